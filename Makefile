@@ -1,0 +1,41 @@
+# `make app` and `make test` do all the set-up on a fresh clone; a second call starts in seconds.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 7860
+DATA ?=
+
+.PHONY: venv app test browser check bench screenshots clean
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder
+	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)
+
+test: venv  ## unit, property, contract and process tests
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
+
+browser: venv  ## a person's path through the page, in Chromium
+	$(BIN)/python -m pytest -m browser
+
+check: venv  ## format, lint, types, browser tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) --no-print-directory browser
+
+bench: venv  ## kernels of this machine against torch
+	$(BIN)/abq bench kernels
+
+screenshots: venv  ## docs/images, from the running page
+	$(BIN)/python scripts/screenshots.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

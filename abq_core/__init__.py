@@ -1,0 +1,1 @@
+"""Models and precision: quantize, calibrate, diagnose, evaluate, generate. Knows no page and no database."""

@@ -1,0 +1,87 @@
+"""What calibration leaves of a block (integer weights, other parameters, learned values) and where it is kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from kernels.planes import pack_bit_planes, unpack_bit_planes
+from torch import Tensor
+
+from abq_core.precision import Precision
+from abq_core.quantizers import QuantizedWeight
+
+_WORD = 64  # values of a bit plane that share a machine word
+
+
+class CheckpointStore(Protocol):
+    """Keeps finished blocks. `load` gives None for a block that is not there, or whose content does not match."""
+
+    def load(self, block: int) -> dict[str, Tensor] | None: ...
+
+    def save(self, block: int, tensors: dict[str, Tensor]) -> None: ...
+
+
+class MemoryStore:
+    """A CheckpointStore that lives as long as the process."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, dict[str, Tensor]] = {}
+
+    def load(self, block: int) -> dict[str, Tensor] | None:
+        return self.blocks.get(block)
+
+    def save(self, block: int, tensors: dict[str, Tensor]) -> None:
+        self.blocks[block] = tensors
+
+
+@dataclass(frozen=True)
+class BlockArtifact:
+    """One quantized block.
+
+    weights: integer weight of each linear.  parameters: all other parameters by name (norms and biases with the balance
+    folded in; weights too where they are not quantized).  learned: `balance.<pair>`, `clip_low.<linear>`,
+    `clip_high.<linear>`, `compensation_out`, `compensation_in`.
+    """
+
+    weights: Mapping[str, QuantizedWeight]
+    parameters: Mapping[str, Tensor]
+    learned: Mapping[str, Tensor]
+
+    def to_tensors(self, precision: Precision) -> dict[str, Tensor]:
+        """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size."""
+        tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}
+        tensors |= {f"learned.{name}": t.contiguous() for name, t in self.learned.items()}
+        for name, weight in self.weights.items():
+            rows, k = weight.codes.shape
+            codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
+            codes[:, :k] = weight.codes.numpy()
+            narrow = codes if precision.stored_bits > 8 else codes.astype(np.uint8)
+            planes = pack_bit_planes(narrow, precision.stored_bits)
+            tensors[f"weights.{name}.planes"] = torch.from_numpy(planes.view(np.uint8))
+            tensors[f"weights.{name}.scale"] = weight.scale
+            tensors[f"weights.{name}.zero"] = weight.zero.to(torch.uint8)
+            tensors[f"weights.{name}.columns"] = torch.tensor([k, weight.group_size])
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "BlockArtifact":
+        """The inverse of `to_tensors`, bit for bit."""
+        weights = {}
+        for key in tensors:
+            if not key.endswith(".planes"):
+                continue
+            prefix = key.removesuffix(".planes")
+            k, group_size = tensors[f"{prefix}.columns"].tolist()
+            planes = np.ascontiguousarray(tensors[key].numpy()).view(np.uint64)
+            codes = unpack_bit_planes(planes, k).astype(np.int16)
+            zero = tensors[f"{prefix}.zero"].to(torch.int16)
+            weights[prefix.removeprefix("weights.")] = QuantizedWeight(
+                torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size
+            )
+        return cls(weights, _below(tensors, "parameters."), _below(tensors, "learned."))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

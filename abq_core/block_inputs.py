@@ -1,0 +1,91 @@
+"""A model taken apart into its blocks: what enters the first one, and the arguments that each one is called with."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abq_core.architectures import blocks_of
+from abq_core.quant_linear import linears_of
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """hidden: (segments, tokens, hidden) before block 0.  arguments: each block's keyword arguments for one segment
+    (mask, position embeddings); they are the same for every segment of this length.
+    """
+
+    hidden: Tensor
+    arguments: list[dict[str, Any]]
+
+
+@torch.no_grad()
+def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
+    """Run ids (segments, tokens) into the model, keep what reaches the blocks.
+
+    `use_cache=False`: a captured live cache would make a second call attend to the keys of the first one.
+    """
+    blocks = blocks_of(model)
+    arguments: list[dict[str, Any]] = [{} for _ in blocks]
+    first: list[Tensor] = []
+
+    def listener(index: int) -> Callable[..., None]:
+        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            arguments[index] = kept | {"use_cache": False, "past_key_values": None}
+            if index == 0:
+                first.append(args[0] if args else kwargs["hidden_states"])
+                if len(first) > 1:  # the later blocks' arguments are known from the first segment
+                    raise _Captured
+
+        return listen
+
+    hooks = [b.register_forward_pre_hook(listener(i), with_kwargs=True) for i, b in enumerate(blocks)]
+    try:
+        for segment in ids.to(next(model.parameters()).device):
+            try:
+                model(segment.unsqueeze(0), use_cache=False)
+            except _Captured:
+                pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return BlockInputs(torch.cat(first), arguments)
+
+
+class _Captured(Exception):
+    """Leaves the model's forward once the block input is known."""
+
+
+def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
+    """The hidden states among what a block returns."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+@torch.no_grad()
+def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """(segments, tokens, hidden) through one block, segment by segment."""
+    return torch.cat([block_output(block(h.unsqueeze(0), **arguments)) for h in hidden])
+
+
+@contextmanager
+def input_peaks(block: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While open, keeps max|X| per input channel, (in_features,) float32, of each linear of the block that runs."""
+    peaks: dict[str, Tensor] = {}
+
+    def listener(name: str) -> Callable[..., None]:
+        def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            peak = args[0].detach().abs().flatten(0, -2).amax(0).float()
+            peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+
+        return listen
+
+    hooks = [linear.register_forward_pre_hook(listener(name)) for name, linear in linears_of(block).items()]
+    try:
+        yield peaks
+    finally:
+        for hook in hooks:
+            hook.remove()

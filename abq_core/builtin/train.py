@@ -1,0 +1,212 @@
+"""The recipe of the built-in model: `python -m abq_core.builtin.train` makes tokenizer, weights and model card.
+
+A LLaMA of 5.8 M parameters, trained on the running Python's standard library (`corpus.py`). Hidden matrices are
+trained with Muon, the rest with AdamW; both learning rates fall linearly to zero. The weights in `model/` are what
+this script wrote; nothing else in the project needs it.
+"""
+
+import argparse
+import json
+import math
+import platform
+import random
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from abq_core.builtin.corpus import Split, documents
+
+MODEL_FOLDER = Path(__file__).parent / "model"
+VOCABULARY = 4096
+CONTEXT = 1024
+END_OF_TEXT = "<|endoftext|>"
+TOPIC_REPEATS = 3  # help topics are the most readable prose of the corpus, and a twentieth of it
+
+
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 4,096 tokens over the training split."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((d.text for d in documents("train")), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(end_of_text: int) -> LlamaForCausalLM:
+    """The randomly initialised model: 6 blocks, hidden 256, 8 heads, 4 kv heads, tied embeddings."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        attention_dropout=0.0,
+        initializer_range=0.03,
+    )
+    return LlamaForCausalLM(config)
+
+
+def token_stream(tokenizer: PreTrainedTokenizerFast, split: Split, rng: random.Random | None) -> torch.Tensor:
+    """All tokens of a split as one (tokens,) int64 tensor, shuffled by document where `rng` is given."""
+    chosen = list(documents(split))
+    if rng is not None:
+        chosen += [d for d in chosen if d.name.startswith("topic:")] * (TOPIC_REPEATS - 1)
+        rng.shuffle(chosen)
+    ids: list[int] = []
+    for encoded in tokenizer([d.text for d in chosen], verbose=False)["input_ids"]:
+        ids.append(tokenizer.eos_token_id)
+        ids.extend(encoded)
+    return torch.tensor(ids)
+
+
+@torch.no_grad()
+def held_out_loss(model: LlamaForCausalLM, stream: torch.Tensor, segments: int) -> float:
+    """Mean loss in nats a token over the first `segments` windows of CONTEXT tokens."""
+    model.eval()
+    losses = []
+    for ids in stream[: segments * CONTEXT].view(-1, CONTEXT).split(8):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(model(ids, labels=ids).loss.float() * len(ids))
+    model.train()
+    return float(sum(losses)) / segments
+
+
+def optimizers(
+    model: LlamaForCausalLM, muon_rate: float, adam_rate: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the embedding and the norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    embeddings = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." not in n]
+    gains = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": embeddings, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.95)),
+    ]
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train, keep the weights with the lowest calibration-split loss, write model, tokenizer and card."""
+    torch.manual_seed(arguments.seed)
+    rng = random.Random(arguments.seed)
+    tokenizer = train_tokenizer()
+    model = build_model(tokenizer.eos_token_id)
+    parts = optimizers(model, arguments.muon_rate, arguments.adam_rate, arguments.weight_decay)
+    peaks = [[group["lr"] for group in part.param_groups] for part in parts]
+    forward = torch.compile(model) if arguments.compile else model
+    watched = token_stream(tokenizer, "calibration", None)
+    windows: list[torch.Tensor] = []
+    step_tokens = arguments.batch * CONTEXT
+    epoch_tokens = len(token_stream(tokenizer, "train", rng))
+    steps = math.ceil(arguments.epochs * epoch_tokens / step_tokens)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {epoch_tokens:,} tokens an epoch, {steps:,} steps"
+    )
+    best = math.inf
+    started = time.perf_counter()
+    for step in range(steps):
+        if len(windows) < arguments.batch:
+            stream = token_stream(tokenizer, "train", rng)
+            stream = stream[rng.randrange(CONTEXT) :]
+            fresh = list(stream[: len(stream) // CONTEXT * CONTEXT].view(-1, CONTEXT))
+            rng.shuffle(fresh)
+            windows = fresh
+        ids = torch.stack([windows.pop() for _ in range(arguments.batch)])
+        factor = min((step + 1) / arguments.warmup, 1.0) * (1 - step / steps)
+        for part, rates in zip(parts, peaks, strict=True):
+            for group, rate in zip(part.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = forward(ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in parts:
+            part.step()
+            part.zero_grad(set_to_none=True)
+        if (step + 1) % arguments.check_every == 0 or step + 1 == steps:
+            held_out = held_out_loss(model, watched, segments=64)
+            seconds = time.perf_counter() - started
+            print(
+                f"step {step + 1}/{steps}  train {loss.item():.3f}  held out {held_out:.3f}  {seconds:.0f} s",
+                flush=True,
+            )
+            if held_out < best:
+                best = held_out
+                save(model, tokenizer, arguments.out)
+    trained = LlamaForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    evaluation = token_stream(tokenizer, "evaluation", None)
+    final = held_out_loss(trained, evaluation, segments=len(evaluation) // CONTEXT)
+    write_card(arguments, epoch_tokens, steps, time.perf_counter() - started, final)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write fp16 safetensors, config and tokenizer to `folder`."""
+    half = LlamaForCausalLM(model.config).half()
+    half.load_state_dict(model.state_dict())
+    half.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def write_card(arguments: argparse.Namespace, epoch_tokens: int, steps: int, seconds: float, loss: float) -> None:
+    """The model card: what it is, what it read, how good it is, the command that makes it."""
+    options = {k: v for k, v in vars(arguments).items() if k not in ("out", "compile")}
+    command = "python -m abq_core.builtin.train " + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
+    trained_on = f"{epoch_tokens:,} tokens an epoch, {steps:,} steps of {arguments.batch * CONTEXT:,} tokens"
+    facts = {"python": platform.python_version(), "torch": torch.__version__, "seconds": round(seconds)}
+    (arguments.out / "README.md").write_text(
+        f"""# The built-in model
+
+A LLaMA of 5.8 M parameters (6 blocks, hidden 256, 8 heads, 4 kv heads, context 1,024, byte-level BPE of 4,096 tokens,
+tied embeddings), trained on the documentation and source of Python's standard library, so that ABQ Explorer works
+offline on a CPU. It writes text that looks like Python documentation and code; it knows nothing and is of no other use.
+
+- Modules and topics it never read: **{loss:.3f} nats a token, perplexity {math.exp(loss):.2f}**
+- Training: {trained_on}, {seconds / 60:.0f} minutes on 2 CPU cores
+- Made by `{command}`
+- Versions: {json.dumps(facts)}
+
+The text is read from the running Python and is not stored here; it is under the PSF License.
+"""
+    )
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--batch", type=int, default=4, help=f"windows of {CONTEXT} tokens a step")
+    parser.add_argument("--muon-rate", type=float, default=0.006)
+    parser.add_argument("--adam-rate", type=float, default=0.003)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--check-every", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="a sixth faster; needs a C++ compiler")
+    parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train(arguments)
+
+
+if __name__ == "__main__":
+    main()

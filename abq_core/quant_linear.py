@@ -1,0 +1,92 @@
+"""The three linears of a quantized block: fake-quantized (calibration, simulation) and packed (the integer engine)."""
+
+from __future__ import annotations
+
+import torch
+from kernels.dispatch import linear as packed_linear
+from kernels.weight import PackedWeight, pack_weight
+from torch import Tensor, nn
+
+from abq_core.precision import Precision
+from abq_core.quantizers import QuantizedWeight, fake_quant_activation
+
+
+class QuantLinear(nn.Linear):
+    """A linear whose input is fake-quantized per token; its weight is whatever it was given, dequantized or not.
+
+    `act_bits` 16 leaves the input alone.  `stored_bytes` is what the integer form of the weight occupies (codes,
+    scales, zero points), or two bytes a weight where it is not quantized.
+    """
+
+    act_bits: int
+    stored_bytes: int
+
+    @classmethod
+    def wrap(cls, linear: nn.Linear, act_bits: int) -> QuantLinear:
+        """The same weight and bias (shared, not copied) with a quantized input."""
+        wrapped = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        wrapped.weight = linear.weight
+        wrapped.bias = linear.bias
+        wrapped.act_bits = act_bits
+        wrapped.stored_bytes = 2 * linear.weight.numel()
+        return wrapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) float -> (..., out_features)."""
+        if self.act_bits < 16:
+            x = fake_quant_activation(x, self.act_bits)
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """A linear that holds only bit planes and runs on the integer engine of `kernels` (arXiv 2408.08554).
+
+    CPU, inference only: the output carries no gradient.
+    """
+
+    def __init__(self, weight: PackedWeight, act_bits: int) -> None:
+        super().__init__()
+        self.packed = weight
+        self.act_bits = act_bits
+        self.in_features, self.out_features = weight.k, weight.n
+
+    @classmethod
+    def pack(cls, weight: QuantizedWeight, precision: Precision, bias: Tensor | None) -> PackedLinear:
+        """Pack integer codes; nothing of the float weight is kept."""
+        packed = pack_weight(
+            weight.codes.numpy(),
+            precision.stored_bits,
+            weight.scale.numpy(),
+            weight.zero.numpy(),
+            group_size=precision.group_size,
+            bias=None if bias is None else bias.detach().float().numpy(),
+            act_bits=precision.act_bits,
+        )
+        return cls(packed, precision.act_bits)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that the weight really holds in memory."""
+        return self.packed.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) float32 -> (..., out_features) float32."""
+        rows = x.detach().reshape(-1, self.in_features).contiguous().numpy()
+        return torch.from_numpy(packed_linear(rows, self.packed, self.act_bits)).view(*x.shape[:-1], self.out_features)
+
+
+def linears_of(parent: nn.Module) -> dict[str, nn.Linear]:
+    """The linears below `parent` by their dotted names, in the order of the module."""
+    return {name: m for name, m in parent.named_modules() if isinstance(m, nn.Linear)}
+
+
+def replace_module(parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` at the dotted name below `parent`."""
+    folder, _, last = name.rpartition(".")
+    setattr(parent.get_submodule(folder), last, module)
+
+
+def wrap_linears(block: nn.Module, act_bits: int) -> None:
+    """Make every linear of the block a QuantLinear, in place."""
+    for name, linear in linears_of(block).items():
+        replace_module(block, name, QuantLinear.wrap(linear, act_bits))

@@ -1,0 +1,102 @@
+"""Quantized models that run: simulated in floating point, or packed on the integer engine."""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+
+from abq_core.architectures import architecture_of, blocks_of
+from abq_core.artifacts import BlockArtifact, CheckpointStore
+from abq_core.attention import set_kv_bits
+from abq_core.balance import HeadLayout
+from abq_core.block_quantizer import BlockQuantizer
+from abq_core.models import LoadedModel
+from abq_core.precision import Precision
+from abq_core.quant_linear import PackedLinear, QuantLinear, replace_module, wrap_linears
+from abq_core.quantizers import QuantizedWeight
+from abq_core.spec import METHODS
+
+Engine = Literal["simulated", "packed"]
+
+
+class MissingBlockError(RuntimeError):
+    """A run lacks a block, or what is stored of it was changed."""
+
+
+def quantized_model(base: LoadedModel, precision: Precision, store: CheckpointStore, engine: Engine) -> LoadedModel:
+    """A new model with the blocks of `store`; `base` stays as it was.
+
+    simulated: dequantized weights and fake-quantized activations.  packed: the linears hold only bit planes.
+    Raises MissingBlockError where a block is not in the store.
+    """
+    model = _copy_without_blocks(base.model)
+    blocks = blocks_of(model)
+    for index, original in enumerate(blocks_of(base.model)):
+        tensors = store.load(index)
+        if tensors is None:
+            raise MissingBlockError(f"Block {index} of {len(blocks)} is not in this run. Resume the run to finish it.")
+        blocks[index] = quantized_block(original, BlockArtifact.from_tensors(tensors), precision, engine)
+    return LoadedModel(base.ref, model, base.tokenizer, precision)
+
+
+def rounded_model(base: LoadedModel, precision: Precision, engine: Engine) -> LoadedModel:
+    """Round to nearest, no calibration: what a precision does by itself."""
+    model = _copy_without_blocks(base.model)
+    blocks = blocks_of(model)
+    for index, original in enumerate(blocks_of(base.model)):
+        blocks[index] = quantized_block(original, rounded_artifact(base, index, precision), precision, engine)
+    return LoadedModel(base.ref, model, base.tokenizer, precision)
+
+
+def rounded_artifact(base: LoadedModel, block: int, precision: Precision) -> BlockArtifact:
+    """One block rounded to nearest."""
+    architecture, layout = architecture_of(base.model), HeadLayout.of(base.model.config)
+    original = blocks_of(base.model)[block]
+    quantizer = BlockQuantizer(
+        original, architecture, layout, precision, METHODS["rtn"], compensate=False, input_peaks={}
+    )
+    return quantizer.artifact()
+
+
+@torch.no_grad()
+def quantized_block(original: nn.Module, artifact: BlockArtifact, precision: Precision, engine: Engine) -> nn.Module:
+    """A copy of a block that computes at `precision` with the weights of `artifact`."""
+    block = copy.deepcopy(original)
+    wrap_linears(block, precision.act_bits)
+    set_kv_bits(block, precision.kv_bits)
+    for name, value in artifact.parameters.items():
+        block.get_parameter(name).copy_(value)
+    for name, weight in artifact.weights.items():
+        linear = block.get_submodule(name)
+        assert isinstance(linear, QuantLinear)
+        if engine == "packed":
+            replace_module(block, name, PackedLinear.pack(weight, precision, linear.bias))
+        else:
+            linear.weight.copy_(weight.dequantize())
+            linear.stored_bytes = _stored_bytes(weight, precision)
+    return block
+
+
+def weight_bytes(model: LoadedModel) -> int:
+    """Bytes that the weights of the blocks' linears occupy: what the packed engine holds, what a run stores, or two
+    bytes a weight in full precision (FP16, as the file has it, whatever type it was loaded as).
+    """
+    total = 0
+    for module in blocks_of(model.model).modules():
+        if isinstance(module, QuantLinear | PackedLinear):
+            total += module.stored_bytes
+        elif isinstance(module, nn.Linear):
+            total += 2 * module.weight.numel()
+    return total
+
+
+def _copy_without_blocks(model: nn.Module) -> nn.Module:
+    """A deep copy in which every block is still the original one: they are replaced one by one, so memory stays low."""
+    shared = {id(block): block for block in blocks_of(model)}
+    return copy.deepcopy(model, memo=dict(shared))
+
+
+def _stored_bytes(weight: QuantizedWeight, precision: Precision) -> int:
+    """Bit planes, a float32 scale and a one-byte zero point per group."""
+    return weight.codes.numel() * precision.stored_bits // 8 + 5 * weight.scale.numel()

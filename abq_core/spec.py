@@ -1,0 +1,139 @@
+"""A calibration as one frozen, validated value: everything that a run does is a function of it."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from abq_core.precision import Precision
+
+Balance = Literal["none", "started", "learned"]
+MseTerm = Literal["none", "full", "both"]
+
+
+class SpecError(ValueError):
+    """A calibration that cannot be run as asked."""
+
+
+@dataclass(frozen=True)
+class Switches:
+    """The components of a method, each of which can be taken away.
+
+    balance: balance vectors not used, started as SmoothQuant does, or learned.  clipping: learnable weight clipping.
+    compensation: rank-1 term on the down projection of the first and last blocks.  dlc, akl: the losses of the
+    paper's section Distribution Correction.  akl_per_head: AKL on every head's map instead of the
+    mean over heads.  mse: squared error against the full-precision block on full-precision input, or also on the
+    quantized input.
+    """
+
+    balance: Balance
+    clipping: bool
+    compensation: bool
+    dlc: bool
+    akl: bool
+    mse: MseTerm
+    akl_per_head: bool = False
+
+    def __post_init__(self) -> None:
+        if self.balance not in ("none", "started", "learned"):
+            raise SpecError(f"balance '{self.balance}' is unknown: use none, started or learned.")
+        if self.mse not in ("none", "full", "both"):
+            raise SpecError(f"mse '{self.mse}' is unknown: use none, full or both.")
+        if self.learns and not (self.dlc or self.akl or self.mse != "none"):
+            raise SpecError("Something is to be learned but no loss is on: switch on dlc, akl or mse.")
+
+    @property
+    def learns(self) -> bool:
+        """True where there is anything to optimise."""
+        return self.balance == "learned" or self.clipping or self.compensation
+
+
+METHODS: Mapping[str, Switches] = {
+    "rtn": Switches("none", clipping=False, compensation=False, dlc=False, akl=False, mse="none"),
+    "smoothquant": Switches("started", clipping=False, compensation=False, dlc=False, akl=False, mse="none"),
+    "omniquant": Switches("learned", clipping=True, compensation=False, dlc=False, akl=False, mse="full"),
+    "abq": Switches("learned", clipping=True, compensation=True, dlc=True, akl=True, mse="both"),
+}
+DEFAULT_EPOCHS = 20
+_LIMITS = {"segments": (1, 4096), "seq_len": (8, 131072), "epochs": (0, 1000), "seed": (0, 2**31 - 1)}
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """One calibration. `switches` and `epochs` None: the method's own (20 epochs where it learns)."""
+
+    model: str
+    precision: Precision
+    method: str = "abq"
+    switches: Switches | None = None
+    data: str = "builtin"
+    segments: int = 32
+    seq_len: int = 256
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise SpecError("No model is given: use builtin, a folder with a model, or a hub id such as org/name.")
+        if self.method not in METHODS:
+            raise SpecError(f"'{self.method}' is not a method: use one of {', '.join(METHODS)}.")
+        if not self.data.strip():
+            raise SpecError("No data is given: use builtin, wikitext2, c4, or a .txt or .jsonl file.")
+        if self.precision.is_full:
+            raise SpecError(
+                f"{self.precision} quantizes nothing, so there is nothing to calibrate. Choose W2*A8 or W4A4."
+            )
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and low <= value <= high):
+                raise SpecError(f"{name} is {value}: use a whole number from {low} to {high}.")
+
+    @property
+    def active_switches(self) -> Switches:
+        """The switches in force."""
+        return self.switches if self.switches is not None else METHODS[self.method]
+
+    @property
+    def active_epochs(self) -> int:
+        """The epochs in force: 0 where nothing is learned."""
+        if not self.active_switches.learns:
+            return 0
+        return DEFAULT_EPOCHS if self.epochs is None else self.epochs
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-ready dictionary; `from_dict` reads it back to an equal spec."""
+        return {**asdict(self), "precision": str(self.precision)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> "CalibrationSpec":
+        """Read `to_dict`'s dictionary. Raises SpecError or PrecisionError."""
+        known = {field.name for field in fields(cls)}
+        values = dict(data)
+        if unknown := sorted(values.keys() - known):
+            raise SpecError(f"Unknown field '{unknown[0]}': a calibration has {', '.join(sorted(known))}.")
+        try:
+            values["precision"] = Precision.parse(str(values["precision"]))
+            switches = values.get("switches")
+            if isinstance(switches, Mapping):
+                values["switches"] = Switches(**switches)
+            return cls(**values)  # type: ignore[arg-type]
+        except (KeyError, TypeError) as error:
+            raise SpecError(
+                f"This calibration cannot be read ({error}): it needs at least model and precision."
+            ) from error
+
+    def command_line(self) -> str:
+        """The `abq calibrate` line that does the same."""
+        words = ["abq", "calibrate", self.model, "--precision", str(self.precision), "--method", self.method]
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in ("data", "segments", "seq_len", "epochs", "seed", "device"):
+            value = getattr(self, name)
+            if value != defaults[name]:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        own = METHODS[self.method]
+        for field in fields(Switches):
+            value = getattr(self.active_switches, field.name)
+            if value != getattr(own, field.name):
+                words += ["--switch", f"{field.name}={str(value).lower()}"]
+        return shlex.join(words)

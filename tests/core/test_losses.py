@@ -1,0 +1,42 @@
+"""The losses of Distribution Correction."""
+
+import math
+
+import pytest
+import torch
+
+from abq_core.losses import akl_loss, attention_kl, dlc_loss, head_mean
+
+
+def causal_maps(seed: int) -> torch.Tensor:
+    scores = torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(seed))
+    future = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    return torch.softmax(scores.masked_fill(future, -torch.inf), -1)
+
+
+def test_dlc_is_zero_for_equal_outputs_and_ignores_length() -> None:
+    d = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(0))
+    assert float(dlc_loss(d, d, d)) == pytest.approx(0, abs=1e-6)
+    assert float(dlc_loss(3 * d, d, d)) == pytest.approx(0, abs=1e-6)
+
+
+def test_dlc_by_hand() -> None:
+    quantized = torch.tensor([[[1.0, 0.0]]])
+    full, full_on_quantized = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+    assert float(dlc_loss(quantized, full, full_on_quantized)) == pytest.approx(-math.log(math.sqrt(0.5)), abs=1e-6)
+
+
+def test_attention_kl_by_hand_counts_no_future() -> None:
+    p = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
+    q = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    expected = (0.25 * math.log(0.5) + 0.75 * math.log(1.5)) / 2
+    assert float(attention_kl(p, q)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_akl_is_symmetric_positive_and_zero_on_itself() -> None:
+    p, q = causal_maps(1), causal_maps(2)
+    assert float(akl_loss(p, p)) == pytest.approx(0, abs=1e-6)
+    assert float(akl_loss(p, q)) == pytest.approx(float(akl_loss(q, p)))
+    assert float(akl_loss(p, q)) > 0.01
+    assert head_mean(p).shape == (1, 1, 5, 5)
+    torch.testing.assert_close(head_mean(p).sum(-1), torch.ones(1, 1, 5))

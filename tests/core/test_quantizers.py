@@ -1,0 +1,90 @@
+"""Fake quantization against its definition, written out value by value."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abq_core.precision import Precision
+from abq_core.quantizers import fake_quant_activation, fake_quant_weight, quantize_weight, weight_groups
+
+
+def by_hand(row: list[float], precision: Precision) -> list[float]:
+    """Section by section: scale, zero, code, value, for one row without groups, in Python floats."""
+    low, high = min(0.0, *row), max(0.0, *row)
+    if precision.balanced:
+        half = 2 ** (precision.weight_bits - 1)
+        scale = max(-low, high) / half or 1.0
+        return [max(-half, min(half, round(x / scale))) * scale for x in row]
+    n = 2**precision.weight_bits - 1
+    scale = (high - low) / n or 1.0
+    zero = round(-low / scale)
+    return [(max(0, min(n, round(x / scale) + zero)) - zero) * scale for x in row]
+
+
+@pytest.mark.parametrize("text", ["W1A8", "W2A8", "W3A8", "W4A8", "W8A8", "W1*A8", "W2*A8", "W4*A8", "W8*A8"])
+def test_a_weight_is_rounded_as_the_definition_says(text: str) -> None:
+    precision = Precision.parse(text)
+    weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(1))
+    expected = torch.tensor([by_hand(row, precision) for row in weight.double().tolist()])
+    torch.testing.assert_close(fake_quant_weight(weight, precision), expected, atol=1e-5, rtol=1e-5)
+
+
+@given(
+    bits=st.integers(1, 8),
+    balanced=st.booleans(),
+    group=st.sampled_from([None, 16, 32]),
+    k=st.integers(1, 70),
+    seed=st.integers(0, 999),
+    shift=st.floats(-3, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_codes_dequantize_to_the_fake_quantized_weight(
+    bits: int, balanced: bool, group: int | None, k: int, seed: int, shift: float
+) -> None:
+    precision = Precision(bits, 8, balanced, group)
+    weight = torch.randn(3, k, generator=torch.Generator().manual_seed(seed)) + shift
+    clip = torch.full((3, weight_groups(k, precision)), 0.9)
+    quantized = quantize_weight(weight, precision, clip, clip)
+    assert torch.equal(quantized.dequantize(), fake_quant_weight(weight, precision, clip, clip))
+    assert 0 <= quantized.codes.min() and quantized.codes.max() < precision.levels
+    assert 0 <= quantized.zero.min() and quantized.zero.max() < precision.levels
+
+
+def test_w2_star_uses_five_symmetric_levels() -> None:
+    weight = torch.linspace(-1, 1, 101).view(1, -1)
+    levels = fake_quant_weight(weight, Precision.parse("W2*A8")).unique()
+    assert levels.tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_zero_stays_zero_and_a_constant_is_finite() -> None:
+    for text in ("W2A8", "W2*A8"):
+        values = fake_quant_weight(torch.tensor([[0.0, 0.0], [5.0, 0.0], [-2.0, -2.0]]), Precision.parse(text))
+        assert torch.isfinite(values).all()
+        assert values[0].tolist() == [0.0, 0.0] and values[1, 1] == 0.0
+
+
+def test_activations_are_rounded_per_token_within_half_a_step() -> None:
+    x = torch.randn(2, 7, 33, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 100.0]).view(2, 1, 1)
+    for bits in (2, 4, 8):
+        step = (x.amax(-1, keepdim=True) - x.amin(-1, keepdim=True)) / (2**bits - 1)
+        assert ((fake_quant_activation(x, bits) - x).abs() <= step * 1.001).all()
+        assert all(len(row.unique()) <= 2**bits for row in fake_quant_activation(x, bits).flatten(0, 1))
+
+
+def test_gradients_pass_through_rounding_and_reach_the_clipping() -> None:
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    logits = torch.full((4, 1), 2.0, requires_grad=True)
+    loss = (fake_quant_weight(weight, Precision.parse("W2A8"), torch.sigmoid(logits), torch.sigmoid(logits)) ** 2).sum()
+    loss.backward()
+    assert weight.grad is not None and logits.grad is not None
+    assert weight.grad.abs().sum() > 0 and logits.grad.abs().min() > 0
+
+
+def test_more_bits_mean_less_error() -> None:
+    weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(4))
+    errors = [float((fake_quant_weight(weight, Precision(b, 8)) - weight).pow(2).mean()) for b in range(1, 9)]
+    assert errors == sorted(errors, reverse=True)
+    assert math.log2(errors[3] / errors[7]) == pytest.approx(8, abs=1.0)  # 6 dB a bit
