@@ -5,6 +5,7 @@ feeds which. Blocks themselves stay transformers' own.
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 
 class ArchitectureError(ValueError):
@@ -77,7 +78,7 @@ _TABLE = {
 }
 
 
-def architecture_of(model: nn.Module) -> Architecture:
+def architecture_of(model: PreTrainedModel) -> Architecture:
     """The table row of a model; for a family that has none, one without pairs."""
     config = model.config
     row = _TABLE.get(config.model_type)
@@ -88,7 +89,7 @@ def architecture_of(model: nn.Module) -> Architecture:
     return row
 
 
-def blocks_of(model: nn.Module) -> nn.ModuleList:
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of transformer blocks: where the table says, else the longest list of modules."""
     path = architecture_of(model).blocks
     if path is not None:

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from kernels.planes import pack_bit_planes, unpack_bit_planes
 from torch import Tensor
 
 from abq_core.precision import Precision
 from abq_core.quantizers import QuantizedWeight
+from kernels.planes import pack_bit_planes, unpack_bit_planes
 
 _WORD = 64  # values of a bit plane that share a machine word
 

@@ -62,7 +62,7 @@ def abq_attention(
     return (probabilities @ value).transpose(1, 2).contiguous(), None
 
 
-def attention_modules(parent: nn.Module) -> list[nn.Module]:
+def attention_modules(parent: nn.Module) -> list[Any]:
     """The modules below `parent` that call the attention function, by the names that transformers gives them."""
     return [m for name, m in parent.named_modules() if name.rsplit(".", 1)[-1] in _ATTENTION_NAMES]
 
@@ -77,10 +77,10 @@ def set_kv_bits(parent: nn.Module, bits: int | None) -> None:
 
 
 @contextmanager
-def attention_maps(parent: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the attention probabilities of every call below `parent` while the context is open."""
+def attention_maps(parent: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
+    """Collect the attention probabilities of every call below `parent` while open; nothing where not `wanted`."""
     collected: list[Tensor] = []
-    modules = attention_modules(parent)
+    modules = attention_modules(parent) if wanted else []
     for module in modules:
         module.captured_maps = collected
     try:

@@ -6,7 +6,6 @@ through `on_event`, results through a CheckpointStore.
 
 import copy
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,7 @@ def _run_full(
     outputs, maps = [], []
     with input_peaks(block) as peaks:
         for segment in hidden:
-            with attention_maps(block) if switches.akl else nullcontext([]) as collected:
+            with attention_maps(block, switches.akl) as collected:
                 outputs.append(block_output(block(segment.unsqueeze(0), **arguments)))
             if switches.akl:
                 maps.append(_compared(torch.cat(collected), switches))
@@ -139,7 +138,7 @@ def _learn(
                     "or switch compensation off."
                 )
             optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
             for name, value in (*terms.items(), ("total", total)):
                 sums[name] = sums.get(name, 0.0) + value.item()
@@ -158,7 +157,7 @@ def _loss_terms(
     switches: Switches,
 ) -> dict[str, Tensor]:
     """The terms of the objective that are switched on, for one segment."""
-    with attention_maps(working) if switches.akl else nullcontext([]) as maps:
+    with attention_maps(working, switches.akl) as maps:
         result = functional_call(working, quantizer.quantized_parameters(), (hidden[segment].unsqueeze(0),), arguments)
     output = block_output(result)
     full = targets.full[segment].unsqueeze(0)

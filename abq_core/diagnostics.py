@@ -126,7 +126,7 @@ def _compare_outputs(index: int, passes: Mapping[str, _Pass]) -> Frames:
     outputs = {lens: done.output for lens, done in passes.items()}
     return {
         "blocks": pd.DataFrame(rows),
-        "histograms": paired_histogram(outputs, block=index, tensor="block", kind="output"),
+        "histograms": paired_histogram(outputs, {"block": index, "tensor": "block", "kind": "output"}),
         "attention": _attention_frame(index, {lens: done.maps[0] for lens, done in passes.items()}),
     }
 
@@ -151,21 +151,23 @@ def _compare_linears(
 ) -> Frames:
     """Weights and input activations of every linear through the three lenses."""
     histograms, levels, rows, outliers = [], [], [], []
-    before_rounding = {
+    before_rounding: dict[str, dict[str, Tensor]] = {
         "rounded": dict(modules["full"].named_parameters()),
         "corrected": _balanced_parameters(base, index, artifacts["corrected"]),
     }
     weights = {lens: {n: m.weight.detach().float() for n, m in linears_of(b).items()} for lens, b in modules.items()}
     for name in weights["full"]:
         labels = {"block": index, "tensor": name}
-        histograms.append(paired_histogram({lens: weights[lens][name] for lens in weights}, **labels, kind="weight"))
+        histograms.append(
+            paired_histogram({lens: weights[lens][name] for lens in weights}, {**labels, "kind": "weight"})
+        )
         inputs = {lens: done.samples[name] for lens, done in passes.items()}
         rounded_inputs = dict(inputs)
         for lens in ("rounded", "corrected"):
             if precision.quantizes_activations:
                 rounded_inputs[lens] = fake_quant_activation(inputs[lens], precision.act_bits)
             if name in artifacts[lens].weights:
-                levels.append(level_counts(artifacts[lens].weights[name], **labels, lens=lens))
+                levels.append(level_counts(artifacts[lens].weights[name], {**labels, "lens": lens}))
             rows.append(
                 {
                     **labels,
@@ -175,8 +177,8 @@ def _compare_linears(
                     "outlier_ratio": outlier_ratio(channel_peaks(inputs[lens])),
                 }
             )
-        histograms.append(paired_histogram(rounded_inputs, **labels, kind="activation"))
-        outliers.append(largest_channels(channel_peaks(inputs["full"]), **labels))
+        histograms.append(paired_histogram(rounded_inputs, {**labels, "kind": "activation"}))
+        outliers.append(largest_channels(channel_peaks(inputs["full"]), labels))
     frames = {"histograms": histograms, "linears": [pd.DataFrame(rows)], "outliers": outliers}
     if levels:
         frames["levels"] = levels

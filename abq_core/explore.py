@@ -32,12 +32,12 @@ def explore(base: LoadedModel, precision: Precision) -> dict[str, pd.DataFrame]:
                 rounded = quantize_weight(weight, precision).dequantize()
                 for lens, starred in (("rounded", False), ("balanced", True)):
                     twin = quantize_weight(weight, dataclasses.replace(precision, balanced=starred))
-                    levels.append(level_counts(twin, **labels, lens=lens))
-            histograms.append(paired_histogram({"full": weight, "rounded": rounded}, **labels, kind="weight"))
+                    levels.append(level_counts(twin, {**labels, "lens": lens}))
+            histograms.append(paired_histogram({"full": weight, "rounded": rounded}, {**labels, "kind": "weight"}))
             rows, columns = weight.shape
             ratio = snr_db(weight, rounded)
             linears.append({**labels, "lens": "rounded", "weight_snr_db": ratio, "rows": rows, "columns": columns})
-            outliers.append(largest_channels(channel_peaks(weight), **labels))
+            outliers.append(largest_channels(channel_peaks(weight), labels))
     empty_levels = pd.DataFrame(columns=["block", "tensor", "lens", "level", "count"])
     return {
         "histograms": pd.concat(histograms, ignore_index=True),

@@ -12,7 +12,7 @@ from abq_core.quantizers import QuantizedWeight
 BINS = 256
 
 
-def paired_histogram(values: Mapping[str, Tensor], **labels: object) -> pd.DataFrame:
+def paired_histogram(values: Mapping[str, Tensor], labels: Mapping[str, object]) -> pd.DataFrame:
     """Histograms of several lenses over the same bins, so that they can be laid on each other.
 
     values: lens -> tensor of any shape.  Columns: the labels, lens, left, right, count (int64).
@@ -30,7 +30,7 @@ def paired_histogram(values: Mapping[str, Tensor], **labels: object) -> pd.DataF
     return pd.concat(frames, ignore_index=True)
 
 
-def level_counts(weight: QuantizedWeight, **labels: object) -> pd.DataFrame:
+def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.DataFrame:
     """How often each integer level is used, zero at 0. Columns: the labels, level, count."""
     k = weight.codes.shape[1]
     zero = weight.zero.repeat_interleave(weight.group_size, dim=1)[:, :k]
@@ -52,7 +52,7 @@ def channel_peaks(x: Tensor) -> Tensor:
     return x.detach().abs().flatten(0, -2).amax(0)
 
 
-def largest_channels(peaks: Tensor, count: int = 32, **labels: object) -> pd.DataFrame:
+def largest_channels(peaks: Tensor, labels: Mapping[str, object], count: int = 32) -> pd.DataFrame:
     """The channels with the largest peaks. Columns: the labels, channel, value."""
     values, channels = torch.topk(peaks, min(count, len(peaks)))
     return pd.DataFrame({**labels, "channel": channels.numpy(), "value": values.float().numpy()})
