@@ -1,0 +1,173 @@
+"""The database: opened and brought up to date, transactions on it, and its errors in words."""
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import alembic.command
+import alembic.config
+import alembic.util
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError, StatementError
+from sqlalchemy.orm import Session
+
+from storage import sqlite
+from storage.errors import DatabaseError, StorageError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+POSTGRESQL_MIGRATION_LOCK = 0x414251  # any number that all ABQ Explorers share
+
+logger = logging.getLogger(__name__)
+
+
+class Database:
+    """An open database at the newest schema. One per process: make it after a process starts, never before a fork."""
+
+    def __init__(self, url: URL, engine: Engine) -> None:
+        self.url = url
+        self._engine = engine
+        self._writing = engine.execution_options(**{sqlite.WRITE: True})
+        self._pid = os.getpid()
+
+    @classmethod
+    def open(cls, location: str | Path) -> Self:
+        """Open the database, creating folder, file and tables where they are missing, and migrating an older one.
+
+        location: a URL (sqlite:////folder/abq.db, postgresql+psycopg://user@host/name) or the path of a SQLite file.
+        Raises DatabaseError where it cannot be opened or written, is no database, or comes from a newer version.
+        """
+        url = _parse(location)
+        with _in_words(url):
+            if url.get_backend_name() == "sqlite":
+                sqlite.make_folder(Path(url.database or ""))
+                migration_engine, engine = sqlite.make_migration_engine(url), sqlite.make_engine(url)
+                sqlite.probe_write(migration_engine)
+                logger.info(
+                    "SQLite %s, journal mode %s: %s", sqlite3.sqlite_version, sqlite.journal_mode(), url.database
+                )
+            else:
+                migration_engine = engine = _make_engine(url)
+            _migrate(migration_engine)
+        return cls(url, engine)
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file, or None on a server."""
+        return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction that may write: committed at the end, rolled back if anything is raised."""
+        with self._session(self._writing) as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One transaction that only reads, all of it at one moment."""
+        with self._session(self._engine) as session:
+            yield session
+
+    def close(self) -> None:
+        """Give the connections back. The database can be opened again."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        if os.getpid() != self._pid:
+            raise DatabaseError(
+                f"The database was opened by process {self._pid} and used in its fork {os.getpid()}, which can damage "
+                "it. Start processes with 'spawn' and open the database in each."
+            )
+        with _in_words(self.url), Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def _parse(location: str | Path) -> URL:
+    if isinstance(location, Path):
+        url = URL.create("sqlite", database=str(location))
+    else:
+        try:
+            url = make_url(location)
+        except ArgumentError as error:
+            raise DatabaseError(
+                f"{_without_password(location)!r} is not a database URL. Use sqlite:////folder/abq.db or "
+                "postgresql+psycopg://user@host/name."
+            ) from error
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise DatabaseError(f"{url} names a {backend} database. Use SQLite or PostgreSQL.")
+    if backend == "postgresql":
+        return url
+    if url.database in (None, "", ":memory:") or url.query:
+        raise DatabaseError(
+            f"{url} names no file that worker processes could share. Use sqlite:////folder/abq.db, without options."
+        )
+    return url.set(drivername="sqlite", database=str(Path(str(url.database)).expanduser().absolute()))
+
+
+def _make_engine(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise DatabaseError(
+            f"{url} needs a driver that is not installed ({error}). Install psycopg and use postgresql+psycopg://, "
+            "or use SQLite."
+        ) from error
+
+
+def _migrate(engine: Engine) -> None:
+    """Bring the tables to the newest revision, in one transaction that waits for other processes doing the same."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with engine.execution_options(**{sqlite.WRITE: True}).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({POSTGRESQL_MIGRATION_LOCK})")
+        config.attributes["connection"] = connection
+        try:
+            alembic.command.upgrade(config, "head")
+        except alembic.util.CommandError as error:
+            raise DatabaseError(
+                f"{engine.url} was written by a newer version of ABQ Explorer ({error}). "
+                "Update ABQ Explorer, or name another database in ABQ_DATABASE_URL."
+            ) from error
+
+
+@contextmanager
+def _in_words(url: URL) -> Iterator[None]:
+    """Turn what the database layer raises into a DatabaseError that a person can act on."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, StatementError) and error.orig else error
+        if isinstance(cause, StorageError):
+            raise cause from error
+        name = url.database if url.get_backend_name() == "sqlite" else url
+        if isinstance(error, IntegrityError):
+            raise DatabaseError(
+                f"The database {name} refused values that contradict each other; nothing was written. "
+                f"Please report this ({_first_line(cause)})."
+            ) from error
+        advice = sqlite.explain(cause) or "it answered with an error. Check that it runs and can be reached"
+        raise DatabaseError(f"The database {name} cannot be used: {advice} ({_first_line(cause)}).") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@]*@", "//***@", text)

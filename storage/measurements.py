@@ -1,0 +1,82 @@
+"""Measurements: evaluations of runs and models, and timings of this machine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from storage.database import Database
+from storage.errors import RunNotFoundError
+from storage.schema import EvaluationRow, RunRow, ThroughputRow
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One evaluation; run_id is None where a model was evaluated as it is. values: perplexity, kl_mean and the like."""
+
+    id: int
+    run_id: str | None
+    model: str
+    created_at: datetime
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ThroughputRecord:
+    """One timing on one device. values: precision, shape, engine, median_us and the like."""
+
+    id: int
+    created_at: datetime
+    device: str
+    values: dict[str, Any]
+
+
+class Measurements:
+    """All that is done with measurements: one method, one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add_evaluation(
+        self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
+    ) -> EvaluationRecord:
+        """Keep an evaluation of a run, or of a model as it is. Raises RunNotFoundError."""
+        with self._database.transaction() as session:
+            if run_id is not None and session.get(RunRow, run_id) is None:
+                raise RunNotFoundError(run_id)
+            row = EvaluationRow(run_id=run_id, model=model, created_at=now, values=dict(values))
+            session.add(row)
+            session.flush()
+            return _evaluation(row)
+
+    def evaluations(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
+        """The evaluations, newest first: all of them, or those of one run."""
+        query = select(EvaluationRow).order_by(EvaluationRow.id.desc()).limit(limit)
+        if run_id is not None:
+            query = query.where(EvaluationRow.run_id == run_id)
+        with self._database.reading() as session:
+            return [_evaluation(row) for row in session.scalars(query)]
+
+    def add_throughput(self, now: datetime, device: str, values: Mapping[str, Any]) -> ThroughputRecord:
+        """Keep a timing."""
+        with self._database.transaction() as session:
+            row = ThroughputRow(created_at=now, device=device, values=dict(values))
+            session.add(row)
+            session.flush()
+            return _throughput(row)
+
+    def throughput(self, limit: int = 500) -> Sequence[ThroughputRecord]:
+        """The newest timings, newest first."""
+        query = select(ThroughputRow).order_by(ThroughputRow.id.desc()).limit(limit)
+        with self._database.reading() as session:
+            return [_throughput(row) for row in session.scalars(query)]
+
+
+def _evaluation(row: EvaluationRow) -> EvaluationRecord:
+    return EvaluationRecord(row.id, row.run_id, row.model, row.created_at, row.values)
+
+
+def _throughput(row: ThroughputRow) -> ThroughputRecord:
+    return ThroughputRecord(row.id, row.created_at, row.device, row.values)

@@ -1,0 +1,130 @@
+"""Runs: what jobs make. A run has its files in a folder of its own, which the app keeps; here are its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session, aliased
+
+from storage.database import Database
+from storage.errors import RunBusyError, RunNotFoundError
+from storage.schema import BlockRow, JobRow, JobState, RunRow
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it was when it was read; state, times of work and counts are those of its newest job."""
+
+    id: str
+    model: str
+    precision: str
+    method: str
+    spec: dict[str, Any]
+    created_at: datetime
+    note: str
+    job_id: str
+    state: JobState
+    finished_at: datetime | None
+    blocks_done: int
+    blocks_total: int | None
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A finished block: the hash of its file, its seconds of work, its distances to full precision."""
+
+    block: int
+    sha256: str
+    seconds: float
+    distances: dict[str, float]
+    recorded_at: datetime
+
+
+class Runs:
+    """All that is done with runs: one method, one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, run_id: str) -> Run:
+        """The run with this id. Raises RunNotFoundError."""
+        with self._database.reading() as session:
+            return _find(session, run_id)
+
+    def list(self, state: JobState | None = None, limit: int | None = None) -> Sequence[Run]:
+        """The runs, newest first; with a state, only those."""
+        where = [] if state is None else [JobRow.state == state]
+        with self._database.reading() as session:
+            return _select(session, *where, limit=limit)
+
+    def blocks(self, run_id: str) -> Sequence[BlockRecord]:
+        """The run's finished blocks in order. Raises RunNotFoundError."""
+        query = select(BlockRow).where(BlockRow.run_id == run_id).order_by(BlockRow.block)
+        with self._database.reading() as session:
+            _row(session, run_id)
+            return [
+                BlockRecord(row.block, row.sha256, row.seconds, row.distances, row.recorded_at)
+                for row in session.scalars(query)
+            ]
+
+    def set_note(self, run_id: str, note: str) -> Run:
+        """Replace the run's note. Raises RunNotFoundError."""
+        with self._database.transaction() as session:
+            _row(session, run_id).note = note
+            session.flush()
+            return _find(session, run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Delete the run with its jobs, blocks, losses, log and evaluations; its folder is the caller's to delete.
+
+        Raises RunNotFoundError, and RunBusyError while a job of it is running.
+        """
+        with self._database.transaction() as session:
+            run = _row(session, run_id)
+            jobs = session.scalars(select(JobRow).where(JobRow.run_id == run_id).with_for_update())
+            running = [job.id for job in jobs if job.state == "running"]
+            if running:
+                raise RunBusyError(f"Run {run_id!r} is being made by job {running[0]!r}. Cancel the job, then delete.")
+            session.delete(run)
+
+
+def _select(session: Session, *where: ColumnElement[bool], limit: int | None = None) -> list[Run]:
+    """Runs, newest first, each with its newest job; `submit` made both at once, so that there is always one."""
+    other = aliased(JobRow)
+    newest = select(func.max(other.number)).where(other.run_id == RunRow.id).correlate(RunRow).scalar_subquery()
+    query = select(RunRow, JobRow).join(JobRow, JobRow.number == newest).where(*where)
+    query = query.order_by(RunRow.created_at.desc(), JobRow.number.desc()).limit(limit)
+    return [_run(run, job) for run, job in session.execute(query)]
+
+
+def _find(session: Session, run_id: str) -> Run:
+    runs = _select(session, RunRow.id == run_id)
+    if not runs:
+        raise RunNotFoundError(run_id)
+    return runs[0]
+
+
+def _row(session: Session, run_id: str) -> RunRow:
+    run = session.get(RunRow, run_id)
+    if run is None:
+        raise RunNotFoundError(run_id)
+    return run
+
+
+def _run(run: RunRow, job: JobRow) -> Run:
+    return Run(
+        id=run.id,
+        model=run.model,
+        precision=run.precision,
+        method=run.method,
+        spec=run.spec,
+        created_at=run.created_at,
+        note=run.note,
+        job_id=job.id,
+        state=job.state,
+        finished_at=job.finished_at,
+        blocks_done=job.blocks_done,
+        blocks_total=job.blocks_total,
+    )

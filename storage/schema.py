@@ -1,0 +1,146 @@
+"""The tables. A run owns its jobs, blocks and evaluations, a job its losses and log: deleting a run deletes them all.
+
+A change here needs a revision in storage/migrations/versions; a test compares the two.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from storage.columns import JsonObject, UtcDateTime
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Base(DeclarativeBase):
+    """The declarative base. Constraints have names, so that later revisions can change them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, float: Double, dict[str, Any]: JsonObject}
+
+
+class RunRow(Base):
+    """One quantization of one model. Model, precision and method are copies out of the spec, for lists."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model: Mapped[str] = mapped_column(Text)
+    precision: Mapped[str] = mapped_column(Text)
+    method: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    note: Mapped[str] = mapped_column(Text, default="")
+
+
+class JobRow(Base):
+    """Work to be done for a run. `number` gives the order; `epoch` counts the claims and tells their owners apart."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+        CheckConstraint("(state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("progress >= 0 AND progress <= 1", name="progress"),
+        CheckConstraint("epoch >= 0 AND attempts >= 0 AND blocks_done >= 0", name="counts"),
+        Index(None, "state", "number"),
+        Index(None, "run_id", "number"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(32))
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState] = mapped_column(String(16), default="queued")
+    epoch: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    progress_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    blocks_done: Mapped[int] = mapped_column(default=0)
+    blocks_total: Mapped[int | None]
+    progress: Mapped[float] = mapped_column(default=0.0)
+    message: Mapped[str] = mapped_column(Text, default="")
+    eta_seconds: Mapped[float | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class BlockRow(Base):
+    """One finished block of a run: the hash of its file, how long it took, how far it is from full precision."""
+
+    __tablename__ = "blocks"
+    __table_args__ = (CheckConstraint("block >= 0", name="block"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    block: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sha256: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    distances: Mapped[dict[str, Any]]
+    recorded_at: Mapped[datetime]
+
+
+class LossRow(Base):
+    """The loss terms of one step (an epoch over the data) of one block. A block that is redone overwrites its rows."""
+
+    __tablename__ = "losses"
+    __table_args__ = (CheckConstraint("block >= 0 AND step >= 0", name="position"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    block: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    terms: Mapped[dict[str, Any]]
+    recorded_at: Mapped[datetime]
+
+
+class LogRow(Base):
+    """One line of a job's log."""
+
+    __tablename__ = "job_log"
+    __table_args__ = (Index(None, "job_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    at: Mapped[datetime]
+    text: Mapped[str] = mapped_column(Text)
+
+
+class EvaluationRow(Base):
+    """One evaluation of a run, or of a model as it is (then without a run)."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    model: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    values: Mapped[dict[str, Any]]
+
+
+class ThroughputRow(Base):
+    """One timing of a kernel or of a decode, on the named device."""
+
+    __tablename__ = "throughput"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime]
+    device: Mapped[str] = mapped_column(Text)
+    values: Mapped[dict[str, Any]]

@@ -1,0 +1,92 @@
+"""What is particular to SQLite: journal mode, transactions that take the write lock first, its errors in words."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+
+from storage.errors import DatabaseError
+
+BUSY_SECONDS = 30
+WRITE = "abq_write"
+
+ADVICE = {
+    "SQLITE_FULL": "the disk is full. Nothing was written; free some space, then resume the job",
+    "SQLITE_READONLY": "it cannot be written. Give this user write access to the file and its folder, or set "
+    "ABQ_DATA_DIR to a folder that can be written",
+    "SQLITE_CANTOPEN": "it cannot be opened or created. Check that its folder exists and can be written, or set "
+    "ABQ_DATA_DIR to a folder that can",
+    "SQLITE_NOTADB": "it is not a SQLite database. Move the file away, or name another one in ABQ_DATABASE_URL",
+    "SQLITE_CORRUPT": "it is damaged. Move the file away and restore a backup",
+    "SQLITE_BUSY": f"another process has held its lock for {BUSY_SECONDS} s. Try again; if it stays, end that process",
+    "SQLITE_IOERR": "reading or writing failed. Check the disk, its free space, and that this user may write the file "
+    "and the -journal or -wal file beside it",
+}
+ADVICE["SQLITE_PERM"] = ADVICE["SQLITE_READONLY"]
+ADVICE["SQLITE_LOCKED"] = ADVICE["SQLITE_BUSY"]
+
+
+def journal_mode(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
+    """WAL where this SQLite has the fix of the WAL-reset bug (3.51.3, 3.50.7, 3.44.6), else TRUNCATE."""
+    fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    return "WAL" if fixed else "TRUNCATE"
+
+
+def make_folder(path: Path) -> None:
+    """Create the folder of the database file. Raises DatabaseError where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(
+            f"The folder {path.parent} of the database cannot be created ({error.strerror or error}). "
+            "Set ABQ_DATA_DIR to a folder that can be written."
+        ) from error
+
+
+def make_engine(url: URL) -> Engine:
+    """The engine for every day: foreign keys enforced, pooled connections, BEGIN IMMEDIATE for writes."""
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    _configure(engine, foreign_keys=True)
+    return engine
+
+
+def make_migration_engine(url: URL) -> Engine:
+    """The engine for migrations. Foreign keys are off, or rebuilding a table would delete what refers to it."""
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, poolclass=NullPool)
+    _configure(engine, foreign_keys=False)
+    return engine
+
+
+def probe_write(engine: Engine) -> None:
+    """Write and take it back: fail now, not in the middle of a job, where file or folder cannot be written."""
+    with engine.execution_options(**{WRITE: True}).connect() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 1")
+        connection.rollback()
+
+
+def explain(error: BaseException) -> str | None:
+    """What a SQLite error means and what to do about it; None where it is another kind of error."""
+    name = getattr(error, "sqlite_errorname", None)
+    if name is None:
+        return None
+    family = "_".join(str(name).split("_")[:2])
+    return ADVICE.get(family, "SQLite failed. Try again, and please report it if it stays")
+
+
+def _configure(engine: Engine, foreign_keys: bool) -> None:
+    mode = journal_mode()
+
+    def connected(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions: `began` does
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}").close()
+        connection.execute("PRAGMA synchronous = FULL").close()
+        if connection.execute("PRAGMA journal_mode").fetchone()[0].upper() != mode:
+            connection.execute(f"PRAGMA journal_mode = {mode}").close()
+
+    def began(connection: Connection) -> None:
+        write = connection.get_execution_options().get(WRITE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", began)

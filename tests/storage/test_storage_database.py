@@ -1,0 +1,264 @@
+"""Opening the database: from nothing, again, in other journal modes, and all the ways in which it cannot be."""
+
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from storage_cases import SPEC, Clock
+
+from storage import sqlite
+from storage.database import Database
+from storage.errors import DatabaseError
+from storage.jobs import Job, Jobs
+from storage.schema import Base
+
+
+@contextmanager
+def readable_folder() -> Iterator[Path]:
+    """A folder that another user could enter (pytest's own folders are closed to others)."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write everywhere: be nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def value(database: Database, statement: str) -> object:
+    with database.reading() as session:
+        return session.scalar(text(statement))
+
+
+def test_a_new_database_has_the_schema_of_the_models(database: Database) -> None:
+    with database.reading() as session:
+        context = MigrationContext.configure(session.connection())
+        assert context.get_current_revision() == "0001"
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_check_constraints_are_those_of_the_models(tmp_path: Path) -> None:
+    """Alembic compares no CHECK constraints, so compare SQLite's own text of both."""
+
+    def checks(create: str) -> set[str]:
+        return {line.strip().rstrip(",") for line in create.replace("\t", "").splitlines() if "CHECK" in line}
+
+    def tables(connection: sqlite3.Connection) -> dict[str, set[str]]:
+        rows = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        )
+        return {name: checks(create) for name, create in rows if name != "alembic_version"}
+
+    Database.open(tmp_path / "migrated.db").close()
+    engine = sqlite.make_engine(Database.open(tmp_path / "abq.db").url.set(database=str(tmp_path / "models.db")))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    found = []
+    for name in ("migrated.db", "models.db"):
+        connection = sqlite3.connect(tmp_path / name)
+        found.append(tables(connection))
+        connection.close()
+    assert found[0] == found[1]
+    assert len(found[0]["jobs"]) == 5
+
+
+def test_what_was_written_is_there_when_it_is_opened_again(url: str, clock: Clock) -> None:
+    with Database.open(url) as database:
+        job = Jobs(database).submit(SPEC, clock.now)
+    with Database.open(url) as database:
+        assert Jobs(database).get(job.id) == job
+
+
+def test_folders_are_made_and_odd_names_work(tmp_path: Path) -> None:
+    path = tmp_path / "no such" / "50 %s?#ü" / "abq.db"
+    with Database.open(path) as database:
+        assert database.path == path
+    assert path.is_file()
+
+
+def test_pragmas_hold_on_every_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="storage.database"), Database.open(tmp_path / "abq.db") as database:
+        with database.reading() as one, database.reading() as two:
+            for session in (one, two):
+                assert session.scalar(text("PRAGMA foreign_keys")) == 1
+                assert session.scalar(text("PRAGMA synchronous")) == 2
+                assert session.scalar(text("PRAGMA busy_timeout")) == sqlite.BUSY_SECONDS * 1000
+                assert str(session.scalar(text("PRAGMA journal_mode"))).upper() == sqlite.journal_mode()
+        assert value(database, "PRAGMA integrity_check") == "ok"
+    assert f"journal mode {sqlite.journal_mode()}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [
+        ((3, 40, 1), "TRUNCATE"),
+        ((3, 44, 5), "TRUNCATE"),
+        ((3, 44, 6), "WAL"),
+        ((3, 45, 0), "TRUNCATE"),
+        ((3, 50, 6), "TRUNCATE"),
+        ((3, 50, 7), "WAL"),
+        ((3, 51, 2), "TRUNCATE"),
+        ((3, 51, 3), "WAL"),
+        ((3, 52, 0), "WAL"),
+        ((4, 0, 0), "WAL"),
+    ],
+)
+def test_wal_is_used_only_where_it_is_sound(version: tuple[int, int, int], mode: str) -> None:
+    assert sqlite.journal_mode(version) == mode
+
+
+def test_a_database_that_another_sqlite_left_in_wal_is_taken_over(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mode in ("WAL", "TRUNCATE", "WAL"):
+        monkeypatch.setattr(sqlite, "journal_mode", lambda mode=mode: mode)
+        with Database.open(tmp_path / "abq.db") as database:
+            assert value(database, "PRAGMA journal_mode") == mode.lower()
+            Jobs(database).submit(SPEC, clock.now)
+            assert value(database, "PRAGMA integrity_check") == "ok"
+            count = value(database, "SELECT count(*) FROM jobs")
+    assert count == 3
+
+
+def test_a_transaction_that_raises_leaves_nothing(database: Database, jobs: Jobs, running: Job, clock: Clock) -> None:
+    with pytest.raises(KeyError), database.transaction() as session:
+        session.execute(text("UPDATE jobs SET message = 'half'"))
+        raise KeyError
+    assert jobs.get(running.id) == running
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n" * 1000)
+    with pytest.raises(DatabaseError, match=r"notes\.txt.* is not a SQLite database"):
+        Database.open(path)
+    assert path.read_text() == "my notes\n" * 1000
+
+
+def test_a_damaged_database_says_so(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "abq.db"
+    with Database.open(path) as database:
+        for _ in range(20):
+            Jobs(database).submit(SPEC, clock.now)
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with (
+        pytest.raises(DatabaseError, match=r"abq\.db.* is damaged.* restore a backup"),
+        Database.open(path) as database,
+    ):
+        Jobs(database).list()
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match=f"{tmp_path}.* cannot be opened"):
+        Database.open(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DatabaseError, match=r"cannot be created.*ABQ_DATA_DIR"):
+        Database.open(tmp_path / "file" / "abq.db")
+
+
+def test_a_file_without_write_permission_is_refused_at_once() -> None:
+    with readable_folder() as folder:
+        path = folder / "abq.db"
+        Database.open(path).close()
+        path.chmod(0o444)
+        with unprivileged(), pytest.raises(DatabaseError, match=r"cannot be written.*ABQ_DATA_DIR"):
+            Database.open(path)
+
+
+def test_a_folder_without_write_permission_is_refused_at_once() -> None:
+    with readable_folder() as folder:
+        path = folder / "abq.db"
+        Database.open(path).close()
+        path.chmod(0o666)
+        folder.chmod(0o555)
+        with unprivileged(), pytest.raises(DatabaseError, match="-journal"):
+            Database.open(path)
+        (folder / "abq.db-journal").unlink()
+        with unprivileged(), pytest.raises(DatabaseError, match=r"cannot be written.*ABQ_DATA_DIR"):
+            Database.open(path)
+        with unprivileged(), pytest.raises(DatabaseError, match=r"cannot be created.*ABQ_DATA_DIR"):
+            Database.open(folder / "new" / "abq.db")
+
+
+def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path, clock: Clock) -> None:
+    with Database.open(tmp_path / "abq.db") as database:
+        jobs = Jobs(database)
+        job = jobs.submit(SPEC, clock.now)
+        with database.reading() as session:
+            pages = session.scalar(text("PRAGMA page_count"))
+            session.execute(text(f"PRAGMA max_page_count = {pages}"))
+        with pytest.raises(DatabaseError, match="disk is full"):
+            jobs.submit({**SPEC, "note": "x" * 100_000}, clock.now)
+        assert list(jobs.list()) == [job]
+        assert value(database, "PRAGMA integrity_check") == "ok"
+        database.close()
+        jobs.submit({**SPEC, "note": "x" * 100_000}, clock.now)
+        assert len(jobs.list()) == 2
+
+
+def test_a_lock_that_stays_is_named(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    with Database.open(tmp_path / "abq.db") as database, Database.open(tmp_path / "abq.db") as other:
+        with (
+            other.transaction() as session,
+            pytest.raises(DatabaseError, match="another process has held its lock"),
+        ):
+            session.execute(text("SELECT 1"))
+            Jobs(database).submit(SPEC, clock.now)
+        Jobs(database).submit(SPEC, clock.now)
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "abq.db"
+    with Database.open(path) as database, database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    before = path.read_bytes()
+    with pytest.raises(DatabaseError, match="newer version of ABQ Explorer"):
+        Database.open(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("abq.db", "is not a database URL"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:////tmp/abq.db?mode=ro", "names no file"),
+        ("postgresql+nosuch://me:secret@host/abq", "needs a driver"),
+        ("mysql://me:secret@host/abq", "names a mysql database"),
+        ("//me:secret@host/abq", "is not a database URL"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(DatabaseError, match=says) as caught:
+        Database.open(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_is_not_used_across_a_fork(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(DatabaseError, match="spawn"):
+        Jobs(database).list()
