@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from kernels.dispatch import linear as packed_linear
-from kernels.weight import PackedWeight, pack_weight
 from torch import Tensor, nn
 
 from abq_core.precision import Precision
 from abq_core.quantizers import QuantizedWeight, fake_quant_activation
+from kernels.dispatch import linear as packed_linear
+from kernels.weight import PackedWeight, pack_weight
 
 
 class QuantLinear(nn.Linear):

@@ -141,9 +141,10 @@ def test_compensation_goes_to_the_ends() -> None:
 
 
 def test_diagnostics_have_every_lens_and_bounded_size(base: LoadedModel) -> None:
-    spec = tiny_spec("W2*A8")
+    spec = tiny_spec("W2*A8", seq_len=56, epochs=8)
     store, _ = run(base, spec)
-    frames = diagnose(base, spec.precision, store, segments("builtin", base.tokenizer, 2, 56, 0, "evaluation"))
+    seen = segments(spec.data, base.tokenizer, spec.segments, spec.seq_len, spec.seed, "calibration")
+    frames = diagnose(base, spec.precision, store, seen)
     assert set(frames) == {
         "histograms", "levels", "blocks", "linears", "outliers", "balance", "clipping", "attention", "attention_tokens",
     }  # fmt: skip

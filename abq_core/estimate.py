@@ -1,0 +1,139 @@
+"""What a calibration will take (bytes on disk, peak memory, seconds), from shapes alone, before anything is loaded.
+
+Sizes are exact up to a few per cent. Memory is an upper bound and time is rough: both rest on the constants below,
+which were fitted to runs of LLaMA blocks of 256 to 1,024 channels on one x86 core.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from abq_core.models import ModelShape
+from abq_core.precision import Precision
+from abq_core.quantizers import weight_groups
+from abq_core.spec import DEFAULT_EPOCHS
+
+_HALF, _SINGLE = 2, 4  # bytes of a value
+_SCALE_BYTES = 5  # a float32 scale and a one-byte zero point
+_PROCESS_BYTES = 600 << 20  # Python with torch and transformers, nothing loaded
+_BLOCK_COPIES = 12  # a block's float weights, their fake-quantized forms, gradients and optimizer states
+_STREAM_COPIES = 6  # hidden states of all segments: into the block and out of it, full precision and quantized
+_ACTIVATION_COPIES = 4  # inputs and outputs of a block's linears, and what autograd keeps of them
+_MAP_COPIES = 6  # attention maps of all heads, and what autograd keeps of them
+_RUN_OVERHEAD_BYTES = 16 << 20  # norms, learned values, diagnostics
+_FLOPS = 2.4e10  # sustained by an optimisation step on one core
+_STARTUP_SECONDS = 10.0
+
+
+class EstimateError(ValueError):
+    """A calibration that cannot fit into the memory or onto the disk that there is."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """full_bytes: the model in FP16.  quantized_bytes: bit planes, scales and zero points of the blocks' linears; the
+    rest in FP16.  ratio: of the two.  linears_ratio: of the linears alone.  run_bytes: what the run's folder takes on
+    disk. peak_memory_bytes: of the worker, an upper bound.  seconds: rough, on one core.
+    """
+
+    shape: ModelShape
+    precision: Precision
+    segments: int
+    seq_len: int
+    epochs: int
+    full_bytes: int
+    quantized_bytes: int
+    ratio: float
+    linears_ratio: float
+    run_bytes: int
+    peak_memory_bytes: int
+    seconds: float
+
+    def refuse(self, memory_available: int, disk_available: int) -> None:
+        """Raise EstimateError where this cannot fit into so many bytes, and say what would."""
+        if self.run_bytes > disk_available:
+            raise EstimateError(
+                f"The run would take {_size(self.run_bytes)} on disk and {_size(disk_available)} are free: free some, "
+                "use fewer bits, or choose another data folder (ABQ_DATA_DIR)."
+            )
+        if self.peak_memory_bytes > memory_available:
+            raise EstimateError(
+                f"The calibration would need about {_size(self.peak_memory_bytes)} of memory and "
+                f"{_size(memory_available)} are available: {self._what_would_fit(memory_available)}"
+            )
+
+    def _what_would_fit(self, memory_available: int) -> str:
+        def fits(segments: int, seq_len: int) -> bool:
+            smaller = estimate(self.shape, self.precision, segments, seq_len, self.epochs)
+            return smaller.peak_memory_bytes <= memory_available
+
+        if segments := _largest(self.segments, lambda n: fits(n, self.seq_len)):
+            return f"use at most {segments} segments of {self.seq_len} tokens."
+        if seq_len := _largest(self.seq_len, lambda n: fits(1, n)):
+            return f"use shorter segments, at most 1 of {seq_len} tokens."
+        return f"'{self.shape.ref}' is too large for this machine; choose a model with fewer parameters."
+
+
+def estimate(
+    shape: ModelShape, precision: Precision, segments: int = 32, seq_len: int = 256, epochs: int = DEFAULT_EPOCHS
+) -> Estimate:
+    """What calibrating a model of this shape takes. epochs: 0 for methods that learn nothing."""
+    weights = shape.blocks * _block_weights(shape)
+    rest = (shape.parameters - weights) * _HALF
+    linears = shape.blocks * sum(_linear_bytes(rows, k, precision) for rows, k in shape.linears.values())
+    full = shape.parameters * _HALF
+    return Estimate(
+        shape=shape,
+        precision=precision,
+        segments=segments,
+        seq_len=seq_len,
+        epochs=epochs,
+        full_bytes=full,
+        quantized_bytes=rest + linears,
+        ratio=full / (rest + linears),
+        linears_ratio=weights * _HALF / linears,
+        run_bytes=linears + _RUN_OVERHEAD_BYTES,
+        peak_memory_bytes=_peak_memory(shape, segments, seq_len, linears),
+        seconds=_seconds(shape, segments, seq_len, epochs),
+    )
+
+
+def _block_weights(shape: ModelShape) -> int:
+    return sum(rows * k for rows, k in shape.linears.values())
+
+
+def _linear_bytes(rows: int, k: int, precision: Precision) -> int:
+    if not precision.quantizes_weights:
+        return rows * k * _HALF
+    return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * _SCALE_BYTES
+
+
+def _peak_memory(shape: ModelShape, segments: int, seq_len: int, packed: int) -> int:
+    """The larger of calibrating (model, one optimised block) and evaluating (model, quantized copy, packed copy)."""
+    block = _block_weights(shape) * _SINGLE
+    stream = segments * seq_len * shape.hidden * _SINGLE
+    mean_maps = segments * seq_len**2 * _SINGLE
+    head_maps = shape.heads * seq_len**2 * _SINGLE
+    activations = seq_len * sum(rows + k for rows, k in shape.linears.values()) * _SINGLE
+    calibrating = _BLOCK_COPIES * block + _STREAM_COPIES * stream + mean_maps + _MAP_COPIES * head_maps
+    calibrating += _ACTIVATION_COPIES * activations
+    evaluating = shape.blocks * block + packed
+    return _PROCESS_BYTES + shape.parameters * _SINGLE + max(calibrating, evaluating)
+
+
+def _seconds(shape: ModelShape, segments: int, seq_len: int, epochs: int) -> float:
+    """Steps (and one pass for the targets) of 6 operations a weight and token, and the attention's own."""
+    operations = 6 * _block_weights(shape) * seq_len + 4 * seq_len**2 * shape.hidden
+    return _STARTUP_SECONDS + shape.blocks * (epochs + 1) * segments * operations / _FLOPS
+
+
+def _largest(below: int, fits: Callable[[int], bool]) -> int:
+    """The largest whole number under `below` that fits, 0 where none does; what fits, fits when smaller too."""
+    low, high = 0, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,277 @@
+"""Models: from a reference (built-in, folder, hub id) to one that runs, safely; and its shape without its weights.
+
+What is checked before transformers opens anything stands in `model_files.py`.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from abq_core.architectures import blocks_of
+from abq_core.attention import ATTENTION, register_attention
+from abq_core.hub import hub_folder
+from abq_core.model_errors import ModelError, ModelNotFoundError, UnsafeModelError
+from abq_core.model_files import (
+    CONFIG,
+    check_config,
+    check_weights,
+    link_files,
+    weight_files,
+)
+from abq_core.precision import FULL, Precision
+from abq_core.quant_linear import linears_of
+
+__all__ = [
+    "BUILTIN",
+    "BUILTIN_FOLDER",
+    "LoadedModel",
+    "ModelError",
+    "ModelNotFoundError",
+    "ModelShape",
+    "UnsafeModelError",
+    "check_config",
+    "fingerprint",
+    "load_model",
+    "model_shape",
+]
+
+BUILTIN = "builtin"
+BUILTIN_FOLDER = Path(__file__).parent / "builtin" / "model"
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to run: eval mode, no gradients. `precision` is FULL unless runtime.py made it."""
+
+    ref: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    precision: Precision
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model was made for."""
+        return _context(self.model.config)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits per token."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def hidden(self, ids: Tensor, cache: Any = None) -> Tensor:
+        """Last hidden states, (batch, tokens, hidden), of ids (batch, tokens) int64; `cache` is read and extended."""
+        ids = ids.to(self.model.device)
+        output = self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., vocabulary) float32 logits of (..., hidden): apart from `hidden`, so that long texts go in pieces."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model. `linears`: (out, in) of each linear of one block, by name relative to the block.
+
+    `parameters` counts tied embeddings once.
+    """
+
+    ref: str
+    family: str
+    blocks: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+    context: int
+    linears: dict[str, tuple[int, int]]
+    parameters: int
+
+
+def load_model(ref: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load "builtin", a folder, or a hub id "org/name[@revision]", after checking its files.
+
+    Raises UnsafeModelError, ModelNotFoundError, ModelError.
+    """
+    target = _device(device)
+    folder = _folder(ref)
+    check_config(folder)
+    register_attention()
+    with _only_checked_files(folder) as links, _quiet(), _as_model_error(ref):
+        config = _config(links)
+        _check_complete(ref, config, check_weights(folder))
+        model, report = AutoModelForCausalLM.from_pretrained(
+            links,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(links, trust_remote_code=False, local_files_only=True)
+        loaded = LoadedModel(ref, model.to(target).eval().requires_grad_(False), tokenizer, FULL)
+        _check_loaded(loaded, report)
+        model.config.name_or_path = ref
+        tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
+    return loaded
+
+
+def model_shape(ref: str) -> ModelShape:
+    """The sizes of a model from its config alone: no weights are read or downloaded. Raises as load_model does."""
+    local = _local_folder(ref)
+    if local is not None:
+        check_config(local)
+    folder = local or hub_folder(ref, weights=False)
+    register_attention()
+    with _only_checked_files(folder, weights=False) as links, _quiet(), _as_model_error(ref):
+        config = _config(links)
+        model = _empty_model(config)
+        blocks = blocks_of(model)
+        return ModelShape(
+            ref=ref,
+            family=config.model_type,
+            blocks=len(blocks),
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            intermediate=getattr(config, "ffn_dim", None) or config.intermediate_size,
+            vocabulary=config.vocab_size,
+            context=_context(config),
+            linears={name: (m.out_features, m.in_features) for name, m in linears_of(blocks[0]).items()},
+            parameters=_parameters(model),
+        )
+
+
+def fingerprint(ref: str) -> str:
+    """sha256 (hex) over the names and contents of a model's config and weights; equal files give the equal value."""
+    folder = _folder(ref)
+    check_config(folder)
+    digest = hashlib.sha256()
+    for file in sorted([folder / CONFIG, *weight_files(folder)]):
+        stat = file.stat()
+        digest.update(f"{file.name}\0{_sha256(file, stat.st_size, stat.st_mtime_ns)}\0".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sha256(file: Path, size: int, mtime_ns: int) -> str:
+    """The file's hash; size and time are part of the key, so that a changed file is read again."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder(ref: str) -> Path:
+    """Where the files of `ref` are, downloaded where it is a hub id."""
+    return _local_folder(ref) or hub_folder(ref, weights=True)
+
+
+def _local_folder(ref: str) -> Path | None:
+    """The folder that `ref` names; None where it names none."""
+    if ref == BUILTIN:
+        return BUILTIN_FOLDER
+    try:
+        path = Path(ref).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no home, a null byte: no folder in any case
+        return None
+
+
+@contextmanager
+def _only_checked_files(folder: Path, weights: bool = True) -> Iterator[Path]:
+    """A folder of links to the checked files: transformers finds no adapter, no code and no pickle in it."""
+    with tempfile.TemporaryDirectory(prefix="abq-model-") as name:
+        link_files(folder, Path(name), weights)
+        yield Path(name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice on the terminal; what matters is raised."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _as_model_error(ref: str) -> Iterator[None]:
+    """Whatever a config, tokenizer or weight file makes transformers raise is a ModelError that names the model."""
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"'{ref}' cannot be loaded: {str(error)[:300]}. Check its files, or use another model."
+        ) from error
+
+
+def _config(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _empty_model(config: Any) -> nn.Module:
+    """The model with tensors that have a shape but no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_complete(ref: str, config: Any, stored: int) -> None:
+    """Refuse a config that asks for more weights than the files hold: they would be made up at random."""
+    wanted = _parameters(_empty_model(config))
+    if wanted > stored:
+        raise ModelError(
+            f"'{ref}' lacks weights: its config describes {wanted:,} values, its files hold {stored:,}. Download it "
+            "again."
+        )
+
+
+def _check_loaded(loaded: LoadedModel, report: dict[str, Any]) -> None:
+    """Refuse weights that are absent or of another shape, and a tokenizer of another model."""
+    if absent := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+        raise ModelError(
+            f"'{loaded.ref}' lacks the weights of {', '.join(absent[:3])} ({len(absent)} in all). Download it again, "
+            "or save it with save_pretrained."
+        )
+    if len(loaded.tokenizer) > loaded.vocabulary:
+        raise ModelError(
+            f"'{loaded.ref}' has a tokenizer of {len(loaded.tokenizer):,} tokens but {loaded.vocabulary:,} embeddings: "
+            "they do not belong together. Take both from the same place."
+        )
+
+
+def _context(config: Any) -> int:
+    return int(config.max_position_embeddings)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"The device '{name}' is not usable here. Use 'cpu'.") from error
+    return device
