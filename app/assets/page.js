@@ -1,0 +1,127 @@
+/* What runs in the page: pictures with plotly, sortable tables, the address bar, and the browser's light or dark mode. */
+(() => {
+  const DARK = window.matchMedia("(prefers-color-scheme: dark)");
+  let plotly = null;
+
+  /* plotly comes from this program and is loaded when the first picture is drawn. */
+  function loadPlotly() {
+    plotly ??= new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = "abq/plotly.min.js";
+      script.onload = () => {
+        /* With a <base>, plotly writes absolute references into its SVG, which break when the address changes. */
+        document.querySelector("base")?.remove();
+        resolve(window.Plotly);
+      };
+      script.onerror = () => reject(new Error("plotly could not be loaded"));
+      document.head.append(script);
+    });
+    return plotly;
+  }
+
+  function configuration(name) {
+    const save = (format) => (plot) =>
+      window.Plotly.downloadImage(plot, { format, filename: name, width: plot.offsetWidth, height: plot.offsetHeight, scale: format === "png" ? 2 : 1 });
+    const camera = window.Plotly.Icons.camera;
+    return {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: "hover",
+      modeBarButtons: [
+        [
+          { name: "png", title: "Save as PNG", icon: camera, click: save("png") },
+          { name: "svg", title: "Save as SVG", icon: window.Plotly.Icons.disk, click: save("svg") },
+        ],
+        ["zoom2d", "pan2d", "resetScale2d"],
+      ],
+    };
+  }
+
+  function picture(element, props, watch) {
+    const plot = element.querySelector(".abq-plot");
+    let shown = null;
+    async function draw() {
+      if (!props.value || props.value === shown) return;
+      shown = props.value;
+      const frame = JSON.parse(shown);
+      element.querySelector(".abq-caption").innerHTML = frame.caption;
+      plot.setAttribute("aria-label", element.querySelector(".abq-caption").textContent);
+      const link = element.querySelector(".abq-csv");
+      link.hidden = !frame.csv;
+      if (frame.csv) link.href = frame.csv;
+      const library = await loadPlotly();
+      if (shown !== props.value) return;
+      const height = frame.figure.layout.height;
+      if (height) plot.style.minHeight = `${height}px`;
+      await library.react(plot, frame.figure.data, frame.figure.layout, configuration(frame.name));
+      element.dataset.drawn = String(Number(element.dataset.drawn || 0) + 1);
+    }
+    watch("value", draw);
+    new ResizeObserver(() => {
+      if (plot.offsetWidth && plot.data) window.Plotly.Plots.resize(plot);
+    }).observe(plot);
+    draw();
+  }
+
+  function table(element, watch, choose) {
+    let sorted = null;
+    function compare(column, direction) {
+      return (one, other) => {
+        const [a, b] = [one, other].map((row) => row.children[column]?.dataset.order ?? "");
+        const [x, y] = [Number(a), Number(b)];
+        const order = a !== "" && b !== "" && !isNaN(x) && !isNaN(y) ? x - y : a === "" || b === "" ? (a === "") - (b === "") : a.localeCompare(b);
+        return direction * order;
+      };
+    }
+    function sort() {
+      const body = element.querySelector("tbody");
+      if (!sorted || !body) return;
+      [...body.rows].sort(compare(sorted.column, sorted.direction)).forEach((row) => body.append(row));
+      element.querySelectorAll("th").forEach((heading, index) => {
+        if (index === sorted.column) heading.setAttribute("aria-sort", sorted.direction > 0 ? "ascending" : "descending");
+        else heading.removeAttribute("aria-sort");
+      });
+    }
+    element.addEventListener("click", (event) => {
+      const heading = event.target.closest("th");
+      if (heading) {
+        const column = [...heading.parentElement.children].indexOf(heading);
+        sorted = { column, direction: sorted?.column === column ? -sorted.direction : 1 };
+        return sort();
+      }
+      const row = event.target.closest("tr[data-key]");
+      if (row?.tabIndex === 0) choose(row.dataset.key);
+    });
+    element.addEventListener("keydown", (event) => {
+      const row = event.target.closest("tr[data-key]");
+      if (row && event.target === row && event.key === "Enter") choose(row.dataset.key);
+    });
+    watch("value", sort);
+  }
+
+  /* The address bar holds the choice: ?model=&precision=&run=&tab= */
+  function fromAddress() {
+    const query = new URLSearchParams(window.location.search);
+    const choice = { dark: document.body.classList.contains("dark") || DARK.matches };
+    for (const name of ["model", "precision", "run", "tab"]) if (query.get(name)) choice[name] = query.get(name);
+    return JSON.stringify(choice);
+  }
+
+  function toAddress(text) {
+    if (!text) return;
+    const choice = JSON.parse(text);
+    const query = new URLSearchParams(window.location.search);
+    for (const name of ["model", "precision", "run", "tab"]) {
+      if (choice[name]) query.set(name, choice[name]);
+      else query.delete(name);
+    }
+    window.history.replaceState(null, "", `?${query}`);
+  }
+
+  /* The choice with a change; nothing while the page is still opening. */
+  const withChange = (text, change) => (text ? JSON.stringify({ ...JSON.parse(text), ...change }) : text);
+
+  DARK.addEventListener("change", () => document.querySelector("#abq-dark-changed button, button#abq-dark-changed")?.click());
+
+  window.abq = { picture, table, fromAddress, toAddress, withChange, isDark: () => DARK.matches };
+})();

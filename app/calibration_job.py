@@ -1,0 +1,201 @@
+"""One calibrate job from claim to end: calibrate, diagnose, evaluate. Takes abq_core's events to storage and files."""
+
+import errno
+import platform
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from abq_core.calibrate import calibrate
+from abq_core.data import segments as text_segments
+from abq_core.diagnostics import diagnose
+from abq_core.events import BlockDone, EpochDone, Event, Message, Started
+from abq_core.models import fingerprint
+from abq_core.spec import CalibrationSpec
+from app.clock import now
+from app.lease import JobLease, JobStopped, throttled
+from app.progress import Progress
+from app.run_folder import BlockStore, RunFolder
+from app.services.errors import ServiceError
+from app.services.explorer import DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN, Explorer
+from storage.errors import DatabaseError, LostLeaseError
+from storage.jobs import Job
+
+PROGRESS_SECONDS = 0.5
+DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN = 8, 256
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How much text the job's evaluation reads."""
+
+    segments: int = DEFAULT_SEGMENTS
+    seq_len: int = DEFAULT_SEQ_LEN
+
+
+class CalibrationJob:
+    """The work of one claimed job. `run` leaves it succeeded, failed, cancelled, or back in the queue."""
+
+    def __init__(
+        self,
+        explorer: Explorer,
+        lease: JobLease,
+        plan: EvaluationPlan | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._explorer = explorer
+        self._jobs = explorer.jobs
+        self._lease = lease
+        self._plan = plan or EvaluationPlan()
+        self._on_progress = on_progress
+        self._job: Job = lease.job
+        self._spec = CalibrationSpec.from_dict(self._job.spec)
+        self._progress = Progress(learns=self._spec.active_epochs > 0)
+        self._store_progress = throttled(self._write_progress, PROGRESS_SECONDS)
+        self._folder = RunFolder(explorer.settings.runs_dir, self._job.run_id)
+        blocks = {block.block: block.sha256 for block in explorer.runs.blocks(self._job.run_id)}
+        self._store = BlockStore(self._folder, blocks, lease.assert_owned)
+
+    def run(self) -> None:
+        """Do all parts in turn. Raises what stopped them; `run_claimed` turns that into the job's end."""
+        self._log(f"Started: {self._spec.command_line()}")
+        self._store_progress(force=True)
+        self._write_spec()
+        base = self._explorer.registry.full(self._spec.model)
+        self._lease.check()
+        calibrate(base, self._spec, self._store, self._on_event)
+        self._diagnose()
+        self._evaluate()
+        self._jobs.finish(self._job.id, self._job.epoch, now())
+
+    def _write_spec(self) -> None:
+        found = fingerprint(self._spec.model)
+        before = self._folder.read_spec()
+        if before is not None and self._store.hashes and before.get("fingerprint") != found:
+            raise ServiceError(
+                f"The files of {self._spec.model} changed since this run began, so its {len(self._store.hashes)} "
+                "finished blocks do not fit any more. Start a new calibration."
+            )
+        self._folder.write_spec({"spec": self._spec.to_dict(), "fingerprint": found, "versions": _versions()})
+
+    def _on_event(self, event: Event) -> None:
+        ids = (self._job.id, self._job.epoch, now())
+        self._progress.calibration_event(event)
+        if isinstance(event, EpochDone):
+            self._jobs.record_losses(*ids, event.block, event.epoch, dict(event.losses))
+        elif isinstance(event, BlockDone):
+            if not event.adopted:
+                sha256 = self._store.hashes[event.block]
+                self._jobs.record_block(*ids, event.block, sha256, event.seconds, dict(event.distances))
+            self._log(self._progress.message)
+        elif isinstance(event, Message):
+            self._log(event.text)
+        self._store_progress(force=isinstance(event, BlockDone | Started))
+        self._lease.check()
+
+    def _diagnose(self) -> None:
+        self._progress.diagnosing()
+        self._store_progress(force=True)
+        base = self._explorer.registry.full(self._spec.model)
+        seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
+        count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
+        text = text_segments(self._spec.data, base.tokenizer, count, seq_len, self._spec.seed, "evaluation")
+        blocks, said = max(len(self._store.hashes), 1), 0
+
+        def on_event(event: Event) -> None:  # one Message a block
+            nonlocal said
+            said += 1
+            self._progress.diagnosing(min(said / blocks, 1.0))
+            self._store_progress()
+            self._lease.check()
+
+        for name, frame in diagnose(base, self._spec.precision, self._store, text, on_event).items():
+            self._folder.write_frame(name, frame)
+
+    def _evaluate(self) -> None:
+        self._progress.evaluating()
+        self._store_progress(force=True)
+        context = self._explorer.model_shape(self._spec.model).context
+        seq_len = min(self._plan.seq_len, context)
+        baseline = not self._explorer.has_full_precision(
+            self._spec.model, self._spec.data, self._plan.segments, seq_len
+        )
+        parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
+        for index, part in enumerate(parts):
+
+            def on_step(step: int, steps: int, index: int = index) -> None:
+                self._progress.evaluating((index + step / max(steps, 1)) / len(parts))
+                self._store_progress()
+                self._lease.check()
+
+            self._explorer.evaluate(part, self._spec.data, self._plan.segments, seq_len, on_step)
+
+    def _write_progress(self) -> None:
+        progress = self._progress
+        self._jobs.progress(
+            self._job.id,
+            self._job.epoch,
+            now(),
+            progress.fraction,
+            progress.message,
+            progress.eta_seconds,
+            progress.blocks,
+        )
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def _log(self, text: str) -> None:
+        self._jobs.log(self._job.id, self._job.epoch, now(), text)
+
+
+def run_claimed(
+    explorer: Explorer, lease: JobLease, plan: EvaluationPlan | None = None, on_progress: OnProgress | None = None
+) -> None:
+    """Run a claimed job, its lease entered, to one of its ends, and write that end. Raises nothing the job caused."""
+    ids = (lease.job.id, lease.job.epoch)
+    try:
+        try:
+            CalibrationJob(explorer, lease, plan, on_progress).run()
+        except JobStopped as stop:
+            if stop.reason == "cancelled":
+                explorer.jobs.end_cancelled(*ids, now())
+            elif stop.reason == "shutdown":
+                explorer.jobs.fail(*ids, now(), "Its worker was asked to stop.", retry=True)
+        except LostLeaseError:
+            raise
+        except Exception as error:
+            explorer.jobs.log(*ids, now(), traceback.format_exc())
+            explorer.jobs.fail(*ids, now(), sentence_for(error, explorer.settings.data_dir), retry=False)
+    except LostLeaseError:
+        return  # another worker has the job: nothing of ours may be written
+
+
+def sentence_for(error: Exception, data_dir: Path) -> str:
+    """One sentence for a person: what went wrong and what to do."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk of {data_dir} is full. Free some space, then resume the job: finished blocks are kept."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        return "There was not enough memory. Use fewer segments, a shorter --seq-len or a smaller model."
+    if isinstance(error, DatabaseError):
+        return f"The database could not be written: {_first_line(error)} Resume the job when that is mended."
+    if type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage"):
+        return _first_line(error)
+    return f"{type(error).__name__}: {_first_line(error)} (The log has the details.)"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message."
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("abq-explorer", "torch", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

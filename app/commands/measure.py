@@ -1,0 +1,152 @@
+"""abq eval, abq generate and abq bench: what a run or a model does, and how fast."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands import words
+from app.commands.answers import Answer, JsonOption, Table, answers
+from app.commands.calibrate import EVALUATION_HEADER, evaluation_cells
+from app.commands.options import DataOption, OptionError, RunOrModel, SeedOption, read_counts, read_list, read_shapes
+from app.commands.session import open_explorer
+
+if TYPE_CHECKING:
+    from abq_core.generate import Finished, Token
+
+bench = typer.Typer(no_args_is_help=True, help="Time the integer engine against torch: kernels, decode.")
+
+
+@answers
+def evaluate(
+    run_or_model: RunOrModel,
+    data: DataOption = "builtin",
+    segments: Annotated[int, typer.Option("--segments", min=2, help="Pieces of text to read.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in each.")] = 512,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Measure perplexity and the distance to full precision. Example: abq eval r-0123456789 --data wikitext2 --json"""
+    from app.follow import ProgressLine
+
+    explorer = open_explorer()
+    line = ProgressLine()
+
+    def on_step(step: int, steps: int) -> None:
+        line.show("eval", step / max(steps, 1), "Measuring perplexity.", None)
+
+    result = asdict(explorer.evaluate(run_or_model, data, segments, seq_len, on_step))
+    line.close()
+    return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
+
+
+@answers
+def generate(
+    run_or_model: RunOrModel,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")],
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to write.")] = 64,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Write text with a run (on the integer engine) or a model. Example: abq generate builtin --prompt 'def main('"""
+    explorer = open_explorer()
+    is_run = run_or_model.startswith("r-")
+    column = run_or_model if is_run else "full"
+    model = explorer.run(run_or_model).model if is_run else run_or_model
+    stream = explorer.generate([column], prompt, max_new_tokens, temperature, seed, model)
+    if not as_json:
+        return Answer(None, _as_it_comes(prompt, stream))
+    from abq_core.generate import Token
+
+    events = list(stream)
+    tokens = [event for event in events if isinstance(event, Token)]
+    finished = next(event for event in events if not isinstance(event, Token))
+    values: dict[str, Any] = {
+        "run" if is_run else "model": run_or_model,
+        "prompt": prompt,
+        "text": "".join(token.text for token in tokens),
+        "tokens": [{"id": t.id, "text": t.text, "kl": t.kl} for t in tokens],
+        "tokens_per_second": finished.tokens_per_second,
+        "first_token_seconds": finished.first_token_seconds,
+        "weight_bytes": finished.weight_bytes,
+    }
+    return Answer(values, "")
+
+
+def _as_it_comes(prompt: str, stream: "Iterator[Token | Finished]") -> Iterator[str]:
+    from abq_core.generate import Token
+
+    yield prompt
+    for event in stream:
+        if isinstance(event, Token):
+            yield event.text
+        else:
+            size, rate = words.mebibytes(event.weight_bytes), event.tokens_per_second
+            yield "\n"
+            typer.echo(f"{event.tokens} tokens, {rate:.3g} tokens/s, weights {size}", err=True)
+
+
+@bench.command()
+@answers
+def kernels(
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    precisions: Annotated[str, typer.Option("--precisions", help="With commas between.")] = "W2A8,W2*A8,W4A4,W4A8,W8A8",
+    shapes: Annotated[
+        str, typer.Option("--shapes", help="Outputs x inputs, with commas between.")
+    ] = "4096x4096,11008x4096",
+    m: Annotated[str, typer.Option("--m", help="Rows of the input (batch), with commas between.")] = "1,8",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: ABQ_THREADS, or all cores.")] = None,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Time one linear layer, activation quantization included, every result checked first.
+
+    Example: abq bench kernels --precisions W2A8,W4A4 --shapes 4096x4096 --m 1 --threads 1 --json
+    """
+    if device != "cpu":
+        raise OptionError(f"--device {device}: kernels run on the CPU in this version. Use --device cpu.")
+    explorer = open_explorer()
+    measured = explorer.bench_kernels(read_list(precisions), read_shapes(shapes), read_counts("--m", m), threads)
+    rows = [
+        [
+            k.precision,
+            f"{k.n}x{k.k}",
+            str(k.m),
+            k.engine,
+            k.path,
+            f"{k.median_us:.1f} µs ± {k.iqr_us:.1f}",
+            "yes" if k.exact else "NO",
+            ", ".join(f"{factor:.2f}x {peer}" for peer, factor in k.speedup.items()),
+            words.mebibytes(k.packed_bytes),
+        ]
+        for k in measured
+    ]
+    header = ["Precision", "Shape", "M", "Engine", "Path", "Median and IQR", "Exact", "Speed-up over", "Weights"]
+    return Answer({"measurements": [asdict(k) for k in measured]}, Table(header, rows))
+
+
+@bench.command()
+@answers
+def decode(
+    columns: Annotated[
+        str, typer.Option("--columns", help="fp32, bf16, int8 (torch), precisions and run ids, with commas between.")
+    ] = "fp32,bf16,int8,W8A8,W4A4,W2A8",
+    tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens to write.")] = 64,
+    model: Annotated[str, typer.Option("--model", help="builtin, a folder or a hub id.")] = "builtin",
+    as_json: JsonOption = False,
+) -> Answer:
+    """Time text generation end to end. Example: abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json"""
+    explorer = open_explorer()
+    records = explorer.bench_decode(read_list(columns), tokens, model).to_dict("records")
+    rows = [
+        [
+            row["column"],
+            row["path"],
+            f"{row['tokens_per_second']:.3g} tokens/s",
+            words.seconds(row["first_token_seconds"]),
+            words.mebibytes(row["weight_bytes"]),
+        ]
+        for row in records
+    ]
+    header = ["Column", "Path", "Decode", "First token", "Weights"]
+    return Answer({"measurements": records}, Table(header, rows))

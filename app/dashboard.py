@@ -1,0 +1,120 @@
+"""The page: header, six tabs, endpoints and downloads as one web application, and the server that shows it."""
+
+import os
+import socket
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from app.downloads import ASSETS, download_routes
+from app.endpoints import build_endpoints
+from app.executors.local import Supervisor
+from app.security import LOOPBACK_HOSTS, middleware
+from app.services import Explorer, ServiceError
+from app.settings import Settings
+from app.tabs.calibrate import build_calibrate_tab
+from app.tabs.compare import build_compare_tab
+from app.tabs.distributions import build_distributions_tab
+from app.tabs.explore import build_explore_tab
+from app.tabs.generate import build_generate_tab
+from app.tabs.page import Header, Page
+from app.tabs.throughput import build_throughput_tab
+from app.theme import gradio_theme
+
+BUILDERS = {
+    "explore": build_explore_tab,
+    "calibrate": build_calibrate_tab,
+    "distributions": build_distributions_tab,
+    "generate": build_generate_tab,
+    "throughput": build_throughput_tab,
+    "compare": build_compare_tab,
+}
+HEAD = '<script src="abq/page.js"></script>'
+QUEUE_SIZE = 64
+SHUTDOWN_SECONDS = 3
+
+
+class PortInUseError(ServiceError):
+    """Another program answers on the port."""
+
+
+def build(explorer: Explorer) -> gr.Blocks:
+    """The page on these services."""
+    with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
+        header = Header(explorer)
+        with gr.Tabs(selected="explore", elem_id="abq-tabs") as tabs:
+            page = Page(explorer, header, tabs)
+            made = []
+            for name, builder in BUILDERS.items():
+                with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}") as tab:
+                    builder(page)
+                made.append(tab)
+        header.wire(blocks, page, made)
+        build_endpoints(explorer)
+    blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
+    return blocks
+
+
+def web_application(explorer: Explorer, hosts: tuple[str, ...] = LOOPBACK_HOSTS) -> FastAPI:
+    """The page behind its checks, with its downloads. Nothing is shared, recorded or monitored."""
+    application = FastAPI(
+        routes=download_routes(explorer), middleware=middleware(hosts), docs_url=None, redoc_url=None, openapi_url=None
+    )
+    return gr.mount_gradio_app(
+        application,
+        build(explorer),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        allowed_paths=[],
+        max_file_size=1,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gradio_theme(),
+        css_paths=[ASSETS / "page.css"],
+        head=HEAD,
+    )
+
+
+def launch(settings: Settings, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Serve the page and work on the queue until interrupted. Raises SettingsError, DatabaseError, PortInUseError."""
+    listening = _listen(host, port)
+    explorer = Explorer.open(settings)
+    supervisor = Supervisor(settings, explorer.jobs)
+    hosts = LOOPBACK_HOSTS if host in ("127.0.0.1", "localhost", "::1") else (*LOOPBACK_HOSTS, host)
+    configuration = uvicorn.Config(
+        web_application(explorer, hosts), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
+    )
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"ABQ Explorer is on http://{shown}:{port} with its data in {settings.data_dir}. Ctrl-C stops it.", flush=True
+    )
+    supervisor.start()
+    try:
+        uvicorn.Server(configuration).run(sockets=[listening])
+    finally:
+        supervisor.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises PortInUseError where another program does."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise PortInUseError(
+            f"Port {port} on {host} cannot be used ({error.strerror}). Stop the program that has it, or choose another "
+            f"with --port, such as {port + 1}."
+        ) from error
+    listening.set_inheritable(True)
+    return listening

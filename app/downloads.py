@@ -1,0 +1,84 @@
+"""Files that the page links to: the numbers behind each figure as CSV, the report, plotly. By id and name, never by path."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import plotly
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from app.services import Explorer
+
+ASSETS = Path(__file__).parent / "assets"
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+EXPLORE_FRAMES = frozenset({"histograms", "levels", "linears", "outliers"})
+A_DAY = {"Cache-Control": "max-age=86400"}
+
+
+def download_routes(explorer: Explorer) -> list[Route]:
+    """Everything under /abq/."""
+
+    async def plotly_library(request: Request) -> Response:
+        return FileResponse(PLOTLY, media_type="text/javascript", headers=A_DAY)
+
+    async def page_script(request: Request) -> Response:
+        return FileResponse(ASSETS / "page.js", media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    async def run_frame(request: Request) -> Response:
+        run, name = request.path_params["run"], request.path_params["name"]
+        return await _csv(lambda: explorer.diagnostics(run, name), f"{name}-{run}")
+
+    async def explored(request: Request) -> Response:
+        name, model = request.path_params["name"], request.query_params.get("model", "")
+        precision = request.query_params.get("precision", "")
+        if name not in EXPLORE_FRAMES:
+            return PlainTextResponse("There is no such frame.", 404)
+        return await _csv(lambda: explorer.explore(model, precision)[name], name)
+
+    async def losses(request: Request) -> Response:
+        job = request.path_params["job"]
+        return await _csv(lambda: explorer.losses_frame(job), "losses")
+
+    async def runs(request: Request) -> Response:
+        return await _csv(explorer.runs_frame, "runs")
+
+    async def throughput(request: Request) -> Response:
+        return await _csv(explorer.throughput_frame, "throughput")
+
+    async def report(request: Request) -> Response:
+        wanted = [run for run in request.query_params.get("runs", "").split(",") if run]
+        folder = tempfile.TemporaryDirectory(prefix="abq-report-")
+        try:
+            path = await run_in_threadpool(explorer.report, wanted, Path(folder.name) / "report.html")
+        except (ValueError, RuntimeError, OSError) as error:
+            folder.cleanup()
+            return PlainTextResponse(str(error), 404)
+        return FileResponse(path, filename="abq-report.html", background=BackgroundTask(folder.cleanup))
+
+    return [
+        Route("/abq/plotly.min.js", plotly_library),
+        Route("/abq/page.js", page_script),
+        Route("/abq/run/{run}/{name}.csv", run_frame),
+        Route("/abq/explore/{name}.csv", explored),
+        Route("/abq/job/{job}/losses.csv", losses),
+        Route("/abq/runs.csv", runs),
+        Route("/abq/throughput.csv", throughput),
+        Route("/abq/report.html", report),
+    ]
+
+
+async def _csv(read: Callable[[], pd.DataFrame], name: str) -> Response:
+    """A frame as a CSV file; a sentence with 404 where the services have none."""
+    try:
+        frame = await run_in_threadpool(read)
+    except (ValueError, RuntimeError, OSError) as error:
+        return PlainTextResponse(str(error), 404)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{"".join(c for c in name if c.isalnum() or c in "-_*")}.csv"'
+    }
+    return Response(frame.to_csv(index=False), media_type="text/csv", headers=headers)

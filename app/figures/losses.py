@@ -1,0 +1,54 @@
+"""Loss terms while a calibration learns: one line a term, over the blocks."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.figures.base import block_axis, empty_figure, sheet, style_axes
+from app.theme import lens_colour, palette
+
+TERMS = {
+    "total": ("total", "solid", "circle"),
+    "dlc": ("DLC", "dash", "diamond"),
+    "akl": ("AKL", "dot", "triangle-up"),
+    "mse": ("MSE", "dashdot", "square"),
+}
+
+
+def loss_figure(losses: pd.DataFrame, blocks: int, dark: bool = False) -> go.Figure:
+    """Loss per epoch (log); block b fills the stretch from b - 0.5 to b + 0.5 of the x-axis."""
+    rows = losses[losses["value"] > 0] if len(losses) else losses
+    if rows.empty:
+        return empty_figure(
+            "No loss yet: rtn and smoothquant learn nothing, abq and omniquant show theirs here.", dark, 160
+        )
+    figure = sheet(dark, height=400)
+    last = max(int(rows["epoch"].max()), 1)
+    for term, (word, dash, marker) in TERMS.items():
+        part = rows[rows["term"].eq(term)].sort_values(["block", "epoch"])
+        if part.empty:
+            continue
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        where: list[tuple[int, int]] = []
+        for block, stretch in part.groupby("block"):
+            xs += [*(int(block) - 0.42 + 0.84 * stretch["epoch"] / last), None]
+            ys += [*stretch["value"], None]
+            where += [*((int(block), int(epoch)) for epoch in stretch["epoch"]), (0, 0)]
+        colour = lens_colour("corrected", dark) if term == "total" else palette(dark).muted
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=ys,
+                name=word,
+                mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 2.4 if term == "total" else 1.5},
+                marker={"symbol": marker, "size": 6, "color": colour},
+                customdata=where,
+                hovertemplate=f"{word}<br>block %{{customdata[0]}}, epoch %{{customdata[1]}}<br><b>%{{y:.4g}}</b>"
+                "<extra></extra>",
+            )
+        )
+    figure.update_xaxes(**block_axis(max(blocks, int(rows["block"].max()) + 1)))
+    figure.update_yaxes(title_text="loss (log)", type="log", exponentformat="power")
+    figure.update_layout(uirevision="losses", margin={"t": 36})
+    return style_axes(figure, dark)

@@ -1,0 +1,147 @@
+"""What a precision buys in time: kernels against torch, the roofline they stand under, and whole-model decoding."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.figures.base import TIMES, empty_figure, sheet, style_axes
+from app.theme import lens_colour, palette
+
+ENGINES = {
+    "torch-fp32": ("torch fp32", ""),
+    "torch-bf16": ("torch bf16", "/"),
+    "torch-int8": ("torch int8", "."),
+}
+
+
+def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """How many times faster the packed engine is than each of torch's, one group a case; 1 is equal."""
+    rows = _of_the_engine(kernels)
+    if rows.empty:
+        return empty_figure("No kernel was timed yet on this machine.", dark)
+    figure = sheet(dark)
+    cases = [f"{row.precision}<br>{row.n}{TIMES}{row.k}<br>M={row.m}" for row in rows.itertuples()]
+    colours = {
+        "torch-fp32": lens_colour("full", dark),
+        "torch-bf16": lens_colour("full", dark),
+        "torch-int8": lens_colour("rounded", dark),
+    }
+    for engine, (word, pattern) in ENGINES.items():
+        values = [speedup.get(engine, np.nan) if isinstance(speedup, dict) else np.nan for speedup in rows["speedup"]]
+        if not np.isfinite(values).any():
+            continue
+        figure.add_trace(
+            go.Bar(
+                x=cases,
+                y=values,
+                name=f"over {word}",
+                marker={
+                    "color": colours[engine],
+                    "pattern": {
+                        "shape": pattern, "fillmode": "overlay", "fgcolor": palette(dark).background, "fgopacity": 0.55, "size": 9,
+                        "solidity": 0.2,
+                    },  # fmt: skip
+                },
+                text=[f"{value:.1f}{TIMES}" if np.isfinite(value) else "" for value in values],
+                textposition="outside",
+                textfont={"color": palette(dark).muted, "size": 12},
+                cliponaxis=False,
+                customdata=np.stack([rows["path"], rows["median_us"], rows["iqr_us"]], axis=-1),
+                hovertemplate=f"%{{x}}<br><b>%{{y:.2f}} times</b> {word}'s speed<br>path %{{customdata[0]}}, "
+                "%{customdata[1]:.0f} ± %{customdata[2]:.0f} µs<extra></extra>",
+            )
+        )
+    figure.add_hline(y=1, line={"color": palette(dark).ink, "width": 1, "dash": "dot"})
+    figure.update_yaxes(title_text="speed-up (times)", rangemode="tozero")
+    figure.update_xaxes(title_text=f"precision, shape N{TIMES}K, tokens M", showgrid=False)
+    figure.update_layout(barmode="group", uirevision="speedup", margin={"t": 56})
+    return style_axes(figure, dark)
+
+
+def roofline_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Work per byte of weight against speed. The roofs are the best of this sweep, not the data sheet."""
+    rows = _of_the_engine(kernels)
+    if rows.empty:
+        return empty_figure("No kernel was timed yet on this machine.", dark)
+    work = 2.0 * rows["n"] * rows["k"] * rows["m"]
+    intensity = work / rows["bytes_moved"]
+    speed = work / (rows["median_us"] * 1e3)
+    bandwidth = float((rows["bytes_moved"] / (rows["median_us"] * 1e3)).max())
+    peak = float(speed.max())
+    figure = sheet(dark)
+    low, high = float(intensity.min()) / 2, float(intensity.max()) * 2
+    roof_x = np.geomspace(low, high, 120)
+    figure.add_trace(
+        go.Scatter(
+            x=roof_x,
+            y=np.minimum(roof_x * bandwidth, peak),
+            mode="lines",
+            name=f"best of this sweep: {bandwidth:.1f} GB/s, {peak:.0f} GOP/s",
+            line={"color": palette(dark).muted, "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+        )
+    )
+    for precision, part in rows.groupby("precision", sort=False):
+        starred = "*" in str(precision)
+        figure.add_trace(
+            go.Scatter(
+                x=intensity[part.index],
+                y=speed[part.index],
+                mode="markers+text",
+                text=[str(precision)] * len(part),
+                textposition="top center",
+                textfont={"size": 12, "color": palette(dark).ink},
+                showlegend=False,
+                marker={
+                    "size": 11,
+                    "symbol": "star" if starred else "diamond",
+                    "color": lens_colour("balanced" if starred else "corrected", dark),
+                },
+                customdata=np.stack([part["n"], part["k"], part["m"], part["path"]], axis=-1),
+                hovertemplate=f"{precision}, %{{customdata[0]}}{TIMES}%{{customdata[1]}}, M=%{{customdata[2]}}<br>"
+                "path %{customdata[3]}<br>%{x:.3g} operations a byte, <b>%{y:.3g} GOP/s</b><extra></extra>",
+            )
+        )
+    figure.update_xaxes(title_text="operations per byte moved: weight, activations, output (log)", type="log")
+    figure.update_yaxes(title_text="speed in GOP/s (log)", type="log")
+    figure.update_layout(uirevision="roofline")
+    return style_axes(figure, dark)
+
+
+def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Tokens per second of the whole model, one bar a column; the bytes of its weights stand beside it."""
+    if decode.empty:
+        return empty_figure("No model was timed end to end yet on this machine.", dark)
+    rows = decode.iloc[::-1]
+    figure = sheet(dark, height=max(320, 130 + 54 * len(rows)), legend=False)
+    lenses = ["rounded" if str(column).startswith("W") else "corrected" if str(column).startswith("r-") else "full"
+              for column in rows["column"]]  # fmt: skip
+    figure.add_trace(
+        go.Bar(
+            y=[escape(str(column)) for column in rows["column"]],
+            x=rows["tokens_per_second"],
+            orientation="h",
+            marker={"color": [lens_colour(lens, dark) for lens in lenses]},
+            text=[
+                f"{row.tokens_per_second:.1f} tokens/s, {row.weight_bytes / 2**20:.2f} MiB" for row in rows.itertuples()
+            ],
+            textposition="outside",
+            textfont={"color": palette(dark).ink},
+            cliponaxis=False,
+            hovertemplate="%{y}<br><b>%{x:.2f} tokens/s</b><extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="tokens per second", range=[0, float(rows["tokens_per_second"].max()) * 1.35])
+    figure.update_yaxes(showgrid=False, type="category")
+    figure.update_layout(uirevision="decode", margin={"t": 20})
+    return style_axes(figure, dark)
+
+
+def _of_the_engine(kernels: pd.DataFrame) -> pd.DataFrame:
+    """The packed engine's rows, their names safe in a figure."""
+    if kernels.empty:
+        return kernels
+    rows = kernels[kernels["engine"].eq("abq")]
+    return rows.assign(**{name: rows[name].map(str).map(escape) for name in ("precision", "path")})

@@ -1,0 +1,110 @@
+"""This process's hold on one job: the heartbeat thread, and every reason to stop. The work is in calibration_job."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Literal
+
+from app.clock import now
+from storage.errors import DatabaseError, JobNotFoundError, LostLeaseError
+from storage.jobs import LEASE, Job, Jobs
+
+Reason = Literal["cancelled", "shutdown", "lost"]
+HEARTBEAT_SECONDS = 5.0
+LOOK_SECONDS = 0.5
+ORPHAN_SECONDS = 8.0
+
+
+class JobStopped(Exception):
+    """The job ends here, and not because of an error. `reason` says who asked."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+class JobLease:
+    """Keeps a claimed job alive from a thread of its own, and knows when to stop. A context manager.
+
+    parent: when this process loses its parent of that id, the job goes back to the queue; None: it may outlive it.
+    """
+
+    def __init__(self, jobs: Jobs, job: Job, parent: int | None = None, lease: timedelta = LEASE) -> None:
+        self.job = job
+        self._jobs = jobs
+        self._parent = parent
+        self._lease = lease
+        self._reason: Reason | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
+
+    def __enter__(self) -> "JobLease":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join(timeout=HEARTBEAT_SECONDS)
+
+    def stop(self, reason: Reason) -> None:
+        """Ask the job to stop at its next step. The first reason counts, but a lost lease beats all."""
+        if self._reason is None or reason == "lost":
+            self._reason = reason
+
+    def check(self) -> None:
+        """Called in every step of the work. Raises JobStopped where it must end."""
+        if self._reason is not None:
+            raise JobStopped(self._reason)
+
+    def assert_owned(self) -> None:
+        """Called before a file takes its place: asks storage itself. Raises JobStopped, LostLeaseError."""
+        self.check()
+        self._jobs.heartbeat(self.job.id, self.job.epoch, now(), self._lease)
+
+    def _beat(self) -> None:
+        next_beat = time.monotonic()
+        lease_ends = time.monotonic() + self._lease.total_seconds()
+        orphaned_at: float | None = None
+        while not self._done.wait(LOOK_SECONDS):
+            if self._parent is not None and os.getppid() != self._parent:
+                self.stop("shutdown")
+                orphaned_at = orphaned_at or time.monotonic()
+                if time.monotonic() - orphaned_at > ORPHAN_SECONDS:  # the main thread hangs: the lease will run out
+                    os._exit(1)
+            try:
+                if time.monotonic() >= next_beat:
+                    cancel = self._jobs.heartbeat(self.job.id, self.job.epoch, now(), self._lease)
+                    next_beat = time.monotonic() + HEARTBEAT_SECONDS
+                    lease_ends = time.monotonic() + self._lease.total_seconds()
+                else:
+                    cancel = self._jobs.get(self.job.id).cancel_requested
+            except (LostLeaseError, JobNotFoundError):
+                self.stop("lost")
+                return
+            except DatabaseError:
+                if time.monotonic() > lease_ends:
+                    self.stop("lost")
+                    return
+                continue
+            if cancel:
+                self.stop("cancelled")
+
+
+def throttled(
+    call: Callable[[], None], seconds: float, clock: Callable[[], float] = time.monotonic
+) -> Callable[..., None]:
+    """A function that makes the call at most once in so many seconds; `force=True` makes it in any case."""
+    last = float("-inf")
+
+    def maybe(*, force: bool = False) -> None:
+        nonlocal last
+        if force or clock() - last >= seconds:
+            call()
+            last = clock()
+
+    return maybe

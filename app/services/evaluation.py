@@ -1,0 +1,59 @@
+"""Perplexity and distance to full precision, stored. Leaves the measuring to abq_core."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from abq_core.data import segments as text_segments
+from abq_core.evaluate import Evaluation, evaluate
+from abq_core.precision import FULL
+from abq_core.runtime import weight_bytes
+from app.clock import now
+
+if TYPE_CHECKING:
+    from app.services.explorer import Explorer
+
+EVALUATION_SEED = 0
+
+
+def evaluate_run_or_model(
+    explorer: "Explorer",
+    ref_or_run: str,
+    data: str,
+    segments: int,
+    seq_len: int,
+    on_step: Callable[[int, int], None] | None,
+) -> Evaluation:
+    """Evaluate on the evaluation split of `data` and store the row."""
+    run = explorer.run(ref_or_run) if ref_or_run.startswith("r-") else None
+    reference = explorer.registry.full(run.model if run else ref_or_run)
+    text = text_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
+    started = time.perf_counter()
+    if run is None:
+        scores = evaluate(reference, None, text, on_step)
+        precision, method, stored_bits, size = "FP16", "none", FULL.stored_bits, weight_bytes(reference)
+    else:
+        model = explorer.registry.run(run.id, "simulated")
+        scores = evaluate(model, reference, text, on_step)
+        precision, method, stored_bits, size = (
+            run.precision,
+            run.method,
+            model.precision.stored_bits,
+            weight_bytes(model),
+        )
+    result = Evaluation(
+        **asdict(scores),
+        precision=precision,
+        method=method,
+        stored_bits=stored_bits,
+        weight_bytes=size,
+        tokens=text.numel(),
+        segments=text.shape[0],
+        seq_len=text.shape[1],
+        data=data,
+        seed=EVALUATION_SEED,
+        seconds=time.perf_counter() - started,
+    )
+    explorer.measurements.add_evaluation(run.id if run else None, reference.ref, now(), asdict(result))
+    return result

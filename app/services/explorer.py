@@ -1,0 +1,265 @@
+"""The services of one process: everything that a tab or a command may ask for. The modules beside it do it."""
+
+import dataclasses
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas
+import psutil
+
+from abq_core.precision import Precision
+from abq_core.spec import DEFAULT_EPOCHS, CalibrationSpec
+from app.clock import now
+from app.run_folder import RunFolder
+from app.services import frames
+from app.services.errors import ServiceError
+from app.settings import Settings
+from storage.database import Database
+from storage.jobs import Job, Jobs
+from storage.measurements import Measurements
+from storage.runs import Run, Runs
+
+if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
+    from abq_core.estimate import Estimate
+    from abq_core.evaluate import Evaluation
+    from abq_core.generate import Finished, Token
+    from abq_core.models import ModelShape
+    from app.services.models import ModelRegistry
+    from kernels.bench import KernelMeasurement
+
+BUILTIN = "builtin"
+DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN = 32, 512
+TEXTS = ("builtin", "wikitext2", "c4")
+
+
+class Explorer:
+    """One per process. Safe to call from several threads."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.jobs = Jobs(database)
+        self.runs = Runs(database)
+        self.measurements = Measurements(database)
+        self._registry: ModelRegistry | None = None
+        self._registry_lock = threading.Lock()
+        self._explored: dict[tuple[str, str], dict[str, pandas.DataFrame]] = {}
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Explorer":
+        """Make the data folder and open the database. Raises SettingsError, DatabaseError."""
+        settings.prepare()
+        return cls(settings, Database.open(settings.database_url))
+
+    @property
+    def registry(self) -> "ModelRegistry":
+        """The models that are loaded in this process."""
+        with self._registry_lock:
+            if self._registry is None:
+                from app.services.models import ModelRegistry
+
+                self._registry = ModelRegistry(self.settings, self.runs)
+            return self._registry
+
+    # Models
+
+    def models(self) -> list[str]:
+        """The built-in model, then every model that a run was made of, newest first."""
+        used = [run.model for run in self.runs.list() if run.model != BUILTIN]
+        return [BUILTIN, *dict.fromkeys(used)]
+
+    def model_shape(self, ref: str) -> "ModelShape":
+        """Sizes of a model, from its config alone. Raises ModelError."""
+        from abq_core.models import model_shape
+
+        return model_shape(ref)
+
+    def estimate(
+        self,
+        ref: str,
+        precision: str | Precision,
+        segments: int = DEFAULT_SEGMENTS,
+        seq_len: int = 256,
+        epochs: int = DEFAULT_EPOCHS,
+    ) -> "Estimate":
+        """Size, memory and time of a calibration, from shapes alone; epochs 0 for methods that learn nothing."""
+        from abq_core.estimate import estimate
+
+        return estimate(self.model_shape(ref), _precision(precision), segments, seq_len, epochs)
+
+    def explore(self, ref: str, precision: str | Precision) -> dict[str, pandas.DataFrame]:
+        """What rounding to this precision does to the weights; no calibration. Kept for the next call."""
+        from abq_core.explore import explore
+
+        wanted = _precision(precision)
+        key = (ref, str(wanted))
+        if key not in self._explored:
+            result = explore(self.registry.full(ref), wanted)
+            while len(self._explored) >= 8:
+                self._explored.pop(next(iter(self._explored)), None)
+            self._explored[key] = result
+        return self._explored[key]
+
+    # Jobs
+
+    def submit(self, spec: CalibrationSpec) -> Job:
+        """Check that the calibration can run here, then queue it. Raises ModelError, EstimateError, ServiceError."""
+        spec = dataclasses.replace(spec, model=local_path(spec.model), data=local_path(spec.data))
+        preflight = self.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs)
+        preflight.refuse(psutil.virtual_memory().available, shutil.disk_usage(self.settings.data_dir).free)
+        if spec.data not in TEXTS and not Path(spec.data).is_file():
+            raise ServiceError(
+                f"{spec.data!r} is no text: use {', '.join(TEXTS)}, or the path of a .txt or .jsonl file."
+            )
+        return self.jobs.submit(spec.to_dict(), now())
+
+    def job(self, job_id: str) -> Job:
+        """One job by job id or run id. Raises JobNotFoundError, RunNotFoundError."""
+        return frames.find_job(self.jobs, job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; a queued one is cancelled at once."""
+        return self.jobs.request_cancel(self.job(job_id).id, now())
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; it goes on after its last finished block. Raises JobStateError."""
+        return self.jobs.resume(self.job(job_id).id, now())
+
+    def jobs_frame(self) -> pandas.DataFrame:
+        """One row a job, newest first."""
+        return frames.jobs_frame(self.jobs.list(), now())
+
+    def logs(self, job_id: str) -> str:
+        """What a job said, one line an entry."""
+        return frames.log_text(self.jobs.logs(self.job(job_id).id))
+
+    def losses_frame(self, job_id: str) -> pandas.DataFrame:
+        """Losses of a job so far: block, epoch, term, value."""
+        return frames.losses_frame(self.jobs.losses(self.job(job_id).id))
+
+    # Runs
+
+    def run(self, run_id: str) -> Run:
+        """One run. Raises RunNotFoundError."""
+        return self.runs.get(run_id)
+
+    def runs_frame(self) -> pandas.DataFrame:
+        """One row a run with its latest evaluation, then one row for each model at full precision."""
+        return frames.runs_frame(self.runs.list(), self.measurements.evaluations())
+
+    def folder(self, run_id: str) -> RunFolder:
+        """The files of a run."""
+        return RunFolder(self.settings.runs_dir, self.run(run_id).id)
+
+    def diagnostics(self, run_id: str, name: str) -> pandas.DataFrame:
+        """One diagnostics frame of a finished run, by name. Raises RunFolderError."""
+        return self.folder(run_id).read_frame(name)
+
+    def has_full_precision(self, model: str, data: str, segments: int, seq_len: int) -> bool:
+        """True where this model was measured at full precision on this much of this text."""
+        wanted = {"data": data, "segments": segments, "seq_len": seq_len}
+        records = self.measurements.evaluations()
+        return any(r.run_id is None and r.model == model and wanted.items() <= r.values.items() for r in records)
+
+    def set_note(self, run_id: str, note: str) -> None:
+        """Keep a short text with a run."""
+        self.runs.set_note(self.run(run_id).id, note.strip()[:500])
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run, its rows and its files. Raises RunBusyError while its job is running."""
+        folder = self.folder(run_id)
+        self.runs.delete(folder.run_id)
+        folder.delete()
+        if self._registry is not None:
+            self._registry.forget(folder.run_id)
+
+    def export_folder(self, run_id: str, target: Path) -> Path:
+        """Copy a run's files to a new folder `target`/<run id>, with its evaluation beside them."""
+        run, source = self.run(run_id), self.folder(run_id).path
+        destination = target.expanduser() / run.id
+        if destination.exists():
+            raise ServiceError(f"{destination} is there already. Name another folder, or remove it.")
+        if not source.is_dir():
+            raise ServiceError(f"Run {run.id} has no files yet: its job is {run.state}.")
+        shutil.copytree(source, destination, ignore=shutil.ignore_patterns(".*"))
+        rows = self.runs_frame()
+        row = rows[rows["run"] == run.id].iloc[0]
+        (destination / "evaluation.json").write_text(row.to_json(indent=2, date_format="iso") + "\n", "utf-8")
+        return destination
+
+    def report(self, run_ids: Sequence[str], path: Path) -> Path:
+        """Write one self-contained HTML file about these runs (all finished ones when empty)."""
+        from app.reports import write_report
+
+        return write_report(self, list(run_ids), path)
+
+    # Measurements
+
+    def evaluate(
+        self,
+        ref_or_run: str,
+        data: str = BUILTIN,
+        segments: int = DEFAULT_SEGMENTS,
+        seq_len: int = DEFAULT_SEQ_LEN,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> "Evaluation":
+        """Perplexity and distance to full precision of a run, or of a model as it is. Stores the row."""
+        from app.services.evaluation import evaluate_run_or_model
+
+        return evaluate_run_or_model(self, ref_or_run, data, segments, seq_len, on_step)
+
+    def generate(
+        self,
+        columns: Sequence[str],
+        prompt: str,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        model: str = BUILTIN,
+    ) -> "Iterator[Token | Finished]":
+        """Stream text in several columns at once: "full", a run id, or a precision (rounded only).
+
+        model: what "full" and precisions are of; run ids bring their own model, which must be the same in all columns.
+        """
+        from abq_core.generate import generate
+
+        ref = self.registry.common_model(columns, model)
+        loaded = {column: self.registry.column(column, ref) for column in columns}
+        return generate(loaded, self.registry.full(ref), prompt, max_new_tokens, temperature, seed)
+
+    def bench_kernels(
+        self,
+        precisions: Sequence[str],
+        shapes: Sequence[tuple[int, int]],
+        m: Sequence[int] = (1,),
+        threads: int | None = None,
+        on_measurement: "Callable[[KernelMeasurement], None] | None" = None,
+    ) -> "list[KernelMeasurement]":
+        """Time the engine against torch on these shapes, each checked first. Stores the rows."""
+        from app.services.throughput import measure_kernels
+
+        return measure_kernels(self, precisions, shapes, m, threads or self.settings.threads, on_measurement)
+
+    def bench_decode(
+        self, columns: Sequence[str] = ("fp32", "bf16", "int8", "W2A8"), tokens: int = 64, model: str = BUILTIN
+    ) -> pandas.DataFrame:
+        """End-to-end decode of a model: one row a column with tokens/s, time to first token, bytes and the path."""
+        from app.services.throughput import measure_decode
+
+        return measure_decode(self, columns, tokens, model)
+
+    def throughput_frame(self) -> pandas.DataFrame:
+        """Stored throughput measurements, newest first; `kind` is "kernel" or "decode"."""
+        return frames.throughput_frame(self.measurements.throughput(1000))
+
+
+def local_path(text: str) -> str:
+    """A path that is there made absolute, so that a worker in another folder finds it; names stay as they are."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if text not in TEXTS and path.exists() else text
+
+
+def _precision(value: str | Precision) -> Precision:
+    return value if isinstance(value, Precision) else Precision.parse(value)

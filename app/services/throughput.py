@@ -1,0 +1,115 @@
+"""How fast: the kernels' own benchmark, and decoding of whole models in turn. Stores what it measures."""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas
+import torch
+from torch import nn
+
+from abq_core.architectures import blocks_of
+from abq_core.generate import Finished, generate
+from abq_core.models import LoadedModel, load_model
+from abq_core.quant_linear import PackedLinear
+from abq_core.runtime import weight_bytes
+from app.clock import now
+from app.services.errors import ServiceError
+from kernels.bench import KernelMeasurement, bench_kernels
+from kernels.dispatch import describe, path_for
+
+if TYPE_CHECKING:
+    from app.services.explorer import Explorer
+
+PROMPT = "The following functions are"
+WARM_UP_TOKENS = 3
+TORCH_COLUMNS = ("fp32", "bf16", "int8")
+DECODE_COLUMNS = [
+    "column", "path", "tokens", "tokens_per_second", "first_token_seconds", "weight_bytes", "threads", "model",
+]  # fmt: skip
+
+
+def measure_kernels(
+    explorer: "Explorer",
+    precisions: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+    m: Sequence[int],
+    threads: int,
+    on_measurement: Callable[[KernelMeasurement], None] | None,
+) -> list[KernelMeasurement]:
+    """Run the kernels' benchmark and store every row."""
+    measured = bench_kernels(list(precisions), list(shapes), list(m), threads, on_measurement)
+    device = str(describe()["cpu"])
+    for measurement in measured:
+        explorer.measurements.add_throughput(now(), device, {"kind": "kernel", **asdict(measurement)})
+    return measured
+
+
+def measure_decode(explorer: "Explorer", columns: Sequence[str], tokens: int, model: str) -> pandas.DataFrame:
+    """Decode the same prompt in every column, one token each in turn, after a warm-up."""
+    if not columns or tokens < 2:
+        raise ServiceError(
+            f"Nothing to measure: {len(columns)} columns and {tokens} tokens; use 1 column and 2 tokens or more."
+        )
+    ref = explorer.registry.common_model(columns, model)
+    loaded = {column: _column(explorer, column, ref) for column in columns}
+    list(generate(loaded, None, PROMPT, WARM_UP_TOKENS))
+    ends = [event for event in generate(loaded, None, PROMPT, tokens) if isinstance(event, Finished)]
+    device, rows = str(describe()["cpu"]), []
+    for end in sorted(ends, key=lambda end: columns.index(end.column)):
+        row: dict[str, Any] = {
+            "column": end.column,
+            "path": _path(end.column, loaded[end.column]),
+            "tokens": end.tokens,
+            "tokens_per_second": end.tokens_per_second,
+            "first_token_seconds": end.first_token_seconds,
+            "weight_bytes": _bytes(end.column, loaded[end.column]),
+            "threads": torch.get_num_threads(),
+            "model": ref,
+        }
+        explorer.measurements.add_throughput(now(), device, {"kind": "decode", **row})
+        rows.append(row)
+    return pandas.DataFrame(rows, columns=DECODE_COLUMNS)
+
+
+def _column(explorer: "Explorer", column: str, ref: str) -> LoadedModel:
+    full = explorer.registry.full(ref)
+    if column == "bf16":
+        return load_model(ref, device=explorer.settings.device, dtype=torch.bfloat16)
+    if column == "int8":
+        return _dynamic_int8(full)
+    return full if column == "fp32" else explorer.registry.column(column, ref)
+
+
+def _dynamic_int8(full: LoadedModel) -> LoadedModel:
+    """torch's own dynamic int8 on the linears of the blocks, the same ones that the engine replaces."""
+    model = copy.deepcopy(full.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that quantized tensors will go
+        for block in blocks_of(model):
+            torch.ao.quantization.quantize_dynamic(block, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    return replace(full, model=model)
+
+
+def _path(column: str, model: LoadedModel) -> str:
+    """What the linears of the blocks run on."""
+    if column == "int8":
+        return f"torch dynamic int8 ({torch.backends.quantized.engine})"
+    if column in TORCH_COLUMNS or model.precision.is_full:
+        return f"torch F.linear {'bf16' if column == 'bf16' else 'fp32'}"
+    packed = [module for module in blocks_of(model.model).modules() if isinstance(module, PackedLinear)]
+    paths = dict.fromkeys(path_for(module.packed, 1, module.act_bits) for module in packed)
+    return f"abq {' + '.join(paths)}" if paths else "torch F.linear fp32, activations rounded"
+
+
+def _bytes(column: str, model: LoadedModel) -> int:
+    """Bytes of the weights of the blocks' linears as this column holds them in memory."""
+    if column == "int8":
+        quantized = [m for m in blocks_of(model.model).modules() if isinstance(m, torch.ao.nn.quantized.Linear)]
+        return sum(m.weight().numel() + 4 * m.out_features for m in quantized)
+    if column in TORCH_COLUMNS or model.precision.is_full:
+        linears = [m for m in blocks_of(model.model).modules() if isinstance(m, nn.Linear)]
+        return sum(m.weight.numel() * m.weight.element_size() for m in linears)
+    return weight_bytes(model)

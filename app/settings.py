@@ -1,0 +1,96 @@
+"""Settings of one process, read once from the environment. Everything else is an argument."""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the variable, its value and what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are kept and what the machine may use."""
+
+    data_dir: Path
+    database_url: str
+    threads: int
+    device: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS and ABQ_DEVICE. Raises SettingsError."""
+        given = os.environ if environment is None else environment
+        data_dir = _data_dir(given.get("ABQ_DATA_DIR", "").strip())
+        url = given.get("ABQ_DATABASE_URL", "").strip() or f"sqlite:///{data_dir / 'abq.sqlite3'}"
+        if "://" not in url:
+            raise SettingsError(
+                f"ABQ_DATABASE_URL is {url!r}, which is not a database address. "
+                "Use sqlite:////absolute/path/abq.sqlite3 or postgresql://user@host/name."
+            )
+        return cls(data_dir, url, _threads(given.get("ABQ_THREADS", "").strip()), _device(given.get("ABQ_DEVICE", "")))
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that make a child process see these settings."""
+        return {
+            "ABQ_DATA_DIR": str(self.data_dir),
+            "ABQ_DATABASE_URL": self.database_url,
+            "ABQ_THREADS": str(self.threads),
+            "ABQ_DEVICE": self.device,
+        }
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.data_dir / "runs"
+
+    @property
+    def reports_dir(self) -> Path:
+        return self.data_dir / "reports"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    def prepare(self) -> None:
+        """Make the data folder and show that it can be written. Raises SettingsError."""
+        try:
+            for folder in (self.data_dir, self.runs_dir, self.reports_dir, self.logs_dir):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.data_dir):
+                pass
+        except OSError as error:
+            raise SettingsError(
+                f"The data folder {self.data_dir} cannot be written ({error.strerror}). "
+                "Name another with ABQ_DATA_DIR, or make it writable."
+            ) from error
+
+
+def _data_dir(text: str) -> Path:
+    path = Path(text).expanduser() if text else Path(platformdirs.user_data_dir("abq-explorer", appauthor=False))
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"ABQ_DATA_DIR is {str(path)!r}, which is a file. Name a folder.")
+    return path.resolve()
+
+
+def _threads(text: str) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if not text:
+        return cores
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingsError(
+            f"ABQ_THREADS is {text!r}. It takes a whole number from 1 to {cores} (this machine's cores)."
+        )
+    return min(int(text), cores)
+
+
+def _device(text: str) -> str:
+    device = text.strip().lower() or "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise SettingsError(f"ABQ_DEVICE is {text!r}. It takes cpu, cuda or cuda:0.")
+    return device

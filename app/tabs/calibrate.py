@@ -1,0 +1,120 @@
+"""Calibrate: make it as good as it can be. The form with its preflight; jobs_panel shows what becomes of it."""
+
+import gradio as gr
+
+from abq_core.precision import Precision
+from abq_core.spec import DEFAULT_EPOCHS, METHODS, CalibrationSpec, SpecError
+from app.tabs import switches, words
+from app.tabs.guard import guarded
+from app.tabs.jobs_panel import PRIVATE, build_jobs_panel
+from app.tabs.page import Page
+from app.tabs.selection import Selection
+
+HOW = {
+    "rtn": "Rounds to the nearest level. Nothing is learned.",
+    "smoothquant": "Balances activations against weights by their maxima. Nothing is learned.",
+    "omniquant": "Learns balance and clipping against the block's output.",
+    "abq": "The paper's method: learns balance, clipping and compensation with DLC and AKL.",
+}
+OWN = "As the method has them."
+
+
+def build_calibrate_tab(page: Page) -> None:
+    """Form on the left; preflight, queue and one job's progress on the right."""
+    with gr.Row(elem_classes="abq-tab"):
+        with gr.Column(elem_classes="abq-choices"):
+            method = gr.Radio(list(METHODS), value="abq", label="Method", info=HOW["abq"], elem_id="calibrate-method")
+            boxes = gr.CheckboxGroup(
+                switches.CHOICES, value=switches.to_boxes(METHODS["abq"]), label="Components", info=OWN,
+                elem_id="calibrate-switches",
+            )  # fmt: skip
+            data = gr.Dropdown(
+                ["builtin", "wikitext2", "c4"], value="builtin", allow_custom_value=True, elem_id="calibrate-data",
+                label="Text: builtin, wikitext2, c4, or a file", info="A file is .txt or .jsonl on this machine.",
+            )  # fmt: skip
+            with gr.Row():
+                segments = _number("Segments", 32, "calibrate-segments")
+                seq_len = _number("Tokens each", 256, "calibrate-seq-len")
+            with gr.Row():
+                epochs = _number("Epochs", DEFAULT_EPOCHS, "calibrate-epochs")
+                seed = _number("Seed", 0, "calibrate-seed")
+            submit = gr.Button("Calibrate", variant="primary", elem_id="calibrate-submit")
+            command = gr.HTML("", js_on_load=None, elem_id="calibrate-command")
+        with gr.Column(elem_classes="abq-stage"):
+            answer = gr.HTML(words.answer("&nbsp;"), elem_id="calibrate-answer", js_on_load=None)
+            panel = build_jobs_panel(page, answer)
+    widgets = [method, boxes, data, segments, seq_len, epochs, seed]
+
+    @guarded(2)
+    def preflight(text: str, *values: object) -> list[object]:
+        selection = Selection.from_json(text)
+        if selection.tab != "calibrate":
+            return [gr.skip(), gr.skip()]
+        spec = _spec(page, selection, *values)
+        return [words.answer(_preflight(page, spec)), words.command(spec.command_line())]
+
+    @guarded(2)
+    def start(text: str, *values: object) -> list[object]:
+        job = page.explorer.submit(_spec(page, Selection.from_json(text), *values))
+        queued = (
+            f"Queued as run <b>{words.escape(job.run_id)}</b>. You may close this page; the work goes on without it."
+        )
+        return [words.answer(queued), str(job.id)]
+
+    def choose_method(method: str) -> list[object]:
+        boxes = gr.update(value=switches.to_boxes(METHODS[method]), info=OWN)
+        return [gr.update(info=HOW[method]), boxes, gr.update(value=_own_epochs(method))]
+
+    def choose_boxes(method: str, boxes: list[str]) -> object:
+        changed = switches.away(boxes, method)
+        return gr.update(info=f"Away from {method}: {changed}." if changed else OWN)
+
+    form = [page.selection, *widgets]
+    gr.on([widget.change for widget in form], preflight, form, [answer, command], trigger_mode="always_last", **PRIVATE)
+    method.input(choose_method, method, [method, boxes, epochs], **PRIVATE)
+    boxes.input(choose_boxes, [method, boxes], boxes, **PRIVATE)
+    submit.click(start, form, [answer, panel.chosen], **PRIVATE).then(*panel.refresh, **PRIVATE)
+
+
+def _number(label: str, value: int, elem_id: str) -> gr.Number:
+    return gr.Number(value, label=label, precision=0, min_width=80, elem_id=elem_id)
+
+
+def _spec(page: Page, selection: Selection, *values: object) -> CalibrationSpec:
+    """The form as a spec. Raises SpecError, PrecisionError."""
+    method, boxes, data, segments, seq_len, epochs, seed = values
+    return CalibrationSpec(
+        model=selection.model,
+        precision=Precision.parse(selection.precision),
+        method=str(method),
+        switches=switches.from_boxes(boxes if isinstance(boxes, list) else [], str(method)),
+        data=str(data or "").strip(),
+        segments=_whole(segments, "Segments"),
+        seq_len=_whole(seq_len, "Tokens each"),
+        epochs=None if epochs in (None, _own_epochs(str(method))) else _whole(epochs, "Epochs"),
+        seed=_whole(seed, "Seed"),
+        device=page.explorer.settings.device,
+    )
+
+
+def _own_epochs(method: str) -> int:
+    return DEFAULT_EPOCHS if METHODS[method].learns else 0
+
+
+def _whole(value: object, name: str) -> int:
+    number = words.number(value)
+    if number is None:
+        raise SpecError(f"{name} is empty: type a whole number.")
+    return int(number)
+
+
+def _preflight(page: Page, spec: CalibrationSpec) -> str:
+    """What the calibration would take, from shapes alone."""
+    estimate = page.explorer.estimate(spec.model, spec.precision, spec.segments, spec.seq_len)
+    learned = f"{spec.active_epochs} epochs a block" if spec.active_epochs else "nothing is learned"
+    return (
+        f"<b>{words.escape(str(spec.precision))}</b> with <b>{spec.method}</b>: {learned}, "
+        f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, at most {words.mib(estimate.peak_memory_bytes)} of "
+        f"memory; the weights go from {words.mib(estimate.full_bytes)} "
+        f"to {words.mib(estimate.quantized_bytes)}."
+    )

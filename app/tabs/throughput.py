@@ -1,0 +1,160 @@
+"""Throughput: what does it buy on this machine? Kernels against torch, the roofline, and whole-model decoding."""
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import gradio as gr
+import pandas as pd
+
+from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
+from app.tabs import words
+from app.tabs.guard import EXPECTED, guarded
+from app.tabs.jobs_panel import PRIVATE
+from app.tabs.measurements import decode_table, kernel_answer, kernel_table, latest_decodes, latest_kernels
+from app.tabs.page import PRECISIONS, Page
+from app.tabs.picture import build_picture, framed
+from app.tabs.selection import Selection
+from app.tabs.steps import Steps
+from app.tabs.table import build_table
+
+PICTURES = ["Speed-up", "Roofline", "Whole model"]
+SHAPES = ["1024x1024", "4096x4096", "11008x4096", "4096x11008"]
+CAPTIONS = {
+    "Speed-up": "Look at the dotted line: bars above it are faster than torch. Quantizing the activations is part of every time; "
+    "all engines took turns in one run.",
+    "Roofline": "Look at the slope: points on it are bound by reading weights, so fewer stored bits are the speed. "
+    "The roofs are the best of these measurements, not the data sheet.",
+    "Whole model": "Look at tokens per second of the same model, decoded end to end. All of these are real kernels; "
+    "simulated quantization is never timed.",
+}
+EMPTY = (
+    '<div class="abq-empty"><h3>Nothing was timed on this machine yet</h3><p>Here the packed engine will stand against torch\'s '
+    "fp32, bf16 and int8 on the shapes you choose, each checked against integer arithmetic before it is timed.</p></div>"
+)
+
+
+def build_throughput_tab(page: Page) -> None:
+    """What to time on the left; speed-ups with their path and correctness mark on the right."""
+    with gr.Row(elem_classes="abq-tab"):
+        with gr.Column(elem_classes="abq-choices"):
+            picture = gr.Radio(PICTURES, value="Speed-up", label="Picture", elem_id="throughput-picture")
+            precisions = gr.Dropdown(
+                PRECISIONS, value=["W2A8", "W2*A8", "W4A4", "W4A8"], multiselect=True, allow_custom_value=True,
+                label="Precisions", elem_id="throughput-precisions",
+            )  # fmt: skip
+            shapes = gr.Dropdown(
+                SHAPES, value=["4096x4096"], multiselect=True, allow_custom_value=True, label="Shapes N x K",
+                elem_id="throughput-shapes",
+            )  # fmt: skip
+            m = gr.Dropdown(
+                ["1", "8", "64"], value=["1"], multiselect=True, allow_custom_value=True, label="Tokens at once, M",
+                elem_id="throughput-m",
+            )  # fmt: skip
+            threads = gr.Number(1, label="Threads", precision=0, minimum=1, elem_id="throughput-threads")
+            time_kernels = gr.Button("Time the kernels", variant="primary", elem_id="throughput-kernels")
+            time_decode = gr.Button("Time the whole model", elem_id="throughput-decode")
+            command = gr.HTML("", js_on_load=None)
+        with gr.Column(elem_classes="abq-stage"):
+            answer = gr.HTML(words.answer("&nbsp;"), elem_id="throughput-answer", js_on_load=None)
+            empty = gr.HTML(EMPTY, js_on_load=None)
+            figure = build_picture("throughput-figure")
+            table = build_table("throughput-table")
+    outputs = [answer, empty, figure, table]
+
+    @guarded(len(outputs))
+    def show(text: str, picture: str) -> list[object]:
+        selection = Selection.from_json(text)
+        if selection.tab != "throughput":
+            return [gr.skip()] * len(outputs)
+        measured = page.explorer.throughput_frame()
+        kernels, decodes = latest_kernels(measured), latest_decodes(measured, selection.model)
+        if kernels.empty and decodes.empty:
+            return [words.answer("&nbsp;"), gr.update(visible=True), "", ""]
+        return [
+            _answer(picture, kernels, decodes),
+            gr.update(visible=False),
+            *_shown(picture, kernels, decodes, selection.dark),
+        ]
+
+    def measure(
+        text: str, picture: str, precisions: list[str], shapes: list[str], m: list[str], threads: float | None
+    ) -> Iterator[list[object]]:
+        """Time the kernels, saying how far it is."""
+        rest = [gr.skip()] * (len(outputs) - 1)
+        try:
+            parsed, tokens, count = _shapes(shapes), _tokens(m), int(threads or 1)
+            yield [words.answer("Checking every path against integer arithmetic, then timing&hellip;"), *rest]
+            work = Steps(lambda report: page.explorer.bench_kernels(precisions or [], parsed, tokens, count, report))
+            for done, measured in enumerate(work, start=1):
+                said = f"{done} timed; the last was {measured.precision} on {measured.path}&hellip;"
+                yield [words.answer(said), *rest]
+            yield show(text, picture if picture != PICTURES[2] else PICTURES[0])
+        except EXPECTED as error:
+            yield [words.problem(error), *rest]
+
+    def decode(text: str) -> Iterator[list[object]]:
+        """Time the whole model, all columns in turn."""
+        selection, rest = Selection.from_json(text), [gr.skip()] * len(outputs)
+        columns = ["fp32", "bf16", "int8", *dict.fromkeys([selection.precision, "W2A8", "W4A4"])]
+        yield [words.answer(f"Packing and decoding {len(columns)} columns in turn; about a minute&hellip;"), *rest]
+        try:
+            page.explorer.bench_decode([*columns, *([selection.run] if selection.run else [])], model=selection.model)
+            yield [*show(text, PICTURES[2]), PICTURES[2]]
+        except EXPECTED as error:
+            yield [words.problem(error), *rest]
+
+    gr.on([page.selection.change, picture.input], show, [page.selection, picture], outputs, **PRIVATE)
+    form = [page.selection, picture, precisions, shapes, m, threads]
+    busy = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
+    time_kernels.click(measure, form, outputs, **busy)
+    time_decode.click(decode, page.selection, [*outputs, picture], **busy)
+    gr.on([w.change for w in form[2:]], _command, form[2:], command, trigger_mode="always_last", **PRIVATE)
+    page.selection.change(_command, form[2:], command, **PRIVATE)
+
+
+def _shown(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, dark: bool) -> list[str]:
+    """Picture and table."""
+    if picture == "Whole model":
+        figure = framed(decode_figure(decodes, dark), CAPTIONS[picture], "abq/throughput.csv", "decode")
+        return [figure, decode_table(decodes)]
+    draw = speedup_figure if picture == "Speed-up" else roofline_figure
+    figure = framed(draw(kernels, dark), CAPTIONS.get(picture, ""), "abq/throughput.csv", "kernels")
+    return [figure, kernel_table(kernels)]
+
+
+def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame) -> str:
+    if picture == "Whole model":
+        if decodes.empty:
+            return words.answer("The whole model was not timed yet: press Time the whole model.")
+        best = decodes.loc[decodes["tokens_per_second"].idxmax()]
+        return words.answer(
+            f"Decoding one token at a time, <b>{words.escape(str(best['column']))}</b> is fastest with "
+            f"<b>{best['tokens_per_second']:.1f} tokens/s</b> on {words.escape(str(best['path']))}."
+        )
+    return words.answer(kernel_answer(kernels))
+
+
+def _shapes(texts: list[str]) -> list[tuple[int, int]]:
+    """NxK as numbers. Raises ValueError."""
+    parsed = []
+    for text in texts or []:
+        match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,]\s*(\d{1,6})\s*", str(text))
+        if match is None:
+            raise ValueError(f"'{str(text)[:40]}' is not a shape: write rows x columns, such as 4096x4096.")
+        parsed.append((int(match[1]), int(match[2])))
+    return parsed
+
+
+def _tokens(texts: list[str]) -> list[int]:
+    """M as numbers. Raises ValueError."""
+    for text in texts or []:
+        if not re.fullmatch(r"\d{1,5}", str(text).strip()):
+            raise ValueError(f"'{str(text)[:40]}' is not a number of tokens: write a whole number, such as 1 or 8.")
+    return [int(text) for text in texts or []]
+
+
+def _command(precisions: list[str], shapes: list[str], m: list[str], threads: float | None) -> str:
+    line = ["abq", "bench", "kernels", "--precisions", ",".join(precisions or []), "--shapes", ",".join(shapes or []),
+            "--m", ",".join(m or []), "--threads", str(int(threads or 1))]  # fmt: skip
+    return words.command(shlex.join(line))

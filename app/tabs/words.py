@@ -1,0 +1,108 @@
+"""Numbers and terms in words: one place decides how a size, a time or a perplexity reads. All of it is safe in HTML."""
+
+import math
+from html import escape
+
+TERMS = {
+    "stored bits": "Bit planes that each weight occupies in memory; with bit balance one more than its name says. Section 3.4",
+    "information bits": "log2 of the number of levels: what an ideal code would need. W2* has 5 levels, 2.32 bits. Section 3.3",
+    "bit balance": "One more level, so that the levels are symmetric around zero: 5 instead of 4 at 2 bits. Section 3.3",
+    "SNR": "Signal-to-noise ratio: power of the values over power of the rounding error, in decibel. 6 dB is one bit.",
+    "DLC": "Double log cosine: the block's output should point where the full-precision block's points. Section 3.2",
+    "AKL": "KL divergence of attention maps, in both directions, so that attention keeps its shape. Section 3.2",
+    "MSE": "Squared error of the block's output; it is in the authors' code, not in the paper's text.",
+    "KL": "Kullback-Leibler divergence of the next-token distributions from full precision, in nats. 0: the same.",
+    "perplexity": "exp of the mean loss per token on held-out text: lower is better; the standard error follows it.",
+    "same top token": "How often the most likely next token is the one that full precision would choose.",
+    "clipping": "Learned factors that narrow each row's range before rounding. Section 3.1",
+    "balance vectors": "Learned factors that move range from activations to weights, channel by channel. Section 3.1",
+    "compensation": "A learned rank-1 term on down_proj of the first and last blocks; it costs nothing later. Section 3.2",
+    "rounded": "Rounded to the nearest level; nothing was learned.",
+    "corrected": "Calibrated: balance vectors and clipping were learned block by block before rounding.",
+}
+PAPER = "arXiv 2408.08554"
+NOTHING = "\N{EN DASH}"
+
+
+def term(name: str, text: str | None = None) -> str:
+    """A term with its one-sentence explanation as tooltip."""
+    tip = f"{TERMS[name].rstrip('.')}"
+    source = f" of {PAPER}." if "Section" in tip else "."
+    return f'<abbr title="{escape(tip + source)}" tabindex="0">{escape(text or name)}</abbr>'
+
+
+def number(value: object) -> float | None:
+    """A finite float, or None."""
+    try:
+        result = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return result if math.isfinite(result) else None
+
+
+def perplexity(value: object, stderr: object = None) -> str:
+    """Two decimals with the standard error."""
+    mean, error = number(value), number(stderr)
+    if mean is None:
+        return NOTHING
+    shown = f"{mean:,.2f}" if mean < 1e5 else f"{mean:.2e}"
+    return shown + (f" \N{PLUS-MINUS SIGN} {error:.2f}" if error else "")
+
+
+def mib(size: object) -> str:
+    """Bytes as MiB, or GiB where they are many."""
+    value = number(size)
+    if value is None:
+        return NOTHING
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.2f} MiB"
+
+
+def bits(value: object) -> str:
+    """Two decimals, or a whole number where it is one."""
+    shown = number(value)
+    return NOTHING if shown is None else f"{shown:.0f}" if shown == int(shown) else f"{shown:.2f}"
+
+
+def seconds(value: object) -> str:
+    """A time with unit and three figures; minutes and hours from there."""
+    shown = number(value)
+    if shown is None:
+        return NOTHING
+    if shown < 1e-3:
+        return f"{shown * 1e6:.3g} \N{GREEK SMALL LETTER MU}s"
+    if shown < 1:
+        return f"{shown * 1e3:.3g} ms"
+    if shown < 60:
+        return f"{shown:.3g} s"
+    if shown < 3600:
+        return f"{int(shown // 60)} min {int(shown % 60)} s"
+    return f"{int(shown // 3600)} h {int(shown % 3600 // 60)} min"
+
+
+def percent(share: object) -> str:
+    """A share of 1 as percent with one decimal."""
+    shown = number(share)
+    return NOTHING if shown is None else f"{100 * shown:.1f} %"
+
+
+def answer(html: str) -> str:
+    """The one-line answer above a picture. `html` is safe already."""
+    return f'<p class="abq-answer" role="status">{html}</p>'
+
+
+def problem(message: object) -> str:
+    """A sentence that says what went wrong, in place of the answer."""
+    return f'<p class="abq-answer abq-problem" role="alert">{escape(str(message))}</p>'
+
+
+def command(line: str) -> str:
+    """The equal command line of a form."""
+    return (
+        '<div class="abq-command"><span>the same on the command line</span>'
+        f'<code tabindex="0">{escape(line)}</code></div>'
+    )
+
+
+def facts(rows: list[tuple[str, str]]) -> str:
+    """Names and values in two columns. Both are safe HTML already."""
+    return '<dl class="abq-facts">' + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"

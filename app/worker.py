@@ -1,0 +1,60 @@
+"""A worker process: claims one job, runs it, ends. `python -m app.worker`; the supervisor starts one for every job."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from app.clock import now
+from app.lease import JobLease
+from app.settings import Settings
+
+NICENESS = 5  # the page stays responsive while a job takes all cores
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Claim the oldest queued job and run it to its end. Returns 0, also where the queue is empty."""
+    parser = argparse.ArgumentParser(prog="python -m app.worker", description=__doc__)
+    parser.add_argument("--name", required=True, help="what the queue calls this worker")
+    parser.add_argument("--parent", type=int, default=None, help="process without which this one stops")
+    options = parser.parse_args(arguments)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    return run_one(Settings.from_environment(), options.name, options.parent)
+
+
+def run_one(settings: Settings, name: str, parent: int | None) -> int:
+    """The life of a worker between start and end."""
+    from app.services import Explorer
+
+    explorer = Explorer.open(settings)
+    job = explorer.jobs.claim_next(name, now())
+    if job is None:
+        return 0
+    lease = JobLease(explorer.jobs, job, parent)
+    with stop_on_signals(lease), lease:  # the lease is held while torch is imported
+        from app.calibration_job import run_claimed
+
+        run_claimed(explorer, lease)
+    return 0
+
+
+@contextlib.contextmanager
+def stop_on_signals(lease: JobLease) -> Iterator[None]:
+    """SIGTERM puts the job back into the queue at its next step."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        lease.stop("shutdown")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

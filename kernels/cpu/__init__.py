@@ -1,0 +1,1 @@
+"""The CPU engine: Numba functions around vector loops written in LLVM IR. `kernels.cpu.engine` is its door."""

@@ -1,0 +1,147 @@
+"""One token times a packed weight: the byte dot product on fields, and the bit-serial product on planes."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.cpu.compile import compiled
+from kernels.cpu.decode_loops import dot_field, popcount_plane
+from kernels.cpu.tile_loops import finish_panel
+from kernels.cpu.vectors import TARGET
+
+Array = NDArray[Any]
+
+PANELS = TARGET.decode_panels
+ROWS = 16 * PANELS
+
+_dot8, _dot4, _dot2, _dot1 = dot_field(8), dot_field(4), dot_field(2), dot_field(1)
+_popcount1, _popcount2 = popcount_plane(1), popcount_plane(2)
+
+
+@compiled
+def dot_segment(
+    data: Array,
+    widths: Array,
+    start: int,
+    field_words: int,
+    stride: int,
+    column: int,
+    columns: int,
+    codes: Array,
+    totals: Array,
+) -> None:
+    """totals[row] += sum over `columns` columns from `column` of activation code x weight code, all fields.
+
+    start: the panel's first word.  field_words: words of a one-bit field of a whole row.
+    """
+    shift = 0
+    for width in widths:
+        first = start + (column // 32) * width * 16
+        words = (columns // 32) * width
+        s = np.int32(shift)
+        if width == 8:
+            _dot8(data, first, stride, words, codes, column, totals, s)
+        elif width == 4:
+            _dot4(data, first, stride, words, codes, column, totals, s)
+        elif width == 2:
+            _dot2(data, first, stride, words, codes, column, totals, s)
+        else:
+            _dot1(data, first, stride, words, codes, column, totals, s)
+        start += field_words * width * 16
+        shift += width
+
+
+@compiled
+def popcount_segment(
+    data: Array,
+    bits: int,
+    start: int,
+    field_words: int,
+    stride: int,
+    column: int,
+    columns: int,
+    act_planes: Array,
+    act_bits: int,
+    totals: Array,
+) -> None:
+    """The same by 2^(i+j) popcount(A_i & W_j) over `bits` weight planes and act_bits activation planes."""
+    for j in range(bits):
+        first = start + (j * field_words + column // 32) * 16
+        for i in range(0, act_bits, 2):
+            x_first, shift = i * field_words + column // 32, np.int32(i + j)
+            if i + 1 < act_bits:
+                _popcount2(data, first, stride, columns // 32, act_planes, x_first, field_words, totals, shift)
+            else:
+                _popcount1(data, first, stride, columns // 32, act_planes, x_first, field_words, totals, shift)
+
+
+@compiled
+def exact_sum(
+    total: np.int32,
+    zero: np.int16,
+    centred_sum: np.int32,
+    act_sum: np.int32,
+    act_zero: np.int32,
+) -> np.int32:
+    """sum of (qa - za)(qw - zw) from total = sum qa qw, what `finish_panel` scales."""
+    return total - np.int32(zero) * act_sum - act_zero * centred_sum
+
+
+@compiled
+def decode(
+    data: Array,
+    widths: Array,
+    segment: int,
+    scale: Array,
+    zero: Array,
+    sums: Array,
+    bias: Array,
+    codes: Array,
+    act_planes: Array,
+    act_bits: int,
+    act_scale: np.float32,
+    act_zero: np.int32,
+    act_sums: Array,
+    first_panel: int,
+    last_panel: int,
+    out: Array,
+    integers: Array,
+) -> None:
+    """y = s_a sum_g s_w (sum qa qw - zw sum qa - za sum(qw - zw)) + bias, for the rows of panels first .. last - 1.
+
+    The weight's arrays are PackedWeight's; bias may be empty.  codes: (k_padded,) int8.  act_planes: their bit planes,
+    or empty for the byte dot product.  act_scale, act_zero, act_sums: of this token.  out: (n,) float32, all rows.
+    integers: (n, groups) int32 to also write the exact sums into, or empty.
+    """
+    k, n = codes.size, out.size
+    field_words = k // 32
+    row_words = field_words * widths.sum() * 16
+    padded = (n + 15) // 16 * 16
+    totals = np.empty(ROWS, np.int32)
+    y = np.empty(ROWS, np.float32)
+    for panel in range(first_panel, last_panel, PANELS):
+        panels = min(PANELS, last_panel - panel)
+        start, stride = panel * row_words, row_words if panels == PANELS else 0
+        rows = min(16 * panels, n - 16 * panel)
+        y[:] = 0
+        for g in range(act_sums.size):
+            column = g * segment
+            columns = min(segment, k - column)
+            totals[:] = 0
+            if act_planes.size:
+                bits = widths.size
+                popcount_segment(data, bits, start, field_words, stride, column, columns, act_planes, act_bits, totals)
+            else:
+                dot_segment(data, widths, start, field_words, stride, column, columns, codes, totals)
+            side = g * padded + panel * 16
+            for p in range(0, 16 * panels, 16):
+                finish_panel(totals, p, zero, sums, scale, side + p, act_sums[g], act_zero, y, p)
+            if integers.size:
+                for r in range(rows):
+                    integers[panel * 16 + r, g] = exact_sum(
+                        totals[r], zero[side + r], sums[side + r], act_sums[g], act_zero
+                    )
+        for r in range(rows):
+            row = panel * 16 + r
+            out[row] = y[r] * act_scale + (bias[row] if bias.size else np.float32(0))

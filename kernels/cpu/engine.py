@@ -1,0 +1,161 @@
+"""The CPU engine's door: quantize tokens, choose a path, run it. Each path is tested once, before it is first used.
+
+A path that fails its self-test is switched off with a warning that names it; `kernels.dispatch` then takes NumPy.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numba.core.errors import NumbaError
+from numpy.typing import NDArray
+
+from kernels import reference
+from kernels.activations import quantize_activations
+from kernels.cpu.decode import decode
+from kernels.cpu.prefill import prefill
+from kernels.cpu.quantize import pack_planes, quantize_tokens
+from kernels.cpu.target import cpu_name, target
+from kernels.cpu.tile_loops import TILE_TOKENS
+from kernels.cpu.weight_only import weight_only
+from kernels.threads import run_ranges, thread_count
+from kernels.weight import PackedWeight, pack_weight
+
+DOT = target().name
+BIT_SERIAL = "avx512-bitserial"
+GEMM = "int8-gemm"
+DEQUANTIZED = "dequantized-fp32"
+PATHS = (DOT, BIT_SERIAL, GEMM, DEQUANTIZED) if target().has_popcount else (DOT, GEMM, DEQUANTIZED)
+
+_PANEL_STEP = 4
+_WORTH_A_THREAD = 1 << 23  # multiplications; fewer are done before a thread has woken up
+_DOT_TOKENS, _BIT_SERIAL_TOKENS = 2, 4  # more tokens gain from unpacking the weight once for all of them
+_NO_BIAS = np.empty(0, np.float32)
+_NO_PLANES = np.empty(0, np.uint32)
+_NO_INTEGERS = {2: np.empty((0, 0), np.int32), 3: np.empty((0, 0, 0), np.int32)}
+
+
+class EngineWarning(RuntimeWarning):
+    """A path of the engine gave wrong results on this machine and is switched off."""
+
+
+def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
+    """The path that m tokens of act_bits (1..8, 16) should take, whether or not it passed its self-test."""
+    if act_bits == 16:
+        return DEQUANTIZED
+    bit_serial = target().has_popcount and weight.is_bit_serial and weight.planes * act_bits < 8
+    if m > (_BIT_SERIAL_TOKENS if bit_serial else _DOT_TOKENS):
+        return GEMM
+    return BIT_SERIAL if bit_serial else DOT
+
+
+def linear(
+    x: NDArray[np.float32],
+    weight: PackedWeight,
+    act_bits: int,
+    path: str,
+    threads: int | None = None,
+    integers: NDArray[np.int32] | None = None,
+) -> NDArray[np.float32]:
+    """x (m, k) float32, quantized to act_bits (1..8), times the weight -> (m, n) float32.
+
+    path: GEMM, or DOT or BIT_SERIAL, which take one token after the other.
+    integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(qw - zw).
+    """
+    m = x.shape[0]
+    codes = np.empty((m if path != GEMM else -(-m // TILE_TOKENS) * TILE_TOKENS, weight.k_padded), np.int8)
+    scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
+    sums = np.empty((m, weight.groups), np.int32)
+    quantize_tokens(x, act_bits, weight.segment, codes, scale, zero, sums)
+    bias = _NO_BIAS if weight.bias is None else weight.bias
+    static = (
+        weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, weight.panel_sum, bias,
+    )  # fmt: skip
+    out = np.empty((m, weight.n), np.float32)
+    if path == GEMM:
+        exact = _NO_INTEGERS[3] if integers is None else integers
+
+        def run(first: int, last: int) -> None:
+            prefill(*static, codes, scale, zero, sums, first, last, out, exact)
+
+    else:
+        planes = [_NO_PLANES] * m
+        if path == BIT_SERIAL:
+            planes = [np.empty(act_bits * weight.k_padded // 32, np.uint32) for _ in range(m)]
+            for t in range(m):
+                pack_planes(codes[t], act_bits, planes[t])
+
+        def run(first: int, last: int) -> None:
+            for t in range(m):
+                exact = _NO_INTEGERS[2] if integers is None else integers[t]
+                decode(*static, codes[t], planes[t], act_bits, scale[t], zero[t], sums[t], first, last, out[t], exact)
+
+    _run_threaded(run, weight, m, threads)
+    return out
+
+
+def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: int | None = None) -> NDArray[np.float32]:
+    """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32."""
+    m = x.shape[0]
+    rows = 1 if m == 1 else -(-m // TILE_TOKENS) * TILE_TOKENS
+    if x.shape != (rows, weight.k_padded):
+        padded = np.zeros((rows, weight.k_padded), np.float32)
+        padded[:m, : weight.k] = x
+        x = padded
+    bias = _NO_BIAS if weight.bias is None else weight.bias
+    out = np.empty((m, weight.n), np.float32)
+
+    def run(first: int, last: int) -> None:
+        weight_only(
+            weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, bias, x, first, last, out
+        )
+
+    _run_threaded(run, weight, m, threads)
+    return out
+
+
+def _run_threaded(run: Callable[[int, int], None], weight: PackedWeight, m: int, threads: int | None) -> None:
+    many = weight.n * weight.k * m >= _WORTH_A_THREAD
+    run_ranges(run, weight.panels, _PANEL_STEP, thread_count(threads) if many else 1)
+
+
+@cache
+def works(path: str) -> bool:
+    """Whether the path passed its self-test: exact integers and the reference's output on small awkward shapes."""
+    cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]
+    if path == BIT_SERIAL:
+        cases = [(1, 7, None, 1), (2, 3, 32, 1), (3, 2, 64, 1)]
+    try:
+        passed = all(_agrees(path, *case) for case in cases)
+        outcome = "gave wrong results in its self-test"
+    except NumbaError as error:
+        passed, outcome = False, f"could not be compiled ({type(error).__name__})"
+    if not passed:
+        warnings.warn(
+            f"The CPU path '{path}' {outcome} and is switched off; products take NumPy instead, exact but slow. "
+            f"Please report this with the processor's name: {cpu_name()}.",
+            EngineWarning,
+            stacklevel=2,
+        )
+    return passed
+
+
+def _agrees(path: str, planes: int, act_bits: int, group_size: int | None, m: int) -> bool:
+    random = np.random.default_rng(planes * 100 + act_bits)
+    n, k = 37, 168
+    groups = 1 if group_size is None else -(-k // group_size)
+    codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
+    zero = random.integers(0, 1 << planes, (n, groups), dtype=np.int16)
+    scale = random.uniform(0.5, 1.5, (n, groups)).astype(np.float32)
+    weight = pack_weight(codes, planes, scale, zero, group_size, scale[:, 0], act_bits)
+    x = random.standard_normal((m, k), np.float32)
+    if path == DEQUANTIZED:
+        expected_y = x @ weight.dequantize().T + scale[:, 0]
+        return np.allclose(linear_dequantized(x, weight, 1), expected_y, rtol=1e-4, atol=1e-2)
+    integers = np.zeros((m, n, groups), np.int32)
+    y = linear(x, weight, act_bits, path, 1, integers)
+    act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits)
+    expected = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
+    expected_y = reference.linear_from_totals(expected, act_scale, scale, scale[:, 0])
+    return np.array_equal(integers, expected) and np.allclose(y, expected_y, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,121 @@
+"""One entry to every product: y = x W^T with quantized activations, by the fastest path that passed its self-test."""
+
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.activations import quantize_activations
+from kernels.planes import ShapeError
+from kernels.threads import thread_count
+from kernels.weight import PackedWeight
+
+NUMPY = "numpy"
+DEQUANTIZED = "dequantized-fp32"
+_BLOCK_ROWS = 512
+
+
+def linear(
+    x: NDArray[np.float32], weight: PackedWeight, act_bits: int, threads: int | None = None
+) -> NDArray[np.float32]:
+    """y = s_a s_w (sum qa qw - zw sum qa - za sum qw + K za zw) + bias, the paper's integer product, exact in integers.
+
+    x: (m, k) float32.  act_bits: 1..8, quantized per token, or 16: the weight is dequantized and the product is in
+    float32.  threads: at most this many (None: ABQ_THREADS, or all cores).  Returns (m, n) float32.
+    Raises ShapeError, and ThreadsError.
+    """
+    x = _checked(x, weight)
+    path = path_for(weight, x.shape[0], act_bits)
+    engine = _engine()
+    if path == DEQUANTIZED:
+        return engine.linear_dequantized(x, weight, threads)
+    if path != NUMPY:
+        return engine.linear(x, weight, act_bits, path, threads)
+    return _dequantized_linear(x, weight) if act_bits == 16 else _numpy_linear(x, weight, act_bits)
+
+
+def exact_integers(
+    x: NDArray[np.float32], weight: PackedWeight, act_bits: int, threads: int | None = None
+) -> NDArray[np.int32]:
+    """The integers inside `linear`: sum of (qa - za)(qw - zw) over each group, (m, n, groups) int32, act_bits 1..8.
+
+    Runs the engine's path even where `linear` would take NumPy, so that a check sees what the engine computes.
+    """
+    x = _checked(x, weight)
+    engine = _engine()
+    integers = np.empty((len(x), weight.n, weight.groups), np.int32)
+    engine.linear(x, weight, act_bits, engine.path_for(weight, len(x), act_bits), threads, integers)
+    return integers
+
+
+def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
+    """The name of the path that `linear` takes for m tokens.
+
+    "avx512-vnni", "avx2" or "portable" (byte dot product, by instruction set), "avx512-bitserial", "int8-gemm",
+    "dequantized-fp32", "numpy".  Raises ShapeError where act_bits is neither 1..8 nor 16.
+    """
+    if act_bits != 16 and not 1 <= act_bits <= 8:
+        raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
+    engine = _engine()
+    path = engine.path_for(weight, m, act_bits)
+    return path if engine.works(path) else NUMPY
+
+
+def describe() -> dict[str, object]:
+    """What this machine offers: {"cpu", "instructions", "paths": {path: passed its self-test}, "threads"}."""
+    from kernels.cpu.target import cpu_name, features
+
+    engine = _engine()
+    shown = [name for name in ("avx2", "avxvnni", "avx512f", "avx512vnni", "avx512vpopcntdq") if name in features()]
+    paths = {path: engine.works(path) for path in engine.PATHS}
+    return {
+        "cpu": cpu_name(),
+        "instructions": shown,
+        "paths": {**paths, NUMPY: True},
+        "threads": thread_count(),
+    }
+
+
+def _checked(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
+    """x as the engine's compiled functions want it. Raises ShapeError."""
+    if x.ndim != 2 or x.shape[1] != weight.k:
+        raise ShapeError(f"activations of shape {x.shape} do not fit a weight ({weight.n}, {weight.k})")
+    if x.dtype != np.float32 or not x.flags.c_contiguous or not x.flags.writeable:
+        x = np.array(x, np.float32, order="C")
+    return x
+
+
+@cache
+def _engine() -> ModuleType:
+    """The Numba engine, imported at first use: it takes a second that `import kernels.dispatch` should not."""
+    from kernels.cpu import engine
+
+    return engine
+
+
+def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> NDArray[np.float32]:
+    """The fallback: sums of integers in float64, which are exact below 2^53, by BLAS."""
+    act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits)
+    centred = act_codes.astype(np.float64) - act_zero[:, None]
+    out = np.empty((len(x), weight.n), np.float32)
+    for start in range(0, weight.n, _BLOCK_ROWS):
+        rows = slice(start, min(start + _BLOCK_ROWS, weight.n))
+        codes = weight.codes(rows.start, rows.stop).astype(np.float64)
+        zero, scale = weight.zero[rows], weight.scale[rows]
+        y = np.zeros((len(x), len(codes)), np.float32)
+        for g, column in enumerate(range(0, weight.k, weight.segment)):
+            columns = slice(column, column + weight.segment)
+            totals = centred[:, columns] @ (codes[:, columns] - zero[:, [g]]).T
+            y += totals.astype(np.float32) * scale[:, g]
+        out[:, rows] = y * act_scale[:, None]
+    return out if weight.bias is None else out + weight.bias
+
+
+def _dequantized_linear(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
+    """Weight-only quantization: rows are dequantized, a block at a time, and multiplied by BLAS."""
+    out = np.empty((len(x), weight.n), np.float32)
+    for start in range(0, weight.n, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, weight.n)
+        np.matmul(x, weight.dequantize(start, stop).T, out=out[:, start:stop])
+    return out if weight.bias is None else out + weight.bias

@@ -1,0 +1,56 @@
+"""How many threads a product may use, and the pool that runs its parts."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
+VARIABLE = "ABQ_THREADS"
+
+
+class ThreadsError(ValueError):
+    """A number of threads that is not a positive integer."""
+
+
+@cache
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_count(threads: int | None = None) -> int:
+    """`threads`, or the environment's ABQ_THREADS, or all cores; never more than cores. Raises ThreadsError."""
+    if threads is None:
+        text = os.environ.get(VARIABLE)
+        if text is None:
+            return cores()
+        if not text.strip().isdecimal():
+            raise ThreadsError(f"{VARIABLE} is {text!r}; set it to a number of threads, 1 or more, or unset it")
+        threads = int(text)
+    if threads < 1:
+        raise ThreadsError(f"{threads} threads were asked for; use 1 or more")
+    return min(threads, cores())
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(1, cores() - 1), thread_name_prefix="abq-kernels")
+
+
+def run_ranges(work: Callable[[int, int], None], count: int, step: int, threads: int) -> None:
+    """Call work(first, last) on up to `threads` ranges that cover 0 .. count, cut at multiples of `step`.
+
+    One range runs in the calling thread. `work` must release the GIL to gain from it.
+    """
+    parts = min(threads, -(-count // step))
+    if parts <= 1:
+        work(0, count)
+        return
+    cuts = [min(count, -(-count * part // (parts * step)) * step) for part in range(parts + 1)]
+    others = [_pool().submit(work, first, last) for first, last in pairwise(cuts[1:])]
+    work(cuts[0], cuts[1])
+    for other in others:
+        other.result()

@@ -1,0 +1,47 @@
+"""Services on a data folder of their own, and a calibration that takes a second."""
+
+from pathlib import Path
+
+import pytest
+from app_cases import SpecMaker, settings_in, work_on
+
+from abq_core.precision import Precision
+from abq_core.spec import CalibrationSpec
+from app.services import Explorer
+from app.settings import Settings
+from storage.jobs import Job
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("The module provides functions to read and write files, one line at a time. " * 600, "utf-8")
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path / "data")
+
+
+@pytest.fixture
+def explorer(settings: Settings) -> Explorer:
+    return Explorer.open(settings)
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tiny_llama: Path, text_file: Path) -> SpecMaker:
+    """Makes the spec of a calibration of the tiny model on a short text."""
+
+    def make(precision: str = "W4A4", method: str = "abq", **changes: object) -> CalibrationSpec:
+        values = {"data": str(text_file), "segments": 2, "seq_len": 32, "epochs": 2, **changes}
+        return CalibrationSpec(str(tiny_llama), Precision.parse(precision), method, **values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker) -> tuple[Explorer, Job]:
+    """Services with one run that succeeded; tests must leave it as it is."""
+    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("finished")))
+    return explorer, work_on(explorer, explorer.submit(tiny_spec()))

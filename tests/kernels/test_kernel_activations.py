@@ -1,0 +1,74 @@
+"""Activation quantization: the engine's, NumPy's and torch's give the same bits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from kernels.activations import quantize_activations
+from kernels.cpu.quantize import quantize_tokens
+from kernels.planes import ShapeError
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100)
+TOKENS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=70), elements=FLOATS)
+
+
+def engine_quantize(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    m, k = x.shape
+    padded = -(-k // 32) * 32
+    codes, sums = np.full((m + 2, padded), 99, np.int8), np.empty((m, 1), np.int32)
+    scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
+    quantize_tokens(x, bits, padded, codes, scale, zero, sums)
+    assert not codes[m:].any()
+    assert not codes[:, k:].any()
+    shift = 128 if bits == 8 else 0
+    return codes[:m, :k].astype(np.int32) + shift, scale, zero + shift, sums[:, 0] + shift * k
+
+
+@settings(max_examples=80, deadline=None)
+@given(x=TOKENS, bits=st.integers(1, 8))
+def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int) -> None:
+    codes, scale, zero, sums = quantize_activations(x, bits)
+    for mine, reference in zip(engine_quantize(x, bits), (codes, scale, zero, sums), strict=True):
+        assert np.array_equal(mine, reference)
+    t = torch.from_numpy(x)
+    low, high = t.amin(-1, keepdim=True).clamp(max=0), t.amax(-1, keepdim=True).clamp(min=0)
+    step = (high - low) / (2**bits - 1)
+    step = torch.where(step > 0, step, torch.ones_like(step))
+    offset = torch.round(-low / step)
+    assert np.array_equal(torch.clamp(torch.round(t / step) + offset, 0, 2**bits - 1).numpy(), codes)
+    assert np.array_equal(step[:, 0].numpy(), scale)
+    assert np.array_equal(offset[:, 0].numpy(), zero)
+
+
+def test_zero_is_exact_and_rounding_is_half_to_even() -> None:
+    codes, scale, zero, sums = quantize_activations(np.array([[-1.0, 0.0, 0.5, 1.5, 2.0]], np.float32), 2)
+    assert scale.tolist() == [1.0]
+    assert zero.tolist() == [1]
+    assert codes.tolist() == [[0, 1, 1, 3, 3]]
+    assert sums.tolist() == [8]
+
+
+def test_a_range_on_one_side_still_holds_zero() -> None:
+    codes, scale, zero, _ = quantize_activations(np.array([[3.0, 6.0], [-3.0, -6.0]], np.float32), 1)
+    assert scale.tolist() == [6.0, 6.0]
+    assert zero.tolist() == [0, 1]
+    assert codes.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_token_that_is_not_finite_gets_scale_nan(bad: float) -> None:
+    x = np.array([[1.0, bad], [1.0, 2.0]], np.float32)
+    for codes, scale, _, _ in (quantize_activations(x, 4), engine_quantize(x, 4)):
+        assert np.isnan(scale[0])
+        assert not codes[0].any()
+        assert np.isfinite(scale[1])
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"1\.\.8 bits, got 9"):
+        quantize_activations(np.zeros((1, 2), np.float32), 9)
+    with pytest.raises(ShapeError, match="tokens, channels"):
+        quantize_activations(np.zeros(2, np.float32), 8)

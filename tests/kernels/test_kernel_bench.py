@@ -1,0 +1,91 @@
+"""The benchmark: what its rows say, and that it checks before it times."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels import bench, dispatch
+from kernels.bandwidth import read_bandwidth
+from kernels.bench import BenchError, bench_kernels, parse_precision
+
+ENGINES = {"torch-fp32", "torch-bf16", "torch-int8"}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(bench, "_SAMPLE_SECONDS", 1e-5)
+
+
+def test_rows_of_one_run() -> None:
+    seen: list[bench.KernelMeasurement] = []
+    rows = bench_kernels(["W2A8", "W2*A8", "W4A4g32", "W1A1", "W4A16"], [(64, 96)], [1, 6], 1, seen.append)
+    assert rows == seen
+    assert len(rows) == 2 * (5 + len(ENGINES))
+    for row in rows:
+        assert (row.n, row.k, row.threads, row.device) == (64, 96, 1, "cpu")
+        assert row.median_us > 0
+        assert row.iqr_us >= 0
+        assert row.cold_us > 0
+        assert row.bytes_moved == row.packed_bytes + 4 * row.m * (64 + 96)
+        assert set(row.speedup) == ENGINES
+        assert row.exact == (row.engine == "abq")
+    own = {row.engine: row for row in rows if row.m == 1 and row.engine in ENGINES}
+    assert set(own) == ENGINES
+    for engine, row in own.items():
+        assert row.speedup[engine] == 1.0
+    w2 = next(row for row in rows if row.precision == "W2A8" and row.m == 1)
+    assert w2.speedup["torch-bf16"] == pytest.approx(own["torch-bf16"].median_us / w2.median_us)
+    assert w2.packed_bytes == 64 * 96 * 2 // 8 + 64 * 10
+    assert {row.path for row in rows if row.precision == "W4A16"} == {"dequantized-fp32"}
+
+
+def test_a_wrong_integer_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = dispatch.exact_integers
+
+    def wrong(*args: Any) -> np.ndarray:
+        integers = right(*args)
+        integers[0, 7, 0] += 1
+        return integers
+
+    monkeypatch.setattr(dispatch, "exact_integers", wrong)
+    rows = bench_kernels(["W4A4"], [(32, 64)], [1], 1)
+    assert not any(row.exact for row in rows)
+
+
+def test_one_thread_is_timed_by_its_own_clock() -> None:
+    ((alone, _),) = bench._alternate([lambda: time.sleep(0.002)], threads=1)
+    ((wall, _),) = bench._alternate([lambda: time.sleep(0.002)], threads=2)
+    assert max(alone) < 0.002 <= min(wall)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("W2A8", (2, False, 8, None)),
+        ("W2*A8", (2, True, 8, None)),
+        ("w4a4g128", (4, False, 4, 128)),
+        ("W3A16", (3, False, 16, None)),
+        ("W6A6kv8", (6, False, 6, None)),
+    ],
+)
+def test_names_are_parsed(name: str, parts: tuple[int, bool, int, int | None]) -> None:
+    assert parse_precision(name) == parts
+
+
+@pytest.mark.parametrize("name", ["W9A8", "W0A8", "W4A9", "FP16", "W4", "W16A16", ""])
+def test_names_that_are_no_precision_are_refused(name: str) -> None:
+    with pytest.raises(BenchError, match=r"e\.g\. W2\*A8"):
+        bench_kernels([name], [(32, 64)], [1], 1)
+
+
+@pytest.mark.parametrize(("shapes", "m"), [([], [1]), ([(0, 64)], [1]), ([(32, 64)], []), ([(32, 64)], [0])])
+def test_nothing_to_measure_is_refused(shapes: list[tuple[int, int]], m: list[int]) -> None:
+    with pytest.raises(BenchError, match="nothing to measure"):
+        bench_kernels(["W4A4"], shapes, m, 1)
+
+
+def test_read_bandwidth_is_plausible() -> None:
+    assert 0.1 < read_bandwidth(1) < 2000

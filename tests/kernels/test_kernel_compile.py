@@ -1,0 +1,42 @@
+"""Compilation: kept on disk where possible, and still there where nothing can be written."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from kernels.cpu import compile as compile_module
+from kernels.cpu.compile import compiled
+from kernels.cpu.decode import decode
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def test_functions_work_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    njit = compile_module.njit
+
+    def no_place(**options: Any) -> Any:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function 'double': no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(compile_module, "njit", no_place)
+    assert compiled(double)(21) == 42
+
+
+def test_the_second_process_compiles_nothing() -> None:
+    code = (
+        "import numpy as np\n"
+        "from kernels import dispatch\n"
+        "from kernels.cpu.decode import decode\n"
+        "from kernels.weight import pack_weight\n"
+        "weight = pack_weight(np.ones((8, 64), int), 2, np.ones(8, np.float32), np.zeros(8, int))\n"
+        "dispatch.linear(np.ones((1, 64), np.float32), weight, 8)\n"
+        "print(sum(decode.stats.cache_misses.values()))\n"
+    )
+    assert decode.stats.cache_path is not None
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[1].stdout.strip() == "0", runs[1].stderr

@@ -1,0 +1,241 @@
+"""Every path of the engine against the int64 reference: shapes, bits, stars, zero points, groups, tails."""
+
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import dispatch
+from kernels.activations import quantize_activations
+from kernels.cpu import engine
+from kernels.cpu.target import target
+from kernels.planes import ShapeError
+from kernels.reference import integer_totals, linear_from_totals
+from kernels.weight import PackedWeight, pack_weight
+
+
+def random_weight(
+    seed: int, n: int, k: int, bits: int, starred: bool = False, group_size: int | None = None, act_bits: int = 8
+) -> PackedWeight:
+    random = np.random.default_rng(seed)
+    groups = 1 if group_size is None else -(-k // group_size)
+    codes = random.integers(0, (1 << bits) + starred, (n, k), dtype=np.uint16)
+    zero = np.full((n, groups), 1 << (bits - 1)) if starred else random.integers(0, 1 << bits, (n, groups))
+    scale = random.uniform(0.1, 1.0, (n, groups)).astype(np.float32)
+    bias = random.standard_normal(n, np.float32) if seed % 2 else None
+    return pack_weight(codes, bits + starred, scale, zero, group_size, bias, act_bits)
+
+
+def tokens(seed: int, m: int, k: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((m, k), np.float32)
+
+
+def assert_exact(x: np.ndarray, weight: PackedWeight, act_bits: int, path: str | None = None) -> None:
+    codes, act_scale, act_zero, _ = quantize_activations(x, act_bits)
+    totals = integer_totals(codes, act_zero, weight.codes(), weight.zero, weight.segment)
+    expected = linear_from_totals(totals, act_scale, weight.scale, weight.bias)
+    integers = np.full(totals.shape, -1, np.int32)
+    y = engine.linear(x, weight, act_bits, path or engine.path_for(weight, len(x), act_bits), 2, integers)
+    assert np.array_equal(integers, totals)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    bits=st.integers(1, 8),
+    act_bits=st.integers(1, 8),
+    packed_for=st.integers(1, 8),
+    starred=st.booleans(),
+    group_size=st.sampled_from([None, 32, 64, 96, 128]),
+    m=st.integers(1, 9),
+    n=st.integers(1, 100),
+    k=st.integers(1, 600),
+    seed=st.integers(0, 2**31),
+)
+def test_integers_equal_the_int64_reference(
+    bits: int, act_bits: int, packed_for: int, starred: bool, group_size: int | None, m: int, n: int, k: int, seed: int
+) -> None:
+    weight = random_weight(seed, n, k, bits, starred, group_size, packed_for)
+    x = tokens(seed, m, k)
+    assert_exact(x, weight, act_bits)
+    assert_exact(x, weight, act_bits, engine.DOT)
+    assert_exact(x, weight, act_bits, engine.GEMM)
+
+
+@pytest.mark.parametrize("act_bits", range(1, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("starred", [False, True])
+def test_every_precision(bits: int, act_bits: int, starred: bool) -> None:
+    weight = random_weight(bits * 8 + act_bits, 40, 200, bits, starred, None, act_bits)
+    for m in (1, 5):
+        assert_exact(tokens(m, m, 200), weight, act_bits)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (131, 65, 300), (257, 17, 1100), (1000, 33, 64), (1, 4096, 64)])
+def test_shapes_beyond_the_blocks(m: int, n: int, k: int) -> None:
+    for bits in (2, 3, 8):
+        assert_exact(tokens(m, m, k), random_weight(n, n, k, bits), 8)
+
+
+@pytest.mark.parametrize(("bits", "starred"), [(8, False), (8, True), (4, False), (1, False)])
+@pytest.mark.parametrize("m", [1, 4])
+def test_extreme_values_on_long_rows_do_not_overflow(bits: int, starred: bool, m: int) -> None:
+    n, k = 17, 70_000
+    codes = np.full((n, k), (1 << bits) - 1 + starred, np.uint16)
+    weight = pack_weight(codes, bits + starred, np.ones((n, 1), np.float32), np.zeros((n, 1), int))
+    x = np.ones((m, k), np.float32)
+    assert_exact(x, weight, 8)
+    expected = k * ((1 << bits) - 1 + starred)
+    np.testing.assert_allclose(dispatch.linear(x, weight, 8), np.full((m, n), expected), rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    bits=st.integers(1, 8),
+    starred=st.booleans(),
+    group_size=st.sampled_from([None, 32, 128]),
+    m=st.integers(1, 9),
+    n=st.integers(1, 70),
+    k=st.integers(1, 400),
+    seed=st.integers(0, 2**31),
+)
+def test_16_bit_activations_are_the_float_product(
+    bits: int, starred: bool, group_size: int | None, m: int, n: int, k: int, seed: int
+) -> None:
+    weight, x = random_weight(seed, n, k, bits, starred, group_size, 16), tokens(seed, m, k)
+    assert dispatch.path_for(weight, m, 16) == "dequantized-fp32"
+    expected = x.astype(np.float64) @ weight.dequantize().T.astype(np.float64)
+    expected += 0 if weight.bias is None else weight.bias
+    np.testing.assert_allclose(dispatch.linear(x, weight, 16), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("act_bits", [1, 8, 16])
+def test_numpy_takes_over_where_a_path_is_switched_off(monkeypatch: pytest.MonkeyPatch, act_bits: int) -> None:
+    weight, x = random_weight(3, 600, 90, 3, True, 32), tokens(0, 3, 90)
+    expected = dispatch.linear(x, weight, act_bits)
+    monkeypatch.setattr(engine, "works", lambda path: False)
+    assert dispatch.path_for(weight, 3, act_bits) == "numpy"
+    np.testing.assert_allclose(dispatch.linear(x, weight, act_bits), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_path_that_fails_its_self_test_is_named_and_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = engine.linear
+
+    def wrong(
+        x: np.ndarray, weight: PackedWeight, act_bits: int, path: str, threads: int, integers: np.ndarray
+    ) -> object:
+        y = right(x, weight, act_bits, path, threads, integers)
+        integers[0, 0, 0] += 1
+        return y
+
+    monkeypatch.setattr(engine, "linear", wrong)
+    engine.works.cache_clear()
+    try:
+        with pytest.warns(engine.EngineWarning, match="'int8-gemm' gave wrong results"):
+            assert not engine.works(engine.GEMM)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert dispatch.path_for(random_weight(0, 4, 64, 2), 64, 8) == "numpy"
+    finally:
+        engine.works.cache_clear()
+
+
+def test_threads_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_WORTH_A_THREAD", 0)
+    for bits, act_bits, m in ((2, 8, 1), (1, 1, 2), (4, 4, 9), (2, 16, 3)):
+        weight, x = random_weight(1, 333, 500, bits, act_bits=act_bits), tokens(1, m, 500)
+        assert np.array_equal(dispatch.linear(x, weight, act_bits, 1), dispatch.linear(x, weight, act_bits, 2))
+
+
+def test_calls_from_many_threads_at_once() -> None:
+    weight, x = random_weight(2, 512, 512, 2), tokens(2, 20, 512)
+    expected = dispatch.linear(x, weight, 8)
+    with ThreadPoolExecutor(8) as pool:
+        for y in pool.map(lambda _: dispatch.linear(x, weight, 8, 2), range(40)):
+            assert np.array_equal(y, expected)
+
+
+def test_a_batch_gives_each_token_what_it_gets_alone() -> None:
+    weight, x = random_weight(5, 96, 256, 4, group_size=64), tokens(5, 7, 256)
+    batch = dispatch.linear(x, weight, 4)
+    for t in range(7):
+        assert np.array_equal(dispatch.linear(x[t : t + 1], weight, 4)[0], batch[t])
+
+
+def test_nan_stays_in_its_token() -> None:
+    weight, x = random_weight(6, 20, 64, 4), tokens(6, 3, 64)
+    x[1, 5] = np.nan
+    y = dispatch.linear(x, weight, 8)
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[[0, 2]]).all()
+
+
+def test_input_of_another_layout_or_type_is_converted() -> None:
+    weight, x = random_weight(7, 20, 64, 4), tokens(7, 4, 64)
+    expected = dispatch.linear(x, weight, 8)
+    frozen = x.copy()
+    frozen.setflags(write=False)
+    for same in (np.asfortranarray(x), x.astype(np.float64), frozen, np.repeat(x, 2, axis=0)[::2]):
+        assert np.array_equal(dispatch.linear(same, weight, 8), expected)
+
+
+def test_no_tokens_give_no_rows() -> None:
+    weight = random_weight(8, 20, 64, 4)
+    assert dispatch.linear(np.empty((0, 64), np.float32), weight, 8).shape == (0, 20)
+    assert dispatch.linear(np.empty((0, 64), np.float32), weight, 16).shape == (0, 20)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    weight = random_weight(9, 20, 64, 4)
+    with pytest.raises(ShapeError, match=r"\(1, 63\) do not fit a weight \(20, 64\)"):
+        dispatch.linear(np.zeros((1, 63), np.float32), weight, 8)
+    with pytest.raises(ShapeError, match="got 9"):
+        dispatch.linear(np.zeros((1, 64), np.float32), weight, 9)
+
+
+def test_the_path_is_named() -> None:
+    dot = target().name
+    serial = "avx512-bitserial" if target().has_popcount else dot
+    assert dispatch.path_for(random_weight(0, 8, 64, 2), 1, 8) == dot
+    assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 2) == serial
+    assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 8) == dot
+    assert dispatch.path_for(random_weight(0, 8, 64, 2), 16, 8) == "int8-gemm"
+    described = dispatch.describe()
+    assert all(described["paths"].values())
+    assert set(described) == {"cpu", "instructions", "paths", "threads"}
+
+
+SUBPROCESS = """
+import sys, numpy as np
+sys.path.insert(0, {folder!r})
+from test_kernel_engine import assert_exact, random_weight, tokens
+from kernels import dispatch
+assert {path!r} in dispatch.describe()["paths"], dispatch.describe()
+assert all(dispatch.describe()["paths"].values()), dispatch.describe()
+for bits in range(1, 9):
+    for starred in (False, True):
+        weight = random_weight(bits, 37, 300, bits, starred, None if bits % 2 else 64)
+        for m in (1, 6):
+            assert_exact(tokens(m, m, 300), weight, 8 - bits // 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "cpu", "features"),
+    [("avx2", "haswell", "+avx2,+fma"), ("portable", "generic", "")],
+)
+def test_other_instruction_sets_are_exact(path: str, cpu: str, features: str) -> None:
+    if target().name == "portable" and path == "avx2":
+        pytest.skip("this processor has no AVX2")
+    code = SUBPROCESS.format(folder=os.path.dirname(__file__), path=path)
+    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
