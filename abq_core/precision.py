@@ -39,8 +39,8 @@ class Precision:
             raise PrecisionError(f"{self.kv_bits} KV bits are not supported: use 1 to 8, or leave kv away. {_HOW}")
         if self.weight_bits == FULL_BITS and (self.balanced or self.group_size is not None):
             raise PrecisionError("W16 is not quantized, so it takes neither a star nor a group size. " + _HOW)
-        if self.group_size is not None and (self.group_size < 16 or self.group_size % 16):
-            raise PrecisionError(f"Group size {self.group_size} is not supported: use a multiple of 16, such as 128.")
+        if self.group_size is not None and (self.group_size < 32 or self.group_size % 32):
+            raise PrecisionError(f"Group size {self.group_size} is not supported: use a multiple of 32, such as 128.")
 
     @classmethod
     def parse(cls, text: str) -> "Precision":

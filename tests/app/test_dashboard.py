@@ -118,7 +118,6 @@ def test_a_job_is_submitted_cancelled_resumed_noted_and_deleted(
         ("/submit", ["builtin", "W2A8", "magic", "builtin", 2, 32, -1, 0], "magic"),
         ("/job", ["r-0000000000"], "r-0000000000"),
         ("/diagnostics", ["../../etc", "blocks"], "run"),
-        ("/generate", [["full", "W2A8"], "", 4, 0.0, 0, "builtin"], "prompt"),
         ("/bench", [["W2A8"], ["64"], [1], 1], "shape"),
     ],
 )
@@ -126,6 +125,11 @@ def test_bad_input_gets_a_sentence(client: Client, endpoint: str, arguments: lis
     with pytest.raises(AppError, match=said) as caught:
         client.predict(*arguments, api_name=endpoint)
     assert "Traceback" not in str(caught.value)
+
+
+def test_an_empty_prompt_gets_a_sentence(client: Client, tiny_llama: Path) -> None:
+    with pytest.raises(AppError, match="prompt"):
+        client.predict(["full", "W2A8"], "", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
 
 
 def test_the_numbers_behind_figures_are_downloads(site: str, finished: tuple[Explorer, Job], tiny_llama: Path) -> None:

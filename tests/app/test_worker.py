@@ -68,7 +68,7 @@ def blocks_of(explorer: Explorer, job: Job) -> list[dict[str, object]]:
 def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
     explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    spec = tiny_spec(epochs=60)
+    spec = tiny_spec(epochs=25)
     job = explorer.submit(spec)
     worker = start_worker()
     wait_until(lambda: in_second_block(explorer, job), "the second block began")
