@@ -1,7 +1,7 @@
 """How good a model is: perplexity with its standard error, and its distance to full precision token by token."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ class Scores:
 
     perplexity_stderr: its standard error, from the spread of the segments' mean losses.  kl_mean, kl_median, kl_p99:
     KL(full || model) over tokens, in nats.  same_top: share of tokens whose likeliest next token is the same.
+    segment_losses: mean loss of each segment in nats a token, for comparing two models on the same text.
     """
 
     perplexity: float
@@ -33,6 +34,7 @@ class Scores:
     kl_median: float
     kl_p99: float
     same_top: float
+    segment_losses: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Evaluation:
     kl_median: float
     kl_p99: float
     same_top: float
+    segment_losses: tuple[float, ...]
     stored_bits: int
     weight_bytes: int
     tokens: int
@@ -88,7 +91,8 @@ def evaluate(
         done += len(batch)
         if on_step is not None:
             on_step(done, len(segments))
-    perplexity, stderr = _perplexity(torch.cat(losses).numpy())
+    segment_losses = torch.cat(losses).numpy()
+    perplexity, stderr = _perplexity(segment_losses)
     kl_values, same_values = torch.cat(distances).double().numpy(), torch.cat(same)
     return Scores(
         perplexity=perplexity,
@@ -97,7 +101,25 @@ def evaluate(
         kl_median=float(np.median(kl_values)),
         kl_p99=float(np.quantile(kl_values, 0.99)),
         same_top=float(same_values.double().mean()),
+        segment_losses=tuple(segment_losses.tolist()),
     )
+
+
+def perplexity_gap(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float]:
+    """How much larger the second perplexity is, and the standard error of that difference.
+
+    Both are `segment_losses` of the same segments. The error is that of paired differences: the segments' own
+    difficulty, which is most of a perplexity's standard error, is the same on both sides and drops out.
+    """
+    if len(better) != len(worse) or len(better) < 2:
+        raise EvaluationError(
+            f"{len(better)} and {len(worse)} segment losses cannot be paired: evaluate both on the same segments, "
+            "at least 2."
+        )
+    first, second = np.asarray(better), np.asarray(worse)
+    low, high = math.exp(first.mean()), math.exp(second.mean())
+    spread = (high * second - low * first).std(ddof=1)  # delta method on exp of both means
+    return high - low, float(spread) / math.sqrt(len(first))
 
 
 def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor) -> None:

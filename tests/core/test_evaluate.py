@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from abq_core import evaluate as module
-from abq_core.evaluate import EvaluationError, evaluate
+from abq_core.evaluate import EvaluationError, evaluate, perplexity_gap
 from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.runtime import rounded_model
@@ -85,6 +85,24 @@ def test_the_standard_error_predicts_the_spread_of_perplexities(base: LoadedMode
     spread = torch.tensor([s.perplexity for s in scores]).std().item()
     predicted = sum(s.perplexity_stderr for s in scores) / len(scores)
     assert 0.6 < predicted / spread < 1.6
+
+
+def test_the_error_of_a_gap_predicts_its_spread_and_is_smaller_than_the_unpaired_one(base: LoadedModel) -> None:
+    rounded = rounded_model(base, Precision.parse("W4A4"), "simulated")
+    samples = torch.randint(1, 300, (40, 16, 12), generator=torch.Generator().manual_seed(1))
+    pairs = [(evaluate(base, None, sample), evaluate(rounded, None, sample)) for sample in samples]
+    gaps = [perplexity_gap(full.segment_losses, other.segment_losses) for full, other in pairs]
+    for (gap, _), (full, other) in zip(gaps, pairs, strict=True):
+        assert gap == pytest.approx(other.perplexity - full.perplexity)
+    spread = torch.tensor([gap for gap, _ in gaps]).std().item()
+    predicted = sum(stderr for _, stderr in gaps) / len(gaps)
+    assert 0.6 < predicted / spread < 1.6
+    assert predicted < 0.8 * sum(other.perplexity_stderr for _, other in pairs) / len(pairs)
+
+
+def test_losses_of_different_segments_are_not_paired() -> None:
+    with pytest.raises(EvaluationError, match="3 and 2 segment losses"):
+        perplexity_gap([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
 def test_fewer_bits_are_further_away(base: LoadedModel, text: torch.Tensor) -> None:
