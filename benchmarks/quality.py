@@ -15,7 +15,7 @@ import transformers
 from abq_core.artifacts import MemoryStore
 from abq_core.calibrate import calibrate
 from abq_core.data import segments
-from abq_core.evaluate import evaluate
+from abq_core.evaluate import evaluate, perplexity_gap
 from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.runtime import quantized_model, weight_bytes
@@ -40,6 +40,7 @@ def measure(base: LoadedModel, spec: CalibrationSpec, ids: torch.Tensor) -> dict
         "perplexity_stderr": scores.perplexity_stderr,
         "kl_mean": scores.kl_mean,
         "same_top": scores.same_top,
+        "segment_losses": scores.segment_losses,
         "stored_bits": spec.precision.stored_bits,
         "weight_bytes": weight_bytes(model),
         "calibration_seconds": round(calibrated, 1),
@@ -79,7 +80,7 @@ def main() -> None:
                 seed=arguments.seed,
             )
             rows.append(measure(base, spec, ids))
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps({k: v for k, v in rows[-1].items() if k != "segment_losses"}), flush=True)
     result = {
         "options": {k: str(v) for k, v in vars(arguments).items() if k not in ("json", "markdown")},
         "python": platform.python_version(),
@@ -123,6 +124,16 @@ def markdown(result: dict) -> str:
         ]
         size = f"{first['weight_bytes'] / 2**20:.2f} MiB ({full['weight_bytes'] / first['weight_bytes']:.2f}x smaller)"
         lines.append(f"| {precision} | {first['stored_bits']} | {size} | " + " | ".join(shown) + " |")
+    others = [m for m in METHODS if m != "abq"]
+    lines += [
+        "",
+        "How much lower the perplexity of `abq` is, with the standard error of the difference on the same text:",
+    ]
+    lines += ["", "| precision | " + " | ".join(f"than `{m}`" for m in others) + " |", "|---|" + "---|" * len(others)]
+    for precision in PRECISIONS:
+        best_losses = cells[precision, "abq"]["segment_losses"]
+        gaps = [perplexity_gap(best_losses, cells[precision, m]["segment_losses"]) for m in others]
+        lines.append(f"| {precision} | " + " | ".join(f"{gap:.2f} ± {stderr:.2f}" for gap, stderr in gaps) + " |")
     lines += ["", "Mean KL divergence to full precision (nats a token) and how often the top token stays the same:", ""]
     lines += ["| precision | " + " | ".join(f"`{m}`" for m in METHODS) + " |", "|---|" + "---|" * len(METHODS)]
     for precision in PRECISIONS:
@@ -132,8 +143,8 @@ def markdown(result: dict) -> str:
         )
     lines += [
         "",
-        "The standard error is that of one perplexity over segments of different difficulty; all methods read the same "
-        "segments, so differences between columns are far more certain than it suggests. Sizes are FP16 against bit "
+        "The standard error of one perplexity is mostly the different difficulty of the segments; all methods read the "
+        "same ones, so the paired differences of the second table are far more certain. Sizes are FP16 against bit "
         "planes with scales and zero points; `W2*A8` stores three planes for its five levels.",
         "",
         f"Made by `python benchmarks/quality.py` with Python {result['python']}, torch {result['torch']}, transformers "

@@ -1,8 +1,10 @@
 """The recipe of the built-in model: `python -m abq_core.builtin.train` makes tokenizer, weights and model card.
 
 A LLaMA of 5.8 M parameters, trained on the running Python's standard library (`corpus.py`). Hidden matrices are
-trained with Muon, the rest with AdamW; both learning rates fall linearly to zero. The weights in `model/` are what
-this script wrote; nothing else in the project needs it.
+trained with Muon, the rest with AdamW; both learning rates fall linearly to zero. A first call keeps the weights with
+the lowest held-out loss; a second one (`--start`) goes on from them at a small rate with more help topics, so that what
+the model writes reads as documentation, and keeps its last weights. The weights in `model/` are what this script wrote;
+nothing else in the project needs it.
 """
 
 import argparse
@@ -23,7 +25,6 @@ MODEL_FOLDER = Path(__file__).parent / "model"
 VOCABULARY = 4096
 CONTEXT = 1024
 END_OF_TEXT = "<|endoftext|>"
-TOPIC_REPEATS = 3  # help topics are the most readable prose of the corpus, and a twentieth of it
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
@@ -66,11 +67,16 @@ def build_model(end_of_text: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def token_stream(tokenizer: PreTrainedTokenizerFast, split: Split, rng: random.Random | None) -> torch.Tensor:
-    """All tokens of a split as one (tokens,) int64 tensor, shuffled by document where `rng` is given."""
+def token_stream(
+    tokenizer: PreTrainedTokenizerFast, split: Split, rng: random.Random | None = None, topic_repeats: int = 1
+) -> torch.Tensor:
+    """All tokens of a split as one (tokens,) int64 tensor, shuffled by document where `rng` is given.
+
+    topic_repeats: how often a help topic is in it: the most readable prose of the corpus is a twentieth of it.
+    """
     chosen = list(documents(split))
+    chosen += [d for d in chosen if d.name.startswith("topic:")] * (topic_repeats - 1)
     if rng is not None:
-        chosen += [d for d in chosen if d.name.startswith("topic:")] * (TOPIC_REPEATS - 1)
         rng.shuffle(chosen)
     ids: list[int] = []
     for encoded in tokenizer([d.text for d in chosen], verbose=False)["input_ids"]:
@@ -106,18 +112,22 @@ def optimizers(
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train, keep the weights with the lowest calibration-split loss, write model, tokenizer and card."""
+    """Train, watch the loss on the calibration split, write model, tokenizer and card."""
     torch.manual_seed(arguments.seed)
     rng = random.Random(arguments.seed)
-    tokenizer = train_tokenizer()
-    model = build_model(tokenizer.eos_token_id)
+    if arguments.start is None:
+        tokenizer = train_tokenizer()
+        model = build_model(tokenizer.eos_token_id)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.start)
+        model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
     parts = optimizers(model, arguments.muon_rate, arguments.adam_rate, arguments.weight_decay)
     peaks = [[group["lr"] for group in part.param_groups] for part in parts]
     forward = torch.compile(model) if arguments.compile else model
-    watched = token_stream(tokenizer, "calibration", None)
+    watched = token_stream(tokenizer, "calibration")
     windows: list[torch.Tensor] = []
     step_tokens = arguments.batch * CONTEXT
-    epoch_tokens = len(token_stream(tokenizer, "train", rng))
+    epoch_tokens = len(token_stream(tokenizer, "train", rng, arguments.topic_repeats))
     steps = math.ceil(arguments.epochs * epoch_tokens / step_tokens)
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {epoch_tokens:,} tokens an epoch, {steps:,} steps"
@@ -126,7 +136,7 @@ def train(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     for step in range(steps):
         if len(windows) < arguments.batch:
-            stream = token_stream(tokenizer, "train", rng)
+            stream = token_stream(tokenizer, "train", rng, arguments.topic_repeats)
             stream = stream[rng.randrange(CONTEXT) :]
             fresh = list(stream[: len(stream) // CONTEXT * CONTEXT].view(-1, CONTEXT))
             rng.shuffle(fresh)
@@ -150,11 +160,11 @@ def train(arguments: argparse.Namespace) -> None:
                 f"step {step + 1}/{steps}  train {loss.item():.3f}  held out {held_out:.3f}  {seconds:.0f} s",
                 flush=True,
             )
-            if held_out < best:
+            if held_out < best or arguments.start is not None:
                 best = held_out
                 save(model, tokenizer, arguments.out)
     trained = LlamaForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
-    evaluation = token_stream(tokenizer, "evaluation", None)
+    evaluation = token_stream(tokenizer, "evaluation")
     final = held_out_loss(trained, evaluation, segments=len(evaluation) // CONTEXT)
     write_card(arguments, epoch_tokens, steps, time.perf_counter() - started, final)
 
@@ -195,6 +205,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=float, default=6.0)
     parser.add_argument("--batch", type=int, default=4, help=f"windows of {CONTEXT} tokens a step")
+    parser.add_argument("--topic-repeats", type=int, default=3, help="how often an epoch reads each help topic")
+    parser.add_argument("--start", type=Path, help="a folder with weights to go on from; keeps the last weights")
     parser.add_argument("--muon-rate", type=float, default=0.006)
     parser.add_argument("--adam-rate", type=float, default=0.003)
     parser.add_argument("--weight-decay", type=float, default=0.1)
