@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from abq_core.calibrate import calibrate
+from abq_core.data import DataError
 from abq_core.data import segments as text_segments
 from abq_core.diagnostics import diagnose
 from abq_core.events import BlockDone, EpochDone, Event, Message, Started
-from abq_core.models import fingerprint
+from abq_core.models import LoadedModel, fingerprint
 from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.lease import JobLease, JobStopped, throttled
 from app.progress import Progress
 from app.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
+from app.services.evaluation import EVALUATION_SEED
 from app.services.explorer import DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN, Explorer
 from storage.errors import DatabaseError, LostLeaseError
 from storage.jobs import Job
@@ -102,7 +106,7 @@ class CalibrationJob:
         base = self._explorer.registry.full(self._spec.model)
         seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
         count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
-        text = text_segments(self._spec.data, base.tokenizer, count, seq_len, self._spec.seed, "evaluation")
+        text = self._evaluation_text(base, count, seq_len)
         blocks, said = max(len(self._store.hashes), 1), 0
 
         def on_event(event: Event) -> None:  # one Message a block
@@ -118,11 +122,12 @@ class CalibrationJob:
     def _evaluate(self) -> None:
         self._progress.evaluating()
         self._store_progress(force=True)
-        context = self._explorer.model_shape(self._spec.model).context
-        seq_len = min(self._plan.seq_len, context)
-        baseline = not self._explorer.has_full_precision(
-            self._spec.model, self._spec.data, self._plan.segments, seq_len
-        )
+        base = self._explorer.registry.full(self._spec.model)
+        seq_len = min(self._plan.seq_len, base.context)
+        segments = len(self._evaluation_text(base, self._plan.segments, seq_len))
+        if segments < self._plan.segments:
+            self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read.")
+        baseline = not self._explorer.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
         parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
         for index, part in enumerate(parts):
 
@@ -131,7 +136,17 @@ class CalibrationJob:
                 self._store_progress()
                 self._lease.check()
 
-            self._explorer.evaluate(part, self._spec.data, self._plan.segments, seq_len, on_step)
+            self._explorer.evaluate(part, self._spec.data, segments, seq_len, on_step)
+
+    def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
+        """The segments that are asked for, or half as many (and so on, down to 2) where the text is short."""
+        while True:
+            try:
+                return text_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED, "evaluation")
+            except DataError:
+                if count <= 2:
+                    raise
+                count //= 2
 
     def _write_progress(self) -> None:
         progress = self._progress

@@ -2,6 +2,7 @@
 means that the user can mend it. Heavy imports are inside the commands, so that help is instant.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from app.commands.measure import bench, evaluate, generate
 from app.commands.quickstart import quickstart
 from app.commands.runs import report, runs
 from app.commands.serve import serve, work
+from app.settings import THREADS_WAIT
 
 app = typer.Typer(
     name="abq",
@@ -46,6 +48,8 @@ def options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line. Returns the exit code."""
+    for name, value in THREADS_WAIT.items():
+        os.environ.setdefault(name, value)
     command = typer.main.get_command(app)
     try:
         code = command.main(sys.argv[1:] if arguments is None else arguments, prog_name="abq", standalone_mode=False)

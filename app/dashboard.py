@@ -1,9 +1,12 @@
 """The page: header, six tabs, endpoints and downloads as one web application, and the server that shows it."""
 
+import logging
 import os
 import socket
+import threading
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # no summary of all calls after every call
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
@@ -13,7 +16,7 @@ from fastapi import FastAPI
 from app.downloads import ASSETS, download_routes
 from app.endpoints import build_endpoints
 from app.executors.local import Supervisor
-from app.security import LOOPBACK_HOSTS, middleware
+from app.security import LOOPBACK_HOSTS, middleware, names_of
 from app.services import Explorer, ServiceError
 from app.settings import Settings
 from app.tabs.calibrate import build_calibrate_tab
@@ -21,7 +24,9 @@ from app.tabs.compare import build_compare_tab
 from app.tabs.distributions import build_distributions_tab
 from app.tabs.explore import build_explore_tab
 from app.tabs.generate import build_generate_tab
+from app.tabs.guard import EXPECTED
 from app.tabs.page import Header, Page
+from app.tabs.selection import Selection
 from app.tabs.throughput import build_throughput_tab
 from app.theme import gradio_theme
 
@@ -33,9 +38,11 @@ BUILDERS = {
     "throughput": build_throughput_tab,
     "compare": build_compare_tab,
 }
-HEAD = '<script src="abq/page.js"></script>'
 QUEUE_SIZE = 64
 SHUTDOWN_SECONDS = 3
+
+
+logger = logging.getLogger(__name__)
 
 
 class PortInUseError(ServiceError):
@@ -79,7 +86,6 @@ def web_application(explorer: Explorer, hosts: tuple[str, ...] = LOOPBACK_HOSTS)
         mcp_server=False,
         theme=gradio_theme(),
         css_paths=[ASSETS / "page.css"],
-        head=HEAD,
     )
 
 
@@ -88,19 +94,27 @@ def launch(settings: Settings, host: str = "127.0.0.1", port: int = 7860) -> Non
     listening = _listen(host, port)
     explorer = Explorer.open(settings)
     supervisor = Supervisor(settings, explorer.jobs)
-    hosts = LOOPBACK_HOSTS if host in ("127.0.0.1", "localhost", "::1") else (*LOOPBACK_HOSTS, host)
     configuration = uvicorn.Config(
-        web_application(explorer, hosts), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        web_application(explorer, names_of(host)), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )
     shown = f"[{host}]" if ":" in host else host
     print(
         f"ABQ Explorer is on http://{shown}:{port} with its data in {settings.data_dir}. Ctrl-C stops it.", flush=True
     )
     supervisor.start()
+    threading.Thread(target=_warm_up, args=[explorer], name="warm-up", daemon=True).start()
     try:
         uvicorn.Server(configuration).run(sockets=[listening])
     finally:
         supervisor.stop()
+
+
+def _warm_up(explorer: Explorer) -> None:
+    """Load torch and the model of the first page while the visitor's browser is still loading."""
+    try:
+        explorer.explore(Selection.model, Selection.precision)
+    except EXPECTED:
+        logger.exception("The built-in model could not be explored.")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Files that the page links to: the numbers behind each figure as CSV, the report, plotly. By id and name, never by path."""
+"""Files that the page links to: the numbers behind each figure, the report, plotly. By id and name, never by path."""
 
 import tempfile
 from collections.abc import Callable

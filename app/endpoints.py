@@ -13,6 +13,7 @@ from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.services import Explorer
 from app.tabs.guard import EXPECTED
+from app.tabs.measurements import read_shapes
 
 
 def build_endpoints(explorer: Explorer) -> None:
@@ -85,8 +86,8 @@ def build_endpoints(explorer: Explorer) -> None:
 
     def bench(precisions: list[str], shapes: list[str], m: list[int], threads: int) -> list[dict[str, Any]]:
         """Time kernels; shapes as "4096x4096". Stores and returns the measurements."""
-        parsed = [tuple(int(part) for part in shape.lower().split("x")) for shape in shapes]
-        return [asdict(measurement) for measurement in explorer.bench_kernels(precisions, parsed, m, threads)]
+        measured = explorer.bench_kernels(precisions, read_shapes(shapes), m, threads)
+        return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
 
     def note(run: str, text: str) -> str:
         """Keep a note with a run."""
@@ -120,6 +121,7 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A frame as JSON-ready rows; what is not a number becomes null."""
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", date_format="iso"))
+    """A frame as JSON-ready rows, NaN as null. gradio_client takes a key "path" for a file, so it gets another name."""
+    named = frame.rename(columns={"path": "kernel_path"})
+    rows: list[dict[str, Any]] = json.loads(named.to_json(orient="records", date_format="iso"))
     return rows

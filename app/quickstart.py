@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from abq_core.evaluate import perplexity_gap
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.follow import bring_to_end
@@ -66,8 +67,25 @@ def run_quickstart(explorer: Explorer, amount: Amount, model: str = BUILTIN) -> 
 
 
 def _rows(explorer: Explorer, runs: list[str]) -> list[dict[str, Any]]:
+    """A row a run below full precision's, with how far its perplexity is above the next better row's (paired)."""
     frame = explorer.runs_frame()
     model = explorer.run(runs[0]).model
     full = frame[(frame["run"] == "") & (frame["model"] == model)].iloc[[0]].to_dict("records")
     calibrated = frame.set_index("run", drop=False).loc[runs].to_dict("records")
-    return [{name: row[name] for name in ROW_FIELDS} for row in [*full, *calibrated]]
+    rows = [{name: row[name] for name in ROW_FIELDS} for row in [*full, *calibrated]]
+    by_name = {(row["precision"], row["method"]): row for row in rows}
+    losses = {row["run"]: _segment_losses(explorer, model, row["run"]) for row in rows}
+    for precision in PRECISIONS:
+        better = rows[0]
+        for method in reversed(METHODS):
+            row = by_name[(precision, method)]
+            gap, stderr = perplexity_gap(losses[better["run"]], losses[row["run"]])
+            row |= {"above": better["method"], "gap": gap, "gap_stderr": stderr}
+            better = row
+    return rows
+
+
+def _segment_losses(explorer: Explorer, model: str, run_id: str) -> list[float]:
+    """The losses behind the latest evaluation of a run, or of the model at full precision where run_id is empty."""
+    records = explorer.measurements.evaluations(run_id or None)
+    return next(r.values["segment_losses"] for r in records if (r.run_id or "") == run_id and r.model == model)

@@ -1,15 +1,17 @@
 """Who may talk to the page: hosts by name, no other site's requests, no body larger than a form needs."""
 
+import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import psutil
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_BODY_BYTES = 1 << 20
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITE = frozenset({"same-origin", "none", ""})
@@ -20,6 +22,15 @@ POLICY = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """The names under which a server that listens on `host` is reached: this machine's own where it is everywhere."""
+    if host not in ("0.0.0.0", "::"):
+        return tuple(dict.fromkeys([*LOOPBACK_HOSTS, host]))
+    interfaces = psutil.net_if_addrs().values()
+    names = [a.address for interface in interfaces for a in interface if a.family == socket.AF_INET]
+    return tuple(dict.fromkeys([*LOOPBACK_HOSTS, socket.gethostname(), *names]))
 
 
 class BodyTooLargeError(ValueError):
@@ -76,7 +87,7 @@ class BodyLimitMiddleware:
         if not declared.isdigit() or int(declared) > self.limit:
             await too_large(scope, receive, send)
             return
-        received, started = 0, False
+        received, answered = 0, False
 
         async def counted() -> Message:
             nonlocal received
@@ -86,16 +97,18 @@ class BodyLimitMiddleware:
                 raise BodyTooLargeError(f"more than {self.limit} bytes")
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+        async def unless_too_large(message: Message) -> None:
+            nonlocal answered
+            if received <= self.limit or answered:
+                await send(message)
+            if message["type"] == "http.response.start" and received <= self.limit:
+                answered = True
 
         try:
-            await self.app(scope, counted, noted)
+            await self.app(scope, counted, unless_too_large)
         except BodyTooLargeError:
-            if started:
-                raise
+            pass
+        if received > self.limit and not answered:
             await too_large(scope, receive, send)
 
 

@@ -1,4 +1,4 @@
-"""Every colour, dash and marker of the page and its figures: a precision is a lens, and it looks the same everywhere."""
+"""Every colour, dash and marker of the page and its figures: a precision is a lens, the same everywhere."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -81,6 +81,11 @@ def sequential_scale(dark: bool) -> list[tuple[float, str]]:
     """From the background (nothing) to the ink (most)."""
     colours = palette(dark).sequential
     return [(index / (len(colours) - 1), colour) for index, colour in enumerate(colours)]
+
+
+def probability_scale(dark: bool) -> list[tuple[float, str]]:
+    """As `sequential_scale`, but quick at the low end, where most probabilities are."""
+    return [(place**2, colour) for place, colour in sequential_scale(dark)]
 
 
 def middle_scale(dark: bool) -> list[tuple[float, str]]:

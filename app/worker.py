@@ -20,9 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app.worker", description=__doc__)
     parser.add_argument("--name", required=True, help="what the queue calls this worker")
     parser.add_argument("--parent", type=int, default=None, help="process without which this one stops")
+    parser.add_argument("--nice", type=int, default=NICENESS, help="how far to stand back for other processes")
     options = parser.parse_args(arguments)
     if hasattr(os, "nice"):
-        os.nice(NICENESS)
+        os.nice(options.nice)
     return run_one(Settings.from_environment(), options.name, options.parent)
 
 

@@ -35,7 +35,7 @@ def save_tiny(model: torch.nn.Module, folder: Path) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.mul_(4)
+                parameter.mul_(2)
     logging.disable_progress_bar()
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

@@ -51,9 +51,10 @@
       if (frame.csv) link.href = frame.csv;
       const library = await loadPlotly();
       if (shown !== props.value) return;
-      const height = frame.figure.layout.height;
-      if (height) plot.style.minHeight = `${height}px`;
-      await library.react(plot, frame.figure.data, frame.figure.layout, configuration(frame.name));
+      const layout = frame.figure.layout;
+      layout.height += Math.round(frame.grows * Math.max(0, plot.offsetWidth - 900));
+      plot.style.minHeight = `${layout.height}px`;
+      await library.react(plot, frame.figure.data, layout, configuration(frame.name));
       element.dataset.drawn = String(Number(element.dataset.drawn || 0) + 1);
     }
     watch("value", draw);

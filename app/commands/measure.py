@@ -37,6 +37,7 @@ def evaluate(
 
     result = asdict(explorer.evaluate(run_or_model, data, segments, seq_len, on_step))
     line.close()
+    del result["segment_losses"]  # kept in the database, for comparing runs segment by segment
     return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
 
 

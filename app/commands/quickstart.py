@@ -1,7 +1,7 @@
 """abq quickstart: the main job in one command."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,18 @@ def quickstart(
     data = {"rows": result.rows, "report": str(result.report), "seconds": round(result.seconds, 1)}
 
     def text() -> Iterator[str | Table]:
-        yield Table(EVALUATION_HEADER, [evaluation_cells(row) for row in result.rows])
+        yield Table(
+            [*EVALUATION_HEADER, "Perplexity above"],
+            [[*evaluation_cells(row), _gap(row)] for row in result.rows],
+        )
         yield f"Report: {result.report}\nTook {words.seconds(result.seconds)}.\n"
 
     return Answer(data, text())
+
+
+def _gap(row: dict[str, Any]) -> str:
+    """How far a row is above the next better one, with the standard error of that difference."""
+    if "gap" not in row:
+        return ""
+    better = "full precision" if row["above"] == "none" else row["above"]
+    return f"{better} by {row['gap']:.2f} ± {row['gap_stderr']:.2f}"

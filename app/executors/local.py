@@ -20,7 +20,7 @@ from typing import IO
 
 from app.clock import now
 from app.executors.single_instance import SingleInstance
-from app.settings import Settings
+from app.settings import THREADS_WAIT, Settings
 from storage.errors import StorageError
 from storage.jobs import Job, Jobs
 
@@ -114,11 +114,10 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
         with open_log(self._settings.logs_dir / "worker.log") as log:
             self._worker = subprocess.Popen(
                 [sys.executable, "-m", "app.worker", "--name", self._name, "--parent", str(os.getpid())],
-                env={**os.environ, **self._settings.to_environment(), "PYTHONPATH": path},
+                env=_environment(self._settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -158,17 +157,23 @@ def start_detached(settings: Settings) -> bool:
     if not instance.acquire():
         return False
     instance.release()
-    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
     with open_log(settings.logs_dir / "supervisor.log") as log:
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "worker"],
-            env={**os.environ, **settings.to_environment(), "PYTHONPATH": path},
+            env=_environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    process.returncode = 0  # nobody waits for it: it outlives this process
     return True
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What a process started here sees: these settings, this code, and threads that wait without spinning."""
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**THREADS_WAIT, **os.environ, **settings.to_environment(), "PYTHONPATH": path}
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.figures.base import empty_figure, sheet, style_axes
-from app.theme import LENSES, difference_scale, palette, sequential_scale
+from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
+from app.theme import LENSES, difference_scale, palette, probability_scale
 
 PANELS = ("full", "rounded", "corrected")
 
@@ -31,7 +31,7 @@ def attention_figure(
         shared_yaxes=True,
         horizontal_spacing=0.018,
         subplot_titles=[*(LENSES[lens].word for lens in PANELS), f"{LENSES[against].word} - Full, ±{limit:.2g}"],
-        figure=sheet(dark, height=430, legend=False),
+        figure=sheet(dark, height=340, legend=False),
     )
     places = np.array([[f"{texts[key]} ({key})" for key in range(size)]] * size, dtype=object)
     queries = np.array([[f"{texts[query]} ({query})"] * size for query in range(size)], dtype=object)
@@ -66,10 +66,10 @@ def attention_figure(
     top = max(float(np.nanmax(m)) for m in maps.values())
     figure.update_layout(
         coloraxis={
-            "colorscale": sequential_scale(dark),
+            "colorscale": probability_scale(dark),
             "cmin": 0,
             "cmax": top,
-            "colorbar": {"title": {"text": "probability", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            "colorbar": {**COLOUR_BAR, "title": {"text": "probability", "side": "right", "font": {"size": 12}}},
         },
         uirevision=f"attention-{block}-{head}",
         margin={"l": 64, "r": 16, "t": 44, "b": 56},

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from app.theme import FONT_FAMILY, LENSES, lens_colour, palette, transparent
 
 HEIGHT = 520
+COLOUR_BAR = {"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 12}}
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -103,11 +104,14 @@ def bar_style(lens: str, dark: bool, patterned: bool = True) -> dict[str, Any]:
     colour = lens_colour(lens, dark)
     marker: dict[str, Any] = {"color": colour, "line": {"color": colour, "width": 1}}
     if patterned and LENSES[lens].pattern:
-        background = palette(dark).background
-        marker["pattern"] = {
-            "shape": LENSES[lens].pattern, "fillmode": "overlay", "fgcolor": background, "fgopacity": 0.55, "size": 9, "solidity": 0.2,
-        }  # fmt: skip
+        marker["pattern"] = pattern(LENSES[lens].pattern, dark)
     return {"name": LENSES[lens].word, "legendgroup": lens, "marker": marker}
+
+
+def pattern(shape: str, dark: bool) -> dict[str, Any]:
+    """A pattern in the page's background over a bar's colour; "" leaves the bar plain."""
+    background = palette(dark).background
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": background, "fgopacity": 0.55, "size": 9, "solidity": 0.2}
 
 
 def block_axis(blocks: int) -> dict[str, Any]:

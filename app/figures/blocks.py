@@ -64,7 +64,7 @@ def balance_figure(balance: pd.DataFrame, block: int, pair: str, dark: bool = Fa
         )
     )
     figure.update_xaxes(title_text="channel", showgrid=False)
-    figure.update_yaxes(title_text="balance value s: activations are divided by it (log)", type="log")
+    figure.update_yaxes(title_text="balance value s: activations are divided by it (log)", type="log", nticks=8)
     figure.update_layout(uirevision=f"balance-{block}-{pair}")
     return style_axes(figure, dark)
 

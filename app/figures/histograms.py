@@ -113,9 +113,7 @@ def _add_outline(figure: go.Figure, rows: pd.DataFrame, lens: str, dark: bool, r
     figure.update_yaxes(range=[-0.1, _log10(top) + 0.15], row=row, col=1)
 
 
-def _add_levels(
-    figure: go.Figure, rows: pd.DataFrame, lens: str, dark: bool, row: int | None = None
-) -> None:
+def _add_levels(figure: go.Figure, rows: pd.DataFrame, lens: str, dark: bool, row: int | None = None) -> None:
     share = 100 * rows["count"] / rows["count"].sum()
     few = rows["level"].nunique() <= MANY_LEVELS
     style = bar_style(lens, dark, patterned=few)

@@ -16,7 +16,8 @@ METHOD_MARKERS = {
     "omniquant": "pentagon",
     "abq": "diamond",
 }
-SMALLEST, LARGEST = 11.0, 30.0
+SMALLEST, LARGEST = 11.0, 30.0  # marker sizes in pixels
+WIDE = 8
 
 
 def lens_of(method: str) -> str:
@@ -65,6 +66,7 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
                 textposition="top right",
                 textfont={"size": 12, "color": palette(dark).ink},
                 marker={
+                    "opacity": 1,
                     "symbol": METHOD_MARKERS.get(str(method), "hexagon"),
                     "size": sizes[part.index],
                     "color": colour,
@@ -86,9 +88,14 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
                 "%{customdata[1]:.2f}<br>%{x:.2f} MiB, same top token %{customdata[2]:.1f} %<extra></extra>",
             )
         )
-    figure.update_xaxes(
-        title_text="size of the weights in MiB (log)", type="log", dtick="D1", minor={"showgrid": False}
-    )
-    figure.update_yaxes(title_text="perplexity (log)", type="log", dtick="D2")
+    figure.update_xaxes(title_text="size of the weights in MiB", **_scale(rows["weight_bytes"] / 2**20))
+    figure.update_yaxes(title_text="perplexity", **_scale(rows["perplexity"]))
     figure.update_layout(uirevision="pareto")
     return style_axes(figure, dark)
+
+
+def _scale(values: pd.Series) -> dict[str, object]:
+    """A log axis, with ticks that suit it, where the values span more than a factor of WIDE."""
+    if values.max() < WIDE * values.min():
+        return {}
+    return {"type": "log", "dtick": "D2" if values.max() < 100 * values.min() else 1, "exponentformat": "none"}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.figures.base import empty_figure, sheet, style_axes
+from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
 from app.theme import lens_colour, middle_scale, palette
 
 LABELLED_CELLS = 160
@@ -32,7 +32,7 @@ def signal_figure(
             ygap=2,
             texttemplate="%{z:.1f}" if values.size <= LABELLED_CELLS else None,
             textfont={"size": 12},
-            colorbar={"title": {"text": "SNR in dB", "side": "right"}, "thickness": 14, "outlinewidth": 0},
+            colorbar={**COLOUR_BAR, "title": {"text": "SNR in dB", "side": "right", "font": {"size": 12}}},
             hovertemplate="block %{x}, %{y}<br><b>%{z:.2f} dB</b><extra></extra>",
         )
     )

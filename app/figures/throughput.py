@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.figures.base import TIMES, empty_figure, sheet, style_axes
+from app.figures.base import TIMES, empty_figure, pattern, sheet, style_axes
 from app.theme import lens_colour, palette
 
 ENGINES = {
@@ -28,7 +28,7 @@ def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
         "torch-bf16": lens_colour("full", dark),
         "torch-int8": lens_colour("rounded", dark),
     }
-    for engine, (word, pattern) in ENGINES.items():
+    for engine, (word, shape) in ENGINES.items():
         values = [speedup.get(engine, np.nan) if isinstance(speedup, dict) else np.nan for speedup in rows["speedup"]]
         if not np.isfinite(values).any():
             continue
@@ -39,10 +39,7 @@ def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
                 name=f"over {word}",
                 marker={
                     "color": colours[engine],
-                    "pattern": {
-                        "shape": pattern, "fillmode": "overlay", "fgcolor": palette(dark).background, "fgopacity": 0.55, "size": 9,
-                        "solidity": 0.2,
-                    },  # fmt: skip
+                    "pattern": pattern(shape, dark),
                 },
                 text=[f"{value:.1f}{TIMES}" if np.isfinite(value) else "" for value in values],
                 textposition="outside",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from abq_core.data import segments as text_segments
 from abq_core.evaluate import Evaluation, evaluate
-from abq_core.precision import FULL
 from abq_core.runtime import weight_bytes
 from app.clock import now
 
@@ -31,23 +30,16 @@ def evaluate_run_or_model(
     text = text_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
     started = time.perf_counter()
     if run is None:
-        scores = evaluate(reference, None, text, on_step)
-        precision, method, stored_bits, size = "FP16", "none", FULL.stored_bits, weight_bytes(reference)
+        model, precision, method = reference, "FP16", "none"
     else:
-        model = explorer.registry.run(run.id, "simulated")
-        scores = evaluate(model, reference, text, on_step)
-        precision, method, stored_bits, size = (
-            run.precision,
-            run.method,
-            model.precision.stored_bits,
-            weight_bytes(model),
-        )
+        model, precision, method = explorer.registry.run(run.id, "simulated"), run.precision, run.method
+    scores = evaluate(model, None if run is None else reference, text, on_step)
     result = Evaluation(
         **asdict(scores),
         precision=precision,
         method=method,
-        stored_bits=stored_bits,
-        weight_bytes=size,
+        stored_bits=model.precision.stored_bits,
+        weight_bytes=weight_bytes(model),
         tokens=text.numel(),
         segments=text.shape[0],
         seq_len=text.shape[1],

@@ -17,6 +17,8 @@ HOW = {
     "abq": "The paper's method: learns balance, clipping and compensation with DLC and AKL.",
 }
 OWN = "As the method has them."
+TERMS = ["balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE"]
+GLOSSARY = f'<p class="abq-glossary">What is {", ".join(words.term(name) for name in TERMS)}?</p>'
 
 
 def build_calibrate_tab(page: Page) -> None:
@@ -28,6 +30,7 @@ def build_calibrate_tab(page: Page) -> None:
                 switches.CHOICES, value=switches.to_boxes(METHODS["abq"]), label="Components", info=OWN,
                 elem_id="calibrate-switches",
             )  # fmt: skip
+            gr.HTML(GLOSSARY, js_on_load=None)
             data = gr.Dropdown(
                 ["builtin", "wikitext2", "c4"], value="builtin", allow_custom_value=True, elem_id="calibrate-data",
                 label="Text: builtin, wikitext2, c4, or a file", info="A file is .txt or .jsonl on this machine.",
@@ -110,11 +113,11 @@ def _whole(value: object, name: str) -> int:
 
 def _preflight(page: Page, spec: CalibrationSpec) -> str:
     """What the calibration would take, from shapes alone."""
-    estimate = page.explorer.estimate(spec.model, spec.precision, spec.segments, spec.seq_len)
+    estimate = page.explorer.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs)
     learned = f"{spec.active_epochs} epochs a block" if spec.active_epochs else "nothing is learned"
     return (
         f"<b>{words.escape(str(spec.precision))}</b> with <b>{spec.method}</b>: {learned}, "
-        f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, at most {words.mib(estimate.peak_memory_bytes)} of "
-        f"memory; the weights go from {words.mib(estimate.full_bytes)} "
-        f"to {words.mib(estimate.quantized_bytes)}."
+        f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, "
+        f"at most {words.mib(estimate.peak_memory_bytes)} of memory; "
+        f"the weights go from {words.mib(estimate.full_bytes)} to {words.mib(estimate.quantized_bytes)}."
     )

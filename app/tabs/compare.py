@@ -18,13 +18,14 @@ from app.tabs.selection import Selection
 from app.tabs.table import Cell, Heading, build_table, table
 
 CAPTION = (
-    "Look at the dotted front: nothing measured here is both smaller and better than the points on it. Bars are standard errors; "
-    "a larger marker decodes faster; a magenta rim is bit balance."
+    "Look at the dotted front: nothing measured here is both smaller and better than the points on it. "
+    "Bars are standard errors; a larger marker decodes faster; a magenta rim is bit balance."
 )
 MOST_JOBS = 24
-EMPTY = (
-    '<div class="abq-empty"><h3>No runs yet</h3><p>Here all runs will stand side by side: size, perplexity with its standard '
-    "error, distance to full precision. The sweep on the left queues several calibrations at once.</p></div>"
+EMPTY = words.empty(
+    "No runs yet",
+    "Here all runs will stand side by side: size, perplexity with its standard error, distance to full precision. "
+    "The sweep on the left queues several calibrations at once.",
 )
 
 
@@ -33,8 +34,8 @@ def build_compare_tab(page: Page) -> None:
     with gr.Row(elem_classes="abq-tab"):
         with gr.Column(elem_classes="abq-choices"):
             precisions = gr.Dropdown(
-                PRECISIONS, value=["W4A4", "W2*A8"], multiselect=True, allow_custom_value=True, label="Sweep: precisions",
-                elem_id="compare-precisions",
+                PRECISIONS, value=["W4A4", "W2*A8"], multiselect=True, allow_custom_value=True,
+                label="Sweep: precisions", elem_id="compare-precisions",
             )  # fmt: skip
             methods = gr.CheckboxGroup(list(METHODS), value=["rtn", "abq"], label="Methods", elem_id="compare-methods")
             sweep = gr.Button("Calibrate all of these", variant="primary", elem_id="compare-sweep")
@@ -133,7 +134,8 @@ def _answer(runs: pd.DataFrame) -> str:
         f"{len(on_front)} of {len(measured)} are on the front. The smallest is "
         f"<b>{words.escape(str(best['precision']))} {words.escape(str(best['method']))}</b>: "
         f"{words.mib(best['weight_bytes'])} at {words.term('perplexity')} "
-        f"{words.perplexity(best['perplexity'], best['perplexity_stderr'])}. Choose a row to carry it to the other tabs."
+        f"{words.perplexity(best['perplexity'], best['perplexity_stderr'])}. "
+        "Choose a row to carry it to the other tabs."
     )
 
 

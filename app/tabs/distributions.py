@@ -28,14 +28,15 @@ FRAMES = {
     "Clipping": "clipping",
 }
 CAPTIONS = {
-    "Per block": "Look at the gap between the dashed and the solid line: that is what calibration won back. Errors grow with "
-    "depth, since each block sees what the blocks before it left over.",
+    "Per block": "Look at the gap between the dashed and the solid line: that is what calibration won back. "
+    "Errors grow with depth, since each block sees what the blocks before it left over.",
     "Weights": "Look at the tails: calibration may clip them and move range between weights and activations, "
     "so corrected weights stand in their own, balanced scale.",
-    "Activations": "Look at the width: balance vectors divide the channels that stand out, so the corrected inputs are narrower.",
+    "Activations": "Look at the width: balance vectors divide the channels that stand out, so that corrected inputs "
+    "are narrower.",
     "Block outputs": "Look at how well the outline follows the grey area; DLC and MSE pull it there.",
     "Attention maps": "Look at the first column and the diagonal: rounding blurs both, AKL brings them back. "
-    "In the difference, teal is less attention than full precision and red is more.",
+    "In the difference, teal is less attention than full precision and red is more; colours rise fast near zero.",
     "Levels": "Look at which levels are in use: clipping narrows the range, so that weights reach the outer levels.",
     "Signal to noise": "Look for the lightest cells: there rounding still loses most. 6 dB more is half the error.",
     "Balance": "Look at the channels far from 1: above it a channel's activations shrink and its weights grow.",
@@ -61,7 +62,9 @@ def build_distributions_tab(page: Page) -> None:
             answer = gr.HTML(words.answer("&nbsp;"), elem_id="distributions-answer", js_on_load=None)
             with gr.Column(visible=False) as nothing:
                 empty = gr.HTML("", js_on_load=None)
-                make = gr.Button("Calibrate it with abq", variant="primary", elem_id="distributions-make", elem_classes="abq-maker")
+                make = gr.Button(
+                    "Calibrate it with abq", variant="primary", elem_id="distributions-make", elem_classes="abq-maker"
+                )
             figure = build_picture("distributions-figure")
     outputs = [answer, figure, nothing, empty, block, tensor, head, against]
 
@@ -77,7 +80,7 @@ def build_distributions_tab(page: Page) -> None:
         last = int(blocks["block"].max())
         place = min(max(int(block or 0), 0), last)
         names = _names(frame, picture)
-        tensor = tensor if tensor in names else (names[0] if names else "")
+        tensor = tensor if tensor in names else (names[0] if names else None)
         heads = int(frame["head"].max()) if picture == "Attention maps" else 0
         head = min(max(int(head or 0), 0), heads)
         drawn = _figure(page, selection, picture, frame, place, tensor, head, against)
@@ -88,6 +91,7 @@ def build_distributions_tab(page: Page) -> None:
                 CAPTIONS[picture],
                 f"abq/run/{selection.run}/{FRAMES[picture]}.csv",
                 f"{FRAMES[picture]}-{selection.run}",
+                grows=0.25 if picture == "Attention maps" else 0.0,
             ),
             gr.update(visible=False),
             gr.skip(),
@@ -112,11 +116,17 @@ def build_distributions_tab(page: Page) -> None:
         return [gr.skip(), gr.Tabs(selected="calibrate")]
 
     inputs = [page.selection, picture, block, tensor, head, against]
+    page.selection.change(
+        show, inputs, outputs, api_visibility="private", show_progress="minimal", show_progress_on=figure
+    )
     gr.on(
-        [page.selection.change, picture.input, block.input, tensor.input, head.input, against.input],
-        show, inputs, outputs,
-        api_visibility="private", show_progress="minimal", show_progress_on=figure, trigger_mode="always_last",
-    )  # fmt: skip
+        [picture.input, block.input, tensor.input, head.input, against.input],
+        show,
+        inputs,
+        outputs,
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
     make.click(start, page.selection, [answer, page.tabs], **PRIVATE)
 
 
@@ -135,22 +145,22 @@ def _figure(
         case "Per block":
             return blocks_figure(frame, dark)
         case "Weights":
-            return paired_figure(frame, block, tensor, "weight", dark)
+            return paired_figure(frame, block, str(tensor), "weight", dark)
         case "Activations":
-            return paired_figure(frame, block, tensor, "activation", dark)
+            return paired_figure(frame, block, str(tensor), "activation", dark)
         case "Block outputs":
             return paired_figure(frame, block, "block", "output", dark)
         case "Attention maps":
             tokens = page.explorer.diagnostics(selection.run, "attention_tokens")
             return attention_figure(frame, tokens, block, head, dark, against)
         case "Levels":
-            return level_figure(frame, block, tensor, dark)
+            return level_figure(frame, block, str(tensor), dark)
         case "Signal to noise":
             return signal_figure(frame, dark, lens="corrected")
         case "Balance":
-            return balance_figure(frame, block, tensor, dark)
+            return balance_figure(frame, block, str(tensor), dark)
         case _:
-            return clipping_figure(frame, block, tensor, dark)
+            return clipping_figure(frame, block, str(tensor), dark)
 
 
 def _names(frame: pd.DataFrame, picture: str) -> list[str]:
@@ -163,10 +173,10 @@ def _names(frame: pd.DataFrame, picture: str) -> list[str]:
 
 def _empty(selection: Selection) -> str:
     precision, model = words.escape(selection.precision), words.escape(selection.model)
-    return (
-        f'<div class="abq-empty"><h3>No calibrated run of {model} at {precision} yet</h3><p>Here weights, activations, '
-        "block outputs and attention maps will stand before and after calibration, block by block. "
-        "Choose a run above, or make one now.</p></div>"
+    return words.empty(
+        f"No calibrated run of {model} at {precision} yet",
+        "Here weights, activations, block outputs and attention maps will stand before and after calibration, block by "
+        "block. Choose a run above, or make one now.",
     )
 
 
@@ -179,5 +189,6 @@ def _answer(page: Page, selection: Selection, blocks: pd.DataFrame) -> str:
         f"<b>{words.percent(run['same_top'])}</b> of the {words.term('same top token', 'top tokens')} at "
         f"{words.term('perplexity')} {words.perplexity(run['perplexity'], run['perplexity_stderr'])}. "
         f"After the last block the outputs' cosine to full precision is {last['corrected']:.4f} "
-        f'<span class="abq-corrected">corrected</span>, {last["rounded"]:.4f} <span class="abq-rounded">only rounded</span>.'
+        f'<span class="abq-corrected">corrected</span>, '
+        f'{last["rounded"]:.4f} <span class="abq-rounded">only rounded</span>.'
     )

@@ -11,6 +11,7 @@ from app.figures.histograms import level_figure, weight_figure
 from app.figures.signal import outlier_figure, signal_figure
 from app.tabs import words
 from app.tabs.guard import guarded
+from app.tabs.jobs_panel import PRIVATE
 from app.tabs.page import Page
 from app.tabs.picture import build_picture, framed
 from app.tabs.selection import Selection
@@ -53,11 +54,10 @@ def build_explore_tab(page: Page) -> None:
         ]
 
     inputs = [page.selection, picture, block, tensor]
-    gr.on(
-        [page.selection.change, picture.input, block.input, tensor.input],
-        show, inputs, outputs,
-        api_visibility="private", show_progress="minimal", show_progress_on=figure, trigger_mode="always_last",
-    )  # fmt: skip
+    page.selection.change(
+        show, inputs, outputs, api_visibility="private", show_progress="minimal", show_progress_on=figure
+    )
+    gr.on([picture.input, block.input, tensor.input], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     go.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, api_visibility="private", show_progress="hidden")
 
 
@@ -98,11 +98,12 @@ def _answer(page: Page, selection: Selection, linears: pd.DataFrame) -> str:
     precision = Precision.parse(selection.precision)
     name = words.escape(str(precision))
     if not precision.quantizes_weights:
-        return f"{name} keeps the weights as they are: nothing is rounded here. Choose fewer weight bits to see what it does."
+        return f"{name} keeps the weights as they are: choose fewer weight bits to see rounding."
     estimate = page.explorer.estimate(selection.model, precision)
     weakest = linears.loc[linears["weight_snr_db"].idxmin()]
     return (
-        f"<b>{name}</b> gives every weight one of <b>{precision.levels}</b> levels and makes the linears' weights "
+        f"<b>{name}</b> gives every weight one of <b>{precision.levels}</b> levels"
+        f"{' (' + words.term('bit balance') + ')' if precision.balanced else ''} and makes the linears' weights "
         f"<b>{estimate.linears_ratio:.1f} times</b> smaller than in FP16. "
         f"Median {words.term('SNR')} {linears['weight_snr_db'].median():.1f} dB; the weakest linear is "
         f"{words.escape(str(weakest['tensor']))} in block {weakest['block']} with {weakest['weight_snr_db']:.1f} dB."

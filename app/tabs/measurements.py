@@ -1,4 +1,6 @@
-"""Throughput measurements as tables and as one sentence; the newest of each case counts."""
+"""Throughput: what to measure, read from the form; what was measured as tables and as one sentence, newest first."""
+
+import re
 
 import pandas as pd
 
@@ -32,7 +34,7 @@ def kernel_table(kernels: pd.DataFrame) -> str:
     if kernels.empty:
         return ""
     headings = [
-        Heading("precision"), Heading(f"N {TIMES} K"), Heading("M", numeric=True), Heading("path that ran"),
+        Heading("precision"), Heading(f"N {TIMES} K"), Heading("M", numeric=True), Heading("path"),
         Heading("time (IQR)", numeric=True),
         *(Heading(f"over {word}", numeric=True) for word in PEERS.values()),
         Heading("equals int64"), Heading("packed", numeric=True), Heading("threads", numeric=True),
@@ -49,7 +51,8 @@ def kernel_table(kernels: pd.DataFrame) -> str:
                     Cell(str(row["m"]), row["m"]),
                     Cell(str(row["path"])),
                     Cell(
-                        f"{words.seconds(row['median_us'] / 1e6)} ({words.seconds(row['iqr_us'] / 1e6)})", row["median_us"]
+                        f"{words.seconds(row['median_us'] / 1e6)} ({words.seconds(row['iqr_us'] / 1e6)})",
+                        row["median_us"],
                     ),
                     *(
                         Cell(words.NOTHING if s is None else f"{s:.2f}{TIMES}", s if s is not None else "")
@@ -72,8 +75,9 @@ def decode_table(decodes: pd.DataFrame) -> str:
     if decodes.empty:
         return ""
     headings = [
-        Heading("column"), Heading("path that ran"), Heading("tokens/s", numeric=True),
-        Heading("first token", numeric=True), Heading("weights in memory", numeric=True), Heading("threads", numeric=True),
+        Heading("column"), Heading("path"), Heading("tokens/s", numeric=True),
+        Heading("first token", numeric=True), Heading("weights in memory", numeric=True),
+        Heading("threads", numeric=True),
     ]  # fmt: skip
     rows = [
         (
@@ -123,3 +127,22 @@ def _reason(row: pd.Series) -> str:
             "the matrix is small enough for the cache, so quantizing the activations weighs more than reading weights."
         )
     return "its bit planes cost more integer work than the bytes they save; fewer planes would win."
+
+
+def read_shapes(texts: list[str]) -> list[tuple[int, int]]:
+    """NxK as numbers. Raises ValueError."""
+    parsed = []
+    for text in texts or []:
+        match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,]\s*(\d{1,6})\s*", str(text))
+        if match is None:
+            raise ValueError(f"'{str(text)[:40]}' is not a shape: write rows x columns, such as 4096x4096.")
+        parsed.append((int(match[1]), int(match[2])))
+    return parsed
+
+
+def read_tokens(texts: list[str]) -> list[int]:
+    """M as numbers. Raises ValueError."""
+    for text in texts or []:
+        if not re.fullmatch(r"\d{1,5}", str(text).strip()):
+            raise ValueError(f"'{str(text)[:40]}' is not a number of tokens: write a whole number, such as 1 or 8.")
+    return [int(text) for text in texts or []]

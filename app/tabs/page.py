@@ -1,4 +1,4 @@
-"""The header line that stays in view: model, precision and run. They travel between the tabs and live in the address bar."""
+"""The header line that stays in view: model, precision and run travel between the tabs and live in the address bar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ import gradio as gr
 from abq_core.precision import Precision, PrecisionError
 from app.services import Explorer
 from app.tabs import words
+from app.tabs.script import READY
 from app.tabs.selection import Selection, readable, run_choices
 
 PRECISIONS = ["W8A8", "W6A6", "W4A8", "W4A4", "W3A8", "W2*A8", "W2A8", "W4A16", "W2*A16", "W4A4g128", "W6A6kv8"]
@@ -57,7 +58,11 @@ class Header:
         """Let the header, the tabs and the address bar agree."""
         private = {"api_visibility": "private", "show_progress": "hidden"}
         blocks.load(
-            self._open, self.selection, [*self.outputs, page.tabs], js="() => window.abq.fromAddress()", **private
+            self._open,
+            self.selection,
+            [*self.outputs, page.tabs],
+            js=f"async () => {{ {READY} return window.abq.fromAddress(); }}",
+            **private,
         )
         self.model.input(self._choose_model, [self.selection, self.model], self.outputs, **private)
         self.precision.input(self._choose_precision, [self.selection, self.precision], self.outputs, **private)
@@ -68,9 +73,7 @@ class Header:
             js="(text) => window.abq.withChange(text, {dark: window.abq.isDark()})", **private,
         )  # fmt: skip
         finished = gr.State(None)
-        gr.Timer(WATCH_SECONDS).tick(
-            self._watch, [self.selection, finished], [finished, *self.outputs], **private
-        )
+        gr.Timer(WATCH_SECONDS).tick(self._watch, [self.selection, finished], [finished, *self.outputs], **private)
         for tab in tabs:
             tab.select(
                 None, self.selection, self.selection,
@@ -118,7 +121,6 @@ class Header:
             return self.show(replace(before, run=""))
         return self.show(replace(before, run=run).settled(self.explorer.runs_frame()))
 
-
     def _watch(self, text: str, before: str | None) -> list[object]:
         """When a run has finished or was deleted: offer what there is; a page that waits for a run takes it up."""
         runs = self.explorer.runs_frame()
@@ -137,4 +139,3 @@ def bits_line(precision: str) -> str:
         f'<p class="abq-bits"><b>{words.bits(parsed.stored_bits)}</b> {words.term("stored bits")}<br>'
         f"<b>{words.bits(parsed.information_bits)}</b> {words.term('information bits')} a weight</p>"
     )
-

@@ -9,9 +9,10 @@ HEADINGS = [
     Heading("run"), Heading("model"), Heading("precision"), Heading("method"), Heading("state"), Heading("progress"),
     Heading("time", numeric=True), Heading("left", numeric=True), Heading("now"),
 ]  # fmt: skip
-EMPTY = (
-    '<div class="abq-empty"><h3>The queue is empty</h3><p>Press Calibrate: the job runs in a process of its own, goes on '
-    "when this page is closed, and its losses and log stand here while it works.</p></div>"
+EMPTY = words.empty(
+    "The queue is empty",
+    "Press Calibrate: the job runs in a process of its own, goes on when this page is closed, and its losses and log "
+    "stand here while it works.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Generated text as it comes: columns side by side, the first token that differs marked, each token tinted by its KL."""
+"""Generated text as it comes: columns side by side, the first differing token marked, each token tinted by its KL."""
 
 import math
 from collections.abc import Mapping
@@ -55,7 +55,8 @@ class Streams:
         parts = [self._column(name) for name in self.columns]
         key = (
             f'<p class="abq-key"><i></i>0 to {TINT_AT_NATS:g} nats or more of {words.term("KL")} to full precision; '
-            "point at a token to read its value. \N{NOT EQUAL TO} marks the first token that differs from the first column.</p>"
+            "point at a token to read its value. \N{NOT EQUAL TO} marks the first token that differs from the first "
+            "column.</p>"
         )
         return f'<div class="abq-streams" style="--columns:{len(parts)}">{"".join(parts)}</div>{key}'
 

@@ -1,10 +1,14 @@
-"""A table of the page: sorts by a click on a heading, and tells which row was chosen. Everything in it is escaped here."""
+"""A table of the page: sorts by a click on a heading, tells which row was chosen. All in it is escaped here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import gradio as gr
+
+from app.tabs.script import PAGE_SCRIPT
+
+NUMBER = ' class="abq-number"'
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Cell:
     def render(self, numeric: bool) -> str:
         order = self.text if self.order is None else self.order
         body = self.text if self.html else escape(self.text)
-        side = ' class="abq-number"' if numeric else ""
+        side = NUMBER if numeric else ""
         return f'<td{side} data-order="{escape(str(order))}">{body}</td>'
 
 
@@ -34,7 +38,11 @@ def build_table(elem_id: str) -> gr.HTML:
     """A place for what `table` returns; its `select` event carries the row's key."""
     choose = "(key) => trigger('select', {index: 0, value: key})"
     return gr.HTML(
-        "", js_on_load=f"window.abq.table(element, watch, {choose})", apply_default_css=False, elem_id=elem_id
+        "",
+        head=PAGE_SCRIPT,
+        js_on_load=f"window.abq.table(element, watch, {choose})",
+        apply_default_css=False,
+        elem_id=elem_id,
     )
 
 
@@ -47,7 +55,7 @@ def table(
 ) -> str:
     """HTML of a table. rows: (key, cells); the row whose key is `chosen` is marked."""
     head = "".join(
-        f'<th scope="col"{" class=abq-number" if heading.numeric else ""}><button type="button">{heading.title}</button></th>'
+        f'<th scope="col"{NUMBER if heading.numeric else ""}><button type="button">{heading.title}</button></th>'
         for heading in headings
     )
     body = []

@@ -1,6 +1,5 @@
 """Throughput: what does it buy on this machine? Kernels against torch, the roofline, and whole-model decoding."""
 
-import re
 import shlex
 from collections.abc import Iterator
 
@@ -11,7 +10,15 @@ from app.figures.throughput import decode_figure, roofline_figure, speedup_figur
 from app.tabs import words
 from app.tabs.guard import EXPECTED, guarded
 from app.tabs.jobs_panel import PRIVATE
-from app.tabs.measurements import decode_table, kernel_answer, kernel_table, latest_decodes, latest_kernels
+from app.tabs.measurements import (
+    decode_table,
+    kernel_answer,
+    kernel_table,
+    latest_decodes,
+    latest_kernels,
+    read_shapes,
+    read_tokens,
+)  # fmt: skip
 from app.tabs.page import PRECISIONS, Page
 from app.tabs.picture import build_picture, framed
 from app.tabs.selection import Selection
@@ -21,16 +28,17 @@ from app.tabs.table import build_table
 PICTURES = ["Speed-up", "Roofline", "Whole model"]
 SHAPES = ["1024x1024", "4096x4096", "11008x4096", "4096x11008"]
 CAPTIONS = {
-    "Speed-up": "Look at the dotted line: bars above it are faster than torch. Quantizing the activations is part of every time; "
-    "all engines took turns in one run.",
+    "Speed-up": "Look at the dotted line: bars above it are faster than torch. Quantizing the activations is part of "
+    "every time; all engines took turns in one run.",
     "Roofline": "Look at the slope: points on it are bound by reading weights, so fewer stored bits are the speed. "
     "The roofs are the best of these measurements, not the data sheet.",
     "Whole model": "Look at tokens per second of the same model, decoded end to end. All of these are real kernels; "
     "simulated quantization is never timed.",
 }
-EMPTY = (
-    '<div class="abq-empty"><h3>Nothing was timed on this machine yet</h3><p>Here the packed engine will stand against torch\'s '
-    "fp32, bf16 and int8 on the shapes you choose, each checked against integer arithmetic before it is timed.</p></div>"
+EMPTY = words.empty(
+    "Nothing was timed on this machine yet",
+    "Here the packed engine will stand against torch's fp32, bf16 and int8 on the shapes you choose, each checked "
+    "against integer arithmetic before it is timed. Press Time the kernels.",
 )
 
 
@@ -83,7 +91,7 @@ def build_throughput_tab(page: Page) -> None:
         """Time the kernels, saying how far it is."""
         rest = [gr.skip()] * (len(outputs) - 1)
         try:
-            parsed, tokens, count = _shapes(shapes), _tokens(m), int(threads or 1)
+            parsed, tokens, count = read_shapes(shapes), read_tokens(m), int(threads or 1)
             yield [words.answer("Checking every path against integer arithmetic, then timing&hellip;"), *rest]
             work = Steps(lambda report: page.explorer.bench_kernels(precisions or [], parsed, tokens, count, report))
             for done, measured in enumerate(work, start=1):
@@ -133,25 +141,6 @@ def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame) -> str:
             f"<b>{best['tokens_per_second']:.1f} tokens/s</b> on {words.escape(str(best['path']))}."
         )
     return words.answer(kernel_answer(kernels))
-
-
-def _shapes(texts: list[str]) -> list[tuple[int, int]]:
-    """NxK as numbers. Raises ValueError."""
-    parsed = []
-    for text in texts or []:
-        match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,]\s*(\d{1,6})\s*", str(text))
-        if match is None:
-            raise ValueError(f"'{str(text)[:40]}' is not a shape: write rows x columns, such as 4096x4096.")
-        parsed.append((int(match[1]), int(match[2])))
-    return parsed
-
-
-def _tokens(texts: list[str]) -> list[int]:
-    """M as numbers. Raises ValueError."""
-    for text in texts or []:
-        if not re.fullmatch(r"\d{1,5}", str(text).strip()):
-            raise ValueError(f"'{str(text)[:40]}' is not a number of tokens: write a whole number, such as 1 or 8.")
-    return [int(text) for text in texts or []]
 
 
 def _command(precisions: list[str], shapes: list[str], m: list[str], threads: float | None) -> str:

@@ -4,9 +4,9 @@ import math
 from html import escape
 
 TERMS = {
-    "stored bits": "Bit planes that each weight occupies in memory; with bit balance one more than its name says. Section 3.4",
-    "information bits": "log2 of the number of levels: what an ideal code would need. W2* has 5 levels, 2.32 bits. Section 3.3",
-    "bit balance": "One more level, so that the levels are symmetric around zero: 5 instead of 4 at 2 bits. Section 3.3",
+    "stored bits": "Bit planes of a weight in memory; with bit balance one more than the name says. Section 3.4",
+    "information bits": "log2 of the number of levels: what an ideal code would need; W2* has 2.32. Section 3.3",
+    "bit balance": "One more level, symmetric around zero: 5 instead of 4 at 2 bits. Section 3.3",
     "SNR": "Signal-to-noise ratio: power of the values over power of the rounding error, in decibel. 6 dB is one bit.",
     "DLC": "Double log cosine: the block's output should point where the full-precision block's points. Section 3.2",
     "AKL": "KL divergence of attention maps, in both directions, so that attention keeps its shape. Section 3.2",
@@ -16,7 +16,7 @@ TERMS = {
     "same top token": "How often the most likely next token is the one that full precision would choose.",
     "clipping": "Learned factors that narrow each row's range before rounding. Section 3.1",
     "balance vectors": "Learned factors that move range from activations to weights, channel by channel. Section 3.1",
-    "compensation": "A learned rank-1 term on down_proj of the first and last blocks; it costs nothing later. Section 3.2",
+    "compensation": "A learned rank-1 term on down_proj of the first and last blocks; no cost later. Section 3.2",
     "rounded": "Rounded to the nearest level; nothing was learned.",
     "corrected": "Calibrated: balance vectors and clipping were learned block by block before rounding.",
 }
@@ -93,6 +93,11 @@ def answer(html: str) -> str:
 def problem(message: object) -> str:
     """A sentence that says what went wrong, in place of the answer."""
     return f'<p class="abq-answer abq-problem" role="alert">{escape(str(message))}</p>'
+
+
+def empty(title: str, text: str) -> str:
+    """What will stand here, where nothing stands yet. Both are safe HTML already."""
+    return f'<div class="abq-empty"><h3>{title}</h3><p>{text}</p></div>'
 
 
 def command(line: str) -> str:

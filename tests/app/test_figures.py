@@ -1,4 +1,4 @@
-"""Every figure, from the frames of a real (tiny) run: it draws, says its units, keeps the lenses' colours, stays small."""
+"""Every figure, from the frames of a real (tiny) run: it draws, says its units, keeps the lenses' colours."""
 
 import json
 from collections.abc import Callable

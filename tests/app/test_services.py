@@ -58,7 +58,7 @@ def test_decode_names_the_path_of_every_column(finished: tuple[Explorer, Job]) -
     assert paths["W2A8"].startswith("abq ") and paths[job.run_id].startswith("abq ")
     sizes = frame.set_index("column")["weight_bytes"]
     assert sizes["fp32"] == 2 * sizes["bf16"] and sizes["W2A8"] < sizes["int8"] < sizes["bf16"]
-    assert set(explorer.throughput_frame()["kind"]) == {"decode"}
+    assert "decode" in set(explorer.throughput_frame()["kind"])
 
 
 def test_explore_is_computed_once(finished: tuple[Explorer, Job]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from app_cases import SpecMaker, settings_in, work_on
 from safetensors.torch import load_file
@@ -42,7 +43,7 @@ def start_worker(explorer: Explorer) -> Iterator[StartWorker]:
 
     def start(name: str = "test-worker") -> "subprocess.Popen[bytes]":
         worker = subprocess.Popen(
-            [sys.executable, "-m", "app.worker", "--name", name, "--parent", str(os.getpid())],
+            [sys.executable, "-m", "app.worker", "--name", name, "--parent", str(os.getpid()), "--nice", "0"],
             env={**os.environ, **explorer.settings.to_environment()},
             cwd=PROJECT_ROOT,
         )
@@ -125,6 +126,20 @@ def test_sigterm_puts_the_job_back_into_the_queue(
     worker.terminate()
     assert worker.wait(PATIENCE_SECONDS) == 0
     assert explorer.job(job.id).state == "queued"
+
+
+def test_a_worker_without_its_supervisor_gives_the_job_back_and_ends(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    job = explorer.submit(tiny_spec(epochs=1000))
+    environment = {**os.environ, **explorer.settings.to_environment()}
+    supervisor = subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=environment, cwd=PROJECT_ROOT)
+    wait_until(lambda: len(explorer.losses_frame(job.id)) > 0, "the job is being learned")
+    worker = int(pid_of(explorer.job(job.id)))
+    supervisor.kill()
+    supervisor.wait()
+    killed = time.monotonic()
+    wait_until(lambda: explorer.job(job.id).state == "queued", "the job went back into the queue")
+    wait_until(lambda: not psutil.pid_exists(worker), "the worker ended")
+    assert time.monotonic() - killed < 10
 
 
 def test_a_job_that_fails_says_why_in_a_sentence_and_can_be_resumed(

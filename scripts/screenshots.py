@@ -1,0 +1,174 @@
+"""Take the pictures of the six tabs for the documentation: `python scripts/screenshots.py [--data FOLDER] [--dark]`.
+
+Without a data folder it makes one with a few short calibrations of the built-in model, which takes some minutes.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--headless", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]  # fmt: skip
+HEIGHTS = {1280: 880, 1920: 1080}
+STARTED_WITHIN_SECONDS = 120
+WAIT_MS = 180_000
+DEMO = [("W4A4", "rtn"), ("W4A4", "abq"), ("W2*A8", "rtn"), ("W2*A8", "abq")]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: its file, its tab, and what is done before it is taken."""
+
+    name: str
+    tab: str
+    prepare: Callable[[Page], None]
+
+
+def choose(label: str) -> Callable[[Page], None]:
+    """Choose one of a tab's pictures and wait until it is drawn."""
+
+    def do(page: Page) -> None:
+        figure = page.locator(".abq-picture:visible").first
+        figure.locator(".main-svg").first.wait_for()
+        before = drawn(page)
+        page.get_by_role("radio", name=label, exact=True).check()
+        page.wait_for_function(
+            "(before) => [...document.querySelectorAll('[data-drawn]')]"
+            ".some(e => e.offsetParent && e.dataset.drawn !== before)",
+            arg=before,
+        )
+
+    return do
+
+
+def drawn(page: Page) -> str:
+    """How often the visible picture was drawn."""
+    return str(
+        page.evaluate("[...document.querySelectorAll('[data-drawn]')].find(e => e.offsetParent)?.dataset.drawn ?? '0'")
+    )
+
+
+def wait_for_picture(page: Page) -> None:
+    page.locator(".abq-picture .main-svg:visible").first.wait_for()
+
+
+def generate(page: Page) -> None:
+    page.locator("#generate-columns", has_text="Full precision").wait_for()
+    page.get_by_role("button", name="Generate").click()
+    page.locator("#generate-answer", has_text="differs").or_(
+        page.locator("#generate-answer", has_text="same text")
+    ).first.wait_for()
+
+
+def time_kernels(page: Page) -> None:
+    page.get_by_role("button", name="Time the kernels").click()
+    page.locator("#throughput-table td", has_text="exact").first.wait_for()
+    page.locator("#throughput-answer", has_text="times").wait_for()
+
+
+SHOTS = [
+    Shot("explore", "explore", wait_for_picture),
+    Shot("calibrate", "calibrate", lambda page: page.locator("#calibrate-queue tr[data-key]").first.wait_for()),
+    Shot("distributions", "distributions", wait_for_picture),
+    Shot("attention", "distributions", choose("Attention maps")),
+    Shot("generate", "generate", generate),
+    Shot("throughput", "throughput", time_kernels),
+    Shot("compare", "compare", wait_for_picture),
+]
+
+
+def make_demo(data: Path) -> None:
+    """A few short calibrations, run to their end."""
+    environment = {**os.environ, "ABQ_DATA_DIR": str(data)}
+    for precision, method in DEMO:
+        command = [sys.executable, "-m", "app.cli", "calibrate", "builtin", "--precision", precision,
+                   "--method", method, "--segments", "16", "--epochs", "5" if method == "abq" else "0", "--wait"]  # fmt: skip
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+
+
+@contextmanager
+def running(data: Path) -> Iterator[str]:
+    """The page's address while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "app.cli", "app", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "ABQ_DATA_DIR": str(data)})
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + STARTED_WITHIN_SECONDS
+        while not answers(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"The page did not come up on {address}.")
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def take(address: str, out: Path, query: str, width: int, dark: bool) -> None:
+    """All pictures at one width and in one mode."""
+    out.mkdir(parents=True, exist_ok=True)
+    suffix = ("-dark" if dark else "") + (f"-{width}" if width != 1280 else "")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = browser.new_context(
+            viewport={"width": width, "height": HEIGHTS.get(width, width * 9 // 16)},
+            color_scheme="dark" if dark else "light",
+        )
+        for shot in SHOTS:
+            page = context.new_page()
+            page.set_default_timeout(WAIT_MS)
+            page.goto(f"{address}?{query}&tab={shot.tab}")
+            page.wait_for_function(
+                f"location.search.includes('precision=') && location.search.includes('tab={shot.tab}')"
+            )
+            shot.prepare(page)
+            page.locator(".abq-picture .main-svg:visible, .abq-streams").first.wait_for(timeout=WAIT_MS)
+            path = out / f"{shot.name}{suffix}.png"
+            page.screenshot(path=path)
+            print(path)
+            page.close()
+        browser.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a data folder with finished runs; without it a demo is made")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--query", default="precision=W2*A8", help="what the address asks for")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="abq-demo-") as temporary:
+        data = options.data or Path(temporary)
+        if options.data is None:
+            make_demo(data)
+        with running(data) as address:
+            take(address, options.out, options.query, options.width, options.dark)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The report: one file, nothing fetched, figures in it for light and dark, hostile text inert."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from app_cases import SpecMaker, work_on
+
+from app.services import Explorer, ServiceError
+from storage.jobs import Job
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def data_of(page: str) -> dict[str, dict[str, object]]:
+    found = re.findall(r"<script type='application/json' data-for='([^']+)'>(.*?)</script>", page, re.DOTALL)
+    return {name: json.loads(text) for name, text in found}
+
+
+def test_it_holds_the_table_and_the_figures_of_before_and_after(finished: tuple[Explorer, Job], tmp_path: Path) -> None:
+    explorer, job = finished
+    page = explorer.report([], tmp_path / "report.html").read_text("utf-8")
+    assert job.run_id in page and "times smaller than 16-bit" in page and "--precision W4A4" in page
+    figures = data_of(page)
+    assert len(figures) >= 7
+    for name, themes in figures.items():
+        assert themes.keys() == {"light", "dark"} and themes["light"]["data"], name
+        assert f"id='{name}'" in page
+    names = {trace.get("name") for themes in figures.values() for trace in themes["light"]["data"]}
+    assert {"Full", "Rounded", "Corrected"} <= names
+
+
+def test_it_fetches_nothing(finished: tuple[Explorer, Job], tmp_path: Path) -> None:
+    explorer, job = finished
+    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+    assert page.count("plotly.js v") == 1
+    assert not re.search(r"<(script|link|img|iframe)[^>]*\s(src|href)=", page.split("<body>")[1])
+    assert "default-src 'none'" in page
+
+
+def test_hostile_text_stays_text(explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+    job = work_on(explorer, explorer.submit(tiny_spec("W4A4", "rtn")))
+    explorer.set_note(job.run_id, HOSTILE)
+    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+    body = page.split("<body>")[1]
+    assert "alert(1)" in body and "<script>alert" not in body and "<img" not in body
+
+
+def test_without_a_finished_run_there_is_no_report(explorer: Explorer, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no finished run"):
+        explorer.report([], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

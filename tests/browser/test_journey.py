@@ -1,0 +1,123 @@
+"""A person's whole path through the six tabs with the built-in model, then what must not happen on the way."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+STEP_MS = 120_000
+expect.set_options(timeout=STEP_MS)
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+    page.wait_for_function(f"location.search.includes('tab={name.lower()}')")
+
+
+def choose_precision(page: Page, precision: str) -> None:
+    box = page.locator("#abq-precision input")
+    box.fill(precision)
+    box.press("Enter")
+    box.blur()
+
+
+def redrawn(page: Page, figure: str, label: str) -> None:
+    """Choose a picture and wait until it has been drawn."""
+    before = page.locator(f"#{figure} [data-drawn], #{figure}[data-drawn]").first.get_attribute("data-drawn")
+    page.get_by_role("radio", name=label, exact=True).check()
+    drawn = """([id, before]) =>
+        (document.querySelector(`#${id}[data-drawn], #${id} [data-drawn]`)?.dataset.drawn ?? '0') !== before"""
+    page.wait_for_function(drawn, arg=[figure, before])
+
+
+def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
+    page.goto(address)
+
+    expect(page.locator("#explore-answer")).to_contain_text("W2*A8 gives every weight one of 5 levels (bit balance)")
+    expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
+    choose_precision(page, "W4A4")
+    expect(page.locator("#explore-answer")).to_contain_text("W4A4 gives every weight one of 16 levels")
+    expect(page).to_have_url(re.compile("precision=W4A4"))
+    for picture in ("Levels", "Signal to noise", "Outlier channels"):
+        redrawn(page, "explore-figure", picture)
+    with page.expect_download() as download:
+        page.locator("#explore-figure a", has_text="CSV").click()
+    assert download.value.suggested_filename == "outliers.csv"
+
+    open_tab(page, "Distributions")
+    expect(page.locator(".abq-empty:visible")).to_contain_text("No calibrated run of builtin at W4A4 yet")
+
+    open_tab(page, "Calibrate")
+    page.get_by_role("radio", name="abq", exact=True).check()
+    for field, value in (("segments", "2"), ("seq-len", "64"), ("epochs", "1")):
+        page.locator(f"#calibrate-{field} input").fill(value)
+        page.locator(f"#calibrate-{field} input").blur()
+    expect(page.locator("#calibrate-command code")).to_contain_text("--segments 2 --seq-len 64 --epochs 1")
+    expect(page.locator("#calibrate-answer")).to_contain_text("1 epochs a block")
+    page.get_by_role("button", name="Calibrate", exact=True).click()
+    expect(page.locator("#calibrate-answer")).to_contain_text("Queued as run")
+    row = page.locator("#calibrate-queue tr[data-key]")
+    expect(row).to_contain_text("succeeded", timeout=300_000)
+    expect(page.locator("#calibrate-figure .main-svg").first).to_be_visible()
+    expect(page.locator("#calibrate-log")).to_contain_text("Block 6 of 6")
+
+    page.get_by_role("button", name="See its distributions").click()
+    expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens")
+    expect(page).to_have_url(re.compile(r"run=r-[0-9a-f]{10}"))
+    expect(page.locator("#distributions-figure .main-svg").first).to_be_visible()
+    for picture in ("Weights", "Activations", "Block outputs", "Attention maps", "Balance", "Clipping"):
+        redrawn(page, "distributions-figure", picture)
+
+    open_tab(page, "Generate")
+    expect(page.locator("#generate-columns")).to_contain_text("W4A4 abq")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#generate-answer")).to_contain_text("mean KL")
+    assert page.locator("#generate-streams section").count() == 3
+    assert page.locator("#generate-streams span[data-kl]").count() > 20
+    expect(page.locator("#generate-streams .abq-first").first).to_be_visible()
+
+    open_tab(page, "Throughput")
+    for field in ("precisions", "shapes"):
+        page.locator(f"#throughput-{field} .remove-all, #throughput-{field} [aria-label='Clear all']").first.click()
+    page.locator("#throughput-precisions input").fill("W2A8")
+    page.locator("#throughput-precisions input").press("Enter")
+    page.locator("#throughput-shapes input").fill("512x512")
+    page.locator("#throughput-shapes input").press("Enter")
+    page.get_by_role("button", name="Time the kernels").click()
+    expect(page.locator("#throughput-table")).to_contain_text("exact")
+    expect(page.locator("#throughput-figure .main-svg").first).to_be_visible()
+
+    open_tab(page, "Compare")
+    expect(page.locator("#compare-runs tbody tr")).to_have_count(2)
+    expect(page.locator("#compare-figure .main-svg").first).to_be_visible()
+    page.locator("#compare-note textarea, #compare-note input").first.fill("<img src=x onerror=alert(1)> kept")
+    page.locator("#compare-note textarea, #compare-note input").first.press("Enter")
+    expect(page.locator("#compare-runs")).to_contain_text("<img src=x onerror=alert(1)> kept")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the report").click()
+    assert download.value.suggested_filename.endswith(".html")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_what_is_typed_wrong_is_answered_in_words(page: Page, address: str) -> None:
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(f"{address}?precision=W4A4")
+    expect(page.locator("#explore-answer")).to_contain_text("W4A4")
+    choose_precision(page, "W9A8")
+    expect(page.get_by_text("9 weight bits")).to_be_visible()
+    expect(page.locator("#abq-precision input")).to_have_value("W4A4")
+    page.goto(f"{address}?model=<script>alert(1)</script>&precision=W4A4")
+    expect(page.locator("#explore-answer [role=alert], #explore-answer .abq-problem")).to_contain_text("<script>")
+    assert "Traceback" not in page.content()
+    assert not dialogs
+
+
+def test_dark_and_light_follow_the_browser(page: Page, address: str) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.goto(address)
+    paper = page.locator("#explore-figure .main-svg").first
+    expect(paper).to_have_css("background-color", "rgb(15, 21, 36)")
+    page.emulate_media(color_scheme="light")
+    expect(paper).to_have_css("background-color", "rgb(255, 255, 255)")
