@@ -9,7 +9,6 @@ from pathlib import Path
 
 import platformdirs
 
-
 # OpenMP's threads spin while they wait, which on a machine with anything else to do slows torch more than tenfold.
 # It reads this when torch is imported.
 THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}

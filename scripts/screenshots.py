@@ -5,6 +5,7 @@ Without a data folder it makes one with a few short calibrations of the built-in
 
 import argparse
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -35,6 +36,7 @@ class Shot:
 
     name: str
     tab: str
+    precision: str
     prepare: Callable[[Page], None]
 
 
@@ -66,6 +68,13 @@ def wait_for_picture(page: Page) -> None:
     page.locator(".abq-picture .main-svg:visible").first.wait_for()
 
 
+def show_losses(page: Page) -> None:
+    """Choose a calibration that learned something."""
+    row = page.locator("#calibrate-queue tr[data-key]").filter(has=page.locator("td", has_text=re.compile("^abq$")))
+    row.filter(has_text="succeeded").first.click()
+    page.locator("#calibrate-figure .scatterlayer .trace").first.wait_for()
+
+
 def generate(page: Page) -> None:
     page.locator("#generate-columns", has_text="Full precision").wait_for()
     page.get_by_role("button", name="Generate").click()
@@ -81,13 +90,13 @@ def time_kernels(page: Page) -> None:
 
 
 SHOTS = [
-    Shot("explore", "explore", wait_for_picture),
-    Shot("calibrate", "calibrate", lambda page: page.locator("#calibrate-queue tr[data-key]").first.wait_for()),
-    Shot("distributions", "distributions", wait_for_picture),
-    Shot("attention", "distributions", choose("Attention maps")),
-    Shot("generate", "generate", generate),
-    Shot("throughput", "throughput", time_kernels),
-    Shot("compare", "compare", wait_for_picture),
+    Shot("explore", "explore", "W2*A8", wait_for_picture),
+    Shot("calibrate", "calibrate", "W4A4", show_losses),
+    Shot("distributions", "distributions", "W4A4", wait_for_picture),
+    Shot("attention", "distributions", "W4A4", choose("Attention maps")),
+    Shot("generate", "generate", "W4A4", generate),
+    Shot("throughput", "throughput", "W2*A8", time_kernels),
+    Shot("compare", "compare", "W4A4", wait_for_picture),
 ]
 
 
@@ -95,8 +104,9 @@ def make_demo(data: Path) -> None:
     """A few short calibrations, run to their end."""
     environment = {**os.environ, "ABQ_DATA_DIR": str(data)}
     for precision, method in DEMO:
-        command = [sys.executable, "-m", "app.cli", "calibrate", "builtin", "--precision", precision,
-                   "--method", method, "--segments", "16", "--epochs", "5" if method == "abq" else "0", "--wait"]  # fmt: skip
+        command = [sys.executable, "-m", "app.cli", "calibrate", "builtin", "--precision", precision]
+        command += ["--method", method, "--segments", "16", "--wait"]
+        command += ["--epochs", "5"] if method == "abq" else []
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
@@ -128,7 +138,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def take(address: str, out: Path, query: str, width: int, dark: bool) -> None:
+def take(address: str, out: Path, model: str, width: int, dark: bool) -> None:
     """All pictures at one width and in one mode."""
     out.mkdir(parents=True, exist_ok=True)
     suffix = ("-dark" if dark else "") + (f"-{width}" if width != 1280 else "")
@@ -141,14 +151,14 @@ def take(address: str, out: Path, query: str, width: int, dark: bool) -> None:
         for shot in SHOTS:
             page = context.new_page()
             page.set_default_timeout(WAIT_MS)
-            page.goto(f"{address}?{query}&tab={shot.tab}")
+            page.goto(f"{address}?model={model}&precision={shot.precision}&tab={shot.tab}")
             page.wait_for_function(
                 f"location.search.includes('precision=') && location.search.includes('tab={shot.tab}')"
             )
             shot.prepare(page)
             page.locator(".abq-picture .main-svg:visible, .abq-streams").first.wait_for(timeout=WAIT_MS)
             path = out / f"{shot.name}{suffix}.png"
-            page.screenshot(path=path)
+            page.screenshot(path=path, full_page=True)
             print(path)
             page.close()
         browser.close()
@@ -160,14 +170,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--query", default="precision=W2*A8", help="what the address asks for")
+    parser.add_argument("--model", default="builtin", help="whose runs are shown")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="abq-demo-") as temporary:
         data = options.data or Path(temporary)
         if options.data is None:
             make_demo(data)
         with running(data) as address:
-            take(address, options.out, options.query, options.width, options.dark)
+            take(address, options.out, options.model, options.width, options.dark)
 
 
 if __name__ == "__main__":

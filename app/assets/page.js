@@ -41,8 +41,10 @@
     const plot = element.querySelector(".abq-plot");
     let shown = null;
     async function draw() {
-      if (!props.value || props.value === shown) return;
+      element.querySelector("figure").hidden = !props.value;
+      if (props.value === shown) return;
       shown = props.value;
+      if (!shown) return;
       const frame = JSON.parse(shown);
       element.querySelector(".abq-caption").innerHTML = frame.caption;
       plot.setAttribute("aria-label", element.querySelector(".abq-caption").textContent);

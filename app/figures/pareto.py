@@ -16,6 +16,7 @@ METHOD_MARKERS = {
     "omniquant": "pentagon",
     "abq": "diamond",
 }
+LABELS = {"abq": "bottom right", "smoothquant": "top left", "omniquant": "bottom left"}  # apart where sizes are equal
 SMALLEST, LARGEST = 11.0, 30.0  # marker sizes in pixels
 WIDE = 8
 
@@ -63,7 +64,7 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
                 mode="markers+text",
                 name="full precision" if method == "none" else escape(str(method)),
                 text=[escape(str(precision)) for precision in part["precision"]],
-                textposition="top right",
+                textposition=LABELS.get(str(method), "top right"),
                 textfont={"size": 12, "color": palette(dark).ink},
                 marker={
                     "opacity": 1,

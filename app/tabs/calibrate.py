@@ -114,7 +114,11 @@ def _whole(value: object, name: str) -> int:
 def _preflight(page: Page, spec: CalibrationSpec) -> str:
     """What the calibration would take, from shapes alone."""
     estimate = page.explorer.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs)
-    learned = f"{spec.active_epochs} epochs a block" if spec.active_epochs else "nothing is learned"
+    learned = (
+        f"{spec.active_epochs} epoch{'s' * (spec.active_epochs > 1)} a block"
+        if spec.active_epochs
+        else "nothing is learned"
+    )
     return (
         f"<b>{words.escape(str(spec.precision))}</b> with <b>{spec.method}</b>: {learned}, "
         f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, "

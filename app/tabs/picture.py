@@ -5,6 +5,7 @@ from html import escape
 
 import gradio as gr
 import plotly.graph_objects as go
+
 from app.tabs.script import PAGE_SCRIPT
 
 TEMPLATE = (

@@ -54,7 +54,7 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
         page.locator(f"#calibrate-{field} input").fill(value)
         page.locator(f"#calibrate-{field} input").blur()
     expect(page.locator("#calibrate-command code")).to_contain_text("--segments 2 --seq-len 64 --epochs 1")
-    expect(page.locator("#calibrate-answer")).to_contain_text("1 epochs a block")
+    expect(page.locator("#calibrate-answer")).to_contain_text("1 epoch a block")
     page.get_by_role("button", name="Calibrate", exact=True).click()
     expect(page.locator("#calibrate-answer")).to_contain_text("Queued as run")
     row = page.locator("#calibrate-queue tr[data-key]")

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from abq_core.data import segments
-from abq_core.models import LoadedModel, load_model
 
 from abq_core.architectures import blocks_of
 from abq_core.artifacts import BlockArtifact, MemoryStore
 from abq_core.calibrate import CalibrationError, calibrate, is_end_block
+from abq_core.data import segments
 from abq_core.diagnostics import diagnose
 from abq_core.events import BlockDone, EpochDone, Event, Started, StepDone
 from abq_core.explore import explore
+from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.runtime import MissingBlockError, quantized_model, rounded_model, weight_bytes
 from abq_core.spec import METHODS, CalibrationSpec
