@@ -35,7 +35,7 @@ CAPTIONS = {
     "Activations": "Look at the width: balance vectors divide the channels that stand out, so that corrected inputs "
     "are narrower.",
     "Block outputs": "Look at how well the outline follows the grey area; DLC and MSE pull it there.",
-    "Attention maps": "Look at the first column and the diagonal: rounding blurs both, AKL brings them back. "
+    "Attention maps": "Look at the first column and the diagonal: AKL asks the corrected map to keep both. "
     "In the difference, teal is less attention than full precision and red is more; colours rise fast near zero.",
     "Levels": "Look at which levels are in use: clipping narrows the range, so that weights reach the outer levels.",
     "Signal to noise": "Look for the lightest cells: there rounding still loses most. 6 dB more is half the error.",

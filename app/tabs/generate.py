@@ -13,7 +13,7 @@ from app.tabs.page import Page
 from app.tabs.selection import Selection, run_choices
 from app.tabs.streams import Streams
 
-PROMPT = 'def read_lines(path):\n    """Return'
+PROMPT = "When an exception"
 SHOW_EVERY_SECONDS = 0.12
 MOST_COLUMNS = 4
 EMPTY = words.empty(
@@ -33,10 +33,10 @@ def build_generate_tab(page: Page) -> None:
             )
             tokens = gr.Slider(8, 256, value=64, step=8, label="New tokens", elem_id="generate-tokens")
             temperature = gr.Slider(
-                0, 1.5, value=0.6, step=0.1, label="Temperature", info="0 takes the most likely token.",
+                0, 1.5, value=0.4, step=0.1, label="Temperature", info="0 takes the most likely token.",
                 elem_id="generate-temperature",
             )  # fmt: skip
-            seed = gr.Number(1, label="Seed", precision=0, elem_id="generate-seed")
+            seed = gr.Number(3, label="Seed", precision=0, elem_id="generate-seed")
             with gr.Row():
                 go = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate-go")
                 stop = gr.Button("Stop", min_width=80, elem_id="generate-stop")

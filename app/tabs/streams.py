@@ -99,5 +99,5 @@ def _numbers(column: Column) -> str:
         return f"{len(column.tokens)} tokens&hellip;" if column.tokens else "waiting for the first token&hellip;"
     return (
         f"{end.tokens_per_second:.3g} tokens/s, first token after {words.seconds(end.first_token_seconds)}<br>"
-        f"{words.mib(end.weight_bytes)} of quantized or full linear weights"
+        f"{words.mib(end.weight_bytes)} of weights in its linears"
     )

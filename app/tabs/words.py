@@ -4,21 +4,28 @@ import math
 from html import escape
 
 TERMS = {
-    "stored bits": "Bit planes of a weight in memory; with bit balance one more than the name says. Section 3.4",
-    "information bits": "log2 of the number of levels: what an ideal code would need; W2* has 2.32. Section 3.3",
-    "bit balance": "One more level, symmetric around zero: 5 instead of 4 at 2 bits. Section 3.3",
+    "stored bits": "Bit planes of a weight in memory; with bit balance one more than the name says.",
+    "information bits": "log2 of the number of levels: what an ideal code would need; W2* has 2.32.",
+    "bit balance": "One more level, symmetric around zero: 5 instead of 4 at 2 bits.",
     "SNR": "Signal-to-noise ratio: power of the values over power of the rounding error, in decibel. 6 dB is one bit.",
-    "DLC": "Double log cosine: the block's output should point where the full-precision block's points. Section 3.2",
-    "AKL": "KL divergence of attention maps, in both directions, so that attention keeps its shape. Section 3.2",
+    "DLC": "Double log cosine: the block's output should point where the full-precision block's points.",
+    "AKL": "KL divergence of attention maps, in both directions, so that attention keeps its shape.",
     "MSE": "Squared error of the block's output; it is in the authors' code, not in the paper's text.",
     "KL": "Kullback-Leibler divergence of the next-token distributions from full precision, in nats. 0: the same.",
     "perplexity": "exp of the mean loss per token on held-out text: lower is better; the standard error follows it.",
     "same top token": "How often the most likely next token is the one that full precision would choose.",
-    "clipping": "Learned factors that narrow each row's range before rounding. Section 3.1",
-    "balance vectors": "Learned factors that move range from activations to weights, channel by channel. Section 3.1",
-    "compensation": "A learned rank-1 term on down_proj of the first and last blocks; no cost later. Section 3.2",
+    "clipping": "Learned factors that narrow each row's range before rounding.",
+    "balance vectors": "Learned factors that move range from activations to weights, channel by channel.",
+    "compensation": "A learned rank-1 term on down_proj of the first and last blocks; no cost later.",
     "rounded": "Rounded to the nearest level; nothing was learned.",
     "corrected": "Calibrated: balance vectors and clipping were learned block by block before rounding.",
+}
+SECTIONS = {
+    "bit balance": "Bit Balance Strategy",
+    "DLC": "Distribution Correction",
+    "AKL": "Distribution Correction",
+    "balance vectors": "Distribution Correction",
+    "compensation": "Distribution Correction",
 }
 PAPER = "arXiv 2408.08554"
 NOTHING = "\N{EN DASH}"
@@ -26,9 +33,8 @@ NOTHING = "\N{EN DASH}"
 
 def term(name: str, text: str | None = None) -> str:
     """A term with its one-sentence explanation as tooltip."""
-    tip = f"{TERMS[name].rstrip('.')}"
-    source = f" of {PAPER}." if "Section" in tip else "."
-    return f'<abbr title="{escape(tip + source)}" tabindex="0">{escape(text or name)}</abbr>'
+    tip = TERMS[name] + (f" See {SECTIONS[name]} in {PAPER}." if name in SECTIONS else "")
+    return f'<abbr title="{escape(tip)}" tabindex="0">{escape(text or name)}</abbr>'
 
 
 def number(value: object) -> float | None:
