@@ -178,12 +178,12 @@ def run_claimed(
             if stop.reason == "cancelled":
                 explorer.jobs.end_cancelled(*ids, now())
             elif stop.reason == "shutdown":
-                explorer.jobs.fail(*ids, now(), "Its worker was asked to stop.", retry=True)
+                explorer.jobs.release(*ids, now(), "Its worker was asked to stop.")
         except LostLeaseError:
             raise
         except Exception as error:
             explorer.jobs.log(*ids, now(), traceback.format_exc())
-            explorer.jobs.fail(*ids, now(), sentence_for(error, explorer.settings.data_dir), retry=False)
+            explorer.jobs.fail(*ids, now(), sentence_for(error, explorer.settings.data_dir))
     except LostLeaseError:
         return  # another worker has the job: nothing of ours may be written
 

@@ -243,15 +243,20 @@ class Jobs:
             settle(job, "succeeded", now)
             return _job(job)
 
-    def fail(self, job_id: str, epoch: int, now: datetime, error: str, retry: bool = False) -> Job:
-        """The attempt failed. With retry the job is queued again, up to 3 attempts without a new block."""
+    def fail(self, job_id: str, epoch: int, now: datetime, error: str) -> Job:
+        """The job cannot go on, until someone resumes it."""
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now)
-            if retry:
-                end_attempt(session, job, now, error)
-            else:
-                add_log(session, job, now, error)
-                settle(job, "failed", now, error)
+            add_log(session, job, now, error)
+            settle(job, "failed", now, error)
+            return _job(job)
+
+    def release(self, job_id: str, epoch: int, now: datetime, reason: str) -> Job:
+        """The worker gives the job back in good order: queued again, and the attempt does not count."""
+        with self._database.transaction() as session:
+            job = own_job(session, job_id, epoch, now)
+            job.attempts = max(0, job.attempts - 1)
+            end_attempt(session, job, now, reason)
             return _job(job)
 
     def end_cancelled(self, job_id: str, epoch: int, now: datetime) -> Job:

@@ -1,6 +1,9 @@
 """Tiny models with random weights, saved as safetensors with a tiny tokenizer, for tests that need a whole folder."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: threads that spin starve each other
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ WORKER_WRITES: dict[str, Callable[[Jobs, str, int, datetime], object]] = {
     "log": lambda jobs, id, epoch, now: jobs.log(id, epoch, now, "stale"),
     "finish": lambda jobs, id, epoch, now: jobs.finish(id, epoch, now),
     "fail": lambda jobs, id, epoch, now: jobs.fail(id, epoch, now, "stale"),
-    "retry": lambda jobs, id, epoch, now: jobs.fail(id, epoch, now, "stale", retry=True),
+    "release": lambda jobs, id, epoch, now: jobs.release(id, epoch, now, "stale"),
     "end_cancelled": lambda jobs, id, epoch, now: jobs.end_cancelled(id, epoch, now),
 }
 
@@ -314,15 +314,15 @@ def test_attempts_are_counted_from_the_last_new_block(jobs: Jobs, clock: Clock) 
         assert [job.state for job in jobs.requeue_expired(clock.move(31))] == [state]
 
 
-def test_a_failure_that_may_pass_is_tried_again(jobs: Jobs, clock: Clock) -> None:
+def test_a_job_given_back_in_good_order_is_queued_however_often(jobs: Jobs, clock: Clock) -> None:
     jobs.submit(SPEC, clock.now)
-    for state in ("queued", "queued", "failed"):
+    for _ in range(5):
         job = claim(jobs, clock)
-        assert jobs.fail(job.id, job.epoch, clock.now, "disk full", retry=True).state == state
-    job = jobs.resume(job.id, clock.now)
+        released = jobs.release(job.id, job.epoch, clock.now, "shutdown")
+        assert (released.state, released.attempts) == ("queued", 0)
     job = claim(jobs, clock)
     jobs.request_cancel(job.id, clock.now)
-    assert jobs.fail(job.id, job.epoch, clock.now, "disk full", retry=True).state == "cancelled"
+    assert jobs.release(job.id, job.epoch, clock.now, "shutdown").state == "cancelled"
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])

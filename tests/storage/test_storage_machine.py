@@ -101,12 +101,16 @@ class History(RuleBasedStateMachine):
         if expected := self.as_owner(claim, lambda: self.jobs.finish(claim.id, claim.epoch, self.clock.now)):
             expected.end("succeeded")
 
-    @rule(claim=claims, retry=st.booleans())
-    def fail(self, claim: Job, retry: bool) -> None:
-        if expected := self.as_owner(
-            claim, lambda: self.jobs.fail(claim.id, claim.epoch, self.clock.now, "no", retry=retry)
-        ):
-            expected.end_attempt() if retry else expected.end("failed")
+    @rule(claim=claims)
+    def fail(self, claim: Job) -> None:
+        if expected := self.as_owner(claim, lambda: self.jobs.fail(claim.id, claim.epoch, self.clock.now, "no")):
+            expected.end("failed")
+
+    @rule(claim=claims)
+    def release(self, claim: Job) -> None:
+        if expected := self.as_owner(claim, lambda: self.jobs.release(claim.id, claim.epoch, self.clock.now, "no")):
+            expected.attempts = max(0, expected.attempts - 1)
+            expected.end_attempt()
 
     @rule(claim=claims)
     def end_cancelled(self, claim: Job) -> None:
