@@ -6,6 +6,8 @@ Every row is calibrated and evaluated in this run; the raw figures go to benchma
 import argparse
 import json
 import platform
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -82,6 +84,7 @@ def main() -> None:
             rows.append(measure(base, spec, ids))
             print(json.dumps({k: v for k, v in rows[-1].items() if k != "segment_losses"}), flush=True)
     result = {
+        "command": shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]]),
         "options": {k: str(v) for k, v in vars(arguments).items() if k not in ("json", "markdown")},
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -134,6 +137,13 @@ def markdown(result: dict) -> str:
         best_losses = cells[precision, "abq"]["segment_losses"]
         gaps = [perplexity_gap(best_losses, cells[precision, m]["segment_losses"]) for m in others]
         lines.append(f"| {precision} | " + " | ".join(f"{gap:.2f} ± {stderr:.2f}" for gap, stderr in gaps) + " |")
+    starred, plain = (cells[precision, "abq"] for precision in ("W2*A8", "W3A8"))
+    lines += [
+        "",
+        "`W2*A8` and `W3A8` both store three planes a weight, so by size they are each other's rival: `abq` reaches "
+        f"{starred['perplexity']:.2f} with the five levels of the former and {plain['perplexity']:.2f} with the eight "
+        "of the latter.",
+    ]
     lines += ["", "Mean KL divergence to full precision (nats a token) and how often the top token stays the same:", ""]
     lines += ["| precision | " + " | ".join(f"`{m}`" for m in METHODS) + " |", "|---|" + "---|" * len(METHODS)]
     for precision in PRECISIONS:
@@ -147,7 +157,7 @@ def markdown(result: dict) -> str:
         "same ones, so the paired differences of the second table are far more certain. Sizes are FP16 against bit "
         "planes with scales and zero points; `W2*A8` stores three planes for its five levels.",
         "",
-        f"Made by `python benchmarks/quality.py` with Python {result['python']}, torch {result['torch']}, transformers "
+        f"Made by `{result['command']}` with Python {result['python']}, torch {result['torch']}, transformers "
         f"{result['transformers']}; the text is the standard library of that Python. Raw figures: "
         "`benchmarks/results/quality.json`.",
         "",
