@@ -1,5 +1,6 @@
 """Files that the page links to: the numbers behind each figure, the report, plotly. By id and name, never by path."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,17 @@ def download_routes(explorer: Explorer) -> list[Route]:
     async def throughput(request: Request) -> Response:
         return await _csv(explorer.throughput_frame, "throughput")
 
+    async def run_archive(request: Request) -> Response:
+        run = request.path_params["run"]
+        folder = tempfile.TemporaryDirectory(prefix="abq-export-")
+        try:
+            exported = await run_in_threadpool(explorer.export_folder, run, Path(folder.name))
+            path = await run_in_threadpool(shutil.make_archive, str(exported), "zip", folder.name, exported.name)
+        except (ValueError, RuntimeError, OSError) as error:
+            folder.cleanup()
+            return PlainTextResponse(str(error), 404)
+        return FileResponse(path, filename=Path(path).name, background=BackgroundTask(folder.cleanup))
+
     async def report(request: Request) -> Response:
         wanted = [run for run in request.query_params.get("runs", "").split(",") if run]
         folder = tempfile.TemporaryDirectory(prefix="abq-report-")
@@ -64,6 +76,7 @@ def download_routes(explorer: Explorer) -> list[Route]:
         Route("/abq/plotly.min.js", plotly_library),
         Route("/abq/page.js", page_script),
         Route("/abq/run/{run}/{name}.csv", run_frame),
+        Route("/abq/run/{run}.zip", run_archive),
         Route("/abq/explore/{name}.csv", explored),
         Route("/abq/job/{job}/losses.csv", losses),
         Route("/abq/runs.csv", runs),

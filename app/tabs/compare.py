@@ -21,6 +21,11 @@ CAPTION = (
     "Look at the dotted front: nothing measured here is both smaller and better than the points on it. "
     "Bars are standard errors; a larger marker decodes faster; a magenta rim is bit balance."
 )
+WHERE_IT_LOADS = [
+    ("ABQ Explorer", "yes"),
+    ("other programs", "bit planes in safetensors, to be read with kernels/planes.py"),
+    ("transformers, vLLM, llama.cpp", "not yet"),
+]
 MOST_JOBS = 24
 EMPTY = words.empty(
     "No runs yet",
@@ -63,7 +68,7 @@ def build_compare_tab(page: Page) -> None:
             words.answer(_answer(mine)),
             framed(pareto_figure(mine, selection.dark), CAPTION, "abq/runs.csv", "runs") if len(mine) else "",
             _table(mine, selection.run) if len(mine) else EMPTY,
-            _links(mine),
+            _links(mine, chosen),
             gr.update(visible=len(chosen) > 0),
             str(chosen.iloc[0]["note"]) if len(chosen) else "",
             gr.update(visible=False),
@@ -185,13 +190,21 @@ def _order(value: object) -> float | str:
     return "" if number is None else number
 
 
-def _links(runs: pd.DataFrame) -> str:
-    """The report of all finished runs as one file, made when it is asked for."""
+def _links(runs: pd.DataFrame, chosen: pd.DataFrame) -> str:
+    """What can be taken away: the report of all finished runs, and the chosen run with where it loads."""
     finished = runs[runs["run"].ne("") & runs["state"].eq("succeeded")]["run"]
     if finished.empty:
         return ""
     command = words.command(shlex.join(["abq", "report", *finished]))
-    return (
+    report = (
         f'<p><a class="abq-csv" href="abq/report.html?runs={",".join(finished)}" download>Download the report</a> of '
         f"{len(finished)} runs: one HTML file.</p>{command}"
+    )
+    taken = [run for run in chosen["run"] if run in set(finished)]
+    if not taken:
+        return report
+    return (
+        f'{report}<p><a class="abq-csv" href="abq/run/{taken[0]}.zip" download>Download this run</a>: spec, integer '
+        f"weights, diagnostics, evaluation. Where it loads:</p>{words.facts(WHERE_IT_LOADS)}"
+        f"{words.command(shlex.join(['abq', 'runs', 'export', taken[0]]))}"
     )

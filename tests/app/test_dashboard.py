@@ -2,11 +2,13 @@
 
 import contextlib
 import http.client
+import io
 import json
 import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,10 +155,23 @@ def test_the_numbers_behind_figures_are_downloads(site: str, finished: tuple[Exp
         assert column in body.decode().splitlines()[0].split(",")
     status, body = fetch(f"{site}abq/report.html?runs={job.run_id}")
     assert status == 200 and b"<html" in body
+    status, body = fetch(f"{site}abq/run/{job.run_id}.zip")
+    assert status == 200
+    names = set(zipfile.ZipFile(io.BytesIO(body)).namelist())
+    wanted = {"spec.json", "evaluation.json", "blocks/000.safetensors", "diagnostics/blocks.parquet"}
+    assert {f"{job.run_id}/{name}" for name in wanted} <= names
 
 
 @pytest.mark.parametrize(
-    "path", ["run/..%2f..%2fabq.sqlite3/blocks.csv", "run/r-00000000/spec.csv", "explore/spec.csv", "job/1/losses.csv"]
+    "path",
+    [
+        "run/..%2f..%2fabq.sqlite3/blocks.csv",
+        "run/r-00000000/spec.csv",
+        "explore/spec.csv",
+        "job/1/losses.csv",
+        "run/..%2f..%2fabq.zip",
+        "run/r-00000000.zip",
+    ],
 )
 def test_downloads_name_no_paths(site: str, path: str) -> None:
     status, body = fetch(f"{site}abq/{path}")
