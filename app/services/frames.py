@@ -42,14 +42,14 @@ def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
             **{name: job.spec.get(name) for name in ("model", "precision", "method")},
             "state": job.state,
             "progress": job.progress,
-            "message": job.message,
+            "message": job.message if job.state in ("queued", "running") else "",
             "eta_seconds": job.eta_seconds,
             "blocks_done": job.blocks_done,
             "blocks_total": job.blocks_total,
             "seconds": ((job.finished_at or now) - job.started_at).total_seconds() if job.started_at else None,
             "alive": job.state == "running" and job.lease_until is not None and job.lease_until > now,
             "created": job.created_at,
-            "error": job.error,
+            "error": job.error or "",
         }
         for job in jobs
     ]

@@ -11,6 +11,7 @@ from abq_core.generate import Finished, PromptError, Token
 from abq_core.models import ModelError
 from abq_core.precision import PrecisionError
 from abq_core.runtime import MissingBlockError
+from app.clock import now
 from app.run_folder import RunFolder, RunFolderError, write_atomically
 from app.services import Explorer, ServiceError
 from storage.errors import JobNotFoundError, RunNotFoundError
@@ -117,6 +118,20 @@ def test_a_cancelled_job_can_be_resumed_and_its_run_deleted(explorer: Explorer, 
     folder = explorer.folder(job.run_id).path
     explorer.delete_run(job.run_id)
     assert not folder.exists() and job.run_id not in set(explorer.runs_frame()["run"])
+
+
+def test_the_queue_reads_well_with_jobs_in_every_state(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    failed, running, queued = (explorer.submit(tiny_spec("W4A4", "rtn")) for _ in range(3))
+    claimed = explorer.jobs.claim_next("w", now())
+    assert claimed is not None and claimed.id == failed.id
+    explorer.jobs.fail(claimed.id, claimed.epoch, now(), "The disk is full.")
+    claimed = explorer.jobs.claim_next("w", now())
+    assert claimed is not None and claimed.id == running.id
+    explorer.jobs.progress(claimed.id, claimed.epoch, now(), 0.5, "Block 1 of 2.", eta_seconds=12.0)
+    frame = explorer.jobs_frame().set_index("job")
+    assert frame["error"].to_dict() == {failed.id: "The disk is full.", running.id: "", queued.id: ""}
+    assert frame["message"][running.id] == "Block 1 of 2." and frame["message"][failed.id] == ""
+    assert frame["eta_seconds"][running.id] == 12.0 and frame["eta_seconds"].isna()[queued.id]
 
 
 def test_a_changed_block_is_not_used(explorer: Explorer, tiny_spec: SpecMaker) -> None:
