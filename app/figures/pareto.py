@@ -99,4 +99,6 @@ def _scale(values: pd.Series) -> dict[str, object]:
     """A log axis, with ticks that suit it, where the values span more than a factor of WIDE."""
     if values.max() < WIDE * values.min():
         return {}
-    return {"type": "log", "dtick": "D2" if values.max() < 100 * values.min() else 1, "exponentformat": "none"}
+    decades = range(int(np.floor(np.log10(values.min()))), int(np.ceil(np.log10(values.max()))) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

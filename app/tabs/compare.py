@@ -23,7 +23,6 @@ CAPTION = (
 )
 WHERE_IT_LOADS = [
     ("ABQ Explorer", "yes"),
-    ("other programs", "bit planes in safetensors, to be read with kernels/planes.py"),
     ("transformers, vLLM, llama.cpp", "not yet"),
 ]
 MOST_JOBS = 24
