@@ -72,20 +72,31 @@ def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Te
 
 
 @contextmanager
-def input_peaks(block: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While open, keeps max|X| per input channel, (in_features,) float32, of each linear of the block that runs."""
-    peaks: dict[str, Tensor] = {}
+def linear_inputs(block: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While open, `take(name, rows)` gets what every linear of the block reads, (tokens, in_features)."""
 
     def listener(name: str) -> Callable[..., None]:
         def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            peak = args[0].detach().abs().flatten(0, -2).amax(0).float()
-            peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+            take(name, args[0].detach().flatten(0, -2))
 
         return listen
 
     hooks = [linear.register_forward_pre_hook(listener(name)) for name, linear in linears_of(block).items()]
     try:
-        yield peaks
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def input_peaks(block: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While open, keeps max|X| per input channel, (in_features,) float32, of each linear of the block that runs."""
+    peaks: dict[str, Tensor] = {}
+
+    def take(name: str, rows: Tensor) -> None:
+        peak = rows.abs().amax(0).float()
+        peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+
+    with linear_inputs(block, take):
+        yield peaks

@@ -54,10 +54,9 @@ class BlockQuantizer:
                 shape = (rows, weight_groups(k, precision))
                 self.clip_low[name] = torch.full(shape, _CLIP_START, requires_grad=True)
                 self.clip_high[name] = torch.full(shape, _CLIP_START, requires_grad=True)
-        self.compensated = architecture.compensated if compensate and architecture.compensated in self.linears else None
         self.compensation: tuple[Tensor, Tensor] | None = None
-        if self.compensated is not None and precision.quantizes_weights:
-            rows, k = self.originals[f"{self.compensated}.weight"].shape
+        if compensate and architecture.compensated in self.linears and precision.quantizes_weights:
+            rows, k = self.originals[f"{architecture.compensated}.weight"].shape
             self.compensation = (torch.ones(rows, 1, requires_grad=True), torch.zeros(1, k, requires_grad=True))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -69,17 +68,12 @@ class BlockQuantizer:
 
     def float_parameters(self) -> dict[str, Tensor]:
         """The block's parameters before rounding: balance folded in, compensation added."""
-        parameters = self.originals
-        if self.log_balance:
-            parameters = self.balance.fold(parameters, {name: s.exp() for name, s in self.log_balance.items()})
-        if self.compensation is not None:
-            key, (out, into) = f"{self.compensated}.weight", self.compensation
-            parameters = {**parameters, key: parameters[key] + out * into}
-        return parameters
+        values = {name: s.exp() for name, s in self.log_balance.items()}
+        return before_rounding(self.balance, self.originals, values, self.compensation)
 
     def quantized_parameters(self) -> dict[str, Tensor]:
         """`float_parameters` with the weights of the linears fake-quantized; gradients reach all learned values."""
-        parameters = dict(self.float_parameters())
+        parameters = self.float_parameters()
         if self.precision.quantizes_weights:
             for name in self.linears:
                 key = f"{name}.weight"
@@ -89,7 +83,7 @@ class BlockQuantizer:
     @torch.no_grad()
     def artifact(self) -> BlockArtifact:
         """What is left when learning is over: integers and folded parameters."""
-        parameters = dict(self.float_parameters())
+        parameters = self.float_parameters()
         weights = {}
         if self.precision.quantizes_weights:
             for name in self.linears:
@@ -107,3 +101,20 @@ class BlockQuantizer:
         if name not in self.clip_low:
             return None, None
         return torch.sigmoid(self.clip_low[name]), torch.sigmoid(self.clip_high[name])
+
+
+def before_rounding(
+    balance: Balance,
+    parameters: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    compensation: tuple[Tensor, Tensor] | None,
+) -> dict[str, Tensor]:
+    """A block's parameters with the balance values folded in (none: as they are) and the rank-1 term added.
+
+    compensation: (rows, 1) and (1, k) vectors of the architecture's compensated linear, or None.
+    """
+    result = balance.fold(parameters, values) if values else dict(parameters)
+    if compensation is not None:
+        key, (out, into) = f"{balance.architecture.compensated}.weight", compensation
+        result[key] = result[key] + out * into
+    return result

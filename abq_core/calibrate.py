@@ -65,9 +65,9 @@ def calibrate(base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, 
         adopted = tensors is not None
         next_full, maps, peaks = _run_full(block, full_hidden, arguments, spec.active_switches)
         if tensors is None:
-            on_quantized = (
-                next_full if quantized_hidden is full_hidden else run_block(block, quantized_hidden, arguments)
-            )
+            on_quantized = next_full
+            if quantized_hidden is not full_hidden and spec.active_epochs > 0:  # without learning nobody looks at it
+                on_quantized = run_block(block, quantized_hidden, arguments)
             targets = Targets(next_full, on_quantized, maps, peaks)
             tensors = _learn(base, index, targets, quantized_hidden, arguments, spec, on_event).to_tensors(
                 spec.precision

@@ -1,8 +1,7 @@
 """What calibration did, block by block: three models walk side by side (full, rounded, corrected) and are compared."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import pandas as pd
 import torch
@@ -12,7 +11,8 @@ from abq_core.architectures import architecture_of, blocks_of
 from abq_core.artifacts import BlockArtifact, CheckpointStore
 from abq_core.attention import attention_maps
 from abq_core.balance import Balance, HeadLayout
-from abq_core.block_inputs import block_output, capture_block_inputs
+from abq_core.block_inputs import block_output, capture_block_inputs, linear_inputs
+from abq_core.block_quantizer import before_rounding
 from abq_core.events import Message, OnEvent, ignore
 from abq_core.histograms import (
     channel_peaks,
@@ -27,7 +27,7 @@ from abq_core.models import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quant_linear import linears_of
 from abq_core.quantizers import fake_quant_activation
-from abq_core.runtime import MissingBlockError, quantized_block, rounded_artifact
+from abq_core.runtime import quantized_block, rounded_artifact, stored_artifact
 
 ATTENTION_TOKENS = 48
 SAMPLED_TOKENS = 512  # tokens of each linear's input that are kept for its distribution
@@ -48,12 +48,9 @@ def diagnose(
     inputs = capture_block_inputs(base.model, ids)
     hidden = dict.fromkeys(("full", "rounded", "corrected"), inputs.hidden)
     for index, block in enumerate(blocks_of(base.model)):
-        tensors = store.load(index)
-        if tensors is None:
-            raise MissingBlockError(f"Block {index} is not in this run. Resume the run to finish it.")
         artifacts = {
             "rounded": rounded_artifact(base, index, precision),
-            "corrected": BlockArtifact.from_tensors(tensors),
+            "corrected": stored_artifact(store, index),
         }
         modules = {"full": block} | {
             lens: quantized_block(block, artifact, precision, "simulated") for lens, artifact in artifacts.items()
@@ -82,29 +79,15 @@ class _Pass:
     @classmethod
     @torch.no_grad()
     def run(cls, block: nn.Module, hidden: Tensor, arguments: dict[str, object]) -> "_Pass":
-        with attention_maps(block) as maps, _input_samples(block) as samples:
+        samples: dict[str, list[Tensor]] = defaultdict(list)
+
+        def take(name: str, rows: Tensor) -> None:
+            if sum(len(kept) for kept in samples[name]) < SAMPLED_TOKENS:
+                samples[name].append(rows.clone())
+
+        with attention_maps(block) as maps, linear_inputs(block, take):
             output = torch.cat([block_output(block(h.unsqueeze(0), **arguments)) for h in hidden])
         return cls(output, torch.cat(maps), {name: torch.cat(rows)[:SAMPLED_TOKENS] for name, rows in samples.items()})
-
-
-@contextmanager
-def _input_samples(block: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect each linear's input rows while open."""
-    samples: dict[str, list[Tensor]] = defaultdict(list)
-
-    def listener(name: str) -> Callable[..., None]:
-        def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if sum(len(rows) for rows in samples[name]) < SAMPLED_TOKENS:
-                samples[name].append(args[0].detach().flatten(0, -2).clone())
-
-        return listen
-
-    hooks = [linear.register_forward_pre_hook(listener(name)) for name, linear in linears_of(block).items()]
-    try:
-        yield samples
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _compare_outputs(index: int, passes: Mapping[str, _Pass]) -> Frames:
@@ -189,15 +172,14 @@ def _compare_linears(
 def _balanced_parameters(base: LoadedModel, index: int, artifact: BlockArtifact) -> dict[str, Tensor]:
     """The block's parameters with the learned balance and compensation, not yet rounded."""
     architecture, block = architecture_of(base.model), blocks_of(base.model)[index]
-    values = {name.removeprefix("balance."): s for name, s in artifact.learned.items() if name.startswith("balance.")}
+    learned = artifact.learned
+    values = {name.removeprefix("balance."): s for name, s in learned.items() if name.startswith("balance.")}
+    compensation = None
+    if "compensation_out" in learned:
+        compensation = (learned["compensation_out"], learned["compensation_in"])
+    balance = Balance(architecture, HeadLayout.of(base.model.config), block)
     parameters = {name: p.detach().float() for name, p in block.named_parameters()}
-    if values:
-        parameters = Balance(architecture, HeadLayout.of(base.model.config), block).fold(parameters, values)
-    if "compensation_out" in artifact.learned:
-        key = f"{architecture.compensated}.weight"
-        rank_one = artifact.learned["compensation_out"] * artifact.learned["compensation_in"]
-        parameters = {**parameters, key: parameters[key] + rank_one}
-    return parameters
+    return before_rounding(balance, parameters, values, compensation)
 
 
 def _learned(index: int, artifact: BlockArtifact) -> Frames:

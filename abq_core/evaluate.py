@@ -38,18 +38,11 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Scores):
     """Scores with all that is needed to compare and repeat them. `tokens` are all that were read; `seconds` rough."""
 
     precision: str
     method: str
-    perplexity: float
-    perplexity_stderr: float
-    kl_mean: float
-    kl_median: float
-    kl_p99: float
-    same_top: float
-    segment_losses: tuple[float, ...]
     stored_bits: int
     weight_bytes: int
     tokens: int

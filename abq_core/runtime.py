@@ -1,6 +1,7 @@
 """Quantized models that run: simulated in floating point, or packed on the integer engine."""
 
 import copy
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -30,23 +31,32 @@ def quantized_model(base: LoadedModel, precision: Precision, store: CheckpointSt
     simulated: dequantized weights and fake-quantized activations.  packed: the linears hold only bit planes.
     Raises MissingBlockError where a block is not in the store.
     """
-    model = _copy_without_blocks(base.model)
-    blocks = blocks_of(model)
-    for index, original in enumerate(blocks_of(base.model)):
-        tensors = store.load(index)
-        if tensors is None:
-            raise MissingBlockError(f"Block {index} of {len(blocks)} is not in this run. Resume the run to finish it.")
-        blocks[index] = quantized_block(original, BlockArtifact.from_tensors(tensors), precision, engine)
-    return LoadedModel(base.ref, model, base.tokenizer, precision)
+    return _with_blocks(base, precision, engine, lambda index: stored_artifact(store, index))
 
 
 def rounded_model(base: LoadedModel, precision: Precision, engine: Engine) -> LoadedModel:
     """Round to nearest, no calibration: what a precision does by itself."""
-    model = _copy_without_blocks(base.model)
+    return _with_blocks(base, precision, engine, lambda index: rounded_artifact(base, index, precision))
+
+
+def _with_blocks(
+    base: LoadedModel, precision: Precision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
+) -> LoadedModel:
+    """A copy of `base` whose blocks are replaced one by one, so that memory holds one spare block at a time."""
+    originals = blocks_of(base.model)
+    model = copy.deepcopy(base.model, memo={id(block): block for block in originals})
     blocks = blocks_of(model)
-    for index, original in enumerate(blocks_of(base.model)):
-        blocks[index] = quantized_block(original, rounded_artifact(base, index, precision), precision, engine)
+    for index, original in enumerate(originals):
+        blocks[index] = quantized_block(original, artifact_of(index), precision, engine)
     return LoadedModel(base.ref, model, base.tokenizer, precision)
+
+
+def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
+    """One block of a finished run. Raises MissingBlockError."""
+    tensors = store.load(block)
+    if tensors is None:
+        raise MissingBlockError(f"Block {block} is not in this run. Resume the run to finish it.")
+    return BlockArtifact.from_tensors(tensors)
 
 
 def rounded_artifact(base: LoadedModel, block: int, precision: Precision) -> BlockArtifact:
@@ -89,12 +99,6 @@ def weight_bytes(model: LoadedModel) -> int:
         elif isinstance(module, nn.Linear):
             total += 2 * module.weight.numel()
     return total
-
-
-def _copy_without_blocks(model: nn.Module) -> nn.Module:
-    """A deep copy in which every block is still the original one: they are replaced one by one, so memory stays low."""
-    shared = {id(block): block for block in blocks_of(model)}
-    return copy.deepcopy(model, memo=dict(shared))
 
 
 def _stored_bytes(weight: QuantizedWeight, precision: Precision) -> int:

@@ -3,7 +3,6 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import psutil
 import torch
@@ -11,13 +10,12 @@ import torch
 from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.quant_linear import PackedLinear
-from abq_core.runtime import quantized_model, rounded_model
+from abq_core.runtime import Engine, quantized_model, rounded_model
 from app.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
 from app.settings import Settings
 from storage.runs import Runs
 
-Engine = Literal["simulated", "packed"]
 Key = tuple[str, str, str]  # model, "" or precision or run id, "full" or the engine
 FULL_COLUMN = "full"
 MAX_MODELS = 8
