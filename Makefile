@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 DATA ?=
 
-.PHONY: venv app test browser check bench screenshots clean
+.PHONY: venv app test browser check bench peers screenshots clean
 
 venv: $(VENV)/.ready
 
@@ -34,8 +34,16 @@ check: venv  ## format, lint, types, browser tests
 bench: venv  ## kernels of this machine against torch
 	$(BIN)/abq bench kernels
 
+peers: .venv-peers/.ready  ## the packages of GPTQ and AutoRound, apart: benchmarks/quality.py finds them there
+
+.venv-peers/.ready: benchmarks/peers/requirements.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 screenshots: venv  ## docs/images, from the running page
 	$(BIN)/python scripts/screenshots.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-peers build *.egg-info

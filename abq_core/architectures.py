@@ -1,11 +1,15 @@
 """What the method must know of a family of models, one table row each: which norm feeds which linears, which linear
-feeds which. Blocks themselves stay transformers' own.
+feeds which. Blocks themselves stay transformers' own; what the rows mean for weights is in `balance.py`.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedModel
+
+Part = Literal["query", "key", "value", "up"]
 
 
 class ArchitectureError(ValueError):
@@ -13,80 +17,192 @@ class ArchitectureError(ValueError):
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Module names are relative to a block. Empty pairs: nothing is balanced there.
+class Rows:
+    """Output rows of a linear: all of them, or one part of a fused one.
 
-    norms: norm -> the linears that read it.  chain: linear -> the linear that reads its output, channel by channel.
-    value_output: value and output projection (one balance value per kv channel).  query_key: query and key projection,
-    `rotary` where the two halves of a head are rotated together.  compensated: the linear that gets the rank-1
-    compensation.  gain_offset: what the norm adds to its weight (1 for Gemma).
+    query, key, value: of a linear that computes the three; `by_head` where the rows of one kv head stand together (its
+    queries, its key, its value), otherwise all queries come first, then all keys, then all values.  up: the second half
+    of a linear that computes gate and up.
+    """
+
+    linear: str
+    part: Part | None = None
+    by_head: bool = False
+
+    def __str__(self) -> str:
+        return self.linear if self.part is None else f"{self.linear}[{self.part}]"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Module names are relative to a block; a `*` stands for every expert. No pairs: nothing is balanced.
+
+    norms: norm -> what reads it, linears and routers; a pair counts where the block has all of it.  chain: rows -> the
+    linear that reads them, channel by channel.  value_output: value rows and output projection (one balance value per
+    kv channel).  query_key: query and key rows.  compensated: the linear that gets the rank-1 compensation.
+    gain_offset: what the norms add to their weight (1 for Gemma).
     """
 
     family: str
     blocks: str | None = None
     norms: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    chain: tuple[tuple[str, str], ...] = ()
-    value_output: tuple[str, str] | None = None
-    query_key: tuple[str, str] | None = None
-    rotary: bool = True
+    chain: tuple[tuple[Rows, str], ...] = ()
+    value_output: tuple[Rows, str] | None = None
+    query_key: tuple[Rows, Rows] | None = None
     compensated: str | None = None
     gain_offset: float = 0.0
 
     @property
     def known(self) -> bool:
         """False for a family without balance pairs of its own."""
-        return bool(self.norms)
+        return bool(self.norms or self.chain or self.value_output)
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_QUERY_KEY = (Rows(_QKV[0]), Rows(_QKV[1]))
 _GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+_UP_DOWN = (Rows("mlp.up_proj"), "mlp.down_proj")
+_EXPERTS_GATE_UP = ("mlp.experts.*.gate_proj", "mlp.experts.*.up_proj")
+_EXPERTS_UP_DOWN = (Rows("mlp.experts.*.up_proj"), "mlp.experts.*.down_proj")
+_ROUTER = "mlp.gate"
 
 
-def _llama_like(family: str, *, query_key: bool = True, gain: float = 0.0) -> Architecture:
+def _llama_like(
+    config: Any, *, query_key: bool = True, gain: float = 0.0, before_mlp: str = "post_attention_layernorm"
+) -> Architecture:
     return Architecture(
-        family,
+        config.model_type,
         "model.layers",
-        norms=(("input_layernorm", _QKV), ("post_attention_layernorm", _GATE_UP)),
-        chain=(("mlp.up_proj", "mlp.down_proj"),),
-        value_output=("self_attn.v_proj", "self_attn.o_proj"),
-        query_key=(_QKV[0], _QKV[1]) if query_key else None,
+        norms=(("input_layernorm", _QKV), (before_mlp, _GATE_UP)),
+        chain=(_UP_DOWN,),
+        value_output=(Rows("self_attn.v_proj"), "self_attn.o_proj"),
+        query_key=_QUERY_KEY if query_key else None,
         compensated="mlp.down_proj",
         gain_offset=gain,
     )
 
 
-_OPT = Architecture(
-    "opt",
-    "model.decoder.layers",
-    norms=(("self_attn_layer_norm", _QKV), ("final_layer_norm", ("fc1",))),
-    chain=(("fc1", "fc2"),),  # ReLU lets a positive factor through
-    value_output=("self_attn.v_proj", "self_attn.out_proj"),
-    query_key=(_QKV[0], _QKV[1]),
-    rotary=False,
-    compensated="fc2",
-)
-_TABLE = {
-    row.family: row
-    for row in (
-        _llama_like("llama"),
-        _llama_like("mistral"),
-        _llama_like("qwen2"),
-        _llama_like("qwen3", query_key=False),  # a norm stands between projection and dot product
-        _llama_like("gemma", gain=1.0),
-        _OPT,
+def _mixture(config: Any, *, query_key: bool = True, shared: tuple[str, ...] = ()) -> Architecture:
+    """LLaMA's attention before experts; some blocks may have one dense MLP instead."""
+    return Architecture(
+        config.model_type,
+        "model.layers",
+        norms=(
+            ("input_layernorm", _QKV),
+            ("post_attention_layernorm", (*_EXPERTS_GATE_UP, _ROUTER, *shared)),
+            ("post_attention_layernorm", _GATE_UP),
+        ),
+        chain=(_EXPERTS_UP_DOWN, (Rows("mlp.shared_expert.up_proj"), "mlp.shared_expert.down_proj"), _UP_DOWN),
+        value_output=(Rows("self_attn.v_proj"), "self_attn.o_proj"),
+        query_key=_QUERY_KEY if query_key else None,
+        compensated="mlp.down_proj",
     )
+
+
+def _qwen2_moe(config: Any) -> Architecture:
+    expert = "mlp.shared_expert"
+    return _mixture(config, shared=(f"{expert}.gate_proj", f"{expert}.up_proj", "mlp.shared_expert_gate"))
+
+
+def _phi3(config: Any) -> Architecture:
+    fused, gate_up = "self_attn.qkv_proj", "mlp.gate_up_proj"
+    return Architecture(
+        config.model_type,
+        "model.layers",
+        norms=(("input_layernorm", (fused,)), ("post_attention_layernorm", (gate_up,))),
+        chain=((Rows(gate_up, "up"), "mlp.down_proj"),),
+        value_output=(Rows(fused, "value"), "self_attn.o_proj"),
+        query_key=(Rows(fused, "query"), Rows(fused, "key")),
+        compensated="mlp.down_proj",
+    )
+
+
+def _phi(config: Any) -> Architecture:
+    return Architecture(
+        config.model_type,
+        "model.layers",
+        norms=(("input_layernorm", (*_QKV, "mlp.fc1")),),  # attention and MLP side by side
+        chain=_through(config.hidden_act, "mlp.fc1", "mlp.fc2"),
+        value_output=(Rows("self_attn.v_proj"), "self_attn.dense"),
+        query_key=None if config.qk_layernorm else _QUERY_KEY,
+        compensated="mlp.fc2",
+    )
+
+
+def _opt(config: Any) -> Architecture:
+    before = config.do_layer_norm_before  # a norm after the residual sum feeds the residual too
+    return Architecture(
+        config.model_type,
+        "model.decoder.layers",
+        norms=(("self_attn_layer_norm", _QKV), ("final_layer_norm", ("fc1",))) if before else (),
+        chain=_through(config.activation_function, "fc1", "fc2"),
+        value_output=(Rows("self_attn.v_proj"), "self_attn.out_proj"),
+        query_key=_QUERY_KEY,
+        compensated="fc2",
+    )
+
+
+def _by_head(config: Any, blocks: str, attention: str, act: str, norms: tuple[str, str]) -> Architecture:
+    """GPT-NeoX and Falcon: one linear for query, key and value. norms: before attention and MLP, maybe one for both."""
+    fused, into = f"{attention}.query_key_value", "mlp.dense_h_to_4h"
+    one_norm = norms[0] == norms[1]
+    return Architecture(
+        config.model_type,
+        blocks,
+        norms=((norms[0], (fused, into)),) if one_norm else ((norms[0], (fused,)), (norms[1], (into,))),
+        chain=_through(act, into, "mlp.dense_4h_to_h"),
+        value_output=(Rows(fused, "value", by_head=True), f"{attention}.dense"),
+        query_key=(Rows(fused, "query", by_head=True), Rows(fused, "key", by_head=True)),
+        compensated="mlp.dense_4h_to_h",
+    )
+
+
+def _gpt_neox(config: Any) -> Architecture:
+    norms = ("input_layernorm", "post_attention_layernorm")
+    return _by_head(config, "gpt_neox.layers", "attention", config.hidden_act, norms)
+
+
+def _falcon(config: Any) -> Architecture:
+    if config.new_decoder_architecture and config.num_ln_in_parallel_attn != 1:
+        norms = ("ln_attn", "ln_mlp")
+    elif config.new_decoder_architecture or config.parallel_attn:
+        norms = ("input_layernorm", "input_layernorm")
+    else:
+        norms = ("input_layernorm", "post_attention_layernorm")
+    return _by_head(config, "transformer.h", "self_attention", config.activation, norms)
+
+
+def _through(activation: str, first: str, second: str) -> tuple[tuple[Rows, str], ...]:
+    """The chain over an activation: only ReLU lets a positive factor through."""
+    return ((Rows(first), second),) if activation == "relu" else ()
+
+
+_TABLE: Mapping[str, Callable[[Any], Architecture]] = {
+    "falcon": _falcon,
+    "gemma": lambda c: _llama_like(c, gain=1.0),
+    "gemma2": lambda c: _llama_like(c, gain=1.0, before_mlp="pre_feedforward_layernorm"),
+    # Qwen3 and Gemma 3 have a norm between the projection and the dot product
+    "gemma3_text": lambda c: _llama_like(c, gain=1.0, before_mlp="pre_feedforward_layernorm", query_key=False),
+    "gpt_neox": _gpt_neox,
+    "llama": _llama_like,
+    "mistral": _llama_like,
+    "mixtral": _mixture,
+    "opt": _opt,
+    "phi": _phi,
+    "phi3": _phi3,
+    "qwen2": _llama_like,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3": lambda c: _llama_like(c, query_key=False),
+    "qwen3_moe": lambda c: _mixture(c, query_key=False),
 }
+SUPPORTED_FAMILIES = frozenset(_TABLE)
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:
     """The table row of a model; for a family that has none, one without pairs."""
-    config = model.config
-    row = _TABLE.get(config.model_type)
-    if row is None:
-        return Architecture(config.model_type)
-    if row is _OPT and not config.do_layer_norm_before:  # a norm after the residual sum feeds the residual too
-        return Architecture("opt", _OPT.blocks, chain=_OPT.chain, value_output=_OPT.value_output, compensated="fc2")
-    return row
+    family = model.config.model_type
+    row = _TABLE.get(family)
+    return Architecture(family) if row is None else row(model.config)
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:

@@ -16,11 +16,18 @@ _WORD = 64  # values of a bit plane that share a machine word
 
 
 class CheckpointStore(Protocol):
-    """Keeps finished blocks. `load` gives None for a block that is not there, or whose content does not match."""
+    """Keeps finished blocks, and drafts: what a block has learned where an end-to-end pass is to follow.
+
+    `load` and `load_draft` give None for what is not there, or whose content does not match. `save` ends a draft.
+    """
 
     def load(self, block: int) -> dict[str, Tensor] | None: ...
 
     def save(self, block: int, tensors: dict[str, Tensor]) -> None: ...
+
+    def load_draft(self, block: int) -> dict[str, Tensor] | None: ...
+
+    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> None: ...
 
 
 class MemoryStore:
@@ -28,12 +35,20 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.blocks: dict[int, dict[str, Tensor]] = {}
+        self.drafts: dict[int, dict[str, Tensor]] = {}
 
     def load(self, block: int) -> dict[str, Tensor] | None:
         return self.blocks.get(block)
 
     def save(self, block: int, tensors: dict[str, Tensor]) -> None:
         self.blocks[block] = tensors
+        self.drafts.pop(block, None)
+
+    def load_draft(self, block: int) -> dict[str, Tensor] | None:
+        return self.drafts.get(block)
+
+    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> None:
+        self.drafts[block] = tensors
 
 
 @dataclass(frozen=True)
@@ -49,21 +64,24 @@ class BlockArtifact:
     parameters: Mapping[str, Tensor]
     learned: Mapping[str, Tensor]
 
-    def to_tensors(self, precision: Precision) -> dict[str, Tensor]:
-        """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size."""
+    def to_tensors(self, precisions: Mapping[str, Precision]) -> dict[str, Tensor]:
+        """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size.
+
+        precisions: of each of `weights`.
+        """
         tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}
         tensors |= {f"learned.{name}": t.contiguous() for name, t in self.learned.items()}
         for name, weight in self.weights.items():
             rows, k = weight.codes.shape
             codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
-            codes[:, :k] = weight.codes.numpy()
-            narrow = codes if precision.stored_bits > 8 else codes.astype(np.uint8)
-            planes = pack_bit_planes(narrow, precision.stored_bits)
+            codes[:, :k] = weight.codes.cpu().numpy()
+            bits = precisions[name].stored_bits
+            planes = pack_bit_planes(codes if bits > 8 else codes.astype(np.uint8), bits)
             tensors[f"weights.{name}.planes"] = torch.from_numpy(planes.view(np.uint8))
             tensors[f"weights.{name}.scale"] = weight.scale
             tensors[f"weights.{name}.zero"] = weight.zero.to(torch.uint8)
             tensors[f"weights.{name}.columns"] = torch.tensor([k, weight.group_size])
-        return tensors
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "BlockArtifact":

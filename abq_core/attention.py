@@ -17,8 +17,15 @@ from abq_core.quantizers import fake_quant_activation
 ATTENTION = "abq"
 
 
+class AttentionError(RuntimeError):
+    """An attention that cannot be quantized or looked at, because it does not call `abq_attention`."""
+
+
 def register_attention() -> None:
     """Make `attn_implementation="abq"` known to transformers; calling it again changes nothing."""
+    from abq_core.falcon import register_falcon_attention  # which needs this module
+
+    register_falcon_attention()
     AttentionInterface.register(ATTENTION, abq_attention)
     AttentionMaskInterface.register(ATTENTION, eager_mask)
 
@@ -71,14 +78,25 @@ _ATTENTION_NAMES = frozenset({"self_attn", "attention", "self_attention", "attn"
 
 
 def set_kv_bits(parent: nn.Module, bits: int | None) -> None:
-    """Quantize K and V of every attention below `parent` to `bits`; None takes it away."""
-    for module in attention_modules(parent):
+    """Quantize K and V of every attention below `parent` to `bits`; None takes it away.
+
+    Raises AttentionError where there is no attention to quantize.
+    """
+    modules = attention_modules(parent)
+    if bits is not None and not modules:
+        raise AttentionError(
+            f"{type(parent).__name__} has no attention whose K and V could get {bits} bits: leave kv{bits} away."
+        )
+    for module in modules:
         module.kv_bits = bits
 
 
 @contextmanager
 def attention_maps(parent: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
-    """Collect the attention probabilities of every call below `parent` while open; nothing where not `wanted`."""
+    """Collect the attention probabilities of every call below `parent` while open; nothing where not `wanted`.
+
+    Raises AttentionError where no attention gave any.
+    """
     collected: list[Tensor] = []
     modules = attention_modules(parent) if wanted else []
     for module in modules:
@@ -88,3 +106,8 @@ def attention_maps(parent: nn.Module, wanted: bool = True) -> Iterator[list[Tens
     finally:
         for module in modules:
             del module.captured_maps
+    if wanted and not collected:
+        raise AttentionError(
+            f"{type(parent).__name__} gave no attention map: load the model with load_model, and switch akl off where "
+            "its family has no attention of its own."
+        )

@@ -1,16 +1,18 @@
 """Balance vectors: how far each channel's difficulty is moved from activations into weights, and how they fold away.
 
-Y = (X / s)(s W). The division by s goes into the norm or the linear before, the multiplication into the linears after:
-at run time nothing is left of it.
+Y = (X / s)(s W). The division by s goes into the norm or the linear before, the multiplication into what reads it: at
+run time nothing is left of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from abq_core.architectures import Architecture
+from abq_core.architectures import Architecture, Rows
 from abq_core.quant_linear import linears_of
 
 _FLOOR = 1e-5
@@ -18,22 +20,136 @@ _FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How a block's attention channels divide into heads."""
+    """How a block's attention channels divide into heads. rotary: channels of a head that RoPE turns, the first ones;
+    channel j is turned together with channel j + rotary / 2.
+    """
 
     heads: int
     kv_heads: int
     head_dim: int
+    rotary: int
 
     @classmethod
     def of(cls, config: object) -> "HeadLayout":
         heads = int(getattr(config, "num_attention_heads", 1))
-        head_dim = getattr(config, "head_dim", None) or getattr(config, "hidden_size", heads) // heads
-        return cls(heads, int(getattr(config, "num_key_value_heads", None) or heads), int(head_dim))
+        head_dim = int(getattr(config, "head_dim", None) or getattr(config, "hidden_size", heads) // heads)
+        return cls(heads, _kv_heads(config, heads), head_dim, _rotary(config, head_dim))
 
     def to_queries(self, per_kv_channel: Tensor) -> Tensor:
         """(kv_heads * head_dim,) -> (heads * head_dim,): each kv head serves a group of query heads."""
         grouped = per_kv_channel.view(self.kv_heads, 1, self.head_dim)
         return grouped.expand(-1, self.heads // self.kv_heads, -1).reshape(-1)
+
+    def per_kv_channel(self, per_query_channel: Tensor) -> Tensor:
+        """(heads * head_dim,) -> (kv_heads * head_dim,): the largest value over the query heads of a kv head."""
+        return per_query_channel.view(self.kv_heads, -1, self.head_dim).amax(1).reshape(-1)
+
+    @property
+    def free(self) -> int:
+        """How many values a query-key pair has: channels that are turned together share one."""
+        return self.kv_heads * (self.head_dim - self.rotary // 2)
+
+    def turned(self, free: Tensor) -> Tensor:
+        """(free,) -> (kv_heads * head_dim,): each value at all of its channels."""
+        half = self.rotary // 2
+        by_head = free.view(self.kv_heads, -1)
+        return torch.cat([by_head[:, :half], by_head], dim=1).reshape(-1)
+
+    def index(self, rows: Rows, count: int) -> Tensor:
+        """Which of a linear's `count` output rows these are, int64, in the order of heads."""
+        every, group = torch.arange(count), self.heads // self.kv_heads
+        if rows.part is None:
+            return every
+        if rows.part == "up":
+            return every[count // 2 :]
+        if rows.by_head:
+            heads = every.view(self.kv_heads, group + 2, self.head_dim)
+            query, key, value = heads[:, :group], heads[:, group], heads[:, group + 1]
+        else:
+            keys = self.kv_heads * self.head_dim
+            query, key, value = every.split([count - 2 * keys, keys, keys])
+        return {"query": query, "key": key, "value": value}[rows.part].reshape(-1)
+
+
+class Pair(Protocol):
+    """Two places between which channels can be scaled without changing what the block computes."""
+
+    @property
+    def name(self) -> str: ...
+
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        """Positive values, one per channel."""
+
+    def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        """Change the parameters in `folded` (name -> tensor)."""
+
+
+@dataclass(frozen=True)
+class NormPair:
+    """A norm and all that reads it. linears: those of the readers that are quantized, so that their peaks count."""
+
+    name: str
+    norm: str
+    readers: tuple[str, ...]
+    linears: tuple[str, ...]
+    gain_offset: float
+
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        weight_peak = torch.stack([parameters[f"{name}.weight"].abs().amax(0) for name in self.linears]).amax(0)
+        seen = [input_peaks[name] for name in self.linears if name in input_peaks]  # experts see a part of the tokens
+        return _smooth(torch.stack(seen).amax(0), weight_peak, alpha) if seen else torch.ones_like(weight_peak)
+
+    def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        folded[f"{self.norm}.weight"] = (folded[f"{self.norm}.weight"] + self.gain_offset) / s - self.gain_offset
+        if f"{self.norm}.bias" in folded:
+            folded[f"{self.norm}.bias"] = folded[f"{self.norm}.bias"] / s
+        for reader in self.readers:
+            folded[f"{reader}.weight"] = folded[f"{reader}.weight"] * s
+
+
+@dataclass(frozen=True)
+class ChainPair:
+    """Rows and the linear that reads them. layout: given where they are value rows, read by several query heads."""
+
+    name: str
+    first: str
+    index: Tensor
+    second: str
+    layout: HeadLayout | None
+
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        weight_peak = parameters[f"{self.second}.weight"].abs().amax(0)
+        if self.second not in input_peaks:  # an expert that no token was sent to
+            return torch.ones_like(weight_peak)
+        input_peak = input_peaks[self.second]
+        if self.layout is not None:
+            input_peak, weight_peak = self.layout.per_kv_channel(input_peak), self.layout.per_kv_channel(weight_peak)
+        return _smooth(input_peak, weight_peak, alpha)
+
+    def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        _scale_rows(folded, self.first, self.index, 1 / s)
+        wide = s if self.layout is None else self.layout.to_queries(s)
+        folded[f"{self.second}.weight"] = folded[f"{self.second}.weight"] * wide
+
+
+@dataclass(frozen=True)
+class QueryKeyPair:
+    """Query and key rows: only their product matters, so nothing is known of a good start."""
+
+    name: str
+    query: str
+    query_index: Tensor
+    key: str
+    key_index: Tensor
+    layout: HeadLayout
+
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        return torch.ones(self.layout.free, device=parameters[f"{self.key}.weight"].device)
+
+    def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        keys = self.layout.turned(s)
+        _scale_rows(folded, self.query, self.query_index, self.layout.to_queries(keys))
+        _scale_rows(folded, self.key, self.key_index, 1 / keys)
 
 
 class Balance:
@@ -44,87 +160,95 @@ class Balance:
 
     def __init__(self, architecture: Architecture, layout: HeadLayout, block: nn.Module) -> None:
         self.architecture = architecture
-        self.layout = layout
-        self.names = frozenset(name for name, _ in block.named_parameters())
-        self.linears = frozenset(linears_of(block))
+        self._layout = layout
+        self._rows = {n.removesuffix(".weight"): len(p) for n, p in block.named_parameters() if n.endswith(".weight")}
+        self._linears = frozenset(linears_of(block))
+        self.pairs: list[Pair] = [*self._norms(), *self._chains(), *self._query_key()]
 
     def start(
         self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float = 0.5
     ) -> dict[str, Tensor]:
-        """SmoothQuant's values, s = max|X|^alpha / max|W|^(1 - alpha); one for query_key, whose product needs no start.
+        """SmoothQuant's values, s = max|X|^alpha / max|W|^(1 - alpha); one where nothing is known of the input.
 
-        input_peaks: for each linear max|X| per input channel.
+        input_peaks: for each linear that saw a token max|X| per input channel.
         """
-        values = {}
-        for norm, readers in self._norms():
-            weight_peak = torch.stack([parameters[f"{r}.weight"].abs().amax(0) for r in readers]).amax(0)
-            values[f"{norm}>{'+'.join(_last(r) for r in readers)}"] = _smooth(
-                input_peaks[readers[0]], weight_peak, alpha
-            )
-        for first, second in self._chain():
-            weight_peak = parameters[f"{second}.weight"].abs().amax(0)
-            values[f"{first}>{second}"] = _smooth(input_peaks[second], weight_peak, alpha)
-        if pair := self._pair(self.architecture.value_output):
-            peaks = [
-                self._per_kv_channel(t) for t in (input_peaks[pair[1]], parameters[f"{pair[1]}.weight"].abs().amax(0))
-            ]
-            values[f"{pair[0]}>{pair[1]}"] = _smooth(peaks[0], peaks[1], alpha)
-        if pair := self._pair(self.architecture.query_key):
-            channels = self.layout.kv_heads * self.layout.head_dim // (2 if self.architecture.rotary else 1)
-            values[f"{pair[0]}>{pair[1]}"] = torch.ones(channels)
-        return values
+        return {pair.name: pair.start(parameters, input_peaks, alpha) for pair in self.pairs}
 
     def fold(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The block's parameters with the balance folded in: the same function in full precision. Differentiable."""
         folded = dict(parameters)
-        for norm, readers in self._norms():
-            s = values[f"{norm}>{'+'.join(_last(r) for r in readers)}"]
-            offset = self.architecture.gain_offset
-            folded[f"{norm}.weight"] = (folded[f"{norm}.weight"] + offset) / s - offset
-            if f"{norm}.bias" in folded:
-                folded[f"{norm}.bias"] = folded[f"{norm}.bias"] / s
-            for reader in readers:
-                folded[f"{reader}.weight"] = folded[f"{reader}.weight"] * s
-        for first, second in self._chain():
-            s = values[f"{first}>{second}"]
-            self._scale_rows(folded, first, 1 / s)
-            folded[f"{second}.weight"] = folded[f"{second}.weight"] * s
-        if pair := self._pair(self.architecture.value_output):
-            s = values[f"{pair[0]}>{pair[1]}"]
-            self._scale_rows(folded, pair[0], 1 / s)
-            folded[f"{pair[1]}.weight"] = folded[f"{pair[1]}.weight"] * self.layout.to_queries(s)
-        if pair := self._pair(self.architecture.query_key):
-            s = values[f"{pair[0]}>{pair[1]}"]
-            if self.architecture.rotary:  # RoPE rotates channel j with channel j + head_dim / 2: they share a value
-                s = s.view(self.layout.kv_heads, 1, -1).expand(-1, 2, -1).reshape(-1)
-            self._scale_rows(folded, pair[0], self.layout.to_queries(s))
-            self._scale_rows(folded, pair[1], 1 / s)
+        for pair in self.pairs:
+            pair.fold(folded, values[pair.name])
         return folded
 
-    def _scale_rows(self, folded: dict[str, Tensor], linear: str, factor: Tensor) -> None:
-        folded[f"{linear}.weight"] = folded[f"{linear}.weight"] * factor.unsqueeze(1)
-        if f"{linear}.bias" in folded:
-            folded[f"{linear}.bias"] = folded[f"{linear}.bias"] * factor
+    def _norms(self) -> Iterator[Pair]:
+        """A norm without gain cannot take a division."""
+        for norm, patterns in self.architecture.norms:
+            found = [self._matching(pattern) for pattern in patterns]
+            if norm in self._rows and all(found):
+                readers = tuple(name for names in found for name in names)
+                name = f"{norm}>{'+'.join(dict.fromkeys(_last(pattern) for pattern in patterns))}"
+                linears = tuple(reader for reader in readers if reader in self._linears)
+                yield NormPair(name, norm, readers, linears, self.architecture.gain_offset)
 
-    def _norms(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The norm pairs that this block has: a norm without gain cannot take a division."""
-        return [
-            (n, r) for n, r in self.architecture.norms if f"{n}.weight" in self.names and self.linears.issuperset(r)
-        ]
+    def _chains(self) -> Iterator[Pair]:
+        for rows, pattern in self.architecture.chain:
+            for first, second in zip(self._matching(rows.linear), self._matching(pattern), strict=True):
+                yield self._chain(Rows(first, rows.part, rows.by_head), second, None)
+        if self.architecture.value_output is not None:
+            value, output = self.architecture.value_output
+            if self._linears.issuperset((value.linear, output)):
+                yield self._chain(value, output, self._layout)
 
-    def _chain(self) -> list[tuple[str, str]]:
-        return [pair for pair in self.architecture.chain if self.linears.issuperset(pair)]
+    def _chain(self, rows: Rows, second: str, layout: HeadLayout | None) -> Pair:
+        return ChainPair(f"{rows}>{second}", rows.linear, self._index(rows), second, layout)
 
-    def _pair(self, pair: tuple[str, str] | None) -> tuple[str, str] | None:
-        return pair if pair is not None and self.linears.issuperset(pair) else None
+    def _query_key(self) -> Iterator[Pair]:
+        if self.architecture.query_key is not None:
+            query, key = self.architecture.query_key
+            if self._linears.issuperset((query.linear, key.linear)):
+                indices = self._index(query), self._index(key)
+                yield QueryKeyPair(f"{query}>{key}", query.linear, indices[0], key.linear, indices[1], self._layout)
 
-    def _per_kv_channel(self, per_query_channel: Tensor) -> Tensor:
-        """The largest value over the query heads that share a kv channel."""
-        return per_query_channel.view(self.layout.kv_heads, -1, self.layout.head_dim).amax(1).reshape(-1)
+    def _matching(self, pattern: str) -> list[str]:
+        """What has a weight and is named so, in the order of the block."""
+        return [name for name in self._rows if fnmatchcase(name, pattern)]
+
+    def _index(self, rows: Rows) -> Tensor:
+        return self._layout.index(rows, self._rows[rows.linear])
+
+
+def _kv_heads(config: object, heads: int) -> int:
+    """Falcon says it in three keys."""
+    if getattr(config, "new_decoder_architecture", False):
+        return int(getattr(config, "num_kv_heads", None) or heads)
+    if getattr(config, "multi_query", False):
+        return 1
+    return int(getattr(config, "num_key_value_heads", None) or heads)
+
+
+def _rotary(config: object, head_dim: int) -> int:
+    """A model without RoPE has no `rope_parameters`, or says `alibi`."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope or getattr(config, "alibi", False):
+        return 0
+    return int(head_dim * rope.get("partial_rotary_factor", 1.0))
+
+
+def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: Tensor) -> None:
+    """Multiply the rows `index` of a linear, and their bias."""
+    weight = folded[f"{linear}.weight"]
+    if len(index) < len(weight):
+        factor = factor.new_ones(len(weight)).index_copy(0, index.to(factor.device), factor)
+    folded[f"{linear}.weight"] = weight * factor.unsqueeze(1)
+    if f"{linear}.bias" in folded:
+        folded[f"{linear}.bias"] = folded[f"{linear}.bias"] * factor
 
 
 def _smooth(input_peak: Tensor, weight_peak: Tensor, alpha: float) -> Tensor:
-    return input_peak.clamp(min=_FLOOR) ** alpha / weight_peak.clamp(min=_FLOOR) ** (1 - alpha)
+    """One where a channel was never seen to be other than zero (a dead ReLU): a small s would make much of its noise."""
+    s = input_peak.clamp(min=_FLOOR) ** alpha / weight_peak.clamp(min=_FLOOR) ** (1 - alpha)
+    return torch.where(input_peak > 0, s, torch.ones_like(s))
 
 
 def _last(name: str) -> str:

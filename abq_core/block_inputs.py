@@ -67,8 +67,23 @@ def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
 
 @torch.no_grad()
 def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """(segments, tokens, hidden) through one block, segment by segment."""
-    return torch.cat([block_output(block(h.unsqueeze(0), **arguments)) for h in hidden])
+    """(segments, tokens, hidden) through one block, segment by segment; the result is where `hidden` is."""
+    device = next(block.parameters()).device
+    outputs = torch.empty_like(hidden)
+    for output, segment in zip(outputs, hidden, strict=True):
+        output.copy_(block_output(block(segment.unsqueeze(0).to(device), **arguments))[0])
+    return outputs
+
+
+def to_device(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A block's arguments with all tensors on `device`, also those inside tuples (position embeddings)."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device)
+        return tuple(moved(part) for part in value) if isinstance(value, tuple) else value
+
+    return {name: moved(value) for name, value in arguments.items()}
 
 
 @contextmanager

@@ -11,18 +11,27 @@ from abq_core.artifacts import BlockArtifact
 from abq_core.balance import Balance, HeadLayout
 from abq_core.precision import Precision
 from abq_core.quant_linear import linears_of
-from abq_core.quantizers import fake_quant_weight, quantize_weight, weight_groups
+from abq_core.quantizers import (
+    WeightGrid,
+    fake_quant_weight,
+    least_error_clipping,
+    quantize_weight,
+    weight_groups,
+)
 from abq_core.spec import Switches
 
 BALANCE_RATE = 5e-3
 CLIPPING_RATE = 1e-2
+ROUNDING_RATE = 5e-3
+_LARGEST_OFFSET = 0.5  # a weight goes to one of its two neighbouring levels
 _CLIP_START = 4.0  # sigmoid(4) = 0.982: almost no clipping
 
 
 class BlockQuantizer:
-    """Learned: log balance vectors, clipping logits, the compensation vectors. Everything else is derived.
+    """Learned: log balance vectors, clipping logits, rounding offsets, the compensation vectors. All else is derived.
 
-    The balance is learned as its logarithm, so that it stays positive.
+    The balance is learned as its logarithm, so that it stays positive.  precisions: of every linear of the block;
+    `quantized` names those whose weights become integers.
     """
 
     def __init__(
@@ -30,41 +39,69 @@ class BlockQuantizer:
         block: nn.Module,
         architecture: Architecture,
         layout: HeadLayout,
-        precision: Precision,
+        precisions: Mapping[str, Precision],
         switches: Switches,
         *,
         compensate: bool,
         input_peaks: Mapping[str, Tensor],
     ) -> None:
-        self.precision = precision
+        self.precisions = precisions
+        self.symmetric = switches.symmetric
         self.originals = {name: p.detach().float() for name, p in block.named_parameters()}
-        self.linears = list(linears_of(block))
+        self._device = next(iter(self.originals.values())).device
+        self.quantized = [name for name in linears_of(block) if precisions[name].quantizes_weights]
         self.balance = Balance(architecture, layout, block)
         self.log_balance: dict[str, Tensor] = {}
         if switches.balance != "none":
             start = self.balance.start(self.originals, input_peaks)
             self.log_balance = {
-                name: s.log().requires_grad_(switches.balance == "learned") for name, s in start.items()
+                name: s.to(self._device).log().requires_grad_(switches.balance == "learned")
+                for name, s in start.items()
             }
-        self.clip_low: dict[str, Tensor] = {}
-        self.clip_high: dict[str, Tensor] = {}
-        if switches.clipping and precision.quantizes_weights:
-            for name in self.linears:
-                rows, k = self.originals[f"{name}.weight"].shape
-                shape = (rows, weight_groups(k, precision))
-                self.clip_low[name] = torch.full(shape, _CLIP_START, requires_grad=True)
-                self.clip_high[name] = torch.full(shape, _CLIP_START, requires_grad=True)
         self.compensation: tuple[Tensor, Tensor] | None = None
-        if compensate and architecture.compensated in self.linears and precision.quantizes_weights:
+        if compensate and architecture.compensated in self.quantized:
             rows, k = self.originals[f"{architecture.compensated}.weight"].shape
-            self.compensation = (torch.ones(rows, 1, requires_grad=True), torch.zeros(1, k, requires_grad=True))
+            out, into = torch.ones(rows, 1, device=self._device), torch.zeros(1, k, device=self._device)
+            self.compensation = (out.requires_grad_(), into.requires_grad_())
+        clips = switches.clipping or switches.clip_search
+        starts = self._clip_starts(switches.clip_search) if clips else {}
+        self.clip_low = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
+        self.clip_high = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
+        rounded = self.quantized if switches.rounding else []
+        self.offsets = {
+            name: torch.zeros_like(self.originals[f"{name}.weight"], requires_grad=True) for name in rounded
+        }
+
+    @torch.no_grad()
+    def _clip_starts(self, search: bool) -> dict[str, Tensor]:
+        """(rows, groups) logits of the clipping factors, the same for both ends, of every quantized linear."""
+        starts = {}
+        parameters = self.float_parameters()
+        for name in self.quantized:
+            weight, precision = parameters[f"{name}.weight"], self.precisions[name]
+            if search:
+                found = least_error_clipping(weight, precision, self.symmetric)
+                starts[name] = torch.logit(found).clamp(max=_CLIP_START)
+            else:
+                shape = (weight.shape[0], weight_groups(weight.shape[1], precision))
+                starts[name] = torch.full(shape, _CLIP_START, device=weight.device)
+        return starts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for an optimizer, each with its learning rate; empty where nothing is learned."""
-        balance = [s for s in self.log_balance.values() if s.requires_grad]
-        rest = [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]
-        groups = [{"params": balance, "lr": BALANCE_RATE}, {"params": rest, "lr": CLIPPING_RATE}]
+        rates: list[tuple[float, list[Tensor]]] = [
+            (BALANCE_RATE, list(self.log_balance.values())),
+            (CLIPPING_RATE, [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]),
+            (ROUNDING_RATE, list(self.offsets.values())),
+        ]
+        groups = [{"params": [p for p in values if p.requires_grad], "lr": rate} for rate, values in rates]
         return [group for group in groups if group["params"]]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keep what an optimizer moved within its bounds."""
+        for offset in self.offsets.values():
+            offset.clamp_(-_LARGEST_OFFSET, _LARGEST_OFFSET)
 
     def float_parameters(self) -> dict[str, Tensor]:
         """The block's parameters before rounding: balance folded in, compensation added."""
@@ -74,33 +111,51 @@ class BlockQuantizer:
     def quantized_parameters(self) -> dict[str, Tensor]:
         """`float_parameters` with the weights of the linears fake-quantized; gradients reach all learned values."""
         parameters = self.float_parameters()
-        if self.precision.quantizes_weights:
-            for name in self.linears:
-                key = f"{name}.weight"
-                parameters[key] = fake_quant_weight(parameters[key], self.precision, *self._factors(name))
+        for name in self.quantized:
+            key = f"{name}.weight"
+            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], self._grid(name))
         return parameters
 
     @torch.no_grad()
     def artifact(self) -> BlockArtifact:
         """What is left when learning is over: integers and folded parameters."""
         parameters = self.float_parameters()
-        weights = {}
-        if self.precision.quantizes_weights:
-            for name in self.linears:
-                weights[name] = quantize_weight(parameters.pop(f"{name}.weight"), self.precision, *self._factors(name))
+        weights = {
+            name: quantize_weight(parameters.pop(f"{name}.weight"), self.precisions[name], self._grid(name))
+            for name in self.quantized
+        }
         learned = {f"balance.{name}": s.exp() for name, s in self.log_balance.items()}
         for name in self.clip_low:
-            low, high = self._factors(name)
-            assert low is not None and high is not None
-            learned |= {f"clip_low.{name}": low, f"clip_high.{name}": high}
+            learned |= {f"clip_low.{name}": torch.sigmoid(self.clip_low[name])}
+            learned |= {f"clip_high.{name}": torch.sigmoid(self.clip_high[name])}
         if self.compensation is not None:
             learned |= dict(zip(("compensation_out", "compensation_in"), self.compensation, strict=True))
         return BlockArtifact(weights, parameters, {name: t.detach().clone() for name, t in learned.items()})
 
-    def _factors(self, name: str) -> tuple[Tensor | None, Tensor | None]:
-        if name not in self.clip_low:
-            return None, None
-        return torch.sigmoid(self.clip_low[name]), torch.sigmoid(self.clip_high[name])
+    def state(self) -> dict[str, Tensor]:
+        """All learned values as they are, to go on from; `load_state` takes them back bit for bit."""
+        return {name: tensor.detach().clone() for name, tensor in self._learned().items()}
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name, tensor in self._learned().items():
+            tensor.copy_(tensors[name])
+
+    def _learned(self) -> dict[str, Tensor]:
+        kinds = {
+            "log_balance": self.log_balance,
+            "clip_low": self.clip_low,
+            "clip_high": self.clip_high,
+            "offset": self.offsets,
+            "compensation": dict(zip(("out", "in"), self.compensation or (), strict=False)),
+        }
+        return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def _grid(self, name: str) -> WeightGrid:
+        clips = self.clip_low.get(name), self.clip_high.get(name)
+        low, high = (None if logits is None else torch.sigmoid(logits) for logits in clips)
+        return WeightGrid(low, high, self.offsets.get(name), self.symmetric)
 
 
 def before_rounding(

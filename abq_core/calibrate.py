@@ -6,40 +6,29 @@ through `on_event`, results through a CheckpointStore.
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from abq_core.architectures import architecture_of, blocks_of
 from abq_core.artifacts import BlockArtifact, CheckpointStore
-from abq_core.attention import attention_maps, set_kv_bits
 from abq_core.balance import HeadLayout
-from abq_core.block_inputs import block_output, capture_block_inputs, input_peaks, run_block
+from abq_core.block_inputs import capture_block_inputs, input_peaks, run_block, to_device
+from abq_core.block_learning import CalibrationError, Targets, learn_block
 from abq_core.block_quantizer import BlockQuantizer
-from abq_core.data import segments
-from abq_core.events import BlockDone, EpochDone, Message, OnEvent, Started, StepDone, ignore
-from abq_core.losses import akl_loss, dlc_loss, head_mean, mean_cosine
+from abq_core.data import recorded_segments
+from abq_core.end_to_end import end_to_end_segments, end_to_end_steps, learn_together
+from abq_core.events import BlockDone, Message, OnEvent, Started, TextChosen, ignore
+from abq_core.losses import mean_cosine
+from abq_core.mix import block_precisions
 from abq_core.models import LoadedModel
-from abq_core.quant_linear import wrap_linears
+from abq_core.quant_linear import linears_of
 from abq_core.runtime import quantized_block
-from abq_core.spec import CalibrationSpec, Switches
+from abq_core.spec import CalibrationSpec
 
-
-class CalibrationError(RuntimeError):
-    """The optimisation broke down."""
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a block should give, per segment: d_fp, d_fp* (section Distribution Correction), attention maps, max|X|."""
-
-    full: Tensor
-    full_on_quantized: Tensor
-    maps: list[Tensor]
-    peaks: dict[str, Tensor]
+__all__ = ["CalibrationError", "calibrate", "is_end_block"]
 
 
 def calibrate(base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, on_event: OnEvent = ignore) -> None:
@@ -53,125 +42,143 @@ def calibrate(base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, 
         on_event(
             Message(f"The family '{architecture.family}' has no balance pairs in the table: balancing is left out.")
         )
-    ids = segments(spec.data, base.tokenizer, spec.segments, spec.seq_len, spec.seed, "calibration")
-    inputs = capture_block_inputs(base.model, ids)
-    blocks = blocks_of(base.model)
-    on_event(Started(len(blocks), spec.active_epochs * len(ids)))
-    full_hidden = quantized_hidden = inputs.hidden
-    for index, block in enumerate(blocks):
-        started = time.perf_counter()
-        arguments = inputs.arguments[index]
-        tensors = store.load(index)
-        adopted = tensors is not None
-        next_full, maps, peaks = _run_full(block, full_hidden, arguments, spec.active_switches)
-        if tensors is None:
-            on_quantized = next_full
-            if quantized_hidden is not full_hidden and spec.active_epochs > 0:  # without learning nobody looks at it
-                on_quantized = run_block(block, quantized_hidden, arguments)
-            targets = Targets(next_full, on_quantized, maps, peaks)
-            tensors = _learn(base, index, targets, quantized_hidden, arguments, spec, on_event).to_tensors(
-                spec.precision
-            )
-            store.save(index, tensors)
-        quantized = quantized_block(block, BlockArtifact.from_tensors(tensors), spec.precision, "simulated")
-        quantized_hidden = run_block(quantized, quantized_hidden, arguments)
-        full_hidden = next_full
-        on_event(BlockDone(index, time.perf_counter() - started, adopted, _distances(quantized_hidden, full_hidden)))
+    ids, text = recorded_segments(spec.data, base.tokenizer, spec.segments, spec.seq_len, spec.seed, "calibration")
+    on_event(TextChosen(text))
+    more = end_to_end_segments(base, spec, on_event) if spec.learns_end_to_end else None
+    blocks = len(blocks_of(base.model))
+    on_event(Started(blocks, spec.active_epochs * len(ids), 0 if more is None else end_to_end_steps(more)))
+    if more is not None and base.model.device != _device(spec):  # all blocks learn there together
+        base = replace(base, model=copy.deepcopy(base.model).to(_device(spec)))
+    walk = _Walk(base, spec, store, on_event)
+    if more is None or all(store.load(index) is not None for index in range(blocks)):
+        walk.run(ids)
+        return
+    quantizers = walk.run(ids, drafts=True)
+    started = time.perf_counter()
+    learn_together(base, quantizers, more, spec, on_event)
+    walk.finish(ids, quantizers, time.perf_counter() - started)
 
 
-@torch.no_grad()
-def _run_full(
-    block: nn.Module, hidden: Tensor, arguments: dict[str, Any], switches: Switches
-) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-    """The full-precision block: its outputs, the attention maps where AKL wants them, max|X| of each linear's input.
+class _Walk:
+    """One pass through the blocks: what full precision and what the quantized model gives to each of them.
 
-    An adopted block takes this path too: attention with and without maps differs in the last bit, and a resumed run
-    must not.
+    The hidden states stay where the model is; a block is copied to the spec's device while it is worked on.
     """
-    outputs, maps = [], []
-    with input_peaks(block) as peaks:
-        for segment in hidden:
-            with attention_maps(block, switches.akl) as collected:
-                outputs.append(block_output(block(segment.unsqueeze(0), **arguments)))
-            if switches.akl:
-                maps.append(_compared(torch.cat(collected), switches))
-    return torch.cat(outputs), maps, peaks
+
+    def __init__(self, base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, on_event: OnEvent) -> None:
+        self._base, self._spec, self._store, self._on_event = base, spec, store, on_event
+        self._blocks = blocks_of(base.model)
+        self._device = _device(spec)
+
+    def run(self, ids: Tensor, drafts: bool = False) -> list[BlockQuantizer]:
+        """Make, store and announce every block that is not in the store.
+
+        drafts: store what each block learned instead of integers, and return it, to go on learning.
+        """
+        quantizers = []
+        full, arguments = self._entering(ids)
+        quantized = full
+        for index in range(len(self._blocks)):
+            started = time.perf_counter()
+            full, quantized, quantizer, adopted = self._pass_block(index, full, quantized, arguments[index], drafts)
+            if quantizer is not None:
+                quantizers.append(quantizer)
+            self._done(index, time.perf_counter() - started, adopted, quantized, full)
+        return quantizers
+
+    def _pass_block(
+        self, index: int, full: Tensor, quantized: Tensor, arguments: dict[str, Any], drafts: bool
+    ) -> tuple[Tensor, Tensor, BlockQuantizer | None, bool]:
+        """One block of `run`: what leaves it in full precision and quantized, its draft, whether it was stored.
+
+        A function of its own, so that nothing else of a block stays on the device when the next one comes.
+        """
+        block, arguments = self._placed(index, arguments)
+        stored = self._store.load_draft(index) if drafts else self._store.load(index)
+        with input_peaks(block) as peaks:
+            next_full = run_block(block, full, arguments)
+        quantizer = None
+        if stored is not None and not drafts:
+            artifact = BlockArtifact.from_tensors(stored)
+        else:
+            quantizer = self._quantizer(index, block, peaks)
+            if stored is None:
+                self._learn(index, block, quantizer, full, quantized, next_full, arguments)
+            else:
+                quantizer.load_state(stored)
+            artifact = quantizer.artifact()
+            if not drafts:
+                self._store.save(index, self._tensors(index, artifact))
+            elif stored is None:
+                self._store.save_draft(index, quantizer.state())
+        next_quantized = run_block(self._rounded(index, block, artifact), quantized, arguments)
+        return next_full, next_quantized, quantizer if drafts else None, stored is not None
+
+    def _entering(self, ids: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        """What enters the first block, and the arguments of each."""
+        inputs = capture_block_inputs(self._base.model, ids)
+        return inputs.hidden, inputs.arguments
+
+    def finish(self, ids: Tensor, quantizers: list[BlockQuantizer], seconds: float) -> None:
+        """Store and announce the blocks after they learned together for so many seconds."""
+        full, arguments = self._entering(ids)
+        quantized = full
+        for index, quantizer in enumerate(quantizers):
+            block, placed = self._placed(index, arguments[index])
+            artifact = quantizer.artifact()
+            self._store.save(index, self._tensors(index, artifact))
+            full = run_block(block, full, placed)
+            quantized = run_block(self._rounded(index, block, artifact), quantized, placed)
+            self._done(index, seconds / len(quantizers), False, quantized, full)
+
+    def _learn(
+        self,
+        index: int,
+        block: nn.Module,
+        quantizer: BlockQuantizer,
+        full: Tensor,
+        quantized: Tensor,
+        next_full: Tensor,
+        arguments: dict[str, Any],
+    ) -> None:
+        on_quantized = next_full
+        if quantized is not full and self._spec.active_epochs > 0:  # without learning nobody looks at it
+            on_quantized = run_block(block, quantized, arguments)
+        targets = Targets(full, quantized, next_full, on_quantized)
+        learn_block(block, index, quantizer, targets, arguments, self._spec, self._on_event)
+
+    def _quantizer(self, index: int, block: nn.Module, peaks: dict[str, Tensor]) -> BlockQuantizer:
+        switches = self._spec.active_switches
+        return BlockQuantizer(
+            block,
+            architecture_of(self._base.model),
+            HeadLayout.of(self._base.model.config),
+            block_precisions(self._spec.precision, index, linears_of(block)),
+            switches,
+            compensate=switches.compensation and is_end_block(index, len(self._blocks)),
+            input_peaks=peaks,
+        )
+
+    def _placed(self, index: int, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+        """A block and its arguments on the device of the spec; the model's own block where it is there already."""
+        block = self._blocks[index]
+        if next(block.parameters()).device == self._device:
+            return block, arguments
+        return copy.deepcopy(block).to(self._device), to_device(arguments, self._device)
+
+    def _rounded(self, index: int, block: nn.Module, artifact: BlockArtifact) -> nn.Module:
+        return quantized_block(block, artifact, self._spec.precision, index, "simulated")
+
+    def _tensors(self, index: int, artifact: BlockArtifact) -> dict[str, Tensor]:
+        return artifact.to_tensors(block_precisions(self._spec.precision, index, artifact.weights))
+
+    def _done(self, index: int, seconds: float, adopted: bool, quantized: Tensor, full: Tensor) -> None:
+        self._on_event(BlockDone(index, seconds, adopted, _distances(quantized, full)))
 
 
-def _learn(
-    base: LoadedModel,
-    index: int,
-    targets: Targets,
-    quantized_hidden: Tensor,
-    arguments: dict[str, Any],
-    spec: CalibrationSpec,
-    on_event: OnEvent,
-) -> BlockArtifact:
-    """Optimise the learned values of one block and round it."""
-    switches, blocks = spec.active_switches, blocks_of(base.model)
-    working = copy.deepcopy(blocks[index])
-    wrap_linears(working, spec.precision.act_bits)
-    set_kv_bits(working, spec.precision.kv_bits)
-    quantizer = BlockQuantizer(
-        blocks[index],
-        architecture_of(base.model),
-        HeadLayout.of(base.model.config),
-        spec.precision,
-        switches,
-        compensate=switches.compensation and is_end_block(index, len(blocks)),
-        input_peaks=targets.peaks,
-    )
-    groups = quantizer.parameter_groups()
-    if not groups or spec.active_epochs == 0:
-        return quantizer.artifact()
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    order = torch.Generator().manual_seed(spec.seed * 1009 + index)
-    count = len(quantized_hidden)
-    for epoch in range(spec.active_epochs):
-        sums: dict[str, float] = {}
-        for position, segment in enumerate(torch.randperm(count, generator=order).tolist()):
-            terms = _loss_terms(working, quantizer, targets, quantized_hidden, arguments, segment, switches)
-            total = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(total):
-                raise CalibrationError(
-                    f"The loss of block {index} is {total.item()} in epoch {epoch + 1}. Use more bits, another method, "
-                    "or switch compensation off."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
-            for name, value in (*terms.items(), ("total", total)):
-                sums[name] = sums.get(name, 0.0) + value.item()
-            on_event(StepDone(index, epoch * count + position + 1, spec.active_epochs * count))
-        on_event(EpochDone(index, epoch + 1, {name: value / count for name, value in sums.items()}))
-    return quantizer.artifact()
-
-
-def _loss_terms(
-    working: nn.Module,
-    quantizer: BlockQuantizer,
-    targets: Targets,
-    hidden: Tensor,
-    arguments: dict[str, Any],
-    segment: int,
-    switches: Switches,
-) -> dict[str, Tensor]:
-    """The terms of the objective that are switched on, for one segment."""
-    with attention_maps(working, switches.akl) as maps:
-        result = functional_call(working, quantizer.quantized_parameters(), (hidden[segment].unsqueeze(0),), arguments)
-    output = block_output(result)
-    full = targets.full[segment].unsqueeze(0)
-    full_on_quantized = targets.full_on_quantized[segment].unsqueeze(0)
-    terms = {}
-    if switches.dlc:
-        terms["dlc"] = dlc_loss(output, full, full_on_quantized)
-    if switches.akl:
-        terms["akl"] = akl_loss(_compared(torch.cat(maps), switches), targets.maps[segment])
-    if switches.mse != "none":
-        terms["mse"] = nn.functional.mse_loss(output, full)
-        if switches.mse == "both":
-            terms["mse"] = terms["mse"] + nn.functional.mse_loss(output, full_on_quantized)
-    return terms
+def _device(spec: CalibrationSpec) -> torch.device:
+    """Where blocks are worked on, as tensors say it: cuda:0 where the spec says cuda."""
+    return torch.empty(0, device=spec.device).device
 
 
 def is_end_block(index: int, blocks: int) -> bool:
@@ -179,12 +186,9 @@ def is_end_block(index: int, blocks: int) -> bool:
     return index <= 2 or index >= blocks - 4
 
 
-def _compared(maps: Tensor, switches: Switches) -> Tensor:
-    return maps if switches.akl_per_head else head_mean(maps)
-
-
 @torch.no_grad()
 def _distances(quantized: Tensor, full: Tensor) -> dict[str, float]:
     """How far a block's output is from full precision."""
-    error = torch.mean((quantized - full) ** 2)
-    return {"cosine": mean_cosine(quantized, full).item(), "mse": error.item()}
+    pairs = list(zip(quantized, full, strict=True))  # one by one: differences of all would be as large as both
+    cosine = sum(mean_cosine(a, b).item() for a, b in pairs) / len(pairs)
+    return {"cosine": cosine, "mse": sum(torch.mean((a - b) ** 2).item() for a, b in pairs) / len(pairs)}

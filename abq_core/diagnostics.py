@@ -1,5 +1,6 @@
 """What calibration did, block by block: three models walk side by side (full, rounded, corrected) and are compared."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -23,8 +24,8 @@ from abq_core.histograms import (
     snr_db,
 )
 from abq_core.losses import attention_kl, mean_cosine
+from abq_core.mix import ModelPrecision
 from abq_core.models import LoadedModel
-from abq_core.precision import Precision
 from abq_core.quant_linear import linears_of
 from abq_core.quantizers import fake_quant_activation
 from abq_core.runtime import quantized_block, rounded_artifact, stored_artifact
@@ -36,7 +37,7 @@ _NAMES = ("histograms", "levels", "blocks", "linears", "outliers", "balance", "c
 
 
 def diagnose(
-    base: LoadedModel, precision: Precision, store: CheckpointStore, ids: Tensor, on_event: OnEvent = ignore
+    base: LoadedModel, precision: ModelPrecision, store: CheckpointStore, ids: Tensor, on_event: OnEvent = ignore
 ) -> Frames:
     """Compare a finished run with full precision and with rounding alone on ids (segments, tokens) int64.
 
@@ -53,7 +54,8 @@ def diagnose(
             "corrected": stored_artifact(store, index),
         }
         modules = {"full": block} | {
-            lens: quantized_block(block, artifact, precision, "simulated") for lens, artifact in artifacts.items()
+            lens: quantized_block(block, artifact, precision, index, "simulated")
+            for lens, artifact in artifacts.items()
         }
         passes = {lens: _Pass.run(modules[lens], hidden[lens], inputs.arguments[index]) for lens in modules}
         hidden = {lens: done.output for lens, done in passes.items()}
@@ -127,12 +129,12 @@ def _attention_frame(index: int, maps: Mapping[str, Tensor]) -> pd.DataFrame:
 def _compare_linears(
     base: LoadedModel,
     index: int,
-    precision: Precision,
+    precision: ModelPrecision,
     artifacts: Mapping[str, BlockArtifact],
     modules: Mapping[str, nn.Module],
     passes: Mapping[str, _Pass],
 ) -> Frames:
-    """Weights and input activations of every linear through the three lenses."""
+    """Weights and input activations of every linear through the three lenses; no input where an expert saw no token."""
     histograms, levels, rows, outliers = [], [], [], []
     before_rounding: dict[str, dict[str, Tensor]] = {
         "rounded": dict(modules["full"].named_parameters()),
@@ -144,10 +146,10 @@ def _compare_linears(
         histograms.append(
             paired_histogram({lens: weights[lens][name] for lens in weights}, {**labels, "kind": "weight"})
         )
-        inputs = {lens: done.samples[name] for lens, done in passes.items()}
+        inputs = {lens: done.samples[name] for lens, done in passes.items() if name in done.samples}
         rounded_inputs = dict(inputs)
         for lens in ("rounded", "corrected"):
-            if precision.quantizes_activations:
+            if precision.quantizes_activations and lens in inputs:
                 rounded_inputs[lens] = fake_quant_activation(inputs[lens], precision.act_bits)
             if name in artifacts[lens].weights:
                 levels.append(level_counts(artifacts[lens].weights[name], {**labels, "lens": lens}))
@@ -156,12 +158,14 @@ def _compare_linears(
                     **labels,
                     "lens": lens,
                     "weight_snr_db": snr_db(before_rounding[lens][f"{name}.weight"], weights[lens][name]),
-                    "activation_snr_db": snr_db(inputs[lens], rounded_inputs[lens]),
-                    "outlier_ratio": outlier_ratio(channel_peaks(inputs[lens])),
+                    "activation_snr_db": snr_db(inputs[lens], rounded_inputs[lens]) if lens in inputs else math.nan,
+                    "outlier_ratio": outlier_ratio(channel_peaks(inputs[lens])) if lens in inputs else math.nan,
                 }
             )
-        histograms.append(paired_histogram(rounded_inputs, {**labels, "kind": "activation"}))
-        outliers.append(largest_channels(channel_peaks(inputs["full"]), labels))
+        if inputs:
+            histograms.append(paired_histogram(rounded_inputs, {**labels, "kind": "activation"}))
+        if "full" in inputs:
+            outliers.append(largest_channels(channel_peaks(inputs["full"]), labels))
     frames = {"histograms": histograms, "linears": [pd.DataFrame(rows)], "outliers": outliers}
     if levels:
         frames["levels"] = levels

@@ -7,6 +7,7 @@ which were fitted to runs of LLaMA blocks of 256 to 1,024 channels on one x86 co
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.models import ModelShape
 from abq_core.precision import Precision
 from abq_core.quantizers import weight_groups
@@ -36,7 +37,7 @@ class Estimate:
     """
 
     shape: ModelShape
-    precision: Precision
+    precision: ModelPrecision
     segments: int
     seq_len: int
     epochs: int
@@ -74,12 +75,22 @@ class Estimate:
 
 
 def estimate(
-    shape: ModelShape, precision: Precision, segments: int = 32, seq_len: int = 256, epochs: int = DEFAULT_EPOCHS
+    shape: ModelShape, precision: ModelPrecision, segments: int = 32, seq_len: int = 256, epochs: int = DEFAULT_EPOCHS
 ) -> Estimate:
-    """What calibrating a model of this shape takes. epochs: 0 for methods that learn nothing."""
-    weights = shape.blocks * _block_weights(shape)
+    """What calibrating a model of this shape takes. epochs: 0 for methods that learn nothing.
+
+    Raises MixError where a mix was made for a model of another shape.
+    """
+    blocks = range(shape.blocks)
+    if isinstance(precision, PrecisionMix):
+        precision.check({(i, name): n * k for i in blocks for name, (n, k) in shape.block_linears(i).items()})
+    weights = sum(_block_weights(shape, block) for block in blocks)
     rest = (shape.parameters - weights) * _HALF
-    linears = shape.blocks * sum(_linear_bytes(rows, k, precision) for rows, k in shape.linears.values())
+    linears = sum(
+        linear_bytes(rows, k, precision.of_linear(block, name))
+        for block in blocks
+        for name, (rows, k) in shape.block_linears(block).items()
+    )
     full = shape.parameters * _HALF
     return Estimate(
         shape=shape,
@@ -97,11 +108,12 @@ def estimate(
     )
 
 
-def _block_weights(shape: ModelShape) -> int:
-    return sum(rows * k for rows, k in shape.linears.values())
+def _block_weights(shape: ModelShape, block: int) -> int:
+    return sum(rows * k for rows, k in shape.block_linears(block).values())
 
 
-def _linear_bytes(rows: int, k: int, precision: Precision) -> int:
+def linear_bytes(rows: int, k: int, precision: Precision) -> int:
+    """What a weight of (rows, k) takes: bit planes, scales and zero points, or FP16 where it is not quantized."""
     if not precision.quantizes_weights:
         return rows * k * _HALF
     return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * _SCALE_BYTES
@@ -109,21 +121,23 @@ def _linear_bytes(rows: int, k: int, precision: Precision) -> int:
 
 def _peak_memory(shape: ModelShape, segments: int, seq_len: int, packed: int) -> int:
     """The larger of calibrating (model, one optimised block) and evaluating (model, quantized copy, packed copy)."""
-    block = _block_weights(shape) * _SINGLE
+    weights = [_block_weights(shape, block) * _SINGLE for block in range(shape.blocks)]
     stream = segments * seq_len * shape.hidden * _SINGLE
     mean_maps = segments * seq_len**2 * _SINGLE
     head_maps = shape.heads * seq_len**2 * _SINGLE
-    activations = seq_len * sum(rows + k for rows, k in shape.linears.values()) * _SINGLE
-    calibrating = _BLOCK_COPIES * block + _STREAM_COPIES * stream + mean_maps + _MAP_COPIES * head_maps
+    channels = max(sum(rows + k for rows, k in shape.block_linears(i).values()) for i in range(shape.blocks))
+    activations = seq_len * channels * _SINGLE
+    calibrating = _BLOCK_COPIES * max(weights) + _STREAM_COPIES * stream + mean_maps + _MAP_COPIES * head_maps
     calibrating += _ACTIVATION_COPIES * activations
-    evaluating = shape.blocks * block + packed
+    evaluating = sum(weights) + packed
     return _PROCESS_BYTES + shape.parameters * _SINGLE + max(calibrating, evaluating)
 
 
 def _seconds(shape: ModelShape, segments: int, seq_len: int, epochs: int) -> float:
     """Steps (and one pass for the targets) of 6 operations a weight and token, and the attention's own."""
-    operations = 6 * _block_weights(shape) * seq_len + 4 * seq_len**2 * shape.hidden
-    return _STARTUP_SECONDS + shape.blocks * (epochs + 1) * segments * operations / _FLOPS
+    weights = sum(_block_weights(shape, block) for block in range(shape.blocks))
+    operations = 6 * weights * seq_len + 4 * shape.blocks * seq_len**2 * shape.hidden
+    return _STARTUP_SECONDS + (epochs + 1) * segments * operations / _FLOPS
 
 
 def _largest(below: int, fits: Callable[[int], bool]) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from abq_core.models import LoadedModel
+from abq_core.sources import TextRecord
 
 _FORWARD_TOKENS = 2048  # tokens that go through the blocks at once
 _LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over
@@ -43,12 +44,13 @@ class Evaluation(Scores):
 
     precision: str
     method: str
-    stored_bits: int
+    stored_bits: float
     weight_bytes: int
     tokens: int
     segments: int
     seq_len: int
     data: str
+    text: TextRecord
     seed: int
     seconds: float
 

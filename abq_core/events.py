@@ -3,18 +3,35 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from abq_core.sources import TextRecord
+
 
 @dataclass(frozen=True)
 class Started:
-    """The walk begins. `steps_per_block` is 0 for methods that learn nothing."""
+    """The walk begins. `steps_per_block` is 0 for methods that learn nothing.
+
+    `end_to_end_steps`: of the pass after the blocks, in which all learn together; 0 without one.
+    """
 
     blocks: int
     steps_per_block: int
+    end_to_end_steps: int = 0
+
+
+@dataclass(frozen=True)
+class TextChosen:
+    """Calibration text is read; `record` says which. `part`: what for, "blocks" or "end_to_end"."""
+
+    record: TextRecord
+    part: str = "blocks"
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimisation step of a block is done; `step` counts from 1 to `steps`."""
+    """One optimisation step of a block is done; `step` counts from 1 to `steps`.
+
+    A `block` that is the number of blocks stands for all of them together: the end-to-end pass.
+    """
 
     block: int
     step: int
@@ -23,7 +40,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One pass over the calibration segments; `losses` are means over it: total, dlc, akl, mse."""
+    """One pass over the calibration segments; `losses` are means over it: total, dlc, akl, mse.
+
+    Of the end-to-end pass (see StepDone) a tenth, with kl, in nats a token.
+    """
 
     block: int
     epoch: int
@@ -47,7 +67,7 @@ class Message:
     text: str
 
 
-Event = Started | StepDone | EpochDone | BlockDone | Message
+Event = TextChosen | Started | StepDone | EpochDone | BlockDone | Message
 OnEvent = Callable[[Event], None]
 
 

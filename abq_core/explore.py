@@ -6,13 +6,13 @@ import pandas as pd
 
 from abq_core.architectures import blocks_of
 from abq_core.histograms import channel_peaks, largest_channels, level_counts, paired_histogram, snr_db
+from abq_core.mix import ModelPrecision
 from abq_core.models import LoadedModel
-from abq_core.precision import Precision
 from abq_core.quant_linear import linears_of
 from abq_core.quantizers import quantize_weight
 
 
-def explore(base: LoadedModel, precision: Precision) -> dict[str, pd.DataFrame]:
+def explore(base: LoadedModel, precision: ModelPrecision) -> dict[str, pd.DataFrame]:
     """Round every linear of every block to nearest. Frames:
 
     histograms: block, tensor, kind ("weight"), lens ("full" | "rounded"), left, right, count.
@@ -27,11 +27,11 @@ def explore(base: LoadedModel, precision: Precision) -> dict[str, pd.DataFrame]:
         for name, linear in linears_of(block).items():
             labels = {"block": index, "tensor": name}
             weight = linear.weight.detach().float()
-            rounded = weight
-            if precision.quantizes_weights:
-                rounded = quantize_weight(weight, precision).dequantize()
+            rounded, own = weight, precision.of_linear(index, name)
+            if own.quantizes_weights:
+                rounded = quantize_weight(weight, own).dequantize()
                 for lens, starred in (("rounded", False), ("balanced", True)):
-                    twin = quantize_weight(weight, dataclasses.replace(precision, balanced=starred))
+                    twin = quantize_weight(weight, dataclasses.replace(own, balanced=starred))
                     levels.append(level_counts(twin, {**labels, "lens": lens}))
             histograms.append(paired_histogram({"full": weight, "rounded": rounded}, {**labels, "kind": "weight"}))
             rows, columns = weight.shape

@@ -80,6 +80,27 @@ def generate(
     return _in_turn(started, max_new_tokens, random.Random(seed))
 
 
+def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: int, stops: Sequence[str]) -> str:
+    """What follows token ids at temperature 0, up to (and without) the first of the stop texts, or the model's end.
+
+    ids and the new tokens must fit into the model's context. Raises PromptError without ids.
+    """
+    if not ids:
+        raise PromptError("There is no text to go on from: a task needs at least a token of context.")
+    reader, ends = _Reader(model), _end_tokens(model)
+    following, written, text = list(ids), list[int](), ""
+    for _ in range(max_new_tokens):
+        token = int(reader.read(following).argmax())
+        if token in ends:
+            break
+        written.append(token)
+        following = [token]
+        text = str(model.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        if found := [at for stop in stops if stop and (at := text.find(stop)) >= 0]:
+            return text[: min(found)]
+    return text
+
+
 def first_difference(columns: Sequence[Sequence[int]]) -> int | None:
     """The index of the first token that differs between columns, as far as all of them have come; None: none yet."""
     for index, ids in enumerate(zip(*columns, strict=False)):

@@ -10,11 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from abq_core.architectures import SUPPORTED_FAMILIES
 from abq_core.model_errors import ModelError, ModelNotFoundError, UnsafeModelError
 
-SUPPORTED_FAMILIES = frozenset(
-    {"gemma", "gemma2", "gpt_neox", "llama", "mistral", "opt", "phi", "phi3", "qwen2", "qwen3"}
-)
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -5,9 +5,9 @@ What is checked before transformers opens anything stands in `model_files.py`.
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from transformers.utils import logging as transformers_logging
 
 from abq_core.architectures import blocks_of
 from abq_core.attention import ATTENTION, register_attention
+from abq_core.balance import HeadLayout
+from abq_core.experts import split_experts
+from abq_core.falcon import plain_linears
 from abq_core.hub import hub_folder
+from abq_core.mix import ModelPrecision
 from abq_core.model_errors import ModelError, ModelNotFoundError, UnsafeModelError
 from abq_core.model_files import (
     CONFIG,
@@ -28,7 +32,7 @@ from abq_core.model_files import (
     link_files,
     weight_files,
 )
-from abq_core.precision import FULL, Precision
+from abq_core.precision import FULL
 from abq_core.quant_linear import linears_of
 
 __all__ = [
@@ -56,7 +60,7 @@ class LoadedModel:
     ref: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    precision: Precision
+    precision: ModelPrecision
 
     @property
     def context(self) -> int:
@@ -83,9 +87,10 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model. `linears`: (out, in) of each linear of one block, by name relative to the block.
+    """Sizes of a model. `linears`: (out, in) of each linear of a block, by name relative to the block; `exceptions`: of
+    the blocks, by index, that have others (dense blocks among mixtures of experts).
 
-    `parameters` counts tied embeddings once.
+    `intermediate` is the width of the MLP or of one expert. `parameters` counts tied embeddings once.
     """
 
     ref: str
@@ -99,6 +104,11 @@ class ModelShape:
     context: int
     linears: dict[str, tuple[int, int]]
     parameters: int
+    exceptions: Mapping[int, dict[str, tuple[int, int]]] = field(default_factory=dict)
+
+    def block_linears(self, block: int) -> dict[str, tuple[int, int]]:
+        """(out, in) of each linear of one block, by name."""
+        return self.exceptions.get(block, self.linears)
 
 
 def load_model(ref: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -123,6 +133,8 @@ def load_model(ref: str, device: str = "cpu", dtype: torch.dtype = torch.float32
             local_files_only=True,
             output_loading_info=True,
         )
+        split_experts(model)
+        plain_linears(model)
         tokenizer = AutoTokenizer.from_pretrained(links, trust_remote_code=False, local_files_only=True)
         loaded = LoadedModel(ref, model.to(target).eval().requires_grad_(False), tokenizer, FULL)
         _check_loaded(loaded, report)
@@ -141,19 +153,21 @@ def model_shape(ref: str) -> ModelShape:
     with _only_checked_files(folder, weights=False) as links, _quiet(), _as_model_error(ref):
         config = _config(links)
         model = _empty_model(config)
-        blocks = blocks_of(model)
+        sizes = [{n: (m.out_features, m.in_features) for n, m in linears_of(b).items()} for b in blocks_of(model)]
+        layout = HeadLayout.of(config)
         return ModelShape(
             ref=ref,
             family=config.model_type,
-            blocks=len(blocks),
+            blocks=len(sizes),
             hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            intermediate=getattr(config, "ffn_dim", None) or config.intermediate_size,
+            heads=layout.heads,
+            kv_heads=layout.kv_heads,
+            intermediate=_intermediate(config),
             vocabulary=config.vocab_size,
             context=_context(config),
-            linears={name: (m.out_features, m.in_features) for name, m in linears_of(blocks[0]).items()},
+            linears=sizes[0],
             parameters=_parameters(model),
+            exceptions={index: own for index, own in enumerate(sizes) if own != sizes[0]},
         )
 
 
@@ -233,7 +247,10 @@ def _config(folder: Path) -> Any:
 def _empty_model(config: Any) -> nn.Module:
     """The model with tensors that have a shape but no memory."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
+        split_experts(model)
+        plain_linears(model)
+    return model
 
 
 def _parameters(model: nn.Module) -> int:
@@ -262,6 +279,12 @@ def _check_loaded(loaded: LoadedModel, report: dict[str, Any]) -> None:
             f"'{loaded.ref}' has a tokenizer of {len(loaded.tokenizer):,} tokens but {loaded.vocabulary:,} embeddings: "
             "they do not belong together. Take both from the same place."
         )
+
+
+def _intermediate(config: Any) -> int:
+    """The MLP's width, under the name that the family has for it."""
+    names = ("moe_intermediate_size", "ffn_dim", "ffn_hidden_size", "intermediate_size")
+    return next(int(width) for name in names if (width := getattr(config, name, None)))
 
 
 def _context(config: Any) -> int:

@@ -60,6 +60,10 @@ class Precision:
             text += f"g{self.group_size}"
         return text + (f"kv{self.kv_bits}" if self.kv_bits is not None else "")
 
+    def of_linear(self, block: int, name: str) -> "Precision":
+        """The precision of one linear: here the same for all; `PrecisionMix` is where they differ."""
+        return self
+
     @property
     def levels(self) -> int:
         """How many values a weight can take: 2^p, or 2^p + 1 with bit balance."""

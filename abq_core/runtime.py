@@ -12,9 +12,10 @@ from abq_core.artifacts import BlockArtifact, CheckpointStore
 from abq_core.attention import set_kv_bits
 from abq_core.balance import HeadLayout
 from abq_core.block_quantizer import BlockQuantizer
+from abq_core.mix import ModelPrecision, block_precisions
 from abq_core.models import LoadedModel
 from abq_core.precision import Precision
-from abq_core.quant_linear import PackedLinear, QuantLinear, replace_module, wrap_linears
+from abq_core.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
 from abq_core.quantizers import QuantizedWeight
 from abq_core.spec import METHODS
 
@@ -25,7 +26,9 @@ class MissingBlockError(RuntimeError):
     """A run lacks a block, or what is stored of it was changed."""
 
 
-def quantized_model(base: LoadedModel, precision: Precision, store: CheckpointStore, engine: Engine) -> LoadedModel:
+def quantized_model(
+    base: LoadedModel, precision: ModelPrecision, store: CheckpointStore, engine: Engine
+) -> LoadedModel:
     """A new model with the blocks of `store`; `base` stays as it was.
 
     simulated: dequantized weights and fake-quantized activations.  packed: the linears hold only bit planes.
@@ -34,20 +37,20 @@ def quantized_model(base: LoadedModel, precision: Precision, store: CheckpointSt
     return _with_blocks(base, precision, engine, lambda index: stored_artifact(store, index))
 
 
-def rounded_model(base: LoadedModel, precision: Precision, engine: Engine) -> LoadedModel:
+def rounded_model(base: LoadedModel, precision: ModelPrecision, engine: Engine) -> LoadedModel:
     """Round to nearest, no calibration: what a precision does by itself."""
     return _with_blocks(base, precision, engine, lambda index: rounded_artifact(base, index, precision))
 
 
 def _with_blocks(
-    base: LoadedModel, precision: Precision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
+    base: LoadedModel, precision: ModelPrecision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
 ) -> LoadedModel:
     """A copy of `base` whose blocks are replaced one by one, so that memory holds one spare block at a time."""
     originals = blocks_of(base.model)
     model = copy.deepcopy(base.model, memo={id(block): block for block in originals})
     blocks = blocks_of(model)
     for index, original in enumerate(originals):
-        blocks[index] = quantized_block(original, artifact_of(index), precision, engine)
+        blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
     return LoadedModel(base.ref, model, base.tokenizer, precision)
 
 
@@ -59,19 +62,22 @@ def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
     return BlockArtifact.from_tensors(tensors)
 
 
-def rounded_artifact(base: LoadedModel, block: int, precision: Precision) -> BlockArtifact:
+def rounded_artifact(base: LoadedModel, block: int, precision: ModelPrecision) -> BlockArtifact:
     """One block rounded to nearest."""
     architecture, layout = architecture_of(base.model), HeadLayout.of(base.model.config)
     original = blocks_of(base.model)[block]
+    precisions = block_precisions(precision, block, linears_of(original))
     quantizer = BlockQuantizer(
-        original, architecture, layout, precision, METHODS["rtn"], compensate=False, input_peaks={}
+        original, architecture, layout, precisions, METHODS["rtn"], compensate=False, input_peaks={}
     )
     return quantizer.artifact()
 
 
 @torch.no_grad()
-def quantized_block(original: nn.Module, artifact: BlockArtifact, precision: Precision, engine: Engine) -> nn.Module:
-    """A copy of a block that computes at `precision` with the weights of `artifact`."""
+def quantized_block(
+    original: nn.Module, artifact: BlockArtifact, precision: ModelPrecision, index: int, engine: Engine
+) -> nn.Module:
+    """A copy of block `index` of a model that computes at `precision` with the weights of `artifact`."""
     block = copy.deepcopy(original)
     wrap_linears(block, precision.act_bits)
     set_kv_bits(block, precision.kv_bits)
@@ -80,11 +86,12 @@ def quantized_block(original: nn.Module, artifact: BlockArtifact, precision: Pre
     for name, weight in artifact.weights.items():
         linear = block.get_submodule(name)
         assert isinstance(linear, QuantLinear)
+        own = precision.of_linear(index, name)
         if engine == "packed":
-            replace_module(block, name, PackedLinear.pack(weight, precision, linear.bias))
+            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias))
         else:
             linear.weight.copy_(weight.dequantize())
-            linear.stored_bytes = _stored_bytes(weight, precision)
+            linear.stored_bytes = _stored_bytes(weight, own)
     return block
 
 

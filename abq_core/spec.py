@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
+from abq_core.mix import MixError, ModelPrecision, PrecisionMix
 from abq_core.precision import Precision
 
 Balance = Literal["none", "started", "learned"]
@@ -23,7 +24,11 @@ class Switches:
     compensation: rank-1 term on the down projection of the first and last blocks.  dlc, akl: the losses of the
     paper's section Distribution Correction.  akl_per_head: AKL on every head's map instead of the
     mean over heads.  mse: squared error against the full-precision block on full-precision input, or also on the
-    quantized input.
+    quantized input.  rounding: a learned offset per weight that decides between its two neighbouring levels.
+    end_to_end: after the blocks, one pass in which all of them learn together, by KL of the next-token distributions.
+    clip_search: clipping starts where rounding has the least squared error, not at almost none; it stays there where
+    `clipping` is not learned.
+    symmetric: levels around a fixed zero point for weights without a star, as some engines need.
     """
 
     balance: Balance
@@ -33,6 +38,10 @@ class Switches:
     akl: bool
     mse: MseTerm
     akl_per_head: bool = False
+    rounding: bool = False
+    end_to_end: bool = False
+    clip_search: bool = False
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         if self.balance not in ("none", "started", "learned"):
@@ -42,10 +51,13 @@ class Switches:
         if self.learns and not (self.dlc or self.akl or self.mse != "none"):
             raise SpecError("Something is to be learned but no loss is on: switch on dlc, akl or mse.")
 
+        if self.end_to_end and not self.learns:
+            raise SpecError("end_to_end goes on learning what blocks learned, and nothing is: switch on rounding.")
+
     @property
     def learns(self) -> bool:
         """True where there is anything to optimise."""
-        return self.balance == "learned" or self.clipping or self.compensation
+        return self.balance == "learned" or self.clipping or self.compensation or self.rounding
 
 
 METHODS: Mapping[str, Switches] = {
@@ -53,23 +65,53 @@ METHODS: Mapping[str, Switches] = {
     "smoothquant": Switches("started", clipping=False, compensation=False, dlc=False, akl=False, mse="none"),
     "omniquant": Switches("learned", clipping=True, compensation=False, dlc=False, akl=False, mse="full"),
     "abq": Switches("learned", clipping=True, compensation=True, dlc=True, akl=True, mse="both"),
+    "abq+": Switches(
+        "learned",
+        clipping=True,
+        compensation=False,
+        dlc=True,
+        akl=False,
+        mse="both",
+        rounding=True,
+        end_to_end=True,
+        clip_search=True,
+    ),
 }
 DEFAULT_EPOCHS = 20
-_LIMITS = {"segments": (1, 4096), "seq_len": (8, 131072), "epochs": (0, 1000), "seed": (0, 2**31 - 1)}
+_OWN_EPOCHS = {"abq+": 10}  # the end-to-end pass goes on where they stop
+DEFAULT_END_TO_END_SEGMENTS = 4096
+
+
+def own_epochs(method: str) -> int:
+    """The epochs of a method that learns, where none are given."""
+    return _OWN_EPOCHS.get(method, DEFAULT_EPOCHS)
+
+
+_LIMITS = {
+    "segments": (1, 4096),
+    "seq_len": (8, 131072),
+    "epochs": (0, 1000),
+    "end_to_end_segments": (1, 1_000_000),
+    "seed": (0, 2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """One calibration. `switches` and `epochs` None: the method's own (20 epochs where it learns)."""
+    """One calibration. `switches` and `epochs` None: the method's own (20 epochs where it learns, 10 of abq+).
+
+    end_to_end_segments: of `seq_len` tokens, for the end-to-end pass, which reads each once; None for 4,096.
+    """
 
     model: str
-    precision: Precision
+    precision: ModelPrecision
     method: str = "abq"
     switches: Switches | None = None
     data: str = "builtin"
     segments: int = 32
     seq_len: int = 256
     epochs: int | None = None
+    end_to_end_segments: int | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -79,7 +121,7 @@ class CalibrationSpec:
         if self.method not in METHODS:
             raise SpecError(f"'{self.method}' is not a method: use one of {', '.join(METHODS)}.")
         if not self.data.strip():
-            raise SpecError("No data is given: use builtin, wikitext2, c4, or a .txt or .jsonl file.")
+            raise SpecError("No data is given: use builtin, wikitext2, c4, pile, or a .txt or .jsonl file.")
         if self.precision.is_full:
             raise SpecError(
                 f"{self.precision} quantizes nothing, so there is nothing to calibrate. Choose W2*A8 or W4A4."
@@ -99,21 +141,35 @@ class CalibrationSpec:
         """The epochs in force: 0 where nothing is learned."""
         if not self.active_switches.learns:
             return 0
-        return DEFAULT_EPOCHS if self.epochs is None else self.epochs
+        return own_epochs(self.method) if self.epochs is None else self.epochs
+
+    @property
+    def learns_end_to_end(self) -> bool:
+        """True where the blocks learn together after each has learned alone."""
+        return self.active_switches.end_to_end and self.active_epochs > 0
+
+    @property
+    def active_end_to_end_segments(self) -> int:
+        """Segments that the end-to-end pass reads, where there is one."""
+        return DEFAULT_END_TO_END_SEGMENTS if self.end_to_end_segments is None else self.end_to_end_segments
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready dictionary; `from_dict` reads it back to an equal spec."""
-        return {**asdict(self), "precision": str(self.precision)}
+        """A JSON-ready dictionary; `from_dict` reads it back to an equal spec. A mix is under "mix", its name under
+        "precision".
+        """
+        data = {**asdict(self), "precision": str(self.precision)}
+        return data | {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "CalibrationSpec":
         """Read `to_dict`'s dictionary. Raises SpecError or PrecisionError."""
         known = {field.name for field in fields(cls)}
         values = dict(data)
+        values.pop("mix", None)  # read with the precision that it is
         if unknown := sorted(values.keys() - known):
             raise SpecError(f"Unknown field '{unknown[0]}': a calibration has {', '.join(sorted(known))}.")
         try:
-            values["precision"] = Precision.parse(str(values["precision"]))
+            values["precision"] = read_precision(data)
             switches = values.get("switches")
             if isinstance(switches, Mapping):
                 values["switches"] = Switches(**switches)
@@ -127,7 +183,7 @@ class CalibrationSpec:
         """The `abq calibrate` line that does the same."""
         words = ["abq", "calibrate", self.model, "--precision", str(self.precision), "--method", self.method]
         defaults = {field.name: field.default for field in fields(self)}
-        for name in ("data", "segments", "seq_len", "epochs", "seed", "device"):
+        for name in ("data", "segments", "seq_len", "epochs", "end_to_end_segments", "seed", "device"):
             value = getattr(self, name)
             if value != defaults[name]:
                 words += [f"--{name.replace('_', '-')}", str(value)]
@@ -137,3 +193,17 @@ class CalibrationSpec:
             if value != getattr(own, field.name):
                 words += ["--switch", f"{field.name}={str(value).lower()}"]
         return shlex.join(words)
+
+
+def read_precision(data: Mapping[str, object]) -> ModelPrecision:
+    """The precision among the fields of a stored calibration or of a file that `abq allocate` wrote.
+
+    Raises PrecisionError, KeyError where there is none.
+    """
+    text, mix = str(data["precision"]), data.get("mix")
+    if mix is None:
+        return Precision.parse(text)
+    found = PrecisionMix.from_dict(mix)
+    if str(found) != text:
+        raise MixError(f"The name says {text[:40]!r} and the mix under it is {found}: one of them was changed.")
+    return found

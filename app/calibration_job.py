@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from abq_core.calibrate import calibrate
-from abq_core.data import DataError
+from abq_core.data import ShortTextError
 from abq_core.data import segments as text_segments
 from abq_core.diagnostics import diagnose
-from abq_core.events import BlockDone, EpochDone, Event, Message, Started
+from abq_core.events import BlockDone, EpochDone, Event, Message, Started, TextChosen
 from abq_core.models import LoadedModel, fingerprint
+from abq_core.sources import TextRecord
 from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.lease import JobLease, JobStopped, throttled
@@ -95,10 +96,23 @@ class CalibrationJob:
                 sha256 = self._store.hashes[event.block]
                 self._jobs.record_block(*ids, event.block, sha256, event.seconds, dict(event.distances))
             self._log(self._progress.message)
+        elif isinstance(event, TextChosen):
+            self._keep_text(event.part, event.record)
         elif isinstance(event, Message):
             self._log(event.text)
         self._store_progress(force=isinstance(event, BlockDone | Started))
         self._lease.check()
+
+    def _keep_text(self, part: str, record: TextRecord) -> None:
+        """Write down which text a part of the run learns from; one that was begun on another cannot go on."""
+        kept = self._folder.read_texts()
+        before = kept.get(part)
+        if before is not None and self._store.hashes and before != record:
+            raise ServiceError(
+                f"The text '{record.source}' changed since this run began ({before.revision}, now {record.revision}), "
+                f"so its {len(self._store.hashes)} finished blocks do not fit any more. Start a new calibration."
+            )
+        self._folder.write_texts({**kept, part: record})
 
     def _diagnose(self) -> None:
         self._progress.diagnosing()
@@ -143,7 +157,7 @@ class CalibrationJob:
         while True:
             try:
                 return text_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED, "evaluation")
-            except DataError:
+            except ShortTextError:
                 if count <= 2:
                     raise
                 count //= 2

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from app.commands.allocate import allocate
 from app.commands.answers import INTERRUPTED
 from app.commands.calibrate import calibrate
 from app.commands.jobs import jobs
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command("app")(serve)
 app.command()(calibrate)
+app.command()(allocate)
 app.add_typer(jobs, name="jobs")
 app.command("eval")(evaluate)
 app.command()(generate)

@@ -48,6 +48,10 @@ def download_routes(explorer: Explorer) -> list[Route]:
     async def runs(request: Request) -> Response:
         return await _csv(explorer.runs_frame, "runs")
 
+    async def predictions(request: Request) -> Response:
+        model = request.query_params.get("model", "")
+        return await _csv(lambda: explorer.predictions_frame(model), "predictions")
+
     async def throughput(request: Request) -> Response:
         return await _csv(explorer.throughput_frame, "throughput")
 
@@ -80,6 +84,7 @@ def download_routes(explorer: Explorer) -> list[Route]:
         Route("/abq/explore/{name}.csv", explored),
         Route("/abq/job/{job}/losses.csv", losses),
         Route("/abq/runs.csv", runs),
+        Route("/abq/predictions.csv", predictions),
         Route("/abq/throughput.csv", throughput),
         Route("/abq/report.html", report),
     ]

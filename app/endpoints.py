@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.services import Explorer
 from app.tabs.guard import EXPECTED
@@ -27,12 +26,18 @@ def build_endpoints(explorer: Explorer) -> None:
         """Signal-to-noise ratio of every linear at a precision, rounded to nearest."""
         return _rows(explorer.explore(model, precision)["linears"])
 
+    def allocate(model: str, bits: float, candidates: list[str]) -> dict[str, Any]:
+        """Choose a precision for every linear within so many stored bits a weight. The answer as JSON text is a
+        precision for submit.
+        """
+        return explorer.allocate(model, candidates, bits).to_dict()
+
     def submit(
         model: str, precision: str, method: str, data: str, segments: int, seq_len: int, epochs: int, seed: int
     ) -> dict[str, Any]:
         """Queue a calibration; epochs below 0: the method's own. Returns run and job."""
         spec = CalibrationSpec(
-            model, Precision.parse(precision), method, data=data, segments=segments, seq_len=seq_len,
+            model, explorer.precision(precision), method, data=data, segments=segments, seq_len=seq_len,
             epochs=None if epochs < 0 else epochs, seed=seed, device=explorer.settings.device,
         )  # fmt: skip
         job = explorer.submit(spec)
@@ -102,7 +107,7 @@ def build_endpoints(explorer: Explorer) -> None:
     simple = [models, explore, submit, jobs, job, cancel, resume, runs, diagnostics, throughput, note, delete]
     for function in simple:
         gr.api(_answering(function), api_name=function.__name__)
-    for function in (evaluate, bench):
+    for function in (allocate, evaluate, bench):
         gr.api(_answering(function), api_name=function.__name__, concurrency_limit=1, concurrency_id="model")
     gr.api(generate, api_name="generate", concurrency_limit=1, concurrency_id="model")
 

@@ -9,6 +9,7 @@ from abq_core.events import BlockDone, Event, Started, StepDone
 WEIGHTS = {"calibrate": 0.80, "diagnose": 0.08, "evaluate": 0.12}
 WEIGHTS_WITHOUT_LEARNING = {"calibrate": 0.25, "diagnose": 0.30, "evaluate": 0.45}
 _STEPS_OF_A_BLOCK_ITSELF = 4.0  # collecting, rounding and writing a block take about as long as this many steps
+_STEPS_OF_A_PASS_STEP = 3.0  # a step of the end-to-end pass, for each block: more tokens, and the pass back through all
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Progress:
     _weights: dict[str, float] = field(init=False)
     blocks: int | None = None
     _steps: int = 0
+    _pass_steps: int = 0
     _since: float = field(init=False)
     _from: float = 0.0
 
@@ -33,8 +35,12 @@ class Progress:
         """Take a calibration event into account."""
         if isinstance(event, Started):
             self.blocks, self._steps = event.blocks, event.steps_per_block
+            self._pass_steps = event.end_to_end_steps
             self.message = f"Calibrating block 1 of {self.blocks}."
             self._restart_clock()
+        elif isinstance(event, StepDone) and event.block == self.blocks:
+            self._calibrated(event.block, 0, event.step)
+            self.message = f"All blocks learn together, step {event.step} of {event.steps}; next: diagnostics."
         elif isinstance(event, StepDone):
             self._calibrated(event.block, event.step)
             step = f"step {event.step} of {event.steps}"
@@ -62,12 +68,18 @@ class Progress:
         done = self.fraction - self._from
         return None if done < 1e-3 else (self.clock() - self._since) * (1.0 - self.fraction) / done
 
-    def _calibrated(self, blocks: int, steps: int) -> None:
+    def _calibrated(self, blocks: int, steps: int, pass_steps: int = 0) -> None:
         per_block = self._steps + _STEPS_OF_A_BLOCK_ITSELF
-        self._move_to(self._weights["calibrate"] * (blocks * per_block + steps) / ((self.blocks or 1) * per_block))
+        per_pass_step = _STEPS_OF_A_PASS_STEP * (self.blocks or 1)
+        done = blocks * per_block + steps + per_pass_step * pass_steps
+        self._move_to(
+            self._weights["calibrate"] * done / ((self.blocks or 1) * per_block + per_pass_step * self._pass_steps)
+        )
 
     def _next(self, block: int) -> str:
-        return f"next: block {block + 2}." if block + 1 < (self.blocks or 1) else "next: diagnostics."
+        if block + 1 < (self.blocks or 1):
+            return f"next: block {block + 2}."
+        return "next: all blocks together." if self._pass_steps else "next: diagnostics."
 
     def _move_to(self, fraction: float) -> None:
         self.fraction = min(max(self.fraction, fraction), 1.0)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from app.services.explorer import Explorer
 
 HEADER = (
-    "Run", "Precision", "Method", "Perplexity", "KL to full", "Same top token", "Stored bits", "Information bits",
-    "Weights", "Note",
+    "Run", "Precision", "Method", "Perplexity", "KL to full", "Same top token", "Tasks", "Stored bits",
+    "Information bits", "Weights", "Note",
 )  # fmt: skip
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
@@ -85,7 +85,8 @@ def _table_row(row: dict[str, Any]) -> str:
         words.perplexity(row["perplexity"], row["perplexity_stderr"]),
         words.nats(row["kl_mean"]),
         words.share(row["same_top"]),
-        f"{row['stored_bits']:.0f}",
+        words.task_average(row),
+        words.bits(row["stored_bits"]),
         f"{row['information_bits']:.2f}",
         words.mebibytes(row["weight_bytes"]),
         row["note"],
@@ -115,8 +116,22 @@ def _run_section(explorer: "Explorer", run_id: str) -> str:
     )
     return (
         f"<section><h2>{escape(run.precision)} {escape(run.method)} of {escape(run.model)}</h2>"
-        f"<p class='quiet'>Run {escape(run_id)}. Made by <code>{escape(command)}</code></p>{figures}</section>"
+        f"<p class='quiet'>Run {escape(run_id)}. Made by <code>{escape(command)}</code>. "
+        f"Calibrated on {escape(words.texts(explorer.texts(run_id)))}.</p>"
+        f"{_tasks(explorer.task_frame(run_id))}{figures}</section>"
     )
+
+
+def _tasks(scores: pandas.DataFrame) -> str:
+    """What each task gave, as a table; nothing where none was asked."""
+    if scores.empty:
+        return ""
+    header = "".join(f"<th scope='col'>{escape(name)}</th>" for name in words.TASK_HEADER)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in words.task_cells(row))}</tr>"
+        for row in scores.to_dict("records")
+    )
+    return f"<div class='wide'><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
 def _figures(explorer: "Explorer", run_id: str) -> Iterator[Figure]:

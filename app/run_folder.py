@@ -1,4 +1,7 @@
-"""The files of one run: spec.json, blocks/NNN.safetensors, diagnostics/*.parquet. Which blocks count is in storage."""
+"""The files of one run: spec.json, data.json, blocks/NNN.safetensors, diagnostics/*.parquet.
+
+Which blocks count is in storage.
+"""
 
 import hashlib
 import json
@@ -7,7 +10,9 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from abq_core.sources import TextRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -64,15 +69,26 @@ class RunFolder:
 
     def write_spec(self, content: Mapping[str, object]) -> None:
         """What the run is a function of: the calibration, versions and the model's fingerprint."""
-        write_atomically(self.path / "spec.json", json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+        self._write_json("spec.json", content)
 
     def read_spec(self) -> dict[str, object] | None:
         """What `write_spec` wrote, or None before that."""
-        path = self.path / "spec.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+        return self._read_json("spec.json")
+
+    def write_texts(self, records: Mapping[str, TextRecord]) -> None:
+        """Exactly which texts the run learns from: "blocks", and "end_to_end" where there is such a pass."""
+        self._write_json("data.json", {part: record.to_dict() for part, record in records.items()})
+
+    def read_texts(self) -> dict[str, TextRecord]:
+        """What `write_texts` wrote; nothing before that."""
+        return {part: TextRecord.from_dict(record) for part, record in (self._read_json("data.json") or {}).items()}
 
     def block_path(self, block: int) -> Path:
         return self.path / "blocks" / f"{block:03d}.safetensors"
+
+    def draft_path(self, block: int) -> Path:
+        """What a block learned before the end-to-end pass; gone when the run is finished."""
+        return self.path / "drafts" / f"{block:03d}.safetensors"
 
     def write_frame(self, name: str, frame: "pandas.DataFrame") -> None:
         """Keep one diagnostics frame as parquet."""
@@ -98,6 +114,13 @@ class RunFolder:
         if self.path.is_dir():
             shutil.rmtree(self.path)
 
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
     def _frame_path(self, name: str) -> Path:
         if not _FRAME_NAME.fullmatch(name):
             raise RunFolderError(f"{name[:60]!r} is not the name of a diagnostics frame.")
@@ -120,18 +143,33 @@ class BlockStore:
 
     def load(self, block: int) -> "dict[str, torch.Tensor] | None":
         """The tensors of a block, or None where it is not there or its bytes are not the recorded ones."""
+        return self._read(block, self._folder.block_path(block))
+
+    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
+        """Make a block durable and remember its hash; the caller records the hash in storage next."""
+        self._write(block, self._folder.block_path(block), tensors)
+        self._folder.draft_path(block).unlink(missing_ok=True)
+
+    def load_draft(self, block: int) -> "dict[str, torch.Tensor] | None":
+        """What a block had learned when the end-to-end pass was still to come, or None as `load`."""
+        return self._read(block, self._folder.draft_path(block))
+
+    def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
+        """As `save`; the hash is the draft's until the finished block replaces it."""
+        self._write(block, self._folder.draft_path(block), tensors)
+
+    def _read(self, block: int, path: Path) -> "dict[str, torch.Tensor] | None":
         from safetensors.torch import load
 
-        expected, path = self.hashes.get(block), self._folder.block_path(block)
+        expected = self.hashes.get(block)
         if expected is None or not path.is_file():
             return None
         data = path.read_bytes()
         return load(data) if hashlib.sha256(data).hexdigest() == expected else None
 
-    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
-        """Make a block durable and remember its hash; the caller records the hash in storage next."""
+    def _write(self, block: int, path: Path, tensors: "dict[str, torch.Tensor]") -> None:
         from safetensors.torch import save
 
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        write_atomically(self._folder.block_path(block), data, self._may_write)
+        write_atomically(path, data, self._may_write)
         self.hashes[block] = hashlib.sha256(data).hexdigest()

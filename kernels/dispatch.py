@@ -1,30 +1,46 @@
 """One entry to every product: y = x W^T with quantized activations, by the fastest path that passed its self-test."""
 
+from __future__ import annotations
+
 from functools import cache
 from types import ModuleType
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.activations import quantize_activations
+from kernels.cuda.operands import DeviceWeight
 from kernels.planes import ShapeError
 from kernels.threads import thread_count
 from kernels.weight import PackedWeight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUMPY = "numpy"
 DEQUANTIZED = "dequantized-fp32"
 _BLOCK_ROWS = 512
 
 
+@overload
 def linear(
     x: NDArray[np.float32], weight: PackedWeight, act_bits: int, threads: int | None = None
-) -> NDArray[np.float32]:
+) -> NDArray[np.float32]: ...
+@overload
+def linear(x: Tensor, weight: DeviceWeight, act_bits: int, threads: int | None = None) -> Tensor: ...
+def linear(
+    x: NDArray[np.float32] | Tensor, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
+) -> NDArray[np.float32] | Tensor:
     """y = s_a s_w (sum qa qw - zw sum qa - za sum qw + K za zw) + bias, the paper's integer product, exact in integers.
 
     x: (m, k) float32.  act_bits: 1..8, quantized per token, or 16: the weight is dequantized and the product is in
     float32.  threads: at most this many (None: ABQ_THREADS, or all cores).  Returns (m, n) float32.
+    A weight on a GPU (`kernels.cuda.operands.upload`) takes a tensor beside it and gives a tensor of the same dtype.
     Raises ShapeError, and ThreadsError.
     """
+    if isinstance(weight, DeviceWeight):
+        return _gpu_engine().linear(x, weight, act_bits)
     x = _checked(x, weight)
     path = path_for(weight, x.shape[0], act_bits)
     engine = _engine()
@@ -35,13 +51,21 @@ def linear(
     return _dequantized_linear(x, weight) if act_bits == 16 else _numpy_linear(x, weight, act_bits)
 
 
+@overload
 def exact_integers(
     x: NDArray[np.float32], weight: PackedWeight, act_bits: int, threads: int | None = None
-) -> NDArray[np.int32]:
+) -> NDArray[np.int32]: ...
+@overload
+def exact_integers(x: Tensor, weight: DeviceWeight, act_bits: int, threads: int | None = None) -> Tensor: ...
+def exact_integers(
+    x: NDArray[np.float32] | Tensor, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
+) -> NDArray[np.int32] | Tensor:
     """The integers inside `linear`: sum of (qa - za)(qw - zw) over each group, (m, n, groups) int32, act_bits 1..8.
 
     Runs the engine's path even where `linear` would take NumPy, so that a check sees what the engine computes.
     """
+    if isinstance(weight, DeviceWeight):
+        return _gpu_engine().exact_integers(x, weight, act_bits)
     x = _checked(x, weight)
     engine = _engine()
     integers = np.empty((len(x), weight.n, weight.groups), np.int32)
@@ -49,12 +73,15 @@ def exact_integers(
     return integers
 
 
-def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
+def path_for(weight: PackedWeight | DeviceWeight, m: int, act_bits: int) -> str:
     """The name of the path that `linear` takes for m tokens.
 
     "avx512-vnni", "avx2" or "portable" (byte dot product, by instruction set), "avx512-bitserial", "int8-gemm",
-    "dequantized-fp32", "numpy".  Raises ShapeError where act_bits is neither 1..8 nor 16.
+    "dequantized-fp32", "numpy"; on a GPU "cuda-binary", "cuda-int8", "cuda-int8-library", "cuda-dequantized".
+    Raises ShapeError where act_bits is neither 1..8 nor 16.
     """
+    if isinstance(weight, DeviceWeight):
+        return _gpu_engine().path_for(weight, m, act_bits)
     if act_bits != 16 and not 1 <= act_bits <= 8:
         raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
     engine = _engine()
@@ -77,8 +104,10 @@ def describe() -> dict[str, object]:
     }
 
 
-def _checked(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
+def _checked(x: NDArray[np.float32] | Tensor, weight: PackedWeight) -> NDArray[np.float32]:
     """x as the engine's compiled functions want it. Raises ShapeError."""
+    if not isinstance(x, np.ndarray):
+        raise ShapeError(f"a weight in memory takes NumPy activations, got {type(x).__name__}; upload the weight first")
     if x.ndim != 2 or x.shape[1] != weight.k:
         raise ShapeError(f"activations of shape {x.shape} do not fit a weight ({weight.n}, {weight.k})")
     if x.dtype != np.float32 or not x.flags.c_contiguous or not x.flags.writeable:
@@ -90,6 +119,14 @@ def _checked(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32
 def _engine() -> ModuleType:
     """The Numba engine, imported at first use: it takes a second that `import kernels.dispatch` should not."""
     from kernels.cpu import engine
+
+    return engine
+
+
+@cache
+def _gpu_engine() -> ModuleType:
+    """The CUDA engine, which imports torch and CuPy."""
+    from kernels.cuda import engine
 
     return engine
 

@@ -1,20 +1,24 @@
-"""Measurements: evaluations of runs and models, and timings of this machine."""
+"""Measurements: evaluations of runs and models, what tasks gave for them, and timings of this machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import JSON, ColumnElement, select, type_coerce
 
 from storage.database import Database
 from storage.errors import RunNotFoundError
 from storage.schema import EvaluationRow, RunRow, ThroughputRow
 
+_KIND = type_coerce(EvaluationRow.values, JSON)["kind"].as_string()  # None: perplexity and distances
+
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """One evaluation; run_id is None where a model was evaluated as it is. values: perplexity, kl_mean and the like."""
+    """One evaluation; run_id is None where a model was evaluated as it is. values: perplexity, kl_mean and the like, or
+    what one task gave.
+    """
 
     id: int
     run_id: str | None
@@ -43,17 +47,33 @@ class Measurements:
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
     ) -> EvaluationRecord:
         """Keep an evaluation of a run, or of a model as it is. Raises RunNotFoundError."""
+        return self._add(run_id, model, now, dict(values))
+
+    def evaluations(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
+        """The evaluations, newest first: all of them, or those of one run."""
+        return self._list(_KIND.is_(None), run_id, limit)
+
+    def add_task_score(
+        self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
+    ) -> EvaluationRecord:
+        """Keep what a task gave for a run, or for a model as it is. Raises RunNotFoundError."""
+        return self._add(run_id, model, now, {**values, "kind": "task"})
+
+    def task_scores(self, run_id: str | None = None) -> Sequence[EvaluationRecord]:
+        """The scores of tasks, newest first: all of them, or those of one run."""
+        return self._list(_KIND == "task", run_id, None)
+
+    def _add(self, run_id: str | None, model: str, now: datetime, values: dict[str, Any]) -> EvaluationRecord:
         with self._database.transaction() as session:
             if run_id is not None and session.get(RunRow, run_id) is None:
                 raise RunNotFoundError(run_id)
-            row = EvaluationRow(run_id=run_id, model=model, created_at=now, values=dict(values))
+            row = EvaluationRow(run_id=run_id, model=model, created_at=now, values=values)
             session.add(row)
             session.flush()
             return _evaluation(row)
 
-    def evaluations(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
-        """The evaluations, newest first: all of them, or those of one run."""
-        query = select(EvaluationRow).order_by(EvaluationRow.id.desc()).limit(limit)
+    def _list(self, which: ColumnElement[bool], run_id: str | None, limit: int | None) -> Sequence[EvaluationRecord]:
+        query = select(EvaluationRow).where(which).order_by(EvaluationRow.id.desc()).limit(limit)
         if run_id is not None:
             query = query.where(EvaluationRow.run_id == run_id)
         with self._database.reading() as session:

@@ -1,10 +1,11 @@
 """The recipe of the built-in model: `python -m abq_core.builtin.train` makes tokenizer, weights and model card.
 
-A LLaMA of 5.8 M parameters, trained on the running Python's standard library (`corpus.py`). Hidden matrices are
-trained with Muon, the rest with AdamW; both learning rates fall linearly to zero. A first call keeps the weights with
-the lowest held-out loss; a second one (`--start`) goes on from them at a small rate with more help topics, so that what
-the model writes reads as documentation, and keeps its last weights. The weights in `model/` are what this script wrote;
-nothing else in the project needs it.
+A LLaMA of 5.8 M parameters (with `--family qwen2` a Qwen2 of 3.1 M: a second model for benchmarks), trained on the
+running Python's standard library (`corpus.py`). Hidden matrices are trained with Muon, the rest with AdamW; both
+learning rates fall linearly to zero. A first call keeps the weights with the lowest held-out loss; a second one
+(`--start`) goes on from them at a small rate with more help topics, so that what the model writes reads as
+documentation, and keeps its last weights. The weights in `model/` are what this script wrote; nothing else in the
+project needs it.
 """
 
 import argparse
@@ -14,10 +15,19 @@ import platform
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from abq_core.builtin.corpus import Split, documents
 
@@ -25,6 +35,10 @@ MODEL_FOLDER = Path(__file__).parent / "model"
 VOCABULARY = 4096
 CONTEXT = 1024
 END_OF_TEXT = "<|endoftext|>"
+FAMILIES = {  # name, title of the card, what the model is for
+    "llama": ("LLaMA", "The built-in model", "so that ABQ Explorer works offline on a CPU"),
+    "qwen2": ("Qwen2", "A second model for benchmarks", "so that methods are compared on more than one model"),
+}
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
@@ -48,23 +62,42 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(end_of_text: int) -> LlamaForCausalLM:
-    """The randomly initialised model: 6 blocks, hidden 256, 8 heads, 4 kv heads, tied embeddings."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=end_of_text,
-        eos_token_id=end_of_text,
-        attention_dropout=0.0,
-        initializer_range=0.03,
+def build_model(family: str, end_of_text: int) -> PreTrainedModel:
+    """A randomly initialised model with tied embeddings.
+
+    llama: 6 blocks, hidden 256, 8 heads, 4 kv heads.  qwen2: 5 blocks, hidden 192, 6 heads, 2 kv heads, and biases on
+    the query, key and value projections.
+    """
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.03,
+    }
+    if family == "qwen2":
+        return Qwen2ForCausalLM(
+            Qwen2Config(
+                hidden_size=192,
+                intermediate_size=640,
+                num_hidden_layers=5,
+                num_attention_heads=6,
+                num_key_value_heads=2,
+                **common,
+            )
+        )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            **common,
+        )
     )
-    return LlamaForCausalLM(config)
 
 
 def token_stream(
@@ -86,7 +119,7 @@ def token_stream(
 
 
 @torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, stream: torch.Tensor, segments: int) -> float:
+def held_out_loss(model: PreTrainedModel, stream: torch.Tensor, segments: int) -> float:
     """Mean loss in nats a token over the first `segments` windows of CONTEXT tokens."""
     model.eval()
     losses = []
@@ -98,13 +131,13 @@ def held_out_loss(model: LlamaForCausalLM, stream: torch.Tensor, segments: int) 
 
 
 def optimizers(
-    model: LlamaForCausalLM, muon_rate: float, adam_rate: float, weight_decay: float
+    model: PreTrainedModel, muon_rate: float, adam_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the embedding and the norms."""
+    """Muon for the blocks' matrices, AdamW for the embedding, the norms and the biases."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     embeddings = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." not in n]
-    gains = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": embeddings, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": embeddings, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [
         torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.95)),
@@ -117,10 +150,10 @@ def train(arguments: argparse.Namespace) -> None:
     rng = random.Random(arguments.seed)
     if arguments.start is None:
         tokenizer = train_tokenizer()
-        model = build_model(tokenizer.eos_token_id)
+        model = build_model(arguments.family, tokenizer.eos_token_id)
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.start)
-        model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
+        model = AutoModelForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
     parts = optimizers(model, arguments.muon_rate, arguments.adam_rate, arguments.weight_decay)
     peaks = [[group["lr"] for group in part.param_groups] for part in parts]
     forward = torch.compile(model) if arguments.compile else model
@@ -163,35 +196,41 @@ def train(arguments: argparse.Namespace) -> None:
             if held_out < best or arguments.start is not None:
                 best = held_out
                 save(model, tokenizer, arguments.out)
-    trained = LlamaForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    trained = AutoModelForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
     evaluation = token_stream(tokenizer, "evaluation")
     final = held_out_loss(trained, evaluation, segments=len(evaluation) // CONTEXT)
-    write_card(arguments, epoch_tokens, steps, time.perf_counter() - started, final)
+    write_card(arguments, trained, epoch_tokens, steps, time.perf_counter() - started, final)
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write fp16 safetensors, config and tokenizer to `folder`."""
-    half = LlamaForCausalLM(model.config).half()
+    half = type(model)(model.config).half()
     half.load_state_dict(model.state_dict())
     half.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
 
-def write_card(arguments: argparse.Namespace, epoch_tokens: int, steps: int, seconds: float, loss: float) -> None:
+def write_card(
+    arguments: argparse.Namespace, model: PreTrainedModel, epoch_tokens: int, steps: int, seconds: float, loss: float
+) -> None:
     """The model card: what it is, what it read, how good it is, the command that makes it."""
-    options = {k: v for k, v in vars(arguments).items() if k not in ("out", "compile")}
+    config = model.config
+    options = {k: v for k, v in vars(arguments).items() if k not in ("out", "compile") and v is not None}
     command = "python -m abq_core.builtin.train " + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
     trained_on = f"{epoch_tokens:,} tokens an epoch, {steps:,} steps of {arguments.batch * CONTEXT:,} tokens"
     facts = {"python": platform.python_version(), "torch": torch.__version__, "seconds": round(seconds)}
+    name, title, purpose = FAMILIES[arguments.family]
     (arguments.out / "README.md").write_text(
-        f"""# The built-in model
+        f"""# {title}
 
-A LLaMA of 5.8 M parameters (6 blocks, hidden 256, 8 heads, 4 kv heads, context 1,024, byte-level BPE of 4,096 tokens,
-tied embeddings), trained on the documentation and source of Python's standard library, so that ABQ Explorer works
-offline on a CPU. It writes text that looks like Python documentation and code; it knows nothing and is of no other use.
+A {name} of {model.num_parameters() / 1e6:.1f} M parameters ({config.num_hidden_layers} blocks, hidden \
+{config.hidden_size}, {config.num_attention_heads} heads, {config.num_key_value_heads} kv heads, context {CONTEXT:,},
+byte-level BPE of {VOCABULARY:,} tokens, tied embeddings), trained on the documentation and source of Python's standard
+library, {purpose}. It writes text that looks like Python documentation
+and code; it knows nothing and is of no other use.
 
 - Modules and topics it never read: **{loss:.3f} nats a token, perplexity {math.exp(loss):.2f}**
-- Training: {trained_on}, {seconds / 60:.0f} minutes on 2 CPU cores
+- Training: {trained_on}, {seconds / 60:.0f} minutes, CPU threads: {torch.get_num_threads()}
 - Made by `{command}`
 - Versions: {json.dumps(facts)}
 
@@ -203,6 +242,7 @@ The text is read from the running Python and is not stored here; it is under the
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", choices=list(FAMILIES), default="llama")
     parser.add_argument("--epochs", type=float, default=6.0)
     parser.add_argument("--batch", type=int, default=4, help=f"windows of {CONTEXT} tokens a step")
     parser.add_argument("--topic-repeats", type=int, default=3, help="how often an epoch reads each help topic")

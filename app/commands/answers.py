@@ -84,9 +84,14 @@ def plain(value: object) -> Any:
     return str(value)
 
 
+def as_json_text(data: object) -> str:
+    """What --json prints."""
+    return json.dumps(plain(data), indent=2, allow_nan=False) + "\n"
+
+
 def _print(answer: Answer, out: TextIO, as_json: bool) -> None:
     if as_json:
-        out.write(json.dumps(plain(answer.data), indent=2, allow_nan=False) + "\n")
+        out.write(as_json_text(answer.data))
     elif isinstance(answer.text, str | Table):
         _print_piece(answer.text, out, end="\n")
     else:

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abq_core.precision import Precision
 from abq_core.spec import METHODS, CalibrationSpec
 from app.commands import words
+from app.commands.allocate import read_precision_option
 from app.commands.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.commands.options import DataOption, SeedOption, read_switches
 from app.commands.session import open_explorer
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 @answers
 def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a folder with a model, or a hub id.")],
-    precision: Annotated[str, typer.Option("--precision", help="W<p>[*]A<q>[g<size>][kv<bits>], such as W2*A8.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="W<p>[*]A<q>[g<size>][kv<bits>], such as W2*A8, or mix.json.")
+    ],
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS))] = "abq",
     data: DataOption = "builtin",
     segments: Annotated[int, typer.Option("--segments", help="Pieces of text to calibrate on.")] = 32,
     seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens in each.")] = 256,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over them; default: the method's own.")] = None,
+    end_to_end_segments: Annotated[
+        int | None, typer.Option("--end-to-end-segments", help="Pieces of text that abq+'s last pass reads, once each.")
+    ] = None,
     seed: SeedOption = 0,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: ABQ_DEVICE, or cpu.")] = None,
     switch: Annotated[
@@ -44,19 +49,20 @@ def calibrate(
       abq calibrate ./my-llama --precision W4A4 --method omniquant --data notes.txt --segments 64 --json
     """
     settings = Settings.from_environment()
+    explorer = open_explorer(settings)
     spec = CalibrationSpec(
         model=model,
-        precision=Precision.parse(precision),
+        precision=read_precision_option(explorer, precision),
         method=method,
         switches=read_switches(method, switch or []),
         data=data,
         segments=segments,
         seq_len=seq_len,
         epochs=epochs,
+        end_to_end_segments=end_to_end_segments,
         seed=seed,
         device=device or settings.device,
     )
-    explorer = open_explorer(settings)
     job = explorer.submit(spec)
     if wait:
         from app.follow import bring_to_end
@@ -93,6 +99,6 @@ def evaluation_cells(row: Any) -> list[str]:
         words.perplexity(row["perplexity"], row["perplexity_stderr"]),
         words.nats(row["kl_mean"]),
         words.share(row["same_top"]),
-        str(row["stored_bits"]),
+        words.bits(row["stored_bits"]),
         words.mebibytes(row["weight_bytes"]),
     ]

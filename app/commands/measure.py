@@ -14,6 +14,7 @@ from app.commands.session import open_explorer
 
 if TYPE_CHECKING:
     from abq_core.generate import Finished, Token
+    from app.services import Explorer
 
 bench = typer.Typer(no_args_is_help=True, help="Time the integer engine against torch: kernels, decode.")
 
@@ -24,12 +25,26 @@ def evaluate(
     data: DataOption = "builtin",
     segments: Annotated[int, typer.Option("--segments", min=2, help="Pieces of text to read.")] = 32,
     seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in each.")] = 512,
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Ask these instead: piqa, arc_easy, ... or .yaml files, with commas between.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task; default: all.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="With --tasks, of a run: simulated or packed.")] = "simulated",
     as_json: JsonOption = False,
 ) -> Answer:
-    """Measure perplexity and the distance to full precision. Example: abq eval r-0123456789 --data wikitext2 --json"""
+    """Measure perplexity and the distance to full precision, or what zero-shot tasks give.
+
+    Examples:
+
+      abq eval r-0123456789 --data wikitext2 --json
+
+      abq eval r-0123456789 --tasks piqa,arc_easy,my_task.yaml --limit 200
+    """
     from app.follow import ProgressLine
 
     explorer = open_explorer()
+    if tasks:
+        return _tasks(explorer, run_or_model, read_list(tasks), limit, engine)
     line = ProgressLine()
 
     def on_step(step: int, steps: int) -> None:
@@ -39,6 +54,31 @@ def evaluate(
     line.close()
     del result["segment_losses"]  # kept in the database, for comparing runs segment by segment
     return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
+
+
+def _tasks(explorer: "Explorer", run_or_model: str, tasks: list[str], limit: int | None, engine: str) -> Answer:
+    from app.follow import ProgressLine
+
+    if engine not in ("simulated", "packed"):
+        raise OptionError(f"--engine {engine}: use simulated or packed.")
+    line = ProgressLine()
+
+    def on_step(task: str, done: int, total: int) -> None:
+        line.show(task, done / max(total, 1), f"{done:,} of {total:,} requests.", None)
+
+    scores = explorer.evaluate_tasks(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
+    line.close()
+    is_run = run_or_model.startswith("r-")
+    found = explorer.runs_frame()
+    row = found[found["run"].eq(run_or_model if is_run else "") & (is_run or found["model"].eq(run_or_model))].iloc[0]
+    data = {
+        "run" if is_run else "model": run_or_model,
+        **{name: row[name] for name in ("precision", "method", "task_score", "task_stderr")},
+        "engine": engine if is_run else "full",
+        "tasks": [asdict(score) for score in scores],
+    }
+    average = f"Mean accuracy of all tasks asked so far: {words.task_average(row)}\n"
+    return Answer(data, [Table(words.TASK_HEADER, [words.task_cells(asdict(score)) for score in scores]), average])
 
 
 @answers
@@ -98,12 +138,20 @@ def kernels(
     ] = "4096x4096,11008x4096",
     m: Annotated[str, typer.Option("--m", help="Rows of the input (batch), with commas between.")] = "1,8",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: ABQ_THREADS, or all cores.")] = None,
+    compile_only: Annotated[
+        bool, typer.Option("--compile-only", help="Compile the CUDA kernels, with or without a GPU, and list them.")
+    ] = False,
+    arch: Annotated[
+        str, typer.Option("--arch", help="With --compile-only: architectures, with commas between.")
+    ] = "80,86,89,90a",
     as_json: JsonOption = False,
 ) -> Answer:
     """Time one linear layer, activation quantization included, every result checked first.
 
     Example: abq bench kernels --precisions W2A8,W4A4 --shapes 4096x4096 --m 1 --threads 1 --json
     """
+    if compile_only:
+        return _compiled(read_list(arch))
     if device != "cpu":
         raise OptionError(f"--device {device}: kernels run on the CPU in this version. Use --device cpu.")
     explorer = open_explorer()
@@ -124,6 +172,15 @@ def kernels(
     ]
     header = ["Precision", "Shape", "M", "Engine", "Path", "Median and IQR", "Exact", "Speed-up over", "Weights"]
     return Answer({"measurements": [asdict(k) for k in measured]}, Table(header, rows))
+
+
+def _compiled(archs: list[str]) -> Answer:
+    from kernels.cuda.compile import compile_report
+
+    found = list(compile_report(archs))
+    header = ["Kernel", "Architecture", "Registers", "Spill bytes", "Shared bytes"]
+    rows = [[k.kernel, f"sm_{k.arch}", str(k.registers), str(k.spill_bytes), str(k.shared_bytes)] for k in found]
+    return Answer([asdict(k) for k in found], Table(header, rows))
 
 
 @bench.command()

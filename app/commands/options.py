@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from abq_core.sources import CHOICES
 from abq_core.spec import METHODS, SpecError, Switches
 
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a folder or a hub id.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, such as r-0123456789.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id or a run id.")]
-DataOption = Annotated[str, typer.Option("--data", help="builtin, wikitext2, c4, or a .txt or .jsonl file.")]
+DataOption = Annotated[str, typer.Option("--data", help=f"{CHOICES}; name@revision for a hub text.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="What every random choice follows from.")]
 
 

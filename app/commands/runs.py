@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from app.commands import words
 from app.commands.answers import Answer, JsonOption, Table, answers
 from app.commands.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.commands.options import RunId
@@ -19,8 +20,11 @@ runs = typer.Typer(no_args_is_help=True, help="Finished and unfinished runs: lis
 def list_runs(as_json: JsonOption = False) -> Answer:
     """List runs with their latest evaluation, newest first. Example: abq runs list --json"""
     records = open_explorer().runs_frame().to_dict("records")
-    rows = [[row["run"] or "-", row["model"], row["state"], *evaluation_cells(row), row["note"]] for row in records]
-    header = ["Run", "Model", "State", *EVALUATION_HEADER, "Note"]
+    rows = [
+        [row["run"] or "-", row["model"], row["state"], *evaluation_cells(row), words.task_average(row), row["note"]]
+        for row in records
+    ]
+    header = ["Run", "Model", "State", *EVALUATION_HEADER, "Tasks", "Note"]
     return Answer({"runs": records}, Table(header, rows) if rows else "There are no runs yet: abq calibrate makes one.")
 
 
@@ -39,11 +43,22 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
         [str(b.block), f"{b.distances.get('cosine', float('nan')):.5f}", f"{b.seconds:.3g} s", b.sha256[:12]]
         for b in blocks
     ]
-    data = {**record, "command": command, "job": found.job_id, "blocks": blocks, "spec": found.spec}
+    texts = explorer.texts(found.id)
+    asked = explorer.task_frame(found.id).to_dict("records")
+    data = {
+        **record,
+        "task_scores": asked,
+        "texts": texts,
+        "command": command,
+        "job": found.job_id,
+        "blocks": blocks,
+        "spec": found.spec,
+    }
     pieces: list[str | Table] = [
         Table(["Run", "State", *EVALUATION_HEADER], [[found.id, found.state, *evaluation_cells(record)]]),
+        *([Table(words.TASK_HEADER, [words.task_cells(row) for row in asked])] if asked else []),
         Table(["Block", "Cosine to full", "Took", "sha256"], rows),
-        command + "\n",
+        f"Calibrated on {words.texts(texts)}.\n{command}\n",
     ]
     return Answer(data, pieces)
 

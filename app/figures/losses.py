@@ -11,6 +11,7 @@ TERMS = {
     "dlc": ("DLC", "dash", "diamond"),
     "akl": ("AKL", "dot", "triangle-up"),
     "mse": ("MSE", "dashdot", "square"),
+    "kl": ("KL of the end-to-end pass", "longdash", "x"),
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from abq_core.data import segments as text_segments
+from abq_core.data import recorded_segments
 from abq_core.evaluate import Evaluation, evaluate
 from abq_core.runtime import weight_bytes
 from app.clock import now
@@ -27,7 +27,7 @@ def evaluate_run_or_model(
     """Evaluate on the evaluation split of `data` and store the row."""
     run = explorer.run(ref_or_run) if ref_or_run.startswith("r-") else None
     reference = explorer.registry.full(run.model if run else ref_or_run)
-    text = text_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
+    text, record = recorded_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
     started = time.perf_counter()
     if run is None:
         model, precision, method = reference, "FP16", "none"
@@ -44,6 +44,7 @@ def evaluate_run_or_model(
         segments=text.shape[0],
         seq_len=text.shape[1],
         data=data,
+        text=record,
         seed=EVALUATION_SEED,
         seconds=time.perf_counter() - started,
     )

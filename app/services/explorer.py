@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import pandas
 import psutil
 
-from abq_core.precision import Precision
+from abq_core.mix import ModelPrecision
+from abq_core.sources import NAMES, TextRecord, check_source
 from abq_core.spec import DEFAULT_EPOCHS, CalibrationSpec
 from app.clock import now
 from app.run_folder import RunFolder
 from app.services import frames
 from app.services.errors import ServiceError
+from app.services.mixes import find_precision
 from app.settings import Settings
 from storage.database import Database
 from storage.jobs import Job, Jobs
@@ -23,16 +25,18 @@ from storage.measurements import Measurements
 from storage.runs import Run, Runs
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
+    from abq_core.allocate import Allocation
     from abq_core.estimate import Estimate
     from abq_core.evaluate import Evaluation
     from abq_core.generate import Finished, Token
     from abq_core.models import ModelShape
+    from abq_core.runtime import Engine
+    from abq_core.tasks import TaskScore
     from app.services.models import ModelRegistry
     from kernels.bench import KernelMeasurement
 
 BUILTIN = "builtin"
 DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN = 32, 512
-TEXTS = ("builtin", "wikitext2", "c4")
 
 
 class Explorer:
@@ -76,10 +80,14 @@ class Explorer:
 
         return model_shape(ref)
 
+    def precision(self, text: str | ModelPrecision) -> ModelPrecision:
+        """What a text names: the notation, or the name of a mix that a run has. Raises PrecisionError."""
+        return find_precision(self.runs, text) if isinstance(text, str) else text
+
     def estimate(
         self,
         ref: str,
-        precision: str | Precision,
+        precision: str | ModelPrecision,
         segments: int = DEFAULT_SEGMENTS,
         seq_len: int = 256,
         epochs: int = DEFAULT_EPOCHS,
@@ -87,13 +95,13 @@ class Explorer:
         """Size, memory and time of a calibration, from shapes alone; epochs 0 for methods that learn nothing."""
         from abq_core.estimate import estimate
 
-        return estimate(self.model_shape(ref), _precision(precision), segments, seq_len, epochs)
+        return estimate(self.model_shape(ref), self.precision(precision), segments, seq_len, epochs)
 
-    def explore(self, ref: str, precision: str | Precision) -> dict[str, pandas.DataFrame]:
+    def explore(self, ref: str, precision: str | ModelPrecision) -> dict[str, pandas.DataFrame]:
         """What rounding to this precision does to the weights; no calibration. Kept for the next call."""
         from abq_core.explore import explore
 
-        wanted = _precision(precision)
+        wanted = self.precision(precision)
         key = (ref, str(wanted))
         if key not in self._explored:
             result = explore(self.registry.full(ref), wanted)
@@ -102,17 +110,41 @@ class Explorer:
             self._explored[key] = result
         return self._explored[key]
 
+    def allocate(
+        self,
+        ref: str,
+        candidates: Sequence[str],
+        stored_bits: float | None = None,
+        stored_bytes: int | None = None,
+        data: str = BUILTIN,
+        segments: int = 4,
+        seq_len: int = 256,
+        seed: int = 0,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> "Allocation":
+        """A precision for every linear within one budget. Takes a while where sensitivities are not known yet.
+
+        on_step(done, total) counts their measuring, and may raise to stop. Raises BudgetError, PrecisionError.
+        """
+        from app.services.allocation import allocate_bits
+
+        text = (local_path(data), segments, seq_len, seed)
+        return allocate_bits(self, local_path(ref), candidates, stored_bits, stored_bytes, text, on_step)
+
+    def predictions_frame(self, ref: str) -> pandas.DataFrame:
+        """The model's runs whose linears' sensitivities are known: predicted and measured KL to full precision."""
+        from app.services.allocation import predictions_frame
+
+        return predictions_frame(self, ref)
+
     # Jobs
 
     def submit(self, spec: CalibrationSpec) -> Job:
-        """Check that the calibration can run here, then queue it. Raises ModelError, EstimateError, ServiceError."""
+        """Check that the calibration can run here, then queue it. Raises ModelError, EstimateError, DataError."""
         spec = dataclasses.replace(spec, model=local_path(spec.model), data=local_path(spec.data))
         preflight = self.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs)
         preflight.refuse(psutil.virtual_memory().available, shutil.disk_usage(self.settings.data_dir).free)
-        if spec.data not in TEXTS and not Path(spec.data).is_file():
-            raise ServiceError(
-                f"{spec.data!r} is no text: use {', '.join(TEXTS)}, or the path of a .txt or .jsonl file."
-            )
+        check_source(spec.data)
         return self.jobs.submit(spec.to_dict(), now())
 
     def job(self, job_id: str) -> Job:
@@ -147,7 +179,7 @@ class Explorer:
 
     def runs_frame(self) -> pandas.DataFrame:
         """One row a run with its latest evaluation, then one row for each model at full precision."""
-        return frames.runs_frame(self.runs.list(), self.measurements.evaluations())
+        return frames.runs_frame(self.runs.list(), self.measurements.evaluations(), self.measurements.task_scores())
 
     def folder(self, run_id: str) -> RunFolder:
         """The files of a run."""
@@ -156,6 +188,10 @@ class Explorer:
     def diagnostics(self, run_id: str, name: str) -> pandas.DataFrame:
         """One diagnostics frame of a finished run, by name. Raises RunFolderError."""
         return self.folder(run_id).read_frame(name)
+
+    def texts(self, run_id: str) -> dict[str, TextRecord]:
+        """Exactly which texts a run learned from: "blocks", and "end_to_end" where there was such a pass."""
+        return self.folder(run_id).read_texts()
 
     def has_full_precision(self, model: str, data: str, segments: int, seq_len: int) -> bool:
         """True where this model was measured at full precision on this much of this text."""
@@ -187,6 +223,9 @@ class Explorer:
         rows = self.runs_frame()
         row = rows[rows["run"] == run.id].iloc[0]
         (destination / "evaluation.json").write_text(row.to_json(indent=2, date_format="iso") + "\n", "utf-8")
+        if len(tasks := self.task_frame(run.id)):
+            text = tasks.to_json(orient="records", indent=2, date_format="iso")
+            (destination / "tasks.json").write_text(text + "\n", "utf-8")
         return destination
 
     def report(self, run_ids: Sequence[str], path: Path) -> Path:
@@ -209,6 +248,26 @@ class Explorer:
         from app.services.evaluation import evaluate_run_or_model
 
         return evaluate_run_or_model(self, ref_or_run, data, segments, seq_len, on_step)
+
+    def evaluate_tasks(
+        self,
+        ref_or_run: str,
+        tasks: Sequence[str],
+        limit: int | None = None,
+        engine: "Engine" = "simulated",
+        on_step: Callable[[str, int, int], None] | None = None,
+    ) -> "list[TaskScore]":
+        """What zero-shot tasks (names, or paths of .yaml files) give for a run, or a model as it is. Stores the rows.
+
+        Raises TaskError and its kinds.
+        """
+        from app.services.tasks import measure_tasks
+
+        return measure_tasks(self, ref_or_run, tasks, limit, engine, on_step)
+
+    def task_frame(self, run_id: str | None = None) -> pandas.DataFrame:
+        """The latest score of each task, of all runs and models or of one run."""
+        return frames.task_frame(self.measurements.task_scores(run_id))
 
     def generate(
         self,
@@ -258,8 +317,4 @@ class Explorer:
 def local_path(text: str) -> str:
     """A path that is there made absolute, so that a worker in another folder finds it; names stay as they are."""
     path = Path(text).expanduser()
-    return str(path.resolve()) if text not in TEXTS and path.exists() else text
-
-
-def _precision(value: str | Precision) -> Precision:
-    return value if isinstance(value, Precision) else Precision.parse(value)
+    return str(path.resolve()) if text not in NAMES and path.exists() else text

@@ -1,12 +1,14 @@
-"""Rows of storage as DataFrames, and one job by the id that a person typed. No arithmetic."""
+"""Rows of storage as DataFrames, and one job by the id that a person typed. Hardly any arithmetic."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import pandas
 
-from abq_core.precision import Precision, PrecisionError
+from abq_core.precision import PrecisionError
+from abq_core.spec import read_precision
 from storage.history import LogLine, LossRecord
 from storage.jobs import Job, Jobs
 from storage.measurements import EvaluationRecord, ThroughputRecord
@@ -18,12 +20,18 @@ JOB_COLUMNS = [
 ]  # fmt: skip
 RUN_COLUMNS = [
     "run", "model", "precision", "method", "state", "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99",
-    "same_top", "stored_bits", "information_bits", "weight_bytes", "data", "segments", "seq_len", "created", "note",
+    "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes", "data",
+    "segments", "seq_len", "created", "note",
 ]  # fmt: skip
 EVALUATED = [
     "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "same_top", "weight_bytes", "data", "segments",
     "seq_len",
 ]  # fmt: skip
+TASK_COLUMNS = [
+    "run", "model", "precision", "method", "task", "headline", "metrics", "stderr", "samples", "of", "shots", "version",
+    "source", "engine", "created",
+]  # fmt: skip
+ACCURACIES = ("acc", "acc_norm", "exact_match")  # what may be averaged over tasks
 LOSS_COLUMNS = ["block", "epoch", "term", "value"]
 
 
@@ -56,11 +64,19 @@ def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=JOB_COLUMNS)
 
 
-def runs_frame(runs: Iterable[Run], evaluations: Iterable[EvaluationRecord]) -> pandas.DataFrame:
-    """One row a run with its latest evaluation; a row with run "" and method "none" a model at full precision."""
+def runs_frame(
+    runs: Iterable[Run], evaluations: Iterable[EvaluationRecord], task_scores: Sequence[EvaluationRecord] = ()
+) -> pandas.DataFrame:
+    """One row a run with its latest evaluation; a row with run "" and method "none" a model at full precision.
+
+    task_score: mean accuracy (0 to 1) over the latest scores of its `tasks` tasks; task_stderr: its standard error.
+    """
     latest: dict[tuple[str, str], EvaluationRecord] = {}
     for record in sorted(evaluations, key=lambda record: record.id):
         latest[(record.run_id or "", record.model)] = record
+    asked: dict[tuple[str, str], list[EvaluationRecord]] = {}
+    for record in _newest_of_each_task(task_scores):
+        asked.setdefault((record.run_id or "", record.model), []).append(record)
     rows = [
         {
             "run": run.id,
@@ -68,8 +84,9 @@ def runs_frame(runs: Iterable[Run], evaluations: Iterable[EvaluationRecord]) -> 
             "precision": run.precision,
             "method": run.method,
             "state": run.state,
-            **_bits(run.precision),
+            **_bits(run.spec),
             **_scores(latest.get((run.id, run.model))),
+            **_task_average(asked.get((run.id, run.model), [])),
             "created": run.created_at,
             "note": run.note,
         }
@@ -82,15 +99,25 @@ def runs_frame(runs: Iterable[Run], evaluations: Iterable[EvaluationRecord]) -> 
             "precision": record.values["precision"],
             "method": "none",
             "state": "succeeded",
-            **_bits(record.values["precision"]),
-            **_scores(record),
+            **_bits(record.values),
+            **_scores(latest.get(("", model))),
+            **_task_average(asked.get(("", model), [])),
             "created": record.created_at,
             "note": "",
         }
-        for (run_id, model), record in latest.items()
+        for (run_id, model), record in ({key: found[0] for key, found in asked.items()} | latest).items()
         if not run_id
     ]
     return pandas.DataFrame(rows, columns=RUN_COLUMNS)
+
+
+def task_frame(records: Sequence[EvaluationRecord]) -> pandas.DataFrame:
+    """One row for the latest score of each task of each run or model, in the order of the tasks' names."""
+    rows = [
+        {**record.values, "run": record.run_id or "", "model": record.model, "created": record.created_at}
+        for record in _newest_of_each_task(records)
+    ]
+    return pandas.DataFrame(rows, columns=TASK_COLUMNS)
 
 
 def losses_frame(records: Iterable[LossRecord]) -> pandas.DataFrame:
@@ -114,9 +141,9 @@ def log_text(lines: Iterable[LogLine]) -> str:
     return "\n".join(f"{line.at.astimezone():%H:%M:%S}  {line.text}" for line in lines)
 
 
-def _bits(precision: str) -> dict[str, float]:
+def _bits(values: Mapping[str, object]) -> dict[str, float]:
     try:
-        parsed = Precision.parse(precision)
+        parsed = read_precision(values)
     except PrecisionError:  # a run of a later version
         return {}
     return {"stored_bits": parsed.stored_bits, "information_bits": parsed.information_bits}
@@ -124,3 +151,23 @@ def _bits(precision: str) -> dict[str, float]:
 
 def _scores(record: EvaluationRecord | None) -> dict[str, Any]:
     return {name: record.values.get(name) for name in EVALUATED} if record else {}
+
+
+def _newest_of_each_task(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """Of each run or model and each task the score that was measured last."""
+    newest = {(r.run_id or "", r.model, str(r.values["task"])): r for r in sorted(records, key=lambda r: r.id)}
+    return [newest[key] for key in sorted(newest)]
+
+
+def _task_average(records: Sequence[EvaluationRecord]) -> dict[str, Any]:
+    """Mean of the tasks' accuracies; its standard error is that of independent tasks."""
+    found = [record.values for record in records if record.values["headline"] in ACCURACIES]
+    if not found:
+        return {}
+    scores = [values["metrics"][values["headline"]] for values in found]
+    errors = [values["stderr"].get(values["headline"], math.nan) for values in found]
+    return {
+        "task_score": sum(scores) / len(scores),
+        "task_stderr": math.hypot(*errors) / len(errors),
+        "tasks": len(found),
+    }

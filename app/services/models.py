@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 import psutil
 import torch
 
+from abq_core.mix import ModelPrecision
 from abq_core.models import LoadedModel, load_model
-from abq_core.precision import Precision
 from abq_core.quant_linear import PackedLinear
 from abq_core.runtime import Engine, quantized_model, rounded_model
+from abq_core.spec import read_precision
 from app.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
+from app.services.mixes import find_precision
 from app.settings import Settings
 from storage.runs import Runs
 
@@ -39,7 +41,7 @@ class ModelRegistry:
         """The model as it is, in fp32."""
         return self._get((ref, "", "full"), lambda: load_model(ref, device=self._settings.device))
 
-    def rounded(self, ref: str, precision: Precision, engine: Engine) -> LoadedModel:
+    def rounded(self, ref: str, precision: ModelPrecision, engine: Engine) -> LoadedModel:
         """The model rounded to nearest, no calibration."""
         return self._get((ref, str(precision), engine), lambda: rounded_model(self.full(ref), precision, engine))
 
@@ -48,7 +50,7 @@ class ModelRegistry:
         run = self._runs.get(run_id)
         hashes = {block.block: block.sha256 for block in self._runs.blocks(run.id)}
         store = BlockStore(RunFolder(self._settings.runs_dir, run.id), hashes)
-        precision = Precision.parse(run.precision)
+        precision = read_precision(run.spec)
         return self._get(
             (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
         )
@@ -59,7 +61,7 @@ class ModelRegistry:
             return self.full(ref)
         if column.startswith("r-"):
             return self.run(column, "packed")
-        precision = Precision.parse(column)
+        precision = find_precision(self._runs, column)
         return self.full(ref) if precision.is_full else self.rounded(ref, precision, "packed")
 
     def common_model(self, columns: Sequence[str], default: str) -> str:

@@ -2,8 +2,15 @@
 
 import gradio as gr
 
-from abq_core.precision import Precision
-from abq_core.spec import DEFAULT_EPOCHS, METHODS, CalibrationSpec, SpecError
+from abq_core.sources import NAMES
+from abq_core.spec import (
+    DEFAULT_END_TO_END_SEGMENTS,
+    DEFAULT_EPOCHS,
+    METHODS,
+    CalibrationSpec,
+    SpecError,
+    own_epochs,
+)
 from app.tabs import switches, words
 from app.tabs.guard import guarded
 from app.tabs.jobs_panel import PRIVATE, build_jobs_panel
@@ -15,6 +22,7 @@ HOW = {
     "smoothquant": "Balances activations against weights by their maxima. Nothing is learned.",
     "omniquant": "Learns balance and clipping against the block's output.",
     "abq": "The paper's method: learns balance, clipping and compensation with DLC and AKL.",
+    "abq+": "Beyond the paper: learned rounding too, then one pass in which all blocks learn together.",
 }
 OWN = "As the method has them."
 TERMS = ["balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE"]
@@ -32,8 +40,8 @@ def build_calibrate_tab(page: Page) -> None:
             )  # fmt: skip
             gr.HTML(GLOSSARY, js_on_load=None)
             data = gr.Dropdown(
-                ["builtin", "wikitext2", "c4"], value="builtin", allow_custom_value=True, elem_id="calibrate-data",
-                label="Text: builtin, wikitext2, c4, or a file", info="A file is .txt or .jsonl on this machine.",
+                list(NAMES), value="builtin", allow_custom_value=True, elem_id="calibrate-data",
+                label="Text: one of these, or a file", info="A file is .txt or .jsonl on this machine.",
             )  # fmt: skip
             with gr.Row():
                 segments = _number("Segments", 32, "calibrate-segments")
@@ -41,12 +49,16 @@ def build_calibrate_tab(page: Page) -> None:
             with gr.Row():
                 epochs = _number("Epochs", DEFAULT_EPOCHS, "calibrate-epochs")
                 seed = _number("Seed", 0, "calibrate-seed")
+            pass_segments = gr.Number(
+                DEFAULT_END_TO_END_SEGMENTS, label="Segments of the end-to-end pass", precision=0, visible=False,
+                elem_id="calibrate-pass-segments", info="Each is read once.",
+            )  # fmt: skip
             submit = gr.Button("Calibrate", variant="primary", elem_id="calibrate-submit")
             command = gr.HTML("", js_on_load=None, elem_id="calibrate-command")
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(words.answer("&nbsp;"), elem_id="calibrate-answer", js_on_load=None)
             panel = build_jobs_panel(page, answer)
-    widgets = [method, boxes, data, segments, seq_len, epochs, seed]
+    widgets = [method, boxes, data, segments, seq_len, epochs, seed, pass_segments]
 
     @guarded(2)
     def preflight(text: str, *values: object) -> list[object]:
@@ -66,16 +78,18 @@ def build_calibrate_tab(page: Page) -> None:
 
     def choose_method(method: str) -> list[object]:
         boxes = gr.update(value=switches.to_boxes(METHODS[method]), info=OWN)
-        return [gr.update(info=HOW[method]), boxes, gr.update(value=_own_epochs(method))]
+        shown = gr.update(visible=METHODS[method].end_to_end)
+        return [gr.update(info=HOW[method]), boxes, gr.update(value=_own_epochs(method)), shown]
 
-    def choose_boxes(method: str, boxes: list[str]) -> object:
+    def choose_boxes(method: str, boxes: list[str]) -> list[object]:
         changed = switches.away(boxes, method)
-        return gr.update(info=f"Away from {method}: {changed}." if changed else OWN)
+        info = gr.update(info=f"Away from {method}: {changed}." if changed else OWN)
+        return [info, gr.update(visible=switches.END_TO_END in boxes)]
 
     form = [page.selection, *widgets]
     gr.on([widget.change for widget in form], preflight, form, [answer, command], trigger_mode="always_last", **PRIVATE)
-    method.input(choose_method, method, [method, boxes, epochs], **PRIVATE)
-    boxes.input(choose_boxes, [method, boxes], boxes, **PRIVATE)
+    method.input(choose_method, method, [method, boxes, epochs, pass_segments], **PRIVATE)
+    boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments], **PRIVATE)
     submit.click(start, form, [answer, panel.chosen], **PRIVATE).then(*panel.refresh, **PRIVATE)
 
 
@@ -85,23 +99,31 @@ def _number(label: str, value: int, elem_id: str) -> gr.Number:
 
 def _spec(page: Page, selection: Selection, *values: object) -> CalibrationSpec:
     """The form as a spec. Raises SpecError, PrecisionError."""
-    method, boxes, data, segments, seq_len, epochs, seed = values
+    method, boxes, data, segments, seq_len, epochs, seed, pass_segments = values
+    own = switches.from_boxes(boxes if isinstance(boxes, list) else [], str(method))
+    active = own or METHODS.get(str(method), METHODS["rtn"])
     return CalibrationSpec(
         model=selection.model,
-        precision=Precision.parse(selection.precision),
+        precision=page.explorer.precision(selection.precision),
         method=str(method),
-        switches=switches.from_boxes(boxes if isinstance(boxes, list) else [], str(method)),
+        switches=own,
         data=str(data or "").strip(),
         segments=_whole(segments, "Segments"),
         seq_len=_whole(seq_len, "Tokens each"),
         epochs=None if epochs in (None, _own_epochs(str(method))) else _whole(epochs, "Epochs"),
+        end_to_end_segments=_pass_segments(pass_segments) if active.end_to_end else None,
         seed=_whole(seed, "Seed"),
         device=page.explorer.settings.device,
     )
 
 
 def _own_epochs(method: str) -> int:
-    return DEFAULT_EPOCHS if METHODS[method].learns else 0
+    return own_epochs(method) if METHODS[method].learns else 0
+
+
+def _pass_segments(value: object) -> int | None:
+    count = _whole(value, "Segments of the end-to-end pass")
+    return None if count == DEFAULT_END_TO_END_SEGMENTS else count
 
 
 def _whole(value: object, name: str) -> int:

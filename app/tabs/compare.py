@@ -6,16 +6,17 @@ from dataclasses import replace
 import gradio as gr
 import pandas as pd
 
-from abq_core.precision import Precision
 from abq_core.spec import METHODS, CalibrationSpec
 from app.figures.pareto import front, lens_of, pareto_figure
 from app.tabs import words
+from app.tabs.budget_panel import build_budget_panel
 from app.tabs.guard import guarded
 from app.tabs.jobs_panel import PRIVATE
 from app.tabs.page import PRECISIONS, Page
 from app.tabs.picture import build_picture, framed
 from app.tabs.selection import Selection
 from app.tabs.table import Cell, Heading, build_table, table
+from app.tabs.task_scores import task_table
 
 CAPTION = (
     "Look at the dotted front: nothing measured here is both smaller and better than the points on it. "
@@ -26,6 +27,7 @@ WHERE_IT_LOADS = [
     ("transformers, vLLM, llama.cpp", "not yet"),
 ]
 MOST_JOBS = 24
+VIEWS = ["All runs", "Bits under a budget"]
 EMPTY = words.empty(
     "No runs yet",
     "Here all runs will stand side by side: size, perplexity with its standard error, distance to full precision. "
@@ -34,8 +36,9 @@ EMPTY = words.empty(
 
 
 def build_compare_tab(page: Page) -> None:
-    """A sweep and what to do with the chosen run on the left; the front and all runs on the right."""
-    with gr.Row(elem_classes="abq-tab"):
+    """A sweep and what to do with the chosen run on the left; the front and all runs on the right. Or a budget."""
+    view = gr.Radio(VIEWS, value=VIEWS[0], show_label=False, container=False, elem_id="compare-view")
+    with gr.Row(elem_classes="abq-tab") as all_runs:
         with gr.Column(elem_classes="abq-choices"):
             precisions = gr.Dropdown(
                 PRECISIONS, value=["W4A4", "W2*A8"], multiselect=True, allow_custom_value=True,
@@ -53,7 +56,9 @@ def build_compare_tab(page: Page) -> None:
             answer = gr.HTML(words.answer("&nbsp;"), elem_id="compare-answer", js_on_load=None)
             figure = build_picture("compare-figure")
             runs_table = build_table("compare-runs")
-    outputs = [answer, figure, runs_table, links, actions, note, sure, command]
+            tasks_table = build_table("compare-tasks")
+    budget = build_budget_panel(page, visible=False)
+    outputs = [answer, figure, runs_table, tasks_table, links, actions, note, sure, command]
 
     @guarded(len(outputs))
     def show(text: str, precisions: list[str], methods: list[str]) -> list[object]:
@@ -67,6 +72,7 @@ def build_compare_tab(page: Page) -> None:
             words.answer(_answer(mine)),
             framed(pareto_figure(mine, selection.dark), CAPTION, "abq/runs.csv", "runs") if len(mine) else "",
             _table(mine, selection.run) if len(mine) else EMPTY,
+            task_table(page.explorer.task_frame(), selection.model),
             _links(mine, chosen),
             gr.update(visible=len(chosen) > 0),
             str(chosen.iloc[0]["note"]) if len(chosen) else "",
@@ -100,6 +106,10 @@ def build_compare_tab(page: Page) -> None:
         rest = replace(selection, run="").settled(page.explorer.runs_frame())
         return [words.answer(f"Run {words.escape(selection.run)} and its files are deleted."), *page.header.show(rest)]
 
+    def turn(view: str) -> list[object]:
+        return [gr.update(visible=view == VIEWS[0]), gr.update(visible=view == VIEWS[1])]
+
+    view.change(turn, view, [all_runs, budget], **PRIVATE)
     form = [page.selection, precisions, methods]
     gr.on([page.selection.change, precisions.input, methods.input], show, form, outputs, **PRIVATE)
     sweep.click(start, form, [answer, page.tabs], **PRIVATE)
@@ -113,7 +123,7 @@ def _specs(page: Page, selection: Selection, precisions: list[str], methods: lis
     """Every precision with every method."""
     device = page.explorer.settings.device
     return [
-        CalibrationSpec(selection.model, Precision.parse(precision), method, device=device)
+        CalibrationSpec(selection.model, page.explorer.precision(precision), method, device=device)
         for precision in precisions or []
         for method in methods or []
     ]
@@ -147,6 +157,7 @@ def _table(runs: pd.DataFrame, chosen: str) -> str:
     headings = [
         Heading("precision"), Heading("method"), Heading(words.term("perplexity"), numeric=True),
         Heading(words.term("KL"), numeric=True), Heading(words.term("same top token"), numeric=True),
+        Heading(words.term("tasks"), numeric=True),
         Heading(f"{words.term('stored bits')} ({words.term('information bits', 'information')})", numeric=True),
         Heading("size", numeric=True), Heading("run"), Heading("note"),
     ]  # fmt: skip
@@ -169,6 +180,7 @@ def _table(runs: pd.DataFrame, chosen: str) -> str:
                     Cell(measured if kl is not None else str(run["state"]), _order(run["perplexity"])),
                     Cell(words.NOTHING if kl is None else f"{kl:.3f} nats", _order(kl)),
                     Cell(words.percent(run["same_top"]), _order(run["same_top"])),
+                    Cell(words.task_average(run), _order(run["task_score"])),
                     Cell(
                         f"{words.bits(run['stored_bits'])} ({words.bits(run['information_bits'])})",
                         _order(run["information_bits"]),

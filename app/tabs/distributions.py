@@ -3,7 +3,6 @@
 import gradio as gr
 import pandas as pd
 
-from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.figures.attention import attention_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
@@ -110,7 +109,7 @@ def build_distributions_tab(page: Page) -> None:
     def start(text: str) -> list[object]:
         selection = Selection.from_json(text)
         spec = CalibrationSpec(
-            selection.model, Precision.parse(selection.precision), device=page.explorer.settings.device
+            selection.model, page.explorer.precision(selection.precision), device=page.explorer.settings.device
         )
         page.explorer.submit(spec)
         return [gr.skip(), gr.Tabs(selected="calibrate")]

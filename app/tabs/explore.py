@@ -1,10 +1,12 @@
 """Explore: what would this precision do to this model? No calibration needed."""
 
+from collections import Counter
 from urllib.parse import urlencode
 
 import gradio as gr
 import pandas as pd
 
+from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.precision import Precision
 from app.figures.base import empty_figure
 from app.figures.histograms import level_figure, weight_figure
@@ -47,7 +49,7 @@ def build_explore_tab(page: Page) -> None:
         place = min(max(int(block or 0), 0), last), tensor if tensor in names else names[0]
         return [
             words.answer(_answer(page, selection, linears)),
-            _picture(selection, frames, picture, *place),
+            _picture(page, selection, frames, picture, *place),
             _facts(page, selection),
             gr.update(maximum=max(last, 1), value=place[0], interactive=picture != "Signal to noise"),
             gr.update(choices=names, value=place[1], interactive=picture != "Signal to noise"),
@@ -61,17 +63,19 @@ def build_explore_tab(page: Page) -> None:
     go.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, api_visibility="private", show_progress="hidden")
 
 
-def _picture(selection: Selection, frames: dict[str, pd.DataFrame], picture: str, block: int, tensor: str) -> str:
-    dark = selection.dark
+def _picture(
+    page: Page, selection: Selection, frames: dict[str, pd.DataFrame], picture: str, block: int, tensor: str
+) -> str:
+    dark, own = selection.dark, page.explorer.precision(selection.precision).of_linear(block, tensor)
     if picture == "Weights":
-        figure = weight_figure(frames["histograms"], frames["levels"], block, tensor, dark, _grid(selection))
+        figure = weight_figure(frames["histograms"], frames["levels"], block, tensor, dark, _grid(own))
         caption = (
             "Look at how far apart the rounded peaks stand: every weight moves to the nearest of its row's levels. "
             "Below, how many weights each level holds."
         )
     elif picture == "Levels":
         figure = level_figure(frames["levels"], block, tensor, dark)
-        plain = 2 ** Precision.parse(selection.precision).weight_bits
+        plain = 2**own.weight_bits
         caption = (
             f"Look at the ends: without a star a row has {plain} levels, which lie where its zero point puts them; "
             f"with bit balance every row has the same {plain + 1}, symmetric around zero."
@@ -89,25 +93,33 @@ def _picture(selection: Selection, frames: dict[str, pd.DataFrame], picture: str
     return framed(figure, caption, f"abq/explore/{name}.csv?{query}", f"{name}-{selection.precision}")
 
 
-def _grid(selection: Selection) -> str:
+def _grid(precision: Precision) -> str:
     """Whose integer levels the rounded weights stand on."""
-    return "balanced" if Precision.parse(selection.precision).balanced else "rounded"
+    return "balanced" if precision.balanced else "rounded"
 
 
 def _answer(page: Page, selection: Selection, linears: pd.DataFrame) -> str:
-    precision = Precision.parse(selection.precision)
+    precision = page.explorer.precision(selection.precision)
     name = words.escape(str(precision))
     if not precision.quantizes_weights:
         return f"{name} keeps the weights as they are: choose fewer weight bits to see rounding."
     estimate = page.explorer.estimate(selection.model, precision)
     weakest = linears.loc[linears["weight_snr_db"].idxmin()]
     return (
-        f"<b>{name}</b> gives every weight one of <b>{precision.levels}</b> levels"
-        f"{' (' + words.term('bit balance') + ')' if precision.balanced else ''} and makes the linears' weights "
+        f"<b>{name}</b> gives {_levels(precision)} and makes the linears' weights "
         f"<b>{estimate.linears_ratio:.1f} times</b> smaller than in FP16. "
         f"Median {words.term('SNR')} {linears['weight_snr_db'].median():.1f} dB; the weakest linear is "
         f"{words.escape(str(weakest['tensor']))} in block {weakest['block']} with {weakest['weight_snr_db']:.1f} dB."
     )
+
+
+def _levels(precision: ModelPrecision) -> str:
+    if isinstance(precision, PrecisionMix):
+        counts = Counter(str(one.precision) for one in precision.linears)
+        shares = ", ".join(f"{words.escape(name)} {count} times" for name, count in sorted(counts.items()))
+        return f"each of its {len(precision.linears)} linears a precision of its own ({shares})"
+    balanced = f" ({words.term('bit balance')})" if precision.balanced else ""
+    return f"every weight one of <b>{precision.levels}</b> levels{balanced}"
 
 
 def _facts(page: Page, selection: Selection) -> str:

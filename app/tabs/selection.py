@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from abq_core.precision import Precision, PrecisionError
+from abq_core.mix import precision_name
+from abq_core.precision import PrecisionError
 
 TABS = ("explore", "calibrate", "distributions", "generate", "throughput", "compare")
 DEFAULT_MODEL, DEFAULT_PRECISION = "builtin", "W2*A8"
@@ -52,7 +53,7 @@ class Selection:
             if len(chosen):
                 row = chosen.iloc[0]
                 return replace(self, model=str(row["model"]), precision=str(row["precision"]))
-        precision = str(Precision.parse(self.precision))
+        precision = precision_name(self.precision)
         return replace(self, precision=precision, run=newest_run(runs, self.model, precision))
 
 
@@ -71,9 +72,9 @@ def run_choices(runs: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def readable(precision: str) -> bool:
-    """True where the text is a precision."""
+    """True where the text is a precision, or looks like the name of a mix."""
     try:
-        Precision.parse(precision)
+        precision_name(precision)
     except PrecisionError:
         return False
     return True

@@ -8,7 +8,12 @@ BALANCE, LEARN_BALANCE = "balance vectors", "learned balance"
 CLIPPING, COMPENSATION = "learned clipping", "compensation"
 DLC, AKL, AKL_PER_HEAD = "DLC", "AKL", "AKL per head"
 MSE, MSE_BOTH = "MSE", "MSE on quantized input too"
-CHOICES = [BALANCE, LEARN_BALANCE, CLIPPING, COMPENSATION, DLC, AKL, AKL_PER_HEAD, MSE, MSE_BOTH]
+CLIP_SEARCH, ROUNDING, END_TO_END = "searched clipping", "learned rounding", "end-to-end pass"
+SYMMETRIC = "symmetric levels"
+CHOICES = [
+    BALANCE, LEARN_BALANCE, CLIPPING, CLIP_SEARCH, COMPENSATION, ROUNDING, DLC, AKL, AKL_PER_HEAD, MSE, MSE_BOTH,
+    END_TO_END, SYMMETRIC,
+]  # fmt: skip
 
 
 def to_boxes(switches: Switches) -> list[str]:
@@ -23,6 +28,10 @@ def to_boxes(switches: Switches) -> list[str]:
         AKL_PER_HEAD: switches.akl_per_head,
         MSE: switches.mse != "none",
         MSE_BOTH: switches.mse == "both",
+        CLIP_SEARCH: switches.clip_search,
+        ROUNDING: switches.rounding,
+        END_TO_END: switches.end_to_end,
+        SYMMETRIC: switches.symmetric,
     }
     return [name for name in CHOICES if ticked[name]]
 
@@ -38,6 +47,10 @@ def from_boxes(boxes: Sequence[str], method: str) -> Switches | None:
         akl=AKL in on or AKL_PER_HEAD in on,
         mse="both" if MSE_BOTH in on else "full" if MSE in on else "none",
         akl_per_head=AKL_PER_HEAD in on,
+        rounding=ROUNDING in on,
+        clip_search=CLIP_SEARCH in on,
+        end_to_end=END_TO_END in on,
+        symmetric=SYMMETRIC in on,
     )
     return None if switches == METHODS.get(method) else switches
 

@@ -1,7 +1,9 @@
 """Numbers and terms in words: one place decides how a size, a time or a perplexity reads. All of it is safe in HTML."""
 
 import math
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 TERMS = {
     "stored bits": "Bit planes of a weight in memory; with bit balance one more than the name says.",
@@ -13,6 +15,7 @@ TERMS = {
     "MSE": "Squared error of the block's output; it is in the authors' code, not in the paper's text.",
     "KL": "Kullback-Leibler divergence of the next-token distributions from full precision, in nats. 0: the same.",
     "perplexity": "exp of the mean loss per token on held-out text: lower is better; the standard error follows it.",
+    "tasks": "Mean accuracy over zero-shot tasks, with its standard error and their number; abq eval RUN --tasks asks.",
     "same top token": "How often the most likely next token is the one that full precision would choose.",
     "clipping": "Learned factors that narrow each row's range before rounding.",
     "balance vectors": "Learned factors that move range from activations to weights, channel by channel.",
@@ -89,6 +92,23 @@ def percent(share: object) -> str:
     """A share of 1 as percent with one decimal."""
     shown = number(share)
     return NOTHING if shown is None else f"{100 * shown:.1f} %"
+
+
+def task_average(run: Mapping[str, Any]) -> str:
+    """The mean accuracy of a run's tasks with its standard error, and of how many."""
+    if number(run["task_score"]) is None:
+        return NOTHING
+    return f"{score('acc', run['task_score'], run['task_stderr'])} ({int(run['tasks'])})"
+
+
+def score(metric: str, value: object, stderr: object) -> str:
+    """A metric of a task with its standard error: shares as percent, others as they are."""
+    mean, error = number(value), number(stderr)
+    if mean is None:
+        return NOTHING
+    if not metric.startswith(("acc", "exact_match")):
+        return f"{metric} {mean:.4g}" + (f" \N{PLUS-MINUS SIGN} {error:.2g}" if error else "")
+    return percent(mean) + (f" \N{PLUS-MINUS SIGN} {100 * error:.1f}" if error else "")
 
 
 def answer(html: str) -> str:

@@ -24,7 +24,7 @@ from storage.jobs import Job
 
 PUBLIC = {
     "/models", "/explore", "/submit", "/jobs", "/job", "/cancel", "/resume", "/runs", "/diagnostics", "/evaluate",
-    "/generate", "/throughput", "/bench", "/note", "/delete",
+    "/generate", "/throughput", "/bench", "/note", "/delete", "/allocate",
 }  # fmt: skip
 
 

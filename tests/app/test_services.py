@@ -11,6 +11,7 @@ from abq_core.generate import Finished, PromptError, Token
 from abq_core.models import ModelError
 from abq_core.precision import PrecisionError
 from abq_core.runtime import MissingBlockError
+from abq_core.sources import DataError
 from app.clock import now
 from app.run_folder import RunFolder, RunFolderError, write_atomically
 from app.services import Explorer, ServiceError
@@ -89,7 +90,7 @@ def test_what_cannot_be_done_is_refused_by_name(
     before = len(explorer.jobs.list())
     with pytest.raises(ModelError):
         explorer.submit(dataclasses.replace(tiny_spec(), model=str(tmp_path)))
-    with pytest.raises(ServiceError, match="no text"):
+    with pytest.raises(DataError, match="no file"):
         explorer.submit(tiny_spec(data=str(tmp_path / "missing.txt")))
     with pytest.raises(EstimateError):
         explorer.submit(tiny_spec(segments=4096, seq_len=131072))

@@ -1,6 +1,7 @@
 """Real workers in real processes: killed, stopped, cancelled, orphaned; and what a job that fails leaves."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -89,6 +90,40 @@ def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
     untouched = work_on(other, other.submit(spec))
     for mine, reference in zip(blocks_of(explorer, job), blocks_of(other, untouched), strict=True):
         assert mine.keys() == reference.keys()
+        assert all(mine[name].equal(reference[name]) for name in mine)
+
+
+def in_end_to_end_pass(explorer: Explorer, job: Job) -> bool:
+    """Both blocks are drafts, and the pass over all of them has said what its loss is."""
+    frame = explorer.losses_frame(job.id)
+    return explorer.job(job.id).blocks_done == 2 and bool((frame["block"] == 2).any())
+
+
+def test_killed_in_the_end_to_end_pass_and_resumed_it_gives_the_same_tensors(
+    explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    text = tmp_path / "words.txt"
+    words = random.Random(0)
+    text.write_text(" ".join(words.choice(("import", "def", "return", "the", "of")) for _ in range(200_000)))
+    spec = tiny_spec("W2A8", "abq+", data=str(text), end_to_end_segments=5000)
+    job = explorer.submit(spec)
+    worker = start_worker()
+    wait_until(lambda: in_end_to_end_pass(explorer, job), "the pass began")
+    worker.kill()
+    worker.wait()
+    folder = explorer.folder(job.run_id)
+    drafts = [folder.draft_path(block).read_bytes() for block in (0, 1)]
+    assert explorer.job(job.id).state == "running" and not folder.block_path(0).exists()
+
+    explorer.jobs.requeue_worker("test-worker", now())
+    assert start_worker("second-worker").wait(PATIENCE_SECONDS) == 0
+    assert explorer.job(job.id).state == "succeeded", explorer.logs(job.id)
+    assert "taken over from before" in explorer.logs(job.id), "a draft was made again"
+    assert not any(folder.draft_path(block).exists() for block in (0, 1)) and all(drafts)
+
+    other = Explorer.open(settings_in(tmp_path / "uninterrupted"))
+    untouched = work_on(other, other.submit(spec))
+    for mine, reference in zip(blocks_of(explorer, job), blocks_of(other, untouched), strict=True):
         assert all(mine[name].equal(reference[name]) for name in mine)
 
 

@@ -1,6 +1,7 @@
 """Calibration on tiny models: it lowers the error, it resumes bit for bit, it can be stopped."""
 
 import dataclasses
+import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from abq_core.artifacts import BlockArtifact, MemoryStore
 from abq_core.calibrate import CalibrationError, calibrate, is_end_block
 from abq_core.data import segments
 from abq_core.diagnostics import diagnose
-from abq_core.events import BlockDone, EpochDone, Event, Started, StepDone
+from abq_core.evaluate import evaluate
+from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, StepDone
 from abq_core.explore import explore
 from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
@@ -24,8 +26,19 @@ def base(tiny_llama: Path) -> LoadedModel:
     return load_model(str(tiny_llama))
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of words: the built-in training text, which the end-to-end pass reads, takes seconds to tokenize."""
+    words = random.Random(0)
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(words.choice(("import", "def", "return", "the", "list", "of")) for _ in range(40_000)))
+    return str(path)
+
+
 def tiny_spec(precision: str, method: str = "abq", **changes: object) -> CalibrationSpec:
-    spec = CalibrationSpec("tiny", Precision.parse(precision), method, segments=4, seq_len=32, epochs=3)
+    spec = CalibrationSpec(
+        "tiny", Precision.parse(precision), method, segments=4, seq_len=32, epochs=3, end_to_end_segments=64
+    )
     return dataclasses.replace(spec, **changes)
 
 
@@ -47,12 +60,14 @@ def test_abq_lowers_the_error_of_rounding(base: LoadedModel, precision: str) -> 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_on_opt_too(tiny_opt: Path, method: str) -> None:
-    store, events = run(load_model(str(tiny_opt)), tiny_spec("W4A8", method))
+def test_every_method_runs_on_opt_too(tiny_opt: Path, text: str, method: str) -> None:
+    store, events = run(load_model(str(tiny_opt)), tiny_spec("W4A8", method, data=text))
     assert len(store.blocks) == 2
     learns = METHODS[method].learns
     assert any(isinstance(e, StepDone) for e in events) == learns
-    assert isinstance(events[0], Started) and events[0].steps_per_block == (12 if learns else 0)
+    (begun,) = (e for e in events if isinstance(e, Started))
+    assert begun.steps_per_block == (12 if learns else 0)
+    assert begun.end_to_end_steps == (2 if METHODS[method].end_to_end else 0)
 
 
 def test_losses_of_an_epoch_name_the_terms_that_are_on(base: LoadedModel) -> None:
@@ -67,27 +82,96 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [5, 12, 13])
-def test_a_stopped_run_resumes_to_the_same_bits(base: LoadedModel, stop_at: int) -> None:
-    spec = tiny_spec("W2*A8")
-    whole, _ = run(base, spec)
-    store, steps = MemoryStore(), 0
+def stop_at(count: int, kind: type[Event]) -> OnEvent:
+    """A listener that stops the work at the count-th event of a kind."""
+    seen = 0
 
-    def stop(event: Event) -> None:
-        nonlocal steps
-        steps += isinstance(event, StepDone)
-        if steps == stop_at and isinstance(event, StepDone):
+    def listen(event: Event) -> None:
+        nonlocal seen
+        seen += isinstance(event, kind)
+        if seen == count and isinstance(event, kind):
             raise _Stop
 
+    return listen
+
+
+@pytest.mark.parametrize("steps", [5, 12, 13])
+def test_a_stopped_run_resumes_to_the_same_bits(base: LoadedModel, steps: int) -> None:
+    spec = tiny_spec("W2*A8")
+    whole, _ = run(base, spec)
+    store = MemoryStore()
     with pytest.raises(_Stop):
-        calibrate(base, spec, store, stop)
+        calibrate(base, spec, store, stop_at(steps, StepDone))
     finished = len(store.blocks)
     events: list[Event] = []
     calibrate(base, spec, store, events.append)
     assert sum(e.adopted for e in events if isinstance(e, BlockDone)) == finished
-    for index, tensors in whole.blocks.items():
-        assert tensors.keys() == store.blocks[index].keys()
-        assert all(torch.equal(tensors[name], store.blocks[index][name]) for name in tensors)
+    assert_same_blocks(whole, store)
+
+
+def assert_same_blocks(one: MemoryStore, other: MemoryStore) -> None:
+    assert one.blocks.keys() == other.blocks.keys()
+    for index, tensors in one.blocks.items():
+        assert tensors.keys() == other.blocks[index].keys()
+        assert all(torch.equal(tensors[name], other.blocks[index][name]) for name in tensors)
+
+
+@pytest.mark.parametrize(("kind", "count"), [(StepDone, 5), (StepDone, 13), (StepDone, 25), (BlockDone, 3)])
+def test_a_run_with_an_end_to_end_pass_resumes_to_the_same_bits(
+    base: LoadedModel, text: str, kind: type[Event], count: int
+) -> None:
+    """Stopped in the first block, the second, the pass, and between two stored blocks after it."""
+    spec = tiny_spec("W2A8", "abq+", data=text)
+    whole, _ = run(base, spec)
+    store = MemoryStore()
+    with pytest.raises(_Stop):
+        calibrate(base, spec, store, stop_at(count, kind))
+    drafts = len(store.drafts)
+    events: list[Event] = []
+    calibrate(base, spec, store, events.append)
+    walked, stored = (
+        [e for e in events if isinstance(e, BlockDone)][:2],
+        [e for e in events if isinstance(e, BlockDone)][2:],
+    )
+    assert sum(e.adopted for e in walked) == drafts and not any(e.adopted for e in stored)
+    assert not store.drafts
+    assert_same_blocks(whole, store)
+    again: list[Event] = []
+    calibrate(base, spec, store, again.append)
+    assert all(e.adopted for e in again if isinstance(e, BlockDone))
+    assert not any(isinstance(e, StepDone) for e in again)
+
+
+def test_learned_rounding_beats_nearest_and_the_pass_lowers_the_distance_to_full_precision(
+    base: LoadedModel, text: str
+) -> None:
+    ids = segments(text, base.tokenizer, 8, 32, 1, "evaluation")
+    alone = dataclasses.replace(METHODS["abq+"], end_to_end=False)
+    rounds = dataclasses.replace(alone, rounding=False)
+    distances = []
+    for switches in (rounds, alone, METHODS["abq+"]):
+        spec = tiny_spec("W2A8", "abq+", data=text, switches=switches, segments=16, epochs=6, end_to_end_segments=512)
+        store, _ = run(base, spec)
+        distances.append(evaluate(quantized_model(base, spec.precision, store, "simulated"), base, ids).kl_mean)
+    assert distances[2] < distances[1] < distances[0]
+
+
+def test_searched_clipping_helps_without_learning(base: LoadedModel) -> None:
+    searched = dataclasses.replace(METHODS["rtn"], clip_search=True)
+    _, plain = run(base, tiny_spec("W2A8", "rtn"))
+    _, clipped = run(base, tiny_spec("W2A8", "rtn", switches=searched))
+    assert last_error(clipped) < last_error(plain)
+    assert not any(isinstance(e, StepDone) for e in clipped)
+
+
+def test_the_end_to_end_pass_reports_its_loss_and_takes_what_text_there_is(base: LoadedModel, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("The quick brown fox jumps over the lazy dog. " * 30)
+    _, events = run(base, tiny_spec("W4A8", "abq+", data=str(short), segments=2))
+    messages = [e.text for e in events if isinstance(e, Message)]
+    assert any("all that" in message for message in messages)
+    pass_losses = [e.losses for e in events if isinstance(e, EpochDone) and e.block == 2]
+    assert pass_losses and all(set(losses) == {"kl", "total"} and losses["kl"] >= 0 for losses in pass_losses)
 
 
 def test_artifacts_survive_the_trip_through_tensors(base: LoadedModel) -> None:
@@ -95,7 +179,7 @@ def test_artifacts_survive_the_trip_through_tensors(base: LoadedModel) -> None:
         spec = tiny_spec(precision, epochs=1)
         store, _ = run(base, spec)
         again = BlockArtifact.from_tensors(store.blocks[0])
-        flat = again.to_tensors(spec.precision)
+        flat = again.to_tensors(dict.fromkeys(again.weights, spec.precision))
         assert flat.keys() == store.blocks[0].keys()
         assert all(torch.equal(flat[name], t) for name, t in store.blocks[0].items())
         assert bool(again.weights) == spec.precision.quantizes_weights

@@ -1,17 +1,17 @@
-"""Segments: the same for the same seed, disjoint, from the right split; and clear errors."""
+"""Segments: the same for the same seed, disjoint, from the right split, and again from their record; clear errors."""
 
+import hashlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
 from abq_core.builtin.corpus import documents
-from abq_core.data import DataError, segments
+from abq_core.data import recorded_segments, segments, segments_of
 from abq_core.models import load_model
+from abq_core.sources import DataError, TextRecord
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def text_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_builtin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few documents a split: the whole text takes seconds to tokenize."""
-    monkeypatch.setattr("abq_core.data.documents", lambda split: documents(split)[:12])
+    monkeypatch.setattr("abq_core.sources.documents", lambda split: documents(split)[:12])
 
 
 @pytest.mark.usefixtures("small_builtin")
@@ -94,7 +94,7 @@ def test_a_jsonl_file_is_split_by_lines(tokenizer: Any, tmp_path: Path) -> None:
         ("x.jsonl", b"", "has 0 tokens: 0 segments"),
         ("x.txt", b"", "has 0 tokens"),
         ("x.txt", b"abc \xff\xfe", "not UTF-8 text: byte 4"),
-        ("x.csv", b"a,b", "no known data"),
+        ("x.csv", b"a,b", "no known text"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(
@@ -113,51 +113,41 @@ def test_what_makes_no_sense_is_named(tokenizer: Any, text_file: Path, tmp_path:
         segments(str(text_file), tokenizer, 1, 129, 0, "calibration")
     with pytest.raises(DataError, match="no file"):
         segments(str(tmp_path / "absent.txt"), tokenizer, 1, 8, 0, "calibration")
-    with pytest.raises(DataError, match="no known data"):
+    with pytest.raises(DataError, match="no known text"):
         segments("wikitext103", tokenizer, 1, 8, 0, "calibration")
     with pytest.raises(DataError, match="split 'train'"):
         segments(str(text_file), tokenizer, 1, 8, 0, "train")  # type: ignore[arg-type]
 
 
-def fake_datasets(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
-    module = ModuleType("datasets")
-    module.load_dataset = load  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", module)
+def test_equal_calls_give_equal_records(tokenizer: Any, text_file: Path) -> None:
+    ids, record = recorded_segments(str(text_file), tokenizer, 5, 16, 7, "calibration")
+    again, same = recorded_segments(str(text_file), tokenizer, 5, 16, 7, "calibration")
+    assert record == same and torch.equal(ids, again)
+    assert (record.source, record.split, record.seed, record.documents) == (str(text_file), "calibration", 7, 1)
+    assert len(set(record.windows)) == 5 and max(record.windows) < record.tokens // 16
+    for count, seed, split in ((4, 7, "calibration"), (5, 8, "calibration"), (5, 7, "evaluation")):
+        other = recorded_segments(str(text_file), tokenizer, count, 16, seed, split)[1]
+        assert other.sha256 != record.sha256
 
 
-def test_wikitext_is_one_document_of_the_right_split(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def load(name: str, config: str, split: str) -> dict[str, list[str]]:
-        asked.append((name, config, split))
-        return {"text": ["first", "second"] * 20}
-
-    fake_datasets(monkeypatch, load)
-    found = segments("wikitext2", tokenizer, 2, 16, 0, "evaluation")
-    assert segments("wikitext2", tokenizer, 1, 16, 0, "calibration").shape == (1, 16)
-    assert [split for *_, split in asked] == ["test", "train"]
-    assert "first\n\nsecond" in tokenizer.decode(found.flatten())
-    assert 0 not in found
+@pytest.mark.usefixtures("small_builtin")
+def test_segments_come_back_from_their_record(tokenizer: Any, text_file: Path) -> None:
+    for source in ("builtin", "builtin-train", str(text_file)):
+        ids, record = recorded_segments(source, tokenizer, 4, 32, 3, "calibration")
+        written = json.loads(json.dumps(record.to_dict()))
+        assert torch.equal(segments_of(TextRecord.from_dict(written), tokenizer), ids)
+        stream = record.tokens // 32 * 32
+        assert ids.shape == (4, 32) and stream >= 4 * 32
 
 
-def test_c4_reads_no_more_than_it_needs(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
-
-    def rows() -> Any:
-        for number in range(10_000):
-            read.append(number)
-            yield {"text": "some web page. " * 20}
-
-    fake_datasets(monkeypatch, lambda *_, **__: rows())
-    assert segments("c4", tokenizer, 3, 32, 0, "calibration").shape == (3, 32)
-    assert len(read) == -(-3 * 32 * 16 // 300)
+def test_the_record_of_a_changed_text_is_refused(tokenizer: Any, text_file: Path) -> None:
+    _, record = recorded_segments(str(text_file), tokenizer, 4, 32, 3, "calibration")
+    text_file.write_text("x" + text_file.read_text())
+    with pytest.raises(DataError, match="no longer gives the segments that were recorded"):
+        segments_of(record, tokenizer)
 
 
-def test_no_network_names_what_works(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise ConnectionError("no route")
-
-    fake_datasets(monkeypatch, offline)
-    for source in ("wikitext2", "c4"):
-        with pytest.raises(DataError, match=rf"'{source}' .*ConnectionError.* Use 'builtin'"):
-            segments(source, tokenizer, 1, 8, 0, "calibration")
+def test_the_sha256_is_of_the_ids(tokenizer: Any, text_file: Path) -> None:
+    ids, record = recorded_segments(str(text_file), tokenizer, 2, 8, 0, "calibration")
+    data = b"".join(int(token).to_bytes(8, "little") for token in ids.flatten())
+    assert record.sha256 == hashlib.sha256(data).hexdigest()

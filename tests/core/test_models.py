@@ -11,19 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from family_cases import CONFIGS, family_folder
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    DynamicCache,
-    Gemma2Config,
-    GemmaConfig,
-    GPTNeoXConfig,
-    MistralConfig,
-    Phi3Config,
-    PhiConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import DynamicCache
 from transformers.utils import is_kernels_available
 
 from abq_core import hub, models
@@ -80,43 +70,10 @@ def test_the_folder_named_kernels_is_not_taken_for_the_library() -> None:
     assert not is_kernels_available()
 
 
-FAMILIES = {
-    "gemma": lambda k: GemmaConfig(**k, head_dim=16, num_key_value_heads=2),
-    "gemma2": lambda k: Gemma2Config(
-        **k, head_dim=16, num_key_value_heads=2, final_logit_softcapping=0.5, sliding_window=4
-    ),
-    "gpt_neox": lambda k: GPTNeoXConfig(**k),
-    "mistral": lambda k: MistralConfig(**k, num_key_value_heads=2, sliding_window=4),
-    "phi": lambda k: PhiConfig(**k),
-    "phi3": lambda k: Phi3Config(**k, num_key_value_heads=2, pad_token_id=0),
-    "qwen2": lambda k: Qwen2Config(**k, num_key_value_heads=2),
-    "qwen3": lambda k: Qwen3Config(**k, num_key_value_heads=2, head_dim=16),
-}
-
-
-@pytest.mark.parametrize("family", ["llama", "opt", *FAMILIES])
-def test_hidden_and_logits_are_the_models_own_forward(
-    family: str, tiny_llama: Path, tiny_opt: Path, tmp_path: Path
-) -> None:
-    torch.manual_seed(1)
-    folder = {"llama": tiny_llama, "opt": tiny_opt}.get(family)
-    if folder is None:
-        sizes = dict(
-            vocab_size=300,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=128,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-        folder = tmp_path
-        AutoModelForCausalLM.from_config(FAMILIES[family](sizes)).save_pretrained(folder)
-        for file in tiny_llama.glob("tokenizer*"):
-            shutil.copy(file, folder)
-    loaded = load_model(str(folder))
-    assert model_shape(str(folder)).family == family
+@pytest.mark.parametrize("case", CONFIGS)
+def test_hidden_and_logits_are_the_models_own_forward(case: str, tiny_llama: Path, tmp_path: Path) -> None:
+    loaded = load_model(str(family_folder(case, tmp_path, tiny_llama)))
+    assert model_shape(loaded.ref).family == CONFIGS[case]().model_type
     ids = torch.randint(0, 300, (2, 20))
     with torch.inference_mode():
         expected = loaded.model(ids).logits

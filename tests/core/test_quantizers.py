@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abq_core.precision import Precision
-from abq_core.quantizers import fake_quant_activation, fake_quant_weight, quantize_weight, weight_groups
+from abq_core.quantizers import (
+    WeightGrid,
+    fake_quant_activation,
+    fake_quant_weight,
+    least_error_clipping,
+    quantize_weight,
+    round_through,
+    weight_groups,
+)
 
 
 def by_hand(row: list[float], precision: Precision) -> list[float]:
@@ -35,6 +43,7 @@ def test_a_weight_is_rounded_as_the_definition_says(text: str) -> None:
 @given(
     bits=st.integers(1, 8),
     balanced=st.booleans(),
+    symmetric=st.booleans(),
     group=st.sampled_from([None, 32, 64]),
     k=st.integers(1, 70),
     seed=st.integers(0, 999),
@@ -42,13 +51,14 @@ def test_a_weight_is_rounded_as_the_definition_says(text: str) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_codes_dequantize_to_the_fake_quantized_weight(
-    bits: int, balanced: bool, group: int | None, k: int, seed: int, shift: float
+    bits: int, balanced: bool, symmetric: bool, group: int | None, k: int, seed: int, shift: float
 ) -> None:
     precision = Precision(bits, 8, balanced, group)
     weight = torch.randn(3, k, generator=torch.Generator().manual_seed(seed)) + shift
     clip = torch.full((3, weight_groups(k, precision)), 0.9)
-    quantized = quantize_weight(weight, precision, clip, clip)
-    assert torch.equal(quantized.dequantize(), fake_quant_weight(weight, precision, clip, clip))
+    grid = WeightGrid(clip, clip, torch.rand(3, k, generator=torch.Generator().manual_seed(seed)) - 0.5, symmetric)
+    quantized = quantize_weight(weight, precision, grid)
+    assert torch.equal(quantized.dequantize(), fake_quant_weight(weight, precision, grid))
     assert 0 <= quantized.codes.min() and quantized.codes.max() < precision.levels
     assert 0 <= quantized.zero.min() and quantized.zero.max() < precision.levels
 
@@ -77,10 +87,34 @@ def test_activations_are_rounded_per_token_within_half_a_step() -> None:
 def test_gradients_pass_through_rounding_and_reach_the_clipping() -> None:
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(3), requires_grad=True)
     logits = torch.full((4, 1), 2.0, requires_grad=True)
-    loss = (fake_quant_weight(weight, Precision.parse("W2A8"), torch.sigmoid(logits), torch.sigmoid(logits)) ** 2).sum()
+    offset = torch.zeros(4, 64, requires_grad=True)
+    grid = WeightGrid(torch.sigmoid(logits), torch.sigmoid(logits), offset)
+    loss = (fake_quant_weight(weight, Precision.parse("W2A8"), grid) ** 2).sum()
     loss.backward()
-    assert weight.grad is not None and logits.grad is not None
-    assert weight.grad.abs().sum() > 0 and logits.grad.abs().min() > 0
+    assert weight.grad is not None and logits.grad is not None and offset.grad is not None
+    assert weight.grad.abs().sum() > 0 and logits.grad.abs().min() > 0 and offset.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("text", ["W2A8", "W2*A8", "W3A8g32"])
+def test_an_offset_takes_a_weight_to_one_of_its_two_neighbouring_levels(text: str) -> None:
+    precision = Precision.parse(text)
+    weight = torch.randn(3, 70, generator=torch.Generator().manual_seed(4))
+    nearest = quantize_weight(weight, precision)
+    for step in (-0.5, 0.5):
+        moved = quantize_weight(weight, precision, WeightGrid(offset=torch.full_like(weight, step * 0.999)))
+        difference = (moved.codes - nearest.codes) * int(2 * step)
+        assert set(difference.unique().tolist()) == {0, 1}
+        assert torch.equal(moved.scale, nearest.scale) and torch.equal(moved.zero, nearest.zero)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_symmetric_grid_has_a_fixed_zero_point_and_reaches_both_ends(bits: int) -> None:
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(6)) + 0.3
+    quantized = quantize_weight(weight, Precision(bits, 8), WeightGrid(symmetric=True))
+    assert quantized.zero.unique().tolist() == [2 ** (bits - 1)]
+    torch.testing.assert_close(quantized.scale[:, 0], weight.abs().amax(1) / (2 ** (bits - 1) - 0.5))
+    error = (quantized.dequantize() - weight).abs()
+    assert (error <= quantized.scale * 0.5001).all()  # nothing is cut off by more than rounding
 
 
 def test_more_bits_mean_less_error() -> None:
@@ -88,3 +122,43 @@ def test_more_bits_mean_less_error() -> None:
     errors = [float((fake_quant_weight(weight, Precision(b, 8)) - weight).pow(2).mean()) for b in range(1, 9)]
     assert errors == sorted(errors, reverse=True)
     assert math.log2(errors[3] / errors[7]) == pytest.approx(8, abs=1.0)  # 6 dB a bit
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_gradients_written_by_hand_are_those_of_the_definition(bits: int) -> None:
+    """Against autograd through the formula, rounding replaced by its straight-through form."""
+    generator = torch.Generator().manual_seed(bits)
+    leaves = [torch.randn(3, 40, generator=generator, requires_grad=True) for _ in range(2)]
+    clips = [torch.full((3, 1), 0.7, requires_grad=True) for _ in range(2)]
+    weight, offset = leaves
+    aim = torch.randn(3, 40, generator=generator)
+
+    def by_definition() -> torch.Tensor:
+        low, high = weight.amin(-1, keepdim=True) * clips[0], weight.amax(-1, keepdim=True) * clips[1]
+        scale = (high - low) / (2**bits - 1)
+        zero = round_through(-low / scale)
+        codes = torch.clamp(round_through(weight / scale + offset * 0.4) + zero, 0, 2**bits - 1)
+        return (codes - zero) * scale
+
+    grid = WeightGrid(*clips, offset * 0.4)
+    inputs = (*leaves, *clips)
+    values = by_definition(), fake_quant_weight(weight, Precision(bits, 8), grid)
+    expected, actual = (torch.autograd.grad(((value - aim) ** 2).sum(), inputs) for value in values)
+    for name, one, other in zip(("weight", "offset", "low", "high"), expected, actual, strict=True):
+        assert one.abs().sum() > 0, name
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("text", ["W2A8", "W2*A8", "W3A8g32"])
+def test_searched_clipping_has_the_least_error_of_all_that_are_tried(text: str) -> None:
+    precision = Precision.parse(text)
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(9)) ** 3
+    found = least_error_clipping(weight, precision)
+
+    def row_errors(clip: torch.Tensor) -> torch.Tensor:
+        rounded = fake_quant_weight(weight, precision, WeightGrid(clip, clip))
+        return ((rounded - weight) ** 2).view(4, found.shape[1], -1).sum(-1)
+
+    assert (found < 1).any()
+    for factor in (0.3, 0.5, 0.75, 1.0):
+        assert (row_errors(found) <= row_errors(torch.full_like(found, factor)) + 1e-5).all()

@@ -48,7 +48,7 @@ def test_learning_needs_a_loss() -> None:
 
 def test_methods_that_learn_nothing_have_no_epochs() -> None:
     epochs = {name: CalibrationSpec("builtin", W4A4, name).active_epochs for name in METHODS}
-    assert epochs == {"rtn": 0, "smoothquant": 0, "omniquant": 20, "abq": 20}
+    assert epochs == {"rtn": 0, "smoothquant": 0, "omniquant": 20, "abq": 20, "abq+": 10}
 
 
 def test_the_command_line_says_what_differs_from_the_defaults() -> None:
@@ -58,3 +58,8 @@ def test_the_command_line_says_what_differs_from_the_defaults() -> None:
     words = shlex.split(spec.command_line())
     assert words[:3] == ["abq", "calibrate", "a folder"] and "W2*A8" in words
     assert words[-4:] == ["--epochs", "2", "--switch", "akl=false"]
+
+
+def test_an_end_to_end_pass_needs_something_that_is_learned() -> None:
+    with pytest.raises(SpecError, match="rounding"):
+        Switches("none", clipping=False, compensation=False, dlc=True, akl=False, mse="none", end_to_end=True)

@@ -123,6 +123,23 @@ def test_evaluations_come_back_whole_and_newest_first(jobs: Jobs, measurements: 
     assert (second.run_id, second.created_at) == (None, clock.now)
 
 
+def test_scores_of_tasks_are_apart_from_evaluations(
+    jobs: Jobs, runs: Runs, measurements: Measurements, clock: Clock
+) -> None:
+    run_id = jobs.submit(SPEC, clock.now).run_id
+    measured = measurements.add_evaluation(run_id, "builtin", clock.now, {"perplexity": 30.0})
+    first = measurements.add_task_score(run_id, "builtin", clock.now, {"task": "piqa", "metrics": {"acc": 0.5}})
+    second = measurements.add_task_score(None, "builtin", clock.move(1), {"task": "piqa", "metrics": {"acc": 0.6}})
+    assert measurements.evaluations() == [measured] == measurements.evaluations(limit=1)
+    assert measurements.task_scores() == [second, first]
+    assert measurements.task_scores(run_id) == [first] and first.values["metrics"] == {"acc": 0.5}
+    with pytest.raises(RunNotFoundError, match="'r-0'"):
+        measurements.add_task_score("r-0", "builtin", clock.now, {})
+    clock.move(1)
+    runs.delete(run_id)
+    assert measurements.task_scores() == [second]
+
+
 def test_throughput_gives_the_newest_timings(measurements: Measurements, clock: Clock) -> None:
     for median in range(5):
         measurements.add_throughput(clock.move(1), "cpu", {"median_us": float(median)})

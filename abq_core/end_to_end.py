@@ -1,0 +1,110 @@
+"""The pass after the blocks: all of them learn together, so that the model's next-token distribution is that of full
+precision. It goes beyond the paper, whose blocks each learn alone.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from abq_core.architectures import blocks_of
+from abq_core.block_learning import add_losses, decay, take_step, wrapped_copy
+from abq_core.block_quantizer import BlockQuantizer
+from abq_core.data import ShortTextError, recorded_segments
+from abq_core.events import EpochDone, Message, OnEvent, StepDone, TextChosen
+from abq_core.models import LoadedModel
+from abq_core.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
+from abq_core.spec import CalibrationSpec
+
+_STEP_TOKENS = 1024
+_RATE = 0.2  # of the block-wise learning rates: at 0.5 the first steps undo what the blocks learned
+_REPORTS = 10  # stretches of the pass whose mean loss is announced
+
+
+def end_to_end_segments(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent) -> Tensor:
+    """(segments, tokens) int64 that the pass reads, each once: as many as the spec asks for and the text has.
+
+    The built-in text's calibration split is too small for it, so there it reads the training split.
+    """
+    source = BUILTIN_TRAIN_TEXT if spec.data == BUILTIN_TEXT else spec.data
+    wanted = spec.active_end_to_end_segments
+    try:
+        ids, text = recorded_segments(source, base.tokenizer, wanted, spec.seq_len, spec.seed, "calibration")
+    except ShortTextError as short:
+        if short.available < 1:
+            raise
+        on_event(Message(f"The end-to-end pass reads {short.available:,} segments, all that '{source}' has."))
+        ids, text = recorded_segments(source, base.tokenizer, short.available, spec.seq_len, spec.seed, "calibration")
+    on_event(TextChosen(text, "end_to_end"))
+    return ids
+
+
+def end_to_end_steps(ids: Tensor) -> int:
+    """How many optimizer steps the pass over these segments has."""
+    return -(-len(ids) // _batch(ids))
+
+
+def learn_together(
+    base: LoadedModel,
+    quantizers: Sequence[BlockQuantizer],
+    ids: Tensor,
+    spec: CalibrationSpec,
+    on_event: OnEvent,
+) -> None:
+    """Go on learning what the blocks learned, all at once, in place: one pass over ids (segments, tokens) int64.
+
+    Minimises KL(full || quantized) of the next-token distributions, in nats a token. Raises CalibrationError.
+    """
+    student, prefixes = _student(base, spec)
+    groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
+    optimizer = torch.optim.AdamW([group | {"lr": _RATE * group["lr"]} for group in groups], weight_decay=0.0)
+    steps = end_to_end_steps(ids)
+    schedule = decay(optimizer, steps)
+    sums: dict[str, float] = {}
+    reported = 0
+    for step, batch in enumerate(ids.to(base.model.device).split(_batch(ids)), start=1):
+        with torch.no_grad():
+            full = torch.log_softmax(base.logits(base.hidden(batch)), dim=-1)
+        parameters = {
+            prefix + name: tensor
+            for prefix, quantizer in zip(prefixes, quantizers, strict=True)
+            for name, tensor in quantizer.quantized_parameters().items()
+        }
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=_fast_bfloat16(batch.device)):
+            output = functional_call(student.model, parameters, kwargs={"input_ids": batch, "use_cache": False})
+        learned = torch.log_softmax(output.logits.float(), dim=-1)
+        kl = nn.functional.kl_div(learned.flatten(0, 1), full.flatten(0, 1), reduction="batchmean", log_target=True)
+        take_step(optimizer, kl, "the end-to-end pass", f"step {step}")
+        for quantizer in quantizers:
+            quantizer.after_step()
+        schedule.step()
+        add_losses(sums, {"kl": kl, "total": kl})
+        on_event(StepDone(len(quantizers), step, steps))
+        if step * _REPORTS // steps > (step - 1) * _REPORTS // steps:
+            means = {name: value / (step - reported) for name, value in sums.items()}
+            on_event(EpochDone(len(quantizers), step * _REPORTS // steps, means))
+            sums, reported = {}, step
+
+
+def _student(base: LoadedModel, spec: CalibrationSpec) -> tuple[LoadedModel, list[str]]:
+    """A model whose blocks take their weights from outside, and the names of its blocks, each with a dot."""
+    originals = blocks_of(base.model)
+    shared = [*originals, *base.model.parameters()]
+    model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
+    blocks = blocks_of(model)
+    for index, block in enumerate(originals):
+        blocks[index] = wrapped_copy(block, spec.precision.act_bits, spec.precision.kv_bits)
+    names = {id(module): name for name, module in model.named_modules()}
+    return LoadedModel(base.ref, model, base.tokenizer, spec.precision), [f"{names[id(b)]}." for b in blocks]
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrices multiply faster in bfloat16 there; it holds every activation code up to 8 bits exactly."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+def _batch(ids: Tensor) -> int:
+    """Segments of one step."""
+    return max(1, _STEP_TOKENS // ids.shape[1])

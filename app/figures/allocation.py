@@ -1,0 +1,126 @@
+"""Bits under a budget: which linear got which precision, and how well the prediction behind it came true."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
+from app.figures.pareto import METHOD_MARKERS, lens_of
+from app.figures.signal import LABELLED_CELLS
+from app.theme import lens_colour, middle_scale, palette
+
+PALE = 0.55  # of the scale: on cells up to there ink is read better than paper
+
+
+def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """The precision of every linear in every block; darker has more stored bits. linears: as Allocation.frame gives."""
+    if linears.empty:
+        return empty_figure("No precision has been chosen yet.", dark)
+    names = list(dict.fromkeys(linears["tensor"]))
+    blocks = sorted(set(linears["block"]))
+    labels = linears.assign(label=linears["precision"].map(escape), short=linears["precision"].str.split("A").str[0])
+    bits, label, kl = (
+        labels.pivot(index="tensor", columns="block", values=column).reindex(index=names, columns=blocks)
+        for column in ("stored_bits", "label", "kl")
+    )
+    figure = sheet(dark, height=max(340, 130 + 44 * len(names)), legend=False)
+    figure.add_trace(
+        go.Heatmap(
+            x=blocks,
+            y=[escape(name) for name in names],
+            z=bits.to_numpy(dtype=float),
+            customdata=np.stack([label.fillna("").to_numpy(), kl.to_numpy()], axis=-1),
+            colorscale=middle_scale(dark),
+            xgap=2,
+            ygap=2,
+            colorbar={
+                **COLOUR_BAR,
+                "title": {"text": "stored bits", "side": "right", "font": {"size": 12}},
+                "dtick": 1,
+            },
+            hovertemplate="block %{x}, %{y}<br><b>%{customdata[0]}</b>, %{z} stored bits<br>by itself "
+            "%{customdata[1]:.2g} nats from full precision<extra></extra>",
+        )
+    )
+    if bits.size <= LABELLED_CELLS:
+        figure.add_trace(_names_in_cells(labels, bits, dark))
+    figure.update_xaxes(title_text="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticklabelstandoff=6)
+    figure.update_layout(uirevision="allocation")
+    return style_axes(figure, dark)
+
+
+def _names_in_cells(labels: pd.DataFrame, bits: pd.DataFrame, dark: bool) -> go.Scatter:
+    """The precisions' short names, in the colour that stands out from their cell."""
+    low, high = np.nanmin(bits.to_numpy(dtype=float)), np.nanmax(bits.to_numpy(dtype=float))
+    place = (labels["stored_bits"] - low) / max(high - low, 1)
+    colours = palette(dark)
+    return go.Scatter(
+        x=labels["block"],
+        y=labels["tensor"].map(escape),
+        mode="text",
+        text=labels["short"].map(escape),
+        textfont={"size": 12, "color": [colours.background if at > PALE else colours.ink for at in place]},
+        hoverinfo="skip",
+    )
+
+
+def prediction_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
+    """Predicted against measured KL of stored runs; on the dotted line the prediction came true.
+
+    runs: run, precision, method, predicted_kl, kl_mean.
+    """
+    rows = runs[(runs["predicted_kl"] > 0) & (runs["kl_mean"] > 0)] if len(runs) else runs
+    if rows.empty:
+        return empty_figure("No run of this model has both a prediction and an evaluation yet.", dark)
+    figure = sheet(dark, height=420)
+    values = rows[["predicted_kl", "kl_mean"]].to_numpy(dtype=float)
+    ends = [float(values.min()) / 1.5, float(values.max()) * 1.5]
+    figure.add_trace(
+        go.Scatter(
+            x=ends,
+            y=ends,
+            mode="lines",
+            name="as predicted",
+            line={"color": palette(dark).muted, "width": 1.2, "dash": "dot"},
+            hoverinfo="skip",
+        )
+    )
+    for method, part in rows.groupby("method", sort=False):
+        colour = lens_colour(lens_of(str(method)), dark)
+        mixed = part["precision"].str.contains("mix", regex=False)
+        figure.add_trace(
+            go.Scatter(
+                x=part["predicted_kl"],
+                y=part["kl_mean"],
+                mode="markers+text",
+                name=escape(str(method)),
+                text=[escape(str(precision)) for precision in part["precision"]],
+                textposition="bottom right",
+                textfont={"size": 12, "color": palette(dark).ink},
+                customdata=[escape(str(run)) for run in part["run"]],
+                marker={
+                    "opacity": 1,
+                    "symbol": METHOD_MARKERS.get(str(method), "hexagon"),
+                    "size": 11,
+                    "color": colour,
+                    "line": {"width": [2.5 if mix else 0 for mix in mixed], "color": palette(dark).ink},
+                },
+                hovertemplate=f"%{{text}} {escape(str(method))} %{{customdata}}<br>predicted %{{x:.3g}}, measured "
+                "<b>%{y:.3g}</b> nats<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title_text="predicted KL to full precision in nats: sum over the linears", **_log(ends))
+    figure.update_yaxes(title_text="measured KL in nats", **_log(ends))
+    figure.update_layout(uirevision="predictions")
+    return style_axes(figure, dark)
+
+
+def _log(ends: list[float]) -> dict[str, object]:
+    """A log axis over the same range on both sides, with ticks that read as numbers."""
+    low, high = np.log10(ends)
+    decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

@@ -1,0 +1,69 @@
+"""The page docs/ablation.md: what `ablation.py` found, one table a method."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from conditions import Conditions
+
+from abq_core.evaluate import perplexity_gap
+from abq_core.precision import FULL
+from abq_core.spec import METHODS
+
+Key = tuple[str, str, str]  # method, precision, change
+Found = Mapping[str, Any]
+
+
+def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, command: str) -> str:
+    """The whole page; found: by model."""
+    full = next(row for rows in found.values() for (method, _, _), row in rows.items() if not method)
+    parts = [
+        "# What each component is worth",
+        "One switch of a method changed at a time, everything else as it was: how much the perplexity rises (a minus: "
+        "falls) and the standard error of that difference on the same held-out segments. Bold: more than two of them. "
+        "[The method](method.md) says what the switches are, [the results](results.md) what the methods reach.",
+        f"Text `{conditions.data}`, seed {conditions.seed}; {conditions.segments} segments of {conditions.seq_len} "
+        f"tokens, {conditions.epochs} epochs; {full['tokens']:,} held-out tokens.",
+    ]
+    for model, rows in found.items():
+        parts += [_section(model, method, rows) for method in dict.fromkeys(method for method, _, _ in rows if method)]
+    parts.append(
+        f"Made by `{command}` with Python {full['python']}, torch {full['torch']}, transformers "
+        f"{full['transformers']}. Raw figures: `benchmarks/results/quality.json`."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(model: str, method: str, found: Mapping[Key, Found]) -> str:
+    """The table of one method on one model: changes down, precisions across."""
+    name, full = model.rstrip("/").rpartition("/")[2], found["", str(FULL), ""]
+    precisions = list(dict.fromkeys(precision for name, precision, _ in found if name == method))
+    listed = list(dict.fromkeys(change for name, _, change in found if name == method and change))
+    switches = ", ".join(f"{name}={str(value).lower()}" for name, value in asdict(METHODS[method]).items())
+    itself = [_itself(found[method, precision, ""]) for precision in precisions]
+    lines = [["change", *precisions], ["---"] * (len(precisions) + 1), [f"`{method}` itself", *itself]]
+    for change in listed:
+        gaps = [_gap(found[method, p, ""], found.get((method, p, change))) for p in precisions]
+        lines.append([f"`{change}`", *gaps])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return (
+        f"## `{method}` on `{name}`\n\nFull precision {full['perplexity']:.2f}. Switches of `{method}`: {switches}."
+        f"\n\n{table}"
+    )
+
+
+def _itself(found: Found) -> str:
+    if "error" in found:
+        return "no perplexity"
+    return f"{found['perplexity']:.2f} ± {found['perplexity_stderr']:.2f}"
+
+
+def _gap(itself: Found, changed: Found | None) -> str:
+    """How much higher the perplexity is with the change; a dash where the change means nothing at this precision."""
+    if changed is None:
+        return "-"
+    if "error" in itself or "error" in changed:
+        return "no perplexity"
+    gap, stderr = perplexity_gap(itself["segment_losses"], changed["segment_losses"])
+    text = f"{gap:+.2f} ± {stderr:.2f}"
+    return f"**{text}**" if abs(gap) > 2 * stderr else text

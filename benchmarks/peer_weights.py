@@ -1,0 +1,163 @@
+"""A peer's weights: its script run in an environment that has its package, and the integers behind what it wrote.
+
+Whatever a peer writes must lie on a grid of 2^p levels a row (or group), as ours does; `integers` finds that grid, and
+refuses weights that have more levels than the precision allows.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from abq_core.architectures import blocks_of
+from abq_core.artifacts import BlockArtifact, MemoryStore
+from abq_core.models import LoadedModel
+from abq_core.precision import Precision
+from abq_core.quant_linear import linears_of
+from abq_core.quantizers import QuantizedWeight
+
+ROOT = Path(__file__).parent.parent
+PEERS = ("gptq", "autoround")
+PEER_PYTHON = ROOT / ".venv-peers/bin/python"
+_FOLDER = Path(__file__).parent / "peers"
+_TOLERANCE = 1e-3  # of a step: how far a value may be from its level
+_LARGEST_SHIFT = (
+    0.3  # steps by which the weights of a linear may be moved on average; a wrong zero point moves them by 1
+)
+_SHOWN = 2000  # characters of a failed peer's output
+
+
+class PeerError(RuntimeError):
+    """A peer that did not run, or whose weights are not what was asked for."""
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """store: the blocks as ours would be stored.  record: package, settings, seconds, peak memory."""
+
+    store: MemoryStore
+    record: dict[str, Any]
+
+
+def run_peer(
+    name: str, python: Path, base: LoadedModel, precision: Precision, tokens: Tensor, options: dict[str, int | bool]
+) -> PeerResult:
+    """Quantize `base` with a peer. tokens: (segments, length) int64.  options: steps, seed, symmetric.
+
+    Raises PeerError.
+    """
+    if not supports(precision):
+        raise PeerError(f"{name} knows no levels such as those of {precision}: leave the star and kv away.")
+    with tempfile.TemporaryDirectory(prefix="abq-peer-") as folder:
+        model, given, out = Path(folder) / "model", Path(folder) / "tokens.safetensors", Path(folder) / "weights.st"
+        base.model.save_pretrained(model)
+        base.tokenizer.save_pretrained(model)
+        save_file({"tokens": tokens.contiguous()}, given)
+        command = [str(python), str(_FOLDER / f"{name}.py"), "--model", str(model), "--tokens", str(given)]
+        command += ["--out", str(out), "--weight-bits", str(precision.weight_bits)]
+        command += ["--act-bits", str(precision.act_bits), "--group-size", str(precision.group_size or 0)]
+        command += ["--steps", str(options["steps"]), "--seed", str(options["seed"])]
+        command += ["--symmetric"] if options["symmetric"] else []
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+        except OSError as error:
+            raise PeerError(f"{python} cannot be run ({error.strerror}): see benchmarks/README.md.") from error
+        if done.returncode or not out.is_file():
+            raise PeerError(
+                f"{name} ended with {done.returncode}. Is its package installed for {python}? See "
+                f"benchmarks/README.md. It said:\n{(done.stdout + done.stderr)[-_SHOWN:]}"
+            )
+        with safe_open(out, "pt") as file:
+            record = json.loads(file.metadata()["record"])
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+    return PeerResult(stored_blocks(base, precision, weights), record)
+
+
+def is_peer(method: str) -> bool:
+    """True for a peer's name, alone or with `@` and a number of calibration segments, such as autoround@1536."""
+    name, at, count = method.partition("@")
+    return name in PEERS and (count.isdecimal() and int(count) > 0 if at else True)
+
+
+def supports(precision: Precision) -> bool:
+    """True where peers know the levels: no star, and K and V left alone."""
+    return precision.quantizes_weights and not precision.balanced and precision.kv_bits is None
+
+
+def stored_blocks(base: LoadedModel, precision: Precision, weights: dict[str, Tensor]) -> MemoryStore:
+    """The blocks of `base` with a peer's weights as integers. Raises PeerError where one is absent or off the grid."""
+    names = {id(parameter): name for name, parameter in base.model.named_parameters()}
+    store = MemoryStore()
+    for index, block in enumerate(blocks_of(base.model)):
+        integers_of, linears = {}, linears_of(block)
+        for name, linear in linears.items():
+            full = names[id(linear.weight)]
+            weight = weights.get(full)
+            if weight is None or weight.shape != linear.weight.shape:
+                found = "nothing" if weight is None else f"shape {tuple(weight.shape)}"
+                raise PeerError(f"The peer wrote {found} for {full}, shape {tuple(linear.weight.shape)}.")
+            try:
+                integers_of[name] = integers(weight, precision)
+                _check_shift(integers_of[name], linear.weight)
+            except PeerError as error:
+                raise PeerError(f"{full}: {error}") from None
+        rest = {
+            name: parameter.detach()
+            for name, parameter in block.named_parameters()
+            if name not in {f"{linear}.weight" for linear in linears}
+        }
+        artifact = BlockArtifact(integers_of, rest, {})
+        store.save(index, artifact.to_tensors(dict.fromkeys(linears, precision)))
+    return store
+
+
+def _check_shift(found: QuantizedWeight, original: Tensor) -> None:
+    """Raise PeerError where a linear's weights are moved as a whole, as by a zero point that was misread."""
+    scale = found.scale.repeat_interleave(found.group_size, dim=1)[:, : original.shape[1]]
+    shift = ((found.dequantize() - original.float()) / scale).mean().item()
+    if abs(shift) > _LARGEST_SHIFT:
+        raise PeerError(f"its weights are {shift:+.2f} steps from the model's on average, not 0: misread zero points?")
+
+
+def integers(weight: Tensor, precision: Precision) -> QuantizedWeight:
+    """The codes, scales and zero points behind a dequantized weight (rows, k) float32.
+
+    Raises PeerError where a row (or group) has no grid of 2^p evenly spaced levels, zero among them.
+    """
+    rows, k = weight.shape
+    size = precision.group_size or k
+    values = weight.double().numpy()
+    codes = np.empty((rows, k), dtype=np.int16)
+    scale, zero = np.empty((rows, -(-k // size))), np.empty((rows, -(-k // size)), dtype=np.int16)
+    for row in range(rows):
+        for group, start in enumerate(range(0, k, size)):
+            part = values[row, start : start + size]
+            step = _step(part, precision.levels)
+            steps = np.rint(part / step).astype(int)
+            low = min(int(steps.min()), 0)
+            codes[row, start : start + size] = steps - low
+            scale[row, group], zero[row, group] = step, -low
+    return QuantizedWeight(torch.from_numpy(codes), torch.from_numpy(scale).float(), torch.from_numpy(zero), size)
+
+
+def _step(values: np.ndarray, levels: int) -> float:
+    """The largest step of a grid through zero on which all values lie within `levels` levels; 1 where all are zero."""
+    found = np.unique(np.append(values, 0.0))
+    span = found[-1] - found[0]
+    if span == 0:
+        return 1.0
+    for intervals in range(1, levels):  # from the lowest to the highest value, or to zero where that is an end
+        step = span / intervals
+        if np.abs(found / step - np.rint(found / step)).max() < _TOLERANCE:
+            return float(step)
+    raise PeerError(f"A row with {len(found)} different values has no grid of {levels} levels: {found[:6].tolist()}.")

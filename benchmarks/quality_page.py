@@ -1,0 +1,183 @@
+"""The page docs/results.md: tables of what `quality.py` found, one section a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from conditions import Conditions
+from measuring import FULL_PRECISION, Question
+
+from abq_core.evaluate import perplexity_gap
+from abq_core.models import model_shape
+from abq_core.precision import Precision
+from abq_core.spec import METHODS
+
+Found = Mapping[str, Any]
+_RIVALS = ("W2*A8", "W3A8")  # both store three planes a weight
+
+
+def page(known: Mapping[Question, Found], conditions: Conditions, command: str) -> str:
+    """The whole page."""
+    models = list(dict.fromkeys(question.model for question in known))
+    parts = [_introduction(conditions)]
+    parts += [ModelSection(model, {q: f for q, f in known.items() if q.model == model}).text() for model in models]
+    parts.append(_end(known, command))
+    return "\n".join(parts) + "\n"
+
+
+class ModelSection:
+    """What was found on one model."""
+
+    def __init__(self, model: str, known: Mapping[Question, Found]) -> None:
+        self.model, self.known = model, known
+        self.cells = {(question.precision, question.method): found for question, found in known.items()}
+        self.full = next(found for question, found in known.items() if question.method == FULL_PRECISION)
+        rest = [question for question in known if question.method != FULL_PRECISION]
+        self.precisions = list(dict.fromkeys(question.precision for question in rest))
+        self.methods = list(dict.fromkeys(question.method for question in rest))
+        ours = [method for method in METHODS if method in self.methods]
+        self.best = ours[-1] if ours else None  # METHODS ends with the one that is to be compared with the others
+
+    def text(self) -> str:
+        """The section."""
+        shape = model_shape(self.model)
+        name = next(iter(self.known)).model_name
+        parts = [
+            f"## `{name}`\n\n{shape.family}, {shape.parameters / 1e6:.1f} M parameters, {shape.blocks} blocks, "
+            f"hidden {shape.hidden}. Full precision: **{self.full['perplexity']:.2f}** ± "
+            f"{self.full['perplexity_stderr']:.2f} on {self.full['tokens']:,} held-out tokens.",
+            self._perplexities(),
+        ]
+        if self.best is not None:
+            parts += [self._over_full(), self._gaps(), self._rivals()]
+        parts += [self._distances(), self._costs()]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _found(self, precision: str, method: str) -> Found | None:
+        """The row, where it has a perplexity."""
+        found = self.cells.get((precision, method))
+        return found if found is not None and "perplexity" in found else None
+
+    def _table(self, first: Sequence[str], rows: Sequence[Sequence[str]], methods: Sequence[str]) -> str:
+        titles = [*first, *(f"`{method}`" for method in methods)]
+        lines = [titles, ["---"] * len(titles), *rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def _perplexities(self) -> str:
+        rows = []
+        for precision in self.precisions:
+            found = {method: self._found(precision, method) for method in self.methods}
+            lowest = min((f["perplexity"] for f in found.values() if f is not None), default=None)
+            size = next((f["weight_bytes"] for f in found.values() if f is not None), None)
+            shrunk = "-" if size is None else f"{self.full['weight_bytes'] / size:.2f}x"
+            cells = [_perplexity(found[method], lowest) for method in self.methods]
+            rows.append([precision, str(Precision.parse(precision).stored_bits), shrunk, *cells])
+        return "Perplexity and its standard error:\n\n" + self._table(
+            ["precision", "stored bits", "smaller"], rows, self.methods
+        )
+
+    def _over_full(self) -> str:
+        rows = []
+        for precision in self.precisions:
+            found = [self._found(precision, method) for method in self.methods]
+            cells = ["-" if f is None else f"{f['perplexity'] / self.full['perplexity']:.3f}x" for f in found]
+            rows.append([precision, *cells])
+        return "The same over full precision's:\n\n" + self._table(["precision"], rows, self.methods)
+
+    def _gaps(self) -> str:
+        assert self.best is not None
+        others = [method for method in self.methods if method != self.best]
+        rows = [
+            [precision, *(self._gap((precision, self.best), (precision, other)) for other in others)]
+            for precision in self.precisions
+        ]
+        return (
+            f"How much lower the perplexity of `{self.best}` is than that of the others, with the standard error of "
+            "the difference on the same segments; bold where it is more than two of them:\n\n"
+            + self._table(["precision"], rows, others)
+        )
+
+    def _gap(self, better: tuple[str, str], worse: tuple[str, str]) -> str:
+        low, high = self._found(*better), self._found(*worse)
+        if low is None or high is None:
+            return "-"
+        gap, stderr = perplexity_gap(low["segment_losses"], high["segment_losses"])
+        text = f"{gap:.2f} ± {stderr:.2f}"
+        return f"**{text}**" if abs(gap) > 2 * stderr else text
+
+    def _rivals(self) -> str:
+        """Five levels against eight, at equal stored bits."""
+        assert self.best is not None
+        starred, plain = _RIVALS
+        low = self._found(starred, self.best)
+        shown = [method for method in self.methods if self._found(plain, method) is not None]
+        if low is None or not shown:
+            return ""
+        gaps = ", ".join(f"`{m}` by {self._gap((starred, self.best), (plain, m))}" for m in shown)
+        return (
+            f"{starred} and {plain} both store three bits a weight, so by size they are each other's rival: "
+            f"`{self.best}` at {starred} reaches {low['perplexity']:.2f}. It is lower than {plain} with {gaps} (a "
+            "minus: higher)."
+        )
+
+    def _distances(self) -> str:
+        rows = []
+        for precision in self.precisions:
+            found = [self._found(precision, method) for method in self.methods]
+            cells = ["-" if f is None else f"{f['kl_mean']:.3f}, {100 * f['same_top']:.1f} %" for f in found]
+            rows.append([precision, *cells])
+        return (
+            "Mean KL divergence to full precision (nats a token), and how often the likeliest token stays the same:\n\n"
+            + self._table(["precision"], rows, self.methods)
+        )
+
+    def _costs(self) -> str:
+        rows = []
+        for precision in self.precisions:
+            found = [self._found(precision, method) for method in self.methods]
+            cells = ["-" if f is None else f"{f['cpu_seconds']:.0f} s, {f['peak_mib'] or 0:,} MiB" for f in found]
+            rows.append([precision, *cells])
+        return (
+            "CPU seconds of calibration (a peer's with its start), and peak memory of the process:\n\n"
+            + self._table(["precision"], rows, self.methods)
+        )
+
+
+def _perplexity(found: Found | None, lowest: float | None) -> str:
+    if found is None:
+        return "-"
+    shown = f"{found['perplexity']:.2f}"
+    return f"{f'**{shown}**' if found['perplexity'] == lowest else shown} ± {found['perplexity_stderr']:.2f}"
+
+
+def _introduction(conditions: Conditions) -> str:
+    return (
+        "# Results\n\n"
+        "Our methods and their peers on the same models, calibration segments and held-out text, every one evaluated "
+        "by the same code on the simulated engine: weights per output channel, activations per token at run time, "
+        "embedding, norms and head in full precision.\n\n"
+        f"Calibration: {conditions.segments} segments of {conditions.seq_len} tokens of `{conditions.data}`, seed "
+        f"{conditions.seed}; {conditions.epochs} epochs where a method of ours learns. `gptq` (GPTQModel: columns in "
+        "the order of their activations, range by least squares) rounds weights only; `autoround` (AutoRound: "
+        f"{conditions.steps} steps of 8 segments, otherwise its defaults, in float32) learns with the row's activation "
+        "bits. Both leave weights on 2^p evenly spaced levels a row, which is checked; neither has the levels of a "
+        "star. What each component of ours is worth stands in [ablation.md](ablation.md).\n"
+    )
+
+
+def _end(known: Mapping[Question, Found], command: str) -> str:
+    found = [f for f in known.values() if "perplexity" in f]
+    packages = sorted({f["package"] for f in found if "package" in f})
+    versions = sorted({f"Python {f['python']}, torch {f['torch']}, transformers {f['transformers']}" for f in found})
+    broken = sorted(
+        {f"{q.model_name} {q.precision} {q.method}: {f['error']}" for q, f in known.items() if "error" in f}
+    )
+    lines = ["## How it was measured", ""]
+    lines += [f"- No perplexity: {text}" for text in broken]
+    lines += [
+        "- The standard error of one perplexity is mostly the different difficulty of the segments; all methods read "
+        "the same ones, so the paired differences are far more certain.",
+        "- Sizes are FP16 against bit planes with scales and zero points, linears only; a star stores one plane more.",
+        f"- Made by `{command}` with {'; '.join(versions)}; peers: {', '.join(packages) or 'none'}. Raw figures with "
+        "the losses of each segment: `benchmarks/results/quality.json`.",
+    ]
+    return "\n".join(lines)

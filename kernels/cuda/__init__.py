@@ -1,0 +1,1 @@
+"""Products on NVIDIA tensor cores: CUDA C++ sources, their compilation by NVRTC, their launch on torch's tensors."""

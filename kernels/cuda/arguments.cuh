@@ -1,0 +1,61 @@
+// What a launch hands over. kernels/cuda/launch.py has the same structures, field by field.
+#pragma once
+#include <device.cuh>
+
+enum ElementType { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
+
+struct QuantizeArguments {
+    const void* x;      // (m, k) of `type`, rows `stride` elements apart
+    u32* planes;        // bit planes in fragment order (quantize.cu), or null
+    u32* codes;         // bytes in fragment order (quantize.cu), or null
+    float* scale;       // (padded m,)
+    int* zero;          // (padded m,)
+    int* sums;          // (padded m, groups)
+    u32* counters;      // (counter_count,), set to 0 for the product that follows
+    long long stride;
+    int type, vector;   // vector: rows start on multiples of four elements' bytes
+    int m, k, chunks;   // chunks: of 256 columns
+    int bits, columns;  // columns: bits rounded up to 1, 2, 4 or 8; plane columns of a token
+    int group, groups;  // group: columns that share a sum, a multiple of 32, or k padded
+    int counter_count;
+};
+
+struct ProductArguments {
+    const uint4* weight;     // (row tiles, chunks, planes, 32 lanes) in fragment order
+    const void* acts;        // the planes or codes of quantize.cu
+    const float* act_scale;  // (padded m,)
+    const int* act_zero;     // (padded m,)
+    const int* act_sums;     // (padded m, groups)
+    const float* scale;      // (groups, padded n)
+    const short* zero;       // (groups, padded n)
+    const int* sums;         // (groups, padded n): sum of code - zero
+    const float* bias;       // (padded n,) or null
+    void* out;               // (m, n) of `type`
+    u32* partial;            // (splits, m, padded n) int32, or float32 where grouped; null where splits is 1
+    u32* counters;           // (grid x, grid y), 0
+    int* totals;             // (m, n, groups) or null: the exact integers, for checks
+    int type;
+    int m, n, tiles, chunks;  // tiles: of 16 rows; chunks: of 256 columns
+    int columns;              // plane columns of a token: 1, 2, 4 or 8
+    int group, groups;        // columns of a group
+    int steps;                // of 128 columns that hold any
+    int unit, units;          // columns are shared out in units of so many chunks (binary.cu) or steps (bytes.cu)
+    int warps_n;              // bytes.cu: warps side by side along n
+};
+
+struct DequantizeArguments {
+    const uint4* weight;
+    const float* scale;
+    const short* zero;
+    void* out;  // (n, k) of `type`
+    int type;
+    int n, k, tiles, chunks, planes, group;
+};
+
+DEVICE void store_as(void* out, int type, long long i, float v) {
+    if (type == FLOAT32) {
+        store(Global<float>(static_cast<float*>(out)), i, v);
+    } else {
+        store(Global<u16>(static_cast<u16*>(out)), i, type == FLOAT16 ? to_half(v) : to_bfloat(v));
+    }
+}

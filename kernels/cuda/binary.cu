@@ -1,0 +1,201 @@
+// Y^T = W X^T on binary tensor cores: sum(qa qw) = sum over planes of 2^(i+j) popcount(A_i & W_j).
+//
+// 16 rows of one weight plane are the mma's 16-row operand, 8 plane columns of the activations its 8 columns: one token
+// at 8 bits, two at 4, four at 2, eight at 1. A warp owns Rows row tiles x Columns column tiles and some of the chunks
+// of 256 columns; weights go from global memory to registers in the order of the lanes, once. Warps of a block are
+// added in shared memory, blocks of a tile in global memory (epilogue.cuh), both in a fixed order.
+//
+// Grouped: scales per group of 128 columns or a multiple. The mma then covers 128 bits, planes are added up at once, and
+// each finished group is scaled into float32 sums.
+#include <epilogue.cuh>
+
+// A product fragment's four integers over plane columns -> sums over a token's columns. Element e of row half `hi`:
+// where a token has one column, v[2 hi + e] is token 2 t + e of the tile; else v[2 hi] is token 2 t / columns.
+DEVICE void join_columns(const ProductArguments& a, int (&v)[4]) {
+    if (a.columns == 1) return;
+    const u32 t = thread() % 4, shift = (2 * t) % a.columns;
+    for (int hi = 0; hi < 2; hi++) {
+        int sum = (v[2 * hi] << shift) + (v[2 * hi + 1] << (shift + 1));
+        if (a.columns >= 4) sum += shuffle_xor(sum, 1);
+        if (a.columns >= 8) sum += shuffle_xor(sum, 2);
+        v[2 * hi] = sum;
+    }
+}
+
+template <int Planes, int Rows, int Columns, bool Grouped>
+struct BinaryProduct {
+    static constexpr int kDepth = Planes * Rows >= 8 ? 1 : Planes * Rows >= 4 ? 2 : 4;  // chunks asked for at once
+    const ProductArguments& a;
+    const u32 lane, warp, warps;
+    const int tile0, column0;
+
+    DEVICE explicit BinaryProduct(const ProductArguments& arguments)
+        : a(arguments), lane(thread() % 32), warp(thread() / 32), warps(threads() / 32),
+          tile0(block_x() * Rows), column0(block_y() * Columns) {}
+
+    DEVICE int token_of(int column, int e) const {
+        const int per_tile = 8 / a.columns, first = (column0 + column) * per_tile;
+        return first + (a.columns == 1 ? 2 * (lane % 4) + e : 2 * (lane % 4) / a.columns);
+    }
+    DEVICE int row_of(int row_tile, int hi) const { return (tile0 + row_tile) * 16 + 8 * hi + lane / 4; }
+
+    // Whether this lane's element e holds a token's sum that no other lane holds.
+    DEVICE bool owns(int e) const {
+        if (a.columns == 1) return true;
+        return e == 0 && (2 * (lane % 4)) % a.columns == 0;
+    }
+
+    // Tiles beyond the last one are read as the last: their sums are not kept, and no load waits for a branch.
+    DEVICE void load_weight(uint4 (&w)[Rows][Planes], int chunk) const {
+        const Global<const uint4> weight(a.weight);
+#pragma unroll
+        for (int row = 0; row < Rows; row++) {
+            const int tile = tile0 + row < a.tiles ? tile0 + row : a.tiles - 1;
+            const long long base = (static_cast<long long>(tile) * a.chunks + chunk) * Planes;
+#pragma unroll
+            for (int j = 0; j < Planes; j++) w[row][j] = load_once(weight, (base + j) * 32 + lane);
+        }
+    }
+    DEVICE void load_acts(uint2 (&b)[Columns], int chunk) const {
+        const Global<const uint2> planes(static_cast<const uint2*>(a.acts));
+        const int tiles = (a.m * a.columns + 7) / 8;
+#pragma unroll
+        for (int column = 0; column < Columns; column++) {
+            const int tile = column0 + column < tiles ? column0 + column : tiles - 1;
+            b[column] = load<uint2>(planes, (static_cast<long long>(tile) * a.chunks + chunk) * 32 + lane);
+        }
+    }
+
+    // sums: (warps, tokens of the block, 16 Rows) in shared memory; each warp writes its own part.
+    DEVICE void put(Shared<u32> sums, int row_tile, int hi, int column, int e, u32 v) const {
+        if (!owns(e)) return;
+        const int tokens = Columns * (8 / a.columns), token = token_of(column, e) - column0 * (8 / a.columns);
+        sums[(warp * tokens + token) * (16 * Rows) + row_tile * 16 + 8 * hi + lane / 4] = v;
+    }
+
+    DEVICE void add_warps(Shared<u32> sums) const {
+        const int tokens = Columns * (8 / a.columns), rows = 16 * Rows, token0 = column0 * (8 / a.columns);
+        sync_block();
+        for (int i = thread(); i < tokens * rows; i += threads()) {
+            u32 sum = 0;
+            for (u32 w = 0; w < warps; w++) sum = plus<Grouped>(sum, sums[w * tokens * rows + i]);
+            emit<Grouped>(a, sum, token0 + i / rows, tile0 * 16 + i % rows);
+        }
+        join_splits<Grouped>(a, tile0 * 16, rows, token0, tokens);
+    }
+
+    // Depth chunks: all their loads are under way before the first product.
+    template <int Depth>
+    DEVICE void multiply(int (&acc)[Rows][Columns][Planes][4], int chunk) const {
+        uint4 w[Depth][Rows][Planes];
+        uint2 b[Depth][Columns];
+#pragma unroll
+        for (int d = 0; d < Depth; d++) {
+            load_weight(w[d], chunk + d);
+            load_acts(b[d], chunk + d);
+        }
+#pragma unroll
+        for (int d = 0; d < Depth; d++)
+#pragma unroll
+            for (int row = 0; row < Rows; row++)
+#pragma unroll
+                for (int j = 0; j < Planes; j++)
+#pragma unroll
+                    for (int column = 0; column < Columns; column++)
+                        mma_b1(acc[row][column][j], w[d][row][j], b[d][column]);
+    }
+
+    DEVICE void run_whole(int first, int last) const {
+        int acc[Rows][Columns][Planes][4] = {};
+        int chunk = first;
+        for (; chunk + kDepth <= last; chunk += kDepth) multiply<kDepth>(acc, chunk);
+        for (; chunk < last; chunk++) multiply<1>(acc, chunk);
+        const Shared<u32> sums = shared_at<u32>(0);
+#pragma unroll
+        for (int row = 0; row < Rows; row++)
+#pragma unroll
+            for (int column = 0; column < Columns; column++) {
+                int v[4] = {};
+#pragma unroll
+                for (int j = 0; j < Planes; j++)
+                    for (int e = 0; e < 4; e++) v[e] += acc[row][column][j][e] << j;
+                join_columns(a, v);
+                for (int e = 0; e < 4; e++) put(sums, row, e / 2, column, e % 2, static_cast<u32>(v[e]));
+            }
+        add_warps(sums);
+    }
+
+    DEVICE void close_group(int (&acc)[Rows][Columns][4], float (&y)[Rows][Columns][4], int group) const {
+        RowTerms terms[Rows][2];
+#pragma unroll
+        for (int row = 0; row < Rows; row++)
+            for (int hi = 0; hi < 2; hi++) terms[row][hi] = row_terms(a, row_of(row, hi), group);
+#pragma unroll
+        for (int column = 0; column < Columns; column++) {
+            const int tokens[2] = {token_of(column, 0), token_of(column, 1)};
+            const TokenTerms of_token[2] = {token_terms(a, tokens[0], group), token_terms(a, tokens[1], group)};
+#pragma unroll
+            for (int row = 0; row < Rows; row++) {
+                join_columns(a, acc[row][column]);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    int& sum = acc[row][column][e];
+                    const int token = owns(e % 2) ? tokens[e % 2] : a.m;
+                    float& to = y[row][column][e];
+                    to = add(to, scaled(a, sum, terms[row][e / 2], of_token[e % 2], token, row_of(row, e / 2), group));
+                    sum = 0;
+                }
+            }
+        }
+    }
+
+    DEVICE void run_grouped(int first, int last) const {
+        int acc[Rows][Columns][4] = {};
+        float y[Rows][Columns][4] = {};
+        const int group_steps = a.group / 128;
+        for (int chunk = first; chunk < last; chunk++) {
+            uint4 w[Rows][Planes];
+            uint2 b[Columns];
+            load_weight(w, chunk);
+            load_acts(b, chunk);
+            for (int h = 0; h < 2; h++) {
+                const int step = 2 * chunk + h;
+                if (step >= a.steps) break;
+#pragma unroll
+                for (int row = 0; row < Rows; row++)
+#pragma unroll
+                    for (int j = 0; j < Planes; j++)
+#pragma unroll
+                        for (int column = 0; column < Columns; column++) {
+                            int product[4] = {};
+                            const uint4& fragment = w[row][j];
+                            mma_b1_half(product, h ? fragment.z : fragment.x, h ? fragment.w : fragment.y,
+                                        h ? b[column].y : b[column].x);
+                            for (int e = 0; e < 4; e++) acc[row][column][e] += product[e] << j;
+                        }
+                if ((step + 1) % group_steps == 0 || step + 1 == a.steps) close_group(acc, y, step / group_steps);
+            }
+        }
+        const Shared<u32> sums = shared_at<u32>(0);
+#pragma unroll
+        for (int row = 0; row < Rows; row++)
+#pragma unroll
+            for (int column = 0; column < Columns; column++)
+                for (int e = 0; e < 4; e++) put(sums, row, e / 2, column, e % 2, float_as_bits(y[row][column][e]));
+        add_warps(sums);
+    }
+};
+
+template <int Planes, int Rows, int Columns, bool Grouped>
+DEVICE void binary_product(const ProductArguments& a) {
+    const BinaryProduct<Planes, Rows, Columns, Grouped> product(a);
+    const int workers = product.warps * blocks_z(), worker = block_z() * product.warps + product.warp;
+    const int first = static_cast<long long>(a.units) * worker / workers * a.unit;
+    const int end = static_cast<long long>(a.units) * (worker + 1) / workers * a.unit;
+    const int last = end < a.chunks ? end : a.chunks;
+    if constexpr (Grouped) {
+        product.run_grouped(first, last);
+    } else {
+        product.run_whole(first, last);
+    }
+}

@@ -1,0 +1,251 @@
+"""CUDA C++ to cubins by NVRTC, without a driver or a toolkit; kept on disk, with what the compiler says of them."""
+
+import hashlib
+import importlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kernels.cuda.tiles import (
+    BINARY,
+    BYTES,
+    DEQUANTIZE,
+    FINISH_TOTALS,
+    QUANTIZE_THREADS,
+    QUANTIZE_TYPES,
+    THREADS,
+    TOKEN_ROWS,
+    WEIGHT_ROWS,
+    Instance,
+    instances,
+    quantize_name,
+)
+
+SOURCES = Path(__file__).parent
+HEADERS = ("device.cuh", "arguments.cuh", "epilogue.cuh")
+LOWEST_ARCH = 80
+_ARCH = re.compile(r"(\d+)[af]?")
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+_SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers")
+_SHARED = re.compile(r"(\d+) bytes smem")
+
+
+class CompileError(RuntimeError):
+    """A kernel could not be compiled for an architecture."""
+
+
+class CompilerMissingError(CompileError):
+    """CuPy or NVRTC is not installed."""
+
+
+class ArchitectureError(CompileError):
+    """A GPU that has no instruction these kernels are made of."""
+
+
+@dataclass(frozen=True)
+class KernelResources:
+    """What the compiler says of one kernel. shared_bytes: static ones; each launch adds its own."""
+
+    kernel: str
+    arch: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is compiled together: one file and some kernels of it. name: of the group, for messages."""
+
+    name: str
+    file: str
+    definitions: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """C++ that NVRTC and a host compiler alike read."""
+        return "\n".join([f"#include <{self.file}>", *self.definitions, ""])
+
+
+def unit_of(name: str) -> Unit:
+    """The unit that holds the kernel of this name. Raises KeyError where there is none."""
+    return _units_by_kernel()[name]
+
+
+def units(arch: str) -> tuple[Unit, ...]:
+    """All that can be compiled for an architecture, such as "90a". Raises ArchitectureError."""
+    has_binary = has_binary_mma(arch)
+    return tuple(unit for unit in _all_units() if has_binary or unit.file != f"{BINARY}.cu")
+
+
+def has_binary_mma(arch: str) -> bool:
+    """Whether an architecture multiplies bits on tensor cores: sm_80 to sm_90. Raises ArchitectureError below sm_80."""
+    return arch_number(arch) < 100
+
+
+def arch_number(arch: str) -> int:
+    """80 for "80", 90 for "90a". Raises ArchitectureError where it is no architecture, or one before sm_80."""
+    match = _ARCH.fullmatch(arch)
+    if match is None:
+        raise ArchitectureError(f"'{arch}' is no GPU architecture; write 80, 86, 89 or 90a")
+    number = int(match[1])
+    if number < LOWEST_ARCH:
+        raise ArchitectureError(
+            f"sm_{arch} has neither 'mma.m16n8k256 .and.popc' nor 'mma.m16n8k32'; these kernels need sm_80 (Ampere) "
+            "or later. Use the CPU engine."
+        )
+    return number
+
+
+@cache
+def _all_units() -> tuple[Unit, ...]:
+    quantize = [
+        f"KERNEL({quantize_name(dtype)}, QuantizeArguments, {QUANTIZE_THREADS}, (quantize<{number}>))"
+        for number, dtype in enumerate(QUANTIZE_TYPES)
+    ]
+    dequantize = f"KERNEL({DEQUANTIZE}, DequantizeArguments, {THREADS}, (dequantize))"
+    signed = (
+        f"KERNEL({WEIGHT_ROWS}, RowsArguments, {THREADS}, (weight_rows))",
+        f"KERNEL({TOKEN_ROWS}, RowsArguments, {THREADS}, (token_rows))",
+        f"KERNEL({FINISH_TOTALS}, TotalsArguments, {THREADS}, (finish_totals))",
+    )
+    products = [
+        _product_unit([i for i in instances(planes, grouped) if i.family == family])
+        for family in (BINARY, BYTES)
+        for grouped in (False, True)
+        for planes in range(1, 10)
+    ]
+    return (
+        Unit("quantize", "quantize.cu", tuple(quantize)),
+        Unit("dequantize", "dequantize.cu", (dequantize,)),
+        Unit("signed", "signed.cu", signed),
+        *products,
+    )
+
+
+def _product_unit(group: list[Instance]) -> Unit:
+    first = group[0]
+    name = f"{first.family}_p{first.planes}" + ("_grouped" if first.grouped else "")
+    return Unit(name, first.source, tuple(instance.definition for instance in group))
+
+
+@cache
+def _units_by_kernel() -> dict[str, Unit]:
+    return {name: unit for unit in _all_units() for name in kernels_of(unit)}
+
+
+def kernels_of(unit: Unit) -> Iterator[str]:
+    """The names of a unit's kernels, in the order of its definitions."""
+    for definition in unit.definitions:
+        yield definition.removeprefix("KERNEL(").split(",")[0]
+
+
+def cubin(unit: Unit, arch: str) -> bytes:
+    """Machine code of a unit, from disk where this source was compiled before. Raises CompileError."""
+    return compile_unit(unit, arch)[0]
+
+
+def compile_unit(unit: Unit, arch: str) -> tuple[bytes, str]:
+    """(cubin, the compiler's log) of a unit for an architecture such as "90a". Raises CompileError."""
+    arch_number(arch)
+    nvrtc = _nvrtc()
+    options = (f"-arch=sm_{arch}", "--std=c++17", "-default-device", "--ptxas-options=-v")
+    texts = {name: (SOURCES / name).read_text() for name in (*HEADERS, unit.file)}
+    key = repr((nvrtc.getVersion(), options, unit.source, sorted(texts.items())))
+    stem = cache_folder() / f"{unit.name}-sm{arch}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+    kept, log = stem.with_suffix(".cubin"), stem.with_suffix(".log")
+    if kept.exists() and log.exists():
+        return kept.read_bytes(), log.read_text()
+    image, said = _compile(nvrtc, unit, options, texts)
+    write_whole(log, said.encode())
+    write_whole(kept, image)
+    return image, said
+
+
+def _compile(nvrtc: Any, unit: Unit, options: tuple[str, ...], texts: dict[str, str]) -> tuple[bytes, str]:
+    program = nvrtc.createProgram(
+        unit.source,
+        f"unit_{unit.name}.cu",
+        [text.encode() for text in texts.values()],
+        [name.encode() for name in texts],
+    )
+    try:
+        try:
+            nvrtc.compileProgram(program, options)
+        except nvrtc.NVRTCError as error:
+            said = nvrtc.getProgramLog(program)
+            raise CompileError(f"NVRTC could not compile {unit.name} with {options[0]} ({error}):\n{said}") from error
+        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def resources(unit: Unit, arch: str) -> list[KernelResources]:
+    """Registers, spills and static shared memory of a unit's kernels, as ptxas reports them. Raises CompileError."""
+    rows = parse_log(compile_unit(unit, arch)[1], arch)
+    missing = set(kernels_of(unit)) - {row.kernel for row in rows}
+    if missing:
+        raise CompileError(f"the compiler's log of {unit.name} for sm_{arch} says nothing of {sorted(missing)}")
+    return rows
+
+
+def parse_log(log: str, arch: str) -> list[KernelResources]:
+    """One row per entry function of `ptxas -v`'s output."""
+    parts = _ENTRY.split(log)[1:]
+    rows = []
+    for kernel, text in zip(parts[::2], parts[1::2], strict=True):
+        spill, used, shared = _SPILL.search(text), _USED.search(text), _SHARED.search(text)
+        if spill is None or used is None:
+            raise CompileError(f"cannot read what the compiler says of {kernel} for sm_{arch}: {text.strip()[:300]}")
+        spilled = int(spill[1]) + int(spill[2])
+        rows.append(KernelResources(kernel, arch, int(used[1]), spilled, int(shared[1]) if shared else 0))
+    return rows
+
+
+def compile_report(archs: Iterable[str]) -> Iterator[KernelResources]:
+    """Compile every kernel for every architecture; one row each, as they come. Raises CompileError."""
+    for arch in archs:
+        for unit in units(arch):
+            yield from resources(unit, arch)
+
+
+def cache_folder() -> Path:
+    """Where cubins and plan tables are kept: ABQ_KERNEL_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("ABQ_KERNEL_CACHE")
+    if chosen:
+        return Path(chosen)
+    try:
+        import platformdirs
+    except ImportError:  # a GPU machine may have torch and CuPy and little else
+        return Path.home() / ".cache" / "abq-explorer" / "cuda"
+    return Path(platformdirs.user_cache_dir("abq-explorer")) / "cuda"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """All of the file or nothing of it. A folder that cannot be written is no error: the next process compiles anew."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(path)
+    except OSError:
+        return
+
+
+@cache
+def _nvrtc() -> Any:
+    try:
+        nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError) as error:
+        raise CompilerMissingError(
+            f"CUDA kernels are compiled by NVRTC through CuPy, and that is not there ({error}). "
+            "Install the extra: pip install 'abq-explorer[gpu]'"
+        ) from error
+    return nvrtc

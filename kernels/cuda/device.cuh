@@ -1,0 +1,124 @@
+// What the kernels ask of the device: memory, warps, tensor cores, conversions. The only file with PTX in it.
+// tests/cuda_emulator/device.cuh gives the same names their exact meaning on a CPU. No CUDA header is needed.
+#pragma once
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+#define DEVICE __device__ __forceinline__
+// One kernel: `body` is a template instance that takes the arguments by reference.
+#define KERNEL(name, Arguments, threads, ...)                                               \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const Arguments arguments) { \
+        __VA_ARGS__(arguments);                                                             \
+    }
+
+template <class T>
+using Global = T*;
+template <class T>
+using Shared = T*;
+
+// Shared memory is given at launch; offset in bytes, a multiple of 16.
+template <class T>
+DEVICE Shared<T> shared_at(u32 offset) {
+    extern __shared__ uint4 shared_words[];
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(shared_words) + offset);
+}
+
+DEVICE u32 thread() { return threadIdx.x; }
+DEVICE u32 threads() { return blockDim.x; }
+DEVICE u32 block_x() { return blockIdx.x; }
+DEVICE u32 block_y() { return blockIdx.y; }
+DEVICE u32 block_z() { return blockIdx.z; }
+DEVICE u32 blocks_x() { return gridDim.x; }
+DEVICE u32 blocks_z() { return gridDim.z; }
+
+// Read-only for the whole kernel; a weight is read once, so it should not push anything out of L1.
+template <class T>
+DEVICE T load(Global<const T> p, long long i) {
+    return __ldg(p + i);
+}
+DEVICE uint4 load_once(Global<const uint4> p, long long i) {
+    uint4 v;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p + i));
+    return v;
+}
+// Written by another block of the same launch: not through the read-only path.
+template <class T>
+DEVICE T load_fresh(Global<T> p, long long i) {
+    return __ldcg(p + i);
+}
+template <class T>
+DEVICE void store(Global<T> p, long long i, T v) {
+    p[i] = v;
+}
+DEVICE u32 add_global(Global<u32> p, long long i, u32 v) { return atomicAdd(p + i, v); }
+DEVICE void add_shared(Shared<int> p, u32 i, int v) { atomicAdd(p + i, v); }
+
+DEVICE void sync_block() { __syncthreads(); }
+DEVICE void fence() { __threadfence(); }
+template <class T>
+DEVICE T shuffle_xor(T v, u32 lanes) {
+    return __shfl_xor_sync(0xffffffffu, v, lanes);
+}
+
+// 16 bytes from global to shared memory, asynchronously; both addresses are multiples of 16.
+DEVICE void copy_async(Shared<uint4> to, u32 i, Global<const uint4> from, long long j) {
+    u32 address = static_cast<u32>(__cvta_generic_to_shared(to + i));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from + j) : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most `Pending` of this thread's latest groups are on their way.
+template <int Pending>
+DEVICE void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// c += popcount(a & b): 16 rows x 256 bits times 256 bits x 8 columns.
+DEVICE void mma_b1(int (&c)[4], const uint4& a, const uint2& b) {
+    asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+// The same over 128 bits.
+DEVICE void mma_b1_half(int (&c)[4], u32 a0, u32 a1, u32 b) {
+    asm("mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(b));
+}
+// c += a b: 16 rows x 32 unsigned bytes times 32 unsigned bytes x 8 columns.
+DEVICE void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Each is rounded once, and never contracted to a fused multiply-add: outputs equal the reference to the bit.
+DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
+DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float to_float(int a) { return __int2float_rn(a); }
+DEVICE float round_even(float a) { return rintf(a); }
+DEVICE float bits_as_float(u32 a) { return __uint_as_float(a); }
+DEVICE u32 float_as_bits(float a) { return __float_as_uint(a); }
+
+DEVICE u16 to_half(float a) {
+    u16 h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(a));
+    return h;
+}
+DEVICE u16 to_bfloat(float a) {
+    u16 h;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(a));
+    return h;
+}
+DEVICE float from_half(u16 h) {
+    float a;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(a) : "h"(h));
+    return a;
+}
+DEVICE float from_bfloat(u16 h) { return bits_as_float(static_cast<u32>(h) << 16); }

@@ -1,0 +1,118 @@
+"""A CUDA device as a `Launcher`: cubins loaded through CuPy's driver bindings, started on torch's current stream."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import itertools
+from functools import cache
+from typing import Any
+
+from kernels.cuda.compile import CompilerMissingError, cubin, has_binary_mma, unit_of
+from kernels.cuda.plan import SHARED_LIMIT
+from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, QUANTIZE_TYPES, TOKEN_ROWS, WEIGHT_ROWS, Instance, quantize_name
+
+_TIMED_RUNS = 20
+
+
+class CudaError(RuntimeError):
+    """The CUDA driver refused something, or there is no device."""
+
+
+class CudaDevice:
+    """One GPU. Made by `device`."""
+
+    def __init__(self, index: int) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise CudaError("torch sees no CUDA device here; quantized products run on the CPU engine instead")
+        properties = torch.cuda.get_device_properties(index)
+        number = properties.major * 10 + properties.minor
+        self.index = index
+        self.place = f"cuda:{index}"
+        self.name: str = properties.name
+        self.processors: int = properties.multi_processor_count
+        self.arch = "90a" if number == 90 else str(number)
+        has_binary_mma(self.arch)  # refuses what is older than sm_80
+        self._driver, self._runtime = _bindings()
+        self._modules: list[int] = []
+        self._functions: dict[str, int] = {}
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
+    ) -> None:
+        """Start `kernel` on torch's current stream. Raises CudaError, and CompileError at the first use of a kernel."""
+        import torch
+
+        assert shared_bytes <= SHARED_LIMIT
+        with torch.cuda.device(self.index):
+            self._runtime.setDevice(self.index)  # a new thread has no context before
+            function = self._function(kernel)
+            pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+            stream = torch.cuda.current_stream(self.index).cuda_stream
+            try:
+                self._driver.launchKernel(
+                    function, *grid, threads, 1, 1, shared_bytes, stream, ctypes.addressof(pointers), 0
+                )
+            except self._driver.CUDADriverError as error:
+                raise CudaError(f"{kernel} with grid {grid} and {threads} threads was refused: {error}") from error
+
+    def is_capturing(self) -> bool:
+        """Whether the current stream is being recorded into a CUDA graph."""
+        import torch
+
+        return bool(torch.cuda.is_current_stream_capturing())
+
+    def load(self, instance: Instance) -> None:
+        """Compile and load what a product needs now: a graph can only hold kernels that are loaded."""
+        import torch
+
+        with torch.cuda.device(self.index):
+            self._runtime.setDevice(self.index)
+            library = instance.family == LIBRARY
+            products = (WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS) if library else (instance.name,)
+            for kernel in (*products, *(quantize_name(dtype) for dtype in QUANTIZE_TYPES)):
+                self._function(kernel)
+
+    def seconds(self, run: Any) -> float:
+        """Median time of one call of `run`, which launches and does not wait, by CUDA events."""
+        import torch
+
+        with torch.cuda.device(self.index):
+            for _ in range(3):
+                run()
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(_TIMED_RUNS + 1)]
+            marks[0].record()
+            for mark in marks[1:]:
+                run()
+                mark.record()
+            torch.cuda.synchronize(self.index)
+            times = sorted(before.elapsed_time(after) for before, after in itertools.pairwise(marks))
+        return float(times[len(times) // 2]) / 1e3
+
+    def _function(self, kernel: str) -> int:
+        if kernel not in self._functions:
+            try:
+                module = self._driver.moduleLoadData(cubin(unit_of(kernel), self.arch))
+                self._modules.append(module)
+                self._functions[kernel] = self._driver.moduleGetFunction(module, kernel)
+            except self._driver.CUDADriverError as error:
+                raise CudaError(f"the driver of {self.name} did not load {kernel}: {error}") from error
+        return self._functions[kernel]
+
+
+@cache
+def device(index: int) -> CudaDevice:
+    """The GPU of this index. Raises CudaError, ArchitectureError below sm_80, CompilerMissingError without CuPy."""
+    return CudaDevice(index)
+
+
+def _bindings() -> tuple[Any, ...]:
+    try:
+        return tuple(importlib.import_module(f"cupy_backends.cuda.api.{name}") for name in ("driver", "runtime"))
+    except ImportError as error:
+        raise CompilerMissingError(
+            f"CUDA kernels are started through CuPy, and that is not there ({error}). "
+            "Install the extra: pip install 'abq-explorer[gpu]'"
+        ) from error

@@ -1,0 +1,220 @@
+"""The GPU engine's door: choose a path and a plan, quantize, multiply. `kernels.dispatch` sends uploaded weights here.
+
+Each kind of kernel is tested once on a device, before it is first used there; one that fails is switched off with a
+warning that names it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import reference
+from kernels.activations import quantize_activations
+from kernels.cuda import driver, launch
+from kernels.cuda.compile import has_binary_mma
+from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, upload
+from kernels.cuda.plan import Plan, default_plan, families
+from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
+from kernels.cuda.tuning import PlanTable
+from kernels.planes import ShapeError
+from kernels.weight import pack_weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PATHS = {BINARY: "cuda-binary", BYTES: "cuda-int8", LIBRARY: "cuda-int8-library"}
+DEQUANTIZED = "cuda-dequantized"
+
+
+class GpuPathWarning(RuntimeWarning):
+    """A kind of kernel gave wrong results on this device and is switched off."""
+
+
+class GpuPathError(RuntimeError):
+    """No kind of kernel is left that can take a weight on a device."""
+
+
+def linear(x: Tensor, weight: DeviceWeight, act_bits: int) -> Tensor:
+    """y = x W^T + bias on the weight's device, exact in integers where act_bits is 1..8.
+
+    x: (m, k) float32, float16 or bfloat16 on the weight's device.  act_bits: quantized per token; 16: the weight is
+    dequantized to x's dtype and multiplied by torch.  Returns (m, n) of x's dtype.  Runs on torch's current stream. In
+    the capture of a CUDA graph it takes the plan known so far: call `best_plan` before, which times and loads.
+    Raises ShapeError, CudaError, CompileError, GpuPathError.
+    """
+    import torch
+
+    on = _checked(x, weight, act_bits)
+    out = torch.empty((len(x), weight.n), dtype=x.dtype, device=x.device)
+    if not len(x):
+        return out
+    if act_bits == 16:
+        full = torch.empty((weight.n, weight.k), dtype=x.dtype, device=x.device)
+        launch.dequantize(on, weight, full)
+        return torch.nn.functional.linear(x, full, None if weight.bias is None else weight.bias[: weight.n].to(x.dtype))
+    _Product(on, best_plan(weight, len(x), act_bits), len(x), weight, act_bits).run(x, out)
+    return out
+
+
+def exact_integers(x: Tensor, weight: DeviceWeight, act_bits: int, plan: Plan | None = None) -> Tensor:
+    """The integers inside `linear`: sums of (qa - za)(qw - zw) over each segment, (m, n, groups) int32, bits 1..8."""
+    import torch
+
+    on = _checked(x, weight, act_bits)
+    totals = torch.empty((len(x), weight.n, weight.groups), dtype=torch.int32, device=x.device)
+    out = torch.empty((len(x), weight.n), dtype=x.dtype, device=x.device)
+    if len(x):
+        chosen = plan or best_plan(weight, len(x), act_bits)
+        _Product(on, chosen, len(x), weight, act_bits).run(x, out, totals)
+    return totals
+
+
+def path_for(weight: DeviceWeight, m: int, act_bits: int) -> str:
+    """ "cuda-binary", "cuda-int8" or "cuda-dequantized": the path that `linear` takes for m tokens."""
+    _check_bits(act_bits)
+    return DEQUANTIZED if act_bits == 16 else PATHS[best_plan(weight, m, act_bits).instance.family]
+
+
+def best_plan(weight: DeviceWeight, m: int, act_bits: int) -> Plan:
+    """The plan for m tokens on the weight's device: from its table, or timed now (but in the capture of a graph)."""
+    chosen = _chosen.setdefault(weight, {})
+    if (m, act_bits) not in chosen:
+        on = driver.device(_index(weight))
+        if on.is_capturing():
+            return _table(on.index).best(weight, m, act_bits, families(weight, on.arch), None)
+        chosen[m, act_bits] = _timed_plan(on, weight, m, act_bits)
+    return chosen[m, act_bits]
+
+
+_chosen: WeakKeyDictionary[DeviceWeight, dict[tuple[int, int], Plan]] = WeakKeyDictionary()
+
+
+def _timed_plan(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: int) -> Plan:
+    """The table's plan, timed if it has none, with its kernels loaded. Raises GpuPathError."""
+    allowed = tuple(family for family in families(weight, on.arch) if works(family, on.index))
+    if not allowed:
+        raise GpuPathError(
+            f"no kernel for {weight.planes} planes in segments of {weight.segment} columns gave right results on "
+            f"{on.name}; use the CPU engine, and please report this"
+        )
+
+    def seconds(plan: Plan) -> float:
+        import torch
+
+        x = torch.zeros((m, weight.k), dtype=torch.float16, device=weight.data.device)
+        out = torch.empty((m, weight.n), dtype=torch.float16, device=weight.data.device)
+        product = _Product(on, plan, m, weight, act_bits)
+        return on.seconds(lambda: product.run(x, out))
+
+    plan = _table(on.index).best(weight, m, act_bits, allowed, seconds)
+    on.load(plan.instance)
+    return plan
+
+
+@cache
+def works(family: str, index: int) -> bool:
+    """Whether a kind of kernel passed its self-test on a device: exact integers on a small awkward product."""
+    on = driver.device(index)
+    if family == BINARY and not has_binary_mma(on.arch):
+        return False
+    if _self_test(family, on.place):
+        return True
+    warnings.warn(
+        f"The GPU path '{PATHS[family]}' gave wrong results on {on.name} in its self-test and is switched off. "
+        "Please report this.",
+        GpuPathWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+def describe() -> dict[str, object]:
+    """The devices and which paths work on them: {"devices": [{"name", "arch", "paths"}]}; no devices without CUDA."""
+    import torch
+
+    devices = []
+    for index in range(torch.cuda.device_count()):
+        on = driver.device(index)
+        paths = {PATHS[family]: works(family, index) for family in PATHS}
+        devices.append({"name": on.name, "arch": on.arch, "paths": {**paths, DEQUANTIZED: True}})
+    return {"devices": devices}
+
+
+class _Product:
+    """A plan with its scratch memory, from torch's allocator: of the current stream, or of the graph being captured."""
+
+    def __init__(self, on: driver.CudaDevice, plan: Plan, m: int, weight: DeviceWeight, act_bits: int) -> None:
+        import torch
+
+        self.on, self.plan, self.weight = on, plan, weight
+        by_library = plan.instance.family == LIBRARY
+        tiles = launch.output_tiles(plan, weight, m, act_bits)
+        words = launch.partial_words(plan, weight, m)
+        self.acts = Activations.empty(m, act_bits, BYTES if by_library else plan.instance.family, weight, tiles)
+        self.partial = torch.empty(words, dtype=torch.int32, device=weight.data.device) if words else None
+        self.library = LibraryRoom.empty(m, weight) if by_library else None
+
+    def run(self, x: Tensor, out: Tensor, totals: Tensor | None = None) -> None:
+        """Launch all of it; allocates nothing."""
+        launch.quantize(self.on, x, self.weight, self.acts)
+        if self.library is not None:
+            launch.multiply_by_library(self.on, self.acts, self.weight, out, self.library, totals)
+        else:
+            launch.multiply(self.on, self.plan, self.acts, self.weight, out, self.partial, totals)
+
+
+def _self_test(family: str, place: str) -> bool:
+    random = np.random.default_rng(0)
+    n, k, m = 37, 700, 5
+    for planes, act_bits, group_size in ((3, 8, None), (8, 8, None), (4, 3, 128)):
+        if family == LIBRARY and group_size is not None:
+            continue
+        groups = 1 if group_size is None else -(-k // group_size)
+        codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
+        zero = random.integers(0, 1 << planes, (n, groups), dtype=np.int16)
+        packed = pack_weight(codes, planes, np.ones((n, groups), np.float32), zero, group_size)
+        weight = upload(packed, place)
+        x = random.standard_normal((m, k), np.float32)
+        act_codes, _, act_zero, _ = quantize_activations(x, act_bits)
+        expected = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
+        plan = default_plan(weight, m, act_bits, (family,), 4)
+        totals = exact_integers(_tensor(x, place), weight, act_bits, plan)
+        if not np.array_equal(totals.cpu().numpy(), expected):
+            return False
+    return True
+
+
+def _tensor(x: NDArray[np.float32], place: str) -> Tensor:
+    import torch
+
+    return torch.from_numpy(x).to(place)
+
+
+def _checked(x: Tensor, weight: DeviceWeight, act_bits: int) -> driver.CudaDevice:
+    _check_bits(act_bits)
+    if x.ndim != 2 or x.shape[1] != weight.k:
+        raise ShapeError(f"activations of shape {tuple(x.shape)} do not fit a weight ({weight.n}, {weight.k})")
+    if x.device != weight.data.device:
+        raise ShapeError(f"activations on {x.device} and a weight on {weight.data.device}; move one to the other")
+    return driver.device(_index(weight))
+
+
+def _check_bits(act_bits: int) -> None:
+    if act_bits != 16 and not 1 <= act_bits <= 8:
+        raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
+
+
+def _index(weight: DeviceWeight) -> int:
+    return weight.data.device.index or 0
+
+
+@cache
+def _table(index: int) -> PlanTable:
+    on = driver.device(index)
+    return PlanTable(on.name, on.arch, on.processors)

@@ -1,0 +1,98 @@
+// From integers to outputs: zero points, scales, bias, rounding; and the sum over blocks that share a tile's columns.
+#pragma once
+#include <arguments.cuh>
+
+// What a weight row and a token bring to one group's sum.
+struct RowTerms {
+    float scale;
+    int zero, sum;
+};
+struct TokenTerms {
+    int zero, sum;
+};
+
+// Rows and tokens beyond the last are read as the last; what comes of them is not kept.
+DEVICE RowTerms row_terms(const ProductArguments& a, int row, int group) {
+    const int padded_n = a.tiles * 16;
+    const long long i = static_cast<long long>(group) * padded_n + (row < padded_n ? row : padded_n - 1);
+    return {load<float>(Global<const float>(a.scale), i), load<short>(Global<const short>(a.zero), i),
+            load<int>(Global<const int>(a.sums), i)};
+}
+DEVICE TokenTerms token_terms(const ProductArguments& a, int token, int group) {
+    const int i = token < a.m ? token : a.m - 1;
+    return {load<int>(Global<const int>(a.act_zero), i),
+            load<int>(Global<const int>(a.act_sums), static_cast<long long>(i) * a.groups + group)};
+}
+
+// sum of (qa - za)(qw - zw) of one group from the sum of qa qw, scaled.
+DEVICE float scaled(const ProductArguments& a, int product, const RowTerms& r, const TokenTerms& t, int token, int row,
+                    int group) {
+    const int total = product - r.zero * t.sum - t.zero * r.sum;
+    if (a.totals && token < a.m && row < a.n) {
+        store(Global<int>(a.totals), (static_cast<long long>(token) * a.n + row) * a.groups + group, total);
+    }
+    return multiply(to_float(total), r.scale);
+}
+
+// y: the weight's scale is in it, the token's is not.
+DEVICE void write_output(const ProductArguments& a, float y, int token, int row) {
+    y = multiply(y, load<float>(Global<const float>(a.act_scale), token));
+    if (a.bias) y = add(y, load<float>(Global<const float>(a.bias), row));
+    store_as(a.out, a.type, static_cast<long long>(token) * a.n + row, y);
+}
+
+// The sum over all columns, as int32 (one group) or float32 (scaled, of many groups), becomes an output.
+template <bool Grouped>
+DEVICE void finish(const ProductArguments& a, u32 sum, int token, int row) {
+    if constexpr (Grouped) {
+        write_output(a, bits_as_float(sum), token, row);
+    } else {
+        const RowTerms r = row_terms(a, row, 0);
+        write_output(a, scaled(a, static_cast<int>(sum), r, token_terms(a, token, 0), token, row, 0), token, row);
+    }
+}
+
+template <bool Grouped>
+DEVICE u32 plus(u32 a, u32 b) {
+    if constexpr (Grouped) return float_as_bits(add(bits_as_float(a), bits_as_float(b)));
+    return a + b;
+}
+
+// A sum over this block's columns: an output where the block has all of them, else a partial sum.
+template <bool Grouped>
+DEVICE void emit(const ProductArguments& a, u32 sum, int token, int row) {
+    if (token >= a.m || row >= a.n) return;
+    if (blocks_z() == 1) {
+        finish<Grouped>(a, sum, token, row);
+    } else {
+        const long long slab = static_cast<long long>(block_z()) * a.m + token;
+        store(Global<u32>(a.partial), slab * a.tiles * 16 + row, sum);
+    }
+}
+
+// The last block of a tile to arrive adds the partial sums, always in the order of the splits: the same bits every time.
+// The tile is `rows` x `tokens` from (row0, token0) on.
+template <bool Grouped>
+DEVICE void join_splits(const ProductArguments& a, int row0, int rows, int token0, int tokens) {
+    const u32 splits = blocks_z();
+    if (splits == 1) return;
+    Shared<int> ticket = shared_at<int>(0);
+    fence();
+    sync_block();
+    if (thread() == 0) {
+        ticket[0] = static_cast<int>(add_global(Global<u32>(a.counters), block_x() + block_y() * blocks_x(), 1));
+    }
+    sync_block();
+    if (static_cast<u32>(ticket[0]) != splits - 1) return;
+    fence();
+    for (int i = thread(); i < rows * tokens; i += threads()) {
+        const int row = row0 + i % rows, token = token0 + i / rows;
+        if (row >= a.n || token >= a.m) continue;
+        u32 sum = 0;
+        for (u32 s = 0; s < splits; s++) {
+            const long long slab = static_cast<long long>(s) * a.m + token;
+            sum = plus<Grouped>(sum, load_fresh(Global<u32>(a.partial), slab * a.tiles * 16 + row));
+        }
+        finish<Grouped>(a, sum, token, row);
+    }
+}

@@ -1,0 +1,246 @@
+"""Launches: arguments as the kernels read them (arguments.cuh), grids, and the two steps of a product.
+
+Nothing here allocates (but for what torch keeps for cuBLASLt), so that a CUDA graph can hold a product. What starts a
+kernel is a `Launcher`: the CUDA driver (`kernels.cuda.driver`), or in tests the emulator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Protocol
+
+from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, padded_tokens, plane_columns
+from kernels.cuda.plan import Plan, unit_of
+from kernels.cuda.tiles import (
+    BINARY,
+    DEQUANTIZE,
+    FINISH_TOTALS,
+    LIBRARY,
+    QUANTIZE_THREADS,
+    QUANTIZE_TYPES,
+    THREADS,
+    TOKEN_ROWS,
+    WEIGHT_ROWS,
+    quantize_name,
+)
+from kernels.planes import ShapeError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_QUANTIZE_SHARED = 384  # bytes before the group sums in quantize.cu
+_pointer, _int, _long = ctypes.c_uint64, ctypes.c_int32, ctypes.c_int64
+
+
+class QuantizeArguments(ctypes.Structure):
+    """`QuantizeArguments` of arguments.cuh."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("x", "planes", "codes", "scale", "zero", "sums", "counters")),
+        ("stride", _long),
+        *((name, _int) for name in ("type", "vector", "m", "k", "chunks", "bits", "columns", "group", "groups")),
+        ("counter_count", _int),
+    )
+
+
+class ProductArguments(ctypes.Structure):
+    """`ProductArguments` of arguments.cuh."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("weight", "acts", "act_scale", "act_zero", "act_sums")),
+        *((name, _pointer) for name in ("scale", "zero", "sums", "bias", "out", "partial", "counters", "totals")),
+        *((name, _int) for name in ("type", "m", "n", "tiles", "chunks", "columns", "group", "groups", "steps")),
+        *((name, _int) for name in ("unit", "units", "warps_n")),
+    )
+
+
+class DequantizeArguments(ctypes.Structure):
+    """`DequantizeArguments` of arguments.cuh."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("weight", "scale", "zero", "out")),
+        *((name, _int) for name in ("type", "n", "k", "tiles", "chunks", "planes", "group")),
+    )
+
+
+class RowsArguments(ctypes.Structure):
+    """`RowsArguments` of signed.cu."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("weight", "codes", "out")),
+        *((name, _int) for name in ("chunks", "planes", "count", "k", "shift")),
+    )
+
+
+class TotalsArguments(ctypes.Structure):
+    """`TotalsArguments` of signed.cu."""
+
+    _fields_ = (
+        ("product", ProductArguments),
+        ("sums", _pointer),
+        *((name, _int) for name in ("k", "act_shift", "weight_shift")),
+    )
+
+
+class Launcher(Protocol):
+    """What runs a kernel by name, on the current stream."""
+
+    arch: str
+    processors: int
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
+    ) -> None:
+        """Start `kernel`; does not wait for it."""
+
+
+def quantize(launcher: Launcher, x: Tensor, weight: DeviceWeight, to: Activations) -> None:
+    """Quantize x (m, k) float32, float16 or bfloat16, per token into `to`. Rows may be strided, columns not.
+
+    Raises ShapeError where x does not fit.
+    """
+    if x.ndim != 2 or tuple(x.shape) != (to.m, weight.k) or (x.stride(1) != 1 and weight.k > 1):
+        raise ShapeError(f"activations {tuple(x.shape)} with strides {x.stride()} do not fit ({to.m}, {weight.k})")
+    dtype = type_number(x.dtype)
+    size = x.element_size()
+    aligned = x.data_ptr() % (4 * size) == 0 and (x.stride(0) % 4 == 0 or to.m == 1)
+    arguments = QuantizeArguments(
+        x=x.data_ptr(),
+        planes=to.codes.data_ptr() if to.family == BINARY else 0,
+        codes=0 if to.family == BINARY else to.codes.data_ptr(),
+        scale=to.scale.data_ptr(),
+        zero=to.zero.data_ptr(),
+        sums=to.sums.data_ptr(),
+        counters=to.counters.data_ptr(),
+        stride=x.stride(0),
+        type=dtype,
+        vector=aligned,
+        m=to.m,
+        k=weight.k,
+        chunks=weight.chunks,
+        bits=to.act_bits,
+        columns=plane_columns(to.act_bits),
+        group=weight.segment if weight.grouped else weight.chunks * 256,
+        groups=weight.groups,
+        counter_count=to.counters.numel(),
+    )
+    tokens = padded_tokens(to.m, to.family, to.act_bits)
+    threads = min(QUANTIZE_THREADS, 32 * max(1, weight.chunks))
+    shared = _QUANTIZE_SHARED + -(-weight.groups // 4) * 16
+    launcher.launch(quantize_name(QUANTIZE_TYPES[dtype]), (tokens, 1, 1), threads, shared, arguments)
+
+
+def multiply(
+    launcher: Launcher,
+    plan: Plan,
+    acts: Activations,
+    weight: DeviceWeight,
+    out: Tensor,
+    partial: Tensor | None,
+    totals: Tensor | None = None,
+) -> None:
+    """out (m, n) = the quantized product, scaled. partial: `partial_words` of 32 bits, where the plan splits columns.
+
+    totals: (m, n, groups) int32, also receives the exact sums of (qa - za)(qw - zw).
+    """
+    arguments = _product_arguments(acts, weight, out, totals)
+    arguments.unit, arguments.units = unit_of(weight, plan.instance.family)
+    arguments.warps_n = plan.warps_n
+    arguments.partial = 0 if partial is None else partial.data_ptr()
+    grid = plan.grid(weight, acts.m, acts.act_bits)
+    launcher.launch(plan.instance.name, grid, 32 * plan.warps, plan.shared_bytes(acts.act_bits), arguments)
+
+
+def _product_arguments(acts: Activations, weight: DeviceWeight, out: Tensor, totals: Tensor | None) -> ProductArguments:
+    return ProductArguments(
+        weight=weight.data.data_ptr(),
+        acts=acts.codes.data_ptr(),
+        act_scale=acts.scale.data_ptr(),
+        act_zero=acts.zero.data_ptr(),
+        act_sums=acts.sums.data_ptr(),
+        scale=weight.scale.data_ptr(),
+        zero=weight.zero.data_ptr(),
+        sums=weight.sums.data_ptr(),
+        bias=0 if weight.bias is None else weight.bias.data_ptr(),
+        out=out.data_ptr(),
+        counters=acts.counters.data_ptr(),
+        totals=0 if totals is None else totals.data_ptr(),
+        type=type_number(out.dtype),
+        m=acts.m,
+        n=weight.n,
+        tiles=weight.tiles,
+        chunks=weight.chunks,
+        columns=plane_columns(acts.act_bits),
+        group=weight.segment,
+        groups=weight.groups,
+        steps=weight.steps,
+    )
+
+
+def multiply_by_library(
+    launcher: Launcher,
+    acts: Activations,
+    weight: DeviceWeight,
+    out: Tensor,
+    room: LibraryRoom,
+    totals: Tensor | None = None,
+) -> None:
+    """The same as `multiply` with torch's INT8 product in the middle (cuBLASLt on a GPU). acts: of the BYTES kind.
+
+    For weights of at most 8 planes with one scale a row.
+    """
+    import torch
+
+    act_shift, weight_shift = 128 if acts.act_bits == 8 else 0, 128 if weight.planes == 8 else 0
+    rows = RowsArguments(out=room.weight.data_ptr(), weight=weight.data.data_ptr(), shift=weight_shift)
+    rows.chunks, rows.planes, rows.count, rows.k = weight.chunks, weight.planes, weight.n, weight.k
+    warps = THREADS // 32
+    launcher.launch(WEIGHT_ROWS, (-(-weight.chunks // warps), weight.tiles, 1), THREADS, 16, rows)
+    tokens = RowsArguments(out=room.acts.data_ptr(), codes=acts.codes.data_ptr(), shift=act_shift)
+    tokens.chunks, tokens.count, tokens.k = weight.chunks, acts.m, weight.k
+    launcher.launch(TOKEN_ROWS, (len(room.acts), 1, 1), THREADS, 16, tokens)
+    torch._int_mm(room.acts, room.weight.T, out=room.sums)
+    finish = TotalsArguments(_product_arguments(acts, weight, out, totals), room.sums.data_ptr(), weight.k)
+    finish.act_shift, finish.weight_shift = act_shift, weight_shift
+    launcher.launch(FINISH_TOTALS, (-(-weight.n // THREADS), acts.m, 1), THREADS, 16, finish)
+
+
+def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
+    """out (n, k) float32, float16 or bfloat16 = (code - zero) * scale."""
+    arguments = DequantizeArguments(
+        weight=weight.data.data_ptr(),
+        scale=weight.scale.data_ptr(),
+        zero=weight.zero.data_ptr(),
+        out=out.data_ptr(),
+        type=type_number(out.dtype),
+        n=weight.n,
+        k=weight.k,
+        tiles=weight.tiles,
+        chunks=weight.chunks,
+        planes=weight.planes,
+        group=weight.segment,
+    )
+    grid = (-(-weight.chunks // (THREADS // 32)), weight.tiles, 1)
+    launcher.launch(DEQUANTIZE, grid, THREADS, 16, arguments)
+
+
+def output_tiles(plan: Plan, weight: DeviceWeight, m: int, act_bits: int) -> int:
+    """Counters that a plan needs: one for each tile of the output."""
+    if plan.instance.family == LIBRARY:
+        return 1
+    wide, tall, _ = plan.grid(weight, m, act_bits)
+    return wide * tall
+
+
+def partial_words(plan: Plan, weight: DeviceWeight, m: int) -> int:
+    """Words of 32 bits that a plan which splits columns needs between its blocks."""
+    return 0 if plan.splits == 1 else plan.splits * m * weight.tiles * 16
+
+
+def type_number(dtype: torch.dtype) -> int:
+    """ElementType of arguments.cuh. Raises ShapeError for any but float32, float16, bfloat16."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in QUANTIZE_TYPES:
+        raise ShapeError(f"the GPU kernels read and write {', '.join(QUANTIZE_TYPES)}, not {name}")
+    return QUANTIZE_TYPES.index(name)

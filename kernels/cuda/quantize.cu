@@ -1,0 +1,151 @@
+// Activations to integers: per token a scale, a zero point, sums, and codes as bit planes or bytes in fragment order.
+//
+// One block takes one token, one warp 256 columns ("chunk") at a time. In a half chunk h lane 4 r + t reads the columns
+// 128 h + 16 r + 4 t + c, c = 0..3, and makes a word of four bytes. Those words are the byte fragments already. A bit
+// plane's word t of the half has column 16 r + 4 t + c at bit r + 8 c: mask the bytes, shift by r, OR over r.
+#include <arguments.cuh>
+
+template <int Type>
+DEVICE void read_four(const QuantizeArguments& a, long long row, int column, float (&v)[4]) {
+    if constexpr (Type == FLOAT32) {
+        Global<const float> x(static_cast<const float*>(a.x));
+        if (a.vector && column + 4 <= a.k) {
+            const Global<const uint4> x4(static_cast<const uint4*>(a.x));
+            const uint4 w = load<uint4>(x4, (row + column) / 4);
+            v[0] = bits_as_float(w.x), v[1] = bits_as_float(w.y), v[2] = bits_as_float(w.z), v[3] = bits_as_float(w.w);
+            return;
+        }
+        for (int c = 0; c < 4; c++) v[c] = column + c < a.k ? load<float>(x, row + column + c) : 0.0f;
+    } else {
+        Global<const u16> x(static_cast<const u16*>(a.x));
+        u16 h[4];
+        if (a.vector && column + 4 <= a.k) {
+            const Global<const uint2> x4(static_cast<const uint2*>(a.x));
+            const uint2 w = load<uint2>(x4, (row + column) / 4);
+            h[0] = w.x & 0xffff, h[1] = w.x >> 16, h[2] = w.y & 0xffff, h[3] = w.y >> 16;
+        } else {
+            for (int c = 0; c < 4; c++) h[c] = column + c < a.k ? load<u16>(x, row + column + c) : u16(0);
+        }
+        for (int c = 0; c < 4; c++) v[c] = Type == FLOAT16 ? from_half(h[c]) : from_bfloat(h[c]);
+    }
+}
+
+DEVICE bool is_finite(float v) { return (float_as_bits(v) & 0x7f800000u) != 0x7f800000u; }
+
+// low, high: the row's range, widened to hold 0; bad: whether it has NaN or infinity. Every thread gets the row's.
+template <int Type>
+DEVICE void row_range(const QuantizeArguments& a, long long row, float& low, float& high, int& bad) {
+    const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
+    Shared<float> lows = shared_at<float>(0), highs = shared_at<float>(128);
+    Shared<int> bads = shared_at<int>(256);
+    low = 0.0f, high = 0.0f, bad = 0;
+    for (int column = 4 * thread(); column < a.k; column += 4 * threads()) {
+        float v[4];
+        read_four<Type>(a, row, column, v);
+        for (int c = 0; c < 4; c++) {
+            bad |= !is_finite(v[c]);
+            low = v[c] < low ? v[c] : low;
+            high = v[c] > high ? v[c] : high;
+        }
+    }
+    for (u32 step = 16; step; step /= 2) {
+        const float other_low = shuffle_xor(low, step), other_high = shuffle_xor(high, step);
+        bad |= shuffle_xor(bad, step);
+        low = other_low < low ? other_low : low;
+        high = other_high > high ? other_high : high;
+    }
+    if (lane == 0) lows[warp] = low, highs[warp] = high, bads[warp] = bad;
+    sync_block();
+    for (u32 w = 0; w < warps; w++) {
+        low = lows[w] < low ? lows[w] : low;
+        high = highs[w] > high ? highs[w] : high;
+        bad |= bads[w];
+    }
+}
+
+template <int Type>
+DEVICE void quantize(const QuantizeArguments& a) {
+    const int token = block_x();
+    const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32, r = lane / 4, t = lane % 4;
+    const bool is_padding = token >= a.m;
+    const long long row = is_padding ? 0 : token * a.stride;
+    Global<float> scale(a.scale);
+    Global<int> zero(a.zero), sums(a.sums);
+    if (token == 0) {
+        Global<u32> counters(a.counters);
+        for (int i = thread(); i < a.counter_count; i += threads()) store(counters, i, u32(0));
+    }
+    Shared<int> group_sums = shared_at<int>(384);
+    for (int g = thread(); g < a.groups; g += threads()) group_sums[g] = 0;
+
+    float low = 0.0f, high = 0.0f;
+    int bad = 0;
+    if (!is_padding) row_range<Type>(a, row, low, high, bad);
+    sync_block();
+    if (bad) low = 0.0f, high = 0.0f;
+    const float levels = to_float((1 << a.bits) - 1);
+    float step = divide(add(high, -low), levels);
+    if (!(step > 0.0f)) step = 1.0f;
+    const float offset = round_even(divide(-low, step));
+
+    const u32 column_in_tile = (token % (8 / a.columns)) * a.columns;
+    const long long column_tile = token / (8 / a.columns);
+    for (int chunk = warp; chunk < a.chunks; chunk += warps) {
+        u32 words[2] = {0, 0};
+        for (int h = 0; h < 2; h++) {
+            const int column = chunk * 256 + h * 128 + 4 * lane;
+            u32 four = 0;
+            int sum = 0;
+            if (!is_padding && !bad && column < a.k) {
+                float v[4];
+                read_four<Type>(a, row, column, v);
+                for (int c = 0; c < 4; c++) {
+                    if (column + c >= a.k) continue;
+                    float code = add(round_even(divide(v[c], step)), offset);
+                    code = code > 0.0f ? code : 0.0f;
+                    code = code < levels ? code : levels;
+                    four |= static_cast<u32>(code) << 8 * c;
+                    sum += static_cast<int>(code);
+                }
+            }
+            sum += shuffle_xor(sum, 1);
+            sum += shuffle_xor(sum, 2);
+            sum += shuffle_xor(sum, 4);
+            const int group = (chunk * 256 + h * 128 + 4 * lane) / a.group;
+            if (lane % 8 == 0 && group < a.groups) add_shared(group_sums, group, sum);
+            words[h] = four;
+        }
+        if (a.codes) {
+            Global<u32> codes(a.codes);
+            const long long base = (static_cast<long long>(token) * a.chunks + chunk) * 64 + t * 8 + r;
+            store(codes, base, words[0]);
+            store(codes, base + 32, words[1]);
+        }
+        if (a.planes) {
+            u32 mine[2] = {0, 0};
+            for (int i = 0; i < a.bits; i++) {
+                for (int h = 0; h < 2; h++) {
+                    u32 plane = ((words[h] >> i) & 0x01010101u) << r;
+                    plane |= shuffle_xor(plane, 4);
+                    plane |= shuffle_xor(plane, 8);
+                    plane |= shuffle_xor(plane, 16);
+                    if (static_cast<int>(r) == i) mine[h] = plane;
+                }
+            }
+            if (static_cast<int>(r) < a.columns) {
+                const Global<uint2> planes(reinterpret_cast<uint2*>(a.planes));
+                uint2 pair;
+                pair.x = mine[0], pair.y = mine[1];
+                store(planes, (column_tile * a.chunks + chunk) * 32 + (column_in_tile + r) * 4 + t, pair);
+            }
+        }
+    }
+    sync_block();
+    for (int g = thread(); g < a.groups; g += threads()) {
+        store(sums, static_cast<long long>(token) * a.groups + g, static_cast<int>(group_sums[g]));
+    }
+    if (thread() == 0) {
+        store(scale, token, bad ? bits_as_float(0x7fc00000u) : step);
+        store(zero, token, static_cast<int>(offset));
+    }
+}

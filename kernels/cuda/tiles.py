@@ -1,0 +1,71 @@
+"""The kernels there are: which tile of which template at which number of planes. Few; compiled when first needed."""
+
+from dataclasses import dataclass
+from functools import cache
+
+BINARY, BYTES = "binary", "bytes"
+LIBRARY = "library"  # torch's INT8 product between kernels of signed.cu
+THREADS = 256
+_BINARY_TILES = ((1, 1), (2, 1), (2, 2), (2, 4), (1, 4), (2, 8), (1, 8))
+_ACCUMULATORS = 32  # planes x row tiles x column tiles, four registers each, that fit without a spill
+_GROUPED_TILES = ((1, 1), (2, 4))
+_BYTE_TILES = ((1, 1), (2, 8))
+_GROUPED_BYTE_TILES = ((1, 1), (1, 4))
+
+
+@dataclass(frozen=True, order=True)
+class Instance:
+    """One product kernel: `rows` tiles of 16 rows by `columns` tiles of 8 columns a warp."""
+
+    family: str  # BINARY, BYTES or LIBRARY, which has no kernel of its own
+    planes: int
+    rows: int
+    columns: int
+    grouped: bool
+
+    @property
+    def name(self) -> str:
+        """The kernel's name in the cubin."""
+        return f"{self.family}_p{self.planes}_r{self.rows}_c{self.columns}" + ("_grouped" if self.grouped else "")
+
+    @property
+    def source(self) -> str:
+        """The file that holds its template."""
+        return f"{self.family}.cu"
+
+    @property
+    def definition(self) -> str:
+        """The line of C++ that makes the kernel."""
+        function = "binary_product" if self.family == BINARY else "byte_product"
+        grouped = str(self.grouped).lower()
+        template = f"{function}<{self.planes}, {self.rows}, {self.columns}, {grouped}>"
+        return f"KERNEL({self.name}, ProductArguments, {THREADS}, ({template}))"
+
+
+QUANTIZE_THREADS = 1024
+QUANTIZE_TYPES = ("float32", "float16", "bfloat16")  # in the order of ElementType in arguments.cuh
+DEQUANTIZE = "dequantize_weight"
+WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS = "unpack_weight_rows", "unpack_token_rows", "finish_library_totals"
+
+
+def quantize_name(dtype: str) -> str:
+    """The kernel that quantizes activations of a dtype of QUANTIZE_TYPES."""
+    return f"quantize_{dtype}"
+
+
+@cache
+def instances(planes: int, grouped: bool) -> tuple[Instance, ...]:
+    """The product kernels for a weight of `planes` bit planes (1..9)."""
+    binary = _GROUPED_TILES if grouped else _binary_tiles(planes)
+    in_bytes = _GROUPED_BYTE_TILES if grouped else _BYTE_TILES
+    return tuple(
+        [Instance(BINARY, planes, rows, columns, grouped) for rows, columns in binary]
+        + [Instance(BYTES, planes, rows, columns, grouped) for rows, columns in in_bytes]
+    )
+
+
+def _binary_tiles(planes: int) -> list[tuple[int, int]]:
+    """Of each width the tallest tile that fits, and one row tile for the narrowest: short weights need the blocks."""
+    fitting = [tile for tile in _BINARY_TILES if planes * tile[0] * tile[1] <= _ACCUMULATORS]
+    tallest = {columns: (rows, columns) for rows, columns in sorted(fitting)}
+    return sorted({(1, 1), *tallest.values()})

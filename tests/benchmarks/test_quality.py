@@ -1,0 +1,117 @@
+"""The grid of the comparison: what is asked, what is measured only once, and what the page says."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import answers as answering
+import measuring
+import pytest
+import quality
+from answers import answers
+from benchmark_cases import CONDITIONS, figures
+from measuring import Question
+from peer_weights import PeerError
+from quality_page import page
+from row_file import RowFile
+
+from abq_core.spec import METHODS
+
+
+def grid(model: str, precisions: list[str], methods: list[str], symmetric: bool = False) -> list[Question]:
+    return list(quality.questions([model], precisions, methods, symmetric, CONDITIONS))
+
+
+def test_peers_are_not_asked_for_the_levels_of_a_star() -> None:
+    asked = [(q.precision, q.method) for q in grid("builtin", ["W2A8", "W2*A8"], ["abq", "gptq", "autoround@64"])]
+    assert asked == [
+        ("W16A16", "full"),
+        ("W2A8", "abq"),
+        ("W2A8", "gptq"),
+        ("W2A8", "autoround@64"),
+        ("W2*A8", "abq"),
+    ]
+
+
+def test_a_question_says_what_its_figures_follow_from_and_no_more() -> None:
+    def asked(method: str, **changes: Any) -> dict[str, Any]:
+        conditions = replace(CONDITIONS, **changes)
+        return Question("builtin", "W2A8", method, None, False, conditions).asked()
+
+    assert asked("abq") != asked("abq", epochs=2)
+    assert asked("abq") == asked("abq", steps=2, end_to_end_segments=9, peer_python=Path("/elsewhere"))
+    assert asked("rtn") == asked("rtn", epochs=2)
+    assert asked("gptq") != asked("gptq", steps=2)
+    assert asked("gptq") == asked("gptq", epochs=2, peer_python=Path("/elsewhere"))
+    assert asked("abq+") != asked("abq+", end_to_end_segments=9)
+    assert asked("abq", seed=1) != asked("abq") != asked("abq", eval_segments=4)
+    by_hand = Question("builtin", "W2A8", "abq", METHODS["abq"], False, CONDITIONS).asked()
+    assert by_hand == asked("abq")
+    symmetric = Question("builtin", "W2A8", "abq", replace(METHODS["abq"], symmetric=True), True, CONDITIONS).asked()
+    assert symmetric != by_hand
+
+
+def test_rows_are_measured_once_and_a_missing_peer_is_left_out(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def here(question: Question) -> dict[str, Any]:
+        measured.append(question.method)
+        return measuring._measure(question)
+
+    monkeypatch.setattr(answering, "measure", here)
+    file, asked = RowFile(tmp_path / "rows.json"), grid(str(tiny_llama), ["W2A8"], ["rtn", "abq", "gptq"])
+    known = answers(asked, file)
+    assert measured == ["full", "rtn", "abq", "gptq"]
+    assert [question.method for question in known] == ["full", "rtn", "abq"]
+    assert "W2A8 gptq is left out" in capsys.readouterr().err
+    full, rtn, abq = known.values()
+    assert full["perplexity"] != rtn["perplexity"] != abq["perplexity"]
+    assert full["kl_mean"] == 0 < abq["kl_mean"] and abq["cpu_seconds"] >= 0
+    assert full["weight_bytes"] > 4 * rtn["weight_bytes"]
+    measured.clear()
+    assert answers(asked[:3], file) == known
+    assert measured == []
+    answers(asked[:3], file, again=["abq"])
+    assert measured == ["abq"]
+
+
+def test_a_row_that_breaks_down_is_kept_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(question: Question) -> dict[str, Any]:
+        raise answering.EvaluationError("no usable perplexity")
+
+    monkeypatch.setattr(answering, "measure", broken)
+    asked = grid("builtin", ["W2A8"], ["rtn"])[1:]
+    file = RowFile(tmp_path / "rows.json")
+    assert answers(asked, file)[asked[0]] == {"error": "no usable perplexity"}
+    assert file.find(asked[0].asked()) == {"error": "no usable perplexity"}
+
+
+def test_a_peer_that_fails_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(question: Question) -> dict[str, Any]:
+        raise PeerError("not installed")
+
+    monkeypatch.setattr(answering, "measure", failing)
+    assert answers(grid("builtin", ["W2A8"], ["gptq"])[1:], RowFile(tmp_path / "rows.json")) == {}
+
+
+def test_the_page_compares_the_last_method_with_the_others(tmp_path: Path) -> None:
+    losses = {
+        "full": [2.0, 2.1, 2.2],
+        "rtn": [4.0, 4.1, 4.2],
+        "abq": [2.5, 2.6, 2.7],
+        "abq+": [2.2, 2.3, 2.41],
+        "autoround": [2.3, 2.4, 2.5],
+    }
+    asked = grid("builtin", ["W3A8", "W2*A8"], ["rtn", "abq", "abq+", "autoround"])
+    known = {q: figures(losses[q.method], package="auto-round 0.16.1") for q in asked}
+    known[next(q for q in asked if (q.precision, q.method) == ("W2*A8", "rtn"))] = {"error": "no usable perplexity"}
+    text = page(known, CONDITIONS, "python benchmarks/quality.py")
+    assert "Full precision: **8.17** ± 0.50 on 96 held-out tokens" in text
+    assert "| W3A8 | 3 | 1.00x | 60.34 ± 0.50 | 13.46 ± 0.50 | **10.01** ± 0.50 | 11.02 ± 0.50 |" in text
+    assert "| W2*A8 | 3 | 1.00x | - | 13.46 ± 0.50 | **10.01** ± 0.50 | - |" in text
+    assert "How much lower the perplexity of `abq+` is" in text and "**1.02 ± 0.03**" in text
+    assert "`abq+` at W2*A8 reaches 10.01" in text and "`autoround` by **1.02 ± 0.03**" in text
+    assert "No perplexity: builtin W2*A8 rtn: no usable perplexity" in text
+    assert "auto-round 0.16.1" in text and "python benchmarks/quality.py" in text

@@ -1,0 +1,91 @@
+"""The CUDA sources on this CPU: compiled with g++ against tests/cuda_emulator, launched by `kernels.cuda.launch`."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from kernels.cuda.compile import HEADERS, SOURCES, Unit, kernels_of, unit_of
+
+EMULATOR = Path(__file__).parent.parent / "cuda_emulator"
+COMPILER = shutil.which("g++")
+WHY_SKIPPED = "g++ is not installed: the CUDA kernels cannot be emulated"
+_FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-fno-gnu-unique"]
+
+
+class EmulatorError(RuntimeError):
+    """A kernel did what a GPU would not allow, or would not define."""
+
+
+def build(unit: Unit, sources: Path = SOURCES) -> ctypes.CDLL:
+    """The unit as a shared library, kept in the temporary folder by the hash of all that went into it."""
+    files = [*(sources / name for name in (*HEADERS[1:], unit.file)), *sorted(EMULATOR.glob("*.[ch]*"))]
+    files = [file for file in files if file.exists()]
+    content = unit.source + repr(_FLAGS) + "".join(file.read_text() for file in files)
+    folder = Path(tempfile.gettempdir()) / f"abq-cuda-emulator-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    library = folder / f"{unit.name}-{hashlib.sha256(content.encode()).hexdigest()[:24]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source, built = Path(scratch) / "unit.cpp", Path(scratch) / "unit.so"
+            source.write_text(unit.source)
+            command = [COMPILER, *_FLAGS, f"-I{EMULATOR}", f"-I{sources}", str(source), "-o", str(built)]
+            subprocess.run(command, check=True)
+            built.replace(library)
+    loaded = ctypes.CDLL(str(library))
+    loaded.emulator_to_half.argtypes = loaded.emulator_to_bfloat.argtypes = [ctypes.c_float]
+    loaded.emulator_to_half.restype = loaded.emulator_to_bfloat.restype = ctypes.c_uint16
+    loaded.emulator_from_half.restype, loaded.emulator_from_half.argtypes = ctypes.c_float, [ctypes.c_uint16]
+    loaded.emulator_add_buffer.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
+    return loaded
+
+
+class EmulatedDevice:
+    """A `Launcher` on CPU tensors. Only tensors it was shown are memory; others are out of bounds.
+
+    backwards: blocks, warps and lanes run in the opposite order.
+    """
+
+    def __init__(
+        self, arch: str = "90a", processors: int = 4, backwards: bool = False, sources: Path = SOURCES
+    ) -> None:
+        self.arch, self.processors, self.backwards, self.sources = arch, processors, backwards, sources
+        self.launched: list[str] = []
+        self._buffers: list[torch.Tensor] = []
+
+    def show(self, *tensors: torch.Tensor | None) -> None:
+        """Let kernels touch these tensors, and nothing beside them."""
+        self._buffers += [tensor for tensor in tensors if tensor is not None and tensor.nbytes]
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
+    ) -> None:
+        unit = unit_of(kernel)
+        if self.sources != SOURCES:  # of changed sources, the one kernel is enough
+            definition = unit.definitions[list(kernels_of(unit)).index(kernel)]
+            unit = Unit(kernel, unit.file, (definition,))
+        library = build(unit, self.sources)
+        library.emulator_forget_buffers()
+        for tensor in self._buffers:
+            storage = tensor.untyped_storage()
+            library.emulator_add_buffer(storage.data_ptr(), storage.nbytes())
+        message = ctypes.create_string_buffer(500)
+        function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
+        failed = library.emulator_run(
+            function,
+            (ctypes.c_uint32 * 3)(*grid),
+            threads,
+            shared_bytes,
+            ctypes.byref(arguments),
+            int(self.backwards),
+            message,
+            ctypes.c_size_t(len(message)),
+        )
+        if failed:
+            raise EmulatorError(f"{kernel}: {message.value.decode()}")
+        self.launched.append(kernel)

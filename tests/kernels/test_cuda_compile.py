@@ -1,0 +1,167 @@
+"""Which kernels there are, what the compiler says of them, and where cubins are kept. NVRTC needs CuPy, not a GPU."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulated_cuda import EMULATOR
+
+from kernels.cuda import compile as cuda_compile
+from kernels.cuda.compile import (
+    HEADERS,
+    SOURCES,
+    ArchitectureError,
+    CompileError,
+    CompilerMissingError,
+    Unit,
+    compile_unit,
+    cubin,
+    parse_log,
+    resources,
+    unit_of,
+    units,
+)
+from kernels.cuda.tiles import BINARY, BYTES, instances
+
+
+def why_not_compiled() -> str:
+    """Empty where NVRTC can be used."""
+    try:
+        cuda_compile._nvrtc()
+    except CompilerMissingError as error:
+        return str(error)
+    return ""
+
+
+needs_nvrtc = pytest.mark.skipif(bool(why_not_compiled()), reason=why_not_compiled() or "NVRTC is there")
+
+LOG = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'first' for 'sm_80'
+ptxas info    : Function properties for first
+ptxas         .     800 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers, 800 bytes cumulative stack size, 1024 bytes smem, 376 bytes cmem[0]
+ptxas info    : Compiling entry function 'second' for 'sm_80'
+ptxas info    : Function properties for second
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 255 registers, 380 bytes cmem[0]
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path / "cubins"))
+    yield tmp_path / "cubins"
+
+
+def test_the_compilers_log_is_read() -> None:
+    first, second = parse_log(LOG, "80")
+    assert (first.kernel, first.arch, first.registers, first.spill_bytes, first.shared_bytes) == (
+        "first",
+        "80",
+        32,
+        12,
+        1024,
+    )
+    assert (second.kernel, second.registers, second.spill_bytes, second.shared_bytes) == ("second", 255, 0, 0)
+    with pytest.raises(CompileError, match="cannot read what the compiler says of first"):
+        parse_log(LOG.replace("Used 32 registers", "Used some registers"), "80")
+
+
+def test_every_number_of_planes_has_kernels_and_names_are_unique() -> None:
+    names = [name for unit in units("90a") for name in cuda_compile.kernels_of(unit)]
+    assert len(names) == len(set(names)) < 120
+    for planes in range(1, 10):
+        for grouped in (False, True):
+            found = instances(planes, grouped)
+            assert {instance.family for instance in found} == {BINARY, BYTES}
+            assert all(unit_of(instance.name).file == instance.source for instance in found)
+            for family in (BINARY, BYTES):
+                assert any((i.rows, i.columns) == (1, 1) for i in found if i.family == family)
+
+
+def test_architectures() -> None:
+    assert all(not unit.name.startswith(BINARY) for unit in units("100a"))
+    assert any(unit.name.startswith(BYTES) for unit in units("120"))
+    with pytest.raises(ArchitectureError, match="sm_75 has neither"):
+        units("75")
+    with pytest.raises(ArchitectureError, match="'ninety' is no GPU architecture"):
+        units("ninety")
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(cuda_compile.importlib, "import_module", missing)
+    cuda_compile._nvrtc.cache_clear()
+    try:
+        with pytest.raises(CompilerMissingError, match=r"pip install 'abq-explorer\[gpu\]'"):
+            cubin(unit_of("quantize_float16"), "80")
+    finally:
+        cuda_compile._nvrtc.cache_clear()
+
+
+def test_sources_need_no_cuda_header() -> None:
+    for path in SOURCES.glob("*.cu*"):
+        included = [line for line in path.read_text().splitlines() if line.startswith("#include")]
+        assert {line.split("<")[1].rstrip(">") for line in included} <= set(HEADERS), path.name
+    assert (EMULATOR / "device.cuh").exists()
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", ["quantize_float16", "binary_p2_r1_c1", "bytes_p4_r1_c1_grouped"])
+def test_nothing_spills(name: str) -> None:
+    for row in resources(unit_of(name), "90a"):
+        assert row.spill_bytes == 0
+        assert 0 < row.registers <= 255
+
+
+@needs_nvrtc
+def test_a_cubin_is_compiled_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = unit_of("dequantize_weight")
+    image = cubin(unit, "80")
+    assert image[:4] == b"\x7fELF"
+    assert len(list(own_cache.glob("dequantize-sm80-*.cubin"))) == 1
+    assert not [path for path in own_cache.iterdir() if path.suffix not in (".cubin", ".log")]
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(cuda_compile, "_compile", refuse)
+    assert cubin(unit, "80") == image
+    with pytest.raises(AssertionError, match="compiled again"):
+        cubin(unit, "86")
+
+
+@needs_nvrtc
+def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path / "file" / "below"))
+    assert cubin(unit_of("dequantize_weight"), "80")[:4] == b"\x7fELF"
+
+
+@needs_nvrtc
+def test_code_that_does_not_compile_shows_the_compilers_words() -> None:
+    with pytest.raises(CompileError, match="no_such_function"):
+        compile_unit(
+            Unit("broken", "dequantize.cu", ("KERNEL(broken, DequantizeArguments, 32, (no_such_function))",)), "80"
+        )
+
+
+@needs_nvrtc
+def test_the_command_lists_registers_spills_and_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from app.cli import main
+
+    monkeypatch.setattr(cuda_compile, "units", lambda arch: (unit_of("dequantize_weight"),))
+    assert main(["bench", "kernels", "--compile-only", "--arch", "80,90a", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["kernel"], row["arch"], row["spill_bytes"]) for row in rows] == [
+        ("dequantize_weight", "80", 0),
+        ("dequantize_weight", "90a", 0),
+    ]
+    assert set(rows[0]) == {"kernel", "arch", "registers", "spill_bytes", "shared_bytes"}
+    assert main(["bench", "kernels", "--compile-only", "--arch", "75"]) != 0
+    assert "sm_75 has neither" in capsys.readouterr().err

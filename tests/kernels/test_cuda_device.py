@@ -1,0 +1,161 @@
+"""The kernels on a real GPU: the emulator's cases, large shapes, streams side by side, CUDA graphs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cuda_cases import Case, Expected, assert_exact
+
+from kernels import dispatch
+from kernels.activations import quantize_activations
+from kernels.cuda import driver, engine
+from kernels.cuda.operands import DeviceWeight, upload
+from kernels.cuda.plan import candidates, families
+from kernels.planes import ShapeError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+]
+ON = "cuda:0"
+
+
+@pytest.fixture(scope="module")
+def device() -> driver.CudaDevice:
+    return driver.device(0)
+
+
+def uploaded(case: Case) -> tuple[DeviceWeight, torch.Tensor]:
+    return upload(case.weight(), ON), case.tokens().to(ON)
+
+
+@pytest.mark.parametrize("act_bits", range(1, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("starred", [False, True])
+def test_every_precision_on_every_plan(device: driver.CudaDevice, bits: int, act_bits: int, starred: bool) -> None:
+    for m, n, k in ((1, 33, 300), (5, 16, 1030), (17, 100, 513)):
+        case = Case(bits, act_bits, m, n, k, starred, None, torch.float16)
+        weight, _ = uploaded(case)
+        for family in families(weight, device.arch):
+            for plan in candidates(weight, m, act_bits, (family,), device.processors):
+                assert_exact(case, device, plan, ON)
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 96, 128, 256, 384])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_groups(device: driver.CudaDevice, group_size: int, dtype: torch.dtype) -> None:
+    for bits, m in ((2, 1), (3, 7), (4, 33), (8, 3)):
+        case = Case(bits, 8, m, 50, 1100, False, group_size, dtype)
+        weight, _ = uploaded(case)
+        for family in families(weight, device.arch):
+            for plan in candidates(weight, m, 8, (family,), device.processors):
+                assert_exact(case, device, plan, ON)
+
+
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (11008, 4096), (4096, 11008)])
+@pytest.mark.parametrize("m", [1, 8, 100, 512])
+@pytest.mark.parametrize(("bits", "act_bits"), [(2, 8), (4, 4), (8, 8)])
+def test_large_shapes(device: driver.CudaDevice, n: int, k: int, m: int, bits: int, act_bits: int) -> None:
+    case = Case(bits, act_bits, m, n, k, dtype=torch.float16)
+    packed = case.weight()
+    weight, x = upload(packed, ON), case.tokens().to(ON)
+    totals = engine.exact_integers(x, weight, act_bits)[:, :, 0].double()
+    codes = torch.from_numpy(packed.codes().astype(np.float64)).to(ON)
+    zero = torch.from_numpy(packed.zero.astype(np.float64)).to(ON)
+    act_codes, _, act_zero, _ = quantize_activations(x.float().cpu().numpy(), act_bits)
+    centred = torch.from_numpy(act_codes.astype(np.float64) - act_zero[:, None]).to(ON)
+    assert torch.equal(totals, centred @ (codes - zero).T)  # float64 is exact below 2^53
+
+
+def test_dispatch_takes_tensors_on_the_gpu() -> None:
+    case = Case(2, 8, 3, 64, 512, dtype=torch.float16)
+    weight, x = uploaded(case)
+    expected = Expected.of(case, case.weight(), x, weight.segment)
+    assert dispatch.path_for(weight, 3, 8) in ("cuda-binary", "cuda-int8")
+    assert torch.equal(dispatch.linear(x, weight, 8).cpu(), torch.from_numpy(expected.y).half())
+    assert np.array_equal(dispatch.exact_integers(x, weight, 8).cpu().numpy(), expected.totals)
+    assert dispatch.linear(x[:0], weight, 8).shape == (0, 64)
+    with pytest.raises(ShapeError, match="move one to the other"):
+        dispatch.linear(x.cpu(), weight, 8)
+
+
+def test_16_bit_activations_are_the_float_product() -> None:
+    case = Case(3, 16, 4, 50, 300, True, 64, torch.float32)
+    weight, x = uploaded(case)
+    expected = x.double().cpu() @ torch.from_numpy(case.weight().dequantize()).double().T
+    bias = case.weight().bias
+    expected += 0 if bias is None else torch.from_numpy(bias).double()
+    torch.testing.assert_close(dispatch.linear(x, weight, 16).double().cpu(), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_self_tests_pass() -> None:
+    on = driver.device(0)
+    weight, _ = uploaded(Case(2, 8))
+    assert all(engine.works(family, 0) for family in families(weight, on.arch))
+    (first, *_) = engine.describe()["devices"]  # type: ignore[misc]
+    assert first["name"] == torch.cuda.get_device_name(0)
+
+
+def test_two_streams_at_once() -> None:
+    cases = [Case(2, 8, m, 4096, 4096, dtype=torch.float16, seed=m) for m in (1, 8)]
+    pairs = [uploaded(case) for case in cases]
+    alone = [engine.linear(x, weight, 8) for weight, x in pairs]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in pairs]
+    outputs: list[list[torch.Tensor]] = [[], []]
+    for _ in range(50):
+        for (weight, x), stream, kept in zip(pairs, streams, outputs, strict=True):
+            with torch.cuda.stream(stream):
+                kept.append(engine.linear(x, weight, 8))
+    torch.cuda.synchronize()
+    for expected, kept in zip(alone, outputs, strict=True):
+        assert all(torch.equal(y, expected) for y in kept)
+
+
+@pytest.mark.parametrize("m", [1, 8, 100, 512])
+def test_a_cuda_graph_holds_a_product(m: int) -> None:
+    case = Case(2, 8, m, 1024, 2048, dtype=torch.float16)
+    weight, x = uploaded(case)
+    before = engine.linear(x, weight, 8)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        engine.linear(x, weight, 8)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = engine.linear(x, weight, 8)
+    for _ in range(3):
+        graph.replay()
+    assert torch.equal(y, before)
+    x.copy_(torch.flip(x, dims=[0]))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, torch.flip(before, dims=[0]))
+
+
+def test_compute_sanitizer_finds_nothing() -> None:
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        pytest.skip("compute-sanitizer is not installed")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from cuda_cases import Case, assert_exact\n"
+        "from kernels.cuda import driver\n"
+        "from kernels.cuda.plan import candidates, families\n"
+        "from kernels.cuda.operands import upload\n"
+        "on = driver.device(0)\n"
+        "for bits, group in ((2, None), (3, 128), (8, 32)):\n"
+        "    case = Case(bits, 8, 5, 50, 700, False, group)\n"
+        "    weight = upload(case.weight(), 'cuda:0')\n"
+        "    for family in families(weight, on.arch):\n"
+        "        assert_exact(case, on, candidates(weight, 5, 8, (family,), on.processors)[0], 'cuda:0')\n"
+    )
+    for check in ("memcheck", "racecheck"):
+        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", code]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
