@@ -196,6 +196,7 @@ _TABLE: Mapping[str, Callable[[Any], Architecture]] = {
     "qwen3_moe": lambda c: _mixture(c, query_key=False),
 }
 SUPPORTED_FAMILIES = frozenset(_TABLE)
+PARTLY_ROTATED = frozenset({"gpt_neox", "phi", "phi3"})  # the families that heed `partial_rotary_factor`
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:

@@ -58,11 +58,12 @@ def abq_attention(
         return output.transpose(1, 2).contiguous(), None
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    scores = query @ key.transpose(2, 3)
+    scores *= scaling if scaling is not None else query.shape[-1] ** -0.5  # in place: a map of all heads is large
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
-        scores = scores + mask
+        scores += mask
     probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if maps is not None:
         maps.append(probabilities)

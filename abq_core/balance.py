@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from abq_core.architectures import Architecture, Rows
+from abq_core.architectures import PARTLY_ROTATED, Architecture, Rows
 from abq_core.quant_linear import linears_of
 
 _FLOOR = 1e-5
@@ -232,7 +232,8 @@ def _rotary(config: object, head_dim: int) -> int:
     rope = getattr(config, "rope_parameters", None)
     if not rope or getattr(config, "alibi", False):
         return 0
-    return int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    partial = getattr(config, "model_type", None) in PARTLY_ROTATED
+    return int(head_dim * (rope.get("partial_rotary_factor") or 1.0)) if partial else head_dim
 
 
 def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: Tensor) -> None:
@@ -246,7 +247,7 @@ def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: T
 
 
 def _smooth(input_peak: Tensor, weight_peak: Tensor, alpha: float) -> Tensor:
-    """One where a channel was never seen to be other than zero (a dead ReLU): a small s would make much of its noise."""
+    """One for a channel that was always zero, a dead ReLU say: its s would be tiny, and enlarge what rounding adds."""
     s = input_peak.clamp(min=_FLOOR) ** alpha / weight_peak.clamp(min=_FLOOR) ** (1 - alpha)
     return torch.where(input_peak > 0, s, torch.ones_like(s))
 

@@ -159,7 +159,7 @@ class _Attended(Exception):
 
 
 def _compared(maps: list[Tensor], switches: Switches) -> Tensor:
-    joined = torch.cat(maps)
+    joined = maps[0] if len(maps) == 1 else torch.cat(maps)
     return joined if switches.akl_per_head else head_mean(joined)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from abq_core.architectures import blocks_of
@@ -25,15 +25,10 @@ from abq_core.falcon import plain_linears
 from abq_core.hub import hub_folder
 from abq_core.mix import ModelPrecision
 from abq_core.model_errors import ModelError, ModelNotFoundError, UnsafeModelError
-from abq_core.model_files import (
-    CONFIG,
-    check_config,
-    check_weights,
-    link_files,
-    weight_files,
-)
+from abq_core.model_files import CONFIG, check_config, check_weights, link_files, weight_files
 from abq_core.precision import FULL
 from abq_core.quant_linear import linears_of
+from abq_core.tokenizer import load_tokenizer
 
 __all__ = [
     "BUILTIN",
@@ -135,7 +130,7 @@ def load_model(ref: str, device: str = "cpu", dtype: torch.dtype = torch.float32
         )
         split_experts(model)
         plain_linears(model)
-        tokenizer = AutoTokenizer.from_pretrained(links, trust_remote_code=False, local_files_only=True)
+        tokenizer = load_tokenizer(links)
         loaded = LoadedModel(ref, model.to(target).eval().requires_grad_(False), tokenizer, FULL)
         _check_loaded(loaded, report)
         model.config.name_or_path = ref

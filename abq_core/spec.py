@@ -79,7 +79,7 @@ METHODS: Mapping[str, Switches] = {
 }
 DEFAULT_EPOCHS = 20
 _OWN_EPOCHS = {"abq+": 10}  # the end-to-end pass goes on where they stop
-DEFAULT_END_TO_END_SEGMENTS = 4096
+DEFAULT_END_TO_END_SEGMENTS = 1024
 
 
 def own_epochs(method: str) -> int:
@@ -100,7 +100,7 @@ _LIMITS = {
 class CalibrationSpec:
     """One calibration. `switches` and `epochs` None: the method's own (20 epochs where it learns, 10 of abq+).
 
-    end_to_end_segments: of `seq_len` tokens, for the end-to-end pass, which reads each once; None for 4,096.
+    end_to_end_segments: of `seq_len` tokens, for the end-to-end pass, which reads each once; None for 1,024.
     """
 
     model: str

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measuring import Question, measure
@@ -13,8 +13,14 @@ from abq_core.calibrate import CalibrationError
 from abq_core.evaluate import EvaluationError
 
 
+class DifferentTextError(ValueError):
+    """Rows that cannot be compared."""
+
+
 def answers(questions: Sequence[Question], file: RowFile, again: Sequence[str] = ()) -> dict[Question, dict[str, Any]]:
     """What is known of each question afterwards. again: methods whose rows are measured even if the file has them.
+
+    Raises DifferentTextError where the rows of a model were not evaluated on the same text.
 
     A row that breaks down or has no perplexity is kept with its `error`; a peer that does not run is said and left out.
     """
@@ -33,4 +39,20 @@ def answers(questions: Sequence[Question], file: RowFile, again: Sequence[str] =
         known[question] = found
         shown = json.dumps({key: value for key, value in found.items() if key != "segment_losses"})
         print(f"{number}/{len(questions)} {question.label} {shown}", flush=True)
+    _check_text(known)
     return known
+
+
+def _check_text(known: Mapping[Question, Mapping[str, Any]]) -> None:
+    """Rows are compared segment by segment: those of one model must have read the same ones."""
+    first: dict[str, tuple[Question, str | None]] = {}
+    for question, found in known.items():
+        if "error" in found:
+            continue
+        text = found.get("text_sha256")
+        other, expected = first.setdefault(question.model, (question, text))
+        if text != expected:
+            raise DifferentTextError(
+                f"{question.label} and {other.label} were evaluated on different text: the data or the tokenizer "
+                "changed between them. Measure the older ones --again."
+            )

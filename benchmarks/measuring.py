@@ -3,8 +3,8 @@
 import multiprocessing
 import platform
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import MISSING, dataclass, fields
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from abq_core.artifacts import MemoryStore
 from abq_core.calibrate import calibrate
-from abq_core.data import segments
+from abq_core.data import recorded_segments, segments
 from abq_core.end_to_end import end_to_end_segments
 from abq_core.evaluate import evaluate
 from abq_core.events import ignore
@@ -105,9 +105,32 @@ class Question:
 
 
 def measure(question: Question) -> dict[str, Any]:
-    """Calibrate and evaluate one row, in a fresh process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, question).result()
+    """Calibrate and evaluate one row, in a fresh process, so that its peak memory is its own.
+
+    Raises what the process raised, and RuntimeError where it was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, question))
+    process.start()
+    sender.close()  # the process has its own: when that is closed without an answer, recv says so
+    try:
+        found: dict[str, Any] | Exception = receiver.recv()
+    except EOFError:
+        found = RuntimeError(f"The process that measured {question.label} was killed: is there enough memory?")
+    process.join()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _answer(sender: Connection, question: Question) -> None:
+    """Send what was measured, or why it was not."""
+    try:
+        found: dict[str, Any] | Exception = _measure(question)
+    except Exception as error:
+        found = error
+    sender.send(found)
 
 
 def _measure(question: Question) -> dict[str, Any]:
@@ -115,7 +138,7 @@ def _measure(question: Question) -> dict[str, Any]:
     logging.disable_progress_bar()
     base = load_model(question.model)
     model, cost = _quantized(base, question)
-    ids = segments(
+    ids, text = recorded_segments(
         conditions.data,
         base.tokenizer,
         conditions.eval_segments,
@@ -132,6 +155,7 @@ def _measure(question: Question) -> dict[str, Any]:
         "stored_bits": model.precision.stored_bits,
         "weight_bytes": weight_bytes(model),
         "tokens": ids.numel(),
+        "text_sha256": text.sha256[:16],
         **cost,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -32,7 +32,9 @@ def allocate(
     out: Annotated[Path | None, typer.Option("--out", help="Write the mix to this file for abq calibrate.")] = None,
     data: DataOption = "builtin",
     segments: Annotated[int, typer.Option("--segments", help="Pieces of calibration text to measure on.")] = 4,
-    seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens in each.")] = 256,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", help="Tokens in each; default: 256, or the context.")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> Answer:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from app.services.explorer import Explorer
 
 FOLDER = "sensitivity"
-Text = tuple[str, int, int, int]  # data, segments, seq_len, seed: the calibration text that is measured on
+SEQ_LEN = 256
+Text = tuple[str, int, int | None, int]  # data, segments, seq_len, seed: the calibration text that is measured on
 PREDICTION_COLUMNS = ["run", "precision", "method", "stored_bits", "predicted_kl", "kl_mean", "perplexity"]
 
 
@@ -67,6 +68,7 @@ def _measured(
     """Of every linear at every candidate: from files where they are, else measured and kept."""
     base = explorer.registry.full(model)
     data, segments, seq_len, seed = text
+    seq_len = min(SEQ_LEN, base.context) if seq_len is None else seq_len
     ids, record = recorded_segments(data, base.tokenizer, segments, seq_len, seed, "calibration")
     source = {"model": model, "fingerprint": fingerprint(model), "text": record.sha256}
     paths = {candidate: _folder(explorer) / f"{_key(source, candidate)}.json" for candidate in candidates}

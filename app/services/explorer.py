@@ -118,13 +118,15 @@ class Explorer:
         stored_bytes: int | None = None,
         data: str = BUILTIN,
         segments: int = 4,
-        seq_len: int = 256,
+        seq_len: int | None = None,
         seed: int = 0,
         on_step: Callable[[int, int], None] | None = None,
     ) -> "Allocation":
         """A precision for every linear within one budget. Takes a while where sensitivities are not known yet.
 
-        on_step(done, total) counts their measuring, and may raise to stop. Raises BudgetError, PrecisionError.
+        segments, seq_len, seed: of the calibration text that they are measured on; None for 256 tokens, or the context
+        where it is shorter.  on_step(done, total) counts the measuring, and may raise to stop. Raises BudgetError,
+        PrecisionError.
         """
         from app.services.allocation import allocate_bits
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_chosen_is_said_before_anything_is_measured(explorer: Exp
     ):
         with pytest.raises(BudgetError, match=said):
             explorer.allocate(str(tiny_llama), candidates, bits, on_step=never)
-    with pytest.raises(PrecisionError, match="W9A8"):
+    with pytest.raises(PrecisionError, match="9 weight bits"):
         explorer.allocate(str(tiny_llama), ["W9A8"], 3.0, on_step=never)
 
 

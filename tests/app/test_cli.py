@@ -23,8 +23,9 @@ EVALUATION = {
 }  # fmt: skip
 KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "exact", "speedup"}
 COMMANDS = [
-    "app", "calibrate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval", "generate", "bench kernels",
-    "bench decode", "runs list", "runs show", "runs delete", "runs export", "report", "quickstart", "worker",
+    "app", "calibrate", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval", "generate",
+    "bench kernels", "bench decode", "runs list", "runs show", "runs delete", "runs export", "report", "quickstart",
+    "worker",
 ]  # fmt: skip
 Ask = Callable[..., dict[str, object]]
 

@@ -104,6 +104,22 @@ def test_an_evaluation_and_a_kernel_timing_are_stored(
     assert len(client.predict(api_name="/throughput")) == len(measured)
 
 
+def test_bits_are_chosen_within_a_budget_and_the_mix_is_submitted(
+    own: tuple[Explorer, Client], tiny_llama: Path, text_file: Path
+) -> None:
+    explorer, client = own
+    chosen = client.predict(str(tiny_llama), 3.0, ["W2A8", "W4A8"], api_name="/allocate")
+    assert "mix-" in chosen["precision"] and chosen["stored_bits"] <= 3 and chosen["predicted_kl"] > 0
+    form = ("rtn", str(text_file), 2, 32, -1, 0)
+    made = client.predict(str(tiny_llama), json.dumps(chosen), *form, api_name="/submit")
+    assert explorer.run(made["run"]).precision == chosen["precision"]
+    with pytest.raises(AppError, match="smallest possible is 2 bits"):
+        client.predict(str(tiny_llama), 1.0, ["W2A8", "W4A8"], api_name="/allocate")
+    with pytest.raises(AppError, match="another model"):
+        client.predict("builtin", json.dumps(chosen), *form, api_name="/submit")
+    client.predict(made["run"], api_name="/delete")
+
+
 def test_a_job_is_submitted_cancelled_resumed_noted_and_deleted(
     own: tuple[Explorer, Client], tiny_spec: SpecMaker, text_file: Path
 ) -> None:

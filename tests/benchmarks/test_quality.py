@@ -8,8 +8,9 @@ import answers as answering
 import measuring
 import pytest
 import quality
-from answers import answers
+from answers import DifferentTextError, answers
 from benchmark_cases import CONDITIONS, figures
+from conditions import Conditions
 from measuring import Question
 from peer_weights import PeerError
 from quality_page import page
@@ -18,8 +19,16 @@ from row_file import RowFile
 from abq_core.spec import METHODS
 
 
-def grid(model: str, precisions: list[str], methods: list[str], symmetric: bool = False) -> list[Question]:
-    return list(quality.questions([model], precisions, methods, symmetric, CONDITIONS))
+def grid(model: str, precisions: list[str], methods: list[str], conditions: Conditions = CONDITIONS) -> list[Question]:
+    return list(quality.questions([model], precisions, methods, False, conditions))
+
+
+@pytest.fixture(scope="module")
+def on_words(tmp_path_factory: pytest.TempPathFactory) -> Conditions:
+    """Conditions with a short text: the built-in one takes seconds to tokenize."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("".join(f"def f{n}(path): return open(path, {n * n})\n" for n in range(400)))
+    return replace(CONDITIONS, data=str(path))
 
 
 def test_peers_are_not_asked_for_the_levels_of_a_star() -> None:
@@ -52,7 +61,11 @@ def test_a_question_says_what_its_figures_follow_from_and_no_more() -> None:
 
 
 def test_rows_are_measured_once_and_a_missing_peer_is_left_out(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_llama: Path,
+    on_words: Conditions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     measured = []
 
@@ -61,7 +74,7 @@ def test_rows_are_measured_once_and_a_missing_peer_is_left_out(
         return measuring._measure(question)
 
     monkeypatch.setattr(answering, "measure", here)
-    file, asked = RowFile(tmp_path / "rows.json"), grid(str(tiny_llama), ["W2A8"], ["rtn", "abq", "gptq"])
+    file, asked = RowFile(tmp_path / "rows.json"), grid(str(tiny_llama), ["W2A8"], ["rtn", "abq", "gptq"], on_words)
     known = answers(asked, file)
     assert measured == ["full", "rtn", "abq", "gptq"]
     assert [question.method for question in known] == ["full", "rtn", "abq"]
@@ -86,6 +99,23 @@ def test_a_row_that_breaks_down_is_kept_with_its_reason(tmp_path: Path, monkeypa
     file = RowFile(tmp_path / "rows.json")
     assert answers(asked, file)[asked[0]] == {"error": "no usable perplexity"}
     assert file.find(asked[0].asked()) == {"error": "no usable perplexity"}
+
+
+def test_rows_on_different_text_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, file = grid("builtin", ["W2A8"], ["rtn", "abq"]), RowFile(tmp_path / "rows.json")
+    for question, text in zip(asked, ("a", "a", "b"), strict=True):
+        file.add(question.asked(), figures([2.0, 2.1], text_sha256=text))
+    assert len(answers(asked[:2], file)) == 2
+    with pytest.raises(DifferentTextError, match=r"W2A8 abq and builtin W16A16 full .* --again"):
+        answers(asked, file)
+
+
+def test_a_row_is_measured_in_a_process_of_its_own_and_its_errors_come_back(
+    tiny_llama: Path, on_words: Conditions
+) -> None:
+    question = Question(str(tiny_llama), "W2A8", "gptq", None, False, on_words)
+    with pytest.raises(PeerError, match=r"/nowhere/python cannot be run"):
+        measuring.measure(question)
 
 
 def test_a_peer_that_fails_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

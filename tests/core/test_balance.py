@@ -72,3 +72,11 @@ def test_what_no_token_reaches_starts_at_one() -> None:
     values = balance.start(dict(block.named_parameters()), seen)
     assert torch.equal(values["mlp.experts.1.up_proj>mlp.experts.1.down_proj"], torch.ones(96))
     assert not torch.equal(values["mlp.experts.0.up_proj>mlp.experts.0.down_proj"], torch.ones(96))
+
+
+def test_a_dead_relu_starts_at_one() -> None:
+    balance, block, peaks = balance_and_peaks("opt-post-norm")
+    dead = peaks["fc2"] == 0
+    values = balance.start(dict(block.named_parameters()), peaks)["fc1>fc2"]
+    assert 0 < dead.sum() < len(dead)
+    assert torch.equal(values == 1, dead)

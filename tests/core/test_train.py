@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from abq_core.builtin.train import CONTEXT, VOCABULARY, build_model, optimizers, save, write_card
 from abq_core.models import BUILTIN_FOLDER, load_model, model_shape
@@ -47,3 +47,11 @@ def test_each_parameter_has_one_optimizer_and_the_saved_model_loads(
     card = (tmp_path / "README.md").read_text()
     assert f"--family {family}" in card and "perplexity 7.39" in card
     assert f"hidden {model.config.hidden_size}" in " ".join(card.split())
+
+
+def test_a_tokenizer_of_its_own_is_not_replaced_by_the_familys(tmp_path: Path) -> None:
+    own = PreTrainedTokenizerFast.from_pretrained(BUILTIN_FOLDER)
+    save(build_model("qwen2", 0), own, tmp_path)
+    text = "def open(path):\n    return 1234\n\n\nThe file's path"
+    assert load_model(str(tmp_path)).tokenizer(text)["input_ids"] == own(text)["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != own(text)["input_ids"]  # else not needed

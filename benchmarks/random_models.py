@@ -1,0 +1,64 @@
+"""LLaMAs with random weights: as folders for whole runs, as single blocks of a large model's shape."""
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers.utils import logging
+
+from abq_core.attention import ATTENTION, register_attention
+from abq_core.models import BUILTIN_FOLDER, ModelShape, model_shape
+
+_CONTEXT = 2048
+
+
+def _llama(hidden: int, inner: int, blocks: int, heads: int, keys: int, vocabulary: int, tied: bool) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        vocab_size=vocabulary,
+        max_position_embeddings=_CONTEXT,
+        tie_word_embeddings=tied,
+    )
+
+
+CONFIGS = {
+    "random-256": _llama(256, 704, 8, 4, 4, 8192, tied=True),
+    "random-512": _llama(512, 1408, 6, 16, 4, 16384, tied=False),
+    "random-1024": _llama(1024, 2816, 4, 16, 16, 32000, tied=False),
+    "llama-7b": _llama(4096, 11008, 32, 32, 32, 32000, tied=False),
+    "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, tied=False),
+}
+
+
+def random_folder(name: str, folder: Path) -> Path:
+    """A folder with that model in FP16 and the built-in model's tokenizer; equal names give equal weights."""
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).half().save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(BUILTIN_FOLDER)
+    tokenizer.model_max_length = _CONTEXT
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def random_model(name: str, blocks: int, device: str) -> PreTrainedModel:
+    """The first blocks of that model, fp32, on a device, without a tokenizer."""
+    register_attention()
+    config = AutoConfig.for_model(**{**CONFIGS[name].to_dict(), "num_hidden_layers": blocks})
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def random_shape(name: str) -> ModelShape:
+    """Its sizes; nothing is made."""
+    with TemporaryDirectory() as folder:
+        CONFIGS[name].save_pretrained(folder)
+        return replace(model_shape(folder), ref=name)
