@@ -21,6 +21,9 @@ _STREAM_COPIES = 6  # hidden states of all segments: into the block and out of i
 _ACTIVATION_COPIES = 4  # inputs and outputs of a block's linears, and what autograd keeps of them
 _MAP_COPIES = 6  # attention maps of all heads, and what autograd keeps of them
 _RUN_OVERHEAD_BYTES = 16 << 20  # norms, learned values, diagnostics
+_PASS_COPIES = 14  # of all blocks' weights, in the end-to-end pass: what _BLOCK_COPIES has, with the rounding offsets
+_PASS_TOKENS = 1024  # of one of its steps
+_LOGIT_COPIES = 6  # of such a step, full precision and quantized, and what autograd keeps of them
 _FLOPS = 2.4e10  # sustained by an optimisation step on one core
 _STARTUP_SECONDS = 10.0
 
@@ -41,6 +44,7 @@ class Estimate:
     segments: int
     seq_len: int
     epochs: int
+    end_to_end_segments: int
     full_bytes: int
     quantized_bytes: int
     ratio: float
@@ -64,20 +68,31 @@ class Estimate:
 
     def _what_would_fit(self, memory_available: int) -> str:
         def fits(segments: int, seq_len: int) -> bool:
-            smaller = estimate(self.shape, self.precision, segments, seq_len, self.epochs)
+            smaller = estimate(self.shape, self.precision, segments, seq_len, self.epochs, self.end_to_end_segments)
             return smaller.peak_memory_bytes <= memory_available
 
         if segments := _largest(self.segments, lambda n: fits(n, self.seq_len)):
             return f"use at most {segments} segments of {self.seq_len} tokens."
         if seq_len := _largest(self.seq_len, lambda n: fits(1, n)):
             return f"use shorter segments, at most 1 of {seq_len} tokens."
+        if (
+            self.end_to_end_segments
+            and estimate(self.shape, self.precision, 1, 8).peak_memory_bytes <= memory_available
+        ):
+            return "leave the end-to-end pass away (--switch end_to_end=false), which holds all blocks at once."
         return f"'{self.shape.ref}' is too large for this machine; choose a model with fewer parameters."
 
 
 def estimate(
-    shape: ModelShape, precision: ModelPrecision, segments: int = 32, seq_len: int = 256, epochs: int = DEFAULT_EPOCHS
+    shape: ModelShape,
+    precision: ModelPrecision,
+    segments: int = 32,
+    seq_len: int = 256,
+    epochs: int = DEFAULT_EPOCHS,
+    end_to_end_segments: int = 0,
 ) -> Estimate:
-    """What calibrating a model of this shape takes. epochs: 0 for methods that learn nothing.
+    """What calibrating a model of this shape takes. epochs: 0 for methods that learn nothing; end_to_end_segments: 0
+    for those without such a pass.
 
     Raises MixError where a mix was made for a model of another shape.
     """
@@ -98,13 +113,14 @@ def estimate(
         segments=segments,
         seq_len=seq_len,
         epochs=epochs,
+        end_to_end_segments=end_to_end_segments,
         full_bytes=full,
         quantized_bytes=rest + linears,
         ratio=full / (rest + linears),
         linears_ratio=weights * _HALF / linears,
         run_bytes=linears + _RUN_OVERHEAD_BYTES,
-        peak_memory_bytes=_peak_memory(shape, segments, seq_len, linears),
-        seconds=_seconds(shape, segments, seq_len, epochs),
+        peak_memory_bytes=_peak_memory(shape, segments, seq_len, linears, end_to_end=end_to_end_segments > 0),
+        seconds=_seconds(shape, segments, seq_len, epochs, end_to_end_segments),
     )
 
 
@@ -119,25 +135,30 @@ def linear_bytes(rows: int, k: int, precision: Precision) -> int:
     return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * _SCALE_BYTES
 
 
-def _peak_memory(shape: ModelShape, segments: int, seq_len: int, packed: int) -> int:
-    """The larger of calibrating (model, one optimised block) and evaluating (model, quantized copy, packed copy)."""
+def _peak_memory(shape: ModelShape, segments: int, seq_len: int, packed: int, end_to_end: bool) -> int:
+    """The largest of calibrating (model, one optimised block), the end-to-end pass (all blocks) and evaluating (model,
+    quantized copy, packed copy).
+    """
     weights = [_block_weights(shape, block) * _SINGLE for block in range(shape.blocks)]
     stream = segments * seq_len * shape.hidden * _SINGLE
-    mean_maps = segments * seq_len**2 * _SINGLE
     head_maps = shape.heads * seq_len**2 * _SINGLE
     channels = max(sum(rows + k for rows, k in shape.block_linears(i).values()) for i in range(shape.blocks))
     activations = seq_len * channels * _SINGLE
-    calibrating = _BLOCK_COPIES * max(weights) + _STREAM_COPIES * stream + mean_maps + _MAP_COPIES * head_maps
+    calibrating = _BLOCK_COPIES * max(weights) + _STREAM_COPIES * stream + _MAP_COPIES * head_maps
     calibrating += _ACTIVATION_COPIES * activations
     evaluating = sum(weights) + packed
-    return _PROCESS_BYTES + shape.parameters * _SINGLE + max(calibrating, evaluating)
+    together = 0
+    if end_to_end:
+        step = _ACTIVATION_COPIES * shape.blocks * channels + _LOGIT_COPIES * shape.vocabulary
+        together = _PASS_COPIES * sum(weights) + _PASS_TOKENS * step * _SINGLE
+    return _PROCESS_BYTES + shape.parameters * _SINGLE + max(calibrating, together, evaluating)
 
 
-def _seconds(shape: ModelShape, segments: int, seq_len: int, epochs: int) -> float:
+def _seconds(shape: ModelShape, segments: int, seq_len: int, epochs: int, end_to_end_segments: int) -> float:
     """Steps (and one pass for the targets) of 6 operations a weight and token, and the attention's own."""
     weights = sum(_block_weights(shape, block) for block in range(shape.blocks))
     operations = 6 * weights * seq_len + 4 * shape.blocks * seq_len**2 * shape.hidden
-    return _STARTUP_SECONDS + (epochs + 1) * segments * operations / _FLOPS
+    return _STARTUP_SECONDS + ((epochs + 1) * segments + end_to_end_segments) * operations / _FLOPS
 
 
 def _largest(below: int, fits: Callable[[int], bool]) -> int:

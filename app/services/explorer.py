@@ -91,11 +91,18 @@ class Explorer:
         segments: int = DEFAULT_SEGMENTS,
         seq_len: int = 256,
         epochs: int = DEFAULT_EPOCHS,
+        end_to_end_segments: int = 0,
     ) -> "Estimate":
         """Size, memory and time of a calibration, from shapes alone; epochs 0 for methods that learn nothing."""
         from abq_core.estimate import estimate
 
-        return estimate(self.model_shape(ref), self.precision(precision), segments, seq_len, epochs)
+        shape, wanted = self.model_shape(ref), self.precision(precision)
+        return estimate(shape, wanted, segments, seq_len, epochs, end_to_end_segments)
+
+    def estimate_of(self, spec: CalibrationSpec) -> "Estimate":
+        """What this calibration takes."""
+        together = spec.active_end_to_end_segments if spec.learns_end_to_end else 0
+        return self.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs, together)
 
     def explore(self, ref: str, precision: str | ModelPrecision) -> dict[str, pandas.DataFrame]:
         """What rounding to this precision does to the weights; no calibration. Kept for the next call."""
@@ -144,7 +151,7 @@ class Explorer:
     def submit(self, spec: CalibrationSpec) -> Job:
         """Check that the calibration can run here, then queue it. Raises ModelError, EstimateError, DataError."""
         spec = dataclasses.replace(spec, model=local_path(spec.model), data=local_path(spec.data))
-        preflight = self.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs)
+        preflight = self.estimate_of(spec)
         preflight.refuse(psutil.virtual_memory().available, shutil.disk_usage(self.settings.data_dir).free)
         check_source(spec.data)
         return self.jobs.submit(spec.to_dict(), now())

@@ -170,7 +170,8 @@ def _answer(chosen: Chosen) -> str:
     )
 
 
-def _command(model: str, bits: float, candidates: list[str], method: str) -> str:
-    choose = ["abq", "allocate", model, "--bits", f"{words.number(bits) or 0:g}", "--candidates", ",".join(candidates)]
-    calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", method]
-    return f"{shlex.join([*choose, '--out', FILE])}\n{shlex.join(calibrate)}"
+def _command(model: str, bits: float | None, candidates: list[str] | None, method: str) -> str:
+    named = ",".join(candidates or [])
+    choose = ["abq", "allocate", model, "--bits", f"{words.number(bits) or 0:g}", "--candidates", named, "--out", FILE]
+    calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
+    return f"{shlex.join(choose)}\n{shlex.join(calibrate)}"

@@ -135,7 +135,7 @@ def _whole(value: object, name: str) -> int:
 
 def _preflight(page: Page, spec: CalibrationSpec) -> str:
     """What the calibration would take, from shapes alone."""
-    estimate = page.explorer.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs)
+    estimate = page.explorer.estimate_of(spec)
     learned = (
         f"{spec.active_epochs} epoch{'s' * (spec.active_epochs > 1)} a block"
         if spec.active_epochs

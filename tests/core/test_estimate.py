@@ -87,3 +87,11 @@ def test_a_full_disk_is_named() -> None:
     found = estimate(LLAMA_7B, Precision.parse("W4A4"))
     with pytest.raises(EstimateError, match=r"GiB on disk and 100 MiB are free"):
         found.refuse(10**15, 100 << 20)
+
+
+def test_the_end_to_end_pass_takes_more_memory_and_time_and_can_be_left_away() -> None:
+    shape = model_shape("builtin")
+    alone, together = (estimate(shape, Precision(2, 8), end_to_end_segments=count) for count in (0, 1024))
+    assert together.peak_memory_bytes > alone.peak_memory_bytes and together.seconds > alone.seconds
+    with pytest.raises(EstimateError, match="end_to_end=false"):
+        together.refuse(alone.peak_memory_bytes, 1 << 40)
