@@ -160,7 +160,7 @@ def _introduction(conditions: Conditions) -> str:
         "the order of their activations, range by least squares) rounds weights only; `autoround` (AutoRound: "
         f"{conditions.steps} steps of 8 segments, otherwise its defaults, in float32) learns with the row's activation "
         "bits. Both leave weights on 2^p evenly spaced levels a row, which is checked; neither has the levels of a "
-        "star. What each component of ours is worth stands in [ablation.md](ablation.md).\n"
+        "star. What each component of ours is worth, `benchmarks/ablation.py` measures.\n"
     )
 
 
