@@ -24,9 +24,9 @@ STARTED_WITHIN_SECONDS = 120
 STEP_MS = 120_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`abq app` on an empty data folder."""
+    """`abq app` on an empty data folder, a fresh one for each file of tests."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = {**os.environ, "ABQ_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
