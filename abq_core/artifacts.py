@@ -1,7 +1,7 @@
 """What calibration leaves of a block (integer weights, other parameters, learned values) and where it is kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -57,12 +57,14 @@ class BlockArtifact:
 
     weights: integer weight of each linear.  parameters: all other parameters by name (norms and biases with the balance
     folded in; weights too where they are not quantized).  learned: `balance.<pair>`, `clip_low.<linear>`,
-    `clip_high.<linear>`, `compensation_out`, `compensation_in`.
+    `clip_high.<linear>`, `compensation_out`, `compensation_in`.  act_clips: () float32 factor on the range of each
+    token that enters a linear, where it was learned.
     """
 
     weights: Mapping[str, QuantizedWeight]
     parameters: Mapping[str, Tensor]
     learned: Mapping[str, Tensor]
+    act_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to_tensors(self, precisions: Mapping[str, Precision]) -> dict[str, Tensor]:
         """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size.
@@ -71,6 +73,7 @@ class BlockArtifact:
         """
         tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}
         tensors |= {f"learned.{name}": t.contiguous() for name, t in self.learned.items()}
+        tensors |= {f"act_clip.{name}": t.contiguous() for name, t in self.act_clips.items()}
         for name, weight in self.weights.items():
             rows, k = weight.codes.shape
             codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
@@ -98,7 +101,7 @@ class BlockArtifact:
             weights[prefix.removeprefix("weights.")] = QuantizedWeight(
                 torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size
             )
-        return cls(weights, _below(tensors, "parameters."), _below(tensors, "learned."))
+        return cls(weights, _below(tensors, "parameters."), _below(tensors, "learned."), _below(tensors, "act_clip."))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -23,12 +23,15 @@ from abq_core.spec import Switches
 BALANCE_RATE = 5e-3
 CLIPPING_RATE = 1e-2
 ROUNDING_RATE = 5e-3
+ACT_CLIPPING_RATE = 5e-3
 _LARGEST_OFFSET = 0.5  # a weight goes to one of its two neighbouring levels
+_SMALLEST_ACT_CLIP = 0.1
 _CLIP_START = 4.0  # sigmoid(4) = 0.982: almost no clipping
 
 
 class BlockQuantizer:
-    """Learned: log balance vectors, clipping logits, rounding offsets, the compensation vectors. All else is derived.
+    """Learned: log balance vectors, clipping logits, rounding offsets, factors on the range of activations, the
+    compensation vectors. All else is derived.
 
     The balance is learned as its logarithm, so that it stays positive.  precisions: of every linear of the block;
     `quantized` names those whose weights become integers.
@@ -67,6 +70,11 @@ class BlockQuantizer:
         starts = self._clip_starts(switches.clip_search) if clips else {}
         self.clip_low = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
         self.clip_high = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
+        quantized_inputs = [name for name in linears_of(block) if precisions[name].quantizes_activations]
+        self.act_clips = {
+            name: torch.ones((), device=self._device, requires_grad=True)
+            for name in (quantized_inputs if switches.act_clipping else [])
+        }
         rounded = self.quantized if switches.rounding else []
         self.offsets = {
             name: torch.zeros_like(self.originals[f"{name}.weight"], requires_grad=True) for name in rounded
@@ -93,6 +101,7 @@ class BlockQuantizer:
             (BALANCE_RATE, list(self.log_balance.values())),
             (CLIPPING_RATE, [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]),
             (ROUNDING_RATE, list(self.offsets.values())),
+            (ACT_CLIPPING_RATE, list(self.act_clips.values())),
         ]
         groups = [{"params": [p for p in values if p.requires_grad], "lr": rate} for rate, values in rates]
         return [group for group in groups if group["params"]]
@@ -102,6 +111,8 @@ class BlockQuantizer:
         """Keep what an optimizer moved within its bounds."""
         for offset in self.offsets.values():
             offset.clamp_(-_LARGEST_OFFSET, _LARGEST_OFFSET)
+        for clip in self.act_clips.values():
+            clip.clamp_(_SMALLEST_ACT_CLIP, 1)
 
     def float_parameters(self) -> dict[str, Tensor]:
         """The block's parameters before rounding: balance folded in, compensation added."""
@@ -109,8 +120,10 @@ class BlockQuantizer:
         return before_rounding(self.balance, self.originals, values, self.compensation)
 
     def quantized_parameters(self) -> dict[str, Tensor]:
-        """`float_parameters` with the weights of the linears fake-quantized; gradients reach all learned values."""
-        parameters = self.float_parameters()
+        """`float_parameters` with the weights of the linears fake-quantized, and what a QuantLinear needs beside them;
+        gradients reach all learned values.
+        """
+        parameters = self.float_parameters() | {f"{name}.act_clip": clip for name, clip in self.act_clips.items()}
         for name in self.quantized:
             key = f"{name}.weight"
             parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], self._grid(name))
@@ -130,7 +143,8 @@ class BlockQuantizer:
             learned |= {f"clip_high.{name}": torch.sigmoid(self.clip_high[name])}
         if self.compensation is not None:
             learned |= dict(zip(("compensation_out", "compensation_in"), self.compensation, strict=True))
-        return BlockArtifact(weights, parameters, {name: t.detach().clone() for name, t in learned.items()})
+        act_clips = {name: clip.detach().clone() for name, clip in self.act_clips.items()}
+        return BlockArtifact(weights, parameters, {n: t.detach().clone() for n, t in learned.items()}, act_clips)
 
     def state(self) -> dict[str, Tensor]:
         """All learned values as they are, to go on from; `load_state` takes them back bit for bit."""
@@ -148,6 +162,7 @@ class BlockQuantizer:
             "clip_low": self.clip_low,
             "clip_high": self.clip_high,
             "offset": self.offsets,
+            "act_clip": self.act_clips,
             "compensation": dict(zip(("out", "in"), self.compensation or (), strict=False)),
         }
         return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}

@@ -150,7 +150,9 @@ def _compare_linears(
         rounded_inputs = dict(inputs)
         for lens in ("rounded", "corrected"):
             if precision.quantizes_activations and lens in inputs:
-                rounded_inputs[lens] = fake_quant_activation(inputs[lens], precision.act_bits)
+                rounded_inputs[lens] = fake_quant_activation(
+                    inputs[lens], precision.act_bits, artifacts[lens].act_clips.get(name, 1.0)
+                )
             if name in artifacts[lens].weights:
                 levels.append(level_counts(artifacts[lens].weights[name], {**labels, "lens": lens}))
             rows.append(

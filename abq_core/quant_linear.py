@@ -14,11 +14,13 @@ from kernels.weight import PackedWeight, pack_weight
 class QuantLinear(nn.Linear):
     """A linear whose input is fake-quantized per token; its weight is whatever it was given, dequantized or not.
 
-    `act_bits` 16 leaves the input alone.  `stored_bytes` is what the integer form of the weight occupies (codes,
-    scales, zero points), or two bytes a weight where it is not quantized.
+    `act_bits` 16 leaves the input alone.  `act_clip`: () float32 in (0, 1], factor on each token's range.
+    `stored_bytes` is what the integer form of the weight occupies (codes, scales, zero points), or two bytes a weight
+    where it is not quantized.
     """
 
     act_bits: int
+    act_clip: Tensor
     stored_bytes: int
 
     @classmethod
@@ -28,13 +30,14 @@ class QuantLinear(nn.Linear):
         wrapped.weight = linear.weight
         wrapped.bias = linear.bias
         wrapped.act_bits = act_bits
+        wrapped.register_buffer("act_clip", torch.ones((), device=linear.weight.device))
         wrapped.stored_bytes = 2 * linear.weight.numel()
         return wrapped
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) float -> (..., out_features)."""
         if self.act_bits < 16:
-            x = fake_quant_activation(x, self.act_bits)
+            x = fake_quant_activation(x, self.act_bits, self.act_clip)
         return nn.functional.linear(x, self.weight, self.bias)
 
 
@@ -51,8 +54,10 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = weight.k, weight.n
 
     @classmethod
-    def pack(cls, weight: QuantizedWeight, precision: Precision, bias: Tensor | None) -> PackedLinear:
-        """Pack integer codes; nothing of the float weight is kept."""
+    def pack(
+        cls, weight: QuantizedWeight, precision: Precision, bias: Tensor | None, act_clip: float = 1.0
+    ) -> PackedLinear:
+        """Pack integer codes; nothing of the float weight is kept.  act_clip: factor on each token's range."""
         packed = pack_weight(
             weight.codes.numpy(),
             precision.stored_bits,
@@ -61,6 +66,7 @@ class PackedLinear(nn.Module):
             group_size=precision.group_size,
             bias=None if bias is None else bias.detach().float().numpy(),
             act_bits=precision.act_bits,
+            act_clip=act_clip,
         )
         return cls(packed, precision.act_bits)
 

@@ -82,9 +82,13 @@ def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return scale, round_through(-low / scale)
 
 
-def fake_quant_activation(x: Tensor, bits: int) -> Tensor:
-    """Quantize and dequantize each token (last dimension) of x (..., channels) float to 2^bits levels."""
-    scale, zero = affine_grid(x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0), bits)
+def fake_quant_activation(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> Tensor:
+    """Quantize and dequantize each token (last dimension) of x (..., channels) float to 2^bits levels.
+
+    clip: one factor in (0, 1] on the ends of every token's range; a tensor () gets gradients.
+    """
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale, zero = affine_grid(low * clip, high * clip, bits)
     value: Tensor = _OnGrid.apply(x, scale, zero, None, 2**bits - 1)
     return value
 

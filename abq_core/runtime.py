@@ -83,12 +83,14 @@ def quantized_block(
     set_kv_bits(block, precision.kv_bits)
     for name, value in artifact.parameters.items():
         block.get_parameter(name).copy_(value)
+    for name, clip in artifact.act_clips.items():
+        block.get_buffer(f"{name}.act_clip").copy_(clip)
     for name, weight in artifact.weights.items():
         linear = block.get_submodule(name)
         assert isinstance(linear, QuantLinear)
         own = precision.of_linear(index, name)
         if engine == "packed":
-            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias))
+            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, linear.act_clip.item()))
         else:
             linear.weight.copy_(weight.dequantize())
             linear.stored_bytes = _stored_bytes(weight, own)

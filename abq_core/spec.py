@@ -28,6 +28,7 @@ class Switches:
     end_to_end: after the blocks, one pass in which all of them learn together, by KL of the next-token distributions.
     clip_search: clipping starts where rounding has the least squared error, not at almost none; it stays there where
     `clipping` is not learned.
+    act_clipping: a learned factor for each linear on the range of every token that enters it.
     symmetric: levels around a fixed zero point for weights without a star, as some engines need.
     """
 
@@ -41,6 +42,7 @@ class Switches:
     rounding: bool = False
     end_to_end: bool = False
     clip_search: bool = False
+    act_clipping: bool = False
     symmetric: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Switches:
     @property
     def learns(self) -> bool:
         """True where there is anything to optimise."""
-        return self.balance == "learned" or self.clipping or self.compensation or self.rounding
+        return self.balance == "learned" or self.clipping or self.compensation or self.rounding or self.act_clipping
 
 
 METHODS: Mapping[str, Switches] = {
@@ -75,6 +77,7 @@ METHODS: Mapping[str, Switches] = {
         rounding=True,
         end_to_end=True,
         clip_search=True,
+        act_clipping=True,
     ),
 }
 DEFAULT_EPOCHS = 20

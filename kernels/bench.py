@@ -142,7 +142,7 @@ def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path:
         if act_bits == 16:
             expected = x[tokens].astype(np.float64) @ weight.dequantize(rows.start, rows.stop).T.astype(np.float64)
         else:
-            act_codes, act_scale, act_zero, _ = quantize_activations(x[tokens], act_bits)
+            act_codes, act_scale, act_zero, _ = quantize_activations(x[tokens], act_bits, weight.act_clip)
             codes, zero = weight.codes(rows.start, rows.stop), weight.zero[rows]
             totals = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
             if integers is not None and not np.array_equal(integers[:, rows], totals):

@@ -133,7 +133,7 @@ def _gpu_engine() -> ModuleType:
 
 def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> NDArray[np.float32]:
     """The fallback: sums of integers in float64, which are exact below 2^53, by BLAS."""
-    act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits)
+    act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
     centred = act_codes.astype(np.float64) - act_zero[:, None]
     out = np.empty((len(x), weight.n), np.float32)
     for start in range(0, weight.n, _BLOCK_ROWS):

@@ -36,6 +36,7 @@ class PackedWeight:
     panel_zero: NDArray[np.int16]  # flat (groups, n_padded)
     panel_sum: NDArray[np.int32]  # flat (groups, n_padded): sum of code - zero, the paper's sum(q_w) - K z_w
     bias: NDArray[np.float32] | None
+    act_clip: float = 1.0  # factor on the range of each token that meets this weight (`kernels.activations`)
 
     @property
     def groups(self) -> int:
@@ -108,13 +109,14 @@ def pack_weight(
     group_size: int | None = None,
     bias: NDArray[np.float32] | None = None,
     act_bits: int = 8,
+    act_clip: float = 1.0,
 ) -> PackedWeight:
     """Pack integer codes for the engine.
 
     codes: (n, k) integers in 0 .. 2**planes - 1.  planes: 1..9 (p, or p + 1 for a starred weight).  scale, zero:
     (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight).  group_size: a multiple of 32, or None
     for one scale a row.  bias: (n,) float32.  act_bits: the activations the layout is meant for (any others work,
-    slower).  Raises ShapeError, which says what does not fit.
+    slower).  act_clip: factor in (0, 1] on each token's range.  Raises ShapeError, which says what does not fit.
     """
     codes = np.asarray(codes)
     _check_codes(codes, planes)
@@ -127,6 +129,8 @@ def pack_weight(
         raise ShapeError(f"zero points {zero.min()}..{zero.max()} are no codes of {planes} bits")
     if bias is not None and np.shape(bias) != (n,):
         raise ShapeError(f"the bias has shape {np.shape(bias)}, expected ({n},)")
+    if not 0 < act_clip <= 1:
+        raise ShapeError(f"a factor of {act_clip} on the range of activations is not in (0, 1]")
     segment = _segment(k, planes, group_size)
     if group_size is None:
         scale, zero = (np.repeat(a, -(-k // segment), axis=1) for a in (scale, zero))
@@ -143,6 +147,7 @@ def pack_weight(
         panel_zero=_panel_major(zero, np.int16),
         panel_sum=_panel_major(_centred_sums(codes, zero, segment), np.int32),
         bias=None if bias is None else np.array(bias, np.float32),
+        act_clip=act_clip,
     )
 
 

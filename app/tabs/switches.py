@@ -9,10 +9,10 @@ CLIPPING, COMPENSATION = "learned clipping", "compensation"
 DLC, AKL, AKL_PER_HEAD = "DLC", "AKL", "AKL per head"
 MSE, MSE_BOTH = "MSE", "MSE on quantized input too"
 CLIP_SEARCH, ROUNDING, END_TO_END = "searched clipping", "learned rounding", "end-to-end pass"
-SYMMETRIC = "symmetric levels"
+ACT_CLIPPING, SYMMETRIC = "activation clipping", "symmetric levels"
 CHOICES = [
-    BALANCE, LEARN_BALANCE, CLIPPING, CLIP_SEARCH, COMPENSATION, ROUNDING, DLC, AKL, AKL_PER_HEAD, MSE, MSE_BOTH,
-    END_TO_END, SYMMETRIC,
+    BALANCE, LEARN_BALANCE, CLIPPING, CLIP_SEARCH, ACT_CLIPPING, COMPENSATION, ROUNDING, DLC, AKL, AKL_PER_HEAD, MSE,
+    MSE_BOTH, END_TO_END, SYMMETRIC,
 ]  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def to_boxes(switches: Switches) -> list[str]:
         MSE: switches.mse != "none",
         MSE_BOTH: switches.mse == "both",
         CLIP_SEARCH: switches.clip_search,
+        ACT_CLIPPING: switches.act_clipping,
         ROUNDING: switches.rounding,
         END_TO_END: switches.end_to_end,
         SYMMETRIC: switches.symmetric,
@@ -49,6 +50,7 @@ def from_boxes(boxes: Sequence[str], method: str) -> Switches | None:
         akl_per_head=AKL_PER_HEAD in on,
         rounding=ROUNDING in on,
         clip_search=CLIP_SEARCH in on,
+        act_clipping=ACT_CLIPPING in on,
         end_to_end=END_TO_END in on,
         symmetric=SYMMETRIC in on,
     )

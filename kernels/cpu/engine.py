@@ -67,7 +67,7 @@ def linear(
     codes = np.empty((m if path != GEMM else -(-m // TILE_TOKENS) * TILE_TOKENS, weight.k_padded), np.int8)
     scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
     sums = np.empty((m, weight.groups), np.int32)
-    quantize_tokens(x, act_bits, weight.segment, codes, scale, zero, sums)
+    quantize_tokens(x, act_bits, np.float32(weight.act_clip), weight.segment, codes, scale, zero, sums)
     bias = _NO_BIAS if weight.bias is None else weight.bias
     static = (
         weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, weight.panel_sum, bias,
@@ -148,14 +148,14 @@ def _agrees(path: str, planes: int, act_bits: int, group_size: int | None, m: in
     codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
     zero = random.integers(0, 1 << planes, (n, groups), dtype=np.int16)
     scale = random.uniform(0.5, 1.5, (n, groups)).astype(np.float32)
-    weight = pack_weight(codes, planes, scale, zero, group_size, scale[:, 0], act_bits)
+    weight = pack_weight(codes, planes, scale, zero, group_size, scale[:, 0], act_bits, act_clip=0.9)
     x = random.standard_normal((m, k), np.float32)
     if path == DEQUANTIZED:
         expected_y = x @ weight.dequantize().T + scale[:, 0]
         return np.allclose(linear_dequantized(x, weight, 1), expected_y, rtol=1e-4, atol=1e-2)
     integers = np.zeros((m, n, groups), np.int32)
     y = linear(x, weight, act_bits, path, 1, integers)
-    act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits)
+    act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
     expected = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
     expected_y = reference.linear_from_totals(expected, act_scale, scale, scale[:, 0])
     return np.array_equal(integers, expected) and np.allclose(y, expected_y, rtol=1e-5, atol=1e-4)

@@ -31,8 +31,10 @@ def row_range(row: Array) -> tuple[np.float32, np.float32, bool]:
 
 
 @compiled
-def quantize_tokens(x: Array, bits: int, segment: int, codes: Array, scale: Array, zero: Array, sums: Array) -> None:
-    """Quantize x (m, k) float32 for the integer product.
+def quantize_tokens(
+    x: Array, bits: int, clip: np.float32, segment: int, codes: Array, scale: Array, zero: Array, sums: Array
+) -> None:
+    """Quantize x (m, k) float32 for the integer product; clip as in `kernels.activations`.
 
     Writes codes (>= m, k_padded) int8: the code less 128 where bits is 8 (so that it is signed), the code itself
     below; columns and rows beyond x are 0.  scale (m,) float32, NaN for a token with NaN or infinity.  zero (m,) int32,
@@ -44,6 +46,7 @@ def quantize_tokens(x: Array, bits: int, segment: int, codes: Array, scale: Arra
     for t in range(m):
         row, out = x[t], codes[t]
         low, high, finite = row_range(row)
+        low, high = low * clip, high * clip
         step = (high - low) / levels
         if not step > np.float32(0):
             step = np.float32(1)

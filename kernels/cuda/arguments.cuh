@@ -18,6 +18,7 @@ struct QuantizeArguments {
     int bits, columns;  // columns: bits rounded up to 1, 2, 4 or 8; plane columns of a token
     int group, groups;  // group: columns that share a sum, a multiple of 32, or k padded
     int counter_count;
+    float clip;         // factor on the range of each token
 };
 
 struct ProductArguments {

@@ -41,6 +41,7 @@ class QuantizeArguments(ctypes.Structure):
         ("stride", _long),
         *((name, _int) for name in ("type", "vector", "m", "k", "chunks", "bits", "columns", "group", "groups")),
         ("counter_count", _int),
+        ("clip", ctypes.c_float),
     )
 
 
@@ -124,6 +125,7 @@ def quantize(launcher: Launcher, x: Tensor, weight: DeviceWeight, to: Activation
         group=weight.segment if weight.grouped else weight.chunks * 256,
         groups=weight.groups,
         counter_count=to.counters.numel(),
+        clip=weight.act_clip,
     )
     tokens = padded_tokens(to.m, to.family, to.act_bits)
     threads = min(QUANTIZE_THREADS, 32 * max(1, weight.chunks))

@@ -33,6 +33,7 @@ class DeviceWeight:
     zero: Tensor  # (groups, n padded) int16
     sums: Tensor  # (groups, n padded) int32
     bias: Tensor | None  # (n padded,) float32
+    act_clip: float = 1.0  # factor on the range of each token (`kernels.activations`)
 
     @property
     def tiles(self) -> int:
@@ -79,6 +80,7 @@ def upload(weight: PackedWeight, device: str) -> DeviceWeight:
         zero=torch.from_numpy(fragments.zero).to(device),
         sums=torch.from_numpy(fragments.sums).to(device),
         bias=bias,
+        act_clip=weight.act_clip,
     )
 
 

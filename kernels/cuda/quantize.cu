@@ -83,6 +83,7 @@ DEVICE void quantize(const QuantizeArguments& a) {
     if (!is_padding) row_range<Type>(a, row, low, high, bad);
     sync_block();
     if (bad) low = 0.0f, high = 0.0f;
+    low = multiply(low, a.clip), high = multiply(high, a.clip);
     const float levels = to_float((1 << a.bits) - 1);
     float step = divide(add(high, -low), levels);
     if (!(step > 0.0f)) step = 1.0f;

@@ -21,6 +21,9 @@ from abq_core.runtime import MissingBlockError, quantized_model, rounded_model, 
 from abq_core.spec import METHODS, CalibrationSpec
 
 
+CLIPPED = dataclasses.replace(METHODS["abq"], act_clipping=True)
+
+
 @pytest.fixture(scope="module")
 def base(tiny_llama: Path) -> LoadedModel:
     return load_model(str(tiny_llama))
@@ -164,6 +167,17 @@ def test_searched_clipping_helps_without_learning(base: LoadedModel) -> None:
     assert not any(isinstance(e, StepDone) for e in clipped)
 
 
+def test_learned_clipping_of_activations_helps_at_few_bits(base: LoadedModel) -> None:
+    switches = dataclasses.replace(METHODS["abq+"], end_to_end=False, act_clipping=False)
+    _, whole = run(base, tiny_spec("W8A2", "abq+", switches=switches, epochs=20))
+    learned = dataclasses.replace(switches, act_clipping=True)
+    store, clipped = run(base, tiny_spec("W8A2", "abq+", switches=learned, epochs=20))
+    assert last_error(clipped) < last_error(whole)
+    clips = BlockArtifact.from_tensors(store.blocks[0]).act_clips
+    assert len(clips) == 7
+    assert all(0.1 <= clip < 1 for clip in clips.values())
+
+
 def test_the_end_to_end_pass_reports_its_loss_and_takes_what_text_there_is(base: LoadedModel, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("The quick brown fox jumps over the lazy dog. " * 30)
@@ -176,7 +190,7 @@ def test_the_end_to_end_pass_reports_its_loss_and_takes_what_text_there_is(base:
 
 def test_artifacts_survive_the_trip_through_tensors(base: LoadedModel) -> None:
     for precision in ("W3A8g32", "W8*A8", "W1*A4", "W16A4"):
-        spec = tiny_spec(precision, epochs=1)
+        spec = tiny_spec(precision, epochs=1, switches=CLIPPED)
         store, _ = run(base, spec)
         again = BlockArtifact.from_tensors(store.blocks[0])
         flat = again.to_tensors(dict.fromkeys(again.weights, spec.precision))
@@ -188,7 +202,7 @@ def test_artifacts_survive_the_trip_through_tensors(base: LoadedModel) -> None:
 def test_packed_and_simulated_models_give_the_same_logits(base: LoadedModel) -> None:
     ids = segments("builtin", base.tokenizer, 2, 24, 0, "evaluation")
     for precision in ("W2A8", "W2*A8", "W4A4g32", "W6A6", "W3A16"):
-        spec = tiny_spec(precision, epochs=1)
+        spec = tiny_spec(precision, epochs=3, switches=CLIPPED)
         store, _ = run(base, spec)
         packed = quantized_model(base, spec.precision, store, "packed")
         simulated = quantized_model(base, spec.precision, store, "simulated")

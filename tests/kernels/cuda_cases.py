@@ -29,6 +29,7 @@ class Case:
     group_size: int | None = None
     dtype: torch.dtype = torch.float32
     seed: int = 0
+    act_clip: float = 0.9
 
     def weight(self) -> PackedWeight:
         random = np.random.default_rng(self.seed + self.n * 31 + self.k)
@@ -38,7 +39,8 @@ class Case:
         zero = np.full(shape, 1 << (self.bits - 1)) if self.starred else random.integers(0, 1 << self.bits, shape)
         scale = random.uniform(0.1, 1.0, shape).astype(np.float32)
         bias = random.standard_normal(self.n, np.float32) if (self.n + self.m) % 2 else None
-        return pack_weight(codes, self.bits + self.starred, scale, zero, self.group_size, bias, self.act_bits)
+        planes = self.bits + self.starred
+        return pack_weight(codes, planes, scale, zero, self.group_size, bias, self.act_bits, self.act_clip)
 
     def tokens(self) -> torch.Tensor:
         random = np.random.default_rng(self.seed + self.m)
@@ -57,7 +59,7 @@ class Expected:
 
     @classmethod
     def of(cls, case: Case, weight: PackedWeight, x: torch.Tensor, segment: int) -> "Expected":
-        codes, scale, zero, _ = quantize_activations(x.float().cpu().numpy(), case.act_bits)
+        codes, scale, zero, _ = quantize_activations(x.float().cpu().numpy(), case.act_bits, weight.act_clip)
         groups = -(-case.k // segment)
         columns = np.arange(groups) * segment // weight.segment
         totals = integer_totals(codes, zero, weight.codes(), weight.zero[:, columns], segment)

@@ -66,7 +66,7 @@ def test_large_shapes(device: driver.CudaDevice, n: int, k: int, m: int, bits: i
     totals = engine.exact_integers(x, weight, act_bits)[:, :, 0].double()
     codes = torch.from_numpy(packed.codes().astype(np.float64)).to(ON)
     zero = torch.from_numpy(packed.zero.astype(np.float64)).to(ON)
-    act_codes, _, act_zero, _ = quantize_activations(x.float().cpu().numpy(), act_bits)
+    act_codes, _, act_zero, _ = quantize_activations(x.float().cpu().numpy(), act_bits, packed.act_clip)
     centred = torch.from_numpy(act_codes.astype(np.float64) - act_zero[:, None]).to(ON)
     assert torch.equal(totals, centred @ (codes - zero).T)  # float64 is exact below 2^53
 

@@ -15,12 +15,14 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(
 TOKENS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=70), elements=FLOATS)
 
 
-def engine_quantize(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def engine_quantize(
+    x: np.ndarray, bits: int, clip: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     m, k = x.shape
     padded = -(-k // 32) * 32
     codes, sums = np.full((m + 2, padded), 99, np.int8), np.empty((m, 1), np.int32)
     scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    quantize_tokens(x, bits, padded, codes, scale, zero, sums)
+    quantize_tokens(x, bits, np.float32(clip), padded, codes, scale, zero, sums)
     assert not codes[m:].any()
     assert not codes[:, k:].any()
     shift = 128 if bits == 8 else 0
@@ -28,19 +30,27 @@ def engine_quantize(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 @settings(max_examples=80, deadline=None)
-@given(x=TOKENS, bits=st.integers(1, 8))
-def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int) -> None:
-    codes, scale, zero, sums = quantize_activations(x, bits)
-    for mine, reference in zip(engine_quantize(x, bits), (codes, scale, zero, sums), strict=True):
+@given(x=TOKENS, bits=st.integers(1, 8), clip=st.sampled_from([1.0, 0.9, 0.3]))
+def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int, clip: float) -> None:
+    codes, scale, zero, sums = quantize_activations(x, bits, clip)
+    for mine, reference in zip(engine_quantize(x, bits, clip), (codes, scale, zero, sums), strict=True):
         assert np.array_equal(mine, reference)
     t = torch.from_numpy(x)
     low, high = t.amin(-1, keepdim=True).clamp(max=0), t.amax(-1, keepdim=True).clamp(min=0)
+    low, high = low * clip, high * clip
     step = (high - low) / (2**bits - 1)
     step = torch.where(step > 0, step, torch.ones_like(step))
     offset = torch.round(-low / step)
     assert np.array_equal(torch.clamp(torch.round(t / step) + offset, 0, 2**bits - 1).numpy(), codes)
     assert np.array_equal(step[:, 0].numpy(), scale)
     assert np.array_equal(offset[:, 0].numpy(), zero)
+
+
+def test_clipping_clamps_what_lies_beyond() -> None:
+    codes, scale, zero, _ = quantize_activations(np.array([[-4.0, 0.0, 1.0, 8.0]], np.float32), 2, clip=0.5)
+    assert scale.tolist() == [2.0]
+    assert zero.tolist() == [1]
+    assert codes.tolist() == [[0, 1, 1, 3]]
 
 
 def test_zero_is_exact_and_rounding_is_half_to_even() -> None:

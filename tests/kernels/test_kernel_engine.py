@@ -29,7 +29,8 @@ def random_weight(
     zero = np.full((n, groups), 1 << (bits - 1)) if starred else random.integers(0, 1 << bits, (n, groups))
     scale = random.uniform(0.1, 1.0, (n, groups)).astype(np.float32)
     bias = random.standard_normal(n, np.float32) if seed % 2 else None
-    return pack_weight(codes, bits + starred, scale, zero, group_size, bias, act_bits)
+    act_clip = 1.0 if seed % 3 else float(random.uniform(0.3, 1.0))
+    return pack_weight(codes, bits + starred, scale, zero, group_size, bias, act_bits, act_clip)
 
 
 def tokens(seed: int, m: int, k: int) -> np.ndarray:
@@ -37,7 +38,7 @@ def tokens(seed: int, m: int, k: int) -> np.ndarray:
 
 
 def assert_exact(x: np.ndarray, weight: PackedWeight, act_bits: int, path: str | None = None) -> None:
-    codes, act_scale, act_zero, _ = quantize_activations(x, act_bits)
+    codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
     totals = integer_totals(codes, act_zero, weight.codes(), weight.zero, weight.segment)
     expected = linear_from_totals(totals, act_scale, weight.scale, weight.bias)
     integers = np.full(totals.shape, -1, np.int32)
