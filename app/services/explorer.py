@@ -149,12 +149,16 @@ class Explorer:
     # Jobs
 
     def submit(self, spec: CalibrationSpec) -> Job:
-        """Check that the calibration can run here, then queue it. Raises ModelError, EstimateError, DataError."""
+        """Check that the calibration can run here, then queue it. Raises what `check` does."""
         spec = dataclasses.replace(spec, model=local_path(spec.model), data=local_path(spec.data))
+        self.check(spec)
+        return self.jobs.submit(spec.to_dict(), now())
+
+    def check(self, spec: CalibrationSpec) -> None:
+        """Refuse a calibration that cannot run here. Raises ModelError, EstimateError, DataError."""
         preflight = self.estimate_of(spec)
         preflight.refuse(psutil.virtual_memory().available, shutil.disk_usage(self.settings.data_dir).free)
         check_source(spec.data)
-        return self.jobs.submit(spec.to_dict(), now())
 
     def job(self, job_id: str) -> Job:
         """One job by job id or run id. Raises JobNotFoundError, RunNotFoundError."""

@@ -20,7 +20,6 @@ from abq_core.precision import Precision
 from abq_core.runtime import MissingBlockError, quantized_model, rounded_model, weight_bytes
 from abq_core.spec import METHODS, CalibrationSpec
 
-
 CLIPPED = dataclasses.replace(METHODS["abq"], act_clipping=True)
 
 

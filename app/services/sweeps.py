@@ -1,0 +1,68 @@
+"""A sweep as jobs: which of its calibrations have a run, and queueing those that have none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from abq_core.spec import CalibrationSpec
+from app.services.explorer import local_path
+
+if TYPE_CHECKING:
+    from abq_core.estimate import Estimate
+    from app.services.explorer import Explorer
+    from storage.runs import Run
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One calibration of a sweep. run: the newest run of exactly this calibration, None where there is none."""
+
+    spec: CalibrationSpec
+    run: "Run | None"
+    estimate: "Estimate"
+
+    @property
+    def state(self) -> str:
+        """Of the run's newest job, or "new"."""
+        return "new" if self.run is None else self.run.state
+
+    @property
+    def is_left(self) -> bool:
+        """Whether queueing would do anything: there is no run, or it was given up."""
+        return self.state in ("new", "failed", "cancelled")
+
+
+def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned]:
+    """What each calibration takes and what there is of it. Raises ModelError."""
+    specs = [replace(spec, model=local_path(spec.model), data=local_path(spec.data)) for spec in specs]
+    runs: dict[str, Run] = {}
+    for run in explorer.runs.list():  # newest first
+        runs.setdefault(_key(run.spec), run)
+    return [Planned(spec, runs.get(_key(spec.to_dict())), explorer.estimate_of(spec)) for spec in specs]
+
+
+def queue(explorer: "Explorer", planned: Sequence[Planned]) -> list[str]:
+    """Queue what is left of a sweep, new or from where it stopped; the run of every calibration, in order.
+
+    Nothing is queued where one of them cannot run here. Raises EstimateError, DataError.
+    """
+    for one in planned:
+        if one.is_left:
+            explorer.check(one.spec)
+    found = []
+    for one in planned:
+        if one.run is None:
+            found.append(explorer.submit(one.spec).run_id)
+            continue
+        if one.is_left:
+            explorer.resume(one.run.id)
+        found.append(one.run.id)
+    return found
+
+
+def _key(spec: dict[str, object]) -> str:
+    """Equal for the same calibration, whatever version wrote it down."""
+    try:
+        return repr(CalibrationSpec.from_dict(spec))
+    except ValueError:  # of a version that knew other fields: no calibration of today
+        return repr(spec)
