@@ -10,6 +10,7 @@ from torch import Tensor
 from abq_core.sources import DataError, Split, TextRecord, read_text
 
 _CHARACTERS_PER_TOKEN = 16  # more than any tokenizer packs into one on average
+_TEXTS_AT_ONCE = 64  # what a tokenizer and Python's lists make of a text is many times its size
 
 
 class ShortTextError(DataError):
@@ -95,8 +96,11 @@ def _tokens(texts: list[str], tokenizer: Any) -> Tensor:
     """All texts as one (tokens,) int64 stream, the end-of-text token between two of them."""
     if not texts:
         return torch.zeros(0, dtype=torch.int64)
-    separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids: list[int] = []
-    for encoded in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-        ids += [*separator, *encoded] if ids else encoded
-    return torch.tensor(ids, dtype=torch.int64)
+    separator = torch.tensor([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=torch.int64)
+    pieces: list[Tensor] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        batch = tokenizer(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False, verbose=False)
+        for encoded in batch["input_ids"]:
+            if pieces or encoded:
+                pieces += [separator, torch.tensor(encoded, dtype=torch.int64)]
+    return torch.cat([separator[:0], *pieces[1:]])

@@ -8,6 +8,8 @@ from abq_core.model_files import SETTINGS, TOKENIZER_DATA, WEIGHTS_INDEX, check_
 
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>\w[\w./-]*))?")
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
 
 def hub_folder(ref: str, weights: bool) -> Path:
     """The local snapshot of "org/name" or "org/name@revision"; without `weights`, only its checked JSON files.
@@ -27,6 +29,20 @@ def hub_folder(ref: str, weights: bool) -> Path:
     return folder
 
 
+def pinned(ref: str) -> str:
+    """A hub id with the commit that it means today, "org/name@<40 hex digits>"; raises as hub_folder does.
+
+    The folder of a snapshot is named after its commit, so that this needs no hub once the config was fetched.
+    """
+    match = _HUB_ID.fullmatch(ref)
+    if match is not None and match["revision"] and _COMMIT.fullmatch(match["revision"]):
+        return ref
+    commit = hub_folder(ref, weights=False).name
+    if match is None or not _COMMIT.fullmatch(commit):
+        raise ModelError(f"'{ref}' has no commit that could be kept with the run. Name one: org/name@commit.")
+    return f"{match['repo']}@{commit}"
+
+
 def _download(ref: str, repo: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
@@ -34,7 +50,8 @@ def _download(ref: str, repo: str, revision: str | None, patterns: list[str]) ->
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"'{ref}' is gated: accept its licence on its page, run 'hf auth login', and try again."
+            f"'{ref}' is gated: accept its licence on its page, run 'hf auth login' and 'hf download {repo}', and try "
+            "again. Jobs run without your token and find it among the downloaded models."
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise ModelNotFoundError(

@@ -7,6 +7,7 @@ bytes.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ _MAX_SETTINGS_BYTES = 16 << 20
 _MAX_TOKENIZER_BYTES = 128 << 20
 _MAX_HEADER_BYTES = 2 << 20  # a file of 2,000 tensors has a tenth of it
 _MAX_TENSORS = 20_000
+_MAX_DIMENSIONS = 8
+_MAX_BYTES = 1 << 46  # of one tensor, and values along one side of it
 _MAX_BLOCKS = 512
+_MAX_EXPERTS = 1024
+_MAX_EXPERTS_OF_ALL_BLOCKS = 1 << 16  # each becomes modules of its own, before any weight is there
 _MAX_SIZE = 1 << 24
 _SUPPORTED = f"Use a model of a supported family: {', '.join(sorted(SUPPORTED_FAMILIES))}."
 
@@ -165,11 +170,27 @@ def _check_family(config: dict[str, Any], file: Path) -> None:
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             raise ModelError(f"{file} has '{key}': the model is quantized already. Use the full-precision original.")
+    check_sizes(config, str(file))
+
+
+def check_sizes(config: Mapping[str, Any], name: str) -> None:
+    """Refuse sizes that no model has: building one would take all memory. Raises UnsafeModelError with `name`."""
+    experts = 1
     for key, value in config.items():
-        limit = _MAX_BLOCKS if key == "num_hidden_layers" else _MAX_SIZE
-        if key.startswith("num_") or key.endswith(("_size", "_dim")) or key == "max_position_embeddings":
-            if isinstance(value, int | float) and not 0 <= value <= limit:
-                raise UnsafeModelError(f"{file} has {key} {value}: it must be between 0 and {limit:,}.")
+        if not (key.startswith("num_") or key.endswith(("_size", "_dim")) or key == "max_position_embeddings"):
+            continue
+        is_experts = key.startswith("num_") and key.endswith("experts")
+        limit = _MAX_BLOCKS if key == "num_hidden_layers" else _MAX_EXPERTS if is_experts else _MAX_SIZE
+        if isinstance(value, int | float) and not 0 <= value <= limit:
+            raise UnsafeModelError(f"{name} has {key} {str(value)[:40]}: it must be between 0 and {limit:,}.")
+        if is_experts and isinstance(value, int):
+            experts = max(experts, value)
+    blocks = config.get("num_hidden_layers")
+    if isinstance(blocks, int) and blocks * experts > _MAX_EXPERTS_OF_ALL_BLOCKS:
+        raise UnsafeModelError(
+            f"{name} has {blocks * experts:,} experts in all its blocks; at most {_MAX_EXPERTS_OF_ALL_BLOCKS:,} are "
+            "taken apart."
+        )
 
 
 def _shard(folder: Path, name: str) -> Path:
@@ -205,15 +226,9 @@ def _check_header(file: Path) -> int:
         for name, entry in header.items():
             values += _check_tensor(file, name, entry)
             end = max(end, entry["data_offsets"][1])
-    except (
-        RecursionError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        UnicodeDecodeError,
-        json.JSONDecodeError,
-    ) as error:
+    except ModelError:
+        raise
+    except (RecursionError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{file} has a header that cannot be read ({error!r}). Download it again.") from error
     if end != size - 8 - length:
         raise ModelError(
@@ -225,6 +240,8 @@ def _check_header(file: Path) -> int:
 def _check_tensor(file: Path, name: str, entry: dict[str, Any]) -> int:
     """Floating-point values of one tensor (0 for masks and indices). Raises ModelError for integer weights."""
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < _MAX_BYTES for n in (*shape, *offsets)):
+        raise UnsafeModelError(f"{file} has a tensor '{name[:80]}' of a size that no tensor has. Download it again.")
     count = math.prod(shape)
     matrix = len(shape) == 2
     if kind not in _FLOATS and (matrix or kind not in _BYTES_OF):

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from abq_core import hub
 from abq_core.architectures import blocks_of
 from abq_core.attention import ATTENTION, register_attention
 from abq_core.balance import HeadLayout
 from abq_core.experts import split_experts
 from abq_core.falcon import plain_linears
-from abq_core.hub import hub_folder
 from abq_core.mix import ModelPrecision
 from abq_core.model_errors import ModelError, ModelNotFoundError, UnsafeModelError
-from abq_core.model_files import CONFIG, check_config, check_weights, link_files, weight_files
+from abq_core.model_files import CONFIG, check_config, check_sizes, check_weights, link_files, weight_files
 from abq_core.precision import FULL
 from abq_core.quant_linear import linears_of
 from abq_core.tokenizer import load_tokenizer
@@ -42,9 +42,11 @@ __all__ = [
     "fingerprint",
     "load_model",
     "model_shape",
+    "pinned",
 ]
 
 BUILTIN = "builtin"
+_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "num_experts", "num_local_experts")
 BUILTIN_FOLDER = Path(__file__).parent / "builtin" / "model"
 
 
@@ -143,7 +145,7 @@ def model_shape(ref: str) -> ModelShape:
     local = _local_folder(ref)
     if local is not None:
         check_config(local)
-    folder = local or hub_folder(ref, weights=False)
+    folder = local or hub.hub_folder(ref, weights=False)
     register_attention()
     with _only_checked_files(folder, weights=False) as links, _quiet(), _as_model_error(ref):
         config = _config(links)
@@ -166,6 +168,11 @@ def model_shape(ref: str) -> ModelShape:
         )
 
 
+def pinned(ref: str) -> str:
+    """The reference that means the same files tomorrow: a hub id gets its commit, others stay. Raises ModelError."""
+    return ref if _local_folder(ref) is not None else hub.pinned(ref)
+
+
 def fingerprint(ref: str) -> str:
     """sha256 (hex) over the names and contents of a model's config and weights; equal files give the equal value."""
     folder = _folder(ref)
@@ -186,7 +193,7 @@ def _sha256(file: Path, size: int, mtime_ns: int) -> str:
 
 def _folder(ref: str) -> Path:
     """Where the files of `ref` are, downloaded where it is a hub id."""
-    return _local_folder(ref) or hub_folder(ref, weights=True)
+    return _local_folder(ref) or hub.hub_folder(ref, weights=True)
 
 
 def _local_folder(ref: str) -> Path | None:
@@ -236,7 +243,10 @@ def _as_model_error(ref: str) -> Iterator[None]:
 
 
 def _config(folder: Path) -> Any:
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    found = {name: getattr(config, name, None) for name in _SIZES}
+    check_sizes(found, CONFIG)  # again, as the family understood it: some have other names for these in the file
+    return config
 
 
 def _empty_model(config: Any) -> nn.Module:

@@ -1,11 +1,9 @@
 """One calibrate job from claim to end: calibrate, diagnose, evaluate. Takes abq_core's events to storage and files."""
 
 import errno
-import platform
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,16 +13,18 @@ from abq_core.data import ShortTextError
 from abq_core.data import segments as text_segments
 from abq_core.diagnostics import diagnose
 from abq_core.events import BlockDone, EpochDone, Event, Message, Started, TextChosen
-from abq_core.models import LoadedModel, fingerprint
+from abq_core.models import LoadedModel
 from abq_core.sources import TextRecord
 from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.lease import JobLease, JobStopped, throttled
 from app.progress import Progress
+from app.provenance import provenance, what_changed
 from app.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
 from app.services.evaluation import EVALUATION_SEED
 from app.services.explorer import DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN, Explorer
+from app.tokens import redacted
 from storage.errors import DatabaseError, LostLeaseError
 from storage.jobs import Job
 
@@ -77,14 +77,15 @@ class CalibrationJob:
         self._jobs.finish(self._job.id, self._job.epoch, now())
 
     def _write_spec(self) -> None:
-        found = fingerprint(self._spec.model)
+        found = provenance(self._spec)
         before = self._folder.read_spec()
-        if before is not None and self._store.hashes and before.get("fingerprint") != found:
+        changed = what_changed(before, found) if before is not None and self._store.hashes else None
+        if changed:
             raise ServiceError(
-                f"The files of {self._spec.model} changed since this run began, so its {len(self._store.hashes)} "
-                "finished blocks do not fit any more. Start a new calibration."
+                f"Since this run began, {changed}, so its {len(self._store.hashes)} finished blocks do not fit any "
+                "more. Start a new calibration."
             )
-        self._folder.write_spec({"spec": self._spec.to_dict(), "fingerprint": found, "versions": _versions()})
+        self._folder.write_spec(found)
 
     def _on_event(self, event: Event) -> None:
         ids = (self._job.id, self._job.epoch, now())
@@ -177,7 +178,7 @@ class CalibrationJob:
             self._on_progress(progress)
 
     def _log(self, text: str) -> None:
-        self._jobs.log(self._job.id, self._job.epoch, now(), text)
+        self._jobs.log(self._job.id, self._job.epoch, now(), redacted(text))
 
 
 def run_claimed(
@@ -196,8 +197,8 @@ def run_claimed(
         except LostLeaseError:
             raise
         except Exception as error:
-            explorer.jobs.log(*ids, now(), traceback.format_exc())
-            explorer.jobs.fail(*ids, now(), sentence_for(error, explorer.settings.data_dir))
+            explorer.jobs.log(*ids, now(), redacted(traceback.format_exc()))
+            explorer.jobs.fail(*ids, now(), redacted(sentence_for(error, explorer.settings.data_dir)))
     except LostLeaseError:
         return  # another worker has the job: nothing of ours may be written
 
@@ -218,13 +219,3 @@ def sentence_for(error: Exception, data_dir: Path) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else "no message."
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("abq-explorer", "torch", "transformers", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -11,12 +11,16 @@ from typer.exceptions import TyperException
 
 from app.commands.allocate import allocate
 from app.commands.answers import INTERRUPTED
+from app.commands.auth import auth
+from app.commands.bench import bench
 from app.commands.calibrate import calibrate
+from app.commands.database import database
 from app.commands.jobs import jobs
-from app.commands.measure import bench, evaluate, generate
+from app.commands.measure import evaluate, generate
 from app.commands.quickstart import quickstart
 from app.commands.runs import report, runs
 from app.commands.serve import serve, work
+from app.commands.sweep import sweep
 from app.settings import THREADS_WAIT
 
 app = typer.Typer(
@@ -30,6 +34,7 @@ app = typer.Typer(
 )
 app.command("app")(serve)
 app.command()(calibrate)
+app.command()(sweep)
 app.command()(allocate)
 app.add_typer(jobs, name="jobs")
 app.command("eval")(evaluate)
@@ -38,7 +43,9 @@ app.add_typer(bench, name="bench")
 app.add_typer(runs, name="runs")
 app.command()(report)
 app.command()(quickstart)
+app.add_typer(database, name="db")
 app.command("worker")(work)
+app.add_typer(auth, name="auth")
 
 
 @app.callback()

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")  # no summary of all calls after every call
@@ -12,10 +13,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
+from app.accounts import Accounts
 from app.downloads import ASSETS, download_routes
 from app.endpoints import build_endpoints
 from app.executors.local import Supervisor
+from app.limits import Limits
+from app.metrics import CountRequestsMiddleware, RequestCounter, metrics_route
 from app.security import LOOPBACK_HOSTS, middleware, names_of
 from app.services import Explorer, ServiceError
 from app.settings import Settings
@@ -51,25 +56,33 @@ class PortInUseError(ServiceError):
 
 def build(explorer: Explorer) -> gr.Blocks:
     """The page on these services."""
+    limits = Limits()
     with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
         header = Header(explorer)
         with gr.Tabs(selected="explore", elem_id="abq-tabs") as tabs:
-            page = Page(explorer, header, tabs)
+            page = Page(explorer, header, tabs, limits)
             made = []
             for name, builder in BUILDERS.items():
                 with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}") as tab:
                     builder(page)
                 made.append(tab)
         header.wire(blocks, page, made)
-        build_endpoints(explorer)
+        build_endpoints(explorer, limits)
     blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
     return blocks
 
 
-def web_application(explorer: Explorer, hosts: tuple[str, ...] = LOOPBACK_HOSTS) -> FastAPI:
-    """The page behind its checks, with its downloads. Nothing is shared, recorded or monitored."""
+def web_application(
+    explorer: Explorer, hosts: tuple[str, ...] = LOOPBACK_HOSTS, accounts: Accounts | None = None
+) -> FastAPI:
+    """The page behind its checks, with its downloads and figures. Nothing is shared, recorded or monitored."""
+    counter = RequestCounter()
     application = FastAPI(
-        routes=download_routes(explorer), middleware=middleware(hosts), docs_url=None, redoc_url=None, openapi_url=None
+        routes=[*download_routes(explorer), metrics_route(explorer, counter)],
+        middleware=[Middleware(CountRequestsMiddleware, counter=counter), *middleware(hosts, accounts)],
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     return gr.mount_gradio_app(
         application,
@@ -89,13 +102,24 @@ def web_application(explorer: Explorer, hosts: tuple[str, ...] = LOOPBACK_HOSTS)
     )
 
 
-def launch(settings: Settings, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page and work on the queue until interrupted. Raises SettingsError, DatabaseError, PortInUseError."""
+def launch(
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    accounts: Accounts | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Serve the page and work on the queue until interrupted. names: under which the page is reached besides `host`.
+
+    Raises SettingsError, DatabaseError, PortInUseError.
+    """
     listening = _listen(host, port)
     explorer = Explorer.open(settings)
     supervisor = Supervisor(settings, explorer.jobs)
     configuration = uvicorn.Config(
-        web_application(explorer, names_of(host)), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        web_application(explorer, (*names_of(host), *names), accounts),
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     shown = f"[{host}]" if ":" in host else host
     print(

@@ -10,12 +10,13 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.spec import CalibrationSpec
+from app.limits import Limits
 from app.services import Explorer
 from app.tabs.guard import EXPECTED
 from app.tabs.measurements import read_shapes
 
 
-def build_endpoints(explorer: Explorer) -> None:
+def build_endpoints(explorer: Explorer, limits: Limits) -> None:
     """Publish the endpoints of this explorer; call it inside the page's Blocks."""
 
     def models() -> list[str]:
@@ -40,6 +41,7 @@ def build_endpoints(explorer: Explorer) -> None:
             model, explorer.precision(precision), method, data=data, segments=segments, seq_len=seq_len,
             epochs=None if epochs < 0 else epochs, seed=seed, device=explorer.settings.device,
         )  # fmt: skip
+        limits.check_queue(explorer)
         job = explorer.submit(spec)
         return {"run": job.run_id, "job": str(job.id), "state": job.state}
 
@@ -73,11 +75,18 @@ def build_endpoints(explorer: Explorer) -> None:
         return asdict(explorer.evaluate(run_or_model, data, segments, seq_len))
 
     def generate(
-        columns: list[str], prompt: str, max_new_tokens: int, temperature: float, seed: int, model: str
+        columns: list[str],
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        model: str,
+        request: gr.Request,
     ) -> Iterator[dict[str, str]]:
         """Stream the text of each column: "full", run ids or precisions. Each answer has all text so far."""
         texts = dict.fromkeys(columns, "")
         try:
+            limits.check_text(request, columns, prompt, max_new_tokens)
             for event in explorer.generate(columns, prompt, max_new_tokens, temperature, seed, model):
                 if hasattr(event, "text"):
                     texts[event.column] += event.text

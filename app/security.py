@@ -11,6 +11,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.accounts import Accounts
+from app.addresses import KnownAddressesMiddleware
+from app.login import LoginMiddleware
+
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_BODY_BYTES = 1 << 20
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -37,12 +41,16 @@ class BodyTooLargeError(ValueError):
     """A request's body is larger than any form of the page sends."""
 
 
-def middleware(hosts: Sequence[str] = LOOPBACK_HOSTS) -> list[Middleware]:
-    """All checks in the order in which a request meets them. hosts: names under which this program is reached."""
+def middleware(hosts: Sequence[str] = LOOPBACK_HOSTS, accounts: Accounts | None = None) -> list[Middleware]:
+    """All checks in the order in which a request meets them. hosts: names under which this program is reached;
+    accounts: who may log in, None where nobody has to.
+    """
     return [
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(SameSiteMiddleware),
+        Middleware(KnownAddressesMiddleware),
         Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES),
+        Middleware(LoginMiddleware, accounts=accounts),
     ]
 
 

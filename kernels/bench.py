@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kernels import dispatch, reference
 from kernels.activations import quantize_activations
+from kernels.bandwidth import read_bandwidth
 from kernels.peers import torch_peers
 from kernels.threads import thread_count
 from kernels.weight import PackedWeight, pack_weight
@@ -21,6 +22,7 @@ _SAMPLE_SECONDS = 2e-3  # shorter calls are repeated within a sample
 _MIN_ROUNDS, _MAX_ROUNDS = 9, 200
 _CHECKED_TOKENS = 4
 _CHECKED_ROWS = 1024
+_CEILING_BYTES = 256 << 20  # more than most caches hold
 _NAME = re.compile(r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:kv\d+)?", re.IGNORECASE)
 
 
@@ -51,6 +53,7 @@ class KernelMeasurement:
     bytes_moved: int  # weight, activations and outputs, once each
     threads: int
     device: str
+    read_gb_per_second: float  # of this machine with these threads: what streaming a weight can reach
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def bench_kernels(
     if not parsed or not shapes or not m or min(m) < 1 or min(min(shape) for shape in shapes) < 1:
         raise BenchError(f"nothing to measure: precisions {precisions}, shapes {shapes}, m {m}")
     count = thread_count(threads)
+    ceiling = read_bandwidth(count, _CEILING_BYTES)
     measurements = []
     with _torch_threads(count):
         for n, k in shapes:
@@ -90,7 +94,7 @@ def bench_kernels(
                     _Contender(peer.precision, peer.engine, peer.path, peer.weight_bytes, False, peer.run)
                     for peer in torch_peers(full, x)
                 ]
-                for measurement in _measure(contenders, n, k, tokens, count):
+                for measurement in _measure(contenders, n, k, tokens, count, ceiling):
                     measurements.append(measurement)
                     if on_measurement is not None:
                         on_measurement(measurement)
@@ -153,7 +157,9 @@ def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path:
     return True
 
 
-def _measure(contenders: list[_Contender], n: int, k: int, m: int, threads: int) -> Iterator[KernelMeasurement]:
+def _measure(
+    contenders: list[_Contender], n: int, k: int, m: int, threads: int, ceiling: float
+) -> Iterator[KernelMeasurement]:
     samples = _alternate([contender.run for contender in contenders], threads)
     medians = [float(np.median(warm)) for warm, _ in samples]
     baselines = {c.engine: median for c, median in zip(contenders, medians, strict=True) if c.engine != "abq"}
@@ -175,6 +181,7 @@ def _measure(contenders: list[_Contender], n: int, k: int, m: int, threads: int)
             bytes_moved=contender.packed_bytes + 4 * m * (n + k),
             threads=threads,
             device="cpu",
+            read_gb_per_second=ceiling,
         )
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from storage import sqlite
 from storage.errors import DatabaseError, StorageError
+from storage.line import Line
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POSTGRESQL_MIGRATION_LOCK = 0x414251  # any number that all ABQ Explorers share
@@ -33,6 +34,7 @@ class Database:
         self.url = url
         self._engine = engine
         self._writing = engine.execution_options(**{sqlite.WRITE: True})
+        self._line = None if self.path is None else Line(self.path)
         self._pid = os.getpid()
 
     @classmethod
@@ -47,13 +49,15 @@ class Database:
             if url.get_backend_name() == "sqlite":
                 sqlite.make_folder(Path(url.database or ""))
                 migration_engine, engine = sqlite.make_migration_engine(url), sqlite.make_engine(url)
-                sqlite.probe_write(migration_engine)
+                with Line(Path(url.database or "")).turn():
+                    sqlite.probe_write(migration_engine)
+                    _migrate(migration_engine)
                 logger.info(
                     "SQLite %s, journal mode %s: %s", sqlite3.sqlite_version, sqlite.journal_mode(), url.database
                 )
             else:
-                migration_engine = engine = _make_engine(url)
-            _migrate(migration_engine)
+                engine = _make_engine(url)
+                _migrate(engine)
         return cls(url, engine)
 
     @property
@@ -64,7 +68,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction that may write: committed at the end, rolled back if anything is raised."""
-        with self._session(self._writing) as session:
+        with self._in_turn(), self._session(self._writing) as session:
             yield session
 
     @contextmanager
@@ -72,6 +76,18 @@ class Database:
         """One transaction that only reads, all of it at one moment."""
         with self._session(self._engine) as session:
             yield session
+
+    def backup(self, target: Path) -> None:
+        """Copy the database as it is at one moment into a new file, while others go on using it; it is checked first.
+
+        Raises DatabaseError where the file is there already, cannot be written, or the database is on a server.
+        """
+        if self.path is None:
+            raise DatabaseError(f"{self.url} is on a server. Back it up with PostgreSQL's pg_dump.")
+        with _in_words(self.url), self._engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            sqlite.back_up(driver, target)
 
     def close(self) -> None:
         """Give the connections back. The database can be opened again."""
@@ -84,6 +100,9 @@ class Database:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _in_turn(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._line is None else self._line.turn()
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:

@@ -1,6 +1,6 @@
 """Measurements: evaluations of runs and models, what tasks gave for them, and timings of this machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,9 +59,9 @@ class Measurements:
         """Keep what a task gave for a run, or for a model as it is. Raises RunNotFoundError."""
         return self._add(run_id, model, now, {**values, "kind": "task"})
 
-    def task_scores(self, run_id: str | None = None) -> Sequence[EvaluationRecord]:
+    def task_scores(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
         """The scores of tasks, newest first: all of them, or those of one run."""
-        return self._list(_KIND == "task", run_id, None)
+        return self._list(_KIND == "task", run_id, limit)
 
     def _add(self, run_id: str | None, model: str, now: datetime, values: dict[str, Any]) -> EvaluationRecord:
         with self._database.transaction() as session:
@@ -86,6 +86,11 @@ class Measurements:
             session.add(row)
             session.flush()
             return _throughput(row)
+
+    def add_timings(self, timings: Iterable[tuple[datetime, str, Mapping[str, Any]]]) -> None:
+        """Keep timings of other machines: when, on what device, the values. All of them or none."""
+        with self._database.transaction() as session:
+            session.add_all(ThroughputRow(created_at=at, device=on, values=dict(values)) for at, on, values in timings)
 
     def throughput(self, limit: int = 500) -> Sequence[ThroughputRecord]:
         """The newest timings, newest first."""

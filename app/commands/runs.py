@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from app.commands import words
-from app.commands.answers import Answer, JsonOption, Table, answers
+from app.commands.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.commands.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.commands.options import RunId
 from app.commands.session import open_explorer
 
-runs = typer.Typer(no_args_is_help=True, help="Finished and unfinished runs: list, show, delete, export.")
+runs = typer.Typer(no_args_is_help=True, help="Finished and unfinished runs: list, show, verify, delete, export, gc.")
 
 
 @runs.command("list")
@@ -79,6 +79,50 @@ def delete(
         )
     explorer.delete_run(found.id)
     return Answer({"deleted": found.id}, f"Run {found.id} is deleted.")
+
+
+@runs.command()
+@answers
+def verify(
+    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids; default: all runs.")] = None,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Compare the files of runs with what was recorded. Exit code 1 where one is missing or changed."""
+    from app.run_check import verify as find_wrong
+
+    explorer = open_explorer()
+    chosen = [explorer.run(run_id) for run_id in run] if run else explorer.runs.list()
+    wrong = {found.id: find_wrong(explorer.runs, explorer.settings.runs_dir, found) for found in chosen}
+    rows = [[run_id, problem] for run_id, problems in wrong.items() for problem in problems]
+    data = {"checked": len(wrong), "wrong": {run_id: problems for run_id, problems in wrong.items() if problems}}
+    if not rows:
+        return Answer(data, f"{len(wrong)} runs are as they were recorded.")
+    return Answer(data, Table(["Run", "What is wrong"], rows), FAILURE)
+
+
+@runs.command()
+@answers
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it; without this, only say what there is.")] = False,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Find files that no run needs: of deleted runs, of writers that died, blocks never recorded. Removes with --yes.
+
+    Runs that are queued or running are left alone. Example: abq runs gc, then abq runs gc --yes
+    """
+    from app.run_check import leftovers
+
+    explorer = open_explorer()
+    found = leftovers(explorer.runs, explorer.jobs, explorer.settings.runs_dir)
+    for leftover in found if yes else []:
+        leftover.remove()
+    size = sum(leftover.bytes for leftover in found)
+    data = {"removed": yes, "bytes": size, "leftovers": found}
+    if not found:
+        return Answer(data, "Nothing is left over.")
+    rows = [[str(leftover.path), words.mebibytes(leftover.bytes), leftover.why] for leftover in found]
+    total = f"{words.mebibytes(size)} {'is removed' if yes else 'can be removed with --yes'}."
+    return Answer(data, [Table(["Left over", "Size", "Why"], rows), total])
 
 
 @runs.command()

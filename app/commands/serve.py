@@ -1,10 +1,12 @@
 """abq app and abq worker: the page, and jobs without the page."""
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.accounts import Accounts
 from app.commands.answers import Answer, answers
 from app.commands.session import open_explorer
 from app.settings import Settings
@@ -18,26 +20,34 @@ class ServeError(RuntimeError):
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 7860,
-    without_login: Annotated[
-        bool,
+    auth: Annotated[
+        Path | None,
         typer.Option(
-            "--without-login",
-            help="Listen on an address that others can reach although the page asks nobody who they are: whoever "
-            "reaches it can start jobs, read runs and name files of this machine.",
+            "--auth",
+            metavar="FILE",
+            help="Let in only the accounts of this file (abq auth set-password). Needed for any address that others "
+            "can reach.",
         ),
-    ] = False,
+    ] = None,
+    public_name: Annotated[
+        list[str] | None,
+        typer.Option("--public-name", help="Another host name of the page, such as that of a proxy before it."),
+    ] = None,
 ) -> None:
     """Serve the dashboard, with a worker for its jobs. Example: abq app --port 7861"""
-    if not without_login and not _is_loopback(host):
+    if auth is None and not _is_loopback(host):
         raise ServeError(
-            f"{host} can be reached by other machines, and the page asks nobody who they are. Use 127.0.0.1 with an "
-            "SSH tunnel (ssh -L 7860:127.0.0.1:7860 this-machine), or add --without-login on a network you trust."
+            f"{host} can be reached by other machines. Say who may log in: abq auth set-password NAME --file FILE, "
+            "then add --auth FILE. Or stay on 127.0.0.1 and use an SSH tunnel (ssh -L 7860:127.0.0.1:7860 machine)."
         )
+    accounts = None if auth is None else Accounts(auth.expanduser())
+    if accounts is not None and not accounts.names():
+        raise ServeError(f"{auth} has no accounts: add one with abq auth set-password NAME --file {auth}.")
     settings = Settings.from_environment()
     open_explorer(settings)  # a bad data folder or database is said now, in a second
     from app.dashboard import launch
 
-    launch(settings, host, port)
+    launch(settings, host, port, accounts, public_name or ())
 
 
 @answers

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from app.clock import now
 from app.executors.single_instance import SingleInstance
 from app.settings import THREADS_WAIT, Settings
+from app.tokens import without_secrets
 from storage.errors import StorageError
-from storage.jobs import Job, Jobs
+from storage.jobs import LEASE, Job, Jobs
 
 LOOK_SECONDS = 0.5
 TERM_AFTER_SECONDS = 10.0  # a cancelled job that does not stop by itself
@@ -45,6 +48,7 @@ class Supervisor:
         self._worker: subprocess.Popen[bytes] | None = None
         self._name = ""
         self._cancel_seen: float | None = None
+        self._stopped_since: float | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,8 +87,9 @@ class Supervisor:
 
     def step(self) -> None:
         """Look once: at the worker, at leases that ran out, at cancels that hang, at the queue."""
-        self._jobs.requeue_expired(now())
+        self._kill_stopped_worker()
         self._collect_worker()
+        self._jobs.requeue_expired(now())
         if self._worker is None:
             if self._jobs.list("queued", 1):
                 self._start_worker()
@@ -117,7 +122,7 @@ class Supervisor:
         with open_log(self._settings.logs_dir / "worker.log") as log:
             self._worker = subprocess.Popen(
                 [sys.executable, "-m", "app.worker", "--name", self._name, "--parent", str(os.getpid())],
-                env=_environment(self._settings),
+                env=without_secrets(_environment(self._settings)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -134,6 +139,19 @@ class Supervisor:
         self._worker = None
         self._jobs.requeue_worker(self._name, now())
 
+    def _kill_stopped_worker(self) -> None:
+        """A worker that was stopped (SIGSTOP) for longer than its lease: another may have its job by now, and it may
+        hold the database's lock. Asks the system, not the database.
+        """
+        if self._worker is None or not _is_stopped(self._worker.pid):
+            self._stopped_since = None
+            return
+        if self._stopped_since is None:
+            self._stopped_since = self._clock()
+        elif self._clock() - self._stopped_since > LEASE.total_seconds():
+            self._worker.kill()
+            self._worker.wait()
+
     def _watch_cancel(self) -> None:
         job = self._running_job()
         if job is None or not job.cancel_requested or self._worker is None:
@@ -149,6 +167,13 @@ class Supervisor:
 
     def _running_job(self) -> Job | None:
         return next((job for job in self._jobs.list("running") if job.worker == self._name), None)
+
+
+def _is_stopped(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
 
 
 def start_detached(settings: Settings) -> bool:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas
-import psutil
 
 from abq_core.mix import ModelPrecision
 from abq_core.sources import NAMES, TextRecord, check_source
-from abq_core.spec import DEFAULT_EPOCHS, CalibrationSpec
+from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.run_folder import RunFolder
 from app.services import frames
@@ -37,6 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no mo
 
 BUILTIN = "builtin"
 DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN = 32, 512
+RUNS_SHOWN = 500
 
 
 class Explorer:
@@ -70,8 +70,8 @@ class Explorer:
     # Models
 
     def models(self) -> list[str]:
-        """The built-in model, then every model that a run was made of, newest first."""
-        used = [run.model for run in self.runs.list() if run.model != BUILTIN]
+        """The built-in model, then those that the newest runs were made of, newest first."""
+        used = [run.model for run in self.runs.list(limit=RUNS_SHOWN) if run.model != BUILTIN]
         return [BUILTIN, *dict.fromkeys(used)]
 
     def model_shape(self, ref: str) -> "ModelShape":
@@ -84,25 +84,20 @@ class Explorer:
         """What a text names: the notation, or the name of a mix that a run has. Raises PrecisionError."""
         return find_precision(self.runs, text) if isinstance(text, str) else text
 
-    def estimate(
-        self,
-        ref: str,
-        precision: str | ModelPrecision,
-        segments: int = DEFAULT_SEGMENTS,
-        seq_len: int = 256,
-        epochs: int = DEFAULT_EPOCHS,
-        end_to_end_segments: int = 0,
-    ) -> "Estimate":
-        """Size, memory and time of a calibration, from shapes alone; epochs 0 for methods that learn nothing."""
+    def estimate(self, ref: str, precision: str | ModelPrecision) -> "Estimate":
+        """Size, memory and time of an ordinary calibration, from shapes alone. Raises ModelError, PrecisionError."""
+        from abq_core.cost import Work
         from abq_core.estimate import estimate
 
-        shape, wanted = self.model_shape(ref), self.precision(precision)
-        return estimate(shape, wanted, segments, seq_len, epochs, end_to_end_segments)
+        device = self.settings.device
+        return estimate(self.model_shape(ref), self.precision(precision), Work(device=device, home=device))
 
     def estimate_of(self, spec: CalibrationSpec) -> "Estimate":
-        """What this calibration takes."""
-        together = spec.active_end_to_end_segments if spec.learns_end_to_end else 0
-        return self.estimate(spec.model, spec.precision, spec.segments, spec.seq_len, spec.active_epochs, together)
+        """What this calibration takes. Raises ModelError."""
+        from abq_core.cost import Work
+        from abq_core.estimate import estimate
+
+        return estimate(self.model_shape(spec.model), spec.precision, Work.of(spec, home=self.settings.device))
 
     def explore(self, ref: str, precision: str | ModelPrecision) -> dict[str, pandas.DataFrame]:
         """What rounding to this precision does to the weights; no calibration. Kept for the next call."""
@@ -150,14 +145,17 @@ class Explorer:
 
     def submit(self, spec: CalibrationSpec) -> Job:
         """Check that the calibration can run here, then queue it. Raises what `check` does."""
-        spec = dataclasses.replace(spec, model=local_path(spec.model), data=local_path(spec.data))
+        from abq_core.models import pinned
+
+        spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
         self.check(spec)
         return self.jobs.submit(spec.to_dict(), now())
 
     def check(self, spec: CalibrationSpec) -> None:
         """Refuse a calibration that cannot run here. Raises ModelError, EstimateError, DataError."""
-        preflight = self.estimate_of(spec)
-        preflight.refuse(psutil.virtual_memory().available, shutil.disk_usage(self.settings.data_dir).free)
+        from app.services.preflight import available
+
+        self.estimate_of(spec).refuse(available(self.settings.data_dir, spec.device, self.settings.device))
         check_source(spec.data)
 
     def job(self, job_id: str) -> Job:
@@ -193,6 +191,12 @@ class Explorer:
     def runs_frame(self) -> pandas.DataFrame:
         """One row a run with its latest evaluation, then one row for each model at full precision."""
         return frames.runs_frame(self.runs.list(), self.measurements.evaluations(), self.measurements.task_scores())
+
+    def newest_runs_frame(self) -> pandas.DataFrame:
+        """`runs_frame` of the newest RUNS_SHOWN runs: what a page shows must not grow with the database."""
+        evaluations = self.measurements.evaluations(limit=4 * RUNS_SHOWN)
+        scores = self.measurements.task_scores(limit=4 * RUNS_SHOWN)
+        return frames.runs_frame(self.runs.list(limit=RUNS_SHOWN), evaluations, scores)
 
     def folder(self, run_id: str) -> RunFolder:
         """The files of a run."""
@@ -315,12 +319,19 @@ class Explorer:
         return measure_kernels(self, precisions, shapes, m, threads or self.settings.threads, on_measurement)
 
     def bench_decode(
-        self, columns: Sequence[str] = ("fp32", "bf16", "int8", "W2A8"), tokens: int = 64, model: str = BUILTIN
+        self,
+        columns: Sequence[str] = ("fp32", "bf16", "int8", "W2A8"),
+        tokens: int = 64,
+        model: str = BUILTIN,
+        on_token: Callable[[int], None] | None = None,
     ) -> pandas.DataFrame:
-        """End-to-end decode of a model: one row a column with tokens/s, time to first token, bytes and the path."""
+        """End-to-end decode of a model: one row a column with tokens/s, time to first token, bytes and the path.
+
+        on_token(count) comes after each token of the first column, and may raise to stop.
+        """
         from app.services.throughput import measure_decode
 
-        return measure_decode(self, columns, tokens, model)
+        return measure_decode(self, columns, tokens, model, on_token)
 
     def throughput_frame(self) -> pandas.DataFrame:
         """Stored throughput measurements, newest first; `kind` is "kernel" or "decode"."""

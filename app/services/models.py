@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from abq_core.mix import ModelPrecision
-from abq_core.models import LoadedModel, load_model
+from abq_core.models import LoadedModel, load_model, model_shape
 from abq_core.quant_linear import PackedLinear
 from abq_core.runtime import Engine, quantized_model, rounded_model
 from abq_core.spec import read_precision
@@ -39,7 +39,7 @@ class ModelRegistry:
 
     def full(self, ref: str) -> LoadedModel:
         """The model as it is, in fp32."""
-        return self._get((ref, "", "full"), lambda: load_model(ref, device=self._settings.device))
+        return self._get((ref, "", "full"), lambda: self._load(ref))
 
     def rounded(self, ref: str, precision: ModelPrecision, engine: Engine) -> LoadedModel:
         """The model rounded to nearest, no calibration."""
@@ -79,6 +79,18 @@ class ModelRegistry:
             for key in [key for key in self._loaded if key[1] == run_id]:
                 del self._loaded[key]
 
+    def _load(self, ref: str) -> LoadedModel:
+        """Load in fp32 after making room. Raises ServiceError where the memory that is free cannot hold it."""
+        wanted = 4 * model_shape(ref).parameters
+        self._evict(wanted)
+        free = psutil.virtual_memory().available
+        if wanted > free:
+            raise ServiceError(
+                f"{ref} takes {wanted / 2**30:.1f} GiB of memory in fp32, and {free / 2**30:.1f} GiB are free. Use a "
+                "smaller model, or a machine with more memory."
+            )
+        return load_model(ref, device=self._settings.device)
+
     def _get(self, key: Key, load: Callable[[], LoadedModel]) -> LoadedModel:
         with self._lock:
             if key not in self._loaded:
@@ -88,8 +100,12 @@ class ModelRegistry:
             self._evict(keep=key)
             return self._loaded[key][0]
 
-    def _evict(self, keep: Key) -> None:
-        while len(self._loaded) > self._max_models or sum(size for _, size in self._loaded.values()) > self._max_bytes:
+    def _evict(self, coming: int = 0, keep: Key | None = None) -> None:
+        """Let the least recently used go until the budget holds what is left and `coming` bytes more."""
+        while self._loaded and (
+            len(self._loaded) > self._max_models
+            or sum(size for _, size in self._loaded.values()) + coming > self._max_bytes
+        ):
             oldest = next(iter(self._loaded))
             if oldest == keep:
                 return

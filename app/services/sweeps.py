@@ -34,7 +34,10 @@ class Planned:
 
 def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned]:
     """What each calibration takes and what there is of it. Raises ModelError."""
-    specs = [replace(spec, model=local_path(spec.model), data=local_path(spec.data)) for spec in specs]
+    from abq_core.models import pinned
+
+    models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
+    specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
     runs: dict[str, Run] = {}
     for run in explorer.runs.list():  # newest first
         runs.setdefault(_key(run.spec), run)

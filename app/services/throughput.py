@@ -17,8 +17,9 @@ from abq_core.quant_linear import PackedLinear
 from abq_core.runtime import weight_bytes
 from app.clock import now
 from app.services.errors import ServiceError
+from app.services.timings import this_device
 from kernels.bench import KernelMeasurement, bench_kernels
-from kernels.dispatch import describe, path_for
+from kernels.dispatch import path_for
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer
@@ -41,14 +42,20 @@ def measure_kernels(
 ) -> list[KernelMeasurement]:
     """Run the kernels' benchmark and store every row."""
     measured = bench_kernels(list(precisions), list(shapes), list(m), threads, on_measurement)
-    device = str(describe()["cpu"])
+    device = this_device()
     for measurement in measured:
         explorer.measurements.add_throughput(now(), device, {"kind": "kernel", **asdict(measurement)})
     return measured
 
 
-def measure_decode(explorer: "Explorer", columns: Sequence[str], tokens: int, model: str) -> pandas.DataFrame:
-    """Decode the same prompt in every column, one token each in turn, after a warm-up."""
+def measure_decode(
+    explorer: "Explorer",
+    columns: Sequence[str],
+    tokens: int,
+    model: str,
+    on_token: Callable[[int], None] | None = None,
+) -> pandas.DataFrame:
+    """Decode the same prompt in every column, one token each in turn, after a warm-up. Stores all columns or none."""
     if not columns or tokens < 2:
         raise ServiceError(
             f"Nothing to measure: {len(columns)} columns and {tokens} tokens; use 1 column and 2 tokens or more."
@@ -56,8 +63,13 @@ def measure_decode(explorer: "Explorer", columns: Sequence[str], tokens: int, mo
     ref = explorer.registry.common_model(columns, model)
     loaded = {column: _column(explorer, column, ref) for column in columns}
     list(generate(loaded, None, PROMPT, WARM_UP_TOKENS))
-    ends = [event for event in generate(loaded, None, PROMPT, tokens) if isinstance(event, Finished)]
-    device, rows = str(describe()["cpu"]), []
+    ends = []
+    for event in generate(loaded, None, PROMPT, tokens):
+        if isinstance(event, Finished):
+            ends.append(event)
+        elif on_token is not None and event.column == columns[0]:
+            on_token(event.index + 1)
+    device, rows = this_device(), []
     for end in sorted(ends, key=lambda end: columns.index(end.column)):
         row: dict[str, Any] = {
             "column": end.column,

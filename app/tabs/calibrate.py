@@ -68,13 +68,14 @@ def build_calibrate_tab(page: Page) -> None:
         spec = _spec(page, selection, *values)
         return [words.answer(_preflight(page, spec)), words.command(spec.command_line())]
 
-    @guarded(2)
+    @guarded(2 + len(page.header.outputs))
     def start(text: str, *values: object) -> list[object]:
+        page.limits.check_queue(page.explorer)
         job = page.explorer.submit(_spec(page, Selection.from_json(text), *values))
         queued = (
             f"Queued as run <b>{words.escape(job.run_id)}</b>. You may close this page; the work goes on without it."
         )
-        return [words.answer(queued), str(job.id)]
+        return [words.answer(queued), str(job.id), *page.header.follow(text, str(job.spec["model"]))]
 
     def choose_method(method: str) -> list[object]:
         boxes = gr.update(value=switches.to_boxes(METHODS[method]), info=OWN)
@@ -90,7 +91,7 @@ def build_calibrate_tab(page: Page) -> None:
     gr.on([widget.change for widget in form], preflight, form, [answer, command], trigger_mode="always_last", **PRIVATE)
     method.input(choose_method, method, [method, boxes, epochs, pass_segments], **PRIVATE)
     boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments], **PRIVATE)
-    submit.click(start, form, [answer, panel.chosen], **PRIVATE).then(*panel.refresh, **PRIVATE)
+    submit.click(start, form, [answer, panel.chosen, *page.header.outputs], **PRIVATE).then(*panel.refresh, **PRIVATE)
 
 
 def _number(label: str, value: int, elem_id: str) -> gr.Number:
@@ -141,9 +142,12 @@ def _preflight(page: Page, spec: CalibrationSpec) -> str:
         if spec.active_epochs
         else "nothing is learned"
     )
+    how_long = f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, " if spec.device == "cpu" else ""
+    of_device = f", {words.mib(estimate.device_memory_bytes)} of the GPU's" if estimate.device_memory_bytes else ""
     return (
         f"<b>{words.escape(str(spec.precision))}</b> with <b>{spec.method}</b>: {learned}, "
-        f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, "
-        f"at most {words.mib(estimate.peak_memory_bytes)} of memory; "
+        f"{how_long}"
+        f"about {words.mib(estimate.peak_memory_bytes)} of memory{of_device} "
+        f"and {words.mib(estimate.run_bytes)} on the disk; "
         f"the weights go from {words.mib(estimate.full_bytes)} to {words.mib(estimate.quantized_bytes)}."
     )

@@ -65,7 +65,7 @@ def build_compare_tab(page: Page) -> None:
         selection = Selection.from_json(text)
         if selection.tab != "compare":
             return [gr.skip()] * len(outputs)
-        runs = page.explorer.runs_frame()
+        runs = page.explorer.newest_runs_frame()
         mine = _with_speed(runs[runs["model"].eq(selection.model)], page.explorer.throughput_frame())
         chosen = mine[mine["run"].eq(selection.run)] if selection.run else mine.iloc[:0]
         return [
@@ -80,19 +80,20 @@ def build_compare_tab(page: Page) -> None:
             words.command("\n".join(spec.command_line() for spec in _specs(page, selection, precisions, methods))),
         ]
 
-    @guarded(2)
+    @guarded(2 + len(page.header.outputs))
     def start(text: str, precisions: list[str], methods: list[str]) -> list[object]:
         specs = _specs(page, Selection.from_json(text), precisions, methods)
         if not 1 <= len(specs) <= MOST_JOBS:
             raise ValueError(f"That is {len(specs)} calibrations: choose 1 to {MOST_JOBS} at a time.")
-        for spec in specs:
-            page.explorer.submit(spec)
-        return [words.answer(f"{len(specs)} calibrations are queued."), gr.Tabs(selected="calibrate")]
+        page.limits.check_queue(page.explorer, len(specs))
+        jobs = [page.explorer.submit(spec) for spec in specs]
+        said = words.answer(f"{len(specs)} calibrations are queued.")
+        return [said, gr.Tabs(selected="calibrate"), *page.header.follow(text, str(jobs[0].spec["model"]))]
 
     @guarded(1 + len(page.header.outputs))
     def choose(text: str, event: gr.SelectData) -> list[object]:
         selection = replace(Selection.from_json(text), run=str(event.value))
-        return [gr.skip(), *page.header.show(selection.settled(page.explorer.runs_frame()))]
+        return [gr.skip(), *page.header.show(selection.settled(page.explorer.newest_runs_frame()))]
 
     @guarded(1)
     def keep_note(text: str, note: str) -> list[object]:
@@ -103,7 +104,7 @@ def build_compare_tab(page: Page) -> None:
     def remove(text: str) -> list[object]:
         selection = Selection.from_json(text)
         page.explorer.delete_run(selection.run)
-        rest = replace(selection, run="").settled(page.explorer.runs_frame())
+        rest = replace(selection, run="").settled(page.explorer.newest_runs_frame())
         return [words.answer(f"Run {words.escape(selection.run)} and its files are deleted."), *page.header.show(rest)]
 
     def turn(view: str) -> list[object]:
@@ -112,7 +113,7 @@ def build_compare_tab(page: Page) -> None:
     view.change(turn, view, [all_runs, budget], **PRIVATE)
     form = [page.selection, precisions, methods]
     gr.on([page.selection.change, precisions.input, methods.input], show, form, outputs, **PRIVATE)
-    sweep.click(start, form, [answer, page.tabs], **PRIVATE)
+    sweep.click(start, form, [answer, page.tabs, *page.header.outputs], **PRIVATE)
     runs_table.select(choose, page.selection, [answer, *page.header.outputs], **PRIVATE)
     note.submit(keep_note, [page.selection, note], answer, **PRIVATE).then(show, form, outputs, **PRIVATE)
     delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)

@@ -111,6 +111,7 @@ def build_distributions_tab(page: Page) -> None:
         spec = CalibrationSpec(
             selection.model, page.explorer.precision(selection.precision), device=page.explorer.settings.device
         )
+        page.limits.check_queue(page.explorer)
         page.explorer.submit(spec)
         return [gr.skip(), gr.Tabs(selected="calibrate")]
 
@@ -180,7 +181,7 @@ def _empty(selection: Selection) -> str:
 
 
 def _answer(page: Page, selection: Selection, blocks: pd.DataFrame) -> str:
-    runs = page.explorer.runs_frame()
+    runs = page.explorer.newest_runs_frame()
     run = runs[runs["run"].eq(selection.run)].iloc[0]
     last = blocks[blocks["block"].eq(blocks["block"].max())].set_index("lens")["cosine"]
     return (

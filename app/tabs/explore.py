@@ -133,6 +133,6 @@ def _facts(page: Page, selection: Selection) -> str:
             ("heads", f"{shape.heads}, keys {shape.kv_heads}"),
             ("now, in FP16", words.mib(estimate.full_bytes)),
             ("then", f"<b>{words.mib(estimate.quantized_bytes)}</b>"),
-            ("memory to calibrate", f"&le; {words.mib(estimate.peak_memory_bytes)}"),
+            ("memory to calibrate", f"about {words.mib(estimate.peak_memory_bytes)}"),
         ]
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
+from app.limits import MOST_COLUMNS
 from app.tabs import words
 from app.tabs.guard import EXPECTED
 from app.tabs.jobs_panel import PRIVATE
@@ -15,7 +16,6 @@ from app.tabs.streams import Streams
 
 PROMPT = "When an exception"
 SHOW_EVERY_SECONDS = 0.12
-MOST_COLUMNS = 4
 EMPTY = words.empty(
     "The same prompt through several lenses",
     "Press Generate: the columns write at once, one token each in turn. The first token that differs is marked, and "
@@ -58,13 +58,20 @@ def build_generate_tab(page: Page) -> None:
         return [gr.update(choices=choices, value=[column for column in value if column in known]), key]
 
     def write(
-        text: str, prompt: str, columns: list[str], tokens: float, temperature: float, seed: float | None
+        text: str,
+        prompt: str,
+        columns: list[str],
+        tokens: float,
+        temperature: float,
+        seed: float | None,
+        request: gr.Request,
     ) -> Iterator[list[object]]:
         """Stream; a sentence where it cannot be done."""
         selection = Selection.from_json(text)
         try:
             if not 2 <= len(columns or []) <= MOST_COLUMNS:
                 raise ValueError(f"{len(columns or [])} columns are chosen: choose 2 to {MOST_COLUMNS} to compare.")
+            page.limits.check_text(request, columns, prompt or "", tokens)
             yield [words.answer("Preparing the columns&hellip;"), gr.skip()]
             events = page.explorer.generate(
                 columns, prompt or "", int(tokens), float(temperature), int(seed or 0), selection.model
@@ -96,7 +103,7 @@ def build_generate_tab(page: Page) -> None:
 
 
 def _choices(page: Page, selection: Selection) -> list[tuple[str, str]]:
-    runs = page.explorer.runs_frame()
+    runs = page.explorer.newest_runs_frame()
     rounded = list(dict.fromkeys([selection.precision, "W8A8", "W4A8", "W4A4", "W2*A8", "W2A8"]))
     return [
         ("Full precision", "full"),

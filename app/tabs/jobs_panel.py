@@ -90,7 +90,9 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
     @guarded(2)
     def see(job: str, text: str) -> list[object]:
         run = page.explorer.job(_job(page, job)).run_id
-        chosen = replace(Selection.from_json(text), run=run, tab="distributions").settled(page.explorer.runs_frame())
+        chosen = replace(Selection.from_json(text), run=run, tab="distributions").settled(
+            page.explorer.newest_runs_frame()
+        )
         return [gr.skip(), *page.header.show(chosen), gr.Tabs(selected="distributions")]
 
     again = (refresh, [page.selection, chosen, seen], outputs)

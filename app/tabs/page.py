@@ -7,6 +7,7 @@ import gradio as gr
 
 from abq_core.mix import ModelPrecision
 from abq_core.precision import PrecisionError
+from app.limits import Limits
 from app.services import Explorer
 from app.tabs import words
 from app.tabs.script import READY
@@ -20,11 +21,12 @@ BRAND = '<h1 class="abq-brand"><span class="abq-lens" aria-hidden="true"><i></i>
 
 @dataclass(frozen=True)
 class Page:
-    """What every tab gets: the services, the header with the selection (JSON, hidden), and the tabs to go to."""
+    """What every tab gets: services, the header with the selection (JSON, hidden), the tabs to go to, and limits."""
 
     explorer: Explorer
     header: "Header"
     tabs: gr.Tabs
+    limits: Limits
 
     @property
     def selection(self) -> gr.Textbox:
@@ -55,6 +57,13 @@ class Header:
     def outputs(self) -> list[gr.components.Component]:
         return [self.selection, self.model, self.precision, self.run, self.bits]
 
+    def follow(self, text: str, model: str) -> list[object]:
+        """Updates for `outputs` after work was queued: a hub id became one with a commit, and the page goes with it."""
+        selection = Selection.from_json(text)
+        if model == selection.model:
+            return [gr.skip()] * len(self.outputs)
+        return self.show(replace(selection, model=model, run="").settled(self.explorer.newest_runs_frame()))
+
     def wire(self, blocks: gr.Blocks, page: Page, tabs: Sequence[gr.Tab]) -> None:
         """Let the header, the tabs and the address bar agree."""
         private = {"api_visibility": "private", "show_progress": "hidden"}
@@ -83,7 +92,7 @@ class Header:
 
     def show(self, selection: Selection) -> list[object]:
         """Updates for `outputs`: the header as this selection has it."""
-        runs = self.explorer.runs_frame()
+        runs = self.explorer.newest_runs_frame()
         same_model = runs[runs["model"].eq(selection.model)]
         choices = run_choices(same_model)
         known = [precision for precision in PRECISIONS if precision != selection.precision]
@@ -108,16 +117,18 @@ class Header:
         if not readable(wanted.precision):
             gr.Warning(f"The address asks for a precision that cannot be read; showing {Selection.precision} instead.")
             wanted = replace(wanted, precision=Selection.precision)
-        return [*self.show(wanted.settled(self.explorer.runs_frame())), gr.Tabs(selected=wanted.tab)]
+        return [*self.show(wanted.settled(self.explorer.newest_runs_frame())), gr.Tabs(selected=wanted.tab)]
 
     def _choose_model(self, text: str, model: str | None) -> list[object]:
         wanted = replace(Selection.from_json(text), model=(model or "").strip() or Selection.model, run="")
-        return self.show(wanted.settled(self.explorer.runs_frame()))
+        return self.show(wanted.settled(self.explorer.newest_runs_frame()))
 
     def _choose_precision(self, text: str, precision: str | None) -> list[object]:
         before = Selection.from_json(text)
         try:
-            return self.show(replace(before, precision=precision or "", run="").settled(self.explorer.runs_frame()))
+            return self.show(
+                replace(before, precision=precision or "", run="").settled(self.explorer.newest_runs_frame())
+            )
         except PrecisionError as error:
             gr.Warning(words.escape(str(error)))
             return self.show(before)
@@ -126,11 +137,11 @@ class Header:
         before = Selection.from_json(text)
         if not run:
             return self.show(replace(before, run=""))
-        return self.show(replace(before, run=run).settled(self.explorer.runs_frame()))
+        return self.show(replace(before, run=run).settled(self.explorer.newest_runs_frame()))
 
     def _watch(self, text: str, before: str | None) -> list[object]:
         """When a run has finished or was deleted: offer what there is; a page that waits for a run takes it up."""
-        runs = self.explorer.runs_frame()
+        runs = self.explorer.newest_runs_frame()
         now = ",".join(value for _, value in run_choices(runs))
         if now == before:
             return [gr.skip()] * (1 + len(self.outputs))

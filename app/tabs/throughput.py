@@ -7,6 +7,7 @@ import gradio as gr
 import pandas as pd
 
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
+from app.services.timings import this_device
 from app.tabs import words
 from app.tabs.guard import EXPECTED, guarded
 from app.tabs.jobs_panel import PRIVATE
@@ -30,11 +31,12 @@ SHAPES = ["1024x1024", "4096x4096", "11008x4096", "4096x11008"]
 CAPTIONS = {
     "Speed-up": "Look at the dotted line: bars above it are faster than torch. Quantizing the activations is part of "
     "every time; all engines took turns in one run.",
-    "Roofline": "Look at the slope: points on it are bound by reading weights, so fewer stored bits are the speed. "
-    "The roofs are the best of these measurements, not the data sheet.",
+    "Roofline": "See the slope: how fast the machine reads memory, measured in the same run. Points on it are bound by "
+    "reading weights, so fewer stored bits are the speed. Every point is the first call on a cold cache.",
     "Whole model": "Look at tokens per second of the same model, decoded end to end. All of these are real kernels; "
     "simulated quantization is never timed.",
 }
+STOPPED = "Stopped. What was timed completely is kept."
 EMPTY = words.empty(
     "Nothing was timed on this machine yet",
     "Here the packed engine will stand against torch's fp32, bf16 and int8 on the shapes you choose, each checked "
@@ -62,27 +64,34 @@ def build_throughput_tab(page: Page) -> None:
             threads = gr.Number(1, label="Threads", precision=0, minimum=1, elem_id="throughput-threads")
             time_kernels = gr.Button("Time the kernels", variant="primary", elem_id="throughput-kernels")
             time_decode = gr.Button("Time the whole model", elem_id="throughput-decode")
+            stop = gr.Button("Stop", elem_id="throughput-stop")
+            machine = gr.Dropdown([], label="Timings of", visible=False, elem_id="throughput-machine")
             command = gr.HTML("", js_on_load=None)
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(words.answer("&nbsp;"), elem_id="throughput-answer", js_on_load=None)
             empty = gr.HTML(EMPTY, js_on_load=None)
             figure = build_picture("throughput-figure")
             table = build_table("throughput-table")
-    outputs = [answer, empty, figure, table]
+    outputs = [answer, empty, figure, table, machine]
 
     @guarded(len(outputs))
-    def show(text: str, picture: str) -> list[object]:
+    def show(text: str, picture: str, device: str | None) -> list[object]:
         selection = Selection.from_json(text)
         if selection.tab != "throughput":
             return [gr.skip()] * len(outputs)
-        measured = page.explorer.throughput_frame()
+        everywhere = page.explorer.throughput_frame()
+        devices = list(dict.fromkeys([this_device(), *everywhere["device"]]))
+        device = device if device in devices else devices[0]
+        choice = gr.update(choices=devices, value=device, visible=len(devices) > 1)
+        measured = everywhere[everywhere["device"].eq(device)]
         kernels, decodes = latest_kernels(measured), latest_decodes(measured, selection.model)
         if kernels.empty and decodes.empty:
-            return [words.answer("&nbsp;"), gr.update(visible=True), "", ""]
+            return [words.answer("&nbsp;"), gr.update(visible=True), "", "", choice]
         return [
-            _answer(picture, kernels, decodes),
+            _answer(picture, kernels, decodes, "" if device == devices[0] else device),
             gr.update(visible=False),
             *_shown(picture, kernels, decodes, selection.dark),
+            choice,
         ]
 
     def measure(
@@ -97,7 +106,7 @@ def build_throughput_tab(page: Page) -> None:
             for done, measured in enumerate(work, start=1):
                 said = f"{done} timed; the last was {measured.precision} on {measured.path}&hellip;"
                 yield [words.answer(said), *rest]
-            yield show(text, picture if picture != PICTURES[2] else PICTURES[0])
+            yield show(text, picture if picture != PICTURES[2] else PICTURES[0], this_device())
         except EXPECTED as error:
             yield [words.problem(error), *rest]
 
@@ -105,18 +114,24 @@ def build_throughput_tab(page: Page) -> None:
         """Time the whole model, all columns in turn."""
         selection, rest = Selection.from_json(text), [gr.skip()] * len(outputs)
         columns = ["fp32", "bf16", "int8", *dict.fromkeys([selection.precision, "W2A8", "W4A4"])]
-        yield [words.answer(f"Packing and decoding {len(columns)} columns in turn; about a minute&hellip;"), *rest]
+        columns += [selection.run] if selection.run else []
+        yield [words.answer(f"Packing {len(columns)} columns&hellip;"), *rest]
         try:
-            page.explorer.bench_decode([*columns, *([selection.run] if selection.run else [])], model=selection.model)
-            yield [*show(text, PICTURES[2]), PICTURES[2]]
+            for done in Steps(lambda say: page.explorer.bench_decode(columns, model=selection.model, on_token=say)):
+                yield [words.answer(f"Decoding {len(columns)} columns in turn: token {done}&hellip;"), *rest]
+            yield [*show(text, PICTURES[2], this_device()), PICTURES[2]]
         except EXPECTED as error:
             yield [words.problem(error), *rest]
 
-    gr.on([page.selection.change, picture.input], show, [page.selection, picture], outputs, **PRIVATE)
+    shown = [page.selection, picture, machine]
+    gr.on([page.selection.change, picture.input, machine.input], show, shown, outputs, **PRIVATE)
     form = [page.selection, picture, precisions, shapes, m, threads]
     busy = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
-    time_kernels.click(measure, form, outputs, **busy)
-    time_decode.click(decode, page.selection, [*outputs, picture], **busy)
+    measuring = [
+        time_kernels.click(measure, form, outputs, **busy),
+        time_decode.click(decode, page.selection, [*outputs, picture], **busy),
+    ]
+    stop.click(lambda: words.answer(STOPPED), None, answer, cancels=measuring, **PRIVATE)
     gr.on([w.change for w in form[2:]], _command, form[2:], command, trigger_mode="always_last", **PRIVATE)
     page.selection.change(_command, form[2:], command, **PRIVATE)
 
@@ -131,16 +146,18 @@ def _shown(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, dark: boo
     return [figure, kernel_table(kernels)]
 
 
-def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame) -> str:
+def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, elsewhere: str) -> str:
+    """One sentence; elsewhere: the device, where it is not this one."""
+    where = f" Measured on {words.escape(elsewhere)}, not on this machine." if elsewhere else ""
     if picture == "Whole model":
         if decodes.empty:
             return words.answer("The whole model was not timed yet: press Time the whole model.")
         best = decodes.loc[decodes["tokens_per_second"].idxmax()]
         return words.answer(
             f"Decoding one token at a time, <b>{words.escape(str(best['column']))}</b> is fastest with "
-            f"<b>{best['tokens_per_second']:.1f} tokens/s</b> on {words.escape(str(best['path']))}."
+            f"<b>{best['tokens_per_second']:.1f} tokens/s</b> on {words.escape(str(best['path']))}.{where}"
         )
-    return words.answer(kernel_answer(kernels))
+    return words.answer(kernel_answer(kernels) + where)
 
 
 def _command(precisions: list[str], shapes: list[str], m: list[str], threads: float | None) -> str:

@@ -23,9 +23,9 @@ EVALUATION = {
 }  # fmt: skip
 KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "exact", "speedup"}
 COMMANDS = [
-    "app", "calibrate", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval", "generate",
-    "bench kernels", "bench decode", "runs list", "runs show", "runs delete", "runs export", "report", "quickstart",
-    "worker",
+    "app", "calibrate", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
+    "generate", "bench kernels", "bench decode", "bench export", "bench import", "runs list", "runs show",
+    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "report", "quickstart", "worker",
 ]  # fmt: skip
 Ask = Callable[..., dict[str, object]]
 
@@ -177,7 +177,7 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "report": (["report"], "no finished run"),
         "shapes": (["bench", "kernels", "--shapes", "4096"], "4096"),
         "bench precision": (["bench", "kernels", "--precisions", "W9A1", "--shapes", "64x64"], "W9A1"),
-        "host": (["app", "--host", "0.0.0.0"], "--without-login"),
+        "host": (["app", "--host", "0.0.0.0"], "--auth"),
         "missing option": (["calibrate", tiny], "--precision"),
         "command": (["nonsense"], "nonsense"),
         "number": ([*calibrate, "W4A4", "--segments", "many"], "--segments"),

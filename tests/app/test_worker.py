@@ -145,6 +145,29 @@ def test_the_supervisor_runs_requeues_and_cancels(explorer: Explorer, tiny_spec:
         supervisor.stop()
 
 
+def test_a_worker_that_was_stopped_for_longer_than_its_lease_is_killed(
+    explorer: Explorer, tiny_spec: SpecMaker
+) -> None:
+    seconds = [0.0]
+    supervisor = Supervisor(explorer.settings, explorer.jobs, clock=lambda: seconds[0])
+    job = explorer.submit(tiny_spec(epochs=1000))
+    supervisor.step()
+    wait_until(lambda: explorer.job(job.id).state == "running", "the job is claimed")
+    worker = psutil.Process(int(pid_of(explorer.job(job.id))))
+    worker.suspend()
+    try:
+        wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it is stopped")
+        for seconds[0] in (1.0, 31.0):
+            supervisor.step()
+            assert worker.is_running()
+        seconds[0] = 31.5
+        supervisor.step()
+        assert not worker.is_running()
+        assert (explorer.job(job.id).state, explorer.job(job.id).attempts) == ("queued", 1)
+    finally:
+        supervisor.stop()
+
+
 def pid_of(job: Job) -> str:
     """The worker process of a job, found by the name in its command line."""
     assert job.worker
@@ -220,6 +243,28 @@ def test_a_lease_notices_cancel_and_loss(explorer: Explorer, tiny_spec: SpecMake
         explorer.resume(job.id)
         explorer.jobs.claim_next("two", now(), job_id=job.id)
         wait_until(lambda: stopped(lease) == "lost", "the loss was seen")
+
+
+def test_the_heart_beats_while_the_main_thread_computes(
+    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.lease.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("app.lease.LOOK_SECONDS", 0.01)
+    job = explorer.submit(tiny_spec())
+    claimed = explorer.jobs.claim_next("one", now(), job_id=job.id)
+    assert claimed is not None
+    beats: set[object] = set()
+    heartbeat = explorer.jobs.heartbeat
+    monkeypatch.setattr(explorer.jobs, "heartbeat", lambda *given: beats.add(given[2]) or heartbeat(*given))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with JobLease(explorer.jobs, claimed):
+        number = 1
+        while len(beats) < 5 and time.monotonic() < deadline:
+            number = number * 48271 % 2147483647  # never looks at the lease, never sleeps
+    assert len(beats) >= 5
+    found = explorer.job(job.id)
+    assert found.lease_until is not None and claimed.lease_until is not None
+    assert found.lease_until > claimed.lease_until and found.epoch == claimed.epoch
 
 
 def stopped(lease: JobLease) -> str | None:

@@ -323,6 +323,21 @@ def test_hub_ids_are_checked_before_weights_are_fetched(folder: Path, monkeypatc
     assert len(fetched) == 1
 
 
+def test_a_hub_id_is_pinned_to_its_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = folder.rename(folder.parent / commit)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, revision, allow_patterns: str(snapshot))
+    assert models.pinned("org/name") == models.pinned("org/name@main") == f"org/name@{commit}"
+    assert models.pinned(f"org/name@{'f' * 40}") == f"org/name@{'f' * 40}"
+    assert models.pinned("builtin") == "builtin" and models.pinned(str(snapshot)) == str(snapshot)
+    for ref in ("a b c", "../..", ""):
+        with pytest.raises(ModelNotFoundError):
+            models.pinned(ref)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(shutil.copytree(snapshot, folder)))
+    with pytest.raises(ModelError, match="has no commit"):
+        models.pinned("org/other")
+
+
 def test_offline_says_what_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -29,6 +29,7 @@ def test_rows_of_one_run() -> None:
         assert row.median_us > 0
         assert row.iqr_us >= 0
         assert row.cold_us > 0
+        assert 0.1 < row.read_gb_per_second < 2000
         assert row.bytes_moved == row.packed_bytes + 4 * row.m * (64 + 96)
         assert set(row.speedup) == ENGINES
         assert row.exact == (row.engine == "abq")

@@ -1,18 +1,41 @@
 """Fixtures of the storage tests: an open database on each backend, and a job that is running."""
 
+import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import postgresql_server
 import pytest
-from storage_cases import BACKENDS, SPEC, Clock
+from storage_cases import SPEC, Clock, sqlite_url
 
 from storage.database import Database
 from storage.jobs import Job, Jobs
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """A PostgreSQL database: the one that ABQ_TEST_POSTGRESQL_URL names, which is emptied, or a server of its own."""
+    given, programs = os.environ.get("ABQ_TEST_POSTGRESQL_URL"), postgresql_server.binaries()
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("psycopg is not installed")
+    if given:
+        yield given
+    elif programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
+    else:
+        with postgresql_server.server(programs) as url:
+            yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return BACKENDS[request.param](tmp_path)
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path)
+    url: str = request.getfixturevalue("postgresql_url")
+    postgresql_server.empty(url)
+    return url
 
 
 @pytest.fixture

@@ -111,13 +111,13 @@ def test_pragmas_hold_on_every_connection(tmp_path: Path, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("version", "mode"),
     [
-        ((3, 40, 1), "TRUNCATE"),
-        ((3, 44, 5), "TRUNCATE"),
+        ((3, 40, 1), "PERSIST"),
+        ((3, 44, 5), "PERSIST"),
         ((3, 44, 6), "WAL"),
-        ((3, 45, 0), "TRUNCATE"),
-        ((3, 50, 6), "TRUNCATE"),
+        ((3, 45, 0), "PERSIST"),
+        ((3, 50, 6), "PERSIST"),
         ((3, 50, 7), "WAL"),
-        ((3, 51, 2), "TRUNCATE"),
+        ((3, 51, 2), "PERSIST"),
         ((3, 51, 3), "WAL"),
         ((3, 52, 0), "WAL"),
         ((4, 0, 0), "WAL"),
@@ -130,7 +130,7 @@ def test_wal_is_used_only_where_it_is_sound(version: tuple[int, int, int], mode:
 def test_a_database_that_another_sqlite_left_in_wal_is_taken_over(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for mode in ("WAL", "TRUNCATE", "WAL"):
+    for mode in ("WAL", "PERSIST", "WAL"):
         monkeypatch.setattr(sqlite, "journal_mode", lambda mode=mode: mode)
         with Database.open(tmp_path / "abq.db") as database:
             assert value(database, "PRAGMA journal_mode") == mode.lower()
@@ -228,6 +228,31 @@ def test_a_lock_that_stays_is_named(tmp_path: Path, clock: Clock, monkeypatch: p
             session.execute(text("SELECT 1"))
             Jobs(database).submit(SPEC, clock.now)
         Jobs(database).submit(SPEC, clock.now)
+
+
+def test_a_reader_waits_for_a_commit_and_no_longer(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "abq.db"
+    with Database.open(path) as database:
+        Jobs(database).submit(SPEC, clock.now)
+        committing = sqlite3.connect(path, isolation_level=None)
+        committing.execute("BEGIN EXCLUSIVE")
+        looks: list[float] = []
+
+        def look(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 20:
+                committing.execute("COMMIT")
+
+        monkeypatch.setattr(sqlite.time, "sleep", look)
+        assert len(Jobs(database).list()) == 1
+        assert looks == [sqlite.LOOK_SECONDS] * 20
+        monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0)
+        committing.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseError, match="another process has held its lock"):
+            Jobs(database).list()
+        committing.close()
 
 
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""What is free on this machine: what a calibration may take."""
+
+import shutil
+from pathlib import Path
+
+import psutil
+import torch
+
+from abq_core.estimate import Available
+
+
+def available(data_dir: Path, *devices: str) -> Available:
+    """Memory and the disk of `data_dir`, free at this moment; of the accelerator too where one of the devices is one
+    that torch can reach here.
+    """
+    accelerator = next((device for device in devices if device != "cpu"), None)
+    free = torch.cuda.mem_get_info(accelerator)[0] if accelerator and torch.cuda.is_available() else None
+    return Available(psutil.virtual_memory().available, shutil.disk_usage(data_dir).free, free)

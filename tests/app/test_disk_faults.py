@@ -1,0 +1,70 @@
+"""The disk fails under a job: what is there is the old state or the new one, and the job goes on when it is mended."""
+
+import errno
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from app_cases import SpecMaker, work_on
+from sqlalchemy.engine.default import DefaultDialect
+
+from app.clock import now
+from app.services import Explorer
+from storage.errors import DatabaseError
+from storage.jobs import Job
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, what: str, at: int) -> None:
+    """The at-th fsync, rename or commit fails; "answered" commits are made and then reported as failed."""
+    error: Exception = OSError(errno.EIO, "Input/output error")
+    target: Any = os
+    name = {"fsync": "fsync", "rename": "replace"}.get(what, "do_commit")
+    if name == "do_commit":
+        target, error = DefaultDialect, sqlite3.OperationalError("disk I/O error")
+    original: Callable[..., object] = getattr(target, name)
+    calls = [0]
+
+    def function(*arguments: object) -> object:
+        calls[0] += 1
+        result = original(*arguments) if calls[0] != at or what == "answered" else None
+        if calls[0] == at:
+            raise error
+        return result
+
+    monkeypatch.setattr(target, name, function)
+
+
+def half_done(explorer: Explorer, job: Job) -> list[str]:
+    """Records whose file is not theirs, and temporary files."""
+    folder = explorer.folder(job.run_id)
+    wrong = [str(path) for path in folder.path.rglob("*.tmp")]
+    for block in explorer.runs.blocks(job.run_id):
+        content = folder.block_path(block.block).read_bytes()
+        wrong += [str(block)] if hashlib.sha256(content).hexdigest() != block.sha256 else []
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("what", "at"), [("fsync", 5), ("fsync", 6), ("rename", 3), ("commit", 8), ("answered", 8), ("answered", 11)]
+)
+def test_a_fault_leaves_nothing_half_and_the_job_goes_on(
+    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, what: str, at: int
+) -> None:
+    job = explorer.submit(tiny_spec("W4A4", "rtn"))
+    with monkeypatch.context() as patch:
+        fail(patch, what, at)
+        try:
+            ended = work_on(explorer, job)
+            assert ended.state in ("failed", "succeeded")
+        except DatabaseError:
+            pass
+    assert not half_done(explorer, job)
+    explorer.jobs.requeue_worker("test", now())
+    if explorer.job(job.id).state == "failed":
+        explorer.resume(job.id)
+    if explorer.job(job.id).state == "queued":
+        work_on(explorer, explorer.job(job.id))
+    assert explorer.job(job.id).state == "succeeded" and len(explorer.runs.blocks(job.run_id)) == 2

@@ -1,0 +1,110 @@
+"""Timings that travel between machines: what is exported comes back the same, and nothing else comes in."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from app_cases import settings_in
+
+from app.services import Explorer
+from app.services.errors import ServiceError
+from app.services.timings import export_timings, import_timings, this_device
+
+Rows = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Explorer:
+    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("measured")))
+    explorer.bench_kernels(["W2A8"], [(64, 96)], [1], threads=1)
+    return explorer
+
+
+@pytest.fixture
+def exported(measured: Explorer, tmp_path: Path) -> Path:
+    path = tmp_path / "timings.json"
+    assert export_timings(measured, path, this_device()) == 4
+    return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Explorer:
+    return Explorer.open(settings_in(tmp_path / "elsewhere"))
+
+
+def test_what_is_exported_comes_back_once(measured: Explorer, exported: Path, elsewhere: Explorer) -> None:
+    assert import_timings(elsewhere, exported) == (4, 0)
+    assert import_timings(elsewhere, exported) == (0, 4)
+    here = [(r.created_at, r.device, r.values) for r in measured.measurements.throughput()]
+    assert [(r.created_at, r.device, r.values) for r in elsewhere.measurements.throughput()] == here
+
+
+def test_only_the_asked_device_is_exported(measured: Explorer, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no timing of 'H200' yet"):
+        export_timings(measured, tmp_path / "none.json", "H200")
+
+
+def test_a_file_that_is_there_is_not_written_over(measured: Explorer, exported: Path) -> None:
+    before = exported.read_bytes()
+    with pytest.raises(ServiceError, match="is there already"):
+        export_timings(measured, exported, this_device())
+    assert exported.read_bytes() == before
+
+
+def set_value(name: str, value: object) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        rows[-1]["values"][name] = value  # type: ignore[index]
+
+    return change
+
+
+def set_row(name: str, value: object) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        rows[-1][name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_value("kind", "guess"), "guess"),
+        (set_value("median_us", "fast"), "median_us is 'fast'"),
+        (set_value("median_us", -1), "median_us is '-1'"),
+        (set_value("n", 0), "n is '0'"),
+        (set_value("precision", "W" * 201), "precision is"),
+        (set_value("speedup", {"torch-bf16": "<b>"}), "speedup is"),
+        (set_row("device", 7), "lacks a device"),
+        (set_row("created", "2026-01-01T00:00:00"), "time zone"),
+        (set_row("created", "yesterday"), "cannot be read"),
+        (set_row("values", []), "cannot be read"),
+    ],
+)
+def test_a_wrong_timing_is_named_and_nothing_is_kept(
+    exported: Path, elsewhere: Explorer, change: Callable[[Rows], None], says: str
+) -> None:
+    content = json.loads(exported.read_text())
+    change(content["timings"])
+    exported.write_text(json.dumps(content))
+    with pytest.raises(ServiceError, match=r"Timing 4 of .*Nothing was imported") as caught:
+        import_timings(elsewhere, exported)
+    assert says in str(caught.value)
+    assert not elsewhere.measurements.throughput()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "no JSON"),
+        ("{}", "holds no timings"),
+        ('{"format": "abq-timings-1", "timings": 3}', "holds no timings"),
+        ('{"format": "abq-timings-1", "timings": [' + ",".join(["0"] * 10_001) + "]}", "10,001 timings"),
+        ('{"format": "abq-timings-1", "timings": [' + " " * (16 << 20) + "]}", "at most 16,777,216"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, elsewhere: Explorer, text: str, says: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ServiceError, match=says):
+        import_timings(elsewhere, path)

@@ -1,0 +1,92 @@
+"""Hostile text is inert: 20 strings as model names, prompts and notes. No script runs, and every figure draws."""
+
+import shutil
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+
+from abq_core.models import BUILTIN_FOLDER
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+STEP_MS = 120_000
+expect.set_options(timeout=STEP_MS)
+
+SET = "window.pwned=1"
+HOSTILE = [
+    f"<script>{SET}</script>", f"<img src=x onerror={SET}>", f"<svg onload={SET}>", f"\"><img src=x onerror='{SET}'>",
+    f"' onmouseover='{SET}", f"javascript:{SET}", f"<a href=javascript:{SET}>x</a>", f"<iframe srcdoc='<script>{SET}'>",
+    f"</style><script>{SET}</script>", f"</pre><script>{SET}</script>", f"<details open ontoggle={SET}>", f"${{{SET}}}",
+    f"{{{{{SET}}}}}", f"{{{{constructor.constructor('{SET}')()}}}}", "$\\href{javascript:" + SET + "}{x}$",
+    "$$\\require{html}\\style{x}{y}$$", "'; DROP TABLE runs; --", "\" OR 1=1 --", "%3Cscript%3E" + SET,
+    f"<math><mtext><img src=x onerror={SET}></mtext></math>",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(address: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Queued and cancelled runs of models with hostile names, each with a hostile note."""
+    assert len(HOSTILE) == 20
+    client = Client(address, verbose=False)
+    names = []
+    for text in HOSTILE:
+        folder = tmp_path_factory.mktemp("models") / text.replace("/", "\N{DIVISION SLASH}")
+        shutil.copytree(BUILTIN_FOLDER, folder)
+        for model in (str(folder), "builtin"):
+            made = client.predict(model, "W4A4", "rtn", "builtin", 2, 32, -1, 0, api_name="/submit")
+            client.predict(made["job"], api_name="/cancel")
+            client.predict(made["run"], text, api_name="/note")
+        names.append(str(folder))
+    return names
+
+
+@pytest.fixture
+def watched(page: Page) -> Page:
+    """A page on which no dialog opens and no script of ours has left its mark."""
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    return page
+
+
+def unharmed(page: Page) -> None:
+    assert page.evaluate("window.pwned") is None
+    assert "Traceback" not in page.content()
+
+
+def test_names_and_notes_are_shown_as_they_are(watched: Page, address: str, models: list[str]) -> None:
+    watched.goto(f"{address}?tab=compare&precision=W4A4")
+    for text in HOSTILE:
+        expect(watched.locator("#compare-runs")).to_contain_text(text)
+    unharmed(watched)
+    watched.goto(f"{address}?tab=calibrate&precision=W4A4")
+    for name in models[10:]:
+        expect(watched.locator("#calibrate-queue")).to_contain_text(Path(name).name)
+    unharmed(watched)
+
+
+def test_figures_draw_for_models_of_any_name(watched: Page, address: str, models: list[str]) -> None:
+    for name in models[:3]:
+        watched.goto(f"{address}?tab=explore&precision=W4A4&model={quote(name)}")
+        expect(watched.locator("#explore-figure .main-svg").first).to_be_visible()
+        unharmed(watched)
+
+
+@pytest.mark.parametrize("tab", ["explore", "calibrate", "distributions", "generate", "throughput", "compare"])
+def test_an_address_with_hostile_parts_is_harmless(watched: Page, address: str, tab: str) -> None:
+    for text in HOSTILE[:: len(HOSTILE) // 5]:
+        watched.goto(f"{address}?tab={tab}&model={quote(text)}&precision={quote(text)}&run={quote(text)}")
+        expect(watched.locator(f"#tab-{tab}").first).to_be_visible()
+        unharmed(watched)
+
+
+def test_a_prompt_is_only_text(watched: Page, address: str) -> None:
+    watched.goto(f"{address}?tab=generate&precision=W4A4")
+    watched.locator("#generate-tokens input[type=number]").fill("8")
+    watched.locator("#generate-tokens input[type=number]").blur()
+    for text in HOSTILE:
+        watched.locator("#generate-prompt textarea").fill(text)
+        watched.get_by_role("button", name="Generate").click()
+        expect(watched.locator("#generate-streams .abq-prompt").first).to_have_text(text)
+        expect(watched.locator("#generate-answer")).to_contain_text("W4A4")
+    unharmed(watched)

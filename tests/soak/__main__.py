@@ -1,0 +1,78 @@
+"""Measures every promise about jobs and prints a table: `python tests/soak [--short] [--markdown FILE]`.
+
+Exit code 1 where one is not held. The long form takes about an hour, the short one less than ten minutes.
+"""
+
+import argparse
+import logging
+import os
+import platform
+import sqlite3
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from promise import Outcome, Promise
+from promises import PROMISES
+
+_HEADER = """# Reliability
+
+What is promised about jobs, measured by real processes, kills and disks. Made by `{command}` on {date}
+({machine}).
+
+| promise | measured | limit | held |
+|---|---|---|---|
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python tests/soak", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="fewer rounds of each")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument("--only", nargs="*", default=[], help="names of checks, such as kills resume")
+    options = parser.parse_args(arguments)
+    logging.disable(logging.WARNING)
+    chosen = {name: promise for name, promise in PROMISES.items() if not options.only or name in options.only}
+    before = os.getloadavg()[0]
+    rows = []
+    for name, promise in chosen.items():
+        started = time.monotonic()
+        outcome = measure(promise, options.short)
+        rows.append((promise, outcome))
+        print(f"{'held    ' if outcome.held else 'NOT HELD'} {name} ({time.monotonic() - started:.0f} s): "
+              f"{outcome.figure}; limit: {promise.limit}", flush=True)  # fmt: skip
+    if options.markdown:
+        command = " ".join(["python tests/soak", *(sys.argv[1:] if arguments is None else arguments)])
+        options.markdown.write_text(page(rows, command, before), "utf-8")
+    return 0 if all(outcome.held for _, outcome in rows) else 1
+
+
+def measure(promise: Promise, short: bool) -> Outcome:
+    """The check in an empty folder; what it raises is its figure."""
+    with tempfile.TemporaryDirectory(prefix="abq-soak-") as work:
+        try:
+            return promise.check(Path(work), short)
+        except Exception as error:
+            return Outcome(f"{type(error).__name__}: {error}", held=False)
+
+
+def page(rows: list[tuple[Promise, Outcome]], command: str, load: float) -> str:
+    """The table as Markdown, with where and when it was measured."""
+    machine = (
+        f"{os.cpu_count()} cores, load {load:.1f} when it began, {platform.system()}, Python "
+        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    )
+    lines = [
+        f"| {promise.name} | {outcome.figure} | {promise.limit} | {'yes' if outcome.held else '**no**'} |"
+        for promise, outcome in rows
+    ]
+    header = _HEADER.format(command=command, date=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine)
+    return header + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

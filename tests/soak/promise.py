@@ -1,0 +1,40 @@
+"""A promise about jobs and the check that measures it: what came out, and whether that is within the limit."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE_SECONDS = 240.0  # only a hang takes so long
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """figure: what was measured, in words.  held: whether that keeps the promise."""
+
+    figure: str
+    held: bool
+
+
+@dataclass(frozen=True)
+class Promise:
+    """check: called with an empty folder and whether the short form is wanted."""
+
+    name: str
+    limit: str
+    check: Callable[[Path, bool], Outcome]
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> float:
+    """Seconds until the condition holds. Raises TimeoutError."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > seconds:
+            raise TimeoutError(f"not in {seconds:.0f} s: {what}")
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share (0..1) of the values does not exceed."""
+    return sorted(values)[max(0, min(len(values) - 1, round(share * len(values)) - 1))]

@@ -1,0 +1,37 @@
+"""All promises about jobs, each with its limit and the check that measures it."""
+
+import soak_cancel
+import soak_dashboard
+import soak_disk
+import soak_kills
+import soak_queue
+import soak_server
+from promise import Promise
+
+PROMISES = {
+    "claims": Promise("No job is claimed twice", "0 doubles, 0 errors, p99 <= 200 ms", soak_queue.check_claims),
+    "naive": Promise("... and the race sees a naive claim", "doubles > 0", soak_queue.check_naive_claims),
+    "kills": Promise(
+        "No finished block is lost", "0 lost, at most 1 made again a kill, equal hashes", soak_kills.check_kills
+    ),
+    "resume": Promise("Resume changes nothing", "equal bit for bit", soak_kills.check_resume),
+    "stale": Promise("A stale owner writes nothing", "0 rows, 0 files", soak_kills.check_stale),
+    "dead": Promise("A dead worker is noticed", "2 s where the parent sees it, else 35 s", soak_kills.check_dead),
+    "busy": Promise("A live worker is never robbed", "0 rescues", soak_kills.check_busy),
+    "cancel": Promise("Cancel works in every state", "p95 <= 2 s, hung <= 16 s", soak_cancel.check_cancel),
+    "races": Promise("... and against a finish", "exactly one final state", soak_cancel.check_cancel_races),
+    "poison": Promise("A poisonous job stops", "failed after 3, the others go on", soak_cancel.check_poison),
+    "dashboard": Promise("The dashboard may die", "no orphan after 10 s, 0 lost", soak_dashboard.check_dashboard),
+    "faults": Promise("Faults of the disk are survived", "the old state or the new", soak_disk.check_faults),
+    "full": Promise("... and a full disk", "a clear error, the job resumes", soak_disk.check_full_disk),
+    "progress": Promise(
+        "Progress is cheap and durable", "0 lost, increasing, reads p95 <= 50 ms", soak_queue.check_progress
+    ),
+    "order": Promise("First come, first served", "exact order", soak_queue.check_order),
+    "old": Promise("An old database opens", "every released schema", soak_disk.check_old_databases),
+    "bounded": Promise(
+        "Load is bounded", "all refused, the queue ends, memory < 200 MiB more", soak_server.check_bounded
+    ),
+    "visitors": Promise("Many visitors are served", "0 errors, p95 < 1 s", soak_server.check_visitors),
+    "large": Promise("Years of work open at once", "each tab < 2 s", soak_server.check_large_database),
+}

@@ -1,0 +1,180 @@
+"""Checks of the disk: each fsync, rename and commit of a job failing in turn, a disk that is full, an old database."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from promise import Outcome
+from soak_workers import Site
+from sqlalchemy.engine.default import DefaultDialect
+
+from app import calibration_job
+from app.clock import now
+from app.lease import JobLease
+from storage.database import Database
+from storage.errors import DatabaseError
+from storage.jobs import Job, Jobs
+
+RELEASED = Path(__file__).parents[1] / "storage" / "released"
+
+
+class FailsOnce:
+    """Stands for a function of the system: its call number `at` fails, before or after it did its work."""
+
+    def __init__(self, original: Callable[..., object], error: Exception, at: int, after: bool = False) -> None:
+        self.calls = 0
+        self._original, self._error, self._at, self._after = original, error, at, after
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        if self.calls == self._at and not self._after:
+            raise self._error
+        result = self._original(*arguments)
+        if self.calls == self._at:
+            raise self._error
+        return result
+
+
+@contextmanager
+def failing(what: str, at: int) -> Iterator[FailsOnce]:
+    """The at-th fsync, rename, commit, or commit whose answer is lost, of this process fails."""
+    full = OSError(errno.EIO, "Input/output error")
+    if what == "commit" or what == "answer of a commit":
+        import sqlite3
+
+        error = sqlite3.OperationalError("disk I/O error")
+        fault = FailsOnce(DefaultDialect.do_commit, error, at, after=what != "commit")
+        with patch.object(DefaultDialect, "do_commit", lambda self, connection: fault(self, connection)):
+            yield fault
+    else:
+        name = {"fsync": "fsync", "rename": "replace"}[what]
+        fault = FailsOnce(getattr(os, name), full, at)
+        with patch(f"app.run_folder.os.{name}", fault):
+            yield fault
+
+
+def run_here(site: Site, job: Job) -> None:
+    """Work a queued job off in this process, as a worker does; a database that fails ends it as it ends a worker."""
+    try:
+        claimed = site.jobs.claim_next("here", now(), job_id=job.id)
+        if claimed is not None:
+            with JobLease(site.jobs, claimed) as lease:
+                calibration_job.run_claimed(site.explorer, lease, calibration_job.EvaluationPlan(2, 64))
+    except DatabaseError:
+        pass
+
+
+def broken(site: Site, job: Job) -> list[str]:
+    """What is half: records whose file is not theirs, temporary files, files that cannot be read."""
+    folder = site.explorer.folder(job.run_id).path
+    files = site.files(job.run_id) if folder.is_dir() else {}
+    found = [f"block {block.block}" for block in site.explorer.runs.blocks(job.run_id)
+             if files.get(f"blocks/{block.block:03d}.safetensors") != block.sha256]  # fmt: skip
+    found += [name for name in files if name.endswith(".tmp")]
+    for path in folder.glob("*.json"):
+        json.loads(path.read_bytes())
+    return found
+
+
+def check_faults(work: Path, short: bool) -> Outcome:
+    site = Site(work)
+    job = site.submit("rtn")
+    run_here(site, job)
+    reference, counts, half, lost = site.hashes(job.run_id), {}, [], []
+    for what in ("fsync", "rename", "commit", "answer of a commit"):
+        at, calls = 0, 1
+        while at < calls:
+            at += 5 if short and at else 1
+            job = site.submit("rtn")
+            with failing(what, at) as fault:
+                run_here(site, job)
+            calls = max(calls, fault.calls)
+            counts[what] = counts.get(what, 0) + 1
+            half += [f"{what} {at}: {found}" for found in broken(site, job)]
+            site.jobs.requeue_worker("here", now())
+            if site.jobs.get(job.id).state == "failed":
+                site.explorer.resume(job.id)
+            run_here(site, job)
+            if site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference:
+                lost.append(f"{what} {at}")
+    done = ", ".join(f"{count} of {what}" for what, count in counts.items())
+    return Outcome(f"faults: {done}; {len(half)} left something half, {len(lost)} jobs did not end with the same blocks"
+                   f"{''.join('; ' + text for text in (half + lost)[:3])}", not half and not lost)  # fmt: skip
+
+
+def check_full_disk(work: Path, short: bool) -> Outcome:
+    """A real file system of a few MiB that fills up under a job; then room is made and the job resumed."""
+    script = f"mount -t tmpfs -o size=64m none {work} && exec {sys.executable} {__file__} {work} {int(short)}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if done.returncode == 32 or "unshare" in done.stderr:
+        return Outcome(f"not measured: a small file system cannot be mounted here ({done.stderr.strip()[:80]})", False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    result = json.loads(done.stdout.splitlines()[-1])
+    return Outcome(
+        f"{result['fills']} fills: {result['unclear']} without a clear sentence, {result['half']} left something half, "
+        f"{result['lost']} did not resume to the same blocks",
+        result["unclear"] == result["half"] == result["lost"] == 0,
+    )
+
+
+def fill_and_resume(work: Path, short: bool) -> dict[str, int]:
+    """Leave room for so many KiB more, run a job into the wall, make room, resume it."""
+    site = Site(work)
+    job = site.submit("rtn")
+    run_here(site, job)
+    reference = site.hashes(job.run_id)
+    result = {"fills": 0, "unclear": 0, "half": 0, "lost": 0}
+    ballast = work / "ballast"
+    for room in (0, 64, 200) if short else (0, 4, 16, 32, 64, 96, 128, 160, 200, 240, 280, 320):
+        job = site.submit("rtn")
+        leave_room(ballast, room * 1024)
+        run_here(site, job)
+        ballast.unlink()
+        site.jobs.requeue_worker("here", now())
+        result["fills"] += 1
+        result["half"] += bool(broken(site, job))
+        found = site.jobs.get(job.id)
+        result["unclear"] += found.state == "failed" and "full" not in (found.error or "")
+        if found.state == "failed":
+            site.explorer.resume(job.id)
+        run_here(site, job)
+        result["lost"] += site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference
+    return result
+
+
+def leave_room(ballast: Path, size: int) -> None:
+    """Fill the file system of this file up to so many bytes."""
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(ballast.parent).free - size))
+
+
+def check_old_databases(work: Path, short: bool) -> Outcome:
+    """A stored database of each released schema is opened, migrated, and worked on."""
+    files, wrong = sorted(RELEASED.glob("*.sqlite3")), []
+    for file in files:
+        path = Path(shutil.copy(file, work))
+        with Database.open(path) as database:
+            jobs = Jobs(database)
+            failed = jobs.list("failed")[0]
+            jobs.resume(failed.id, now())
+            claimed = jobs.claim_next("new", now(), job_id=failed.id)
+            if claimed is None or not jobs.blocks(failed.run_id):
+                wrong.append(file.stem)
+                continue
+            jobs.finish(claimed.id, claimed.epoch, now())
+    return Outcome(f"{len(files)} released schemas ({', '.join(file.stem for file in files)}): {len(wrong)} not "
+                   "opened, migrated and resumed", bool(files) and not wrong)  # fmt: skip
+
+
+if __name__ == "__main__":
+    tempfile.tempdir = sys.argv[1]
+    print(json.dumps(fill_and_resume(Path(sys.argv[1]), sys.argv[2] == "1")))

@@ -1,0 +1,202 @@
+"""Checks with workers that are killed, stopped or busy: what is kept, who notices, who is left alone."""
+
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+from promise import Outcome, wait_until
+from soak_workers import BLOCKS, DieAt, Site, ended, start_busy
+from sqlalchemy import text
+
+from app.clock import now
+from app.executors.local import Supervisor
+from storage.database import Database
+from storage.jobs import Job
+
+
+def check_kills(work: Path, short: bool) -> Outcome:
+    """Kill workers at random moments of their lives; look at every block and at the database after each."""
+    kills = 20 if short else 200
+    site, chance = Site(work), random.Random(0)
+    reference = site.uninterrupted()
+    started = time.monotonic()
+    site.uninterrupted()
+    life = time.monotonic() - started
+    job, killed, lost, redone, different, resumed, finished, damaged = site.submit(), 0, 0, 0, 0, 0, 0, 0
+    while killed < kills:
+        before = site.hashes(job.run_id)
+        name = f"w{killed}"
+        worker = site.start(name)
+        worker.join(chance.uniform(0.0, life))
+        ran_out = worker.exitcode is not None
+        worker.kill()
+        worker.join()
+        killed += not ran_out
+        site.jobs.requeue_worker(name, now())
+        after = site.hashes(job.run_id)
+        files = site.files(job.run_id) if site.explorer.folder(job.run_id).path.is_dir() else {}
+        there = [files.get(f"blocks/{block:03d}.safetensors") for block in range(BLOCKS)]
+        lost += sum(a != b for a, b in zip(before, after, strict=False)) + sum(
+            recorded != file for recorded, file in zip(after, there, strict=False)
+        )
+        unrecorded = sum(file is not None for file in there[len(after) :])
+        redone = max(redone, unrecorded)  # a file whose record was not written yet is made again
+        damaged += integrity(site) != "ok"
+        state = site.jobs.get(job.id).state
+        if state == "failed":  # three kills in one block: as promised, it waits for a person
+            site.explorer.resume(job.id)
+            resumed += 1
+        elif state == "succeeded":
+            different += after != reference
+            finished += 1
+            job = site.submit()
+    while site.jobs.get(job.id).state != "succeeded":
+        if site.jobs.get(job.id).state == "failed":
+            site.explorer.resume(job.id)
+        site.finish()
+    different += site.hashes(job.run_id) != reference
+    return Outcome(
+        f"{killed} kills over {finished + 1} jobs: {lost} blocks lost, at most {redone} made again after a kill, "
+        f"{different} jobs with other hashes, {damaged} failed integrity checks ({resumed} resumed after 3 in "
+        "one block)",
+        (lost, different, damaged) == (0, 0, 0) and redone <= 1,
+    )
+
+
+def integrity(site: Site) -> object:
+    with Database.open(site.settings.database_url) as database, database.reading() as session:
+        return session.scalar(text("PRAGMA integrity_check"))
+
+
+def check_resume(work: Path, short: bool) -> Outcome:
+    """Kill at each block boundary, before and after its record, and inside each block."""
+    site = Site(work)
+    reference = site.uninterrupted()
+    blocks = (0, BLOCKS - 1) if short else range(BLOCKS)
+    deaths: list[DieAt] = [(where, block) for block in blocks for where in ("inside", "before", "after")]
+    different = []
+    for where, block in deaths:
+        job = site.submit()
+        victim = site.start("victim", (where, block))
+        victim.join()
+        if victim.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"not killed {where} block {block}: {site.explorer.logs(job.id)}")
+        site.jobs.requeue_worker("victim", now())
+        site.finish()
+        if site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference:
+            different.append(f"{where} block {block}")
+    return Outcome(
+        f"{len(deaths)} deaths (inside a block, before and after its record): {len(different)} with other tensors"
+        f"{': ' + ', '.join(different) if different else ''}",
+        not different,
+    )
+
+
+def check_stale(work: Path, short: bool) -> Outcome:
+    """A worker stopped for longer than its lease; another takes the job over; the first one goes on."""
+    rounds, written, waited = (1 if short else 5), 0, []
+    site = Site(work)
+    for number in range(rounds):
+        job = site.submit(epochs=20)
+        stale = site.start(f"stale-{number}")
+        with ended(stale):
+            wait_until(
+                lambda job=job, done=1 + number % 3: site.jobs.get(job.id).blocks_done >= done, "a block was done"
+            )
+            stop_outside_a_write(site, stale.pid or 0)
+            waited.append(wait_until(lambda: bool(site.jobs.requeue_expired(now())), "the lease ran out"))
+            site.finish(f"taker-{number}")
+            before = everything(site, job)
+            os.kill(stale.pid or 0, signal.SIGCONT)
+            stale.join()
+            written += before != everything(site, job)
+            written += site.jobs.get(job.id).state != "succeeded"
+    return Outcome(
+        f"{rounds} stopped for {min(waited):.0f} s or more and let go after the takeover: {written} wrote anything",
+        written == 0,
+    )
+
+
+def stop_outside_a_write(site: Site, process: int) -> None:
+    """SIGSTOP, again where it fell into a transaction: then nobody can write until the process goes on or is killed."""
+    while True:
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(0.05)  # SIGSTOP is not waited for
+        connection = sqlite3.connect(site.settings.data_dir / "abq.sqlite3", timeout=0, isolation_level=None)
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+            return
+        except sqlite3.OperationalError:
+            os.kill(process, signal.SIGCONT)
+        finally:
+            connection.close()
+
+
+def everything(site: Site, job: Job) -> tuple[object, ...]:
+    """Every row and every file of a job."""
+    jobs = site.jobs
+    return jobs.get(job.id), jobs.logs(job.id), jobs.losses(job.id), jobs.blocks(job.run_id), site.files(job.run_id)
+
+
+def check_dead(work: Path, short: bool) -> Outcome:
+    """A worker is killed: how long until its job is queued again, with and without a parent that sees it."""
+    rounds, seen, unseen = (1 if short else 5), [], []
+    site = Site(work)
+    for number in range(rounds):
+        job = site.submit(epochs=1000)
+        supervisor = Supervisor(site.settings, site.jobs)
+        supervisor.start()
+        try:
+            wait_until(lambda job=job: site.learning(job), "the job is being learned")
+            name = site.jobs.get(job.id).worker or ""
+            worker_process(name).kill()
+            seen.append(wait_until(lambda job=job: "exited" in site.explorer.logs(job.id), "the parent saw it"))
+        finally:
+            supervisor.stop()
+        site.explorer.cancel(job.id)
+
+        job = site.submit(epochs=1000)
+        worker = site.start(f"unseen-{number}")
+        with ended(worker):
+            wait_until(lambda job=job: site.learning(job), "the job is being learned")
+        unseen.append(wait_until(lambda: bool(site.jobs.requeue_expired(now())), "the lease ran out"))
+        site.explorer.cancel(job.id)
+    return Outcome(
+        f"{rounds} kills each: queued again after {max(seen):.1f} s where the parent saw it, {max(unseen):.1f} s where "
+        "only the lease told",
+        max(seen) <= 2 and max(unseen) <= 35,
+    )
+
+
+def worker_process(name: str) -> psutil.Process:
+    """The process of a supervisor's worker, by the name in its command line."""
+    return next(
+        process for process in psutil.process_iter(["cmdline"]) if name and name in (process.info["cmdline"] or [])
+    )
+
+
+def check_busy(work: Path, short: bool) -> Outcome:
+    """A block of 120 s that holds the main thread: nobody may take the job."""
+    seconds = 40.0 if short else 120.0
+    site, rescues, narrowest = Site(work), 0, timedelta.max
+    job = site.submit()
+    worker = start_busy(site, "busy", seconds)
+    with ended(worker):
+        while worker.is_alive():
+            rescues += len(site.jobs.requeue_expired(now()))
+            if lease := site.jobs.get(job.id).lease_until:
+                narrowest = min(narrowest, lease - now())
+            threading.Event().wait(0.5)
+    ended_well = site.jobs.get(job.id).state == "succeeded"
+    return Outcome(
+        f"main thread busy for {seconds:.0f} s: {rescues} rescues, never less than {narrowest.total_seconds():.0f} s "
+        "of the lease left",
+        rescues == 0 and ended_well,
+    )

@@ -1,0 +1,213 @@
+"""Checks of the page under load: many visitors, bodies and submits without end, a database of years."""
+
+import contextlib
+import http.client
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import psutil
+from gradio_client import Client
+from promise import Outcome, percentile, wait_until
+from sqlalchemy import insert
+
+from app.clock import now
+from app.limits import MOST_QUEUED
+from app.services import Explorer
+from app.settings import Settings
+from storage.database import Database
+from storage.schema import EvaluationRow, JobRow, LossRow, RunRow
+
+ROOT = Path(__file__).resolve().parents[2]
+MEBIBYTE = 1 << 20
+SUBMIT = ["builtin", "W4A4", "rtn", "builtin", 2, 32, -1, 0]
+
+
+@dataclass(frozen=True)
+class Served:
+    """`abq app` in a process of its own."""
+
+    port: int
+    process: psutil.Process
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def resident(self) -> int:
+        """Bytes of the page's process, without its workers."""
+        return int(self.process.memory_info().rss)
+
+
+@contextlib.contextmanager
+def serving(data: Path) -> Iterator[Served]:
+    """The page on this data folder while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "app.cli", "app", "--port", str(port)]
+    environment = {**os.environ, "ABQ_DATA_DIR": str(data), "ABQ_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    served = Served(port, psutil.Process(process.pid))
+    try:
+        wait_until(lambda: _answers(served.address), "the page answers")
+        Client(served.address, verbose=False).predict("builtin", "W4A4", api_name="/explore")  # the model is loaded
+        yield served
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def check_bounded(work: Path, short: bool) -> Outcome:
+    """Large bodies, a packed archive and submits until the queue is full: all refused in bounded memory."""
+    submits = MOST_QUEUED + 100 if short else 10_000
+    with serving(work) as served:
+        before = served.resident()
+        refused = [_send(served, chunked) for chunked in (False, True) for _ in range(2 if short else 10)]
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("zeros", bytes(900 * MEBIBYTE))
+        upload = httpx.post(f"{served.address}/gradio_api/upload", files={"files": packed.getvalue()}, timeout=60)
+        accepted = 0
+        with httpx.Client(base_url=served.address, timeout=120) as client:
+            for _ in range(submits):
+                asked = client.post("/gradio_api/call/submit", json={"data": SUBMIT}).json()
+                accepted += "queued" in client.get(f"/gradio_api/call/submit/{asked['event_id']}").text
+        grown = (served.resident() - before) / MEBIBYTE
+    held = all(refused) and upload.status_code == 404 and accepted < submits and grown < 200
+    return Outcome(
+        f"{len(refused)} bodies of 50 MB: {sum(refused)} refused; archive of 900 MB: {upload.status_code}; "
+        f"{submits:,} submits: {accepted:,} queued; memory grew by {grown:.0f} MiB",
+        held,
+    )
+
+
+def _send(served: Served, chunked: bool) -> bool:
+    """Send 50 MB. True where they were refused."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    headers = {"Content-Type": "application/json"} | ({} if chunked else {"Content-Length": str(50 * MEBIBYTE)})
+    with contextlib.closing(connection):
+        try:
+            body = (bytes(65536) for _ in range(50 * MEBIBYTE // 65536))
+            connection.request("POST", "/gradio_api/call/models", body, headers, encode_chunked=chunked)
+        except (BrokenPipeError, ConnectionResetError):  # the server hung up before the end
+            return True
+        return connection.getresponse().status == 413
+
+
+def check_visitors(work: Path, short: bool) -> Outcome:
+    """50 clients who read jobs and runs once a second, beside 8 jobs."""
+    clients, seconds = (10, 20.0) if short else (50, 300.0)
+    waits: list[float] = []
+    errors: list[str] = []
+    with serving(work) as served:
+        first = Client(served.address, verbose=False)
+        for _ in range(8):
+            first.predict(*SUBMIT, api_name="/submit")
+        visitors = [Client(served.address, verbose=False) for _ in range(clients)]
+        before, end = served.resident(), time.monotonic() + seconds
+
+        def visit(client: Client) -> None:
+            while time.monotonic() < end:
+                for endpoint in ("/jobs", "/runs"):
+                    started = time.monotonic()
+                    try:
+                        client.predict(api_name=endpoint)
+                        waits.append(time.monotonic() - started)
+                    except Exception as error:  # whatever a visitor would see
+                        errors.append(f"{type(error).__name__}: {error}")
+                time.sleep(1)
+
+        threads = [threading.Thread(target=visit, args=[client]) for client in visitors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        grown = (served.resident() - before) / MEBIBYTE
+    slow = percentile(waits, 0.95)
+    said = f" ({errors[0][:80]})" if errors else ""
+    return Outcome(
+        f"{clients} clients for {seconds:.0f} s: {len(waits):,} answers, {len(errors)} errors{said}, p95 {slow:.2f} s, "
+        f"memory grew by {grown:.0f} MiB",
+        not errors and slow < 1 and grown < 200,
+    )
+
+
+def fill(work: Path, jobs: int, losses: int) -> Explorer:
+    """Services on a database with so many finished jobs and rows of losses."""
+    settings = Settings.from_environment({"ABQ_DATA_DIR": str(work), "ABQ_THREADS": "1"})
+    settings.prepare()
+    start = now() - timedelta(days=400)
+    with Database.open(settings.database_url) as database:
+        for first in range(0, jobs, 1000):
+            numbers = range(first, min(first + 1000, jobs))
+            at = {n: start + timedelta(minutes=n) for n in numbers}
+            spec = {"model": "builtin", "precision": "W4A4", "method": "abq"}
+            runs = [{"id": f"r-{n:010x}", **spec, "spec": spec, "created_at": at[n], "note": ""} for n in numbers]
+            rows = [
+                {"id": f"j-{n:010x}", "run_id": f"r-{n:010x}", "kind": "calibrate", "spec": spec, "state": "succeeded",
+                 "created_at": at[n], "started_at": at[n], "finished_at": at[n], "progress": 1.0, "message": ""}
+                for n in numbers
+            ]  # fmt: skip
+            values = {"precision": "W4A4", "perplexity": 20.0, "kl_mean": 0.1, "weight_bytes": 1e6}
+            scored = [
+                {"run_id": f"r-{n:010x}", "model": "builtin", "created_at": at[n], "values": values} for n in numbers
+            ]
+            with database.transaction() as session:
+                session.execute(insert(RunRow), runs)
+                session.execute(insert(JobRow), rows)
+                session.execute(insert(EvaluationRow), scored)
+            each = losses // jobs
+            for n in numbers:
+                steps = [
+                    {"job_id": f"j-{n:010x}", "block": step // 20, "step": step % 20, "terms": {"dlc": 0.1, "akl": 0.2},
+                     "recorded_at": at[n]} for step in range(each)
+                ]  # fmt: skip
+                with database.transaction() as session:
+                    session.execute(insert(LossRow), steps)
+    return Explorer.open(settings)
+
+
+def check_large_database(work: Path, short: bool) -> Outcome:
+    """What each tab asks of the services when it is opened."""
+    jobs, losses = (2_000, 20_000) if short else (10_000, 1_000_000)
+    explorer = fill(work, jobs, losses)
+    newest = f"j-{jobs - 1:010x}"
+    tabs = {
+        "header": [explorer.models, explorer.newest_runs_frame],
+        "calibrate": [explorer.jobs_frame, lambda: explorer.losses_frame(newest), lambda: explorer.logs(newest)],
+        "distributions": [explorer.newest_runs_frame],
+        "generate": [explorer.newest_runs_frame],
+        "throughput": [explorer.newest_runs_frame, explorer.throughput_frame],
+        "compare": [explorer.newest_runs_frame, explorer.throughput_frame, explorer.task_frame],
+    }
+    taken = {}
+    for tab, questions in tabs.items():
+        started = time.perf_counter()
+        for question in questions:
+            question()
+        taken[tab] = time.perf_counter() - started
+    slowest = max(taken, key=lambda tab: taken[tab])
+    return Outcome(
+        f"{jobs:,} jobs, {losses:,} losses: {slowest} is the slowest with {taken[slowest]:.2f} s of the services",
+        taken[slowest] < 2,
+    )
