@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 7860
 DATA ?=
+AUTH ?=
 
-.PHONY: venv app test browser check bench peers screenshots clean
+.PHONY: venv app test browser check bench peers soak screenshots clean
 
 venv: $(VENV)/.ready
 
@@ -16,8 +17,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks]"
 	touch $@
 
-app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder
-	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)
+app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder AUTH=accounts
+	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))
 
 test: venv  ## unit, property, contract and process tests
 	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
@@ -41,6 +42,9 @@ peers: .venv-peers/.ready  ## the packages of GPTQ and AutoRound, apart: benchma
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
+
+soak: venv  ## every promise about jobs and the server, measured on an idle machine; make soak SHORT=1 is a smaller one
+	$(BIN)/python tests/soak $(if $(SHORT),--short) --markdown docs/reliability.md
 
 screenshots: venv  ## docs/images, from the running page
 	$(BIN)/python scripts/screenshots.py

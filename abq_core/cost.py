@@ -15,8 +15,8 @@ _HOST = "cpu"
 # Memory. A block's copies are of its linears' weights.
 _PROCESS_BYTES = 560 << 20  # Python with torch, transformers and a short text
 _TABLES_BYTES = 150 << 20  # what diagnostics load and keep to write their tables
-_DEVICE_BYTES = 600 << 20  # what CUDA itself takes
-_SLACK = 1.1  # memory that is free, but in pieces too small for what is asked
+DEVICE_BYTES = 600 << 20  # what CUDA itself takes
+SLACK = 1.1  # memory that is free, but in pieces too small for what is asked
 _STREAMS = 4  # of all segments: into a block and out of it, full precision and quantized
 _ROUNDING = 2.0  # of a block that is rounded: folded, as integers of two bytes, and dequantized in a copy
 _LEARNING = 2.75  # of a block that learns: folded (linears of two pairs twice), on its grid, and whether within it
@@ -44,8 +44,9 @@ _ATTENTION = 1.9e-10  # an entry and channel of one that is not, a step
 _TABLED = 2.5e-7  # a weight in the diagnostics
 
 # Disk
-_RUN_BYTES = 4 << 20  # norms, learned values, diagnostics
-_TABLE_BYTES = 16  # of a learned clipping value in a table, or an entry of the shown attention
+_LINEAR_FILE_BYTES = 14 << 10  # a linear's histograms and levels
+_SHOWN_TOKENS, _SHOWN_BYTES = 48, 16  # of an attention map that is shown, and what an entry takes
+_ROW_BYTES = 28  # learned clipping of an output channel, in the block's file and in a table
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,12 @@ def memory(shape: ModelShape, work: Work, packed: int) -> Memory:
         copied = max(sizes.weights) * _FLOAT
         at_home = max(streams, measuring)
         away = max(copied + block, model + max(together, block) if together else 0)
-    at_home = model + round(_SLACK * at_home)
-    away = round(_SLACK * away)
+    at_home = model + round(SLACK * at_home)
+    away = round(SLACK * away)
     read = model + packed // shape.blocks  # on its way to wherever it is going
     if work.home == _HOST:
-        return Memory(_PROCESS_BYTES + at_home, _DEVICE_BYTES + away if work.moves else 0)
-    return Memory(_PROCESS_BYTES + max(read, away), _DEVICE_BYTES + at_home)
+        return Memory(_PROCESS_BYTES + at_home, DEVICE_BYTES + away if work.moves else 0)
+    return Memory(_PROCESS_BYTES + max(read, away), DEVICE_BYTES + at_home)
 
 
 def _block_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
@@ -178,10 +179,16 @@ def _evaluating_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
 
 
 def disk(shape: ModelShape, work: Work, packed: int) -> int:
-    """Bytes of a run's folder when it is largest. Blocks that have yet to learn together leave drafts: the offsets."""
-    if not (work.end_to_end_segments and work.rounding):
-        return packed + _RUN_BYTES
-    return max(packed, sum(_Sizes.of(shape).weights) * _FLOAT) + _RUN_BYTES
+    """Bytes of a run's folder when it is largest. Blocks that have yet to learn together leave drafts: the offsets.
+
+    packed: as for `memory`.
+    """
+    linears = [linear for index in range(shape.blocks) for linear in shape.block_linears(index).values()]
+    shown = shape.blocks * shape.heads * min(_SHOWN_TOKENS, work.diagnosed[1]) ** 2 // 2
+    tables = len(linears) * _LINEAR_FILE_BYTES + shown * _SHOWN_BYTES
+    learned = sum(rows for rows, _ in linears) * _ROW_BYTES if work.epochs else 0
+    drafts = sum(rows * k for rows, k in linears) * _FLOAT if work.end_to_end_segments and work.rounding else 0
+    return max(packed, drafts) + tables + learned
 
 
 def seconds(shape: ModelShape, work: Work) -> float:

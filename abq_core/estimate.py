@@ -162,4 +162,7 @@ def _largest(below: int, fits: Callable[[int], bool]) -> int:
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:.{1 if unit == 'GiB' else 0}f} {unit}"
+    return f"{count / 2**10:.0f} KiB"

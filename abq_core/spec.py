@@ -119,6 +119,11 @@ class CalibrationSpec:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        for name in ("model", "method", "data", "device"):
+            if not isinstance(value := getattr(self, name), str):
+                raise SpecError(f"{name} is {str(value)[:80]}: use text.")
+        if not isinstance(self.switches, Switches | None):
+            raise SpecError(f"switches is {str(self.switches)[:80]}: use the names of components, each with its value.")
         if not self.model.strip():
             raise SpecError("No model is given: use builtin, a folder with a model, or a hub id such as org/name.")
         if self.method not in METHODS:
@@ -131,8 +136,9 @@ class CalibrationSpec:
             )
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and low <= value <= high):
-                raise SpecError(f"{name} is {value}: use a whole number from {low} to {high}.")
+            may_be_none = name in ("epochs", "end_to_end_segments")
+            if not (value is None and may_be_none) and not (isinstance(value, int) and low <= value <= high):
+                raise SpecError(f"{name} is {str(value)[:80]}: use a whole number from {low} to {high}.")
 
     @property
     def active_switches(self) -> Switches:

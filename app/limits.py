@@ -35,7 +35,7 @@ class Limits:
         if len(prompt) > MOST_CHARACTERS:
             raise LimitError(f"The prompt has {len(prompt):,} characters: at most {MOST_CHARACTERS:,} are read.")
         if wait := self._texts.take(visitor_of(request)):
-            raise LimitError(f"That were {TEXTS_A_MINUTE} texts within a minute. Wait {int(wait) + 1} seconds.")
+            raise LimitError(f"Those were {TEXTS_A_MINUTE} texts within a minute. Wait {int(wait) + 1} seconds.")
 
     def check_queue(self, explorer: Explorer, new: int = 1) -> None:
         """Raises LimitError where so many new jobs would make the queue too long."""

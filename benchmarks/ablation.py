@@ -1,6 +1,7 @@
-"""What each component of a method is worth: one switch changed at a time; writes docs/ablation.md.
+"""What each component of a method is worth: one switch changed at a time; writes docs/ablation.md and ablation-plus.md.
 
-    python benchmarks/ablation.py --markdown docs/ablation.md
+    python benchmarks/ablation.py --methods abq --markdown docs/ablation.md
+    python benchmarks/ablation.py --methods abq+ --markdown docs/ablation-plus.md
 
 The changes follow from the fields of `Switches`. Rows are kept in the JSON file as they are finished, so that a run
 that was cut goes on where it was; it is the file of `quality.py`, so that neither measures what the other did.

@@ -1,4 +1,4 @@
-"""The page docs/ablation.md: what `ablation.py` found, one table a method."""
+"""A page such as docs/ablation.md: what `ablation.py` found, one table a method."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,13 +17,19 @@ Found = Mapping[str, Any]
 def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, command: str) -> str:
     """The whole page; found: by model."""
     full = next(row for rows in found.values() for (method, _, _), row in rows.items() if not method)
+    methods = {method for rows in found.values() for method, _, _ in rows if method}
+    together = (
+        f", {conditions.end_to_end_segments:,} more segments in the end-to-end pass"
+        if any(METHODS[method].end_to_end for method in methods)
+        else ""
+    )
     parts = [
         "# What each component is worth",
         "One switch of a method changed at a time, everything else as it was: how much the perplexity rises (a minus: "
         "falls) and the standard error of that difference on the same held-out segments. Bold: more than two of them. "
         "[The method](method.md) says what the switches are, [the results](results.md) what the methods reach.",
         f"Text `{conditions.data}`, seed {conditions.seed}; {conditions.segments} segments of {conditions.seq_len} "
-        f"tokens, {conditions.epochs} epochs; {full['tokens']:,} held-out tokens.",
+        f"tokens, {conditions.epochs} epochs{together}; {full['tokens']:,} held-out tokens.",
     ]
     for model, rows in found.items():
         parts += [_section(model, method, rows) for method in dict.fromkeys(method for method, _, _ in rows if method)]

@@ -1,6 +1,6 @@
 """The page docs/results.md: tables of what `quality.py` found, one section a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from conditions import Conditions
@@ -18,7 +18,7 @@ _RIVALS = ("W2*A8", "W3A8")  # both store three planes a weight
 def page(known: Mapping[Question, Found], conditions: Conditions, command: str) -> str:
     """The whole page."""
     models = list(dict.fromkeys(question.model for question in known))
-    parts = [_introduction(conditions)]
+    parts = [_introduction(conditions, {question.method for question in known})]
     parts += [ModelSection(model, {q: f for q, f in known.items() if q.model == model}).text() for model in models]
     parts.append(_end(known, command))
     return "\n".join(parts) + "\n"
@@ -149,7 +149,13 @@ def _perplexity(found: Found | None, lowest: float | None) -> str:
     return f"{f'**{shown}**' if found['perplexity'] == lowest else shown} ± {found['perplexity_stderr']:.2f}"
 
 
-def _introduction(conditions: Conditions) -> str:
+def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
+    together = [name for name, switches in METHODS.items() if switches.end_to_end and name in methods]
+    more = "".join(
+        f"`{name}` reads {conditions.end_to_end_segments:,} more segments in its end-to-end pass; the peers have no "
+        "such pass and were given none, but where `@` and a number of segments stand behind their names. "
+        for name in together
+    )
     return (
         "# Results\n\n"
         "Our methods and their peers on the same models, calibration segments and held-out text, every one evaluated "
@@ -160,7 +166,8 @@ def _introduction(conditions: Conditions) -> str:
         "the order of their activations, range by least squares) rounds weights only; `autoround` (AutoRound: "
         f"{conditions.steps} steps of 8 segments, otherwise its defaults, in float32) learns with the row's activation "
         "bits. Both leave weights on 2^p evenly spaced levels a row, which is checked; neither has the levels of a "
-        "star. What each component of ours is worth, `benchmarks/ablation.py` measures.\n"
+        f"star. {more}What each component of ours is worth: [ablation.md](ablation.md), "
+        "[ablation-plus.md](ablation-plus.md).\n"
     )
 
 

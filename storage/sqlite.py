@@ -81,7 +81,7 @@ def back_up(source: sqlite3.Connection, target: Path) -> None:
     try:
         copy = sqlite3.connect(temporary, isolation_level=None)
         try:
-            source.backup(copy)
+            source.backup(copy, sleep=LOOK_SECONDS)
             copy.execute("PRAGMA journal_mode = DELETE").close()  # one file that needs no other beside it
             found = copy.execute("PRAGMA integrity_check").fetchone()[0]
         finally:

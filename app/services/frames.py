@@ -131,9 +131,9 @@ def losses_frame(records: Iterable[LossRecord]) -> pandas.DataFrame:
 
 
 def throughput_frame(records: Iterable[ThroughputRecord]) -> pandas.DataFrame:
-    """Stored timings, newest first: when, on what device, and the measured values spread over columns."""
-    rows = [{"created": record.created_at, "device": record.device, **record.values} for record in records]
-    return pandas.DataFrame(rows, columns=None if rows else ["created", "device", "kind"])
+    """Stored timings, newest first: when, on what machine, and the measured values spread over columns."""
+    rows = [{"created": record.created_at, "machine": record.device, **record.values} for record in records]
+    return pandas.DataFrame(rows, columns=None if rows else ["created", "machine", "kind"])
 
 
 def log_text(lines: Iterable[LogLine]) -> str:

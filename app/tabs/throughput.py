@@ -80,10 +80,10 @@ def build_throughput_tab(page: Page) -> None:
         if selection.tab != "throughput":
             return [gr.skip()] * len(outputs)
         everywhere = page.explorer.throughput_frame()
-        devices = list(dict.fromkeys([this_device(), *everywhere["device"]]))
+        devices = list(dict.fromkeys([this_device(), *everywhere["machine"]]))
         device = device if device in devices else devices[0]
         choice = gr.update(choices=devices, value=device, visible=len(devices) > 1)
-        measured = everywhere[everywhere["device"].eq(device)]
+        measured = everywhere[everywhere["machine"].eq(device)]
         kernels, decodes = latest_kernels(measured), latest_decodes(measured, selection.model)
         if kernels.empty and decodes.empty:
             return [words.answer("&nbsp;"), gr.update(visible=True), "", "", choice]

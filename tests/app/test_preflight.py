@@ -13,7 +13,7 @@ from app.calibration_job import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, Evaluatio
 from app.cli import main
 from app.services import Explorer, preflight
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 PLENTY = 1 << 50
 
 
@@ -41,9 +41,9 @@ def test_work_without_room_is_not_queued(
 @pytest.mark.parametrize(
     ("available", "words"),
     [
-        (Available(PLENTY, MIB), r"of disk \(1 MiB free\).*ABQ_DATA_DIR"),
+        (Available(PLENTY, KIB), r"of disk \(1 KiB free\).*ABQ_DATA_DIR"),
         (Available(MIB, PLENTY), r"of memory \(1 MiB free\).*too large for this machine"),
-        (Available(MIB, MIB), r"of memory \(1 MiB free\), .* of disk \(1 MiB free\)"),
+        (Available(MIB, KIB), r"of memory \(1 MiB free\), .* of disk \(1 KiB free\)"),
         (Available(PLENTY, PLENTY, MIB), r"of memory of cuda \(1 MiB free\)"),
     ],
 )

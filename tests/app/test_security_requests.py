@@ -45,7 +45,16 @@ class CountingExplorer(Explorer):
     asked: list[str]
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("models", "submit", "cancel", "resume", "delete_run", "set_note", "runs_frame", "jobs_frame"):
+        if name in (
+            "models",
+            "submit",
+            "cancel",
+            "resume",
+            "delete_run",
+            "set_note",
+            "runs_frame",
+            "newest_runs_frame",
+        ):
             self.asked.append(name)
         return super().__getattribute__(name)
 

@@ -108,3 +108,16 @@ def test_another_file_is_refused(tmp_path: Path, elsewhere: Explorer, text: str,
     path.write_text(text)
     with pytest.raises(ServiceError, match=says):
         import_timings(elsewhere, path)
+
+
+def test_the_page_knows_which_machine_a_timing_is_of(
+    measured: Explorer, exported: Path, elsewhere: Explorer, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    content = json.loads(exported.read_text())
+    for row in content["timings"]:
+        row["device"] = "AMD EPYC"
+    other.write_text(json.dumps(content))
+    import_timings(elsewhere, exported)
+    import_timings(elsewhere, other)
+    assert elsewhere.throughput_frame()["machine"].value_counts().to_dict() == {this_device(): 4, "AMD EPYC": 4}

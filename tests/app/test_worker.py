@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -154,9 +155,8 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_is_killed(
     supervisor.step()
     wait_until(lambda: explorer.job(job.id).state == "running", "the job is claimed")
     worker = psutil.Process(int(pid_of(explorer.job(job.id))))
-    worker.suspend()
     try:
-        wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it is stopped")
+        wait_until(lambda: stopped_outside_a_transaction(worker, explorer), "it is stopped")
         for seconds[0] in (1.0, 31.0):
             supervisor.step()
             assert worker.is_running()
@@ -166,6 +166,21 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_is_killed(
         assert (explorer.job(job.id).state, explorer.job(job.id).attempts) == ("queued", 1)
     finally:
         supervisor.stop()
+
+
+def stopped_outside_a_transaction(worker: psutil.Process, explorer: Explorer) -> bool:
+    """Stop it, and let it go on where it holds a lock of the database."""
+    worker.suspend()
+    wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it is stopped")
+    connection = sqlite3.connect(explorer.settings.data_dir / "abq.sqlite3", timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+        return True
+    except sqlite3.OperationalError:
+        worker.resume()
+        return False
+    finally:
+        connection.close()
 
 
 def pid_of(job: Job) -> str:

@@ -1,0 +1,211 @@
+"""What calibrations cost beside what abq_core/cost.py says: memory, room on the disk, CPU seconds.
+
+    python benchmarks/calibration_cost.py                           # whole jobs on one thread, each in its own process
+    python benchmarks/calibration_cost.py --shape llama-7b          # device memory of one block, without a device
+    python benchmarks/calibration_cost.py --before FOLDER           # this code and that of another commit
+
+Prints tables and keeps the rows in benchmarks/results/calibration-cost.json; a row that is there is not measured again.
+CPU seconds are compared, not those on the clock. One machine differs from another by a factor: it is taken from the
+first row, and the others are held against it.
+"""
+
+import argparse
+import json
+import os
+import pydoc_data.topics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from counted_device import counted_peak
+from random_models import CONFIGS, random_shape, save_random
+from row_file import RowFile
+
+from abq_core.cost import DEVICE_BYTES, SLACK, Work
+from abq_core.estimate import Estimate, estimate
+from abq_core.models import BUILTIN, model_shape
+from abq_core.precision import Precision
+from abq_core.spec import METHODS, CalibrationSpec
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/calibration-cost.json"
+WITHIN = 0.25
+_GIB, _MIB = 2**30, 2**20
+_TEXT_CHARACTERS = 700_000
+_JOBS = {  # model: segments, tokens, epochs, segments of the end-to-end pass
+    BUILTIN: (16, 256, 2, 64),
+    "random-256": (8, 512, 1, 32),
+    "random-512": (8, 256, 1, 16),
+    "random-1024": (4, 256, 1, 8),
+}
+_METHODS = ("abq", "abq+", "rtn")
+_MEASURED = {"diagnosed": [2, 256], "evaluated": [4, 256]}
+_BEFORE = {"method": "abq", "segments": 8, "seq_len": 1024, "epochs": 1}
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=_JOBS, default=list(_JOBS))
+    parser.add_argument("--methods", nargs="+", choices=_METHODS, default=list(_METHODS))
+    parser.add_argument("--shape", choices=CONFIGS, help="count one block of this model")
+    parser.add_argument("--before", type=Path, help="a folder with the code of an earlier commit")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    rows = RowFile(arguments.json)
+    if arguments.shape:
+        print(_counted_table(arguments.shape, rows))
+    elif arguments.before:
+        print(_before_table(arguments.before, rows))
+    else:
+        print(_jobs_table(arguments.models, arguments.methods, rows))
+
+
+def _jobs_table(models: Sequence[str], methods: Sequence[str], rows: RowFile) -> str:
+    """Every measured figure beside its estimate."""
+    lines: list[list[str]] = []
+    rate = None
+    for model in models:
+        for method in methods:
+            asked = _job(model, method)
+            found = _measured(asked, rows)
+            foreseen = foresee(asked)
+            seconds = sum(found["seconds"].values())
+            rate = rate or seconds / foreseen.seconds
+            figures = (
+                ("memory, MiB", foreseen.peak_memory_bytes / _MIB, max(found["peak_mib"].values())),
+                ("run on disk, MiB", _final_bytes(foreseen) / _MIB, found["disk_bytes"] / _MIB),
+                (f"CPU seconds (machine: x {rate:.2f})", foreseen.seconds * rate, seconds),
+            )
+            for name, estimated, measured in figures:
+                ratio = estimated / measured
+                held = "held" if abs(ratio - 1) <= WITHIN else "NOT held"
+                cells = [f"`{model}`", f"`{method}`", name, f"{estimated:,.1f}", f"{measured:,.1f}", f"{ratio:.2f}"]
+                lines.append([*cells, held])
+    titles = ["model", "method", f"promise: within {WITHIN:.0%}", "estimated", "measured", "ratio", ""]
+    return _table(titles, lines)
+
+
+def _job(model: str, method: str) -> dict[str, Any]:
+    """One calibration as cost_run.py takes it, but for its text."""
+    segments, seq_len, epochs, more = _JOBS[model]
+    asked = {"model": model, "precision": "W4A4", "method": method, "segments": segments, "seq_len": seq_len}
+    if METHODS[method].learns:
+        asked["epochs"] = epochs
+    if METHODS[method].end_to_end:
+        asked["end_to_end_segments"] = more
+    return {**asked, **_MEASURED}
+
+
+def foresee(asked: Mapping[str, Any]) -> Estimate:
+    """The estimate of such a calibration, from shapes alone."""
+    values = {name: value for name, value in asked.items() if name not in _MEASURED}
+    spec = CalibrationSpec(**{**values, "precision": Precision.parse(asked["precision"])})
+    shape = model_shape(BUILTIN) if spec.model == BUILTIN else random_shape(spec.model)
+    own = {name: tuple(asked.get(name, (0, 0))) for name in _MEASURED}
+    return estimate(shape, spec.precision, replace(Work.of(spec), **own))
+
+
+def _final_bytes(foreseen: Estimate) -> int:
+    """What is left on the disk: an end-to-end pass removes its drafts."""
+    finished = replace(foreseen.work, end_to_end_segments=0)
+    return estimate(foreseen.shape, foreseen.precision, finished).run_bytes
+
+
+def _measured(asked: Mapping[str, Any], rows: RowFile) -> dict[str, Any]:
+    """The row's figures, from the file or measured now."""
+    found = rows.find(asked)
+    if found is None:
+        found = measure(asked)
+        rows.add(asked, found)
+        print(json.dumps({**asked, **found}), file=sys.stderr, flush=True)
+    return found
+
+
+def measure(asked: Mapping[str, Any], code: Path = ROOT) -> dict[str, Any]:
+    """Run one calibration in a process of its own, on the code in a folder: CPU seconds and peak MiB by phase."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        text = folder / "text.txt"
+        text.write_text("\n\n".join(pydoc_data.topics.topics.values())[:_TEXT_CHARACTERS], "utf-8")
+        ref = asked["model"]
+        if ref != BUILTIN:
+            ref = str(save_random(ref, folder / ref))
+        order = json.dumps({**asked, "model": ref, "data": str(text)})
+        environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        command = [sys.executable, str(ROOT / "benchmarks/cost_run.py"), order]
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{asked} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _before_table(folder: Path, rows: RowFile) -> str:
+    """One calibration of the built-in model with segments of its whole context, before and now."""
+    asked = {"model": BUILTIN, "precision": "W4A4", **_BEFORE}
+    found = {"now": _measured(asked, rows)}
+    earlier = rows.find({**asked, "code": "before"})
+    if earlier is None:
+        earlier = measure(asked, folder.resolve())
+        rows.add({**asked, "code": "before"}, earlier)
+    found = {"before": earlier, **found}
+    lines = []
+    for name, row in found.items():
+        peaks, seconds = row["peak_mib"], row["seconds"]
+        above = peaks["blocks"] - peaks["text"]
+        lines.append([name, f"{peaks['blocks']:,.0f}", f"{above:,.0f}", f"{seconds['blocks']:.1f}"])
+    return _table(["code", "peak MiB while blocks learn", "above what was there before", "CPU seconds"], lines)
+
+
+def _counted_table(name: str, rows: RowFile, segments: int = 128, seq_len: int = 2048) -> str:
+    """Device memory of one block at full size, by formula and counted tensor by tensor; the whole calibration's."""
+    shape = random_shape(name)
+    lines = []
+    for method in METHODS:
+        spec = CalibrationSpec(
+            name,
+            Precision.parse("W4A4"),
+            method,
+            replace(METHODS[method], end_to_end=False),
+            segments=segments,
+            seq_len=seq_len,
+            epochs=1,
+            device="cuda",
+        )
+        foreseen = estimate(shape, spec.precision, Work.of(spec))
+        asked = {"counted": name, "method": method, "precision": "W4A4", "seq_len": seq_len}
+        found = rows.find(asked)
+        if found is None:
+            found = {"bytes": counted_peak(spec)}
+            rows.add(asked, found)
+        tensors, counted = device_tensor_bytes(foreseen), found["bytes"]
+        device, host = foreseen.device_memory_bytes / _GIB, foreseen.peak_memory_bytes / _GIB
+        cells = [f"{tensors / _GIB:.2f}", f"{counted / _GIB:.2f}", f"{tensors / counted:.2f}"]
+        cells += [f"{device:.2f}", f"{host:.1f}"]
+        if METHODS[method].end_to_end:
+            whole = replace(spec, switches=None)
+            together = estimate(shape, spec.precision, Work.of(whole))
+            cells.append(f"{together.device_memory_bytes / _GIB:.0f}")
+        else:
+            cells.append("-")
+        lines.append([f"`{method}`", *cells])
+    titles = ["method", "tensors on the device, GiB, estimated", "counted", "ratio"]
+    titles += ["all of the device, estimated", "host, estimated", "device with the end-to-end pass"]
+    return _table(titles, lines)
+
+
+def device_tensor_bytes(foreseen: Estimate) -> float:
+    """What tensors take of an estimate's device memory."""
+    return (foreseen.device_memory_bytes - DEVICE_BYTES) / SLACK
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, ["---"] * len(titles), *rows])
+
+
+if __name__ == "__main__":
+    main()

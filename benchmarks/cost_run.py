@@ -1,0 +1,94 @@
+"""One calibration, its diagnostics and its evaluation in this process: CPU seconds and peak memory of each phase.
+
+    PYTHONPATH=folder-of-the-code python benchmarks/cost_run.py '{"model": "builtin", "method": "abq", ...}'
+
+A script of its own, so that calibration_cost.py can start it on one thread, and on the code of another commit. Prints
+one line of JSON.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+import app.calibration_job  # noqa: F401 - what a worker has in memory before it works
+from abq_core.calibrate import calibrate
+from abq_core.data import segments
+from abq_core.diagnostics import diagnose
+from abq_core.evaluate import evaluate
+from abq_core.events import BlockDone, Started
+from abq_core.models import load_model
+from abq_core.precision import Precision
+from abq_core.runtime import quantized_model
+from abq_core.spec import CalibrationSpec
+from app.run_folder import BlockStore, RunFolder
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Clock:
+    """CPU seconds (user and system) and peak memory of every phase, read at its end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.peak_mib: dict[str, float] = {}
+        self._before = 0.0
+
+    def end(self, phase: str) -> None:
+        """A phase is over; the next one's peak starts from what is still there."""
+        now = time.process_time()
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        self.seconds[phase] = round(now - self._before, 2)
+        self.peak_mib[phase] = round(int(line.split()[1]) / 1024, 1)
+        self._before = now
+        _CLEAR.write_text("5")
+
+
+def main() -> None:
+    """Do what the argument asks for."""
+    asked: dict[str, Any] = json.loads(sys.argv[1])
+    diagnosed, evaluated = asked.pop("diagnosed", None), asked.pop("evaluated", None)
+    torch.set_num_threads(1)
+    clock = Clock()
+    clock.end("start")
+    base = load_model(asked["model"])
+    clock.end("load")
+    spec = CalibrationSpec(**{**asked, "precision": Precision.parse(asked["precision"])})
+    blocks = 0
+
+    def on_event(event: object) -> None:
+        nonlocal blocks
+        if isinstance(event, Started):
+            blocks = event.blocks
+            clock.end("text")
+        elif isinstance(event, BlockDone) and event.block == blocks - 1 and "blocks" not in clock.seconds:
+            clock.end("blocks")
+
+    with TemporaryDirectory() as name:
+        folder = RunFolder(Path(name), "r-0000000000")
+        store = BlockStore(folder, {})
+        calibrate(base, spec, store, on_event)
+        clock.end("pass")
+        if diagnosed is not None:
+            for frame, rows in diagnose(base, spec.precision, store, _text(base, spec, diagnosed)).items():
+                folder.write_frame(frame, rows)
+            clock.end("diagnose")
+        if evaluated is not None:
+            ids = _text(base, spec, evaluated)
+            evaluate(base, None, ids)
+            evaluate(quantized_model(base, spec.precision, store, "simulated"), base, ids)
+            clock.end("evaluate")
+        size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+    print(json.dumps({"seconds": clock.seconds, "peak_mib": clock.peak_mib, "disk_bytes": size}))
+
+
+def _text(base: Any, spec: CalibrationSpec, amount: list[int]) -> torch.Tensor:
+    return segments(spec.data, base.tokenizer, amount[0], amount[1], 0, "evaluation")
+
+
+if __name__ == "__main__":
+    main()

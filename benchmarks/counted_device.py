@@ -1,0 +1,90 @@
+"""A device that counts instead of computing: the most bytes that tensors on it take at once, for shapes of any size.
+
+It is torch's "meta" device, made to look like an accelerator: what is copied back from it, and what Python asks of it,
+is made up. Code that mixes host and device fails here as it would there.
+"""
+
+import pydoc_data.topics
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from random_models import bundled_tokenizer, empty_model
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from abq_core.artifacts import MemoryStore
+from abq_core.calibrate import calibrate
+from abq_core.models import LoadedModel
+from abq_core.precision import FULL
+from abq_core.spec import CalibrationSpec
+
+DEVICE = "meta"
+
+
+class CountedDevice(TorchDispatchMode):
+    """While open, `peak` is the most bytes that were alive on DEVICE, `live` those that are now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation; where it would carry values off the device, give made-up ones."""
+        options = dict(kwargs or {})
+        name = func._schema.name  # type: ignore[attr-defined]
+        first = args[0] if args else None
+        if name == "aten::_local_scalar_dense" and _counted(first):
+            return True if first.dtype == torch.bool else 1.0
+        if name == "aten::_to_copy" and _counted(first) and str(options.get("device", DEVICE)) != DEVICE:
+            return torch.ones(first.shape, dtype=options.get("dtype") or first.dtype, device=options["device"])
+        if name == "aten::copy_" and _counted(args[1]) and not _counted(first):
+            return first.fill_(1)
+        result = func(*args, **options)
+        for leaf in tree_leaves(result):
+            if _counted(leaf):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+def counted_peak(spec: CalibrationSpec) -> int:
+    """Bytes on a device while the first block of a model of random_models.CONFIGS is calibrated there; two segments,
+    so that the optimizer has its states, say as much as many: the others are on the host.
+    """
+    with TemporaryDirectory() as name:
+        text = Path(name) / "text.txt"
+        text.write_text("\n\n".join(pydoc_data.topics.topics.values())[: 64 * spec.seq_len], "utf-8")
+        tokenizer = bundled_tokenizer()
+        base = LoadedModel(spec.model, empty_model(spec.model, 1), tokenizer, FULL)
+        short = replace(spec, data=str(text), segments=2, epochs=min(spec.active_epochs, 1), device=DEVICE)
+        with CountedDevice() as device:
+            calibrate(base, short, MemoryStore())
+    return device.peak
+
+
+def _counted(value: object) -> bool:
+    return isinstance(value, Tensor) and value.device.type == DEVICE

@@ -1,0 +1,101 @@
+"""LLaMAs with random weights: as folders for whole runs, as single blocks of a large model's shape."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from abq_core.attention import ATTENTION, register_attention
+from abq_core.models import BUILTIN_FOLDER, ModelShape
+
+_CONTEXT = 2048
+
+
+def _llama(hidden: int, inner: int, blocks: int, heads: int, keys: int, vocabulary: int, tied: bool) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        vocab_size=vocabulary,
+        max_position_embeddings=_CONTEXT,
+        tie_word_embeddings=tied,
+    )
+
+
+CONFIGS = {
+    "random-256": _llama(256, 704, 8, 4, 4, 8192, tied=True),
+    "random-512": _llama(512, 1408, 6, 16, 4, 16384, tied=False),
+    "random-1024": _llama(1024, 2816, 4, 16, 16, 32000, tied=False),
+    "llama-7b": _llama(4096, 11008, 32, 32, 32, 32000, tied=False),
+    "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, tied=False),
+}
+
+
+def random_folder(name: str, folder: Path) -> Path:
+    """A folder with that model in FP16 and the built-in model's tokenizer; equal names give equal weights."""
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).half().save_pretrained(folder)
+    bundled_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def bundled_tokenizer() -> PreTrainedTokenizerBase:
+    """The built-in model's, for longer texts."""
+    tokenizer = AutoTokenizer.from_pretrained(BUILTIN_FOLDER)
+    tokenizer.model_max_length = _CONTEXT
+    return tokenizer
+
+
+def save_random(name: str, folder: Path) -> Path:
+    """`random_folder` in a process of its own: what it takes is no part of this one's memory."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(random_folder, name, folder).result()
+
+
+def empty_model(name: str, blocks: int) -> PreTrainedModel:
+    """The first blocks of that model on the CPU, fp32; its weights are whatever stands in memory, mostly untouched."""
+    register_attention()
+    config = AutoConfig.for_model(**{**CONFIGS[name].to_dict(), "num_hidden_layers": blocks})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)
+    model = model.to_empty(device="cpu")
+    for buffer in model.buffers():
+        buffer.fill_(1.0)
+    return model.eval().requires_grad_(False)
+
+
+def random_shape(name: str) -> ModelShape:
+    """Its sizes; nothing is made."""
+    config = CONFIGS[name]
+    hidden, inner, keys = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
+    linears = {f"self_attn.{letter}_proj": (hidden, hidden) for letter in "qo"}
+    linears |= {f"self_attn.{letter}_proj": (keys, hidden) for letter in "kv"}
+    linears |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    block = sum(rows * k for rows, k in linears.values()) + 2 * hidden
+    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
+    return ModelShape(
+        ref=name,
+        family=config.model_type,
+        blocks=config.num_hidden_layers,
+        hidden=hidden,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        intermediate=inner,
+        vocabulary=config.vocab_size,
+        context=config.max_position_embeddings,
+        linears=linears,
+        parameters=config.num_hidden_layers * block + hidden + tables,
+    )
