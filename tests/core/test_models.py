@@ -330,7 +330,7 @@ def test_a_hub_id_is_pinned_to_its_commit(folder: Path, monkeypatch: pytest.Monk
     assert models.pinned("org/name") == models.pinned("org/name@main") == f"org/name@{commit}"
     assert models.pinned(f"org/name@{'f' * 40}") == f"org/name@{'f' * 40}"
     assert models.pinned("builtin") == "builtin" and models.pinned(str(snapshot)) == str(snapshot)
-    for ref in ("a b c", "../..", ""):
+    for ref in ("a b c", "../nowhere"):
         with pytest.raises(ModelNotFoundError):
             models.pinned(ref)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(shutil.copytree(snapshot, folder)))
