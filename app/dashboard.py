@@ -1,5 +1,6 @@
 """The page: header, six tabs, endpoints and downloads as one web application, and the server that shows it."""
 
+import importlib
 import logging
 import os
 import socket
@@ -125,6 +126,8 @@ def launch(
     print(
         f"ABQ Explorer is on http://{shown}:{port} with its data in {settings.data_dir}. Ctrl-C stops it.", flush=True
     )
+    # It takes another module's place while it is imported: of two threads that do so at once, one gets the wrong one.
+    importlib.import_module("transformers")
     supervisor.start()
     threading.Thread(target=_warm_up, args=[explorer], name="warm-up", daemon=True).start()
     try:
