@@ -45,3 +45,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker) -> 
     """Services with one run that succeeded; tests must leave it as it is."""
     explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("finished")))
     return explorer, work_on(explorer, explorer.submit(tiny_spec()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of its own for the commands of this test."""
+    monkeypatch.setenv("ABQ_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("ABQ_THREADS", "1")
+    monkeypatch.delenv("ABQ_DATABASE_URL", raising=False)
+    return tmp_path

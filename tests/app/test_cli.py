@@ -31,15 +31,6 @@ Ask = Callable[..., dict[str, object]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of its own for the commands of this test."""
-    monkeypatch.setenv("ABQ_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("ABQ_THREADS", "1")
-    monkeypatch.delenv("ABQ_DATABASE_URL", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
 def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
     """Runs a command with --json and reads its answer."""
 

@@ -12,14 +12,6 @@ from app.services import Explorer
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ABQ_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("ABQ_THREADS", "1")
-    monkeypatch.delenv("ABQ_DATABASE_URL", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
 def explorer(folder: Path) -> Explorer:
     return Explorer.open(settings_in(folder / "data"))
 
