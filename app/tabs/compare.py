@@ -58,10 +58,11 @@ def build_compare_tab(page: Page) -> None:
             runs_table = build_table("compare-runs")
             tasks_table = build_table("compare-tasks")
     budget = build_budget_panel(page, visible=False)
-    outputs = [answer, figure, runs_table, tasks_table, links, actions, note, sure, command]
+    noted = gr.State("")  # the run whose note is in the box: what is being typed stays until another run is chosen
+    outputs = [answer, figure, runs_table, tasks_table, links, actions, note, noted, sure, command]
 
     @guarded(len(outputs))
-    def show(text: str, precisions: list[str], methods: list[str]) -> list[object]:
+    def show(text: str, precisions: list[str], methods: list[str], shown: str) -> list[object]:
         selection = Selection.from_json(text)
         if selection.tab != "compare":
             return [gr.skip()] * len(outputs)
@@ -75,7 +76,8 @@ def build_compare_tab(page: Page) -> None:
             task_table(page.explorer.task_frame(), selection.model),
             _links(mine, chosen),
             gr.update(visible=len(chosen) > 0),
-            str(chosen.iloc[0]["note"]) if len(chosen) else "",
+            gr.skip() if selection.run == shown else str(chosen.iloc[0]["note"]) if len(chosen) else "",
+            selection.run,
             gr.update(visible=False),
             words.command("\n".join(spec.command_line() for spec in _specs(page, selection, precisions, methods))),
         ]
@@ -112,10 +114,10 @@ def build_compare_tab(page: Page) -> None:
 
     view.change(turn, view, [all_runs, budget], **PRIVATE)
     form = [page.selection, precisions, methods]
-    gr.on([page.selection.change, precisions.input, methods.input], show, form, outputs, **PRIVATE)
+    gr.on([page.selection.change, precisions.input, methods.input], show, [*form, noted], outputs, **PRIVATE)
     sweep.click(start, form, [answer, page.tabs, *page.header.outputs], **PRIVATE)
     runs_table.select(choose, page.selection, [answer, *page.header.outputs], **PRIVATE)
-    note.submit(keep_note, [page.selection, note], answer, **PRIVATE).then(show, form, outputs, **PRIVATE)
+    note.submit(keep_note, [page.selection, note], answer, **PRIVATE).then(show, [*form, noted], outputs, **PRIVATE)
     delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)
     sure.click(remove, page.selection, [answer, *page.header.outputs], **PRIVATE)
 
