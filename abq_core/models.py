@@ -43,6 +43,7 @@ __all__ = [
     "load_model",
     "model_shape",
     "pinned",
+    "shape_of",
 ]
 
 BUILTIN = "builtin"
@@ -148,24 +149,28 @@ def model_shape(ref: str) -> ModelShape:
     folder = local or hub.hub_folder(ref, weights=False)
     register_attention()
     with _only_checked_files(folder, weights=False) as links, _quiet(), _as_model_error(ref):
-        config = _config(links)
-        model = _empty_model(config)
-        sizes = [{n: (m.out_features, m.in_features) for n, m in linears_of(b).items()} for b in blocks_of(model)]
-        layout = HeadLayout.of(config)
-        return ModelShape(
-            ref=ref,
-            family=config.model_type,
-            blocks=len(sizes),
-            hidden=config.hidden_size,
-            heads=layout.heads,
-            kv_heads=layout.kv_heads,
-            intermediate=_intermediate(config),
-            vocabulary=config.vocab_size,
-            context=_context(config),
-            linears=sizes[0],
-            parameters=_parameters(model),
-            exceptions={index: own for index, own in enumerate(sizes) if own != sizes[0]},
-        )
+        return shape_of(ref, _config(links))
+
+
+def shape_of(ref: str, config: Any) -> ModelShape:
+    """The sizes of the model that a transformers config describes, under the name `ref`; nothing is allocated."""
+    model = _empty_model(config)
+    sizes = [{n: (m.out_features, m.in_features) for n, m in linears_of(b).items()} for b in blocks_of(model)]
+    layout = HeadLayout.of(config)
+    return ModelShape(
+        ref=ref,
+        family=config.model_type,
+        blocks=len(sizes),
+        hidden=config.hidden_size,
+        heads=layout.heads,
+        kv_heads=layout.kv_heads,
+        intermediate=_intermediate(config),
+        vocabulary=config.vocab_size,
+        context=_context(config),
+        linears=sizes[0],
+        parameters=_parameters(model),
+        exceptions={index: own for index, own in enumerate(sizes) if own != sizes[0]},
+    )
 
 
 def pinned(ref: str) -> str:

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.utils import logging
 
 from abq_core.attention import ATTENTION, register_attention
-from abq_core.models import BUILTIN_FOLDER, ModelShape
+from abq_core.models import BUILTIN_FOLDER, ModelShape, shape_of
 
 _CONTEXT = 2048
 
@@ -79,23 +79,5 @@ def empty_model(name: str, blocks: int) -> PreTrainedModel:
 
 def random_shape(name: str) -> ModelShape:
     """Its sizes; nothing is made."""
-    config = CONFIGS[name]
-    hidden, inner, keys = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    linears = {f"self_attn.{letter}_proj": (hidden, hidden) for letter in "qo"}
-    linears |= {f"self_attn.{letter}_proj": (keys, hidden) for letter in "kv"}
-    linears |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
-    block = sum(rows * k for rows, k in linears.values()) + 2 * hidden
-    tables = (1 if config.tie_word_embeddings else 2) * config.vocab_size * hidden
-    return ModelShape(
-        ref=name,
-        family=config.model_type,
-        blocks=config.num_hidden_layers,
-        hidden=hidden,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        intermediate=inner,
-        vocabulary=config.vocab_size,
-        context=config.max_position_embeddings,
-        linears=linears,
-        parameters=config.num_hidden_layers * block + hidden + tables,
-    )
+    register_attention()
+    return shape_of(name, CONFIGS[name])

@@ -1,12 +1,10 @@
 """How fast this machine reads memory: the ceiling of every one-token product."""
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
-from kernels.threads import run_ranges, thread_count
+from kernels.threads import clock_of, run_ranges, thread_count
 
 _ROUNDS = 7
 
@@ -23,7 +21,6 @@ def total(words: NDArray[np.uint64]) -> np.uint64:
 def read_bandwidth(threads: int | None = None, nbytes: int = 64 << 20) -> float:
     """GB/s of reading nbytes once more, best of a few rounds, with this many threads (None: as `thread_count`).
 
-    One thread is timed by its own CPU clock, as products are (`kernels.bench`), more by the wall's.
     64 MiB shows what streaming a model's weights can reach; a weight's own size shows what its warm timing can.
     """
     words: NDArray[np.uint64] = np.ones(nbytes // 8, np.uint64)
@@ -34,7 +31,7 @@ def read_bandwidth(threads: int | None = None, nbytes: int = 64 << 20) -> float:
         sums.append(int(total(words[first:last])))
 
     run_ranges(read, len(words), 4096, count)
-    clock = time.thread_time if count == 1 else time.perf_counter
+    clock = clock_of(count)
     seconds = []
     for _ in range(_ROUNDS):
         start = clock()

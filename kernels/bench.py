@@ -1,7 +1,6 @@
 """Times the engine against torch, all in one run and in turn, after checking the engine against the int64 reference."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from kernels import dispatch, reference
 from kernels.activations import quantize_activations
 from kernels.bandwidth import read_bandwidth
 from kernels.peers import torch_peers
-from kernels.threads import thread_count
+from kernels.threads import clock_of, thread_count
 from kernels.weight import PackedWeight, pack_weight
 
 _BUDGET_SECONDS = 1.5  # of timing for each shape and m
@@ -186,12 +185,8 @@ def _measure(
 
 
 def _alternate(runs: list[Callable[[], Any]], threads: int) -> list[tuple[list[float], list[float]]]:
-    """(warm, cold) seconds per call of each, sampled in turn, so that what else the machine does hits all alike.
-
-    One thread is timed by its own CPU clock: on a busy machine long calls lose the core more often than short ones,
-    which would flatter the fast engines. More threads are timed by the wall's.
-    """
-    clock = time.thread_time if threads == 1 else time.perf_counter
+    """(warm, cold) seconds per call of each, sampled in turn, so that what else the machine does hits all alike."""
+    clock = clock_of(threads)
 
     def seconds(run: Callable[[], Any], repeats: int) -> float:
         start = clock()

@@ -1,6 +1,7 @@
 """How many threads a product may use, and the pool that runs its parts."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -38,6 +39,15 @@ def thread_count(threads: int | None = None) -> int:
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=max(1, cores() - 1), thread_name_prefix="abq-kernels")
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """Seconds by which work on so many threads is timed.
+
+    One thread by its own CPU clock: on a busy machine long calls lose the core more often than short ones, which would
+    flatter what is fast. More threads by the wall's.
+    """
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def run_ranges(work: Callable[[int, int], None], count: int, step: int, threads: int) -> None:

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: threads that spin starve each other
+from app.settings import THREADS_WAIT
+
+os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """A sweep as jobs: which of its calibrations have a run, and queueing those that have none."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -38,10 +39,11 @@ def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned
 
     models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
     specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
-    runs: dict[str, Run] = {}
+    runs: dict[CalibrationSpec, Run] = {}
     for run in explorer.runs.list():  # newest first
-        runs.setdefault(_key(run.spec), run)
-    return [Planned(spec, runs.get(_key(spec.to_dict())), explorer.estimate_of(spec)) for spec in specs]
+        with contextlib.suppress(ValueError):  # of a version that knew other fields: no calibration of today
+            runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
+    return [Planned(spec, runs.get(spec), explorer.estimate_of(spec)) for spec in specs]
 
 
 def queue(explorer: "Explorer", planned: Sequence[Planned]) -> list[str]:
@@ -61,11 +63,3 @@ def queue(explorer: "Explorer", planned: Sequence[Planned]) -> list[str]:
             explorer.resume(one.run.id)
         found.append(one.run.id)
     return found
-
-
-def _key(spec: dict[str, object]) -> str:
-    """Equal for the same calibration, whatever version wrote it down."""
-    try:
-        return repr(CalibrationSpec.from_dict(spec))
-    except ValueError:  # of a version that knew other fields: no calibration of today
-        return repr(spec)

@@ -14,7 +14,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from app.settings import THREADS_WAIT
+
+os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 
 from promise import Outcome, Promise
 from promises import PROMISES
