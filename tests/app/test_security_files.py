@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,9 @@ def leaks(text: str) -> bool:
     return CANARY in text or "[project]" in text or "ABQ_DATA_DIR=" in text or "SQLite format" in text
 
 
-def test_no_address_gives_a_file_away(address: str, paths: list[str]) -> None:
+def test_no_address_gives_a_file_away(address: str, paths: list[str], record_property: Callable[..., None]) -> None:
+    record_property("paths", len(paths))
+    record_property("requests", 2 * len(paths) * len(ADDRESSES))
     for form in ADDRESSES:
         for path in paths:
             for written in (urllib.parse.quote(path, safe=""), urllib.parse.quote(path, safe="/%.")):
@@ -131,22 +133,28 @@ def test_no_address_gives_a_file_away(address: str, paths: list[str]) -> None:
                 assert not leaks(answer.decode("utf-8", "replace")), (form, written)
 
 
-def check_endpoints(address: str, paths: list[str]) -> None:
+def check_endpoints(address: str, paths: list[str]) -> int:
+    """Ask every endpoint for every path, as text and as a file of gradio's; how many requests that were."""
+    asked = 0
     with httpx.Client(base_url=address, timeout=300) as client:
         for endpoint, arguments in ENDPOINTS.items():
             for path in paths:
                 data = {"path": path, "url": f"file={path}", "meta": {"_type": "gradio.FileData"}}
                 for sent in (filled(arguments, path), [data for _ in arguments]):
                     assert not leaks(call(client, endpoint, sent)), (endpoint, path)
+                    asked += 1
+    return asked
 
 
-def test_no_endpoint_gives_a_file_away(address: str, paths: list[str]) -> None:
-    check_endpoints(address, [*paths[:3], paths[9], paths[16]])
+def test_no_endpoint_gives_a_file_away(address: str, paths: list[str], record_property: Callable[..., None]) -> None:
+    record_property("requests", check_endpoints(address, [*paths[:3], paths[9], paths[16]]))
 
 
 @pytest.mark.slow
-def test_no_endpoint_gives_a_file_away_whatever_the_path(address: str, paths: list[str]) -> None:
-    check_endpoints(address, paths)
+def test_no_endpoint_gives_a_file_away_whatever_the_path(
+    address: str, paths: list[str], record_property: Callable[..., None]
+) -> None:
+    record_property("requests", check_endpoints(address, paths))
 
 
 def test_the_page_has_no_component_for_files(address: str) -> None:

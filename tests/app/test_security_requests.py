@@ -11,7 +11,7 @@ import json
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -112,7 +112,7 @@ def ask(host: str, method: str, path: str, body: bytes | None = None, **headers:
 
 
 def test_no_route_answers_another_site_and_no_callback_runs(
-    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer
+    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
 ) -> None:
     posts = [path for method, path in routes if method == "POST"]
     assert len(posts) > 15
@@ -124,21 +124,27 @@ def test_no_route_answers_another_site_and_no_callback_runs(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     explorer.asked.clear()
-    for path in [*posts, "/gradio_api/call/models", "/gradio_api/call/runs", "/gradio_api/queue/join?tab=explore"]:
+    asked = [*posts, "/gradio_api/call/models", "/gradio_api/call/runs", "/gradio_api/queue/join?tab=explore"]
+    for path in asked:
         for headers, status in FOREIGN:
             for body in bodies:
                 assert ask(host, "POST", path, body, **headers)[0] == status, (path, headers)
     assert explorer.asked == []
+    record_property("requests of other sites refused", len(asked) * len(FOREIGN) * len(bodies))
 
 
-def test_other_sites_read_nothing_either(host: str, routes: list[tuple[str, str]], explorer: CountingExplorer) -> None:
+def test_other_sites_read_nothing_either(
+    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
+) -> None:
     explorer.asked.clear()
-    for path in [*(path for method, path in routes if method == "GET" and path != "/"), "/abq/runs.csv"]:
+    asked = [*(path for method, path in routes if method == "GET" and path != "/"), "/abq/runs.csv"]
+    for path in asked:
         for headers, status in FOREIGN:
             assert ask(host, "GET", path, **headers)[0] == status, (path, headers)
     assert explorer.asked == []
     assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 200  # a link
     assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"})[0] == 403
+    record_property("requests of other sites refused", len(asked) * len(FOREIGN))
 
 
 def test_only_the_addresses_of_the_page_answer(host: str, routes: list[tuple[str, str]]) -> None:

@@ -1,6 +1,7 @@
 """Hostile text is inert: 20 strings as model names, prompts and notes. No script runs, and every figure draws."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -54,7 +55,10 @@ def unharmed(page: Page) -> None:
     assert "Traceback" not in page.content()
 
 
-def test_names_and_notes_are_shown_as_they_are(watched: Page, address: str, models: list[str]) -> None:
+def test_names_and_notes_are_shown_as_they_are(
+    watched: Page, address: str, models: list[str], record_property: Callable[..., None]
+) -> None:
+    record_property("hostile texts as names and notes", len(HOSTILE))
     watched.goto(f"{address}?tab=compare&precision=W4A4")
     for text in HOSTILE:
         expect(watched.locator("#compare-runs")).to_contain_text(text)
@@ -80,7 +84,8 @@ def test_an_address_with_hostile_parts_is_harmless(watched: Page, address: str, 
         unharmed(watched)
 
 
-def test_a_prompt_is_only_text(watched: Page, address: str) -> None:
+def test_a_prompt_is_only_text(watched: Page, address: str, record_property: Callable[..., None]) -> None:
+    record_property("as prompts", len(HOSTILE))
     watched.goto(f"{address}?tab=generate&precision=W4A4")
     expect(watched.locator("#generate-columns")).to_contain_text("only rounded")
     watched.locator("#generate-tokens input[type=number]").fill("8")

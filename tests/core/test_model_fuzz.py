@@ -122,7 +122,10 @@ def test_any_input_gets_an_answer(spoilt: Path, original: dict[str, Any]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_any_of_ten_thousand_inputs_gets_an_answer(spoilt: Path, original: dict[str, Any]) -> None:
+def test_any_of_ten_thousand_inputs_gets_an_answer(
+    spoilt: Path, original: dict[str, Any], record_property: Callable[..., None]
+) -> None:
+    record_property("made cases a reader", LONG)
     run_all(spoilt, original, LONG, LONG)
 
 

@@ -1,10 +1,11 @@
-"""All promises about jobs, each with its limit and the check that measures it."""
+"""All promises about jobs and the server, each with its limit and the check that measures it."""
 
 import soak_cancel
 import soak_dashboard
 import soak_disk
 import soak_kills
 import soak_queue
+import soak_security
 import soak_server
 from promise import Promise
 
@@ -29,9 +30,14 @@ PROMISES = {
     ),
     "order": Promise("First come, first served", "exact order", soak_queue.check_order),
     "old": Promise("An old database opens", "every released schema", soak_disk.check_old_databases),
+    "sites": Promise("Other sites cannot drive it", "all refused, no callback run", soak_security.check_other_sites),
+    "files": Promise("No file leaks", "0 bytes", soak_security.check_files),
+    "code": Promise("A model runs no code", "refused in 2 s, no canary", soak_security.check_models),
+    "hostile": Promise("Hostile text is inert", "no script runs, figures draw", soak_security.check_hostile_text),
     "bounded": Promise(
         "Load is bounded", "all refused, the queue ends, memory < 200 MiB more", soak_server.check_bounded
     ),
     "visitors": Promise("Many visitors are served", "0 errors, p95 < 1 s", soak_server.check_visitors),
     "large": Promise("Years of work open at once", "each tab < 2 s", soak_server.check_large_database),
+    "input": Promise("Bad input gets an answer", "a named error, no traceback", soak_security.check_input),
 }
