@@ -12,7 +12,7 @@ from abq_core.calibrate import calibrate
 from abq_core.data import ShortTextError
 from abq_core.data import segments as text_segments
 from abq_core.diagnostics import diagnose
-from abq_core.events import BlockDone, EpochDone, Event, Message, Started, TextChosen
+from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextChosen
 from abq_core.models import LoadedModel
 from abq_core.sources import TextRecord
 from abq_core.spec import CalibrationSpec
@@ -31,6 +31,7 @@ from storage.jobs import Job
 PROGRESS_SECONDS = 0.5
 DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN = 8, 256
 OnProgress = Callable[[Progress], None]
+Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # makes the blocks that the store lacks
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class EvaluationPlan:
 
 
 class CalibrationJob:
-    """The work of one claimed job. `run` leaves it succeeded, failed, cancelled, or back in the queue."""
+    """The work of one claimed job. `run` leaves it succeeded, failed, cancelled, or back in the queue.
+
+    calibrator: makes the blocks, by default in this process; diagnostics and evaluation are always made here.
+    """
 
     def __init__(
         self,
@@ -50,12 +54,14 @@ class CalibrationJob:
         lease: JobLease,
         plan: EvaluationPlan | None = None,
         on_progress: OnProgress | None = None,
+        calibrator: Calibrator | None = None,
     ) -> None:
         self._explorer = explorer
         self._jobs = explorer.jobs
         self._lease = lease
         self._plan = plan or EvaluationPlan()
         self._on_progress = on_progress
+        self._calibrate = calibrator or self._calibrate_here
         self._job: Job = lease.job
         self._spec = CalibrationSpec.from_dict(self._job.spec)
         self._progress = Progress(learns=self._spec.active_epochs > 0)
@@ -69,12 +75,15 @@ class CalibrationJob:
         self._log(f"Started: {self._spec.command_line()}")
         self._store_progress(force=True)
         self._write_spec()
-        base = self._explorer.registry.full(self._spec.model)
-        self._lease.check()
-        calibrate(base, self._spec, self._store, self._on_event)
+        self._calibrate(self._spec, self._store, self._on_event)
         self._diagnose()
         self._evaluate()
         self._jobs.finish(self._job.id, self._job.epoch, now())
+
+    def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
+        base = self._explorer.registry.full(spec.model)
+        self._lease.check()
+        calibrate(base, spec, store, on_event)
 
     def _write_spec(self) -> None:
         found = provenance(self._spec)
@@ -182,13 +191,20 @@ class CalibrationJob:
 
 
 def run_claimed(
-    explorer: Explorer, lease: JobLease, plan: EvaluationPlan | None = None, on_progress: OnProgress | None = None
+    explorer: Explorer,
+    lease: JobLease,
+    plan: EvaluationPlan | None = None,
+    on_progress: OnProgress | None = None,
+    calibrator: Calibrator | None = None,
 ) -> None:
-    """Run a claimed job, its lease entered, to one of its ends, and write that end. Raises nothing the job caused."""
+    """Run a claimed job, its lease entered, to one of its ends, and write that end. Raises nothing the job caused.
+
+    A calibrator may raise JobStopped("lost") where what calibrates died: the job stays the worker's, to be given back.
+    """
     ids = (lease.job.id, lease.job.epoch)
     try:
         try:
-            CalibrationJob(explorer, lease, plan, on_progress).run()
+            CalibrationJob(explorer, lease, plan, on_progress, calibrator).run()
         except JobStopped as stop:
             if stop.reason == "cancelled":
                 explorer.jobs.end_cancelled(*ids, now())

@@ -52,9 +52,10 @@ def bring_to_end(explorer: Explorer, job: Job, label: str, evaluation: tuple[int
     line = ProgressLine()
     worker = f"{socket.gethostname()}-{os.getpid()}"
     try:
-        claimed = explorer.jobs.claim_next(worker, now(), job_id=job.id)
-        if claimed is None:
-            return _watch(explorer, job, label, line)
+        while (claimed := explorer.jobs.claim_next(worker, now(), job_id=job.id)) is None:
+            job = _watch(explorer, job, label, line)
+            if job.state != "queued":
+                return job
         from app.calibration_job import EvaluationPlan, run_claimed
 
         lease = JobLease(explorer.jobs, claimed)
@@ -67,8 +68,10 @@ def bring_to_end(explorer: Explorer, job: Job, label: str, evaluation: tuple[int
 
 
 def _watch(explorer: Explorer, job: Job, label: str, line: ProgressLine) -> Job:
+    """Until it has ended, or waits in the queue again: a worker without a supervisor may have died."""
     try:
-        while (current := explorer.job(job.id)).state in ("queued", "running"):
+        while (current := explorer.job(job.id)).state == "running":
+            explorer.jobs.requeue_expired(now())
             line.show(label, current.progress, current.message, current.eta_seconds)
             time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:

@@ -7,12 +7,21 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Literal, Protocol
 
 from app.clock import now
 from app.lease import JobLease
 from app.settings import Settings
 
 NICENESS = 5  # the page stays responsive while a job takes all cores
+
+
+class Stoppable(Protocol):
+    """A hold on one job or on many."""
+
+    def stop(self, reason: Literal["shutdown"]) -> None:
+        """Ask the work to end at its next step."""
+        ...
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,11 +53,11 @@ def run_one(settings: Settings, name: str, parent: int | None) -> int:
 
 
 @contextlib.contextmanager
-def stop_on_signals(lease: JobLease) -> Iterator[None]:
+def stop_on_signals(held: Stoppable) -> Iterator[None]:
     """SIGTERM puts the job back into the queue at its next step."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        lease.stop("shutdown")
+        held.stop("shutdown")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

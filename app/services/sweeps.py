@@ -10,6 +10,7 @@ from app.services.explorer import local_path
 
 if TYPE_CHECKING:
     from abq_core.estimate import Estimate
+    from app.executors.ray import RayCluster
     from app.services.explorer import Explorer
     from storage.runs import Run
 
@@ -44,6 +45,15 @@ def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned
         with contextlib.suppress(ValueError):  # of a version that knew other fields: no calibration of today
             runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
     return [Planned(spec, runs.get(spec), explorer.estimate_of(spec)) for spec in specs]
+
+
+def check_on(cluster: "RayCluster", planned: Sequence[Planned]) -> None:
+    """Refuse, before anything is queued, what of a sweep cannot run on this cluster. Raises ClusterError."""
+    from app.executors.cluster import need_of
+
+    left = [one for one in planned if one.state != "succeeded"]
+    needs = [need_of(one.spec, one.estimate.peak_memory_bytes, cluster.cpus) for one in left]
+    cluster.check([one.spec for one in left], needs)
 
 
 def queue(explorer: "Explorer", planned: Sequence[Planned]) -> list[str]:

@@ -1,6 +1,8 @@
 """`abq sweep`: says what it would do, does it once, goes on where it stopped."""
 
 import json
+import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 from app_cases import SpecMaker, settings_in
 
 from app.cli import main
+from app.clock import now
 from app.services import Explorer
 
 
@@ -78,3 +81,46 @@ def test_nothing_is_queued_where_one_cannot_run(
     out, err = capsys.readouterr()
     assert not out and "none.txt" in err and err.count("\n") == 1
     assert not explorer.runs.list()
+
+
+def test_a_sweep_takes_over_what_a_dead_one_held(
+    folder: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = explorer.submit(tiny_spec("W4A4", "rtn", epochs=1))
+    assert explorer.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=held.id) is not None
+    path = write(folder, tiny_spec, precisions=["W4A4"], methods=["rtn"])
+    code, (row,) = ask(capsys, str(path), "--wait")
+    assert (code, row["run"], row["state"]) == (0, held.run_id, "succeeded")
+    code, (again,) = ask(capsys, str(path), "--executor", "ray", "--ray-address", "nowhere:1")
+    assert (code, again) == (0, row), "nothing is left, so no cluster is needed"
+
+
+def test_ray_is_an_extra(grid: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.commands.sweep.find_spec", lambda name: None)
+    assert main(["sweep", str(grid), "--executor", "ray"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and "pip install 'abq-explorer[ray]'" in err and err.count("\n") == 1
+
+
+def test_an_address_is_for_ray(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(grid), "--ray-address", "127.0.0.1:6379"]) == 2
+    assert "is for --executor ray" in capsys.readouterr().err
+    assert main(["sweep", str(grid), "--executor", "dask"]) == 2
+
+
+def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
+    grid: Path, explorer: Explorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        closed = f"127.0.0.1:{taken.getsockname()[1]}"
+        for address, sentence in {
+            closed: "No Ray cluster answers",
+            "ray://127.0.0.1:10001": "give HOST:PORT",
+            "somewhere": "give HOST:PORT",
+        }.items():
+            assert main(["sweep", str(grid), "--executor", "ray", "--ray-address", address]) == 2
+            out, err = capsys.readouterr()
+            assert not out and sentence in err and err.count("\n") == 1
+    assert not explorer.jobs.list()
