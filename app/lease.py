@@ -1,6 +1,5 @@
 """This process's hold on one job: the heartbeat thread, and every reason to stop. The work is in calibration_job."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from storage.jobs import LEASE, Job, Jobs
 Reason = Literal["cancelled", "shutdown", "lost"]
 HEARTBEAT_SECONDS = 5.0
 LOOK_SECONDS = 0.5
-ORPHAN_SECONDS = 8.0
 
 
 class JobStopped(Exception):
@@ -27,15 +25,11 @@ class JobStopped(Exception):
 
 
 class JobLease:
-    """Keeps a claimed job alive from a thread of its own, and knows when to stop. A context manager.
+    """Keeps a claimed job alive from a thread of its own, and knows when to stop. A context manager."""
 
-    parent: when this process loses its parent of that id, the job goes back to the queue; None: it may outlive it.
-    """
-
-    def __init__(self, jobs: Jobs, job: Job, parent: int | None = None, lease: timedelta = LEASE) -> None:
+    def __init__(self, jobs: Jobs, job: Job, lease: timedelta = LEASE) -> None:
         self.job = job
         self._jobs = jobs
-        self._parent = parent
         self._lease = lease
         self._reason: Reason | None = None
         self._done = threading.Event()
@@ -69,13 +63,7 @@ class JobLease:
     def _beat(self) -> None:
         next_beat = time.monotonic()
         lease_ends = time.monotonic() + self._lease.total_seconds()
-        orphaned_at: float | None = None
         while not self._done.wait(LOOK_SECONDS):
-            if self._parent is not None and os.getppid() != self._parent:
-                self.stop("shutdown")
-                orphaned_at = orphaned_at or time.monotonic()
-                if time.monotonic() - orphaned_at > ORPHAN_SECONDS:  # the main thread hangs: the lease will run out
-                    os._exit(1)
             try:
                 if time.monotonic() >= next_beat:
                     cancel = self._jobs.heartbeat(self.job.id, self.job.epoch, now(), self._lease)

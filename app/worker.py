@@ -7,21 +7,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Literal, Protocol
 
 from app.clock import now
 from app.lease import JobLease
+from app.parent import ParentWatch, Stoppable
 from app.settings import Settings
 
 NICENESS = 5  # the page stays responsive while a job takes all cores
-
-
-class Stoppable(Protocol):
-    """A hold on one job or on many."""
-
-    def stop(self, reason: Literal["shutdown"]) -> None:
-        """Ask the work to end at its next step."""
-        ...
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,14 +29,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_one(settings: Settings, name: str, parent: int | None) -> int:
-    """The life of a worker between start and end."""
+    """The life of a worker between start and end. parent: process without which it ends; None: it may outlive any."""
+    watch = None if parent is None else ParentWatch(parent)
+    if watch is not None:
+        watch.start()  # before the imports, which take seconds
     from app.services import Explorer
 
     explorer = Explorer.open(settings)
     job = explorer.jobs.claim_next(name, now())
     if job is None:
         return 0
-    lease = JobLease(explorer.jobs, job, parent)
+    lease = JobLease(explorer.jobs, job)
+    if watch is not None:
+        watch.held = lease
     with stop_on_signals(lease), lease:  # the lease is held while torch is imported
         from app.calibration_job import run_claimed
 

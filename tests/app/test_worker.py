@@ -43,9 +43,10 @@ def start_worker(explorer: Explorer) -> Iterator[StartWorker]:
     """Starts worker processes; those still there at the end of the test are killed."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str = "test-worker") -> "subprocess.Popen[bytes]":
+    def start(name: str = "test-worker", parent: int | None = None) -> "subprocess.Popen[bytes]":
+        of = str(parent or os.getpid())
         worker = subprocess.Popen(
-            [sys.executable, "-m", "app.worker", "--name", name, "--parent", str(os.getpid()), "--nice", "0"],
+            [sys.executable, "-m", "app.worker", "--name", name, "--parent", of, "--nice", "0"],
             env={**os.environ, **explorer.settings.to_environment()},
             cwd=PROJECT_ROOT,
         )
@@ -66,6 +67,14 @@ def in_second_block(explorer: Explorer, job: Job) -> bool:
 
 def blocks_of(explorer: Explorer, job: Job) -> list[dict[str, object]]:
     return [load_file(explorer.folder(job.run_id).block_path(block)) for block in (0, 1)]
+
+
+def test_an_orphan_ends_before_it_claims(explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker) -> None:
+    job = explorer.submit(tiny_spec())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    assert start_worker(parent=dead.pid).wait(PATIENCE_SECONDS) == 1
+    assert (explorer.job(job.id).state, explorer.job(job.id).epoch) == ("queued", 0)
 
 
 def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
