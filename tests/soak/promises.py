@@ -1,6 +1,7 @@
 """All promises about jobs and the server, each with its limit and the check that measures it."""
 
 import soak_cancel
+import soak_cluster
 import soak_dashboard
 import soak_disk
 import soak_kills
@@ -25,6 +26,7 @@ PROMISES = {
     "dashboard": Promise("The dashboard may die", "no orphan after 10 s, 0 lost", soak_dashboard.check_dashboard),
     "faults": Promise("Faults of the disk are survived", "the old state or the new", soak_disk.check_faults),
     "full": Promise("... and a full disk", "a clear error, the job resumes", soak_disk.check_full_disk),
+    "cluster": Promise("A node of a cluster may die", "nothing lost, nothing twice", soak_cluster.check_cluster),
     "progress": Promise(
         "Progress is cheap and durable", "0 lost, increasing, reads p95 <= 50 ms", soak_queue.check_progress
     ),

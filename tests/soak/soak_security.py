@@ -4,14 +4,11 @@ what they counted, and a fuzzer that follows the readers' branches.
 
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from promise import Outcome
+from suite import run_tests
 
-ROOT = Path(__file__).resolve().parents[2]
 REFUSED_WITHIN_SECONDS = 2.0
 MODELS = [
     f"tests/core/test_models.py::{name}"
@@ -22,44 +19,6 @@ MODELS = [
         "test_damaged_headers_are_named",
     )
 ]
-
-
-@dataclass(frozen=True)
-class Suite:
-    """How some tests ended. counts: what they recorded of themselves (`record_property`), summed by name."""
-
-    passed: int
-    other: list[str]  # those that failed, broke, or were skipped, which shows nothing
-    slowest: float  # seconds of one test, without what it was prepared with
-    counts: dict[str, int]
-
-    @property
-    def held(self) -> bool:
-        return self.passed > 0 and not self.other
-
-    def __str__(self) -> str:
-        counted = [f"{count:,} {name}" for name, count in self.counts.items()]
-        trouble = f"{len(self.other)} did not" + (f" ({self.other[0]} ...)" if self.other else "")
-        return ", ".join([f"{self.passed} tests passed, {trouble}", *counted])
-
-
-def run_tests(work: Path, marks: str, *targets: str) -> Suite:
-    """pytest on these files or tests, in a process of its own."""
-    report = work / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", marks, "--junitxml", str(report)]
-    options = ["-o", "junit_family=xunit1", "-o", "junit_duration_report=call"]
-    subprocess.run([*command, *options, *targets], cwd=ROOT, capture_output=True, check=False)
-    cases = list(ElementTree.parse(report).iter("testcase"))
-    bad = [
-        case.attrib["name"]
-        for case in cases
-        if any(case.find(end) is not None for end in ("failure", "error", "skipped"))
-    ]
-    counts = Counter[str]()
-    for one in ElementTree.parse(report).iter("property"):
-        counts[one.attrib["name"]] += int(one.attrib["value"])
-    slowest = max((float(case.attrib["time"]) for case in cases), default=0.0)
-    return Suite(len(cases) - len(bad), bad, slowest, dict(counts))
 
 
 def check_other_sites(work: Path, short: bool) -> Outcome:
