@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from abq_core.evaluate import kl_divergence
+from abq_core.kv_cache import StaticCache
 from abq_core.models import LoadedModel
 from abq_core.runtime import weight_bytes
 
@@ -74,7 +74,7 @@ def generate(
     if max_new_tokens < 1:
         raise PromptError(f"{max_new_tokens} new tokens cannot be generated: use 1 or more.")
     started = [
-        _Column(name, model, reference, _prompt_ids(model, prompt, max_new_tokens), temperature)
+        _Column(name, model, reference, _prompt_ids(model, prompt, max_new_tokens), max_new_tokens, temperature)
         for name, model in columns.items()
     ]
     return _in_turn(started, max_new_tokens, random.Random(seed))
@@ -87,7 +87,7 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
     """
     if not ids:
         raise PromptError("There is no text to go on from: a task needs at least a token of context.")
-    reader, ends = _Reader(model), _end_tokens(model)
+    reader, ends = _Reader(model, len(ids) + max_new_tokens), _end_tokens(model)
     following, written, text = list(ids), list[int](), ""
     for _ in range(max_new_tokens):
         token = int(reader.read(following).argmax())
@@ -145,15 +145,22 @@ class _Column:
     """One model writing: its cache, the reference's shadow on the same text, and its clock."""
 
     def __init__(
-        self, name: str, model: LoadedModel, reference: LoadedModel | None, prompt: list[int], temperature: float
+        self,
+        name: str,
+        model: LoadedModel,
+        reference: LoadedModel | None,
+        prompt: list[int],
+        max_new_tokens: int,
+        temperature: float,
     ) -> None:
         self.ended = False
         self._name, self._temperature = name, temperature
-        self._writer = _Reader(model)
+        capacity = len(prompt) + max_new_tokens
+        self._writer = _Reader(model, capacity)
         self._shadow = None
         self._is_reference = reference is not None and reference.model is model.model
         if reference is not None and not self._is_reference and _same_vocabulary(reference, model):
-            self._shadow = _Reader(reference)
+            self._shadow = _Reader(reference, capacity)
         self._model = model
         self._ends = _end_tokens(model)
         self._pieces = _Pieces(model.tokenizer, prompt)
@@ -190,23 +197,32 @@ class _Column:
 
 
 class _Reader:
-    """A model with a KV cache."""
+    """A model with a KV cache for `capacity` tokens."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._model = model
-        self._cache = DynamicCache(config=model.model.config)
+    def __init__(self, model: LoadedModel, capacity: int) -> None:
+        self._model, self._decoder = model, model.decoder
+        kv_bits = None if model.decoder is None else model.decoder.kv_bits
+        self._cache = StaticCache(model.model.config, capacity, kv_bits)
 
     @torch.inference_mode()
     def read(self, ids: list[int]) -> Tensor:
         """Read on; the logits after the last token, (vocabulary,) float32 on the CPU."""
-        hidden = self._model.hidden(torch.tensor([ids]), self._cache)
-        logits = self._model.logits(hidden[0, -1]).cpu()
+        hidden = self._hidden(ids)
+        logits = self._model.logits(hidden).cpu()
         if not torch.isfinite(logits).all():
             raise GenerationError(
                 f"The {self._model.precision} model of '{self._model.ref}' gives logits that are not finite. Use more "
                 "bits or another method."
             )
         return logits
+
+    def _hidden(self, ids: list[int]) -> Tensor:
+        """The last hidden state of the last token, (hidden,)."""
+        if self._decoder is None or self._cache.get_seq_length() == 0:
+            return self._model.hidden(torch.tensor([ids]), self._cache)[0, -1]
+        for token in ids:
+            hidden = self._decoder.hidden(token, self._cache)
+        return hidden
 
 
 class _Pieces:

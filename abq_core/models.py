@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from abq_core.model_files import CONFIG, check_config, check_sizes, check_weight
 from abq_core.precision import FULL
 from abq_core.quant_linear import linears_of
 from abq_core.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from abq_core.decoder import Decoder
 
 __all__ = [
     "BUILTIN",
@@ -53,12 +56,16 @@ BUILTIN_FOLDER = Path(__file__).parent / "builtin" / "model"
 
 @dataclass
 class LoadedModel:
-    """A model ready to run: eval mode, no gradients. `precision` is FULL unless runtime.py made it."""
+    """A model ready to run: eval mode, no gradients. `precision` is FULL unless runtime.py made it.
+
+    `decoder`: a shorter way for one token, where runtime.py found one.
+    """
 
     ref: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     precision: ModelPrecision
+    decoder: "Decoder | None" = None
 
     @property
     def context(self) -> int:

@@ -12,12 +12,14 @@ from abq_core.artifacts import BlockArtifact, CheckpointStore
 from abq_core.attention import set_kv_bits
 from abq_core.balance import HeadLayout
 from abq_core.block_quantizer import BlockQuantizer
+from abq_core.decoder import Decoder, can_decode
 from abq_core.mix import ModelPrecision, block_precisions
 from abq_core.models import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
 from abq_core.quantizers import QuantizedWeight
 from abq_core.spec import METHODS
+from abq_core.tables import halve_tables
 
 Engine = Literal["simulated", "packed"]
 
@@ -51,7 +53,10 @@ def _with_blocks(
     blocks = blocks_of(model)
     for index, original in enumerate(originals):
         blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
-    return LoadedModel(base.ref, model, base.tokenizer, precision)
+    if engine == "packed":
+        halve_tables(model)
+    decoder = Decoder(model) if can_decode(model) else None
+    return LoadedModel(base.ref, model, base.tokenizer, precision, decoder)
 
 
 def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:

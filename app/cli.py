@@ -21,6 +21,7 @@ from app.commands.quickstart import quickstart
 from app.commands.runs import report, runs
 from app.commands.serve import serve, work
 from app.commands.sweep import sweep
+from app.commands.warmup import warmup
 from app.settings import THREADS_WAIT
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.add_typer(jobs, name="jobs")
 app.command("eval")(evaluate)
 app.command()(generate)
 app.add_typer(bench, name="bench")
+app.command()(warmup)
 app.add_typer(runs, name="runs")
 app.command()(report)
 app.command()(quickstart)

@@ -1,9 +1,12 @@
 """The page: header, six tabs, endpoints and downloads as one web application, and the server that shows it."""
 
+import asyncio
 import importlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -45,8 +48,8 @@ BUILDERS = {
     "compare": build_compare_tab,
 }
 QUEUE_SIZE = 64
+MOST_SESSIONS = 256  # gradio keeps a copy of the page's settings for each, a third of a MiB; the oldest is forgotten
 SHUTDOWN_SECONDS = 3
-
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ def build(explorer: Explorer) -> gr.Blocks:
         header.wire(blocks, page, made)
         build_endpoints(explorer, limits)
     blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
+    blocks.state_session_capacity = MOST_SESSIONS
     return blocks
 
 
@@ -130,18 +134,29 @@ def launch(
     importlib.import_module("transformers")
     supervisor.start()
     threading.Thread(target=_warm_up, args=[explorer], name="warm-up", daemon=True).start()
+    server = uvicorn.Server(configuration)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (server.should_exit and is_cut_off(record)))
     try:
-        uvicorn.Server(configuration).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         supervisor.stop()
 
 
+def is_cut_off(record: logging.LogRecord) -> bool:
+    """Whether uvicorn reports that an answer was cut off: after Ctrl-C that is no error, a page is open and listens."""
+    cut_off = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
+    return cut_off or "timeout graceful shutdown exceeded" in record.getMessage()
+
+
 def _warm_up(explorer: Explorer) -> None:
-    """Load torch and the model of the first page while the visitor's browser is still loading."""
+    """Load torch and the model of the first page while the visitor's browser is still loading, then compile the engine
+    in a process of its own: compiling holds the interpreter that answers.
+    """
     try:
         explorer.explore(Selection.model, Selection.precision)
     except EXPECTED:
         logger.exception("The built-in model could not be explored.")
+    subprocess.run([sys.executable, "-m", "kernels.warm_up"], check=False, start_new_session=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

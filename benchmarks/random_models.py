@@ -1,7 +1,9 @@
 """LLaMAs with random weights: as folders for whole runs, as single blocks of a large model's shape."""
 
+import copy
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,8 +17,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from abq_core.architectures import blocks_of
 from abq_core.attention import ATTENTION, register_attention
-from abq_core.models import BUILTIN_FOLDER, ModelShape, shape_of
+from abq_core.decoder import Decoder, can_decode
+from abq_core.models import BUILTIN_FOLDER, LoadedModel, ModelShape, shape_of
+from abq_core.precision import FULL
+from abq_core.quant_linear import PackedLinear
+from kernels.stacked import stack
 
 _CONTEXT = 2048
 
@@ -38,6 +45,7 @@ CONFIGS = {
     "random-256": _llama(256, 704, 8, 4, 4, 8192, tied=True),
     "random-512": _llama(512, 1408, 6, 16, 4, 16384, tied=False),
     "random-1024": _llama(1024, 2816, 4, 16, 16, 32000, tied=False),
+    "llama-1b": _llama(2048, 5632, 22, 32, 4, 32000, tied=False),
     "llama-7b": _llama(4096, 11008, 32, 32, 32, 32000, tied=False),
     "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, tied=False),
 }
@@ -75,6 +83,38 @@ def empty_model(name: str, blocks: int) -> PreTrainedModel:
     for buffer in model.buffers():
         buffer.fill_(1.0)
     return model.eval().requires_grad_(False)
+
+
+def one_block_model(name: str, dtype: torch.dtype) -> LoadedModel:
+    """That model with one block only. Its weights are normal, rounded to bfloat16 as those of most models are; equal
+    names give equal ones.
+    """
+    model = empty_model(name, 1)
+    model.tie_weights()
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=model.config.initializer_range).copy_(parameter.bfloat16())
+        else:
+            parameter.fill_(1.0)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return LoadedModel(name, model.to(dtype), bundled_tokenizer(), FULL)
+
+
+def repeat_block(loaded: LoadedModel, blocks: int) -> LoadedModel:
+    """The model with copies of its one block, each in memory of its own: quantized once, as large as the whole."""
+    model = loaded.model
+    (first,) = blocks_of(model)
+    for index in range(1, blocks):
+        block = copy.deepcopy(first)
+        block.self_attn.layer_idx = index
+        for module in block.modules():
+            if isinstance(module, PackedLinear):
+                module.packed, _ = stack([module.packed])  # a copy that starts on a cache line, as the first does
+        blocks_of(model).append(block)
+    model.config.num_hidden_layers = blocks
+    model.config.layer_types = None
+    return replace(loaded, decoder=Decoder(model) if can_decode(model) else None)
 
 
 def random_shape(name: str) -> ModelShape:

@@ -1,9 +1,10 @@
-"""Times the engine against torch, all in one run and in turn, after checking the engine against the int64 reference."""
+"""Times the engine against others, all in one run and in turn, after checking every result against exact integers."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,17 @@ from numpy.typing import NDArray
 from kernels import dispatch, reference
 from kernels.activations import quantize_activations
 from kernels.bandwidth import read_bandwidth
-from kernels.peers import torch_peers
-from kernels.threads import clock_of, thread_count
+from kernels.peers import Peer, is_exact, make_peers
+from kernels.threads import thread_count
+from kernels.timing import alternate, copies_beyond_cache
 from kernels.weight import PackedWeight, pack_weight
 
-_BUDGET_SECONDS = 1.5  # of timing for each shape and m
-_SAMPLE_SECONDS = 2e-3  # shorter calls are repeated within a sample
-_MIN_ROUNDS, _MAX_ROUNDS = 9, 200
+_BUDGET_SECONDS = 0.3  # of timing for each contender, shape and m
 _CHECKED_TOKENS = 4
 _CHECKED_ROWS = 1024
 _CEILING_BYTES = 256 << 20  # more than most caches hold
 _NAME = re.compile(r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:kv\d+)?", re.IGNORECASE)
+_WEIGHT_BITS = {"FP32": 32, "BF16": 16}
 
 
 class BenchError(ValueError):
@@ -30,29 +31,44 @@ class BenchError(ValueError):
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """What to measure: every precision on every shape (n, k) at every m, on so many threads."""
+
+    precisions: list[str]
+    shapes: list[tuple[int, int]]
+    m: list[int]
+    threads: int
+
+
+QUICK = Matrix(["W2A8", "W4A8", "W8A8", "W2A2"], [(4096, 4096)], [1, 8, 64], 1)
+
+
+@dataclass(frozen=True)
 class KernelMeasurement:
     """One engine on one shape. Times are of the whole product, quantizing and packing the activations included.
 
-    median_us is warm: the call before was the same one.  cold_us is the first call after all other engines had their
-    turn and filled the caches with their weights.  speedup compares warm with warm.
+    median_us is warm: the call before was the same one.  cold_us is of calls that rotate over copies of the weight,
+    more than the last-level cache holds.  speedup compares warm with warm, with each engine's narrowest weights that
+    hold as many bits, and the fastest of those.
     """
 
     precision: str
     n: int
     k: int
     m: int
-    engine: str  # "abq", "torch-fp32", "torch-bf16" or "torch-int8"
+    engine: str  # "abq", "torch-fp32", "torch-bf16", "torch-int8", "torch-int4pack", "onnxruntime" or "llama.cpp"
     path: str
     median_us: float
     iqr_us: float
     cold_us: float
-    exact: bool  # integers equal the int64 reference (A16: within rounding of it); peers round, hence False
+    exact: bool  # equal to exact integers, the output's rounding aside (A16: within rounding of the float product)
     speedup: dict[str, float] = field(compare=False)  # baseline's median / this median, per baseline
     packed_bytes: int
     bytes_moved: int  # weight, activations and outputs, once each
     threads: int
     device: str
     read_gb_per_second: float  # of this machine with these threads: what streaming a weight can reach
+    cold_iqr_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,11 @@ class _Contender:
     path: str
     packed_bytes: int
     exact: bool
-    run: Callable[[], Any]
+    runs: Sequence[Callable[[], Any]]  # one per copy of the weight
+
+    @property
+    def weight_bits(self) -> int:
+        return _WEIGHT_BITS.get(self.precision) or int(re.findall(r"\d+", self.precision)[0])
 
 
 def bench_kernels(
@@ -71,10 +91,13 @@ def bench_kernels(
     m: list[int],
     threads: int | None = None,
     on_measurement: Callable[[KernelMeasurement], None] | None = None,
+    peers: Sequence[str] = ("torch",),
 ) -> list[KernelMeasurement]:
-    """Time every precision ("W2A8", "W2*A8", "W4A4g128", "W4A16") and torch's linears on every (n, k) shape and m.
+    """Time every precision ("W2A8", "W2*A8", "W4A4g128", "W4A16") and the peers on every (n, k) shape and m.
 
-    Each shape and m is one alternating run of a second or two. Raises BenchError where a name, shape or m is no such.
+    peers: of `kernels.peers.PEERS`; where one cannot hold a shape, it is left out there.
+    Each shape and m is one alternating run of seconds. Raises BenchError where a name, shape or m is no such, and
+    PeerMissingError.
     """
     parsed = {name: parse_precision(name) for name in precisions}
     if not parsed or not shapes or not m or min(m) < 1 or min(min(shape) for shape in shapes) < 1:
@@ -85,14 +108,12 @@ def bench_kernels(
     with _torch_threads(count):
         for n, k in shapes:
             random = np.random.default_rng(n * 31 + k)
-            weights = {name: _random_weight(random, n, k, *parts) for name, parts in parsed.items()}
-            full = random.standard_normal((n, k), np.float32)
+            weights = {name: _with_copies(random_weight(random, n, k, *parts)) for name, parts in parsed.items()}
+            others = make_peers(list(peers), n, k, copies_beyond_cache, count)
             for tokens in m:
                 x = random.standard_normal((tokens, k), np.float32)
-                contenders = [_engine_contender(name, x, weights[name], parsed[name][2], count) for name in parsed] + [
-                    _Contender(peer.precision, peer.engine, peer.path, peer.weight_bytes, False, peer.run)
-                    for peer in torch_peers(full, x)
-                ]
+                contenders = [_engine_contender(name, x, weights[name], parsed[name][2], count) for name in parsed]
+                contenders += [_peer_contender(peer, x) for peer in others]
                 for measurement in _measure(contenders, n, k, tokens, count, ceiling):
                     measurements.append(measurement)
                     if on_measurement is not None:
@@ -110,9 +131,10 @@ def parse_precision(name: str) -> tuple[int, bool, int, int | None]:
     return int(match["p"]), match["star"] is not None, int(match["q"]), int(match["group"]) if match["group"] else None
 
 
-def _random_weight(
+def random_weight(
     random: np.random.Generator, n: int, k: int, bits: int, starred: bool, act_bits: int, group_size: int | None
 ) -> PackedWeight:
+    """A weight (n, k) of random codes, scales and zero points; group_size None: one scale a row."""
     planes = bits + 1 if starred else bits
     groups = 1 if group_size is None else -(-k // group_size)
     codes = random.integers(0, (1 << bits) + starred, (n, k), dtype=np.uint16)
@@ -121,16 +143,23 @@ def _random_weight(
     return pack_weight(codes, planes, scale, zero, group_size, None, act_bits)
 
 
+def _with_copies(weight: PackedWeight) -> list[PackedWeight]:
+    return [weight, *(weight.copy() for _ in range(1, copies_beyond_cache(weight.nbytes)))]
+
+
 def _engine_contender(
-    name: str, x: NDArray[np.float32], weight: PackedWeight, act_bits: int, threads: int
+    name: str, x: NDArray[np.float32], weights: list[PackedWeight], act_bits: int, threads: int
 ) -> _Contender:
-    path = dispatch.path_for(weight, len(x), act_bits)
-    exact = _is_exact(x, weight, act_bits, path, threads)
+    path = dispatch.path_for(weights[0], len(x), act_bits)
+    exact = _is_exact(x, weights[0], act_bits, path, threads)
+    runs = [partial(dispatch.linear, x, weight, act_bits, threads) for weight in weights]
+    return _Contender(name, "abq", path, weights[0].nbytes, exact, runs)
 
-    def run() -> NDArray[np.float32]:
-        return dispatch.linear(x, weight, act_bits, threads)
 
-    return _Contender(name, "abq", path, weight.nbytes, exact, run)
+def _peer_contender(peer: Peer, x: NDArray[np.float32]) -> _Contender:
+    return _Contender(
+        peer.precision, peer.engine, peer.path, peer.weight_bytes, is_exact(peer, len(x)), peer.bind(x)
+    )  # fmt: skip
 
 
 def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path: str, threads: int) -> bool:
@@ -159,11 +188,10 @@ def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path:
 def _measure(
     contenders: list[_Contender], n: int, k: int, m: int, threads: int, ceiling: float
 ) -> Iterator[KernelMeasurement]:
-    samples = _alternate([contender.run for contender in contenders], threads)
-    medians = [float(np.median(warm)) for warm, _ in samples]
-    baselines = {c.engine: median for c, median in zip(contenders, medians, strict=True) if c.engine != "abq"}
-    for contender, (warm, cold), median in zip(contenders, samples, medians, strict=True):
-        low, high = np.percentile(warm, [25, 75])
+    samples = alternate([contender.runs for contender in contenders], threads, _BUDGET_SECONDS * len(contenders))
+    medians = [float(np.median(sample.warm)) for sample in samples]
+    peers = [(c, median) for c, median in zip(contenders, medians, strict=True) if c.engine != "abq"]
+    for contender, sample, median in zip(contenders, samples, medians, strict=True):
         yield KernelMeasurement(
             precision=contender.precision,
             n=n,
@@ -172,10 +200,11 @@ def _measure(
             engine=contender.engine,
             path=contender.path,
             median_us=median * 1e6,
-            iqr_us=float(high - low) * 1e6,
-            cold_us=float(np.median(cold)) * 1e6,
+            iqr_us=spread(sample.warm) * 1e6,
+            cold_us=float(np.median(sample.cold)) * 1e6,
+            cold_iqr_us=spread(sample.cold) * 1e6,
             exact=contender.exact,
-            speedup={engine: baseline / median for engine, baseline in baselines.items()},
+            speedup={engine: baseline / median for engine, baseline in _baselines(contender, peers).items()},
             packed_bytes=contender.packed_bytes,
             bytes_moved=contender.packed_bytes + 4 * m * (n + k),
             threads=threads,
@@ -184,26 +213,20 @@ def _measure(
         )
 
 
-def _alternate(runs: list[Callable[[], Any]], threads: int) -> list[tuple[list[float], list[float]]]:
-    """(warm, cold) seconds per call of each, sampled in turn, so that what else the machine does hits all alike."""
-    clock = clock_of(threads)
+def spread(seconds: list[float]) -> float:
+    """The interquartile range."""
+    low, high = np.percentile(seconds, [25, 75])
+    return float(high - low)
 
-    def seconds(run: Callable[[], Any], repeats: int) -> float:
-        start = clock()
-        for _ in range(repeats):
-            run()
-        return (clock() - start) / repeats
 
-    once = [max(seconds(run, 1) for _ in range(2)) for run in runs]
-    repeats = [max(1, int(_SAMPLE_SECONDS / max(first, 1e-6))) for first in once]
-    round_seconds = sum((count + 1) * first for count, first in zip(repeats, once, strict=True))
-    rounds = int(np.clip(_BUDGET_SECONDS / round_seconds, _MIN_ROUNDS, _MAX_ROUNDS))
-    samples: list[tuple[list[float], list[float]]] = [([], []) for _ in runs]
-    for _ in range(rounds):
-        for run, count, (warm, cold) in zip(runs, repeats, samples, strict=True):
-            cold.append(seconds(run, 1))
-            warm.append(seconds(run, count))
-    return samples
+def _baselines(contender: _Contender, peers: list[tuple[_Contender, float]]) -> dict[str, float]:
+    """The median to compare with, per engine: of its fastest among its narrowest weights that hold as many bits."""
+    found: dict[str, tuple[int, float]] = {}
+    for peer, median in peers:
+        candidate = (peer.weight_bits, median)
+        if peer.weight_bits >= contender.weight_bits and candidate < found.get(peer.engine, (99, 0.0)):
+            found[peer.engine] = candidate
+    return {engine: median for engine, (_, median) in found.items()}
 
 
 @contextmanager

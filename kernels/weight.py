@@ -7,7 +7,7 @@ four neighbouring activations, whatever the width, and the packed size is b bits
 columns to 32). Sixteen rows lie side by side, one per vector lane, so that no product needs a sum across lanes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ PANEL_ROWS = 16
 COLUMN_STEP = 32
 MAX_PLANES = 9
 FIELD_WIDTHS = (8, 4, 2, 1)
+_SUMMED_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,12 @@ class PackedWeight:
         """Bytes this weight really occupies: codes, scales, zero points, sums, bias. There is no other copy."""
         bias = 0 if self.bias is None else self.bias.nbytes
         return self.data.nbytes + self.panel_scale.nbytes + self.panel_zero.nbytes + self.panel_sum.nbytes + bias
+
+    def copy(self) -> "PackedWeight":
+        """The same weight elsewhere in memory."""
+        data = aligned_zeros(self.data.size)
+        data[:] = self.data
+        return replace(self, data=data)
 
     def codes(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint16]:
         """Rows start .. stop - 1 unpacked: (rows, k) uint16. Readable, not fast."""
@@ -134,7 +141,7 @@ def pack_weight(
     segment = _segment(k, planes, group_size)
     if group_size is None:
         scale, zero = (np.repeat(a, -(-k // segment), axis=1) for a in (scale, zero))
-    widths = [1] * planes if planes * act_bits < 8 else [f for f in FIELD_WIDTHS if planes & f]
+    widths = [1] * planes if _by_planes(planes, act_bits) else [f for f in FIELD_WIDTHS if planes & f]
     return PackedWeight(
         n=n,
         k=k,
@@ -149,6 +156,15 @@ def pack_weight(
         bias=None if bias is None else np.array(bias, np.float32),
         act_clip=act_clip,
     )
+
+
+def _by_planes(planes: int, act_bits: int) -> bool:
+    """Whether the bit-serial product will be the faster one: few bits, and a processor that counts bits in vectors."""
+    if planes * act_bits >= 8:
+        return False
+    from kernels.cpu.target import target  # Numba, which takes a moment to import
+
+    return target().has_popcount
 
 
 def _check_codes(codes: NDArray[np.integer], planes: int) -> None:
@@ -184,7 +200,11 @@ def _centred_sums(codes: NDArray[np.integer], zero: NDArray[np.integer], segment
     k = codes.shape[1]
     starts = np.arange(0, k, segment)
     lengths = np.minimum(segment, k - starts)
-    return np.add.reduceat(codes.astype(np.int64), starts, axis=1) - zero.astype(np.int64) * lengths
+    sums = [
+        np.add.reduceat(codes[row : row + _SUMMED_ROWS].astype(np.int64), starts, axis=1)
+        for row in range(0, len(codes), _SUMMED_ROWS)  # a few rows at a time: eight bytes a code are many
+    ]
+    return np.concatenate(sums) - zero.astype(np.int64) * lengths
 
 
 def _panel_major(values: NDArray[Any], dtype: type) -> NDArray[Any]:
@@ -198,7 +218,7 @@ def _panel_major(values: NDArray[Any], dtype: type) -> NDArray[Any]:
 def _pack_fields(codes: NDArray[np.integer], widths: list[int]) -> NDArray[np.uint32]:
     n, k = codes.shape
     panels, k_padded = -(-n // PANEL_ROWS), -(-k // COLUMN_STEP) * COLUMN_STEP
-    data = _aligned_zeros(panels * sum(widths) * k_padded // 32 * PANEL_ROWS)
+    data = aligned_zeros(panels * sum(widths) * k_padded // 32 * PANEL_ROWS)
     words_of = data.reshape(panels, -1, PANEL_ROWS)
     for panel in range(panels):
         block = np.zeros((PANEL_ROWS, k_padded), np.uint16)
@@ -214,7 +234,7 @@ def _pack_fields(codes: NDArray[np.integer], widths: list[int]) -> NDArray[np.ui
     return data
 
 
-def _aligned_zeros(count: int) -> NDArray[np.uint32]:
+def aligned_zeros(count: int) -> NDArray[np.uint32]:
     """count uint32 zeros that start on a cache line, as whole-line loads want it."""
     raw = np.zeros(count + 15, np.uint32)
     start = -raw.ctypes.data % 64 // 4

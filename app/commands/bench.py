@@ -12,7 +12,7 @@ from app.commands.options import OptionError, read_counts, read_list, read_shape
 from app.commands.session import open_explorer
 
 bench = typer.Typer(
-    no_args_is_help=True, help="Time the integer engine against torch: kernels, decode; export and import timings."
+    no_args_is_help=True, help="Time the integer engine against others: kernels, decode; export and import timings."
 )
 
 
@@ -26,6 +26,14 @@ def kernels(
     ] = "4096x4096,11008x4096",
     m: Annotated[str, typer.Option("--m", help="Rows of the input (batch), with commas between.")] = "1,8",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: ABQ_THREADS, or all cores.")] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option("--peers", help="torch, onnxruntime, llama.cpp, with commas between. Default: torch."),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="W2A8, W4A8, W8A8, W2A2; 4096x4096; M 1, 8, 64; one thread; all installed peers."),
+    ] = False,
     compile_only: Annotated[
         bool, typer.Option("--compile-only", help="Compile the CUDA kernels, with or without a GPU, and list them.")
     ] = False,
@@ -36,14 +44,25 @@ def kernels(
 ) -> Answer:
     """Time one linear layer, activation quantization included, every result checked first.
 
+    Peers besides torch come with pip install 'abq-explorer[peers]'.
     Example: abq bench kernels --precisions W2A8,W4A4 --shapes 4096x4096 --m 1 --threads 1 --json
     """
     if compile_only:
         return _compiled(read_list(arch))
     if device != "cpu":
         raise OptionError(f"--device {device}: kernels run on the CPU in this version. Use --device cpu.")
+    from kernels.bench import QUICK
+    from kernels.machine import describe_machine
+    from kernels.peers import installed_peers
+
     explorer = open_explorer()
-    measured = explorer.bench_kernels(read_list(precisions), read_shapes(shapes), read_counts("--m", m), threads)
+    if quick:
+        others = installed_peers() if peers is None else read_list(peers)
+        measured = explorer.bench_kernels(QUICK.precisions, QUICK.shapes, QUICK.m, QUICK.threads, peers=others)
+    else:
+        others = ["torch"] if peers is None else read_list(peers)
+        counts = read_counts("--m", m)
+        measured = explorer.bench_kernels(read_list(precisions), read_shapes(shapes), counts, threads, peers=others)
     rows = [
         [
             k.precision,
@@ -52,14 +71,18 @@ def kernels(
             k.engine,
             k.path,
             f"{k.median_us:.1f} µs ± {k.iqr_us:.1f}",
+            f"{k.cold_us:.1f} µs",
             "yes" if k.exact else "NO",
             ", ".join(f"{factor:.2f}x {peer}" for peer, factor in k.speedup.items()),
             words.mebibytes(k.packed_bytes),
         ]
         for k in measured
     ]
-    header = ["Precision", "Shape", "M", "Engine", "Path", "Median and IQR", "Exact", "Speed-up over", "Weights"]
-    return Answer({"measurements": [asdict(k) for k in measured]}, Table(header, rows))
+    header = [
+        "Precision", "Shape", "M", "Engine", "Path", "Median and IQR", "Cold", "Exact", "Speed-up over", "Weights",
+    ]  # fmt: skip
+    machine = describe_machine(others, measured[0].threads)
+    return Answer({"machine": machine, "measurements": [asdict(k) for k in measured]}, Table(header, rows))
 
 
 def _compiled(archs: list[str]) -> Answer:

@@ -312,11 +312,12 @@ class Explorer:
         m: Sequence[int] = (1,),
         threads: int | None = None,
         on_measurement: "Callable[[KernelMeasurement], None] | None" = None,
+        peers: Sequence[str] = ("torch",),
     ) -> "list[KernelMeasurement]":
-        """Time the engine against torch on these shapes, each checked first. Stores the rows."""
+        """Time the engine against others (`kernels.peers`) on these shapes, each checked first. Stores the rows."""
         from app.services.throughput import measure_kernels
 
-        return measure_kernels(self, precisions, shapes, m, threads or self.settings.threads, on_measurement)
+        return measure_kernels(self, precisions, shapes, m, threads or self.settings.threads, on_measurement, peers)
 
     def bench_decode(
         self,

@@ -15,6 +15,7 @@ from abq_core.generate import Finished, generate
 from abq_core.models import LoadedModel, load_model
 from abq_core.quant_linear import PackedLinear
 from abq_core.runtime import weight_bytes
+from abq_core.tables import halve_tables
 from app.clock import now
 from app.services.errors import ServiceError
 from app.services.timings import this_device
@@ -39,9 +40,10 @@ def measure_kernels(
     m: Sequence[int],
     threads: int,
     on_measurement: Callable[[KernelMeasurement], None] | None,
+    peers: Sequence[str] = ("torch",),
 ) -> list[KernelMeasurement]:
     """Run the kernels' benchmark and store every row."""
-    measured = bench_kernels(list(precisions), list(shapes), list(m), threads, on_measurement)
+    measured = bench_kernels(list(precisions), list(shapes), list(m), threads, on_measurement, peers)
     device = this_device()
     for measurement in measured:
         explorer.measurements.add_throughput(now(), device, {"kind": "kernel", **asdict(measurement)})
@@ -73,11 +75,11 @@ def measure_decode(
     for end in sorted(ends, key=lambda end: columns.index(end.column)):
         row: dict[str, Any] = {
             "column": end.column,
-            "path": _path(end.column, loaded[end.column]),
+            "path": path_of(end.column, loaded[end.column]),
             "tokens": end.tokens,
             "tokens_per_second": end.tokens_per_second,
             "first_token_seconds": end.first_token_seconds,
-            "weight_bytes": _bytes(end.column, loaded[end.column]),
+            "weight_bytes": held_bytes(end.column, loaded[end.column]),
             "threads": torch.get_num_threads(),
             "model": ref,
         }
@@ -91,21 +93,24 @@ def _column(explorer: "Explorer", column: str, ref: str) -> LoadedModel:
     if column == "bf16":
         return load_model(ref, device=explorer.settings.device, dtype=torch.bfloat16)
     if column == "int8":
-        return _dynamic_int8(full)
+        return dynamic_int8(full)
     return full if column == "fp32" else explorer.registry.column(column, ref)
 
 
-def _dynamic_int8(full: LoadedModel) -> LoadedModel:
-    """torch's own dynamic int8 on the linears of the blocks, the same ones that the engine replaces."""
+def dynamic_int8(full: LoadedModel) -> LoadedModel:
+    """torch's own dynamic int8 on the linears of the blocks, the same ones that the engine replaces; embedding and head
+    as the engine's models have them.
+    """
     model = copy.deepcopy(full.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that quantized tensors will go
         for block in blocks_of(model):
             torch.ao.quantization.quantize_dynamic(block, {nn.Linear}, dtype=torch.qint8, inplace=True)
+    halve_tables(model)
     return replace(full, model=model)
 
 
-def _path(column: str, model: LoadedModel) -> str:
+def path_of(column: str, model: LoadedModel) -> str:
     """What the linears of the blocks run on."""
     if column == "int8":
         return f"torch dynamic int8 ({torch.backends.quantized.engine})"
@@ -116,7 +121,7 @@ def _path(column: str, model: LoadedModel) -> str:
     return f"abq {' + '.join(paths)}" if paths else "torch F.linear fp32, activations rounded"
 
 
-def _bytes(column: str, model: LoadedModel) -> int:
+def held_bytes(column: str, model: LoadedModel) -> int:
     """Bytes of the weights of the blocks' linears as this column holds them in memory."""
     if column == "int8":
         quantized = [m for m in blocks_of(model.model).modules() if isinstance(m, torch.ao.nn.quantized.Linear)]

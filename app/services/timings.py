@@ -108,7 +108,8 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
         **dict.fromkeys(("median_us", "iqr_us", "cold_us"), _is_amount),
         "exact": lambda value: isinstance(value, bool),
         "speedup": _is_speedup,
-        "read_gb_per_second": lambda value: value is None or _is_amount(value),  # older timings have none
+        # older timings have none of these
+        **dict.fromkeys(("read_gb_per_second", "cold_iqr_us"), lambda value: value is None or _is_amount(value)),
     },
     "decode": {
         **dict.fromkeys(("column", "path", "model"), _is_text),

@@ -1,18 +1,59 @@
 """How the engine's functions are compiled: without the GIL, with NumPy's division, kept on disk where possible."""
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core.caching import FunctionCache
+from numba.np import linalg
+
+_REORDERED = {"reassoc", "contract", "nsz"}
+_functions: list[Any] = []
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], *, reorder_sums: bool = False) -> Any:
     """`function` under Numba, compiled at its first call and cached on disk, so that the next process starts at once.
 
     Where neither the source folder nor the user's cache folder can be written, it is compiled anew in each process.
+    reorder_sums: sums of floats may be taken in any order, as vectors do.
     """
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": _REORDERED if reorder_sums else False}
     try:
-        return njit(**options, cache=True)(function)
+        made = njit(**options, cache=True)(function)
+        made._cache = _SourcesCache(function)
     except RuntimeError:
-        return njit(**options)(function)
+        made = njit(**options)(function)
+    _functions.append(made)
+    return made
+
+
+def compiled_anew() -> int:
+    """How many functions this process compiled itself, since they were not on disk."""
+    return sum(sum(function.stats.cache_misses.values()) for function in _functions)
+
+
+class _SourcesCache(FunctionCache):
+    """Numba's cache on disk, which by itself notices an edit to a function's own file, not to the loops in it."""
+
+    def _index_key(self, signature: Any, codegen: Any) -> Any:
+        return (*super()._index_key(signature, codegen), _sources())
+
+
+@cache
+def _sources() -> str:
+    """What every compiled function may be made of: a hash of this folder's files."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _no_blas() -> None:
+    """Numba asks for SciPy's BLAS before its first call, which takes as long as all the rest. No loop here has one."""
+    raise ImportError("not looked for")
+
+
+linalg.ensure_blas = _no_blas

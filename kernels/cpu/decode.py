@@ -120,10 +120,13 @@ def decode(
     padded = (n + 15) // 16 * 16
     totals = np.empty(ROWS, np.int32)
     y = np.empty(ROWS, np.float32)
-    for panel in range(first_panel, last_panel, PANELS):
-        panels = min(PANELS, last_panel - panel)
-        start, stride = panel * row_words, row_words if panels == PANELS else 0
-        rows = min(16 * panels, n - 16 * panel)
+    each = (last_panel - first_panel) // PANELS
+    left = last_panel - first_panel - each * PANELS
+    for i in range(each + left):
+        # Panels that are far apart, not neighbours: each stream then reads on where its last panel ended.
+        panels, apart = (PANELS, each) if i < each else (1, 0)
+        panel = first_panel + (i if i < each else each * (PANELS - 1) + i)
+        start, stride = panel * row_words, apart * row_words
         y[:] = 0
         for g in range(act_sums.size):
             column = g * segment
@@ -134,14 +137,16 @@ def decode(
                 popcount_segment(data, bits, start, field_words, stride, column, columns, act_planes, act_bits, totals)
             else:
                 dot_segment(data, widths, start, field_words, stride, column, columns, codes, totals)
-            side = g * padded + panel * 16
-            for p in range(0, 16 * panels, 16):
-                finish_panel(totals, p, zero, sums, scale, side + p, act_sums[g], act_zero, y, p)
-            if integers.size:
-                for r in range(rows):
-                    integers[panel * 16 + r, g] = exact_sum(
-                        totals[r], zero[side + r], sums[side + r], act_sums[g], act_zero
-                    )
-        for r in range(rows):
-            row = panel * 16 + r
-            out[row] = y[r] * act_scale + (bias[row] if bias.size else np.float32(0))
+            for p in range(panels):
+                row = (panel + p * apart) * 16
+                side = g * padded + row
+                finish_panel(totals, 16 * p, zero, sums, scale, side, act_sums[g], act_zero, y, 16 * p)
+                if integers.size:
+                    for r in range(min(16, n - row)):
+                        integers[row + r, g] = exact_sum(
+                            totals[16 * p + r], zero[side + r], sums[side + r], act_sums[g], act_zero
+                        )
+        for p in range(panels):
+            row = (panel + p * apart) * 16
+            for r in range(min(16, n - row)):
+                out[row + r] = y[16 * p + r] * act_scale + (bias[row + r] if bias.size else np.float32(0))

@@ -3,6 +3,7 @@
 A path that fails its self-test is switched off with a warning that names it; `kernels.dispatch` then takes NumPy.
 """
 
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -16,8 +17,9 @@ from kernels.activations import quantize_activations
 from kernels.cpu.decode import decode
 from kernels.cpu.prefill import prefill
 from kernels.cpu.quantize import pack_planes, quantize_tokens
+from kernels.cpu.switch import ALWAYS_TOGETHER, SwitchTable
 from kernels.cpu.target import cpu_name, target
-from kernels.cpu.tile_loops import TILE_TOKENS
+from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, TILE_TOKENS
 from kernels.cpu.weight_only import weight_only
 from kernels.threads import run_ranges, thread_count
 from kernels.weight import PackedWeight, pack_weight
@@ -28,9 +30,9 @@ GEMM = "int8-gemm"
 DEQUANTIZED = "dequantized-fp32"
 PATHS = (DOT, BIT_SERIAL, GEMM, DEQUANTIZED) if target().has_popcount else (DOT, GEMM, DEQUANTIZED)
 
-_PANEL_STEP = 4
+_PANEL_STEP = 6  # whole blocks of panels for every loop
 _WORTH_A_THREAD = 1 << 23  # multiplications; fewer are done before a thread has woken up
-_DOT_TOKENS, _BIT_SERIAL_TOKENS = 2, 4  # more tokens gain from unpacking the weight once for all of them
+_TIMED_N, _TIMED_K, _TIMED_ROUNDS = 768, 2048, 5
 _NO_BIAS = np.empty(0, np.float32)
 _NO_PLANES = np.empty(0, np.uint32)
 _NO_INTEGERS = {2: np.empty((0, 0), np.int32), 3: np.empty((0, 0, 0), np.int32)}
@@ -45,9 +47,36 @@ def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
     if act_bits == 16:
         return DEQUANTIZED
     bit_serial = target().has_popcount and weight.is_bit_serial and weight.planes * act_bits < 8
-    if m > (_BIT_SERIAL_TOKENS if bit_serial else _DOT_TOKENS):
+    path = BIT_SERIAL if bit_serial else DOT
+    if m <= 1:
+        return path
+    if m >= ALWAYS_TOGETHER:
         return GEMM
-    return BIT_SERIAL if bit_serial else DOT
+    kind = " ".join([path, f"w{weight.planes}", *([f"a{act_bits}"] if bit_serial else weight.widths.astype(str))])
+    last_alone = _switches().last_alone(kind, lambda tokens: _seconds(weight, act_bits, path, tokens))
+    return path if m <= last_alone else GEMM
+
+
+@cache
+def _switches() -> SwitchTable:
+    return SwitchTable()
+
+
+def _seconds(like: PackedWeight, act_bits: int, path: str, m: int) -> tuple[float, float]:
+    """Of one thread's product of m tokens by `path`, and by GEMM, with a weight of that kind which fits a cache."""
+    packed_for = 1 if like.is_bit_serial and like.planes < 8 else 8
+    ones, zeros = np.ones(_TIMED_N, np.float32), np.zeros(_TIMED_N, np.uint16)
+    weight = pack_weight(np.zeros((_TIMED_N, _TIMED_K), np.uint8), like.planes, ones, zeros, act_bits=packed_for)
+    x = np.ones((m, _TIMED_K), np.float32)
+    best = []
+    for way in (path, GEMM):
+        samples = []
+        for _ in range(_TIMED_ROUNDS):
+            start = time.thread_time()
+            linear(x, weight, act_bits, way, 1)
+            samples.append(time.thread_time() - start)
+        best.append(min(samples))
+    return best[0], best[1]
 
 
 def linear(
@@ -64,10 +93,11 @@ def linear(
     integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(qw - zw).
     """
     m = x.shape[0]
-    codes = np.empty((m if path != GEMM else -(-m // TILE_TOKENS) * TILE_TOKENS, weight.k_padded), np.int8)
+    tile_tokens = TILE_TOKENS if path == GEMM else 1
+    codes = np.empty((-(-m // tile_tokens), weight.k_padded * tile_tokens), np.int8)
     scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
     sums = np.empty((m, weight.groups), np.int32)
-    quantize_tokens(x, act_bits, np.float32(weight.act_clip), weight.segment, codes, scale, zero, sums)
+    quantize_tokens(x, act_bits, np.float32(weight.act_clip), weight.segment, tile_tokens, codes, scale, zero, sums)
     bias = _NO_BIAS if weight.bias is None else weight.bias
     static = (
         weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, weight.panel_sum, bias,
@@ -98,7 +128,7 @@ def linear(
 def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: int | None = None) -> NDArray[np.float32]:
     """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32."""
     m = x.shape[0]
-    rows = 1 if m == 1 else -(-m // TILE_TOKENS) * TILE_TOKENS
+    rows = 1 if m == 1 else -(-m // FLOAT_TILE_TOKENS) * FLOAT_TILE_TOKENS
     if x.shape != (rows, weight.k_padded):
         padded = np.zeros((rows, weight.k_padded), np.float32)
         padded[:m, : weight.k] = x

@@ -14,10 +14,12 @@ Array = NDArray[Any]
 
 PANELS = TARGET.tile_panels
 ROWS = 16 * PANELS
-BLOCK_COLUMNS = 256
+BLOCK_COLUMNS = 512
 BLOCK_TOKENS = 128
 
+_whole, _half = dot_tile(TILE_TOKENS), dot_tile(TILE_TOKENS // 2)
 _unpack8, _unpack4, _unpack2, _unpack1 = unpack_field(8), unpack_field(4), unpack_field(2), unpack_field(1)
+_add2, _add1 = unpack_field(2, add=True), unpack_field(1, add=True)
 
 
 @compiled
@@ -42,15 +44,19 @@ def unpack_block(
         if low <= shift < high:
             first = start + (column // 32) * width * 16
             words = (columns // 32) * width
-            s, keep = np.int32(shift - low), np.int32(-1 if shift > low else 0)
+            s = np.int32(shift - low)
             if width == 8:
-                _unpack8(data, first, words, out, out_start, s, keep)
+                _unpack8(data, first, words, out, out_start, s)
             elif width == 4:
-                _unpack4(data, first, words, out, out_start, s, keep)
+                _unpack4(data, first, words, out, out_start, s)
+            elif width == 2 and s == 0:
+                _unpack2(data, first, words, out, out_start, s)
             elif width == 2:
-                _unpack2(data, first, words, out, out_start, s, keep)
+                _add2(data, first, words, out, out_start, s)
+            elif s == 0:
+                _unpack1(data, first, words, out, out_start, s)
             else:
-                _unpack1(data, first, words, out, out_start, s, keep)
+                _add1(data, first, words, out, out_start, s)
         start += field_words * width * 16
         shift += width
 
@@ -74,26 +80,41 @@ def multiply_segment(
 
     Nine-bit weights take a second pass for the ninth plane, since their codes do not fit a byte.
     """
-    k = codes.shape[1]
+    k = codes.shape[1] // TILE_TOKENS
     planes = widths.sum()
-    if planes == 8 and widths.size == 1 and panels == PANELS:
-        start, stride = panel * row_words + column * 4, row_words
-        for t in range(0, tokens, TILE_TOKENS):
-            dot_tile(
-                data, start, stride, columns // 4, codes, (token + t) * k + column, k, totals, t * ROWS, np.int32(0)
-            )
-        return
+    as_they_are = planes == 8 and widths.size == 1 and panels == PANELS
     for begin in range(column, column + columns, BLOCK_COLUMNS):
         count = min(BLOCK_COLUMNS, column + columns - begin)
-        stride = count * 4
+        words, stride = count // 4, count * 4
+        here = panel * row_words + begin // 32 * widths[0] * 16
+        ahead = here + BLOCK_COLUMNS // 32 * widths[0] * 16
+        if begin + count == k:
+            ahead = (panel + PANELS) * row_words
         for low in range(0, planes, 8):
-            for p in range(panels):
-                unpack_block(
-                    data, widths, (panel + p) * row_words, k // 32, begin, count, low, low + 8, scratch, p * stride
-                )
+            shift = np.int32(low)
+            if not as_they_are:
+                for p in range(panels):
+                    start = (panel + p) * row_words
+                    unpack_block(data, widths, start, k // 32, begin, count, low, low + 8, scratch, p * stride)
+            tiles = (tokens + TILE_TOKENS - 1) // TILE_TOKENS
+            step = (2 * widths[0] + tiles - 1) // tiles  # each tile asks for its part of the next block
+            later = ahead
             for t in range(0, tokens, TILE_TOKENS):
-                x_start = (token + t) * k + begin
-                dot_tile(scratch, 0, stride, count // 4, codes, x_start, k, totals, t * ROWS, np.int32(low))
+                x_start, y_start = (token + t) * k // 4 + begin // 4 * TILE_TOKENS, t * ROWS
+                if as_they_are:
+                    _whole(
+                        data, here, row_words, words, codes, x_start, totals, y_start, shift,
+                        data, later, row_words, step,
+                    )  # fmt: skip
+                elif tokens - t > TILE_TOKENS // 2:
+                    _whole(
+                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift, data, later, row_words, step
+                    )
+                else:
+                    _half(
+                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift, data, later, row_words, step
+                    )
+                later += words * step
 
 
 @compiled
@@ -114,16 +135,17 @@ def prefill(
     out: Array,
     integers: Array,
 ) -> None:
-    """What `decode` computes, for m tokens: codes (m padded to TILE_TOKENS, k_padded) int8, out (m, n) float32.
+    """What `decode` computes, for m tokens.
 
+    codes: as `quantize_tokens` packs them, in tiles of TILE_TOKENS.  out: (m, n) float32.
     act_scale, act_zero: (m,).  act_sums: (m, groups).  integers: (m, n, groups) int32, or empty.
     """
-    k = codes.shape[1]
+    k = codes.shape[1] // TILE_TOKENS
     m, n = out.shape
     row_words = k // 32 * widths.sum() * 16
     padded = (n + 15) // 16 * 16
     scratch = np.empty(BLOCK_COLUMNS * 4 * PANELS, np.uint32)
-    totals = np.empty((min(BLOCK_TOKENS, codes.shape[0]), ROWS), np.int32)
+    totals = np.empty((min(BLOCK_TOKENS, codes.shape[0] * TILE_TOKENS), ROWS), np.int32)
     y = np.empty(totals.shape, np.float32)
     for panel in range(first_panel, last_panel, PANELS):
         panels = min(PANELS, last_panel - panel)
@@ -159,6 +181,10 @@ def prefill(
                                 totals[t, r], zero[side + r], sums[side + r], act_sum, act_z
                             )
             for t in range(tokens):
-                for r in range(rows):
-                    row = panel * 16 + r
-                    out[token + t, row] = y[t, r] * act_scale[token + t] + (bias[row] if bias.size else np.float32(0))
+                act_s, row = act_scale[token + t], panel * 16
+                if bias.size:
+                    for r in range(rows):
+                        out[token + t, row + r] = y[t, r] * act_s + bias[row + r]
+                else:
+                    for r in range(rows):
+                        out[token + t, row + r] = y[t, r] * act_s

@@ -1,4 +1,4 @@
-"""Activation quantization for the engine: to the bit `kernels.activations`, as signed bytes with the sums it needs."""
+"""Activation quantization for the engine: to the bit `kernels.activations`, packed for the products, with sums."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
+from kernels.cpu.quantize_loops import LANES, codes_of_vectors, range_of_vectors
 
 Array = NDArray[Any]
 
@@ -14,15 +15,18 @@ Array = NDArray[Any]
 def row_range(row: Array) -> tuple[np.float32, np.float32, bool]:
     """(lo, hi, finite) of a row of float32, the range widened to hold 0.
 
-    Compares bit patterns as integers, in the floats' order, which vectorises without fast-math and shows NaN.
+    Compares bit patterns as integers, in the floats' order, so that NaN shows as an end that is not finite.
     """
+    lanes = np.zeros(2 * LANES, np.int32)
+    vectors = row.size // LANES
+    range_of_vectors(row, vectors, lanes)
+    low, high = np.int32(0), np.int32(0)
+    for lane in range(LANES):
+        low, high = min(low, lanes[lane]), max(high, lanes[LANES + lane])
     bits = row.view(np.int32)
-    low = np.int32(0)
-    high = np.int32(0)
-    for i in range(bits.size):
+    for i in range(vectors * LANES, bits.size):
         ordered = bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
-        low = min(low, ordered)
-        high = max(high, ordered)
+        low, high = min(low, ordered), max(high, ordered)
     ends = np.empty(2, np.int32)
     ends[0] = low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF))
     ends[1] = high
@@ -31,42 +35,81 @@ def row_range(row: Array) -> tuple[np.float32, np.float32, bool]:
 
 
 @compiled
-def quantize_tokens(
-    x: Array, bits: int, clip: np.float32, segment: int, codes: Array, scale: Array, zero: Array, sums: Array
-) -> None:
-    """Quantize x (m, k) float32 for the integer product; clip as in `kernels.activations`.
+def row_codes(
+    row: Array,
+    first: int,
+    last: int,
+    step: np.float32,
+    offset: np.float32,
+    levels: np.float32,
+    shift: np.int32,
+    out: Array,
+    lanes: Array,
+) -> np.int32:
+    """Write columns first .. last - 1 of a row as codes less `shift` and return their sum. lanes: int32 (LANES)."""
+    lanes[:] = 0
+    vectors = (last - first) // LANES
+    codes_of_vectors(row, first, vectors, step, offset, levels, shift, out, lanes)
+    total = np.int32(0)
+    for lane in range(LANES):
+        total += lanes[lane]
+    for i in range(first + vectors * LANES, last):
+        code = min(max(np.rint(row[i] / step) + offset, np.float32(0)), levels)
+        out[i] = np.int8(np.int32(code) - shift)
+        total += np.int32(out[i])
+    return total
 
-    Writes codes (>= m, k_padded) int8: the code less 128 where bits is 8 (so that it is signed), the code itself
-    below; columns and rows beyond x are 0.  scale (m,) float32, NaN for a token with NaN or infinity.  zero (m,) int32,
-    shifted as the codes are.  sums (m, groups) int32: of codes over segments of `segment` columns.
+
+@compiled
+def quantize_tokens(
+    x: Array,
+    bits: int,
+    clip: np.float32,
+    segment: int,
+    tile_tokens: int,
+    codes: Array,
+    scale: Array,
+    zero: Array,
+    sums: Array,
+) -> None:
+    """Quantize x (m, k) float32 for the integer product and pack it; clip as in `kernels.activations`.
+
+    Writes codes (tiles, k_padded * tile_tokens) int8: the code less 128 where bits is 8 (so that it is signed), the
+    code itself below.  Four columns are a word, and words of the tile's tokens lie side by side: column c of its t-th
+    token is byte ((c // 4) * tile_tokens + t) * 4 + c % 4.  Columns and tokens beyond x are 0.  scale (m,) float32, NaN
+    for a token with NaN or infinity.  zero (m,) int32, shifted as the codes are.  sums (m, groups) int32: of codes over
+    segments of `segment` columns.
     """
     m, k = x.shape
+    k_padded = codes.shape[1] // tile_tokens
     levels = np.float32((1 << bits) - 1)
     shift = np.int32(128) if bits == 8 else np.int32(0)
-    for t in range(m):
-        row, out = x[t], codes[t]
-        low, high, finite = row_range(row)
-        low, high = low * clip, high * clip
-        step = (high - low) / levels
-        if not step > np.float32(0):
-            step = np.float32(1)
-        offset = np.rint(-low / step)
-        scale[t] = step if finite else np.float32(np.nan)
-        zero[t] = np.int32(offset) - shift if finite else np.int32(0)
-        if finite:
-            for i in range(k):
-                code = np.rint(row[i] / step) + offset
-                code = min(max(code, np.float32(0)), levels)
-                out[i] = np.int8(np.int32(code) - shift)
-        else:
-            out[:k] = 0
+    buffer = np.zeros(k_padded, np.int8)
+    lanes = np.empty(LANES, np.int32)
+    for t in range(codes.shape[0] * tile_tokens):
+        out = codes[t // tile_tokens] if tile_tokens == 1 else buffer
         out[k:] = 0
-        for g in range(sums.shape[1]):
-            total = np.int32(0)
-            for i in range(g * segment, min((g + 1) * segment, k)):
-                total += np.int32(out[i])
-            sums[t, g] = total
-    codes[m:] = 0
+        if t < m:
+            low, high, finite = row_range(x[t])
+            low, high = low * clip, high * clip
+            step = (high - low) / levels
+            if not step > np.float32(0):
+                step = np.float32(1)
+            offset = np.rint(-low / step)
+            scale[t] = step if finite else np.float32(np.nan)
+            zero[t] = np.int32(offset) - shift if finite else np.int32(0)
+        if t < m and finite:
+            for g in range(sums.shape[1]):
+                last = min((g + 1) * segment, k)
+                sums[t, g] = row_codes(x[t], g * segment, last, step, offset, levels, shift, out, lanes)
+        else:
+            out[:] = 0
+            if t < m:
+                sums[t] = 0
+        if tile_tokens > 1:
+            words, tile = buffer.view(np.uint32), codes[t // tile_tokens].view(np.uint32)
+            for w in range(words.size):
+                tile[w * tile_tokens + t % tile_tokens] = words[w]
 
 
 @compiled

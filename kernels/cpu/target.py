@@ -14,7 +14,8 @@ class Target:
     name: str
     lanes: int  # int32 values in a vector
     decode_panels: int  # panels of 16 rows that one token's product holds in registers
-    tile_panels: int  # the same for a tile of TILE_TOKENS tokens
+    tile_panels: int  # the same for a tile of tile_tokens tokens
+    tile_tokens: int
     has_dot: bool  # unsigned x signed byte dot product in hardware (VNNI)
     has_popcount: bool  # popcount of vectors in hardware
 
@@ -31,10 +32,10 @@ def target() -> Target:
     """The best of AVX-512, AVX2 and plain vectors that the features allow."""
     have = features()
     if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= have:
-        return Target("avx512-vnni", 16, 2, 4, True, "avx512vpopcntdq" in have)
+        return Target("avx512-vnni", 16, 2, 3, 8, True, "avx512vpopcntdq" in have)
     if "avx2" in have:
-        return Target("avx2", 8, 1, 1, "avxvnni" in have, False)
-    return Target("portable", 4, 1, 1, False, False)
+        return Target("avx2", 8, 1, 1, 4, "avxvnni" in have, False)
+    return Target("portable", 4, 1, 1, 4, False, False)
 
 
 def cpu_name() -> str:

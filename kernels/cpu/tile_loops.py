@@ -27,19 +27,20 @@ from kernels.cpu.vectors import (
     dot,
     load,
     mask,
+    prefetch,
     splat,
     store,
     vectors_of,
 )
 
-TILE_TOKENS = 4
+TILE_TOKENS = TARGET.tile_tokens
+FLOAT_TILE_TOKENS = 4
 
 
-def unpack_field(width: int) -> Callable[..., None]:
+def unpack_field(width: int, add: bool = False) -> Callable[..., None]:
     """One field of one panel as bytes in the order of an 8-bit field.
 
-    Intrinsic (data, start, words, out, out_start, shift, keep): out |= field << shift, or out = field << shift where
-    keep is 0 (keep is 0 or -1).
+    Intrinsic (data, start, words, out, out_start, shift): out = field, or out |= field << shift if `add`.
     """
     positions = 8 // width
 
@@ -52,12 +53,11 @@ def unpack_field(width: int) -> Callable[..., None]:
         out: Any,
         out_start: Any,
         shift: Any,
-        keep: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             data_at, out_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 3))
-            _, start, words, _, out_start, shift, keep = args
-            shifts, kept = splat(builder, shift), splat(builder, keep)
+            _, start, words, _, out_start, shift = args
+            shifts = splat(builder, shift)
             with cgutils.for_range(builder, words) as loop:
                 word = builder.add(start, builder.mul(loop.index, I64(16)))
                 out_word = builder.add(out_start, builder.mul(loop.index, I64(16 * positions)))
@@ -65,58 +65,73 @@ def unpack_field(width: int) -> Callable[..., None]:
                     for j in range(positions):
                         offset = builder.shl(builder.add(out_word, I64(16 * j + part * TARGET.lanes)), I64(2))
                         value = builder.and_(builder.lshr(vector, constant(width * j)), constant(mask(width, 0)))
-                        old = builder.and_(load(builder, out_at, offset), kept)
-                        store(builder, builder.or_(old, builder.shl(value, shifts)), out_at, offset)
+                        if add:
+                            value = builder.or_(load(builder, out_at, offset), builder.shl(value, shifts))
+                        store(builder, value, out_at, offset)
             return context.get_dummy_value()
 
         i = types.intp
-        return types.void(data, i, i, out, i, types.int32, types.int32), generate
+        return types.void(data, i, i, out, i, types.int32), generate
 
     return field
 
 
-@intrinsic
-def dot_tile(
-    typing: Any,
-    w: Any,
-    start: Any,
-    stride: Any,
-    words: Any,
-    x: Any,
-    x_start: Any,
-    x_stride: Any,
-    totals: Any,
-    totals_start: Any,
-    shift: Any,
-) -> Any:
-    """TILE_TOKENS tokens times `tile_panels` panels of 8-bit weights.
+def dot_tile(tokens: int) -> Callable[..., None]:
+    """`tokens` of a tile's TILE_TOKENS tokens times `tile_panels` panels of 8-bit weights.
 
-    totals[token, row] += (sum of x q) << shift.  w: words from `start`, panels `stride` words apart.  x: int8 rows
-    x_stride bytes apart.  totals: int32 from totals_start, rows of 16 * tile_panels.
+    Intrinsic (w, start, stride, words, x, x_start, totals, totals_start, shift, data, ahead, ahead_stride, ahead_step):
+    totals[token, row] += (sum of x w) << shift.  w: words of four columns from start, panels `stride` words apart.  x:
+    words of four columns from word x_start, those of TILE_TOKENS tokens side by side.  totals: int32 from totals_start,
+    rows of 16 * tile_panels.  Meanwhile data is asked for from word `ahead`, for each panel (ahead_stride words apart)
+    ahead_step words further with each word of w: memory would rest while there is only multiplying.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        w_at, x_at, totals_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 7))
-        _, start, stride, words, _, x_start, x_stride, _, totals_start, shift = args
-        vectors_per_token = TARGET.tile_panels * PER_PANEL
-        sums = Accumulators(builder, TILE_TOKENS, vectors_per_token)
-        with cgutils.for_range(builder, words) as loop:
-            word = builder.add(start, builder.mul(loop.index, I64(16)))
-            vectors = vectors_of(builder, w_at, word, stride, TARGET.tile_panels)
-            x_word = builder.add(x_start, builder.shl(loop.index, I64(2)))
-            for token in range(TILE_TOKENS):
-                offset = builder.add(x_word, builder.mul(x_stride, I64(token)))
-                x_token = splat(builder, load(builder, x_at, offset, I32))
-                for v, vector in enumerate(vectors):
-                    sums[token, v] = dot(builder, sums[token, v], vector, x_token)
-        totals_at = builder.gep(totals_at, [builder.shl(totals_start, I64(2))])
-        for token in range(TILE_TOKENS):
-            for v in range(vectors_per_token):
-                add_to_totals(builder, totals_at, token * vectors_per_token + v, sums[token, v], shift)
-        return context.get_dummy_value()
+    @intrinsic
+    def tile(
+        typing: Any,
+        w: Any,
+        start: Any,
+        stride: Any,
+        words: Any,
+        x: Any,
+        x_start: Any,
+        totals: Any,
+        totals_start: Any,
+        shift: Any,
+        data: Any,
+        ahead: Any,
+        ahead_stride: Any,
+        ahead_step: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            w_at, x_at, totals_at, data_at = (
+                bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 6, 9)
+            )
+            _, start, stride, words, _, x_start, _, totals_start, shift, _, ahead, ahead_stride, ahead_step = args
+            vectors_per_token = TARGET.tile_panels * PER_PANEL
+            sums = Accumulators(builder, tokens, vectors_per_token)
+            with cgutils.for_range(builder, words) as loop:
+                word = builder.add(start, builder.mul(loop.index, I64(16)))
+                vectors = vectors_of(builder, w_at, word, stride, TARGET.tile_panels)
+                later = builder.add(ahead, builder.mul(loop.index, ahead_step))
+                for panel in range(TARGET.tile_panels):
+                    prefetch(builder, data_at, builder.add(later, builder.mul(ahead_stride, I64(panel))))
+                x_word = builder.add(x_start, builder.mul(loop.index, I64(TILE_TOKENS)))
+                for token in range(tokens):
+                    offset = builder.shl(builder.add(x_word, I64(token)), I64(2))
+                    x_token = splat(builder, load(builder, x_at, offset, I32))
+                    for v, vector in enumerate(vectors):
+                        sums[token, v] = dot(builder, sums[token, v], vector, x_token)
+            totals_at = builder.gep(totals_at, [builder.shl(totals_start, I64(2))])
+            for token in range(tokens):
+                for v in range(vectors_per_token):
+                    add_to_totals(builder, totals_at, token * vectors_per_token + v, sums[token, v], shift)
+            return context.get_dummy_value()
 
-    i = types.intp
-    return types.void(w, i, i, i, x, i, i, totals, i, types.int32), generate
+        i = types.intp
+        return types.void(w, i, i, i, x, i, totals, i, types.int32, data, i, i, i), generate
+
+    return tile
 
 
 @intrinsic

@@ -1,8 +1,7 @@
 """Vectors of int32 in LLVM IR, from which the engine's loops are built (`decode_loops`, `tile_loops`).
 
 Numba vectorises none of those loops well by itself, hence explicit instructions, chosen by `target()`: AVX-512 VNNI,
-AVX2, or plain LLVM vectors that any processor has. Numba's disk cache does not notice changes to this file or to the
-loops: after editing them, delete `kernels/cpu/__pycache__`.
+AVX2, or plain LLVM vectors that any processor has.
 """
 
 from itertools import product
@@ -20,6 +19,7 @@ VECTOR = ir.VectorType(I32, TARGET.lanes)
 FLOATS = ir.VectorType(ir.FloatType(), TARGET.lanes)
 _HALVES = ir.VectorType(I16, 2 * TARGET.lanes)
 PER_PANEL = 16 // TARGET.lanes
+_TO_L1, _TO_L2 = 3, 2
 
 
 def constant(value: int, vector: Any = VECTOR) -> Any:
@@ -40,8 +40,8 @@ def load(builder: Any, base: Any, offset: Any, kind: Any = VECTOR, align: int = 
     return builder.load(builder.bitcast(builder.gep(base, [offset]), kind.as_pointer()), align=align)
 
 
-def store(builder: Any, vector: Any, base: Any, offset: Any) -> None:
-    builder.store(vector, builder.bitcast(builder.gep(base, [offset]), vector.type.as_pointer()), align=4)
+def store(builder: Any, vector: Any, base: Any, offset: Any, align: int = 4) -> None:
+    builder.store(vector, builder.bitcast(builder.gep(base, [offset]), vector.type.as_pointer()), align=align)
 
 
 def call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -99,6 +99,16 @@ def mask(width: int, position: int) -> int:
     return word - (1 << 32) if word >> 31 else word
 
 
+def prefetch(builder: Any, base: Any, word: Any) -> None:
+    """Ask for the cache line of a 32-bit word, as far as the second cache."""
+    _prefetch(builder, base, builder.shl(word, I64(2)), _TO_L2)
+
+
+def _prefetch(builder: Any, base: Any, offset: Any, locality: int) -> None:
+    later = builder.gep(base, [offset])
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [later, I32(0), I32(locality), I32(1)])
+
+
 def vectors_of(builder: Any, base: Any, word: Any, stride: Any, panels: int, ahead: int = 0) -> list[Any]:
     """The vectors of one 32-bit word of `panels` panels, panels `stride` words of 4 bytes apart, lanes in row order.
 
@@ -108,8 +118,7 @@ def vectors_of(builder: Any, base: Any, word: Any, stride: Any, panels: int, ahe
     for panel in range(panels):
         start = builder.shl(builder.add(word, builder.mul(stride, I64(panel))), I64(2))
         if ahead:
-            later = builder.gep(base, [builder.add(start, I64(ahead))])
-            call(builder, "llvm.prefetch.p0", ir.VoidType(), [later, I32(0), I32(3), I32(1)])
+            _prefetch(builder, base, builder.add(start, I64(ahead)), _TO_L1)
         for part in range(PER_PANEL):
             vectors.append(load(builder, base, builder.add(start, I64(part * 4 * TARGET.lanes))))
     return vectors

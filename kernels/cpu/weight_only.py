@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
 from kernels.cpu.prefill import BLOCK_COLUMNS, BLOCK_TOKENS, unpack_block
-from kernels.cpu.tile_loops import TILE_TOKENS, float_tile
+from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, float_tile
 from kernels.cpu.vectors import TARGET
 
 Array = NDArray[Any]
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 PANELS = TARGET.decode_panels
 ROWS = 16 * PANELS
 
-_one_token, _four_tokens = float_tile(1), float_tile(TILE_TOKENS)
+_one_token, _four_tokens = float_tile(1), float_tile(FLOAT_TILE_TOKENS)
 
 
 @compiled
@@ -33,8 +33,8 @@ def weight_only(
 ) -> None:
     """y = sum_g s_w sum x (qw - zw) + bias in float32, for the rows of panels first .. last - 1.
 
-    The weight's arrays are PackedWeight's; bias may be empty.  x: (m, k_padded) float32, m padded to TILE_TOKENS unless
-    it is 1, padding 0.  out: (m, n) float32.
+    The weight's arrays are PackedWeight's; bias may be empty.  x: (m, k_padded) float32, m padded to FLOAT_TILE_TOKENS
+    unless it is 1, padding 0.  out: (m, n) float32.
     """
     k = x.shape[1]
     m, n = out.shape
@@ -64,7 +64,7 @@ def weight_only(
                             start = (panel + p) * row_words
                             unpack_block(data, widths, start, k // 32, begin, count, low, low + 8, scratch, p * stride)
                         offsets, shift = zeros if low == 0 else none, np.int32(low)
-                        for t in range(0, tokens, TILE_TOKENS):
+                        for t in range(0, tokens, FLOAT_TILE_TOKENS):
                             x_start, y_start = (token + t) * k + begin, t * ROWS
                             if m == 1:
                                 _one_token(scratch, stride, words, x, x_start, k, offsets, shift, scales, y, y_start)

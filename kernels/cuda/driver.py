@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from kernels.cuda.plan import SHARED_LIMIT
 from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, QUANTIZE_TYPES, TOKEN_ROWS, WEIGHT_ROWS, Instance, quantize_name
 
 _TIMED_RUNS = 20
+_COPIED_BYTES = 1 << 30
 
 
 class CudaError(RuntimeError):
@@ -90,6 +92,47 @@ class CudaDevice:
             torch.cuda.synchronize(self.index)
             times = sorted(before.elapsed_time(after) for before, after in itertools.pairwise(marks))
         return float(times[len(times) // 2]) / 1e3
+
+    def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
+        """A CUDA graph of all runs, one after another; calling it replays it and gives the seconds of one run."""
+        import torch
+
+        with torch.cuda.device(self.index):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for run in runs:
+                    run()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                kept = [run() for run in runs]
+
+        def replay() -> float:
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            with torch.cuda.device(self.index):
+                before.record()
+                graph.replay()
+                after.record()
+                after.synchronize()
+            return float(before.elapsed_time(after)) / 1e3 / len(kept)
+
+        return replay
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the L2 cache."""
+        import torch
+
+        return int(torch.cuda.get_device_properties(self.index).L2_cache_size)
+
+    def copy_gb_per_second(self) -> float:
+        """What a large copy reads and writes in a second."""
+        import torch
+
+        source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=self.place)
+        target = torch.empty_like(source)
+        return 2 * _COPIED_BYTES / self.seconds(lambda: target.copy_(source)) / 1e9
 
     def _function(self, kernel: str) -> int:
         if kernel not in self._functions:

@@ -25,7 +25,7 @@ KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "
 COMMANDS = [
     "app", "calibrate", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
     "generate", "bench kernels", "bench decode", "bench export", "bench import", "runs list", "runs show",
-    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "report", "quickstart", "worker",
+    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "report", "quickstart", "worker", "warmup",
 ]  # fmt: skip
 Ask = Callable[..., dict[str, object]]
 
@@ -123,6 +123,15 @@ def test_kernels_are_timed_and_checked(in_finished: tuple[Explorer, Job], ask: A
     measured = ask("bench", "kernels", *words)["measurements"]
     engine = next(row for row in measured if row["engine"] == "abq")
     assert engine.keys() >= KERNEL and engine["exact"] and engine["speedup"].keys() >= {"torch-fp32", "torch-int8"}
+
+
+def test_the_engine_is_compiled_ahead_and_only_once(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    first = ask("warmup", "--precisions", "W2A8,W4A16")
+    assert "dequantized-fp32" in first["paths"] and first["seconds"] > 0
+    assert ask("warmup", "--precisions", "W2A8,W4A16")["compiled"] == 0
+    assert main(["warmup", "--precisions", "W2A8"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing was left to compile, and ")
+    assert main(["warmup", "--precisions", "W2X8"]) == 2
 
 
 def test_jobs_are_cancelled_and_resumed(folder: Path, ask: Ask, explorer: Explorer, tiny_spec: SpecMaker) -> None:

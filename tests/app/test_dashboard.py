@@ -1,9 +1,11 @@
 """The page's endpoints through gradio_client, its downloads, and who is refused."""
 
+import asyncio
 import contextlib
 import http.client
 import io
 import json
+import logging
 import socket
 import urllib.error
 import urllib.parse
@@ -18,6 +20,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from served import served
 
+from app import dashboard
 from app.dashboard import PortInUseError, launch
 from app.services import Explorer
 from storage.jobs import Job
@@ -231,3 +234,13 @@ def test_a_body_without_a_length_is_counted(site: str) -> None:
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUseError, match="another"):
         launch(settings_in(tmp_path), "127.0.0.1", taken.getsockname()[1])
+
+
+def test_answers_that_ctrl_c_cuts_off_are_no_errors() -> None:
+    def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
+        raised = None if error is None else (type(error), error, None)
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, message, (), raised)
+
+    assert dashboard.is_cut_off(record("Exception in ASGI application", asyncio.CancelledError()))
+    assert dashboard.is_cut_off(record("Cancel 2 running task(s), timeout graceful shutdown exceeded"))
+    assert not dashboard.is_cut_off(record("Exception in ASGI application", ValueError("no")))

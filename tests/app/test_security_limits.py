@@ -2,6 +2,7 @@
 other."""
 
 import contextlib
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 from app_cases import SpecMaker, settings_in
+from gradio.state_holder import SessionState
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from served import served
 
+from app import dashboard
 from app.limits import MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_QUEUED, TEXTS_A_MINUTE, LimitError, Limits
 from app.services import Explorer, ServiceError
 from app.services.models import ModelRegistry
@@ -135,6 +138,22 @@ def test_two_visitors_see_nothing_of_each_others_prompts(address: str, tiny_llam
         seen += json.dumps(clients[1].predict(api_name=f"/{end}"))
     assert "session_not_found" in other
     assert not any(secret in seen + other for secret in secrets)
+
+
+def test_old_sessions_are_forgotten(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "MOST_SESSIONS", 3)
+
+    def sessions() -> int:
+        return sum(type(found) is SessionState for found in gc.get_objects())
+
+    gc.collect()
+    before = sessions()
+    with served(explorer) as address, httpx.Client(base_url=address, timeout=300) as client:
+        for _ in range(8):
+            asked = client.post("gradio_api/call/models", json={"data": []}).json()
+            assert "builtin" in client.get(f"gradio_api/call/models/{asked['event_id']}").text
+        gc.collect()
+        assert 1 <= sessions() - before <= 3
 
 
 def test_the_page_refuses_too_many_columns_and_jobs(

@@ -1,16 +1,19 @@
 """The CUDA sources on this CPU: compiled with g++ against tests/cuda_emulator, launched by `kernels.cuda.launch`."""
 
 import ctypes
+import gc
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from kernels.cuda.compile import HEADERS, SOURCES, Unit, kernels_of, unit_of
+from kernels.cuda.tiles import Instance
 
 EMULATOR = Path(__file__).parent.parent / "cuda_emulator"
 COMPILER = shutil.which("g++")
@@ -89,3 +92,40 @@ class EmulatedDevice:
         if failed:
             raise EmulatorError(f"{kernel}: {message.value.decode()}")
         self.launched.append(kernel)
+
+
+class EmulatedGpu(EmulatedDevice):
+    """As much of `CudaDevice` as the engine asks for; every tensor alive is memory. Binary kernels are the fastest."""
+
+    index, name, place, cache_bytes = 0, "Emulated GPU", "cpu", 1000
+
+    def __init__(self, arch: str = "90a") -> None:
+        super().__init__(arch)
+        self.capturing = False
+        self.timed = 0
+        self.loaded: list[Instance] = []
+        self.recorded: list[int] = []
+
+    def launch(self, kernel: str, *arguments: object) -> None:
+        self._buffers = [tensor for tensor in gc.get_objects() if type(tensor) is torch.Tensor and tensor.nbytes]
+        super().launch(kernel, *arguments)  # type: ignore[arg-type]
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def load(self, instance: Instance) -> None:
+        self.loaded.append(instance)
+
+    def seconds(self, run: Callable[[], None]) -> float:
+        self.timed += 1
+        return 1.0 + self.timed
+
+    def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
+        """Runs them once; every replay then takes the same made-up time."""
+        for run in runs:
+            run()
+        self.recorded.append(len(runs))
+        return lambda: 1e-3 * len(self.recorded)
+
+    def copy_gb_per_second(self) -> float:
+        return 1000.0

@@ -1,63 +1,20 @@
 """The GPU engine's choices, self-tests and refusals, with the emulator in the driver's place."""
 
-import gc
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from cuda_cases import Case, Expected
-from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 
 from kernels import dispatch
 from kernels.cuda import driver, engine
 from kernels.cuda.compile import ArchitectureError
 from kernels.cuda.driver import CudaError
 from kernels.cuda.operands import upload
-from kernels.cuda.tiles import BINARY, BYTES, LIBRARY, Instance
+from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.planes import ShapeError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
-
-
-class EmulatedGpu(EmulatedDevice):
-    """As much of `CudaDevice` as the engine asks for; every tensor alive is memory. Binary kernels are the fastest."""
-
-    index, name, place = 0, "Emulated GPU", "cpu"
-
-    def __init__(self, arch: str = "90a") -> None:
-        super().__init__(arch)
-        self.capturing = False
-        self.timed = 0
-        self.loaded: list[Instance] = []
-
-    def launch(self, kernel: str, *arguments: object) -> None:
-        self._buffers = [tensor for tensor in gc.get_objects() if type(tensor) is torch.Tensor and tensor.nbytes]
-        super().launch(kernel, *arguments)  # type: ignore[arg-type]
-
-    def is_capturing(self) -> bool:
-        return self.capturing
-
-    def load(self, instance: Instance) -> None:
-        self.loaded.append(instance)
-
-    def seconds(self, run: Callable[[], None]) -> float:
-        self.timed += 1
-        return 1.0 + self.timed
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EmulatedGpu]:
-    emulated = EmulatedGpu()
-    monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path))
-    monkeypatch.setattr(driver, "device", lambda index: emulated)
-    works, table = engine.works, engine._table
-    works.cache_clear()
-    table.cache_clear()
-    yield emulated
-    works.cache_clear()
-    table.cache_clear()
 
 
 def test_dispatch_gives_the_reference(gpu: EmulatedGpu) -> None:

@@ -16,13 +16,15 @@ TOKENS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_sid
 
 
 def engine_quantize(
-    x: np.ndarray, bits: int, clip: float = 1.0
+    x: np.ndarray, bits: int, clip: float = 1.0, tile_tokens: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     m, k = x.shape
     padded = -(-k // 32) * 32
-    codes, sums = np.full((m + 2, padded), 99, np.int8), np.empty((m, 1), np.int32)
+    tiles = -(-m // tile_tokens) + 1
+    packed, sums = np.full((tiles, padded * tile_tokens), 99, np.int8), np.empty((m, 1), np.int32)
     scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    quantize_tokens(x, bits, np.float32(clip), padded, codes, scale, zero, sums)
+    quantize_tokens(x, bits, np.float32(clip), padded, tile_tokens, packed, scale, zero, sums)
+    codes = packed.reshape(tiles, padded // 4, tile_tokens, 4).transpose(0, 2, 1, 3).reshape(-1, padded)
     assert not codes[m:].any()
     assert not codes[:, k:].any()
     shift = 128 if bits == 8 else 0
@@ -30,10 +32,10 @@ def engine_quantize(
 
 
 @settings(max_examples=80, deadline=None)
-@given(x=TOKENS, bits=st.integers(1, 8), clip=st.sampled_from([1.0, 0.9, 0.3]))
-def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int, clip: float) -> None:
+@given(x=TOKENS, bits=st.integers(1, 8), clip=st.sampled_from([1.0, 0.9, 0.3]), tile=st.sampled_from([1, 4, 8]))
+def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int, clip: float, tile: int) -> None:
     codes, scale, zero, sums = quantize_activations(x, bits, clip)
-    for mine, reference in zip(engine_quantize(x, bits, clip), (codes, scale, zero, sums), strict=True):
+    for mine, reference in zip(engine_quantize(x, bits, clip, tile), (codes, scale, zero, sums), strict=True):
         assert np.array_equal(mine, reference)
     t = torch.from_numpy(x)
     low, high = t.amin(-1, keepdim=True).clamp(max=0), t.amax(-1, keepdim=True).clamp(min=0)

@@ -1,12 +1,11 @@
 """The benchmark: what its rows say, and that it checks before it times."""
 
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kernels import bench, dispatch
+from kernels import bench, dispatch, timing
 from kernels.bandwidth import read_bandwidth
 from kernels.bench import BenchError, bench_kernels, parse_precision
 
@@ -16,7 +15,8 @@ ENGINES = {"torch-fp32", "torch-bf16", "torch-int8"}
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_BUDGET_SECONDS", 0.05)
-    monkeypatch.setattr(bench, "_SAMPLE_SECONDS", 1e-5)
+    monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 1e-5)
+    monkeypatch.setattr(timing, "_MOST_COPIES", 3)
 
 
 def test_rows_of_one_run() -> None:
@@ -29,14 +29,17 @@ def test_rows_of_one_run() -> None:
         assert row.median_us > 0
         assert row.iqr_us >= 0
         assert row.cold_us > 0
+        assert row.cold_iqr_us is not None and row.cold_iqr_us >= 0
         assert 0.1 < row.read_gb_per_second < 2000
         assert row.bytes_moved == row.packed_bytes + 4 * row.m * (64 + 96)
-        assert set(row.speedup) == ENGINES
-        assert row.exact == (row.engine == "abq")
+        narrower = {"FP32": {"torch-bf16", "torch-int8"}, "BF16": {"torch-int8"}}.get(row.precision, set())
+        assert set(row.speedup) == ENGINES - narrower
+        assert row.exact
     own = {row.engine: row for row in rows if row.m == 1 and row.engine in ENGINES}
     assert set(own) == ENGINES
     for engine, row in own.items():
         assert row.speedup[engine] == 1.0
+        assert row.speedup["torch-fp32"] == pytest.approx(own["torch-fp32"].median_us / row.median_us)
     w2 = next(row for row in rows if row.precision == "W2A8" and row.m == 1)
     assert w2.speedup["torch-bf16"] == pytest.approx(own["torch-bf16"].median_us / w2.median_us)
     assert w2.packed_bytes == 64 * 96 * 2 // 8 + 64 * 10
@@ -53,13 +56,18 @@ def test_a_wrong_integer_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(dispatch, "exact_integers", wrong)
     rows = bench_kernels(["W4A4"], [(32, 64)], [1], 1)
-    assert not any(row.exact for row in rows)
+    assert [row.exact for row in rows] == [row.engine != "abq" for row in rows]
 
 
-def test_one_thread_is_timed_by_its_own_clock() -> None:
-    ((alone, _),) = bench._alternate([lambda: time.sleep(0.002)], threads=1)
-    ((wall, _),) = bench._alternate([lambda: time.sleep(0.002)], threads=2)
-    assert max(alone) < 0.002 <= min(wall)
+def test_a_speedup_compares_with_weights_that_hold_as_many_bits() -> None:
+    def contender(engine: str, precision: str) -> bench._Contender:
+        return bench._Contender(precision, engine, "", 1, True, [])
+
+    peers = [(contender("a", "W2A8"), 3.0), (contender("a", "W2A8"), 2.0), (contender("a", "W4A8"), 1.0)]
+    peers.append((contender("b", "BF16"), 9.0))
+    assert bench._baselines(contender("abq", "W2*A8"), peers) == {"a": 2.0, "b": 9.0}
+    assert bench._baselines(contender("abq", "W3A8"), peers) == {"a": 1.0, "b": 9.0}
+    assert bench._baselines(contender("abq", "W8A8"), peers) == {"b": 9.0}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -25,6 +26,17 @@ def test_functions_work_where_no_cache_can_be_written(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(compile_module, "njit", no_place)
     assert compiled(double)(21) == 42
+
+
+def test_an_edit_to_any_file_of_the_folder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled(double)(21) == 42
+    kept, edited = compiled(double), compiled(double)
+    assert kept(21) == 42
+    assert sum(kept.stats.cache_hits.values()) == 1
+    digest = uuid4().hex
+    monkeypatch.setattr(compile_module, "_sources", lambda: digest)
+    assert edited(21) == 42
+    assert sum(edited.stats.cache_misses.values()) == 1
 
 
 def test_the_second_process_compiles_nothing() -> None:

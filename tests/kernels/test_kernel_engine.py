@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -67,6 +68,46 @@ def test_integers_equal_the_int64_reference(
     assert_exact(x, weight, act_bits)
     assert_exact(x, weight, act_bits, engine.DOT)
     assert_exact(x, weight, act_bits, engine.GEMM)
+
+
+RANDOM_CASES = 2000
+
+
+def awkward_case(seed: int) -> tuple[np.ndarray, PackedWeight, int]:
+    """Random bits, star, groups, tails, extreme zero points, extreme codes and saturated inputs."""
+    random = np.random.default_rng(seed)
+    bits, act_bits, packed_for = (int(b) for b in random.integers(1, 9, 3))
+    starred, extreme, saturated = random.random(3) < (0.25, 0.3, 0.3)
+    group_size = [None, 32, 64, 96, 128][random.integers(5)]
+    m, n, k = int(random.integers(1, 20)), int(random.integers(1, 120)), int(random.integers(1, 700))
+    top, groups = (1 << bits) - 1 + int(starred), 1 if group_size is None else -(-k // group_size)
+    codes = random.choice([0, top], (n, k)) if extreme else random.integers(0, top + 1, (n, k))
+    zero = random.choice([0, top], (n, groups)) if extreme else random.integers(0, top + 1, (n, groups))
+    scale = random.uniform(1e-3, 10, (n, groups)).astype(np.float32)
+    bias = random.standard_normal(n, np.float32) if random.random() < 0.5 else None
+    clip = float(random.choice([1.0, 0.7]))
+    planes, by_planes = bits + int(starred), random.random() < 0.4
+    with patch("kernels.weight._by_planes", lambda planes, act_bits: by_planes):  # whatever this processor prefers
+        weight = pack_weight(codes.astype(np.uint16), planes, scale, zero, group_size, bias, packed_for, clip)
+    x = random.standard_normal((m, k), np.float32)
+    if saturated:
+        x = np.where(x > 0, np.float32(random.choice([1e30, 1e-30, 5.0])), np.float32(0 if seed % 2 else -5))
+    return x, weight, act_bits
+
+
+def assert_random_cases(count: int) -> None:
+    """Each case on every path that can take it."""
+    for seed in range(count):
+        x, weight, act_bits = awkward_case(seed)
+        paths = [engine.DOT, engine.GEMM]
+        if weight.is_bit_serial and weight.planes * act_bits < 8:
+            paths.append(engine.BIT_SERIAL)
+        for path in paths:
+            assert_exact(x, weight, act_bits, path)
+
+
+def test_two_thousand_random_cases_on_each_path() -> None:
+    assert_random_cases(RANDOM_CASES)
 
 
 @pytest.mark.parametrize("act_bits", range(1, 9))
@@ -215,7 +256,7 @@ def test_the_path_is_named() -> None:
 SUBPROCESS = """
 import sys, numpy as np
 sys.path.insert(0, {folder!r})
-from test_kernel_engine import assert_exact, random_weight, tokens
+from test_kernel_engine import RANDOM_CASES, assert_exact, assert_random_cases, random_weight, tokens
 from kernels import dispatch
 assert {path!r} in dispatch.describe()["paths"], dispatch.describe()
 assert all(dispatch.describe()["paths"].values()), dispatch.describe()
@@ -224,6 +265,7 @@ for bits in range(1, 9):
         weight = random_weight(bits, 37, 300, bits, starred, None if bits % 2 else 64)
         for m in (1, 6):
             assert_exact(tokens(m, m, 300), weight, 8 - bits // 2)
+assert_random_cases(RANDOM_CASES)
 """
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.cpu.target import target
 from kernels.planes import ShapeError
 from kernels.weight import PackedWeight, pack_weight
 
@@ -32,6 +33,14 @@ def test_codes_undo_pack(planes: int, act_bits: int, n: int, k: int, seed: int) 
     weight = packed(codes, planes, None, act_bits)
     assert np.array_equal(weight.codes(), codes)
     assert np.array_equal(weight.codes(n // 3, n - n // 4), codes[n // 3 : n - n // 4])
+
+
+def test_few_bits_lie_in_planes_where_the_processor_counts_bits_in_vectors() -> None:
+    codes = np.zeros((32, 64), np.uint8)
+    by_planes = target().has_popcount
+    assert packed(codes, 2, act_bits=2).widths.tolist() == ([1, 1] if by_planes else [2])
+    assert packed(codes, 2, act_bits=4).widths.tolist() == [2]
+    assert packed(codes, 7, act_bits=8).widths.tolist() == [4, 2, 1]
 
 
 @pytest.mark.parametrize("planes", range(1, 10))

@@ -1,0 +1,66 @@
+"""Embedding and head of a model on the integer engine: in bfloat16, where that is what their values are.
+
+The method leaves both in full precision. Most models come in 16 bits, so that half of a float32 is zeros, and one token
+reads the whole head.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kernels.token import bfloat16_product
+
+_ROWS = 4096  # of the head that are float32 at a time
+
+
+class HalfEmbedding(nn.Embedding):
+    """An embedding held in bfloat16 that gives float32."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (...) int64 -> (..., width) float32."""
+        return super().forward(ids).float()
+
+
+class HalfHead(nn.Module):
+    """A linear without bias held in bfloat16, whose inputs, sums and outputs are float32. CPU, inference only."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width) float32 -> (..., vocabulary) float32."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) == 1:
+            bits = self.weight.detach().view(torch.uint16).numpy()
+            return torch.from_numpy(bfloat16_product(bits, rows[0].numpy())).view(*x.shape[:-1], -1)
+        parts = [rows @ part.float().T for part in self.weight.split(_ROWS)]
+        return torch.cat(parts, dim=-1).view(*x.shape[:-1], -1)
+
+
+@torch.no_grad()
+def halve_tables(model: PreTrainedModel) -> None:
+    """Hold embedding and head of a float32 model on the CPU in bfloat16, in place, where no value changes by it."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    half = _half(embedding.weight)
+    if type(embedding) is not nn.Embedding or half is None:
+        return
+    half_head = half if tied else _half(head.weight)
+    if type(head) is not nn.Linear or head.bias is not None or half_head is None:
+        return
+    smaller = HalfEmbedding(
+        embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device="meta", dtype=half.dtype
+    )
+    smaller.weight = half
+    model.set_input_embeddings(smaller)
+    model.set_output_embeddings(HalfHead(half_head))
+
+
+def _half(weight: Tensor) -> nn.Parameter | None:
+    """The weight in bfloat16; None where that changes a value, or where it is no float32 on the CPU."""
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return None
+    half = weight.to(torch.bfloat16)
+    exact = all(torch.equal(a.float(), b) for a, b in zip(half.split(_ROWS), weight.split(_ROWS), strict=True))
+    return nn.Parameter(half, requires_grad=False) if exact else None

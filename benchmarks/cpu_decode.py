@@ -1,0 +1,274 @@
+"""Text generation on this machine's CPU, end to end: how fast, how soon and in how much memory, column by column.
+
+Each column is a process of its own, so that its memory is its own. They are there at the same time and write in turn,
+so that what else the machine does hits all alike.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from app.settings import THREADS_WAIT
+
+os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
+
+import psutil
+import torch
+from random_models import CONFIGS, one_block_model, repeat_block
+
+from abq_core.generate import Token, generate
+from abq_core.models import BUILTIN, LoadedModel, load_model
+from abq_core.precision import Precision
+from abq_core.runtime import rounded_model
+from app.services.throughput import PROMPT, TORCH_COLUMNS, dynamic_int8, held_bytes, path_of
+from kernels.bandwidth import read_bandwidth
+from kernels.dispatch import describe
+from kernels.threads import cores, thread_count
+
+COLUMNS = (*TORCH_COLUMNS, "W2A8", "W2*A8", "W4A4", "W4A8", "W6A6", "W8A8")
+RESULT = Path(__file__).parent / "results" / "cpu-decode.json"
+_PROMPT = PROMPT + " those of the module that it was made for," * 2
+_STREAM_BYTES = 256 << 20  # more than most caches hold
+_STARTS = 4
+_BEGIN, _END = "<!-- measured -->", "<!-- end -->"
+
+
+class ColumnError(RuntimeError):
+    """A column whose process ended before its time."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write the JSON; the tables go to stdout, and into the page."""
+    options = _options(arguments)
+    result: dict[str, Any] = {"machine": _machine(), "start": start_up(), "prompt": _PROMPT, "tokens": options.tokens}
+    result["models"] = {}
+    for name in options.models:
+        result["models"][name] = measure(name, options.columns, options.rounds, options.tokens)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    page = measured_page(result)
+    print(page)
+    if options.markdown is not None:
+        before, _, rest = options.markdown.read_text("utf-8").partition(_BEGIN)
+        options.markdown.write_text(f"{before}{_BEGIN}\n\n{page}\n{_END}{rest.partition(_END)[2]}", "utf-8")
+
+
+def start_up() -> dict[str, float]:
+    """Median seconds of new processes to import the engine, and from there to the end of their first product."""
+    code = (
+        "import time; begin = time.perf_counter(); import numpy as np; from kernels import dispatch; "
+        "from kernels.cpu import engine; from kernels.weight import pack_weight; ready = time.perf_counter(); "
+        "ones = np.ones(64, np.float32); weight = pack_weight(np.ones((64, 64), int), 2, ones, np.ones(64, int)); "
+        "dispatch.linear(ones[None], weight, 8); print(ready - begin, time.perf_counter() - ready)"
+    )
+    runs = []
+    for _ in range(_STARTS):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        runs.append([float(word) for word in done.stdout.split()])
+    imported, first = (median(seconds) for seconds in zip(*runs[1:], strict=True))  # the first may have compiled
+    return {"import_seconds": imported, "first_product_seconds": first}
+
+
+def measured_page(result: dict[str, Any]) -> str:
+    """All that was measured as Markdown."""
+    machine, start = result["machine"], result["start"]
+    facts = (
+        f"{machine['cpu']}, {machine['threads']} threads, reading memory at {machine['read_gb_per_second']:.1f} GB/s; "
+        f"torch {machine['versions']['torch']}; {machine['date']}. A new process imports the engine in "
+        f"{start['import_seconds']:.2f} s, and has its first product {start['first_product_seconds']:.2f} s later.\n"
+    )
+    return "\n".join([facts, *(table(name, measured) for name, measured in result["models"].items())])
+
+
+def measure(name: str, columns: Sequence[str], rounds: int, tokens: int) -> dict[str, Any]:
+    """Every column of one model: {"prompt_tokens", "columns": [row, ...]}. fp32, by far the largest, comes alone."""
+    alone = [column for column in columns if column == "fp32"]
+    rest = [column for column in columns if column != "fp32"]
+    return _summary([row for group in (alone, rest) for row in _in_turn(name, group, rounds, tokens)])
+
+
+def _in_turn(name: str, columns: Sequence[str], rounds: int, tokens: int) -> list[dict[str, Any]]:
+    """Load one after the other, since building takes memory too; then write in turn."""
+    workers: list[_Worker] = []
+    try:
+        for column in columns:
+            workers.append(_Worker(name, column))
+        for _ in range(rounds):
+            for worker in workers:
+                worker.write(tokens)
+        return [worker.row for worker in workers]
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def table(name: str, measured: dict[str, Any]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        f"### {name}",
+        "",
+        "| | path | tokens/s | over bf16 | CPU a token | first token | weights | under bf16 | process |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in measured["columns"]:
+        faster, smaller = (
+            f"{row[key]:.1f}x" if key in row else "" for key in ("faster_than_bf16", "smaller_than_bf16")
+        )
+        lines.append(
+            f"| {row['column']} | {row['path']} | {row['tokens_per_second']:.2f} | {faster} | "
+            f"{row['cpu_seconds_per_token'] * 1e3:.0f} ms | "
+            f"{row['first_token_seconds']:.2f} s | {row['weight_bytes'] / 2**20:.1f} MiB | {smaller} | "
+            f"{row['resident_bytes'] / 2**20:.0f} MiB |"
+        )
+    return "\n".join([*lines, ""])
+
+
+class _Worker:
+    """The process of one column. `row`: what it is, and its `rounds`."""
+
+    def __init__(self, name: str, column: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imports once for all columns
+        self._pipe, other = context.Pipe()
+        self._column = column
+        self._process = context.Process(target=_serve, args=(other, name, column), daemon=True)
+        self._process.start()
+        other.close()
+        self.row: dict[str, Any] = {**self._answer(), "rounds": []}
+        print(f"{name} {column} is loaded", file=sys.stderr, flush=True)
+
+    def write(self, tokens: int) -> None:
+        """Write a text of so many tokens."""
+        self._pipe.send(tokens)
+        self.row["rounds"].append(self._answer())
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise ColumnError(
+                f"The process of {self._column} ended with exit code {self._process.exitcode} (-9: out of memory). "
+                "Free some memory, or measure fewer --columns."
+            ) from None
+        return answer
+
+
+def _serve(pipe: Connection, name: str, column: str) -> None:
+    torch.set_num_threads(thread_count())
+    before = psutil.Process().memory_info().rss
+    model = _column(name, column)
+    _write(model, 3)  # compiles, and allocates what stays
+    _give_back()
+    held = held_bytes(column, model)
+    pipe.send({"column": column, "path": path_of(column, model), "weight_bytes": held, "empty_process_bytes": before})
+    while True:
+        try:
+            tokens = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        pipe.send(_write(model, tokens))
+
+
+def _give_back() -> None:
+    """Let the system have what building the model left: it is no part of what decoding holds."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _column(name: str, column: str) -> LoadedModel:
+    dtype = torch.bfloat16 if column == "bf16" else torch.float32
+    model = load_model(BUILTIN, dtype=dtype) if name == BUILTIN else one_block_model(name, dtype)
+    if column == "int8":
+        model = dynamic_int8(model)
+    elif column not in TORCH_COLUMNS:
+        model = rounded_model(model, Precision.parse(column), "packed")
+    if name != BUILTIN:
+        model = repeat_block(model, CONFIGS[name].num_hidden_layers)
+    model.model.generation_config.eos_token_id = None
+    model.tokenizer.eos_token = None  # every column writes as many tokens as it is asked for
+    return model
+
+
+def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:
+    """Write one text: seconds to the first token, and of every other by the clock and by all threads' CPU time."""
+    walls, cpus, clock = list[float](), list[float](), time.process_time()
+    for event in generate({"": model}, None, _PROMPT, tokens):
+        if isinstance(event, Token):
+            walls.append(event.seconds)
+            cpus.append(time.process_time() - clock)
+    return {
+        "first": walls[0],
+        "between": [later - earlier for earlier, later in pairwise(walls)],
+        "cpu": [later - earlier for earlier, later in pairwise(cpus)],
+        "resident_bytes": psutil.Process().memory_info().rss,
+        "prompt_tokens": len(model.tokenizer(_PROMPT)["input_ids"]),
+    }
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over rounds and tokens, and how each column stands to bf16."""
+    prompt_tokens = rows[0]["rounds"][0]["prompt_tokens"]
+    for row in rows:
+        rounds = row.pop("rounds")
+        row["tokens_per_second"] = 1 / median(seconds for one in rounds for seconds in one["between"])
+        row["cpu_seconds_per_token"] = median(seconds for one in rounds for seconds in one["cpu"])
+        row["rounds_tokens_per_second"] = [1 / median(one["between"]) for one in rounds]
+        row["first_token_seconds"] = median(one["first"] for one in rounds)
+        row["resident_bytes"] = max(one["resident_bytes"] for one in rounds)
+    for baseline in [row for row in rows if row["column"] == "bf16"]:
+        for row in rows:
+            row["faster_than_bf16"] = row["tokens_per_second"] / baseline["tokens_per_second"]
+            row["smaller_than_bf16"] = baseline["weight_bytes"] / row["weight_bytes"]
+    return {"prompt_tokens": prompt_tokens, "columns": rows}
+
+
+def _machine() -> dict[str, Any]:
+    found = describe()
+    threads = thread_count()
+    return {
+        "cpu": found["cpu"],
+        "instructions": found["instructions"],
+        "cores": cores(),
+        "threads": threads,
+        "read_gb_per_second": read_bandwidth(threads, _STREAM_BYTES),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("abq-explorer", "torch", "transformers", "numba", "numpy")},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["llama-1b", BUILTIN], choices=[*CONFIGS, BUILTIN])
+    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), help="fp32, bf16, int8 and precisions")
+    parser.add_argument("--rounds", type=int, default=3, help="texts that each column writes")
+    parser.add_argument("--tokens", type=int, default=16, help="of each text")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--markdown", type=Path, help=f"a page whose part between {_BEGIN} and {_END} is written anew")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

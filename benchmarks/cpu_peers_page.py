@@ -1,0 +1,125 @@
+"""The figures of `cpu_peers.py` as text: every row, and the ratios that the project promises."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+_SHAPE = (4096, 4096)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """`precision` of ours is to be so many times as fast as the best of some rows, by number of tokens."""
+
+    precision: str
+    against: str
+    chosen: Callable[[Row], bool]
+    at_least: dict[int, float]
+    figure: str = "median_us"
+
+
+def _of(engine: str, precision: str, path: str = "") -> Callable[[Row], bool]:
+    return lambda row: row["engine"] == engine and row["precision"] == precision and path in row["path"]
+
+
+PROMISES = (
+    Promise("W2A8", "ONNX Runtime W2", _of("onnxruntime", "W2A8"), {1: 1.4, 8: 1.4, 64: 1.5}),
+    Promise("W4A8", "ONNX Runtime W4", _of("onnxruntime", "W4A8"), {1: 1.3, 8: 1.2, 64: 1.5}),
+    Promise(
+        "W8A8",
+        "the best of ONNX Runtime W8 and torch int8",
+        lambda row: row["engine"] in ("onnxruntime", "torch-int8") and row["precision"] == "W8A8",
+        {1: 1.2, 8: 1.0, 64: 1.0},
+    ),
+    Promise("W2A8", "llama.cpp tq2_0", _of("llama.cpp", "W2A8", "tq2_0"), {1: 2.0, 8: 2.0, 64: 2.0}),
+    Promise("W2A2", "our own W2A8", _of("abq", "W2A8"), {1: 1.7, 8: 1.5}),
+    Promise("W2A8", "torch bf16, cold", _of("torch-bf16", "BF16"), {1: 8.0, 8: 4.0, 64: 1.0}, "cold_us"),
+)
+
+
+def row_text(row: Row) -> str:
+    """One measurement as a line."""
+    return (
+        f"{row['n']}x{row['k']} M={row['m']:<4}{row['engine']:15}{row['precision']:6}"
+        f"{row['median_us']:10.1f} µs ± {row['iqr_us']:.1f}, cold {row['cold_us']:.1f} µs, "
+        f"{'exact' if row['exact'] else 'NOT EXACT'}  {row['path']}"
+    )
+
+
+def page(content: dict[str, Any]) -> str:
+    """The promises and all rows in Markdown."""
+    machine, rows = content["machine"], content["measurements"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return "\n".join(
+        [
+            f"Processor: {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, last-level cache "
+            f"{machine['last_level_cache_bytes'] / 2**20:.0f} MiB. {versions}.",
+            "",
+            *_table(["ours", "against", "M", "ratio of medians", "promised", ""], _promise_cells(rows)),
+            "",
+            bandwidth_text(machine, rows),
+            "",
+            *_all_rows(machine, rows),
+            "",
+        ]
+    )
+
+
+def ratio(rows: Iterable[Row], promise: Promise, m: int) -> float | None:
+    """How many times as fast as the best of the promise's rows; None where one of the two was not measured."""
+    here = [row for row in rows if (row["n"], row["k"], row["m"]) == (*_SHAPE, m)]
+    ours = [row[promise.figure] for row in here if _of("abq", promise.precision)(row)]
+    theirs = [row[promise.figure] for row in here if promise.chosen(row)]
+    return min(theirs) / ours[0] if ours and theirs else None
+
+
+def bandwidth_text(machine: dict[str, Any], rows: Iterable[Row]) -> str:
+    """What W2A8 at M = 1, cold, reaches of what binds it: reading memory, or the instructions."""
+    row = next((r for r in rows if (r["n"], r["k"], r["m"]) == (*_SHAPE, 1) and _of("abq", "W2A8")(r)), None)
+    if row is None:
+        return "W2A8 at M = 1 was not measured."
+    read, issue = machine["read_gb_per_second"], machine["issue_gb_per_second"]
+    reached, limit = row["packed_bytes"] / row["cold_us"] / 1e3, min(read, issue)
+    return (
+        f"W2A8 at M = 1, cold, reads {reached:.1f} GB/s of packed weight: {100 * reached / limit:.0f} % of "
+        f"{limit:.1f} GB/s, the limit of {'memory' if read <= issue else 'the VNNI instructions'} "
+        f"(memory {read:.1f} GB/s; instructions, weights in the first cache, {issue:.1f} GB/s)."
+    )
+
+
+def _promise_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
+    for promise in PROMISES:
+        for m, at_least in promise.at_least.items():
+            found = ratio(rows, promise, m)
+            if found is not None:
+                kept = "kept" if found >= at_least else "**missed**"
+                yield [promise.precision, promise.against, str(m), f"{found:.2f}", f"{at_least:.1f}", kept]
+
+
+def _all_rows(machine: dict[str, Any], rows: Sequence[Row]) -> Iterable[str]:
+    header = ["shape", "M", "engine", "weights", "median, µs", "IQR", "cold, µs", "IQR", "cold GB/s", "exact", "path"]
+    cells = [
+        [
+            f"{row['n']}x{row['k']}",
+            str(row["m"]),
+            row["engine"],
+            row["precision"],
+            f"{row['median_us']:.0f}",
+            f"{row['iqr_us']:.0f}",
+            f"{row['cold_us']:.0f}",
+            f"{row['cold_iqr_us']:.0f}",
+            f"{row['packed_bytes'] / row['cold_us'] / 1e3:.1f}",
+            "yes" if row["exact"] else "**no**",
+            row["path"],
+        ]
+        for row in rows
+    ]
+    return _table(header, cells)
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> Iterable[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"

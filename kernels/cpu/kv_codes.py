@@ -1,0 +1,86 @@
+"""Keys and values as integers: quantized per token and head when they are written, multiplied as they lie.
+
+A byte holds 8 / width codes: part j of the channels, in order, stands at bit j * width.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.cpu.compile import compiled
+from kernels.cpu.token import softmax
+
+Array = NDArray[Any]
+
+
+@compiled
+def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Array, zero: Array) -> None:
+    """Quantize x (kv_heads, tokens, d) float32, each token and head over its own range, to positions from `start`.
+
+    codes: (kv_heads, capacity, d width / 8) uint8.  scale, zero: (kv_heads, capacity) float32.
+    """
+    heads, tokens, d = x.shape
+    levels, part = np.float32((1 << bits) - 1), codes.shape[2]
+    for h in range(heads):
+        for t in range(tokens):
+            low = high = np.float32(0)
+            for i in range(d):
+                low, high = min(low, x[h, t, i]), max(high, x[h, t, i])
+            step = (high - low) / levels
+            if not step > np.float32(0):
+                step = np.float32(1)
+            offset = np.rint(-low / step)
+            scale[h, start + t], zero[h, start + t] = step, offset
+            codes[h, start + t] = 0
+            for i in range(d):
+                code = min(max(np.rint(x[h, t, i] / step) + offset, np.float32(0)), levels)
+                codes[h, start + t, i % part] |= np.uint8(np.uint8(code) << np.uint8(i // part * width))
+
+
+@partial(compiled, reorder_sums=True)
+def attend(
+    query: Array,
+    key_codes: Array,
+    key_scale: Array,
+    key_zero: Array,
+    value_codes: Array,
+    value_scale: Array,
+    value_zero: Array,
+    width: int,
+    first: int,
+    last: int,
+    scale: np.float32,
+    out: Array,
+) -> None:
+    """`kernels.cpu.token.attend` where keys and values are scale (code - zero)."""
+    heads, d = query.shape
+    group, part = heads // key_codes.shape[0], key_codes.shape[2]
+    mask = np.uint8((1 << width) - 1)
+    scores = np.empty(last - first, np.float32)
+    for head in range(heads):
+        kv = head // group
+        query_sum = np.float32(0)
+        for i in range(d):
+            query_sum += query[head, i]
+        for t in range(first, last):
+            total = -key_zero[kv, t] * query_sum
+            for j in range(d // part):
+                shift = np.uint8(j * width)
+                for i in range(part):
+                    total += query[head, j * part + i] * np.float32((key_codes[kv, t, i] >> shift) & mask)
+            scores[t - first] = total * key_scale[kv, t] * scale
+        softmax(scores)
+        zeros = np.float32(0)
+        for i in range(d):
+            out[head, i] = 0
+        for t in range(first, last):
+            weight = scores[t - first] * value_scale[kv, t]
+            zeros += weight * value_zero[kv, t]
+            for j in range(d // part):
+                shift = np.uint8(j * width)
+                for i in range(part):
+                    out[head, j * part + i] += weight * np.float32((value_codes[kv, t, i] >> shift) & mask)
+        for i in range(d):
+            out[head, i] -= zeros

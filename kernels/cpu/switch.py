@@ -1,0 +1,76 @@
+"""Up to how many tokens they are multiplied one after the other, before unpacking the weight for all of them pays.
+
+Found by timing both on this processor when it is first asked for, and kept on disk under the processor's name.
+"""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kernels.cpu.target import cpu_name, target
+from kernels.cuda.compile import write_whole
+
+ALWAYS_TOGETHER = 16  # tokens from which nothing is timed
+_TIMED = (2, 3, 4, 6, 8, 12)
+_FORMAT = 1
+
+
+class SwitchTable:
+    """The last number of tokens that are better multiplied one after the other, by kind of weight."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{cpu_name()} {target().name}").strip("-").lower()
+        self.path = (folder or cache_folder()) / f"switch-{stem}.json"
+        self._lock = threading.Lock()
+        self._known: dict[str, int] | None = None
+
+    def last_alone(self, kind: str, seconds: Callable[[int], tuple[float, float]]) -> int:
+        """What is known of a kind of weight, else found now and written down.
+
+        seconds(m): of a product of m tokens one after the other, and of all together.
+        """
+        with self._lock:
+            if self._known is None:
+                self._known = _read(self.path)
+            if kind not in self._known:
+                self._known[kind] = _last_alone(seconds)
+                content = {"format": _FORMAT, "cpu": cpu_name(), "last_alone": self._known}
+                write_whole(self.path, json.dumps(content, indent=1).encode())
+            return self._known[kind]
+
+
+def cache_folder() -> Path:
+    """Where the table is kept: ABQ_KERNEL_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("ABQ_KERNEL_CACHE")
+    if chosen:
+        return Path(chosen)
+    try:
+        import platformdirs
+    except ImportError:  # a GPU machine may have torch and CuPy and little else
+        return Path.home() / ".cache" / "abq-explorer" / "cpu"
+    return Path(platformdirs.user_cache_dir("abq-explorer")) / "cpu"
+
+
+def _last_alone(seconds: Callable[[int], tuple[float, float]]) -> int:
+    last = 1
+    for m in _TIMED:
+        alone, together = seconds(m)
+        if together < alone:
+            return last
+        last = m
+    return last
+
+
+def _read(path: Path) -> dict[str, int]:
+    """The file's table; a file that is missing, broken or of another format has none."""
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    table = stored.get("last_alone") if isinstance(stored, dict) and stored.get("format") == _FORMAT else None
+    if not isinstance(table, dict) or not all(type(m) is int and 1 <= m < ALWAYS_TOGETHER for m in table.values()):
+        return {}
+    return table

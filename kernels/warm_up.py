@@ -1,0 +1,72 @@
+"""Compiles what the CPU engine needs before anything asks for it; what is compiled is kept on disk for every process.
+
+`python -m kernels.warm_up` does so for all paths, in the background.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels import dispatch, token
+from kernels.bench import parse_precision
+from kernels.kv_codes import KvCodes
+from kernels.weight import pack_weight
+
+EVERY_PATH = ("W2A8", "W2A2", "W4A16")  # one precision for each of an engine's ways to multiply one token
+_TOKENS = (1, 2, 16)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """paths: that were run and passed their self-tests.  compiled: functions that were not on disk yet."""
+
+    paths: tuple[str, ...]
+    compiled: int
+    seconds: float
+
+
+def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
+    """Run every path that products at these precisions take, and what a decoded token needs beside them.
+
+    Numba compiles for types: neither the sizes of a model nor the number of its bits change what is compiled, only
+    which paths are. Raises BenchError where a precision is none the engine has.
+    """
+    parsed = [parse_precision(name) for name in precisions]
+    started = time.perf_counter()
+    from kernels.cpu.compile import compiled_anew
+
+    before = compiled_anew()
+    paths = dict.fromkeys(path for bits, starred, act, _ in parsed for path in _multiply(bits + starred, act))
+    _decode_a_token()
+    return WarmUp(tuple(paths), compiled_anew() - before, time.perf_counter() - started)
+
+
+def _multiply(planes: int, act_bits: int) -> list[str]:
+    ones, k = np.ones(32, np.float32), 64
+    weight = pack_weight(np.ones((32, k), np.uint16), planes, ones, np.ones(32, np.uint16), act_bits=act_bits)
+    for tokens in _TOKENS:
+        dispatch.linear(np.ones((tokens, k), np.float32), weight, act_bits, 1)
+    return [dispatch.path_for(weight, tokens, act_bits) for tokens in _TOKENS]
+
+
+def _decode_a_token() -> None:
+    heads, d = 2, 8
+    x, cache = np.ones(heads * d, np.float32), np.ones((1, 4, d), np.float32)
+    token.add_norm(x, x, x, 1e-6)
+    token.gated(x)
+    query = x.reshape(heads, d)
+    token.rotate(query, cache[0, 0], cache[0, 0])
+    token.attend(query, cache, cache, 0, 4, 1.0)
+    token.bfloat16_product(np.ones((4, x.size), np.uint16), x, 1)
+    codes = KvCodes(1, 4, d, 4)
+    codes.write(0, cache, cache)
+    codes.attend(query, 0, 4, 1.0)
+
+
+if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(10)  # nobody waits for it
+    warm_up()

@@ -1,0 +1,22 @@
+"""A GPU for tests that need one: the emulator in the driver's place."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulated_cuda import EmulatedGpu
+
+from kernels.cuda import driver, engine
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EmulatedGpu]:
+    emulated = EmulatedGpu()
+    monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path))
+    monkeypatch.setattr(driver, "device", lambda index: emulated)
+    works, table = engine.works, engine._table
+    works.cache_clear()
+    table.cache_clear()
+    yield emulated
+    works.cache_clear()
+    table.cache_clear()
