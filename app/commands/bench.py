@@ -49,8 +49,12 @@ def kernels(
     """
     if compile_only:
         return _compiled(read_list(arch))
-    if device != "cpu":
-        raise OptionError(f"--device {device}: kernels run on the CPU in this version. Use --device cpu.")
+    if device not in ("cpu", "cuda"):
+        raise OptionError(f"--device {device}: use cpu or cuda.")
+    if device == "cuda" and (quick or threads or peers):
+        raise OptionError(
+            "--quick, --threads and --peers are for --device cpu: on a GPU the peers are torch's libraries."
+        )
     from kernels.bench import QUICK
     from kernels.machine import describe_machine
     from kernels.peers import installed_peers
@@ -62,7 +66,9 @@ def kernels(
     else:
         others = ["torch"] if peers is None else read_list(peers)
         counts = read_counts("--m", m)
-        measured = explorer.bench_kernels(read_list(precisions), read_shapes(shapes), counts, threads, peers=others)
+        measured = explorer.bench_kernels(
+            read_list(precisions), read_shapes(shapes), counts, threads, peers=others, device=device
+        )
     rows = [
         [
             k.precision,

@@ -313,11 +313,18 @@ class Explorer:
         threads: int | None = None,
         on_measurement: "Callable[[KernelMeasurement], None] | None" = None,
         peers: Sequence[str] = ("torch",),
+        device: str = "cpu",
     ) -> "list[KernelMeasurement]":
-        """Time the engine against others (`kernels.peers`) on these shapes, each checked first. Stores the rows."""
-        from app.services.throughput import measure_kernels
+        """Time an engine against others on these shapes, each checked first. Stores the rows.
 
-        return measure_kernels(self, precisions, shapes, m, threads or self.settings.threads, on_measurement, peers)
+        peers: of `kernels.peers`, on the CPU.  device: "cpu" or "cuda".  Raises CudaError where there is no GPU.
+        """
+        from app.services import throughput
+
+        if device == "cuda":
+            return throughput.measure_gpu(self, precisions, shapes, m, on_measurement)
+        threads = threads or self.settings.threads
+        return throughput.measure_kernels(self, precisions, shapes, m, threads, on_measurement, peers)
 
     def bench_decode(
         self,

@@ -42,12 +42,32 @@ def measure_kernels(
     on_measurement: Callable[[KernelMeasurement], None] | None,
     peers: Sequence[str] = ("torch",),
 ) -> list[KernelMeasurement]:
-    """Run the kernels' benchmark and store every row."""
+    """Run the CPU kernels' benchmark and store every row."""
     measured = bench_kernels(list(precisions), list(shapes), list(m), threads, on_measurement, peers)
-    device = this_device()
+    _store(explorer, this_device(), measured)
+    return measured
+
+
+def measure_gpu(
+    explorer: "Explorer",
+    precisions: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+    m: Sequence[int],
+    on_measurement: Callable[[KernelMeasurement], None] | None,
+) -> list[KernelMeasurement]:
+    """Run the GPU kernels' benchmark and store every row under the GPU's name. Raises CudaError without a GPU."""
+    from kernels.cuda import driver
+    from kernels.cuda.bench import bench_gpu
+
+    gpu = driver.device(0)
+    measured = bench_gpu(gpu, list(precisions), list(shapes), list(m), on_measurement)
+    _store(explorer, gpu.name, measured)
+    return measured
+
+
+def _store(explorer: "Explorer", device: str, measured: Sequence[KernelMeasurement]) -> None:
     for measurement in measured:
         explorer.measurements.add_throughput(now(), device, {"kind": "kernel", **asdict(measurement)})
-    return measured
 
 
 def measure_decode(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from app_cases import SpecMaker
 
 from app.cli import main
@@ -177,6 +178,7 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "report": (["report"], "no finished run"),
         "shapes": (["bench", "kernels", "--shapes", "4096"], "4096"),
         "bench precision": (["bench", "kernels", "--precisions", "W9A1", "--shapes", "64x64"], "W9A1"),
+        "device": (["bench", "kernels", "--device", "tpu"], "cpu or cuda"),
         "host": (["app", "--host", "0.0.0.0"], "--auth"),
         "missing option": (["calibrate", tiny], "--precision"),
         "command": (["nonsense"], "nonsense"),
@@ -194,6 +196,12 @@ def test_mistakes_get_one_line_and_exit_code_2(
         assert err.startswith("abq: ") and err.count("\n") == 1 and said in err, f"{name}: {err}"
     assert main(["jobs", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"jobs": []}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_missing_gpu_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "kernels", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
