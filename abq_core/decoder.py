@@ -17,6 +17,7 @@ from abq_core.quant_linear import PackedLinear
 from kernels.dispatch import linear
 from kernels.stacked import can_stack, stack
 from kernels.token import add_norm, gated, rotate
+from kernels.weight import PackedWeight
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 _LINEARS = (
@@ -49,7 +50,7 @@ class Decoder:
 
 
 def can_decode(model: PreTrainedModel) -> bool:
-    """Whether every block is of LLaMA's form with packed linears."""
+    """Whether every block is of LLaMA's form with packed linears in memory."""
     if model.config.model_type not in _FAMILIES or model.config.hidden_act != "silu":
         return False
     return all(_is_packed(block) for block in blocks_of(model))
@@ -57,7 +58,7 @@ def can_decode(model: PreTrainedModel) -> bool:
 
 def _is_packed(block: nn.Module) -> bool:
     linears = [block.get_submodule(name) for name in _LINEARS]
-    return all(isinstance(linear, PackedLinear) for linear in linears)
+    return all(isinstance(linear, PackedLinear) and isinstance(linear.packed, PackedWeight) for linear in linears)
 
 
 class _Norm:
@@ -73,11 +74,11 @@ class _Stack:
     """Linears that read the same input: one product where their settings agree, else one after the other."""
 
     def __init__(self, linears: list[PackedLinear]) -> None:
-        weights = [linear.packed for linear in linears]
-        self._products = [(linear.packed, linear.act_bits) for linear in linears]
-        if len(linears) > 1 and can_stack(weights) and len({linear.act_bits for linear in linears}) == 1:
+        weights, bits = [_weight_of(linear) for linear in linears], [linear.act_bits for linear in linears]
+        self._products = list(zip(weights, bits, strict=True))
+        if len(linears) > 1 and can_stack(weights) and len(set(bits)) == 1:
             whole, parts = stack(weights)
-            self._products = [(whole, linears[0].act_bits)]
+            self._products = [(whole, bits[0])]
             for module, part in zip(linears, parts, strict=True):
                 module.packed = part
 
@@ -85,6 +86,11 @@ class _Stack:
         """(1, k) float32 -> (rows of all,) float32."""
         outputs = [linear(x, weight, bits)[0] for weight, bits in self._products]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+
+def _weight_of(linear: PackedLinear) -> PackedWeight:
+    assert isinstance(linear.packed, PackedWeight)
+    return linear.packed
 
 
 class _Block:

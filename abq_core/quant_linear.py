@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from abq_core.precision import Precision
 from abq_core.quantizers import QuantizedWeight, fake_quant_activation
+from kernels.cuda.operands import DeviceWeight, upload
 from kernels.dispatch import linear as packed_linear
 from kernels.weight import PackedWeight, pack_weight
 
@@ -44,10 +45,10 @@ class QuantLinear(nn.Linear):
 class PackedLinear(nn.Module):
     """A linear that holds only bit planes and runs on the integer engine of `kernels` (arXiv 2408.08554).
 
-    CPU, inference only: the output carries no gradient.
+    `packed`: in memory for the CPU engine, or on a GPU for that of the GPU.  Inference only: no gradient comes out.
     """
 
-    def __init__(self, weight: PackedWeight, act_bits: int) -> None:
+    def __init__(self, weight: PackedWeight | DeviceWeight, act_bits: int) -> None:
         super().__init__()
         self.packed = weight
         self.act_bits = act_bits
@@ -55,20 +56,28 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def pack(
-        cls, weight: QuantizedWeight, precision: Precision, bias: Tensor | None, act_clip: float = 1.0
+        cls,
+        weight: QuantizedWeight,
+        precision: Precision,
+        bias: Tensor | None,
+        act_clip: float = 1.0,
+        place: str = "cpu",
     ) -> PackedLinear:
-        """Pack integer codes; nothing of the float weight is kept.  act_clip: factor on each token's range."""
+        """Pack integer codes; nothing of the float weight is kept.  act_clip: factor on each token's range.
+
+        place: "cpu", or the CUDA device that is to hold the weight.
+        """
         packed = pack_weight(
-            weight.codes.numpy(),
+            weight.codes.cpu().numpy(),
             precision.stored_bits,
-            weight.scale.numpy(),
-            weight.zero.numpy(),
+            weight.scale.cpu().numpy(),
+            weight.zero.cpu().numpy(),
             group_size=precision.group_size,
-            bias=None if bias is None else bias.detach().float().numpy(),
+            bias=None if bias is None else bias.detach().float().cpu().numpy(),
             act_bits=precision.act_bits,
             act_clip=act_clip,
         )
-        return cls(packed, precision.act_bits)
+        return cls(packed if place == "cpu" else upload(packed, place), precision.act_bits)
 
     @property
     def stored_bytes(self) -> int:
@@ -76,9 +85,13 @@ class PackedLinear(nn.Module):
         return self.packed.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) float32 -> (..., out_features) float32."""
-        rows = x.detach().reshape(-1, self.in_features).contiguous().numpy()
-        return torch.from_numpy(packed_linear(rows, self.packed, self.act_bits)).view(*x.shape[:-1], self.out_features)
+        """x (..., in_features) -> (..., out_features): float32 on the CPU; any of the kernels' types on a GPU."""
+        rows = x.detach().reshape(-1, self.in_features)
+        if isinstance(self.packed, DeviceWeight):
+            y = packed_linear(rows, self.packed, self.act_bits)
+        else:
+            y = torch.from_numpy(packed_linear(rows.contiguous().numpy(), self.packed, self.act_bits))
+        return y.view(*x.shape[:-1], self.out_features)
 
 
 def linears_of(parent: nn.Module) -> dict[str, nn.Linear]:

@@ -95,7 +95,8 @@ def quantized_block(
         assert isinstance(linear, QuantLinear)
         own = precision.of_linear(index, name)
         if engine == "packed":
-            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, linear.act_clip.item()))
+            place = str(linear.weight.device)
+            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, linear.act_clip.item(), place))
         else:
             linear.weight.copy_(weight.dequantize())
             linear.stored_bytes = _stored_bytes(weight, own)

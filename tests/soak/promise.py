@@ -18,11 +18,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Promise:
-    """check: called with an empty folder and whether the short form is wanted."""
+    """check: called with an empty folder and whether the short form is wanted.
+
+    timed: its figure is a time under load, so that nothing else may run beside it.
+    """
 
     name: str
     limit: str
     check: Callable[[Path, bool], Outcome]
+    timed: bool = False
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> float:

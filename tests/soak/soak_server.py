@@ -23,15 +23,19 @@ from gradio_client import Client
 from promise import Outcome, percentile, wait_until
 from sqlalchemy import insert
 
+from abq_core.precision import Precision
+from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.limits import MOST_QUEUED
 from app.services import Explorer
 from app.settings import Settings
 from storage.database import Database
+from storage.jobs import Jobs
 from storage.schema import EvaluationRow, JobRow, LossRow, RunRow
 
 ROOT = Path(__file__).resolve().parents[2]
 MEBIBYTE = 1 << 20
+JOB = CalibrationSpec("builtin", Precision.parse("W4A4"), "rtn", segments=2, seq_len=32).to_dict()
 SUBMIT = ["builtin", "W4A4", "rtn", "builtin", 2, 32, -1, 0]
 
 
@@ -79,7 +83,12 @@ def _answers(address: str) -> bool:
 
 def check_bounded(work: Path, short: bool) -> Outcome:
     """Large bodies, a packed archive and submits until the queue is full: all refused in bounded memory."""
-    submits = MOST_QUEUED + 100 if short else 10_000
+    submits, waiting = (40, MOST_QUEUED - 20) if short else (10_000, 0)
+    settings = Settings.from_environment({"ABQ_DATA_DIR": str(work)})
+    settings.prepare()
+    with Database.open(settings.database_url) as database:
+        for _ in range(waiting):
+            Jobs(database).submit(JOB, now())
     with serving(work) as served:
         before = served.resident()
         refused = [_send(served, chunked) for chunked in (False, True) for _ in range(2 if short else 10)]
@@ -96,7 +105,7 @@ def check_bounded(work: Path, short: bool) -> Outcome:
     held = all(refused) and upload.status_code == 404 and accepted < submits and grown < 200
     return Outcome(
         f"{len(refused)} bodies of 50 MB: {sum(refused)} refused; archive of 900 MB: {upload.status_code}; "
-        f"{submits:,} submits: {accepted:,} queued; memory grew by {grown:.0f} MiB",
+        f"{submits:,} submits beside {waiting:,} waiting jobs: {accepted:,} queued; memory grew by {grown:.0f} MiB",
         held,
     )
 

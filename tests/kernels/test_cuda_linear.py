@@ -1,0 +1,34 @@
+"""A model's linear on the GPU engine, with the emulator in the driver's place."""
+
+import pytest
+import torch
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
+
+from abq_core.precision import Precision
+from abq_core.quant_linear import PackedLinear
+from abq_core.quantizers import QuantizedWeight
+from kernels.cuda.operands import DeviceWeight, upload
+from kernels.weight import PackedWeight
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
+
+
+@pytest.mark.parametrize("precision", ["W2A8", "W2*A8", "W4A4g128"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_it_computes_what_the_cpu_engine_computes(gpu: EmulatedGpu, precision: str, dtype: torch.dtype) -> None:
+    asked = Precision.parse(precision)
+    groups = 1 if asked.group_size is None else 300 // asked.group_size + 1
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, asked.levels, (40, 300), generator=generator, dtype=torch.int16)
+    scale = torch.rand((40, groups), generator=generator) + 0.1
+    zero = torch.full((40, groups), 2 ** (asked.weight_bits - 1), dtype=torch.int16)
+    weight = QuantizedWeight(codes, scale, zero, asked.group_size or 300)
+    bias = torch.randn(40, generator=generator)
+    here = PackedLinear.pack(weight, asked, bias, 0.9)
+    assert isinstance(here.packed, PackedWeight)
+    there = PackedLinear(upload(here.packed, "cpu"), asked.act_bits)  # the emulator's memory is the CPU's
+    assert isinstance(there.packed, DeviceWeight) and there.stored_bytes > 0
+    x = torch.randn((2, 3, 300), generator=generator).to(dtype)
+    y = there(x)
+    assert y.shape == (2, 3, 40) and y.dtype == dtype
+    torch.testing.assert_close(y.float(), here(x.float()), rtol=2e-3, atol=2e-2)
