@@ -40,44 +40,53 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="fewer rounds of each")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--only", nargs="*", default=[], help="names of checks, such as kills resume")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # the name of the check that this process makes
+    parser.add_argument("--lane", nargs="*", help=argparse.SUPPRESS)  # checks of this process, answered as JSON
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
-    if options.one:
-        print(json.dumps(asdict(measure(PROMISES[options.one], options.short))))
+    if options.lane is not None:
+        for name in options.lane:
+            print(json.dumps([name, asdict(measure(PROMISES[name], options.short))]), flush=True)
         return 0
-    chosen = {name: promise for name, promise in PROMISES.items() if not options.only or name in options.only}
+    chosen = [name for name in PROMISES if not options.only or name in options.only]
     before = os.getloadavg()[0]
     outcomes = measure_all(chosen, options.short)
     if options.markdown:
         command = " ".join(["python tests/soak", *(sys.argv[1:] if arguments is None else arguments)])
-        rows = [(promise, outcomes[name]) for name, promise in chosen.items()]
+        rows = [(PROMISES[name], outcomes[name]) for name in chosen if name in outcomes]
         options.markdown.write_text(page(rows, command, before), "utf-8")
-    return 0 if all(outcome.held for outcome in outcomes.values()) else 1
+    return 0 if all(name in outcomes and outcomes[name].held for name in chosen) else 1
 
 
-def measure_all(chosen: dict[str, Promise], short: bool) -> dict[str, Outcome]:
-    """Every check in a process of its own: first those with a time, alone; then the others, in the short form two at
-    a time, for most of them wait most of the time.
-    """
-    alone = [name for name in chosen if chosen[name].timed or not short]
-    outcomes = {name: report(name, chosen[name], short) for name in alone}
+def measure_all(chosen: list[str], short: bool) -> dict[str, Outcome]:
+    """Measure one after the other. In the short form those without a time go in two lanes, for they mostly wait."""
+    alone = [name for name in chosen if PROMISES[name].timed or not short]
+    outcomes = {}
+    for name in alone:
+        outcomes[name] = measure(PROMISES[name], short)
+        report(name, outcomes[name])
     others = [name for name in chosen if name not in outcomes]
-    with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda name: report(name, chosen[name], short), others)
-    return {**outcomes, **dict(zip(others, found, strict=True))}
+    with ThreadPoolExecutor(2) as lanes:
+        for found in lanes.map(measure_lane, (others[::2], others[1::2])):
+            outcomes.update(found)
+    return outcomes
 
 
-def report(name: str, promise: Promise, short: bool) -> Outcome:
-    """Measure it and say so."""
-    started = time.monotonic()
-    command = [sys.executable, str(Path(__file__).parent), "--one", name, *(["--short"] if short else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = done.stdout.splitlines()
-    outcome = Outcome(**json.loads(lines[-1])) if done.returncode == 0 else Outcome("the check itself died", held=False)
-    print(f"{'held    ' if outcome.held else 'NOT HELD'} {name} ({time.monotonic() - started:.0f} s): "
-          f"{outcome.figure}; limit: {promise.limit}", flush=True)  # fmt: skip
-    return outcome
+def measure_lane(names: list[str]) -> dict[str, Outcome]:
+    """The short form of these checks in a process of its own."""
+    command = [sys.executable, str(Path(__file__).parent), "--short", "--lane", *names]
+    outcomes = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as lane:
+        for line in lane.stdout or ():
+            name, found = json.loads(line)
+            outcomes[name] = Outcome(**found)
+            report(name, outcomes[name])
+    return outcomes
+
+
+def report(name: str, outcome: Outcome) -> None:
+    """Say how it ended."""
+    said = "held    " if outcome.held else "NOT HELD"
+    print(f"{time.strftime('%H:%M:%S')} {said} {name}: {outcome.figure}; limit: {PROMISES[name].limit}", flush=True)
 
 
 def measure(promise: Promise, short: bool) -> Outcome:
