@@ -49,6 +49,8 @@ BUILDERS = {
 }
 QUEUE_SIZE = 64
 MOST_SESSIONS = 256  # gradio keeps a copy of the page's settings for each, a third of a MiB; the oldest is forgotten
+STATUS_SECONDS = 2.0  # between notes on places in the queue; by itself gradio sends one to everybody at every event
+LOOK_SECONDS = 0.01  # between looks at the queue; gradio's own pace, 1 ms, keeps a tenth of a core busy on an idle page
 SHUTDOWN_SECONDS = 3
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,8 @@ def build(explorer: Explorer) -> gr.Blocks:
                 made.append(tab)
         header.wire(blocks, page, made)
         build_endpoints(explorer, limits)
-    blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
+    blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8, status_update_rate=STATUS_SECONDS)
+    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = LOOK_SECONDS
     blocks.state_session_capacity = MOST_SESSIONS
     return blocks
 

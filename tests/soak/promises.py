@@ -42,10 +42,10 @@ PROMISES = {
     "files": Promise("No file leaks", "0 bytes", soak_security.check_files),
     "code": Promise("A model runs no code", "refused in 2 s, no canary", soak_security.check_models, timed=True),
     "hostile": Promise("Hostile text is inert", "no script runs, figures draw", soak_security.check_hostile_text),
+    "input": Promise("Bad input gets an answer", "a named error, no traceback", soak_security.check_input),
     "bounded": Promise(
         "Load is bounded", "all refused, the queue ends, memory < 200 MiB more", soak_server.check_bounded
     ),
     "visitors": Promise("Many visitors are served", "0 errors, p95 < 1 s", soak_server.check_visitors, timed=True),
     "large": Promise("Years of work open at once", "each tab < 2 s", soak_server.check_large_database, timed=True),
-    "input": Promise("Bad input gets an answer", "a named error, no traceback", soak_security.check_input),
 }
