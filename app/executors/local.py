@@ -29,7 +29,7 @@ from storage.jobs import LEASE, Job, Jobs
 
 LOOK_SECONDS = 0.5
 TERM_AFTER_SECONDS = 10.0  # a cancelled job that does not stop by itself
-KILL_AFTER_SECONDS = 15.0
+KILL_AFTER_SECONDS = 14.5  # gone 16 s after the cancel, the looks between included
 STOP_SECONDS = 10.0
 LOG_BYTES = 2**20
 PROJECT_ROOT = Path(__file__).resolve().parents[2]

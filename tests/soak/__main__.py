@@ -91,7 +91,7 @@ def report(name: str, outcome: Outcome) -> None:
 
 def measure(promise: Promise, short: bool) -> Outcome:
     """The check in an empty folder; what it raises is its figure."""
-    with tempfile.TemporaryDirectory(prefix="abq-soak-") as work:
+    with tempfile.TemporaryDirectory(prefix="abq-soak-", ignore_cleanup_errors=True) as work:
         try:
             return promise.check(Path(work), short)
         except Exception as error:
