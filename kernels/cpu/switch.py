@@ -4,14 +4,13 @@ Found by timing both on this processor when it is first asked for, and kept on d
 """
 
 import json
-import os
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from kernels.cpu.target import cpu_name, target
-from kernels.cuda.compile import write_whole
+from kernels.kept_files import cache_folder, write_whole
 
 ALWAYS_TOGETHER = 16  # tokens from which nothing is timed
 _TIMED = (2, 3, 4, 6, 8, 12)
@@ -23,7 +22,7 @@ class SwitchTable:
 
     def __init__(self, folder: Path | None = None) -> None:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{cpu_name()} {target().name}").strip("-").lower()
-        self.path = (folder or cache_folder()) / f"switch-{stem}.json"
+        self.path = (folder or cache_folder("cpu")) / f"switch-{stem}.json"
         self._lock = threading.Lock()
         self._known: dict[str, int] | None = None
 
@@ -40,18 +39,6 @@ class SwitchTable:
                 content = {"format": _FORMAT, "cpu": cpu_name(), "last_alone": self._known}
                 write_whole(self.path, json.dumps(content, indent=1).encode())
             return self._known[kind]
-
-
-def cache_folder() -> Path:
-    """Where the table is kept: ABQ_KERNEL_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("ABQ_KERNEL_CACHE")
-    if chosen:
-        return Path(chosen)
-    try:
-        import platformdirs
-    except ImportError:  # a GPU machine may have torch and CuPy and little else
-        return Path.home() / ".cache" / "abq-explorer" / "cpu"
-    return Path(platformdirs.user_cache_dir("abq-explorer")) / "cpu"
 
 
 def _last_alone(seconds: Callable[[int], tuple[float, float]]) -> int:

@@ -2,9 +2,7 @@
 
 import hashlib
 import importlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +23,7 @@ from kernels.cuda.tiles import (
     instances,
     quantize_name,
 )
+from kernels.kept_files import cache_folder, write_whole
 
 SOURCES = Path(__file__).parent
 HEADERS = ("device.cuh", "arguments.cuh", "epilogue.cuh")
@@ -158,7 +157,7 @@ def compile_unit(unit: Unit, arch: str) -> tuple[bytes, str]:
     options = (f"-arch=sm_{arch}", "--std=c++17", "-default-device", "--ptxas-options=-v")
     texts = {name: (SOURCES / name).read_text() for name in (*HEADERS, unit.file)}
     key = repr((nvrtc.getVersion(), options, unit.source, sorted(texts.items())))
-    stem = cache_folder() / f"{unit.name}-sm{arch}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+    stem = cache_folder("cuda") / f"{unit.name}-sm{arch}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
     kept, log = stem.with_suffix(".cubin"), stem.with_suffix(".log")
     if kept.exists() and log.exists():
         return kept.read_bytes(), log.read_text()
@@ -213,29 +212,6 @@ def compile_report(archs: Iterable[str]) -> Iterator[KernelResources]:
     for arch in archs:
         for unit in units(arch):
             yield from resources(unit, arch)
-
-
-def cache_folder() -> Path:
-    """Where cubins and plan tables are kept: ABQ_KERNEL_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("ABQ_KERNEL_CACHE")
-    if chosen:
-        return Path(chosen)
-    try:
-        import platformdirs
-    except ImportError:  # a GPU machine may have torch and CuPy and little else
-        return Path.home() / ".cache" / "abq-explorer" / "cuda"
-    return Path(platformdirs.user_cache_dir("abq-explorer")) / "cuda"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """All of the file or nothing of it. A folder that cannot be written is no error: the next process compiles anew."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
-    except OSError:
-        return
 
 
 @cache

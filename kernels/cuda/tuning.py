@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kernels.cuda.compile import cache_folder, write_whole
 from kernels.cuda.operands import DeviceWeight, plane_columns
 from kernels.cuda.plan import Plan, candidates, default_plan
 from kernels.cuda.tiles import LIBRARY, Instance, instances
+from kernels.kept_files import cache_folder, write_whole
 
 _FORMAT = 1
 
@@ -22,7 +22,7 @@ class PlanTable:
     def __init__(self, device_name: str, arch: str, processors: int, folder: Path | None = None) -> None:
         self.processors = processors
         stem = re.sub(r"[^A-Za-z0-9]+", "-", device_name).strip("-").lower()
-        self.path = (folder or cache_folder()) / f"plans-{stem}-sm{arch}-{processors}.json"
+        self.path = (folder or cache_folder("cuda")) / f"plans-{stem}-sm{arch}-{processors}.json"
         self._plans: dict[str, dict[str, Any]] | None = None
 
     def best(
