@@ -9,6 +9,7 @@ from functools import cached_property
 
 from abq_core.precision import Precision, PrecisionError
 
+MIX_SUFFIX = ".json"  # of the files that hold one
 _HASH_DIGITS = 6
 _NAME = re.compile(rf"W[0-9.]{{1,5}}A[0-9]{{1,2}}(kv[0-9])?mix-[0-9a-f]{{{_HASH_DIGITS}}}")
 

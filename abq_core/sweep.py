@@ -1,11 +1,13 @@
 """A sweep: many calibrations from one file, every model at every precision with every method."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from abq_core.mix import MIX_SUFFIX
 from abq_core.spec import METHODS, CalibrationSpec, Switches
 
 _AXES = {"models": "model", "precisions": "precision", "methods": "method", "seeds": "seed"}
@@ -21,9 +23,10 @@ class SweepError(ValueError):
 def read_sweep(path: Path) -> list[CalibrationSpec]:
     """The calibrations that a YAML file asks for, in the order models, precisions, methods, seeds, none twice.
 
-    `models` and `precisions` are lists; `methods` (else abq) and `seeds` may be. Everything else is a setting of a
-    calibration and the same for all: data, segments, seq_len, epochs, end_to_end_segments, device, and `switches`,
-    which change the method's own. Raises SweepError, SpecError, PrecisionError.
+    `models` and `precisions` are lists; `methods` (else abq) and `seeds` may be. A precision is the notation, or the
+    file of a mix beside this one. Everything else is a setting of a calibration and the same for all: data, segments,
+    seq_len, epochs, end_to_end_segments, device, and `switches`, which change the method's own. Raises SweepError,
+    SpecError, PrecisionError.
     """
     asked = _read(path)
     axes = {single: _values(path, asked, name) for name, single in _AXES.items() if name in asked or name != "seeds"}
@@ -37,7 +40,8 @@ def read_sweep(path: Path) -> list[CalibrationSpec]:
     specs = []
     for values in product(*axes.values()):
         cell = dict(zip(axes, values, strict=True))
-        specs.append(CalibrationSpec.from_dict({**shared, **cell, **_switches(path, shared, str(cell["method"]))}))
+        cell |= _mix(path, str(cell["precision"])) | _switches(path, shared, str(cell["method"]))
+        specs.append(CalibrationSpec.from_dict({**shared, **cell}))
     return list(dict.fromkeys(specs))
 
 
@@ -62,6 +66,19 @@ def _values(path: Path, asked: Mapping[str, Any], name: str) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise SweepError(f"{path}: {name} is {values!r}: give a list, such as {name}: [{_EXAMPLES[name]}].")
     return [value if name == "seeds" else str(value) for value in values]
+
+
+def _mix(path: Path, precision: str) -> dict[str, Any]:
+    """What `abq allocate` wrote to the file that stands for a precision, sought beside the sweep's; else nothing."""
+    if not precision.endswith(MIX_SUFFIX):
+        return {}
+    file = path.parent / Path(precision).expanduser()
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        return {"precision": content["precision"], "mix": content.get("mix")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SweepError(f"{path}: {precision} is no file that `abq allocate --out` wrote ({reason}).") from error
 
 
 def _switches(path: Path, shared: Mapping[str, Any], method: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import errno
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from app.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
 from app.services.evaluation import EVALUATION_SEED
 from app.services.explorer import DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN, Explorer
+from app.siblings import find_sibling
 from app.tokens import redacted
 from storage.errors import DatabaseError, LostLeaseError
 from storage.jobs import Job
@@ -62,6 +64,7 @@ class CalibrationJob:
         self._plan = plan or EvaluationPlan()
         self._on_progress = on_progress
         self._calibrate = calibrator or self._calibrate_here
+        self._elsewhere = calibrator is not None
         self._job: Job = lease.job
         self._spec = CalibrationSpec.from_dict(self._job.spec)
         self._progress = Progress(learns=self._spec.active_epochs > 0)
@@ -80,21 +83,24 @@ class CalibrationJob:
         self._evaluate()
         self._jobs.finish(self._job.id, self._job.epoch, now())
 
+    @cached_property
+    def _provenance(self) -> dict[str, object]:
+        return provenance(self._spec)
+
     def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
         base = self._explorer.registry.full(spec.model)
         self._lease.check()
         calibrate(base, spec, store, on_event)
 
     def _write_spec(self) -> None:
-        found = provenance(self._spec)
         before = self._folder.read_spec()
-        changed = what_changed(before, found) if before is not None and self._store.hashes else None
+        changed = what_changed(before, self._provenance) if before is not None and self._store.hashes else None
         if changed:
             raise ServiceError(
                 f"Since this run began, {changed}, so its {len(self._store.hashes)} finished blocks do not fit any "
                 "more. Start a new calibration."
             )
-        self._folder.write_spec(found)
+        self._folder.write_spec(self._provenance)
 
     def _on_event(self, event: Event) -> None:
         ids = (self._job.id, self._job.epoch, now())
@@ -123,6 +129,25 @@ class CalibrationJob:
                 f"so its {len(self._store.hashes)} finished blocks do not fit any more. Start a new calibration."
             )
         self._folder.write_texts({**kept, part: record})
+        if part == "blocks" and not self._store.hashes and not self._elsewhere:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Start with the blocks that a sibling made from the same inputs, with their losses and distances."""
+        sibling = find_sibling(self._explorer.runs, self._spec, self._provenance, self._folder)
+        if sibling is None:
+            return
+        losses = self._jobs.losses(sibling.job_id)
+        for record, data in sibling.files():
+            ids = (self._job.id, self._job.epoch, now())
+            self._store.adopt(record.block, data)
+            for loss in losses:
+                if loss.block == record.block:
+                    self._jobs.record_losses(*ids, loss.block, loss.step, loss.terms)
+            self._jobs.record_block(*ids, record.block, record.sha256, 0.0, record.distances)
+            self._lease.check()
+        of = f"run {sibling.folder.run_id}, which made them from the same inputs"
+        self._log(f"Blocks taken over from {of}: {len(self._store.hashes)}.")
 
     def _diagnose(self) -> None:
         self._progress.diagnosing()

@@ -27,6 +27,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def same_ground(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two runs have the same model files and versions under them, whatever their calibrations."""
+    return all(one.get(name) == other.get(name) for name in ("fingerprint", "versions"))
+
+
 def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
     """Why blocks made under the one do not fit to the other, in words; None where they do."""
     if before.get("fingerprint") != after["fingerprint"]:

@@ -86,6 +86,10 @@ class RunFolder:
     def block_path(self, block: int) -> Path:
         return self.path / "blocks" / f"{block:03d}.safetensors"
 
+    def read_block(self, block: int, sha256: str) -> bytes | None:
+        """The file of a finished block, or None where it is not there or its bytes are not those."""
+        return _read_checked(self.block_path(block), sha256)
+
     def draft_path(self, block: int) -> Path:
         """What a block learned before the end-to-end pass; gone when the run is finished."""
         return self.path / "drafts" / f"{block:03d}.safetensors"
@@ -143,7 +147,7 @@ class BlockStore:
 
     def load(self, block: int) -> "dict[str, torch.Tensor] | None":
         """The tensors of a block, or None where it is not there or its bytes are not the recorded ones."""
-        return self._read(block, self._folder.block_path(block))
+        return self._loaded(block, self._folder.block_path(block))
 
     def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
         """Make a block durable and remember its hash; the caller records the hash in storage next."""
@@ -152,24 +156,36 @@ class BlockStore:
 
     def load_draft(self, block: int) -> "dict[str, torch.Tensor] | None":
         """What a block had learned when the end-to-end pass was still to come, or None as `load`."""
-        return self._read(block, self._folder.draft_path(block))
+        return self._loaded(block, self._folder.draft_path(block))
 
     def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
         """As `save`; the hash is the draft's until the finished block replaces it."""
         self._write(block, self._folder.draft_path(block), tensors)
 
-    def _read(self, block: int, path: Path) -> "dict[str, torch.Tensor] | None":
+    def adopt(self, block: int, data: bytes) -> None:
+        """Take a finished block over as the file that another run has of it; else as `save`."""
+        self._keep(block, self._folder.block_path(block), data)
+
+    def _loaded(self, block: int, path: Path) -> "dict[str, torch.Tensor] | None":
         from safetensors.torch import load
 
         expected = self.hashes.get(block)
-        if expected is None or not path.is_file():
-            return None
-        data = path.read_bytes()
-        return load(data) if hashlib.sha256(data).hexdigest() == expected else None
+        data = None if expected is None else _read_checked(path, expected)
+        return None if data is None else load(data)
 
     def _write(self, block: int, path: Path, tensors: "dict[str, torch.Tensor]") -> None:
         from safetensors.torch import save
 
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        self._keep(block, path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+    def _keep(self, block: int, path: Path, data: bytes) -> None:
         write_atomically(path, data, self._may_write)
         self.hashes[block] = hashlib.sha256(data).hexdigest()
+
+
+def _read_checked(path: Path, sha256: str) -> bytes | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from abq_core.mix import MIX_SUFFIX
 from app.commands import words
 from app.commands.answers import Answer, JsonOption, Table, answers, as_json_text
 from app.commands.options import DataOption, OptionError, SeedOption, read_list
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from abq_core.mix import ModelPrecision
     from app.services import Explorer
-
-MIX_SUFFIX = ".json"
 
 
 @answers
