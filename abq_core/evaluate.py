@@ -10,6 +10,7 @@ from torch import Tensor
 
 from abq_core.models import LoadedModel
 from abq_core.sources import TextRecord
+from kernels.activations import NotFiniteError
 
 _FORWARD_TOKENS = 2048  # tokens that go through the blocks at once
 _LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over
@@ -74,12 +75,12 @@ def evaluate(
     same: list[Tensor] = []
     done = 0
     for batch in segments.split(max(1, _FORWARD_TOKENS // segments.shape[1])):
-        loss, kl, top = _score_batch(model, compared, batch)
+        try:
+            loss, kl, top = _score_batch(model, compared, batch)
+        except NotFiniteError as error:  # of the packed engine
+            raise _hopeless(model, math.nan) from error
         if not loss.mean() < _HOPELESS_NATS:
-            raise EvaluationError(
-                f"The {model.precision} model of '{model.ref}' loses {loss.mean():.3g} nats a token, so it has no "
-                "usable perplexity. Use more bits or another method."
-            )
+            raise _hopeless(model, float(loss.mean()))
         losses.append(loss.double().mean(1))
         distances.append(kl)
         same.append(top)
@@ -97,6 +98,13 @@ def evaluate(
         kl_p99=float(np.quantile(kl_values, 0.99)),
         same_top=float(same_values.double().mean()),
         segment_losses=tuple(segment_losses.tolist()),
+    )
+
+
+def _hopeless(model: LoadedModel, nats: float) -> EvaluationError:
+    return EvaluationError(
+        f"The {model.precision} model of '{model.ref}' loses {nats:.3g} nats a token, so it has no usable perplexity. "
+        "Use more bits or another method."
     )
 
 

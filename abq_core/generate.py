@@ -14,6 +14,7 @@ from abq_core.evaluate import kl_divergence
 from abq_core.kv_cache import StaticCache
 from abq_core.models import LoadedModel
 from abq_core.runtime import weight_bytes
+from kernels.activations import NotFiniteError
 
 _CHARACTERS_PER_TOKEN = 64  # a longer prompt cannot fit; it is not even tokenized
 _CONTEXT_TOKENS = 6  # tokens before the first new one that decide how it is written
@@ -207,14 +208,19 @@ class _Reader:
     @torch.inference_mode()
     def read(self, ids: list[int]) -> Tensor:
         """Read on; the logits after the last token, (vocabulary,) float32 on the CPU."""
-        hidden = self._hidden(ids)
-        logits = self._model.logits(hidden).cpu()
+        try:
+            logits = self._model.logits(self._hidden(ids)).cpu()
+        except NotFiniteError as error:  # the packed engine refuses what the simulated one hands on
+            raise self._broken() from error
         if not torch.isfinite(logits).all():
-            raise GenerationError(
-                f"The {self._model.precision} model of '{self._model.ref}' gives logits that are not finite. Use more "
-                "bits or another method."
-            )
+            raise self._broken()
         return logits
+
+    def _broken(self) -> GenerationError:
+        return GenerationError(
+            f"The {self._model.precision} model of '{self._model.ref}' gives logits that are not finite. Use more "
+            "bits or another method."
+        )
 
     def _hidden(self, ids: list[int]) -> Tensor:
         """The last hidden state of the last token, (hidden,)."""

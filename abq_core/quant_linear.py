@@ -85,7 +85,10 @@ class PackedLinear(nn.Module):
         return self.packed.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) -> (..., out_features): float32 on the CPU; any of the kernels' types on a GPU."""
+        """x (..., in_features) -> (..., out_features): float32 on the CPU; any of the kernels' types on a GPU.
+
+        Raises NotFiniteError on the CPU.
+        """
         rows = x.detach().reshape(-1, self.in_features)
         if isinstance(self.packed, DeviceWeight):
             y = packed_linear(rows, self.packed, self.act_bits)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,15 +34,13 @@ from abq_core.models import BUILTIN, LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.runtime import rounded_model
 from app.services.throughput import PROMPT, TORCH_COLUMNS, dynamic_int8, held_bytes, path_of
-from kernels.bandwidth import read_bandwidth
-from kernels.dispatch import describe
-from kernels.threads import cores, thread_count
+from kernels.machine import describe_machine
+from kernels.threads import thread_count
 
 COLUMNS = (*TORCH_COLUMNS, "W2A8", "W2*A8", "W4A4", "W4A8", "W6A6", "W8A8")
 RESULT = Path(__file__).parent / "results" / "cpu-decode.json"
 _PROMPT = PROMPT + " those of the module that it was made for," * 2
-_STREAM_BYTES = 256 << 20  # more than most caches hold
-_STARTS = 4
+_STARTS = 8
 _BEGIN, _END = "<!-- measured -->", "<!-- end -->"
 
 
@@ -243,20 +240,10 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    found = describe()
-    threads = thread_count()
-    return {
-        "cpu": found["cpu"],
-        "instructions": found["instructions"],
-        "cores": cores(),
-        "threads": threads,
-        "read_gb_per_second": read_bandwidth(threads, _STREAM_BYTES),
-        "memory_bytes": psutil.virtual_memory().total,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("abq-explorer", "torch", "transformers", "numba", "numpy")},
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    """The machine, and what the figures of a whole model depend on besides."""
+    machine = describe_machine([], thread_count(), also=("abq-explorer", "transformers"))
+    whole = {"memory_bytes": psutil.virtual_memory().total, "system": platform.platform()}
+    return {**machine, **whole, "date": time.strftime("%Y-%m-%d")}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

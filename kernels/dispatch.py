@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.activations import quantize_activations
+from kernels.activations import quantize_activations, refuse_not_finite
 from kernels.cuda.operands import DeviceWeight
 from kernels.planes import ShapeError
 from kernels.threads import thread_count
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NUMPY = "numpy"
 DEQUANTIZED = "dequantized-fp32"
 _BLOCK_ROWS = 512
+_ACT_BITS = frozenset((*range(1, 9), 16))
 
 
 @overload
@@ -37,7 +38,8 @@ def linear(
     x: (m, k) float32.  act_bits: 1..8, quantized per token, or 16: the weight is dequantized and the product is in
     float32.  threads: at most this many (None: ABQ_THREADS, or all cores).  Returns (m, n) float32.
     A weight on a GPU (`kernels.cuda.operands.upload`) takes a tensor beside it and gives a tensor of the same dtype.
-    Raises ShapeError, and ThreadsError.
+    Raises ShapeError, NotFiniteError for a token with NaN or infinity (on a GPU, where looking would mean waiting, that
+    token's outputs are NaN), and ThreadsError.
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().linear(x, weight, act_bits)
@@ -62,10 +64,13 @@ def exact_integers(
 ) -> NDArray[np.int32] | Tensor:
     """The integers inside `linear`: sum of (qa - za)(qw - zw) over each group, (m, n, groups) int32, act_bits 1..8.
 
-    Runs the engine's path even where `linear` would take NumPy, so that a check sees what the engine computes.
+    Runs the engine's path even where `linear` would take NumPy, so that a check sees what the engine computes. Raises
+    what `linear` does.
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().exact_integers(x, weight, act_bits)
+    if act_bits not in _ACT_BITS or act_bits == 16:
+        raise ShapeError(f"a product of integers needs activations of 1..8 bits, got {act_bits}")
     x = _checked(x, weight)
     engine = _engine()
     integers = np.empty((len(x), weight.n, weight.groups), np.int32)
@@ -82,7 +87,7 @@ def path_for(weight: PackedWeight | DeviceWeight, m: int, act_bits: int) -> str:
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().path_for(weight, m, act_bits)
-    if act_bits != 16 and not 1 <= act_bits <= 8:
+    if act_bits not in _ACT_BITS:
         raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
     engine = _engine()
     path = engine.path_for(weight, m, act_bits)
@@ -110,8 +115,11 @@ def _checked(x: NDArray[np.float32] | Tensor, weight: PackedWeight) -> NDArray[n
         raise ShapeError(f"a weight in memory takes NumPy activations, got {type(x).__name__}; upload the weight first")
     if x.ndim != 2 or x.shape[1] != weight.k:
         raise ShapeError(f"activations of shape {x.shape} do not fit a weight ({weight.n}, {weight.k})")
-    if x.dtype != np.float32 or not x.flags.c_contiguous or not x.flags.writeable:
-        x = np.array(x, np.float32, order="C")
+    if x.dtype != np.float32 or not x.flags.carray:  # in rows, aligned, writable: what is compiled takes no other
+        if x.dtype.kind not in "fiub":
+            raise ShapeError(f"activations must be real numbers, got {x.dtype}")
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and that is refused with its place
+            x = np.array(x, np.float32, order="C")
     return x
 
 
@@ -151,6 +159,7 @@ def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -
 
 def _dequantized_linear(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
     """Weight-only quantization: rows are dequantized, a block at a time, and multiplied by BLAS."""
+    refuse_not_finite(x)
     out = np.empty((len(x), weight.n), np.float32)
     for start in range(0, weight.n, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, weight.n)

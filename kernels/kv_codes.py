@@ -6,6 +6,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.activations import quantize_activations
+
 _Floats = NDArray[np.float32]
 _WIDTHS = (1, 2, 4, 8)
 
@@ -28,10 +30,14 @@ class KvCodes:
         return self._codes.nbytes + self._scale.nbytes + self._zero.nbytes
 
     def write(self, start: int, keys: _Floats, values: _Floats) -> None:
-        """Quantize keys and values (kv_heads, tokens, d) to the positions from `start`, each token over its range."""
+        """Quantize keys and values (kv_heads, tokens, d) to the positions from `start`, each token over its range.
+
+        Raises NotFiniteError.
+        """
         for index, x in enumerate((keys, values)):
             place = self._codes[index], self._scale[index], self._zero[index]
-            _compiled().write(np.ascontiguousarray(x), self.bits, self.width, start, *place)
+            if not _compiled().write(np.ascontiguousarray(x), self.bits, self.width, start, *place):
+                quantize_activations(x.reshape(-1, x.shape[2]), self.bits)  # raises, and says where
 
     def attend(self, query: _Floats, first: int, last: int, scale: float) -> _Floats:
         """Softmax attention of query (heads, d) over positions first .. last - 1. Returns (1, heads * d)."""

@@ -1,6 +1,7 @@
 """What a timing depends on besides the code: processor, instructions, caches, memory, versions."""
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from kernels.timing import last_level_cache
 _BEYOND_CACHES = 256 << 20
 
 
-def describe_machine(peers: list[str], threads: int) -> dict[str, object]:
-    """The machine as a benchmark's file names it.
+def describe_machine(peers: list[str], threads: int, also: Sequence[str] = ()) -> dict[str, object]:
+    """The machine as a benchmark's file names it. peers, also: engines and packages whose versions count too.
 
     read_gb_per_second: of memory, with so many threads.  issue_gb_per_second: of packed W2 weights that W2A8 decode
     consumes from the first cache, so that nothing but instructions binds it.
@@ -30,7 +31,7 @@ def describe_machine(peers: list[str], threads: int) -> dict[str, object]:
         "issue_gb_per_second": threads * issue_limit(),
         "versions": {
             "python": platform.python_version(),
-            **{package: metadata.version(package) for package in packages},
+            **{package: metadata.version(package) for package in (*packages, *also)},
             **versions(peers),
         },
     }

@@ -59,13 +59,15 @@ def alternate(products: Sequence[Sequence[Callable[[], Any]]], threads: int, bud
 
     once = [max(max(seconds(copies[:1]) for _ in range(2)), 1e-6) for copies in products]
     repeats = [max(1, int(_SAMPLE_SECONDS / first)) for first in once]
-    round_seconds = sum((2 * count + 1) * first for count, first in zip(repeats, once, strict=True))
+    calls = [2 * count + (len(copies) > 1) for count, copies in zip(repeats, products, strict=True)]
+    round_seconds = sum(count * first for count, first in zip(calls, once, strict=True))
     rounds = int(np.clip(budget_seconds / round_seconds, _MIN_ROUNDS, _MAX_ROUNDS))
     samples = [Samples() for _ in products]
     next_copies = [cycle(copies) for copies in products]
     for _ in range(rounds):
         for copies, rotation, count, sample in zip(products, next_copies, repeats, samples, strict=True):
             sample.cold.append(seconds([next(rotation) for _ in range(count)]))
-            copies[0]()
+            if len(copies) > 1:  # a weight too large for two copies was read just now
+                copies[0]()
             sample.warm.append(seconds([copies[0]] * count))
     return samples

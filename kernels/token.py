@@ -1,11 +1,13 @@
 """What one token needs besides its products with packed weights: norm, attention over a cache, gate, head. CPU."""
 
+import math
 from functools import cache
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.activations import not_finite
 from kernels.planes import ShapeError
 from kernels.threads import run_ranges, thread_count
 
@@ -15,9 +17,13 @@ _WORTH_A_THREAD = 1 << 22  # multiplications
 
 
 def add_norm(x: _Floats, added: _Floats, weight: _Floats, epsilon: float) -> _Floats:
-    """x (k,) += added, which may be empty. Returns weight * x / sqrt(mean(x^2) + epsilon) as (1, k)."""
+    """x (k,) += added, which may be empty. Returns weight * x / sqrt(mean(x^2) + epsilon) as (1, k).
+
+    Raises NotFiniteError where the sum of squares is not finite.
+    """
     out = np.empty((1, x.size), np.float32)
-    _compiled().add_norm(x, added, weight, np.float32(epsilon), out[0])
+    if not math.isfinite(_compiled().add_norm(x, added, weight, np.float32(epsilon), out[0])):
+        raise not_finite(x[None], 0)
     return out
 
 

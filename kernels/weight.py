@@ -134,8 +134,11 @@ def pack_weight(
     scale, zero = _per_group("scale", scale, n, groups), _per_group("zero", zero, n, groups)
     if zero.size and (int(zero.min()) < 0 or int(zero.max()) >= 1 << planes):
         raise ShapeError(f"zero points {zero.min()}..{zero.max()} are no codes of {planes} bits")
+    _check_finite("scale", scale)
     if bias is not None and np.shape(bias) != (n,):
         raise ShapeError(f"the bias has shape {np.shape(bias)}, expected ({n},)")
+    if bias is not None:
+        _check_finite("bias", np.asarray(bias)[:, None])
     if not 0 < act_clip <= 1:
         raise ShapeError(f"a factor of {act_clip} on the range of activations is not in (0, 1]")
     segment = _segment(k, planes, group_size)
@@ -183,6 +186,13 @@ def _per_group(name: str, values: NDArray[Any], n: int, groups: int) -> NDArray[
     if array.shape != (n, groups):
         raise ShapeError(f"{name} has shape {array.shape}, expected ({n}, {groups})")
     return array
+
+
+def _check_finite(name: str, values: NDArray[Any]) -> None:
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ShapeError(f"the {name} of row {row} is {values[row, column]}; a weight to pack must be finite")
 
 
 def _segment(k: int, planes: int, group_size: int | None) -> int:

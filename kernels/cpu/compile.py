@@ -8,7 +8,7 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
-from numba.np import linalg
+from numba.core.runtime import rtsys
 
 _REORDERED = {"reassoc", "contract", "nsz"}
 _functions: list[Any] = []
@@ -38,6 +38,16 @@ def compiled_anew() -> int:
 class _SourcesCache(FunctionCache):
     """Numba's cache on disk, which by itself notices an edit to a function's own file, not to the loops in it."""
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is on disk for the signature, or None.
+
+        Numba would first import all that a compilation may need, SciPy's BLAS with it, which takes longer than the rest
+        together. What is compiled already needs its memory management alone; whoever compiles imports the rest then.
+        """
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
     def _index_key(self, signature: Any, codegen: Any) -> Any:
         return (*super()._index_key(signature, codegen), _sources())
 
@@ -49,11 +59,3 @@ def _sources() -> str:
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _no_blas() -> None:
-    """Numba asks for SciPy's BLAS before its first call, which takes as long as all the rest. No loop here has one."""
-    raise ImportError("not looked for")
-
-
-linalg.ensure_blas = _no_blas

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
 from kernels.cpu.decode_loops import dot_field, popcount_plane
+from kernels.cpu.quantize import pack_planes, quantize_tokens
 from kernels.cpu.tile_loops import finish_panel
 from kernels.cpu.vectors import TARGET
 
@@ -77,6 +78,15 @@ def popcount_segment(
 
 
 @compiled
+def planes_of(widths: Array) -> int:
+    """The bits of a weight's code. Not `widths.sum()`: whoever loads that from disk imports SciPy with it."""
+    planes = 0
+    for width in widths:
+        planes += width
+    return planes
+
+
+@compiled
 def exact_sum(
     total: np.int32,
     zero: np.int16,
@@ -89,7 +99,7 @@ def exact_sum(
 
 
 @compiled
-def decode(
+def multiply_token(
     data: Array,
     widths: Array,
     segment: int,
@@ -100,23 +110,24 @@ def decode(
     codes: Array,
     act_planes: Array,
     act_bits: int,
-    act_scale: np.float32,
-    act_zero: np.int32,
+    act_scale: Array,
+    act_zero: Array,
     act_sums: Array,
+    token: int,
     first_panel: int,
     last_panel: int,
     out: Array,
     integers: Array,
 ) -> None:
-    """y = s_a sum_g s_w (sum qa qw - zw sum qa - za sum(qw - zw)) + bias, for the rows of panels first .. last - 1.
+    """One quantized token's row of `out`, and of `integers`.
 
-    The weight's arrays are PackedWeight's; bias may be empty.  codes: (k_padded,) int8.  act_planes: their bit planes,
-    or empty for the byte dot product.  act_scale, act_zero, act_sums: of this token.  out: (n,) float32, all rows.
-    integers: (n, groups) int32 to also write the exact sums into, or empty.
+    codes: (m, k_padded) int8.  act_planes: this token's bit planes, or empty for the byte dot product.  act_scale,
+    act_zero, act_sums: of all tokens.
     """
-    k, n = codes.size, out.size
+    k, n = codes.shape[1], out.shape[1]
+    act_s, act_z = act_scale[token], act_zero[token]
     field_words = k // 32
-    row_words = field_words * widths.sum() * 16
+    row_words = field_words * planes_of(widths) * 16
     padded = (n + 15) // 16 * 16
     totals = np.empty(ROWS, np.int32)
     y = np.empty(ROWS, np.float32)
@@ -128,7 +139,7 @@ def decode(
         panel = first_panel + (i if i < each else each * (PANELS - 1) + i)
         start, stride = panel * row_words, apart * row_words
         y[:] = 0
-        for g in range(act_sums.size):
+        for g in range(act_sums.shape[1]):
             column = g * segment
             columns = min(segment, k - column)
             totals[:] = 0
@@ -136,17 +147,59 @@ def decode(
                 bits = widths.size
                 popcount_segment(data, bits, start, field_words, stride, column, columns, act_planes, act_bits, totals)
             else:
-                dot_segment(data, widths, start, field_words, stride, column, columns, codes, totals)
+                dot_segment(data, widths, start, field_words, stride, column, columns, codes[token], totals)
             for p in range(panels):
                 row = (panel + p * apart) * 16
                 side = g * padded + row
-                finish_panel(totals, 16 * p, zero, sums, scale, side, act_sums[g], act_zero, y, 16 * p)
+                finish_panel(totals, 16 * p, zero, sums, scale, side, act_sums[token, g], act_z, y, 16 * p)
                 if integers.size:
                     for r in range(min(16, n - row)):
-                        integers[row + r, g] = exact_sum(
-                            totals[16 * p + r], zero[side + r], sums[side + r], act_sums[g], act_zero
+                        integers[token, row + r, g] = exact_sum(
+                            totals[16 * p + r], zero[side + r], sums[side + r], act_sums[token, g], act_z
                         )
         for p in range(panels):
             row = (panel + p * apart) * 16
             for r in range(min(16, n - row)):
-                out[row + r] = y[16 * p + r] * act_scale + (bias[row + r] if bias.size else np.float32(0))
+                out[token, row + r] = y[16 * p + r] * act_s + (bias[row + r] if bias.size else np.float32(0))
+
+
+@compiled
+def decode(
+    x: Array,
+    act_bits: int,
+    clip: np.float32,
+    by_planes: bool,
+    data: Array,
+    widths: Array,
+    segment: int,
+    scale: Array,
+    zero: Array,
+    sums: Array,
+    bias: Array,
+    first_panel: int,
+    last_panel: int,
+    out: Array,
+    integers: Array,
+) -> int:
+    """y = s_a sum_g s_w (sum qa qw - zw sum qa - za sum(qw - zw)) + bias, for the rows of panels first .. last - 1.
+
+    x: (m, k) float32, quantized here, by every thread for itself: that takes less time than to start a second function.
+    by_planes: by population counts, not by the byte dot product.  The weight's arrays are PackedWeight's; bias may be
+    empty.  out: (m, n) float32, all rows.  integers: (m, n, groups) int32 to also write the exact sums into, or empty.
+    Returns what `quantize_tokens` does, and computes nothing where a token has no scale.
+    """
+    m, k_padded, groups = x.shape[0], (x.shape[1] + 31) // 32 * 32, (x.shape[1] + segment - 1) // segment
+    codes, act_sums = np.empty((m, k_padded), np.int8), np.empty((m, groups), np.int32)
+    act_scale, act_zero = np.empty(m, np.float32), np.empty(m, np.int32)
+    planes = np.empty(act_bits * k_padded // 32 if by_planes else 0, np.uint32)
+    quantized = quantize_tokens(x, act_bits, clip, segment, 1, codes, act_scale, act_zero, act_sums)
+    if quantized < m:
+        return quantized
+    for token in range(m):
+        if by_planes:
+            pack_planes(codes[token], act_bits, planes)
+        multiply_token(
+            data, widths, segment, scale, zero, sums, bias, codes, planes, act_bits, act_scale, act_zero, act_sums,
+            token, first_panel, last_panel, out, integers,
+        )  # fmt: skip
+    return m

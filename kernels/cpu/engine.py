@@ -13,10 +13,10 @@ from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from kernels import reference
-from kernels.activations import quantize_activations
+from kernels.activations import not_finite, quantize_activations, refuse_not_finite
 from kernels.cpu.decode import decode
 from kernels.cpu.prefill import prefill
-from kernels.cpu.quantize import pack_planes, quantize_tokens
+from kernels.cpu.quantize import quantize_tokens
 from kernels.cpu.switch import ALWAYS_TOGETHER, SwitchTable
 from kernels.cpu.target import cpu_name, target
 from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, TILE_TOKENS
@@ -34,8 +34,7 @@ _PANEL_STEP = 6  # whole blocks of panels for every loop
 _WORTH_A_THREAD = 1 << 23  # multiplications; fewer are done before a thread has woken up
 _TIMED_N, _TIMED_K, _TIMED_ROUNDS = 768, 2048, 5
 _NO_BIAS = np.empty(0, np.float32)
-_NO_PLANES = np.empty(0, np.uint32)
-_NO_INTEGERS = {2: np.empty((0, 0), np.int32), 3: np.empty((0, 0, 0), np.int32)}
+_NO_INTEGERS = np.empty((0, 0, 0), np.int32)
 
 
 class EngineWarning(RuntimeWarning):
@@ -90,44 +89,50 @@ def linear(
     """x (m, k) float32, quantized to act_bits (1..8), times the weight -> (m, n) float32.
 
     path: GEMM, or DOT or BIT_SERIAL, which take one token after the other.
-    integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(qw - zw).
+    integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(qw - zw).  Raises NotFiniteError.
     """
-    m = x.shape[0]
-    tile_tokens = TILE_TOKENS if path == GEMM else 1
-    codes = np.empty((-(-m // tile_tokens), weight.k_padded * tile_tokens), np.int8)
-    scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    sums = np.empty((m, weight.groups), np.int32)
-    quantize_tokens(x, act_bits, np.float32(weight.act_clip), weight.segment, tile_tokens, codes, scale, zero, sums)
-    bias = _NO_BIAS if weight.bias is None else weight.bias
+    out = np.empty((x.shape[0], weight.n), np.float32)
+    exact = _NO_INTEGERS if integers is None else integers
+    clip = np.float32(weight.act_clip)
     static = (
-        weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, weight.panel_sum, bias,
+        weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, weight.panel_sum,
+        _NO_BIAS if weight.bias is None else weight.bias,
     )  # fmt: skip
-    out = np.empty((m, weight.n), np.float32)
     if path == GEMM:
-        exact = _NO_INTEGERS[3] if integers is None else integers
+        tokens = _in_tiles(x, weight, act_bits, clip)
 
         def run(first: int, last: int) -> None:
-            prefill(*static, codes, scale, zero, sums, first, last, out, exact)
+            prefill(*static, *tokens, first, last, out, exact)
 
     else:
-        planes = [_NO_PLANES] * m
-        if path == BIT_SERIAL:
-            planes = [np.empty(act_bits * weight.k_padded // 32, np.uint32) for _ in range(m)]
-            for t in range(m):
-                pack_planes(codes[t], act_bits, planes[t])
+        by_planes = path == BIT_SERIAL
 
         def run(first: int, last: int) -> None:
-            for t in range(m):
-                exact = _NO_INTEGERS[2] if integers is None else integers[t]
-                decode(*static, codes[t], planes[t], act_bits, scale[t], zero[t], sums[t], first, last, out[t], exact)
+            quantized = decode(x, act_bits, clip, by_planes, *static, first, last, out, exact)
+            if quantized < len(x):
+                raise not_finite(x, quantized)
 
-    _run_threaded(run, weight, m, threads)
+    _run_threaded(run, weight, x.shape[0], threads)
     return out
 
 
-def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: int | None = None) -> NDArray[np.float32]:
-    """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32."""
+def _in_tiles(
+    x: NDArray[np.float32], weight: PackedWeight, act_bits: int, clip: np.float32
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+    """Codes, scales, zero points and sums of tokens as `prefill` takes them, once for all threads."""
     m = x.shape[0]
+    codes = np.empty((-(-m // TILE_TOKENS), weight.k_padded * TILE_TOKENS), np.int8)
+    scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
+    sums = np.empty((m, weight.groups), np.int32)
+    quantized = quantize_tokens(x, act_bits, clip, weight.segment, TILE_TOKENS, codes, scale, zero, sums)
+    if quantized < m:
+        raise not_finite(x, quantized)
+    return codes, scale, zero, sums
+
+
+def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: int | None = None) -> NDArray[np.float32]:
+    """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32. Raises NotFiniteError."""
+    given, m = x, x.shape[0]
     rows = 1 if m == 1 else -(-m // FLOAT_TILE_TOKENS) * FLOAT_TILE_TOKENS
     if x.shape != (rows, weight.k_padded):
         padded = np.zeros((rows, weight.k_padded), np.float32)
@@ -142,6 +147,8 @@ def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: in
         )
 
     _run_threaded(run, weight, m, threads)
+    if not np.isfinite(out[:, 0]).all():  # NaN and infinity in a token spread to all of its row
+        refuse_not_finite(given)
     return out
 
 

@@ -10,25 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
+from kernels.cpu.quantize import row_range
 from kernels.cpu.token import softmax
 
 Array = NDArray[Any]
 
 
 @compiled
-def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Array, zero: Array) -> None:
+def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Array, zero: Array) -> bool:
     """Quantize x (kv_heads, tokens, d) float32, each token and head over its own range, to positions from `start`.
 
     codes: (kv_heads, capacity, d width / 8) uint8.  scale, zero: (kv_heads, capacity) float32.
+    Returns whether all have a scale; NaN, infinity and a range beyond float32 have none.
     """
     heads, tokens, d = x.shape
     levels, part = np.float32((1 << bits) - 1), codes.shape[2]
     for h in range(heads):
         for t in range(tokens):
-            low = high = np.float32(0)
-            for i in range(d):
-                low, high = min(low, x[h, t, i]), max(high, x[h, t, i])
+            low, high, finite = row_range(x[h, t])
             step = (high - low) / levels
+            if not (finite and np.isfinite(step)):
+                return False
             if not step > np.float32(0):
                 step = np.float32(1)
             offset = np.rint(-low / step)
@@ -37,6 +39,7 @@ def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Arra
             for i in range(d):
                 code = min(max(np.rint(x[h, t, i] / step) + offset, np.float32(0)), levels)
                 codes[h, start + t, i % part] |= np.uint8(np.uint8(code) << np.uint8(i // part * width))
+    return True
 
 
 @partial(compiled, reorder_sums=True)

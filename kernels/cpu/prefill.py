@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
-from kernels.cpu.decode import exact_sum
+from kernels.cpu.decode import exact_sum, planes_of
 from kernels.cpu.tile_loops import TILE_TOKENS, dot_tile, finish_panel, unpack_field
 from kernels.cpu.vectors import TARGET
 
@@ -81,7 +81,7 @@ def multiply_segment(
     Nine-bit weights take a second pass for the ninth plane, since their codes do not fit a byte.
     """
     k = codes.shape[1] // TILE_TOKENS
-    planes = widths.sum()
+    planes = planes_of(widths)
     as_they_are = planes == 8 and widths.size == 1 and panels == PANELS
     for begin in range(column, column + columns, BLOCK_COLUMNS):
         count = min(BLOCK_COLUMNS, column + columns - begin)
@@ -142,7 +142,7 @@ def prefill(
     """
     k = codes.shape[1] // TILE_TOKENS
     m, n = out.shape
-    row_words = k // 32 * widths.sum() * 16
+    row_words = k // 32 * planes_of(widths) * 16
     padded = (n + 15) // 16 * 16
     scratch = np.empty(BLOCK_COLUMNS * 4 * PANELS, np.uint32)
     totals = np.empty((min(BLOCK_TOKENS, codes.shape[0] * TILE_TOKENS), ROWS), np.int32)

@@ -71,14 +71,16 @@ def quantize_tokens(
     scale: Array,
     zero: Array,
     sums: Array,
-) -> None:
+) -> int:
     """Quantize x (m, k) float32 for the integer product and pack it; clip as in `kernels.activations`.
+
+    Returns the first token that has no scale, for NaN, infinity or a range beyond float32, and writes nothing after it;
+    m where all of them have one.
 
     Writes codes (tiles, k_padded * tile_tokens) int8: the code less 128 where bits is 8 (so that it is signed), the
     code itself below.  Four columns are a word, and words of the tile's tokens lie side by side: column c of its t-th
-    token is byte ((c // 4) * tile_tokens + t) * 4 + c % 4.  Columns and tokens beyond x are 0.  scale (m,) float32, NaN
-    for a token with NaN or infinity.  zero (m,) int32, shifted as the codes are.  sums (m, groups) int32: of codes over
-    segments of `segment` columns.
+    token is byte ((c // 4) * tile_tokens + t) * 4 + c % 4.  Columns and tokens beyond x are 0.  scale (m,) float32.
+    zero (m,) int32, shifted as the codes are.  sums (m, groups) int32: of codes over segments of `segment` columns.
     """
     m, k = x.shape
     k_padded = codes.shape[1] // tile_tokens
@@ -93,23 +95,22 @@ def quantize_tokens(
             low, high, finite = row_range(x[t])
             low, high = low * clip, high * clip
             step = (high - low) / levels
+            if not (finite and np.isfinite(step)):
+                return t
             if not step > np.float32(0):
                 step = np.float32(1)
             offset = np.rint(-low / step)
-            scale[t] = step if finite else np.float32(np.nan)
-            zero[t] = np.int32(offset) - shift if finite else np.int32(0)
-        if t < m and finite:
+            scale[t], zero[t] = step, np.int32(offset) - shift
             for g in range(sums.shape[1]):
                 last = min((g + 1) * segment, k)
                 sums[t, g] = row_codes(x[t], g * segment, last, step, offset, levels, shift, out, lanes)
         else:
             out[:] = 0
-            if t < m:
-                sums[t] = 0
         if tile_tokens > 1:
             words, tile = buffer.view(np.uint32), codes[t // tile_tokens].view(np.uint32)
             for w in range(words.size):
                 tile[w * tile_tokens + t % tile_tokens] = words[w]
+    return m
 
 
 @compiled

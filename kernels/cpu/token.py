@@ -21,8 +21,9 @@ _ONE = np.float32(1)
 
 @compiled
 def exp(x: np.float32) -> np.float32:
-    """e^x within a few units of the last place, without a call, so that loops over it become vectors."""
-    x = min(max(x, np.float32(-87)), np.float32(88))
+    """e^x within a few units of the last place, without a call, so that loops over it become vectors. NaN stays NaN."""
+    x = np.float32(-87) if x < np.float32(-87) else x
+    x = np.float32(88) if x > np.float32(88) else x
     n = np.rint(x * _LOG2_E)
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     series = _ONE + r * (_ONE + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
@@ -30,8 +31,11 @@ def exp(x: np.float32) -> np.float32:
 
 
 @partial(compiled, reorder_sums=True)
-def add_norm(x: Array, added: Array, weight: Array, epsilon: np.float32, out: Array) -> None:
-    """x += added (empty: nothing); out = weight * x / sqrt(mean(x^2) + epsilon).  All (k,) float32."""
+def add_norm(x: Array, added: Array, weight: Array, epsilon: np.float32, out: Array) -> np.float32:
+    """x += added (empty: nothing); out = weight * x / sqrt(mean(x^2) + epsilon).  All (k,) float32.
+
+    Returns the sum of squares, which is not finite where x has NaN or infinity, or values too large to be squared.
+    """
     if added.size:
         for i in range(x.size):
             x[i] += added[i]
@@ -41,6 +45,7 @@ def add_norm(x: Array, added: Array, weight: Array, epsilon: np.float32, out: Ar
     factor = _ONE / np.sqrt(total / np.float32(x.size) + epsilon)
     for i in range(x.size):
         out[i] = weight[i] * (x[i] * factor)
+    return total
 
 
 @compiled
@@ -90,11 +95,11 @@ def attend(query: Array, keys: Array, values: Array, first: int, last: int, scal
 
 @partial(compiled, reorder_sums=True)
 def softmax(scores: Array) -> None:
-    """Softmax of (tokens,) float32 in place."""
-    highest = scores[0]
+    """Softmax of (tokens,) float32 in place; NaN in all places where one score is not finite."""
+    highest, total = scores[0], np.float32(0)
     for t in range(scores.size):
         highest = max(highest, scores[t])
-    total = np.float32(0)
+        total += scores[t] * np.float32(0)
     for t in range(scores.size):
         scores[t] = exp(scores[t] - highest)
         total += scores[t]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
+from kernels.cpu.decode import planes_of
 from kernels.cpu.prefill import BLOCK_COLUMNS, BLOCK_TOKENS, unpack_block
 from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, float_tile
 from kernels.cpu.vectors import TARGET
@@ -38,7 +39,7 @@ def weight_only(
     """
     k = x.shape[1]
     m, n = out.shape
-    planes = widths.sum()
+    planes = planes_of(widths)
     row_words = k // 32 * planes * 16
     padded = (n + 15) // 16 * 16
     scratch = np.empty(BLOCK_COLUMNS * 4 * PANELS, np.uint32)

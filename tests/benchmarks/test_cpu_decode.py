@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cpu_decode import main
+from cpu_decode import RESULT, main, measured_page
 
 
 def test_every_kind_of_column_is_measured_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,7 +15,8 @@ def test_every_kind_of_column_is_measured_and_compared(tmp_path: Path, capsys: p
     sizes = ["--models", "random-256", "--columns", *columns, "--rounds", "2", "--tokens", "3"]
     main([*sizes, "--out", str(out), "--markdown", str(page)])
     result = json.loads(out.read_text("utf-8"))
-    assert result["machine"]["threads"] >= 1 and result["machine"]["versions"]["torch"]
+    assert result["machine"]["threads"] >= 1 and result["machine"]["read_gb_per_second"] > 0
+    assert {"torch", "transformers", "abq-explorer", "python"} <= result["machine"]["versions"].keys()
     rows = {row["column"]: row for row in result["models"]["random-256"]["columns"]}
     assert list(rows) == columns
     for row in rows.values():
@@ -30,3 +31,9 @@ def test_every_kind_of_column_is_measured_and_compared(tmp_path: Path, capsys: p
     written = page.read_text("utf-8")
     assert written.startswith("before\n<!-- measured -->\n") and written.endswith("<!-- end -->\nafter\n")
     assert "| W2A8kv4 | abq " in written and "| W2A8kv4 | abq " in capsys.readouterr().out and "old" not in written
+
+
+def test_the_page_is_made_of_the_stored_figures() -> None:
+    stored = json.loads(RESULT.read_text("utf-8"))
+    page = (RESULT.parents[2] / "docs" / "decode.md").read_text("utf-8")
+    assert measured_page(stored) in page

@@ -138,6 +138,11 @@ def test_what_cannot_be_scored_is_named(base: LoadedModel, text: torch.Tensor, t
     broken.model.norm.weight.fill_(float("nan"))
     with pytest.raises(EvaluationError, match=r"W2A2 .* nan nats"):
         evaluate(LoadedModel("x", broken, base.tokenizer, Precision.parse("W2A2")), base, text)
+    packed = rounded_model(base, Precision.parse("W2A2"), "packed")
+    with torch.no_grad():
+        packed.model.model.layers[1].input_layernorm.weight.fill_(float("nan"))
+    with pytest.raises(EvaluationError, match=r"W2A2 .* nan nats"):
+        evaluate(packed, base, text)
     broken.model.norm.weight.fill_(1e6)
     with pytest.raises(EvaluationError, match="no usable perplexity"):
         evaluate(LoadedModel("x", broken, base.tokenizer, Precision.parse("W2A2")), base, text)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from abq_core.architectures import blocks_of
 from abq_core.generate import Finished, GenerationError, PromptError, Token, first_difference, generate
 from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
@@ -196,6 +197,24 @@ def test_a_broken_model_is_named(llama: LoadedModel) -> None:
     column = LoadedModel("x", broken, llama.tokenizer, Precision.parse("W1A1"))
     with pytest.raises(GenerationError, match=r"W1A1 .* not finite"):
         list(generate({"a": column}, llama, PROMPT, 3))
+
+
+@pytest.mark.parametrize("part", ["embedding", "norm"])
+@pytest.mark.parametrize("precision", ["W4A8", "W4A8kv4", "W4A16"])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_a_packed_model_that_breaks_is_named_too(llama: LoadedModel, part: str, precision: str, decoded: bool) -> None:
+    model = rounded_model(llama, Precision.parse(precision), "packed")
+    if part == "embedding":
+        broken = model.model.get_input_embeddings().weight
+    else:
+        broken = blocks_of(model.model)[1].input_layernorm.weight
+    events = generate({"a": model}, None, PROMPT, 3)
+    if decoded:  # the prompt goes through the modules, what follows through the decoder
+        next(events)
+    with torch.no_grad():
+        broken.fill_(float("inf"))
+    with pytest.raises(GenerationError, match=rf"The {precision} model .* not finite\. Use more bits"):
+        list(events)
 
 
 def test_models_with_other_tokens_have_no_kl(llama: LoadedModel) -> None:

@@ -132,7 +132,10 @@ def test_activations_are_quantized_as_calibration_does(family: str, act_bits: in
     device = EmulatedDevice()
     device.show(x, acts.codes, acts.scale, acts.zero, acts.sums, acts.counters)
     launch.quantize(device, x, weight, acts)
-    codes, scale, zero, _ = quantize_activations(x.float().numpy(), act_bits, case.act_clip)
+    finite = x.isfinite().all(dim=1)
+    known = torch.where(finite[:, None], x, 0).float()
+    codes, scale, zero, _ = quantize_activations(known.numpy(), act_bits, case.act_clip)
+    scale[~finite.numpy()] = np.nan  # what the CPU refuses
     assert np.array_equal(acts.scale[:5].numpy(), scale, equal_nan=True)
     assert np.array_equal(acts.zero[:5].numpy(), zero)
     starts = np.arange(0, 300, weight.segment) if weight.grouped else [0]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kernels.activations import quantize_activations
+from kernels.activations import NotFiniteError, quantize_activations
 from kernels.cpu.quantize import quantize_tokens
 from kernels.planes import ShapeError
 
@@ -23,7 +23,7 @@ def engine_quantize(
     tiles = -(-m // tile_tokens) + 1
     packed, sums = np.full((tiles, padded * tile_tokens), 99, np.int8), np.empty((m, 1), np.int32)
     scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    quantize_tokens(x, bits, np.float32(clip), padded, tile_tokens, packed, scale, zero, sums)
+    assert quantize_tokens(x, bits, np.float32(clip), padded, tile_tokens, packed, scale, zero, sums) == m
     codes = packed.reshape(tiles, padded // 4, tile_tokens, 4).transpose(0, 2, 1, 3).reshape(-1, padded)
     assert not codes[m:].any()
     assert not codes[:, k:].any()
@@ -71,12 +71,15 @@ def test_a_range_on_one_side_still_holds_zero() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_token_that_is_not_finite_gets_scale_nan(bad: float) -> None:
-    x = np.array([[1.0, bad], [1.0, 2.0]], np.float32)
-    for codes, scale, _, _ in (quantize_activations(x, 4), engine_quantize(x, 4)):
-        assert np.isnan(scale[0])
-        assert not codes[0].any()
-        assert np.isfinite(scale[1])
+def test_a_token_that_is_not_finite_is_refused(bad: float) -> None:
+    x = np.array([[1.0, 2.0], [1.0, bad], [bad, 2.0]], np.float32)
+    with pytest.raises(NotFiniteError, match=rf"Row 1 of an input \(3, 2\) has {bad} in column 1"):
+        quantize_activations(x, 4)
+
+
+def test_a_range_beyond_float32_is_refused() -> None:
+    with pytest.raises(NotFiniteError, match=r"Row 0 .* reaches from -3e\+38 to 3e\+38"):
+        quantize_activations(np.array([[-3e38, 3e38]], np.float32), 8)
 
 
 def test_bad_input_is_refused() -> None:

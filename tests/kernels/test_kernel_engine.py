@@ -1,16 +1,16 @@
 """Every path of the engine against the int64 reference: shapes, bits, stars, zero points, groups, tails."""
 
-import os
-import subprocess
-import sys
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from instruction_sets import OTHERS, run_with
 
 from kernels import dispatch
 from kernels.activations import quantize_activations
@@ -210,21 +210,23 @@ def test_a_batch_gives_each_token_what_it_gets_alone() -> None:
         assert np.array_equal(dispatch.linear(x[t : t + 1], weight, 4)[0], batch[t])
 
 
-def test_nan_stays_in_its_token() -> None:
-    weight, x = random_weight(6, 20, 64, 4), tokens(6, 3, 64)
-    x[1, 5] = np.nan
-    y = dispatch.linear(x, weight, 8)
-    assert np.isnan(y[1]).all()
-    assert np.isfinite(y[[0, 2]]).all()
-
-
 def test_input_of_another_layout_or_type_is_converted() -> None:
     weight, x = random_weight(7, 20, 64, 4), tokens(7, 4, 64)
-    expected = dispatch.linear(x, weight, 8)
     frozen = x.copy()
     frozen.setflags(write=False)
-    for same in (np.asfortranarray(x), x.astype(np.float64), frozen, np.repeat(x, 2, axis=0)[::2]):
-        assert np.array_equal(dispatch.linear(same, weight, 8), expected)
+    shifted = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    shifted[:] = x
+    wide, backwards = np.zeros((4, 128), np.float32), np.ascontiguousarray(x[::-1, ::-1])
+    wide[:, ::2] = x
+    others = [np.asfortranarray(x), x.astype(np.float64), x.astype(">f4"), frozen, shifted]
+    others += [np.repeat(x, 2, axis=0)[::2], wide[:, ::2], backwards[::-1, ::-1]]
+    for act_bits, m in product((8, 16), (1, 4)):
+        expected = dispatch.linear(x[:m], weight, act_bits)
+        for same in others:
+            assert np.array_equal(dispatch.linear(same[:m], weight, act_bits), expected)
+    codes = np.arange(256).reshape(4, 64)
+    expected = dispatch.linear(codes.astype(np.float32), weight, 8)
+    assert np.array_equal(dispatch.linear(codes, weight, 8), expected)  # type: ignore[arg-type]
 
 
 def test_no_tokens_give_no_rows() -> None:
@@ -233,12 +235,38 @@ def test_no_tokens_give_no_rows() -> None:
     assert dispatch.linear(np.empty((0, 64), np.float32), weight, 16).shape == (0, 20)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+@pytest.mark.parametrize("shape", [(1, 63), (1, 65), (64,), (1, 1, 64), (64, 1), ()])
+def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     weight = random_weight(9, 20, 64, 4)
-    with pytest.raises(ShapeError, match=r"\(1, 63\) do not fit a weight \(20, 64\)"):
-        dispatch.linear(np.zeros((1, 63), np.float32), weight, 8)
-    with pytest.raises(ShapeError, match="got 9"):
-        dispatch.linear(np.zeros((1, 64), np.float32), weight, 9)
+    for act_bits, multiply in product((8, 16), (dispatch.linear, dispatch.exact_integers)):
+        if multiply is dispatch.linear or act_bits == 8:
+            with pytest.raises(ShapeError, match=re.escape(f"{shape} do not fit a weight (20, 64)")):
+                multiply(np.zeros(shape, np.float32), weight, act_bits)
+
+
+@pytest.mark.parametrize("act_bits", [-1, 0, 9, 15, 17, 32, 4.5])
+def test_a_bit_width_that_does_not_fit_is_refused(act_bits: int) -> None:
+    weight, x = random_weight(9, 20, 64, 4), np.zeros((1, 64), np.float32)
+    for ask in (dispatch.linear, dispatch.exact_integers):
+        with pytest.raises(ShapeError, match=rf"got {act_bits}"):
+            ask(x, weight, act_bits)
+    with pytest.raises(ShapeError, match=rf"got {act_bits}"):
+        dispatch.path_for(weight, 1, act_bits)
+
+
+def test_what_is_no_sum_of_integers_has_none() -> None:
+    with pytest.raises(ShapeError, match=r"1\.\.8 bits, got 16"):
+        dispatch.exact_integers(np.zeros((1, 64), np.float32), random_weight(9, 20, 64, 4), 16)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    weight = random_weight(9, 20, 64, 4)
+    with pytest.raises(ShapeError, match="real numbers, got complex64"):
+        dispatch.linear(np.ones((1, 64), np.complex64), weight, 8)
+    with pytest.raises(ShapeError, match="NumPy activations, got list"):
+        dispatch.linear([[0.0] * 64], weight, 8)  # type: ignore[call-overload]
+    with pytest.raises(ShapeError, match="has inf in column 0"):
+        dispatch.linear(np.full((1, 64), 1e300), weight, 8)
 
 
 def test_the_path_is_named() -> None:
@@ -253,12 +281,9 @@ def test_the_path_is_named() -> None:
     assert set(described) == {"cpu", "instructions", "paths", "threads"}
 
 
-SUBPROCESS = """
-import sys, numpy as np
-sys.path.insert(0, {folder!r})
+ON_OTHERS = """
 from test_kernel_engine import RANDOM_CASES, assert_exact, assert_random_cases, random_weight, tokens
 from kernels import dispatch
-assert {path!r} in dispatch.describe()["paths"], dispatch.describe()
 assert all(dispatch.describe()["paths"].values()), dispatch.describe()
 for bits in range(1, 9):
     for starred in (False, True):
@@ -269,16 +294,6 @@ assert_random_cases(RANDOM_CASES)
 """
 
 
-@pytest.mark.parametrize(
-    ("path", "cpu", "features"),
-    [("avx2", "haswell", "+avx2,+fma"), ("portable", "generic", "")],
-)
-def test_other_instruction_sets_are_exact(path: str, cpu: str, features: str) -> None:
-    if target().name == "portable" and path == "avx2":
-        pytest.skip("this processor has no AVX2")
-    code = SUBPROCESS.format(folder=os.path.dirname(__file__), path=path)
-    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_instruction_sets_are_exact(name: str) -> None:
+    run_with(name, ON_OTHERS)

@@ -29,6 +29,7 @@ def test_cold_calls_rotate_over_the_copies_and_warm_calls_do_not(monkeypatch: py
     assert timed[::3] == [f"a{i % 3}" for i in range(rounds)]
     assert timed[1::3] == timed[2::3] == ["a0"] * rounds
     assert calls[4:8] == ["a0", "a0", "a0", "b0"]
+    assert calls[4:].count("b0") == 2 * rounds  # with one copy, the cold call leaves it as warm as it gets
 
 
 def test_copies_are_more_than_the_last_level_cache_holds() -> None:

@@ -98,6 +98,8 @@ ZEROS = np.zeros((4, 1), int)
         ({"group_size": 0}, "0 is not a multiple of 32"),
         ({"group_size": 1 << 22}, "could overflow"),
         ({"bias": np.zeros(5, np.float32)}, r"bias has shape \(5,\)"),
+        ({"scale": np.array([1, 1, np.nan, 1])}, "the scale of row 2 is nan"),
+        ({"bias": np.array([1, np.inf, 1, 1])}, "the bias of row 1 is inf"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
