@@ -12,12 +12,15 @@ import pandas as pd
 from abq_core.spec import CalibrationSpec
 from app.limits import Limits
 from app.services import Explorer
+from app.services.shared import Shared
 from app.tabs.guard import EXPECTED
 from app.tabs.measurements import read_shapes
 
 
 def build_endpoints(explorer: Explorer, limits: Limits) -> None:
     """Publish the endpoints of this explorer; call it inside the page's Blocks."""
+    job_rows = Shared(lambda: _rows(explorer.jobs_frame()), explorer.moment)
+    run_rows = Shared(lambda: _rows(explorer.runs_frame()), explorer.moment)
 
     def models() -> list[str]:
         """The models that the page offers."""
@@ -46,8 +49,8 @@ def build_endpoints(explorer: Explorer, limits: Limits) -> None:
         return {"run": job.run_id, "job": str(job.id), "state": job.state}
 
     def jobs() -> list[dict[str, Any]]:
-        """All jobs, newest first."""
-        return _rows(explorer.jobs_frame())
+        """The newest 100 jobs, newest first."""
+        return job_rows.read()
 
     def job(job: str) -> dict[str, Any]:
         """One job by job id or run id, with its log."""
@@ -64,7 +67,7 @@ def build_endpoints(explorer: Explorer, limits: Limits) -> None:
 
     def runs() -> list[dict[str, Any]]:
         """All runs with their latest evaluation, and each model at full precision."""
-        return _rows(explorer.runs_frame())
+        return run_rows.read()
 
     def diagnostics(run: str, name: str) -> list[dict[str, Any]]:
         """One diagnostics frame of a run: blocks, linears, levels, outliers, balance, clipping ..."""

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -36,6 +37,7 @@ class Database:
         self._writing = engine.execution_options(**{sqlite.WRITE: True})
         self._line = None if self.path is None else Line(self.path)
         self._pid = os.getpid()
+        self._writes, self._writes_lock = 0, threading.Lock()
 
     @classmethod
     def open(cls, location: str | Path) -> Self:
@@ -65,11 +67,21 @@ class Database:
         """The SQLite file, or None on a server."""
         return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
 
+    @property
+    def writes(self) -> int:
+        """How many transactions that may have written have ended here. While it stays, only others write."""
+        with self._writes_lock:
+            return self._writes
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction that may write: committed at the end, rolled back if anything is raised."""
-        with self._in_turn(), self._session(self._writing) as session:
-            yield session
+        try:
+            with self._in_turn(), self._session(self._writing) as session:
+                yield session
+        finally:  # after an error too: the commit whose answer was lost may have been made
+            with self._writes_lock:
+                self._writes += 1
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from app.run_folder import RunFolder
 from app.services import frames
 from app.services.errors import ServiceError
 from app.services.mixes import find_precision
+from app.services.shared import SHARED_SECONDS, Moment, Shared
 from app.settings import Settings
 from storage.database import Database
 from storage.jobs import Job, Jobs
@@ -44,18 +46,27 @@ class Explorer:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
+        self._database = database
         self.jobs = Jobs(database)
         self.runs = Runs(database)
         self.measurements = Measurements(database)
         self._registry: ModelRegistry | None = None
         self._registry_lock = threading.Lock()
         self._explored: dict[tuple[str, str], dict[str, pandas.DataFrame]] = {}
+        self._jobs_frame = Shared(lambda: frames.jobs_frame(self.jobs.list(), now()), self.moment)
+        self._newest_runs_frame = Shared(lambda: self._runs_frame(RUNS_SHOWN), self.moment)
+        self._losses_frame = Shared(lambda job: frames.losses_frame(self.jobs.losses(job)), self.moment)
+        self._logs = Shared(lambda job: frames.log_text(self.jobs.logs(job)), self.moment)
 
     @classmethod
     def open(cls, settings: Settings) -> "Explorer":
         """Make the data folder and open the database. Raises SettingsError, DatabaseError."""
         settings.prepare()
         return cls(settings, Database.open(settings.database_url))
+
+    def moment(self) -> Moment:
+        """What time it is for what visitors share (`Shared`)."""
+        return self._database.writes, int(time.monotonic() / SHARED_SECONDS)
 
     @property
     def registry(self) -> "ModelRegistry":
@@ -171,16 +182,16 @@ class Explorer:
         return self.jobs.resume(self.job(job_id).id, now())
 
     def jobs_frame(self) -> pandas.DataFrame:
-        """One row a job, newest first."""
-        return frames.jobs_frame(self.jobs.list(), now())
+        """One row a job, newest first. Shared: what other processes wrote in the last SHARED_SECONDS may be missing."""
+        return self._jobs_frame.read().copy()
 
     def logs(self, job_id: str) -> str:
-        """What a job said, one line an entry."""
-        return frames.log_text(self.jobs.logs(self.job(job_id).id))
+        """What a job said, one line an entry. Shared as `jobs_frame` is."""
+        return self._logs.read(self.job(job_id).id)
 
     def losses_frame(self, job_id: str) -> pandas.DataFrame:
-        """Losses of a job so far: block, epoch, term, value."""
-        return frames.losses_frame(self.jobs.losses(self.job(job_id).id))
+        """Losses of a job so far: block, epoch, term, value. Shared as `jobs_frame` is."""
+        return self._losses_frame.read(self.job(job_id).id).copy()
 
     # Runs
 
@@ -190,13 +201,19 @@ class Explorer:
 
     def runs_frame(self) -> pandas.DataFrame:
         """One row a run with its latest evaluation, then one row for each model at full precision."""
-        return frames.runs_frame(self.runs.list(), self.measurements.evaluations(), self.measurements.task_scores())
+        return self._runs_frame(None)
 
     def newest_runs_frame(self) -> pandas.DataFrame:
-        """`runs_frame` of the newest RUNS_SHOWN runs: what a page shows must not grow with the database."""
-        evaluations = self.measurements.evaluations(limit=4 * RUNS_SHOWN)
-        scores = self.measurements.task_scores(limit=4 * RUNS_SHOWN)
-        return frames.runs_frame(self.runs.list(limit=RUNS_SHOWN), evaluations, scores)
+        """`runs_frame` of the newest RUNS_SHOWN runs: what a page shows must not grow with the database.
+
+        Shared as `jobs_frame` is.
+        """
+        return self._newest_runs_frame.read().copy()
+
+    def _runs_frame(self, limit: int | None) -> pandas.DataFrame:
+        runs, scored = self.runs.list(limit=limit), None if limit is None else 4 * limit
+        evaluations, scores = self.measurements.evaluations(limit=scored), self.measurements.task_scores(limit=scored)
+        return frames.runs_frame(runs, evaluations, scores)
 
     def folder(self, run_id: str) -> RunFolder:
         """The files of a run."""

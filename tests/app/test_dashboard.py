@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_models_runs_jobs_and_diagnostics_are_read(client: Client, finished: tup
     assert {block["lens"] for block in blocks} == {"rounded", "corrected"}
 
 
+def test_rows_of_jobs_and_runs_have_dates_in_iso_and_null_for_what_is_missing(
+    client: Client, finished: tuple[Explorer, Job]
+) -> None:
+    explorer, job = finished
+    for endpoint, frame in (("/jobs", explorer.jobs_frame()), ("/runs", explorer.runs_frame())):
+        rows = client.predict(api_name=endpoint)
+        assert rows == json.loads(frame.to_json(orient="records", date_format="iso"))
+        assert [list(row) for row in rows] == [list(frame.columns)] * len(frame)
+        created = datetime.fromisoformat(next(row for row in rows if row["run"] == job.run_id)["created"])
+        assert abs(created - job.created_at) < timedelta(milliseconds=1)
+    assert rows[0]["task_score"] is None and client.predict(api_name="/jobs")[0]["eta_seconds"] is None
+
+
 def test_exploring_gives_a_ratio_for_every_linear(client: Client, tiny_llama: Path) -> None:
     linears = client.predict(str(tiny_llama), "W2*A8", api_name="/explore")
     assert {row["block"] for row in linears} == {0, 1}
@@ -127,15 +141,20 @@ def test_a_job_is_submitted_cancelled_resumed_noted_and_deleted(
     own: tuple[Explorer, Client], tiny_spec: SpecMaker, text_file: Path
 ) -> None:
     explorer, client = own
+
+    def shown(endpoint: str, column: str) -> list[object]:
+        return [row[column] for row in client.predict(api_name=endpoint) if row["run"] == made["run"]]
+
     spec = tiny_spec()
     made = client.predict(spec.model, "W2*A8", "rtn", str(text_file), 2, 32, -1, 0, api_name="/submit")
-    assert made["state"] == "queued"
-    assert client.predict(made["job"], api_name="/cancel") == "cancelled"
-    assert client.predict(made["job"], api_name="/resume") == "queued"
+    assert made["state"] == "queued" and shown("/jobs", "state") == shown("/runs", "state") == ["queued"]
+    assert client.predict(made["job"], api_name="/cancel") == "cancelled" and shown("/jobs", "state") == ["cancelled"]
+    assert client.predict(made["job"], api_name="/resume") == "queued" and shown("/jobs", "state") == ["queued"]
     work_on(explorer, explorer.job(made["job"]))
     client.predict(made["run"], "a note", api_name="/note")
-    assert explorer.run(made["run"]).note == "a note"
+    assert shown("/runs", "note") == [explorer.run(made["run"]).note] == ["a note"]
     client.predict(made["run"], api_name="/delete")
+    assert shown("/runs", "run") == shown("/jobs", "run") == []
     assert made["run"] not in set(explorer.runs_frame()["run"])
 
 

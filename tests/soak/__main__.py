@@ -1,9 +1,11 @@
 """Measures every promise about jobs and prints a table: `python tests/soak [--short] [--markdown FILE]`.
 
-Exit code 1 where one is not held. The long form takes about an hour, the short one less than ten minutes.
+Exit code 1 where one is not held. On an idle machine the long form takes most of an hour, the short one less than ten
+minutes.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -14,9 +16,10 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from app.settings import THREADS_WAIT
 
@@ -25,6 +28,7 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 from promise import Outcome, Promise
 from promises import PROMISES
 
+LANES = 2
 _HEADER = """# Reliability
 
 What is promised about jobs, measured by real processes, kills and disks. Made by `{command}` on {date}
@@ -40,12 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="fewer rounds of each")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--only", nargs="*", default=[], help="names of checks, such as kills resume")
-    parser.add_argument("--lane", nargs="*", help=argparse.SUPPRESS)  # checks of this process, answered as JSON
+    parser.add_argument("--lane", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
-    if options.lane is not None:
-        for name in options.lane:
-            print(json.dumps([name, asdict(measure(PROMISES[name], options.short))]), flush=True)
+    if options.lane:
+        answer_lane(options.short)
         return 0
     chosen = [name for name in PROMISES if not options.only or name in options.only]
     before = os.getloadavg()[0]
@@ -58,44 +61,64 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_all(chosen: list[str], short: bool) -> dict[str, Outcome]:
-    """Measure one after the other. In the short form those without a time go in two lanes, for they mostly wait."""
-    alone = [name for name in chosen if PROMISES[name].timed or not short]
+    """Measure those whose figure is a time one after the other, then the rest in two lanes, the longest first."""
     outcomes = {}
-    for name in alone:
-        outcomes[name] = measure(PROMISES[name], short)
-        report(name, outcomes[name])
-    others = [name for name in chosen if name not in outcomes]
-    with ThreadPoolExecutor(2) as lanes:
-        for found in lanes.map(measure_lane, (others[::2], others[1::2])):
+    for name in chosen:
+        if PROMISES[name].timed:
+            outcomes[name] = measure(PROMISES[name], short)
+            report(name, outcomes[name])
+    waiting: SimpleQueue[str] = SimpleQueue()
+    for name in sorted(chosen, key=lambda name: -PROMISES[name].minutes):
+        if name not in outcomes:
+            waiting.put(name)
+    with ThreadPoolExecutor(LANES) as lanes:
+        for found in lanes.map(lambda _: measure_lane(waiting, short), range(min(LANES, waiting.qsize()))):
             outcomes.update(found)
     return outcomes
 
 
-def measure_lane(names: list[str]) -> dict[str, Outcome]:
-    """The short form of these checks in a process of its own."""
-    command = [sys.executable, str(Path(__file__).parent), "--short", "--lane", *names]
-    outcomes = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as lane:
-        for line in lane.stdout or ():
-            name, found = json.loads(line)
-            outcomes[name] = Outcome(**found)
-            report(name, outcomes[name])
+def measure_lane(waiting: "SimpleQueue[str]", short: bool) -> dict[str, Outcome]:
+    """Measure what waits in a process of its own; where that dies, its check has no outcome."""
+    command = [sys.executable, str(Path(__file__).parent), "--lane", *(["--short"] if short else [])]
+    outcomes: dict[str, Outcome] = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as lane:
+        assert lane.stdin is not None and lane.stdout is not None
+        with contextlib.suppress(Empty, BrokenPipeError):
+            while True:
+                name = waiting.get_nowait()
+                lane.stdin.write(f"{name}\n")
+                if not (answer := lane.stdout.readline()):
+                    break
+                outcomes[name] = Outcome(**json.loads(answer))
+                report(name, outcomes[name])
     return outcomes
+
+
+def answer_lane(short: bool) -> None:
+    """Be a lane: measure each check that a line names, and answer with a line of JSON."""
+    for line in sys.stdin:
+        print(json.dumps(asdict(measure(PROMISES[line.strip()], short))), flush=True)
 
 
 def report(name: str, outcome: Outcome) -> None:
     """Say how it ended."""
     said = "held    " if outcome.held else "NOT HELD"
-    print(f"{time.strftime('%H:%M:%S')} {said} {name}: {outcome.figure}; limit: {PROMISES[name].limit}", flush=True)
+    limit = PROMISES[name].limit
+    print(
+        f"{time.strftime('%H:%M:%S')} {said} {name} in {outcome.seconds:.0f} s: {outcome.figure}; limit: {limit}",
+        flush=True,
+    )
 
 
 def measure(promise: Promise, short: bool) -> Outcome:
     """The check in an empty folder; what it raises is its figure."""
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="abq-soak-", ignore_cleanup_errors=True) as work:
         try:
-            return promise.check(Path(work), short)
+            outcome = promise.check(Path(work), short)
         except Exception as error:
-            return Outcome(f"{type(error).__name__}: {error}", held=False)
+            outcome = Outcome(f"{type(error).__name__}: {error}", held=False)
+    return replace(outcome, seconds=time.monotonic() - started)
 
 
 def page(rows: list[tuple[Promise, Outcome]], command: str, load: float) -> str:

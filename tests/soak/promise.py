@@ -10,10 +10,11 @@ PATIENCE_SECONDS = 240.0  # only a hang takes so long
 
 @dataclass(frozen=True)
 class Outcome:
-    """figure: what was measured, in words.  held: whether that keeps the promise."""
+    """figure: what was measured, in words.  held: whether that keeps the promise.  seconds: how long the check took."""
 
     figure: str
     held: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Promise:
     """check: called with an empty folder and whether the short form is wanted.
 
     timed: its figure is a time under load, so that nothing else may run beside it.
+    minutes: roughly what the long form takes; of those that run beside one another the longest begin first.
     """
 
     name: str
     limit: str
     check: Callable[[Path, bool], Outcome]
     timed: bool = False
+    minutes: int = 1
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> float:

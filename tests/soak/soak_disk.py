@@ -85,7 +85,8 @@ def broken(site: Site, job: Job) -> list[str]:
 
 
 def check_faults(work: Path, short: bool) -> Outcome:
-    site, counts, half, lost = Site(work), [], [], []
+    """Three blocks, a first, a last and one between: more would only repeat the calls of the one between."""
+    site, counts, half, lost = Site(work, blocks=3), [], [], []
     for what in ("fsync", "rename", "commit", "answer of a commit"):
         job = site.submit("rtn")
         with failing(what, 0) as undisturbed:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -40,15 +41,15 @@ def fork_context() -> ForkServerContext:
     return context
 
 
-def make_model(folder: Path) -> Path:
-    """A LLaMA of six blocks with random weights and the built-in model's tokenizer."""
+def make_model(folder: Path, blocks: int) -> Path:
+    """A LLaMA of so many blocks with random weights and the built-in model's tokenizer."""
     logging.disable_progress_bar()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=4096,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=BLOCKS,
+        num_hidden_layers=blocks,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
@@ -64,8 +65,8 @@ def make_model(folder: Path) -> Path:
 class Site:
     """A data folder with a model, a text and services on it."""
 
-    def __init__(self, work: Path) -> None:
-        self.model = make_model(work / "model")
+    def __init__(self, work: Path, blocks: int = BLOCKS) -> None:
+        self.model = make_model(work / "model", blocks)
         self.text = work / "text.txt"
         self.text.write_text(_TEXT, "utf-8")
         self.settings = settings_in(work / "data")
@@ -99,9 +100,9 @@ class Site:
         worker.join()
         self.jobs.requeue_worker(name, now())
 
-    def uninterrupted(self) -> list[str]:
+    def uninterrupted(self, epochs: int = 4) -> list[str]:
         """The hashes of the blocks of an abq run that nothing disturbs."""
-        job = self.submit()
+        job = self.submit(epochs=epochs)
         self.finish()
         hashes = self.hashes(job.run_id)
         if self.jobs.get(job.id).state != "succeeded":
@@ -127,9 +128,12 @@ def _start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def work(environment: dict[str, str], name: str, die_at: DieAt | None) -> None:
-    """The life of a worker; `die_at` kills it in the middle."""
+    """The life of a worker; `die_at` kills it in the middle. Its evaluation is short: most of its life is blocks."""
+    from app import calibration_job
     from app.worker import run_one
 
+    plan = calibration_job.EvaluationPlan(2, 64)
+    calibration_job.run_claimed = partial(calibration_job.run_claimed, plan=plan)  # type: ignore[assignment]
     if die_at is not None:
         _die_at(*die_at)
     run_one(Settings.from_environment(environment), name, None)

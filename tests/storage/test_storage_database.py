@@ -57,6 +57,17 @@ def test_a_new_database_has_the_schema_of_the_models(database: Database) -> None
         assert compare_metadata(context, Base.metadata) == []
 
 
+def test_every_transaction_that_may_have_written_is_counted(database: Database) -> None:
+    before = database.writes
+    job = Jobs(database).submit(SPEC, Clock().now)
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        assert database.writes == before + 1, "it counts when it ends: nobody sees it before"
+        1 // 0  # noqa: B018
+    assert database.writes == before + 2, "one that was taken back may have been written: its commit's answer was lost"
+    Jobs(database).get(job.id)
+    assert database.writes == before + 2
+
+
 def test_the_check_constraints_are_those_of_the_models(tmp_path: Path) -> None:
     """Alembic compares no CHECK constraints, so compare SQLite's own text of both."""
 
