@@ -1,7 +1,8 @@
 """What a calibration costs, from shapes alone: memory of the host and of a device, room on the disk, seconds.
 
-The constants of memory follow from what the code keeps, tensor by tensor; those of time were fitted to steps of blocks
-on one core of a server CPU. docs/cost.md says how well they hold, and benchmarks/calibration_cost.py measures it again.
+The constants of memory follow from what the code keeps, tensor by tensor; those of time were fitted to the stages of
+calibrations on one core of a server CPU. docs/cost.md says how well they hold, and benchmarks/calibration_cost.py
+measures it again.
 """
 
 from dataclasses import dataclass
@@ -33,15 +34,15 @@ _EVALUATED_LOGITS = 4 << 22  # entries: evaluation takes the logits of a long te
 
 # Seconds on the reference core
 _START = 5.0  # Python, torch, the text
-_STEP = 7.6e-3  # a step of one block, whatever its size
-_WEIGHT = 2.8e-8  # to quantize a weight and learn from it, a step
-_OFFSET = 7.8e-9  # its offset, a step
-_SEARCHED = 1.5e-7  # a weight whose clipping starts at the least error
-_OPERATION = 6.2e-12  # a multiplication or addition of a matrix product
-_VALUE = 9.7e-9  # to quantize a value that a linear reads or writes, a step
-_MAP = 3.3e-8  # an entry of an attention map that is compared, a step
-_ATTENTION = 1.9e-10  # an entry and channel of one that is not, a step
-_TABLED = 2.5e-7  # a weight in the diagnostics
+_STEP = 7.4e-3  # a step of one block, whatever its size
+_WEIGHT = 6.3e-9  # to quantize a weight and learn from it, a step
+_OFFSET = 9.4e-9  # its offset, a step
+_SEARCHED = 5.0e-8  # a weight whose clipping starts at the least error
+_OPERATION = 3.8e-12  # a multiplication or addition of a matrix product
+_VALUE = 1.0e-8  # to quantize a value that a linear reads or writes, a step
+_MAP = 3.6e-8  # an entry of an attention map that is compared, a step
+_ATTENTION = 2.2e-10  # an entry and channel of one that is not, a step
+_TABLED = 1.4e-7  # a weight in the diagnostics
 
 # Disk
 _LINEAR_FILE_BYTES = 14 << 10  # a linear's histograms and levels

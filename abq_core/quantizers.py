@@ -5,11 +5,12 @@ the paper's Bit Balance Strategy. Ranges always contain zero, so that zero is ex
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from abq_core.grid import on_own_grid, row_ends
 from abq_core.precision import Precision
 
 
@@ -39,39 +40,6 @@ def round_through(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-class _OnGrid(torch.autograd.Function):
-    """clamp(round(x / scale + offset) + zero, 0, top) and back, in few passes over memory.
-
-    x, offset: (..., n); scale, zero: (..., 1), zero a whole number. Rounding passes gradients as the identity; beyond
-    the grid's ends x and offset get none. Written out by hand because calibration spends most of its time here.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, offset: Tensor | None, top: int) -> Tensor:
-        steps = x / scale
-        if offset is not None:
-            steps += offset
-        steps.round_().add_(zero)
-        inside = (steps >= 0).logical_and_(steps <= top)
-        value = steps.clamp_(0, top).sub_(zero).mul_(scale)
-        ctx.save_for_backward(x, scale, value, inside)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        x, scale, value, inside = ctx.saved_tensors
-        within = gradient * inside
-        for_scale = for_zero = for_offset = None
-        if ctx.needs_input_grad[1]:
-            for_scale = ((gradient * value).sum(-1, keepdim=True) - (within * x).sum(-1, keepdim=True)) / scale
-        if ctx.needs_input_grad[2]:
-            for_zero = (within.sum(-1, keepdim=True) - gradient.sum(-1, keepdim=True)) * scale
-        if ctx.needs_input_grad[3]:
-            for_offset = within * scale
-        return within, for_scale, for_zero, for_offset, None
-
-
 def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """scale and zero point of the asymmetric grid of 2^bits levels over [low, high], low <= 0 <= high.
 
@@ -87,10 +55,11 @@ def fake_quant_activation(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> T
 
     clip: one factor in (0, 1] on the ends of every token's range; a tensor () gets gradients.
     """
-    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
-    scale, zero = affine_grid(low * clip, high * clip, bits)
-    value: Tensor = _OnGrid.apply(x, scale, zero, None, 2**bits - 1)
-    return value
+
+    def clipped(low: Tensor, high: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        return affine_grid(low * factor, high * factor, bits)
+
+    return on_own_grid(x, clipped, (torch.as_tensor(clip, dtype=x.dtype, device=x.device),), None, 2**bits - 1)
 
 
 def _grouped(weight: Tensor, precision: Precision) -> Tensor:
@@ -121,11 +90,15 @@ class WeightGrid:
     offset: Tensor | None = None
     symmetric: bool = False
 
-    def steps(self, grouped: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
-        """scale and zero point, each (rows, groups, 1), of a weight (rows, groups, group_size)."""
-        low, high = grouped.amin(-1, keepdim=True).clamp(max=0), grouped.amax(-1, keepdim=True).clamp(min=0)
-        if self.clip_low is not None and self.clip_high is not None:
-            low, high = low * self.clip_low.unsqueeze(-1), high * self.clip_high.unsqueeze(-1)
+    def clips(self) -> tuple[Tensor, ...]:
+        """(rows, groups, 1) each, or none."""
+        clips = (self.clip_low, self.clip_high)
+        return tuple(clip.unsqueeze(-1) for clip in clips if clip is not None)
+
+    def steps(self, precision: Precision, low: Tensor, high: Tensor, *clips: Tensor) -> tuple[Tensor, Tensor]:
+        """scale and zero point for the ends of each group of a weight and their `clips`; all (rows, groups, 1)."""
+        if clips:
+            low, high = low * clips[0], high * clips[1]
         if not (precision.balanced or self.symmetric):
             return affine_grid(low, high, precision.weight_bits)
         half = 2 ** (precision.weight_bits - 1)
@@ -144,8 +117,8 @@ NEAREST = WeightGrid()
 def fake_quant_weight(weight: Tensor, precision: Precision, grid: WeightGrid = NEAREST) -> Tensor:
     """Quantize and dequantize a weight (rows, k) float; gradients reach the weight and what the grid learns."""
     grouped = _grouped(weight, precision)
-    scale, zero = grid.steps(grouped, precision)
-    value: Tensor = _OnGrid.apply(grouped, scale, zero, grid.offsets(precision), precision.levels - 1)
+    steps = partial(grid.steps, precision)
+    value = on_own_grid(grouped, steps, grid.clips(), grid.offsets(precision), precision.levels - 1)
     return value.flatten(1)[:, : weight.shape[1]]
 
 
@@ -154,7 +127,7 @@ def quantize_weight(weight: Tensor, precision: Precision, grid: WeightGrid = NEA
     """The integers behind `fake_quant_weight`: dequantizing them gives its value bit for bit."""
     k = weight.shape[1]
     grouped = _grouped(weight.float(), precision)
-    scale, zero = grid.steps(grouped, precision)
+    scale, zero = grid.steps(precision, *row_ends(grouped), *grid.clips())
     steps, offsets = grouped / scale, grid.offsets(precision)
     rounded = torch.round(steps if offsets is None else steps + offsets)
     codes = torch.clamp(rounded + zero, 0, precision.levels - 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import dispatch, token
+from kernels import dispatch, fake_quant, token
 from kernels.bench import parse_precision
 from kernels.kv_codes import KvCodes
 from kernels.weight import pack_weight
@@ -29,7 +29,8 @@ class WarmUp:
 
 
 def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
-    """Run every path that products at these precisions take, and what a decoded token needs beside them.
+    """Run every path that products at these precisions take, what a decoded token needs beside them, and what
+    calibration and simulation do to rows.
 
     Numba compiles for types: neither the sizes of a model nor the number of its bits change what is compiled, only
     which paths are. Raises BenchError where a precision is none the engine has.
@@ -41,6 +42,7 @@ def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
     before = compiled_anew()
     paths = dict.fromkeys(path for bits, starred, act, _ in parsed for path in _multiply(bits + starred, act))
     _decode_a_token()
+    _fake_quantize_a_row()
     return WarmUp(tuple(paths), compiled_anew() - before, time.perf_counter() - started)
 
 
@@ -64,6 +66,12 @@ def _decode_a_token() -> None:
     codes = KvCodes(1, 4, d, 4)
     codes.write(0, cache, cache)
     codes.attend(query, 0, 4, 1.0)
+
+
+def _fake_quantize_a_row() -> None:
+    x = np.ones((1, 64), np.float32)
+    low, high, _ = fake_quant.ends(x)
+    fake_quant.on_grid_gradients(x, fake_quant.on_grid(x, high, low, x, 3), high, low, x, 3)
 
 
 if __name__ == "__main__":
