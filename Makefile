@@ -45,7 +45,7 @@ peers: .venv-peers/.ready  ## the packages of GPTQ and AutoRound, apart: benchma
 
 soak: venv  ## every promise about jobs and the server, measured on an idle machine; make soak SHORT=1 is a smaller one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,fuzz,ray]"
-	$(BIN)/python tests/soak $(if $(SHORT),--short) --markdown docs/reliability.md
+	$(BIN)/python tests/soak $(if $(SHORT),--short) --json benchmarks/results/reliability.json --markdown docs/reliability.md
 
 screenshots: venv  ## docs/images, from the running page
 	$(BIN)/python scripts/screenshots.py

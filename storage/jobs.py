@@ -278,9 +278,12 @@ class Jobs:
         return self._take_back(now, "exited", JobRow.worker == worker)
 
     def _take_back(self, now: datetime, what: str, which: ColumnElement[bool]) -> Sequence[Job]:
-        query = select(JobRow).where(JobRow.state == "running", which).order_by(JobRow.number).with_for_update()
+        found = (JobRow.state == "running", which)
+        with self._database.reading() as session:  # asked twice a second: a look takes no lock
+            if session.scalar(select(JobRow.number).where(*found).limit(1)) is None:
+                return []
         with self._database.transaction() as session:
-            jobs = session.scalars(query).all()
+            jobs = session.scalars(select(JobRow).where(*found).order_by(JobRow.number).with_for_update()).all()
             for job in jobs:
                 end_attempt(session, job, now, f"Its worker {job.worker} {what}.")
             session.flush()
