@@ -6,7 +6,7 @@ import time
 from typing import Literal, Protocol
 
 LOOK_SECONDS = 0.5
-ORPHAN_SECONDS = 8.0
+ORPHAN_SECONDS = 6.0
 
 
 class Stoppable(Protocol):
