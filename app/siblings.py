@@ -36,13 +36,12 @@ def find_sibling(runs: Runs, spec: CalibrationSpec, found: Mapping[str, object],
     """
     texts, best = folder.read_texts(), None
     for run in runs.list():
-        if run.id == folder.run_id or not run.blocks_done or run.model != spec.model:
+        if run.id == folder.run_id or run.model != spec.model:
             continue
-        blocks = list(runs.blocks(run.id))
-        alike = _alike(run, spec, len(blocks))
+        alike = _alike(run, spec, run.blocks_done)
         other = RunFolder(folder.path.parent, run.id)
         if alike > (len(best.blocks) if best else 0) and _same_ground(other, found, texts):
-            best = Sibling(other, run.job_id, blocks[:alike])
+            best = Sibling(other, run.job_id, list(runs.blocks(run.id))[:alike])
     return best
 
 
