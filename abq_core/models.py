@@ -5,6 +5,7 @@ What is checked before transformers opens anything stands in `model_files.py`.
 
 import hashlib
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ __all__ = [
 BUILTIN = "builtin"
 _SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "num_experts", "num_local_experts")
 BUILTIN_FOLDER = Path(__file__).parent / "builtin" / "model"
+_TRANSFORMERS = threading.Lock()
 
 
 @dataclass
@@ -116,8 +118,8 @@ class ModelShape:
         return self.exceptions.get(block, self.linears)
 
 
-def load_model(ref: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """Load "builtin", a folder, or a hub id "org/name[@revision]", after checking its files.
+def load_model(ref: str, device: str = "cpu") -> LoadedModel:
+    """Load "builtin", a folder, or a hub id "org/name[@revision]" in fp32, after checking its files.
 
     Raises UnsafeModelError, ModelNotFoundError, ModelError.
     """
@@ -125,13 +127,13 @@ def load_model(ref: str, device: str = "cpu", dtype: torch.dtype = torch.float32
     folder = _folder(ref)
     check_config(folder)
     register_attention()
-    with _only_checked_files(folder) as links, _quiet(), _as_model_error(ref):
+    with _only_checked_files(folder) as links, _alone(), _as_model_error(ref):
         config = _config(links)
         _check_complete(ref, config, check_weights(folder))
         model, report = AutoModelForCausalLM.from_pretrained(
             links,
             config=config,
-            dtype=dtype,
+            dtype=torch.float32,
             attn_implementation=ATTENTION,
             use_safetensors=True,
             trust_remote_code=False,
@@ -155,7 +157,7 @@ def model_shape(ref: str) -> ModelShape:
         check_config(local)
     folder = local or hub.hub_folder(ref, weights=False)
     register_attention()
-    with _only_checked_files(folder, weights=False) as links, _quiet(), _as_model_error(ref):
+    with _only_checked_files(folder, weights=False) as links, _alone(), _as_model_error(ref):
         return shape_of(ref, _config(links))
 
 
@@ -228,8 +230,17 @@ def _only_checked_files(folder: Path, weights: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """One thread at a time: while transformers builds a model it has its own classes, and torch's, patched for the
+    whole process, and two threads would leave the patches behind for good. No progress bars and no advice on the
+    terminal; what matters is raised.
+    """
+    with _TRANSFORMERS, _quiet():
+        yield
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice on the terminal; what matters is raised."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -33,7 +33,7 @@ from abq_core.generate import Token, generate
 from abq_core.models import BUILTIN, LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.runtime import rounded_model
-from app.services.throughput import PROMPT, TORCH_COLUMNS, dynamic_int8, held_bytes, path_of
+from app.services.throughput import PROMPT, TORCH_COLUMNS, bf16, dynamic_int8, held_bytes, path_of
 from kernels.machine import describe_machine
 from kernels.threads import thread_count
 
@@ -193,9 +193,10 @@ def _give_back() -> None:
 
 
 def _column(name: str, column: str) -> LoadedModel:
-    dtype = torch.bfloat16 if column == "bf16" else torch.float32
-    model = load_model(BUILTIN, dtype=dtype) if name == BUILTIN else one_block_model(name, dtype)
-    if column == "int8":
+    model = load_model(BUILTIN) if name == BUILTIN else one_block_model(name)
+    if column == "bf16":
+        model = bf16(model)
+    elif column == "int8":
         model = dynamic_int8(model)
     elif column not in TORCH_COLUMNS:
         model = rounded_model(model, Precision.parse(column), "packed")

@@ -85,9 +85,9 @@ def empty_model(name: str, blocks: int) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def one_block_model(name: str, dtype: torch.dtype) -> LoadedModel:
-    """That model with one block only. Its weights are normal, rounded to bfloat16 as those of most models are; equal
-    names give equal ones.
+def one_block_model(name: str) -> LoadedModel:
+    """That model with one block only, in fp32. Its weights are normal, rounded to bfloat16 as those of most models are;
+    equal names give equal ones.
     """
     model = empty_model(name, 1)
     model.tie_weights()
@@ -98,7 +98,7 @@ def one_block_model(name: str, dtype: torch.dtype) -> LoadedModel:
         else:
             parameter.fill_(1.0)
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-    return LoadedModel(name, model.to(dtype), bundled_tokenizer(), FULL)
+    return LoadedModel(name, model, bundled_tokenizer(), FULL)
 
 
 def repeat_block(loaded: LoadedModel, blocks: int) -> LoadedModel:

@@ -12,7 +12,7 @@ from torch import nn
 
 from abq_core.architectures import blocks_of
 from abq_core.generate import Finished, generate
-from abq_core.models import LoadedModel, load_model
+from abq_core.models import LoadedModel
 from abq_core.quant_linear import PackedLinear
 from abq_core.runtime import weight_bytes
 from abq_core.tables import halve_tables
@@ -111,10 +111,18 @@ def measure_decode(
 def _column(explorer: "Explorer", column: str, ref: str) -> LoadedModel:
     full = explorer.registry.full(ref)
     if column == "bf16":
-        return load_model(ref, device=explorer.settings.device, dtype=torch.bfloat16)
+        return bf16(full)
     if column == "int8":
         return dynamic_int8(full)
     return full if column == "fp32" else explorer.registry.column(column, ref)
+
+
+def bf16(full: LoadedModel) -> LoadedModel:
+    """The model with its weights in bfloat16; what RoPE is computed from stays fp32, as transformers loads it."""
+    model = copy.deepcopy(full.model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return replace(full, model=model)
 
 
 def dynamic_int8(full: LoadedModel) -> LoadedModel:

@@ -7,13 +7,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from family_cases import CONFIGS, family_folder
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import is_kernels_available
 
 from abq_core import hub, models
@@ -299,6 +300,25 @@ def test_a_tokenizer_must_be_there_and_fit(folder: Path) -> None:
 def test_an_unusable_device_is_named(tiny_llama: Path) -> None:
     with pytest.raises(ModelError, match="'warp'"):
         load_model(str(tiny_llama), device="warp")
+
+
+def test_threads_may_load_and_ask_for_shapes_at_once() -> None:
+    tie, errors = PreTrainedModel.tie_weights, list[Exception]()
+
+    def ask(read: Callable[[str], object]) -> None:
+        try:
+            for _ in range(4):
+                read("builtin")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [Thread(target=ask, args=(read,)) for read in (load_model, model_shape) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert PreTrainedModel.tie_weights is tie  # as transformers leaves it where two threads are in it
 
 
 def test_hub_ids_are_checked_before_weights_are_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
