@@ -82,7 +82,9 @@ class _Contender:
 
     @property
     def weight_bits(self) -> int:
-        return _WEIGHT_BITS.get(self.precision) or int(re.findall(r"\d+", self.precision)[0])
+        """Bits that hold every level: a star has one more than its digit's."""
+        stored = _WEIGHT_BITS.get(self.precision)
+        return stored or int(re.findall(r"\d+", self.precision)[0]) + self.precision.count("*")
 
 
 def bench_kernels(

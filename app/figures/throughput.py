@@ -1,6 +1,7 @@
-"""What a precision buys in time: kernels against torch, the roofline they stand under, and whole-model decoding."""
+"""What a precision buys in time: kernels against other engines, the roofline above them, and whole-model decoding."""
 
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,38 +10,51 @@ import plotly.graph_objects as go
 from app.figures.base import TIMES, empty_figure, pattern, sheet, style_axes
 from app.theme import lens_colour, palette
 
-ENGINES = {
-    "torch-fp32": ("torch fp32", ""),
-    "torch-bf16": ("torch bf16", "/"),
-    "torch-int8": ("torch int8", "."),
-}
+
+class Baseline(NamedTuple):
+    """An engine that the packed one is compared with: its word, and the colour and pattern of its bars."""
+
+    word: str
+    lens: str
+    pattern: str
+
+
+BASELINES = {
+    "torch-fp32": Baseline("torch fp32", "full", ""),
+    "torch-bf16": Baseline("torch bf16", "full", "/"),
+    "torch-int8": Baseline("torch int8", "rounded", "."),
+    "torch-int4pack": Baseline("torch int4", "rounded", "/"),
+    "onnxruntime": Baseline("ONNX Runtime", "rounded", "x"),
+    "llama.cpp": Baseline("llama.cpp", "rounded", "-"),
+    "cublas-fp16": Baseline("cuBLAS FP16", "full", ""),
+    "cublas-bf16": Baseline("cuBLAS BF16", "full", "/"),
+    "cublaslt-int8": Baseline("cuBLASLt INT8", "rounded", "."),
+    "torch-int4": Baseline("torch int4 (A16)", "rounded", "/"),
+}  # as the benchmarks of kernels/ name them; others, which only an imported file can hold, are not shown
+
+
+def baselines_of(kernels: pd.DataFrame) -> list[str]:
+    """The engines that some row of `kernels` was timed beside."""
+    timed = {engine for speedup in kernels["speedup"] if isinstance(speedup, dict) for engine in speedup}
+    return [engine for engine in BASELINES if engine in timed]
 
 
 def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """How many times faster the packed engine is than each of torch's, one group a case; 1 is equal."""
+    """How many times faster the packed engine is than each other one, one group a case; 1 is equal."""
     rows = _of_the_engine(kernels)
     if rows.empty:
         return empty_figure("No kernel was timed yet on this machine.", dark)
     figure = sheet(dark)
     cases = [f"{row.precision}<br>{row.n}{TIMES}{row.k}<br>M={row.m}" for row in rows.itertuples()]
-    colours = {
-        "torch-fp32": lens_colour("full", dark),
-        "torch-bf16": lens_colour("full", dark),
-        "torch-int8": lens_colour("rounded", dark),
-    }
-    for engine, (word, shape) in ENGINES.items():
+    for engine in baselines_of(rows):
+        word, lens, shape = BASELINES[engine]
         values = [speedup.get(engine, np.nan) if isinstance(speedup, dict) else np.nan for speedup in rows["speedup"]]
-        if not np.isfinite(values).any():
-            continue
         figure.add_trace(
             go.Bar(
                 x=cases,
                 y=values,
                 name=f"over {word}",
-                marker={
-                    "color": colours[engine],
-                    "pattern": pattern(shape, dark),
-                },
+                marker={"color": lens_colour(lens, dark), "pattern": pattern(shape, dark)},
                 text=[f"{value:.1f}{TIMES}" if np.isfinite(value) else "" for value in values],
                 textposition="outside",
                 textfont={"color": palette(dark).muted, "size": 12},

@@ -4,11 +4,12 @@ import re
 
 import pandas as pd
 
+from app.figures.throughput import BASELINES, baselines_of
 from app.tabs import words
 from app.tabs.table import Cell, Heading, table
 
 CASE = ["precision", "n", "k", "m", "threads"]
-PEERS = {"torch-fp32": "torch fp32", "torch-bf16": "torch bf16", "torch-int8": "torch int8"}
+HEADLINE = ("torch-bf16", "cublas-fp16")  # what the answer compares with, where it was timed
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -33,15 +34,16 @@ def kernel_table(kernels: pd.DataFrame) -> str:
     """Times with path and correctness mark."""
     if kernels.empty:
         return ""
+    baselines = baselines_of(kernels)
     headings = [
         Heading("precision"), Heading(f"N {TIMES} K"), Heading("M", numeric=True), Heading("path"),
-        Heading("time (IQR)", numeric=True),
-        *(Heading(f"over {word}", numeric=True) for word in PEERS.values()),
-        Heading("equals int64"), Heading("packed", numeric=True), Heading("threads", numeric=True),
+        Heading("time (IQR)", numeric=True), Heading("equals int64"),
+        *(Heading(f"over {BASELINES[engine].word}", numeric=True) for engine in baselines),
+        Heading("packed", numeric=True), Heading("threads", numeric=True),
     ]  # fmt: skip
     rows = []
     for row in kernels.to_dict("records"):
-        speeds = [words.number((row["speedup"] or {}).get(peer)) for peer in PEERS]
+        speeds = [words.number((row["speedup"] or {}).get(engine)) for engine in baselines]
         rows.append(
             (
                 "",
@@ -54,13 +56,13 @@ def kernel_table(kernels: pd.DataFrame) -> str:
                         f"{words.seconds(row['median_us'] / 1e6)} ({words.seconds(row['iqr_us'] / 1e6)})",
                         row["median_us"],
                     ),
-                    *(
-                        Cell(words.NOTHING if s is None else f"{s:.2f}{TIMES}", s if s is not None else "")
-                        for s in speeds
-                    ),
                     Cell(
                         "\N{CHECK MARK} exact" if row["exact"] else "\N{BALLOT X} differs",
                         int(bool(row["exact"])),
+                    ),
+                    *(
+                        Cell(words.NOTHING if s is None else f"{s:.2f}{TIMES}", s if s is not None else "")
+                        for s in speeds
                     ),
                     Cell(words.mib(row["packed_bytes"]), row["packed_bytes"]),
                     Cell(str(row["threads"]), row["threads"]),
@@ -100,18 +102,21 @@ def kernel_answer(kernels: pd.DataFrame) -> str:
     """The best case, and where the quantized engine is slower, why."""
     if kernels.empty:
         return "No kernel was timed yet: press Time the kernels."
-    speed = pd.DataFrame([speedup or {} for speedup in kernels["speedup"]], index=kernels.index)
-    against_bf16 = speed["torch-bf16"] if "torch-bf16" in speed else speed.iloc[:, 0]
-    peer = PEERS.get(str(against_bf16.name), str(against_bf16.name))
-    best = kernels.loc[against_bf16.idxmax()]
+    baselines = baselines_of(kernels)
+    if not baselines:
+        return "The packed engine was timed, but no other engine beside it."
+    speed = pd.DataFrame([speedup or {} for speedup in kernels["speedup"]], kernels.index, baselines)
+    engine = next((engine for engine in HEADLINE if engine in baselines), baselines[0])
+    best = kernels.loc[speed[engine].idxmax()]
     text = (
         f"<b>{words.escape(str(best['precision']))}</b> at {best['n']}{TIMES}{best['k']}, M={best['m']} runs "
-        f"<b>{against_bf16.max():.1f} times</b> as fast as {peer} on path {words.escape(str(best['path']))}."
+        f"<b>{speed[engine].max():.1f} times</b> as fast as {BASELINES[engine].word} on path "
+        f"{words.escape(str(best['path']))}."
     )
     slow = kernels[speed.min(axis=1) < 1]
     if len(slow):
         worst = slow.loc[speed.min(axis=1)[slow.index].idxmin()]
-        rival = PEERS[speed.loc[worst.name].idxmin()]
+        rival = BASELINES[speed.loc[worst.name].idxmin()].word
         text += f" {words.escape(str(worst['precision']))} at M={worst['m']} is slower than {rival}: {_reason(worst)}"
     return text
 

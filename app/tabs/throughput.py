@@ -1,4 +1,4 @@
-"""Throughput: what does it buy on this machine? Kernels against torch, the roofline, and whole-model decoding."""
+"""Throughput: what does it buy on this machine? Kernels beside other engines, the roofline, whole-model decoding."""
 
 import shlex
 from collections.abc import Iterator
@@ -25,12 +25,13 @@ from app.tabs.picture import build_picture, framed
 from app.tabs.selection import Selection
 from app.tabs.steps import Steps
 from app.tabs.table import build_table
+from kernels.peers import PEERS, installed_peers
 
 PICTURES = ["Speed-up", "Roofline", "Whole model"]
 SHAPES = ["1024x1024", "4096x4096", "11008x4096", "4096x11008"]
 CAPTIONS = {
-    "Speed-up": "Look at the dotted line: bars above it are faster than torch. Quantizing the activations is part of "
-    "every time; all engines took turns in one run.",
+    "Speed-up": "Look at the dotted line: bars above it are faster than the engine that the bar names. Quantizing the "
+    "activations is part of every time; all engines took turns in one run.",
     "Roofline": "See the slope: how fast the machine reads memory, measured in the same run. Points on it are bound by "
     "reading weights, so fewer stored bits are the speed. Every point is the first call on a cold cache.",
     "Whole model": "Look at tokens per second of the same model, decoded end to end. All of these are real kernels; "
@@ -39,8 +40,8 @@ CAPTIONS = {
 STOPPED = "Stopped. What was timed completely is kept."
 EMPTY = words.empty(
     "Nothing was timed on this machine yet",
-    "Here the packed engine will stand against torch's fp32, bf16 and int8 on the shapes you choose, each checked "
-    "against integer arithmetic before it is timed. Press Time the kernels.",
+    "Here the packed engine will stand beside torch, and other engines that are installed, on the shapes you choose, "
+    "each checked against integer arithmetic before it is timed. Press Time the kernels.",
 )
 
 
@@ -60,6 +61,10 @@ def build_throughput_tab(page: Page) -> None:
             m = gr.Dropdown(
                 ["1", "8", "64"], value=["1"], multiselect=True, allow_custom_value=True, label="Tokens at once, M",
                 elem_id="throughput-m",
+            )  # fmt: skip
+            peers = gr.Dropdown(
+                installed_peers(), value=["torch"], multiselect=True, label="Compared with", info=_absent_peers(),
+                elem_id="throughput-peers",
             )  # fmt: skip
             threads = gr.Number(1, label="Threads", precision=0, minimum=1, elem_id="throughput-threads")
             time_kernels = gr.Button("Time the kernels", variant="primary", elem_id="throughput-kernels")
@@ -95,14 +100,21 @@ def build_throughput_tab(page: Page) -> None:
         ]
 
     def measure(
-        text: str, picture: str, precisions: list[str], shapes: list[str], m: list[str], threads: float | None
+        text: str,
+        picture: str,
+        precisions: list[str],
+        shapes: list[str],
+        m: list[str],
+        peers: list[str],
+        threads: float | None,
     ) -> Iterator[list[object]]:
         """Time the kernels, saying how far it is."""
         rest = [gr.skip()] * (len(outputs) - 1)
         try:
             parsed, tokens, count = read_shapes(shapes), read_tokens(m), int(threads or 1)
             yield [words.answer("Checking every path against integer arithmetic, then timing&hellip;"), *rest]
-            work = Steps(lambda report: page.explorer.bench_kernels(precisions or [], parsed, tokens, count, report))
+            others, explorer = peers or [], page.explorer
+            work = Steps(lambda say: explorer.bench_kernels(precisions or [], parsed, tokens, count, say, others))
             for done, measured in enumerate(work, start=1):
                 said = f"{done} timed; the last was {measured.precision} on {measured.path}&hellip;"
                 yield [words.answer(said), *rest]
@@ -125,7 +137,7 @@ def build_throughput_tab(page: Page) -> None:
 
     shown = [page.selection, picture, machine]
     gr.on([page.selection.change, picture.input, machine.input], show, shown, outputs, **PRIVATE)
-    form = [page.selection, picture, precisions, shapes, m, threads]
+    form = [page.selection, picture, precisions, shapes, m, peers, threads]
     busy = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
     measuring = [
         time_kernels.click(measure, form, outputs, **busy),
@@ -160,7 +172,15 @@ def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, elsewher
     return words.answer(kernel_answer(kernels) + where)
 
 
-def _command(precisions: list[str], shapes: list[str], m: list[str], threads: float | None) -> str:
-    line = ["abq", "bench", "kernels", "--precisions", ",".join(precisions or []), "--shapes", ",".join(shapes or []),
-            "--m", ",".join(m or []), "--threads", str(int(threads or 1))]  # fmt: skip
+def _absent_peers() -> str | None:
+    """What else could be compared with, and how."""
+    absent = [name for name in PEERS if name not in installed_peers()]
+    return f"{' and '.join(absent)}: pip install 'abq-explorer[peers]'" if absent else None
+
+
+def _command(precisions: list[str], shapes: list[str], m: list[str], peers: list[str], threads: float | None) -> str:
+    options = {"precisions": precisions, "shapes": shapes, "m": m, "peers": peers}
+    line = ["abq", "bench", "kernels", "--threads", str(int(threads or 1))]
+    for name, values in options.items():
+        line += [f"--{name}", ",".join(values or [])]
     return words.command(shlex.join(line))

@@ -65,7 +65,11 @@ def test_a_speedup_compares_with_weights_that_hold_as_many_bits() -> None:
 
     peers = [(contender("a", "W2A8"), 3.0), (contender("a", "W2A8"), 2.0), (contender("a", "W4A8"), 1.0)]
     peers.append((contender("b", "BF16"), 9.0))
-    assert bench._baselines(contender("abq", "W2*A8"), peers) == {"a": 2.0, "b": 9.0}
+    assert bench._baselines(contender("abq", "W2A8"), peers) == {"a": 2.0, "b": 9.0}
+    assert bench._baselines(contender("abq", "W2*A8"), peers) == {
+        "a": 1.0,
+        "b": 9.0,
+    }  # two bits hold four levels of five
     assert bench._baselines(contender("abq", "W3A8"), peers) == {"a": 1.0, "b": 9.0}
     assert bench._baselines(contender("abq", "W8A8"), peers) == {"b": 9.0}
 
