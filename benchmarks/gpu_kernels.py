@@ -1,85 +1,101 @@
-"""The GPU engine against torch's libraries, written as JSON. Of the project it needs `kernels` alone.
+"""The GPU engine against other libraries, written as JSON. Of the project it needs `kernels` alone.
 
 PYTHONPATH=. python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json
+
+gemlite and humming-kernels are timed too where they are installed. They compile at their first call on a shape and a
+number of tokens; when --compiling-seconds are used up, they are left out, and a line says so.
 """
 
 import argparse
 import json
-import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+from gpu_machine import describe_gpu
 
 from kernels.bench import KernelMeasurement
 from kernels.cuda import driver
-from kernels.cuda.bench import bench_gpu
+from kernels.cuda.bench import Limits, bench_gpu
+from kernels.cuda.peers import LeftOut
 
 PRECISIONS = "W2A8,W2*A8,W2A2,W3A8,W4A4,W4A8,W6A6,W8A8"
-SHAPES = "4096x4096,11008x4096,4096x11008,8192x28672"
+LLAMA_7B, LLAMA_13B, LLAMA_70B = "4096x4096,11008x4096,4096x11008", "5120x5120,13824x5120,5120x13824", "8192x28672"
 TOKENS = "1,2,4,8,16,32,64,256,1024,4096"
-PACKAGES = ("torch", "numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc")
+QUICK = {"precisions": "W2A8,W4A4,W8A8", "shapes": "4096x4096,11008x4096", "m": "1,8,64,1024"}
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, print a line for each row, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precisions", default=PRECISIONS, help="with commas between")
-    parser.add_argument("--shapes", default=SHAPES, help="outputs x inputs, with commas between")
-    parser.add_argument("--m", default=TOKENS, help="tokens, with commas between")
-    parser.add_argument("--json", type=Path, help="the file to write; none without it")
-    arguments = parser.parse_args()
+    arguments = read_arguments(words)
     shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
     tokens = [int(m) for m in arguments.m.split(",")]
+    left_out: list[LeftOut] = []
+    limits: list[Limits] = []
+
+    def tell(one: LeftOut) -> None:
+        left_out.append(one)
+        print(one, flush=True)
+
+    def tell_limits(found: Limits) -> None:
+        limits.append(found)
+        rates = (f"{kind} {rate / 1e12:.0f} TOP/s" for kind, rate in found.operations_per_second.items())
+        print(f"copies {found.gb_per_second:.0f} GB/s, {', '.join(rates)}", flush=True)
+
     on = driver.device(0)
-    rows = bench_gpu(on, arguments.precisions.split(","), [(n, k) for n, k in shapes], tokens, show)
+    rows = bench_gpu(
+        on,
+        arguments.precisions.split(","),
+        [(n, k) for n, k in shapes],
+        tokens,
+        on_measurement=show,
+        on_left_out=tell,
+        on_limits=tell_limits,
+        compiling_seconds=arguments.compiling_seconds,
+    )
     if arguments.json is not None:
-        content = {"machine": machine(on), "command": sys.argv[1:], "measurements": [asdict(row) for row in rows]}
+        content = {
+            "machine": describe_gpu(on),
+            "command": sys.argv[1:] if words is None else words,
+            "limits": asdict(limits[0]),
+            "left_out": [asdict(one) for one in left_out],
+            "measurements": [as_json(row) for row in rows],
+        }
         arguments.json.write_text(json.dumps(content, indent=1))
+
+
+def read_arguments(words: list[str] | None) -> argparse.Namespace:
+    """The command line; --quick changes what is not named on it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precisions", default=PRECISIONS, help="with commas between")
+    parser.add_argument(
+        "--shapes", default=f"{LLAMA_7B},{LLAMA_13B},{LLAMA_70B}", help="outputs x inputs, with commas between"
+    )
+    parser.add_argument("--m", default=TOKENS, help="tokens, with commas between")
+    parser.add_argument("--quick", action="store_true", help="fewer precisions, shapes and numbers of tokens")
+    parser.add_argument("--compiling-seconds", type=float, default=120.0, help="for peers that compile (120)")
+    parser.add_argument("--json", type=Path, help="the file to write; none without it")
+    if parser.parse_args(words).quick:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args(words)
 
 
 def show(row: KernelMeasurement) -> None:
     """One line."""
     factors = ", ".join(f"{factor:.2f}x {engine}" for engine, factor in row.speedup.items())
+    reached = "" if row.limit is None else f"{row.limit[1]:.0%} of {row.limit[0]}, "
     print(
         f"{row.n}x{row.k} M={row.m:<5} {row.engine:<14} {row.precision:<6} {row.median_us:9.1f} µs, cold "
-        f"{row.cold_us:9.1f} µs, {'exact' if row.exact else '-':<6} {row.path}; {factors}",
+        f"{row.cold_us:9.1f} µs, {reached}{'exact' if row.exact else 'WRONG':<6} {row.path}; {factors}",
         flush=True,
     )
 
 
-def machine(on: driver.CudaDevice) -> dict[str, Any]:
-    """Device, driver and versions."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "device": on.name,
-        "arch": f"sm_{on.arch}",
-        "processors": on.processors,
-        "cache_bytes": on.cache_bytes,
-        "driver": driver_version(),
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "versions": found,
-    }
-
-
-def driver_version() -> str | None:
-    """Of the display driver, as nvidia-smi says; None without that program."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+def as_json(row: KernelMeasurement) -> dict[str, Any]:
+    """A row, with the limit that binds and the share of it that was reached."""
+    name, share = row.limit or (None, None)
+    return {**asdict(row), "limit": name, "limit_share": share}
 
 
 if __name__ == "__main__":

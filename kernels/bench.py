@@ -23,7 +23,6 @@ _CHECKED_TOKENS = 4
 _CHECKED_ROWS = 1024
 _CEILING_BYTES = 256 << 20  # more than most caches hold
 _NAME = re.compile(r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:kv\d+)?", re.IGNORECASE)
-_WEIGHT_BITS = {"FP32": 32, "BF16": 16}
 
 
 class BenchError(ValueError):
@@ -69,6 +68,18 @@ class KernelMeasurement:
     device: str
     read_gb_per_second: float  # of this machine with these threads: what streaming a weight can reach
     cold_iqr_us: float | None = None
+    operations: int | None = None  # 2 p q m n k where bits are multiplied, else 2 m n k; None on a CPU
+    ceiling_gop_per_second: float | None = None  # what such operations were measured to reach at most
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """("memory" or "operations", share): what binds, and how much of it the cold time reaches; None: not known."""
+        if self.operations is None or self.ceiling_gop_per_second is None:
+            return None
+        memory = self.bytes_moved / self.read_gb_per_second / 1e3
+        operations = self.operations / self.ceiling_gop_per_second / 1e3
+        name = "memory" if memory >= operations else "operations"
+        return name, max(memory, operations) / self.cold_us
 
 
 @dataclass(frozen=True)
@@ -82,9 +93,12 @@ class _Contender:
 
     @property
     def weight_bits(self) -> int:
-        """Bits that hold every level: a star has one more than its digit's."""
-        stored = _WEIGHT_BITS.get(self.precision)
-        return stored or int(re.findall(r"\d+", self.precision)[0]) + self.precision.count("*")
+        return weight_bits(self.precision)
+
+
+def weight_bits(precision: str) -> int:
+    """Bits that hold every level of a name such as "W2*A8", "FP16" or "BF16": a star has one more than its digit's."""
+    return int(re.findall(r"\d+", precision)[0]) + precision.count("*")
 
 
 def bench_kernels(
@@ -192,8 +206,9 @@ def _measure(
 ) -> Iterator[KernelMeasurement]:
     samples = alternate([contender.runs for contender in contenders], threads, _BUDGET_SECONDS * len(contenders))
     medians = [float(np.median(sample.warm)) for sample in samples]
-    peers = [(c, median) for c, median in zip(contenders, medians, strict=True) if c.engine != "abq"]
-    for contender, sample, median in zip(contenders, samples, medians, strict=True):
+    pairs = list(zip(contenders, medians, strict=True))
+    peers = [(c.engine, c.weight_bits, median) for c, median in pairs if c.engine != "abq"]
+    for (contender, median), sample in zip(pairs, samples, strict=True):
         yield KernelMeasurement(
             precision=contender.precision,
             n=n,
@@ -206,7 +221,7 @@ def _measure(
             cold_us=float(np.median(sample.cold)) * 1e6,
             cold_iqr_us=spread(sample.cold) * 1e6,
             exact=contender.exact,
-            speedup={engine: baseline / median for engine, baseline in _baselines(contender, peers).items()},
+            speedup={engine: baseline / median for engine, baseline in baselines(contender.weight_bits, peers).items()},
             packed_bytes=contender.packed_bytes,
             bytes_moved=contender.packed_bytes + 4 * m * (n + k),
             threads=threads,
@@ -221,13 +236,15 @@ def spread(seconds: list[float]) -> float:
     return float(high - low)
 
 
-def _baselines(contender: _Contender, peers: list[tuple[_Contender, float]]) -> dict[str, float]:
-    """The median to compare with, per engine: of its fastest among its narrowest weights that hold as many bits."""
+def baselines(bits: int, peers: Sequence[tuple[str, int, float]]) -> dict[str, float]:
+    """The median to compare with, per engine: of its fastest among its narrowest weights that hold as many bits.
+
+    peers: (engine, bits of a weight, median) of each.
+    """
     found: dict[str, tuple[int, float]] = {}
-    for peer, median in peers:
-        candidate = (peer.weight_bits, median)
-        if peer.weight_bits >= contender.weight_bits and candidate < found.get(peer.engine, (99, 0.0)):
-            found[peer.engine] = candidate
+    for engine, held, median in peers:
+        if held >= bits and (held, median) < found.get(engine, (99, 0.0)):
+            found[engine] = (held, median)
     return {engine: median for engine, (_, median) in found.items()}
 
 

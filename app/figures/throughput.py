@@ -30,6 +30,8 @@ BASELINES = {
     "cublas-bf16": Baseline("cuBLAS BF16", "full", "/"),
     "cublaslt-int8": Baseline("cuBLASLt INT8", "rounded", "."),
     "torch-int4": Baseline("torch int4 (A16)", "rounded", "/"),
+    "gemlite": Baseline("GemLite", "rounded", "x"),
+    "humming": Baseline("Humming", "rounded", "-"),
 }  # as the benchmarks of kernels/ name them; others, which only an imported file can hold, are not shown
 
 

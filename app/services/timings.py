@@ -82,7 +82,8 @@ def _timing(path: Path, number: int, row: Any) -> tuple[datetime, str, dict[str,
 
 
 def _key(created: datetime, device: str, values: Mapping[str, Any]) -> str:
-    return json.dumps([created.timestamp(), device, values], sort_keys=True)
+    known = {name: value for name, value in values.items() if value is not None}  # what an older version did not keep
+    return json.dumps([created.timestamp(), device, known], sort_keys=True)
 
 
 def _is_text(value: object) -> bool:
@@ -108,8 +109,11 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
         **dict.fromkeys(("median_us", "iqr_us", "cold_us"), _is_amount),
         "exact": lambda value: isinstance(value, bool),
         "speedup": _is_speedup,
-        # older timings have none of these
-        **dict.fromkeys(("read_gb_per_second", "cold_iqr_us"), lambda value: value is None or _is_amount(value)),
+        # older timings have none of these, and those of a CPU not all
+        **dict.fromkeys(
+            ("read_gb_per_second", "cold_iqr_us", "operations", "ceiling_gop_per_second"),
+            lambda value: value is None or _is_amount(value),
+        ),
     },
     "decode": {
         **dict.fromkeys(("column", "path", "model"), _is_text),

@@ -1,4 +1,4 @@
-"""Times the GPU engine against torch's libraries on one device: every call inside a CUDA graph, results checked first.
+"""Times the GPU engine against other libraries on one device: every call inside a CUDA graph, results checked first.
 
 Warm: a graph of calls on one weight. Cold: a graph of calls on equal weights in turn, which together are a few times
 the L2 cache, so that each is read from memory. All graphs of a shape are replayed in turn.
@@ -6,34 +6,37 @@ the L2 cache, so that each is read from memory. All graphs of a shape are replay
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kernels.activations import quantize_activations
-from kernels.bench import KernelMeasurement, parse_precision, random_weight, spread
-from kernels.cuda import engine
-from kernels.cuda.operands import DeviceWeight, upload
-from kernels.cuda.peers import Peer, gpu_peers
-from kernels.weight import PackedWeight
+from kernels.bench import KernelMeasurement, baselines, parse_precision, spread, weight_bits
+from kernels.cuda.ceiling import CeilingDevice, measure_ceilings
+from kernels.cuda.peers import LeftOut, Product, Rivals
+from kernels.cuda.subject import Subject, random_subject
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WARM_CALLS = 20
+_WARM_CALLS, _WARM_SECONDS = (3, 20), 1e-3  # of a graph; the first of them finds what others left in the cache
 _CACHES = 3
 _ROUNDS = 25
-_CHECKED_TOKENS = 4
+_THREADS = 4  # that make weights; each holds a few times the weight's codes
+_COMPILING_SECONDS = 120.0
+
+logger = logging.getLogger(__name__)
 
 
-class Recorder(Protocol):
+class Recorder(CeilingDevice, Protocol):
     """The device as the benchmark needs it (`kernels.cuda.driver.CudaDevice`)."""
 
     name: str
-    place: str
     cache_bytes: int
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
@@ -44,9 +47,19 @@ class Recorder(Protocol):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a device was measured to reach: GB/s of a large copy, and operations in a second by kind."""
+
+    gb_per_second: float
+    operations_per_second: dict[str, float]
+
+
+@dataclass(frozen=True)
 class _Contender:
-    peer: Peer
+    product: Product
     exact: bool
+    warm: Callable[[], float]  # replays of a graph, which give the seconds of one product
+    cold: Callable[[], float]
 
 
 def bench_gpu(
@@ -55,120 +68,104 @@ def bench_gpu(
     shapes: list[tuple[int, int]],
     m: list[int],
     on_measurement: Callable[[KernelMeasurement], None] | None = None,
+    on_left_out: Callable[[LeftOut], None] = logger.warning,
+    on_limits: Callable[[Limits], None] | None = None,
+    compiling_seconds: float = _COMPILING_SECONDS,
 ) -> list[KernelMeasurement]:
-    """Time every precision and torch's libraries on every (n, k) shape and m, on float16 activations.
+    """Time every precision and other libraries on every (n, k) shape and m, on float16 activations.
 
-    Quantizing and packing the activations is part of our time; the peers' are described in `kernels.cuda.peers`.
-    read_gb_per_second of a row is the device's copy bandwidth. Raises BenchError where a precision is no such.
+    Quantizing and packing the activations is part of our time; the peers' are described in `kernels.cuda.peers`. A peer
+    that is missing, fails or is wrong is told to on_left_out.  compiling_seconds: for peers that compile at their first
+    calls, in all.  read_gb_per_second of a row is the device's copy bandwidth. Raises BenchError where a precision is
+    no such, and CeilingError.
     """
-    parsed = {name: parse_precision(name) for name in precisions}
-    ceiling = on.copy_gb_per_second()
+    for name in precisions:
+        parse_precision(name)
+    limits = Limits(on.copy_gb_per_second(), measure_ceilings(on))
+    if on_limits is not None:
+        on_limits(limits)
+    rivals = Rivals(on_left_out, compiling_seconds)
     measurements = []
     for n, k in shapes:
+        subjects = _subjects(on, precisions, n, k)
         random = np.random.default_rng(n * 31 + k)
-        packed = {name: random_weight(random, n, k, *parts) for name, parts in parsed.items()}
-        weights = {name: _copies(upload(weight, on.place), on) for name, weight in packed.items()}
         full = _tensor(random.standard_normal((n, k), np.float32), on)
         for tokens in m:
             x = _tensor(random.standard_normal((tokens, k), np.float32), on)
-            ours = []
-            for name, (_, _, act_bits, _) in parsed.items():
-                exact = _is_exact(packed[name], weights[name][0], x, act_bits)
-                ours.append(_Contender(_our_product(name, weights[name], x, act_bits), exact))
-            theirs = [_Contender(peer, False) for peer in gpu_peers(full, x, lambda size: _copies_of(size, on))]
-            for measurement in _measure(on, ours + theirs, (n, k, tokens), ceiling):
+            contenders = [_recorded(on, subject.is_exact(x), subject.product(x)) for subject in subjects]
+            contenders += rivals.of(full, x, partial(_copies_of, on), partial(_recorded, on, True))
+            for measurement in _measure(on.name, contenders, (n, k, tokens), limits):
                 measurements.append(measurement)
                 if on_measurement is not None:
                     on_measurement(measurement)
     return measurements
 
 
-def _our_product(name: str, weights: list[DeviceWeight], x: Tensor, act_bits: int) -> Peer:
-    path = engine.path_for(weights[0], len(x), act_bits)
-    return Peer("abq", name, path, weights[0].nbytes, weights, lambda weight: engine.linear(x, weight, act_bits))
+def _subjects(on: Recorder, precisions: list[str], n: int, k: int) -> list[Subject]:
+    """Packing is NumPy's work, which leaves Python's lock: several at once."""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        made = [
+            pool.submit(random_subject, name, n, k, seed, on.place, partial(_copies_of, on))
+            for seed, name in enumerate(precisions)
+        ]
+        return [future.result() for future in made]
 
 
-def _copies(weight: DeviceWeight, on: Recorder) -> list[DeviceWeight]:
-    return [weight] + [
-        replace(weight, data=weight.data.clone(), scale=weight.scale.clone(), zero=weight.zero.clone())
-        for _ in range(_copies_of(weight.nbytes, on) - 1)
-    ]
-
-
-def _copies_of(size: int, on: Recorder) -> int:
+def _copies_of(on: Recorder, size: int) -> int:
     """So many weights of this size are a few times the cache; at least two, so that none follows itself."""
     return max(2, -(-_CACHES * on.cache_bytes // size))
 
 
-def _tensor(values: Any, on: Recorder) -> Tensor:
+def _tensor(values: np.ndarray, on: Recorder) -> Tensor:
     import torch
 
     return torch.from_numpy(values).to(on.place, torch.float16)
 
 
-def _is_exact(packed: PackedWeight, weight: DeviceWeight, x: Tensor, act_bits: int) -> bool:
-    """Whether some tokens' sums, of all rows, are the integers they have to be; A16: outputs within rounding."""
-    import torch
-
-    place = x.device
-    tokens = torch.from_numpy(np.unique(np.linspace(0, len(x) - 1, _CHECKED_TOKENS).astype(int))).to(place)
-    y = engine.linear(x, weight, act_bits)[tokens].double()
-    if act_bits == 16:
-        expected = x[tokens].double() @ torch.from_numpy(packed.dequantize()).to(place).double().T
-        return bool(torch.allclose(y, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())))
-    codes, scale, zero, _ = quantize_activations(x[tokens].float().cpu().numpy(), act_bits, weight.act_clip)
-    centred = torch.from_numpy(codes.astype(np.float64) - zero[:, None]).to(place)
-    sums = engine.exact_integers(x, weight, act_bits)[tokens].double()
-    expected = torch.zeros_like(y)
-    for group in range(weight.groups):
-        columns = slice(group * weight.segment, min((group + 1) * weight.segment, packed.k))
-        own = columns.start // packed.segment
-        levels = torch.from_numpy(packed.codes()[:, columns]).to(place).double()
-        levels -= torch.from_numpy(packed.zero[:, own]).to(place).double()[:, None]
-        right = centred[:, columns] @ levels.T  # float64 is exact below 2^53
-        if not torch.equal(sums[:, :, group], right):
-            return False
-        expected += right * torch.from_numpy(packed.scale[:, own]).to(place).double()
-    expected *= torch.from_numpy(scale).to(place).double()[:, None]
-    return bool(torch.allclose(y, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max())))
+def _recorded(on: Recorder, exact: bool, product: Product) -> _Contender:
+    """With its graphs. How often the warm one repeats the product depends on how long the cold one takes."""
+    cold = on.record([partial(product.multiply, weight) for weight in product.weights])
+    calls = int(np.clip(_WARM_SECONDS / cold(), *_WARM_CALLS))
+    warm = on.record([partial(product.multiply, product.weights[0])] * calls)
+    return _Contender(product, exact, warm, cold)
 
 
 def _measure(
-    on: Recorder, contenders: list[_Contender], shape: tuple[int, int, int], ceiling: float
+    device: str, contenders: list[_Contender], shape: tuple[int, int, int], limits: Limits
 ) -> Iterator[KernelMeasurement]:
     n, k, m = shape
-    graphs = [(on.record(_calls(c.peer, 1, _WARM_CALLS)), on.record(_calls(c.peer, len(c.peer.weights), 1)))
-              for c in contenders]  # fmt: skip
     samples: list[tuple[list[float], list[float]]] = [([], []) for _ in contenders]
     for _ in range(_ROUNDS):
-        for (replay_warm, replay_cold), (warm, cold) in zip(graphs, samples, strict=True):
-            cold.append(replay_cold())
-            warm.append(replay_warm())
+        for contender, (warm, cold) in zip(contenders, samples, strict=True):
+            cold.append(contender.cold())
+            warm.append(contender.warm())
     medians = [float(np.median(warm)) for warm, _ in samples]
-    pairs = list(zip(contenders, medians, strict=True))
-    baselines = {contender.peer.engine: median for contender, median in pairs if contender.peer.engine != "abq"}
-    for (contender, median), (warm, cold) in zip(pairs, samples, strict=True):
-        peer = contender.peer
+    products = [contender.product for contender in contenders]
+    peers = [
+        (p.engine, weight_bits(p.precision), t) for p, t in zip(products, medians, strict=True) if p.engine != "abq"
+    ]
+    for contender, median, (warm, cold) in zip(contenders, medians, samples, strict=True):
+        product = contender.product
+        compared = baselines(weight_bits(product.precision), peers)
+        ceiling = limits.operations_per_second.get(product.kind)
         yield KernelMeasurement(
-            precision=peer.precision,
+            precision=product.precision,
             n=n,
             k=k,
             m=m,
-            engine=peer.engine,
-            path=peer.path,
+            engine=product.engine,
+            path=product.path,
             median_us=median * 1e6,
             iqr_us=spread(warm) * 1e6,
             cold_us=float(np.median(cold)) * 1e6,
             cold_iqr_us=spread(cold) * 1e6,
             exact=contender.exact,
-            speedup={engine: baseline / median for engine, baseline in baselines.items()},
-            packed_bytes=peer.weight_bytes,
-            bytes_moved=peer.weight_bytes + 2 * m * (n + k),
+            speedup={engine: baseline / median for engine, baseline in compared.items()},
+            packed_bytes=product.weight_bytes,
+            bytes_moved=product.weight_bytes + 2 * m * (n + k),
             threads=1,
-            device=on.name,
-            read_gb_per_second=ceiling,
+            device=device,
+            read_gb_per_second=limits.gb_per_second,
+            operations=2 * product.bit_products * m * n * k,
+            ceiling_gop_per_second=None if ceiling is None else ceiling / 1e9,
         )
-
-
-def _calls(peer: Peer, weights: int, times: int) -> list[Callable[[], object]]:
-    return [partial(peer.multiply, weight) for _ in range(times) for weight in peer.weights[:weights]]

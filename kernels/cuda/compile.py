@@ -12,6 +12,7 @@ from typing import Any
 from kernels.cuda.tiles import (
     BINARY,
     BYTES,
+    CEILINGS,
     DEQUANTIZE,
     FINISH_TOTALS,
     QUANTIZE_THREADS,
@@ -80,7 +81,11 @@ def unit_of(name: str) -> Unit:
 def units(arch: str) -> tuple[Unit, ...]:
     """All that can be compiled for an architecture, such as "90a". Raises ArchitectureError."""
     has_binary = has_binary_mma(arch)
-    return tuple(unit for unit in _all_units() if has_binary or unit.file != f"{BINARY}.cu")
+    return tuple(unit for unit in _all_units() if has_binary or not _multiplies_bits(unit))
+
+
+def _multiplies_bits(unit: Unit) -> bool:
+    return unit.file == f"{BINARY}.cu" or unit.name == CEILINGS["b1"]
 
 
 def has_binary_mma(arch: str) -> bool:
@@ -114,6 +119,14 @@ def _all_units() -> tuple[Unit, ...]:
         f"KERNEL({TOKEN_ROWS}, RowsArguments, {THREADS}, (token_rows))",
         f"KERNEL({FINISH_TOTALS}, TotalsArguments, {THREADS}, (finish_totals))",
     )
+    ceilings = [
+        Unit(
+            name,
+            "ceiling.cu",
+            (f"KERNEL({name}, CeilingArguments, {THREADS}, (ceiling<{str(kind == 'b1').lower()}>))",),
+        )
+        for kind, name in CEILINGS.items()
+    ]
     products = [
         _product_unit([i for i in instances(planes, grouped) if i.family == family])
         for family in (BINARY, BYTES)
@@ -124,6 +137,7 @@ def _all_units() -> tuple[Unit, ...]:
         Unit("quantize", "quantize.cu", tuple(quantize)),
         Unit("dequantize", "dequantize.cu", (dequantize,)),
         Unit("signed", "signed.cu", signed),
+        *ceilings,
         *products,
     )
 

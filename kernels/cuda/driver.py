@@ -15,6 +15,7 @@ from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, QUANTIZE_TYPES, TOKEN_ROW
 
 _TIMED_RUNS = 20
 _COPIED_BYTES = 1 << 30
+_LARGE = 8192  # rows and columns of a product that keeps a library busy
 
 
 class CudaError(RuntimeError):
@@ -133,6 +134,17 @@ class CudaDevice:
         source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=self.place)
         target = torch.empty_like(source)
         return 2 * _COPIED_BYTES / self.seconds(lambda: target.copy_(source)) / 1e9
+
+    def library_operations_per_second(self, dtype: str) -> float:
+        """What torch's library multiplies and adds in a second, in a large product of "float16" or "int8"."""
+        import torch
+
+        values = torch.randn((2, _LARGE, _LARGE), device=self.place)
+        if dtype == "int8":
+            left, right = (values * 40).clamp(-127, 127).to(torch.int8)
+            return 2 * _LARGE**3 / self.seconds(lambda: torch._int_mm(left, right.T))
+        left, right = values.half()
+        return 2 * _LARGE**3 / self.seconds(lambda: left @ right.T)
 
     def _function(self, kernel: str) -> int:
         if kernel not in self._functions:

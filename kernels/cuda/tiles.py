@@ -45,6 +45,7 @@ class Instance:
 QUANTIZE_THREADS = 1024
 QUANTIZE_TYPES = ("float32", "float16", "bfloat16")  # in the order of ElementType in arguments.cuh
 DEQUANTIZE = "dequantize_weight"
+CEILINGS = {"b1": "ceiling_b1", "int8": "ceiling_int8"}  # by kind of operation (kernels.cuda.ceiling)
 WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS = "unpack_weight_rows", "unpack_token_rows", "finish_library_totals"
 
 

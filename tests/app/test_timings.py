@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,31 @@ def test_what_is_exported_comes_back_once(measured: Explorer, exported: Path, el
     assert [(r.created_at, r.device, r.values) for r in elsewhere.measurements.throughput()] == here
 
 
+def test_timings_of_an_older_version_are_known_again(elsewhere: Explorer, exported: Path, tmp_path: Path) -> None:
+    content = json.loads(exported.read_text())
+    for row in content["timings"]:
+        for added_later in ("cold_iqr_us", "operations", "ceiling_gop_per_second"):
+            row["values"].pop(added_later)
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(content))
+    timings = [(datetime.fromisoformat(t["created"]), t["device"], t["values"]) for t in content["timings"]]
+    elsewhere.measurements.add_timings(timings)
+    assert import_timings(elsewhere, older) == (0, 4)
+    empty = Explorer.open(settings_in(tmp_path / "empty"))
+    assert import_timings(empty, older) == (4, 0)
+    assert {r.values["operations"] for r in empty.measurements.throughput()} == {None}
+
+
+def test_operations_and_their_ceiling_travel(exported: Path, elsewhere: Explorer) -> None:
+    content = json.loads(exported.read_text())
+    set_value("operations", 2**40)(content["timings"])
+    set_value("ceiling_gop_per_second", 9.25e6)(content["timings"])
+    exported.write_text(json.dumps(content))
+    assert import_timings(elsewhere, exported) == (4, 0)
+    kept = [(r.values["operations"], r.values["ceiling_gop_per_second"]) for r in elsewhere.measurements.throughput()]
+    assert sorted(kept, key=str) == [(2**40, 9.25e6), *[(None, None)] * 3]
+
+
 def test_only_the_asked_device_is_exported(measured: Explorer, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no timing of 'H200' yet"):
         export_timings(measured, tmp_path / "none.json", "H200")
@@ -73,6 +99,7 @@ def set_row(name: str, value: object) -> Callable[[Rows], None]:
         (set_value("median_us", "fast"), "median_us is 'fast'"),
         (set_value("median_us", -1), "median_us is '-1'"),
         (set_value("n", 0), "n is '0'"),
+        (set_value("operations", -2), "operations is '-2'"),
         (set_value("precision", "W" * 201), "precision is"),
         (set_value("speedup", {"torch-bf16": "<b>"}), "speedup is"),
         (set_row("device", 7), "lacks a device"),

@@ -98,6 +98,7 @@ class EmulatedGpu(EmulatedDevice):
     """As much of `CudaDevice` as the engine asks for; every tensor alive is memory. Binary kernels are the fastest."""
 
     index, name, place, cache_bytes = 0, "Emulated GPU", "cpu", 1000
+    replay_seconds = 2e-4
 
     def __init__(self, arch: str = "90a") -> None:
         super().__init__(arch)
@@ -121,11 +122,15 @@ class EmulatedGpu(EmulatedDevice):
         return 1.0 + self.timed
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
-        """Runs them once; every replay then takes the same made-up time."""
+        """Runs them once; every replay then takes a made-up time, no two the same."""
         for run in runs:
             run()
         self.recorded.append(len(runs))
-        return lambda: 1e-3 * len(self.recorded)
+        seconds = self.replay_seconds + 1e-7 * len(self.recorded)
+        return lambda: seconds
 
     def copy_gb_per_second(self) -> float:
         return 1000.0
+
+    def library_operations_per_second(self, dtype: str) -> float:
+        return {"int8": 2e12, "float16": 1e12}[dtype]

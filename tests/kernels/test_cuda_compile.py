@@ -22,7 +22,7 @@ from kernels.cuda.compile import (
     unit_of,
     units,
 )
-from kernels.cuda.tiles import BINARY, BYTES, instances
+from kernels.cuda.tiles import BINARY, BYTES, CEILINGS, instances
 
 
 def why_not_compiled() -> str:
@@ -83,6 +83,8 @@ def test_every_number_of_planes_has_kernels_and_names_are_unique() -> None:
 def test_architectures() -> None:
     assert all(not unit.name.startswith(BINARY) for unit in units("100a"))
     assert any(unit.name.startswith(BYTES) for unit in units("120"))
+    assert {"ceiling_b1", "ceiling_int8"} <= {unit.name for unit in units("90a")}
+    assert {unit.name for unit in units("120") if unit.file == "ceiling.cu"} == {"ceiling_int8"}
     with pytest.raises(ArchitectureError, match="sm_75 has neither"):
         units("75")
     with pytest.raises(ArchitectureError, match="'ninety' is no GPU architecture"):
@@ -115,6 +117,15 @@ def test_nothing_spills(name: str) -> None:
     for row in resources(unit_of(name), "90a"):
         assert row.spill_bytes == 0
         assert 0 < row.registers <= 255
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ["80", "86", "89", "90a"])
+@pytest.mark.parametrize("kind", sorted(CEILINGS))
+def test_the_ceilings_loop_has_room_for_its_sums(kind: str, arch: str) -> None:
+    (row,) = resources(unit_of(CEILINGS[kind]), arch)
+    assert row.spill_bytes == 0
+    assert row.registers >= 8 * 4 + 8 * 2 + 4  # sums and operands: none was found to be another's copy
 
 
 @needs_nvrtc

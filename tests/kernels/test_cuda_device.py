@@ -13,8 +13,12 @@ from cuda_cases import Case, Expected, assert_exact
 from kernels import dispatch
 from kernels.activations import quantize_activations
 from kernels.cuda import driver, engine
+from kernels.cuda.ceiling import CeilingArguments, expected_sums, measure_ceilings, random_operands
+from kernels.cuda.compile import has_binary_mma
 from kernels.cuda.operands import DeviceWeight, upload
+from kernels.cuda.peers import LeftOut, Rivals
 from kernels.cuda.plan import candidates, families
+from kernels.cuda.tiles import CEILINGS, THREADS
 from kernels.planes import ShapeError
 
 pytestmark = [
@@ -136,6 +140,37 @@ def test_a_cuda_graph_holds_a_product(m: int) -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(y, torch.flip(before, dims=[0]))
+
+
+@pytest.mark.parametrize("kind", ["b1", "int8"])
+def test_the_ceiling_kernels_sums_are_the_products(device: driver.CudaDevice, kind: str) -> None:
+    if kind == "b1" and not has_binary_mma(device.arch):
+        pytest.skip(f"sm_{device.arch} has no binary tensor cores")
+    blocks, steps = 2 * device.processors, 5000  # so many that INT8 sums wrap around
+    left, right = random_operands(1)
+    operands = [torch.from_numpy(values.view(np.int32)).to(ON) for values in (left, right)]
+    sums = torch.empty((blocks, THREADS, 4), dtype=torch.int32, device=ON)
+    arguments = CeilingArguments(*(tensor.data_ptr() for tensor in (*operands, sums)), steps)
+    device.launch(CEILINGS[kind], (blocks, 1, 1), THREADS, 16, arguments)
+    expected = expected_sums(kind, left, right, steps)
+    found = sums.cpu().numpy().reshape(-1, 32, 4)
+    assert np.array_equal(found, np.broadcast_to(expected, found.shape))
+
+
+def test_every_ceiling_is_measured(device: driver.CudaDevice) -> None:
+    found = measure_ceilings(device)
+    kinds = {"int8", "int8-library", "fp16-library"} | ({"b1"} if has_binary_mma(device.arch) else set())
+    assert set(found) == kinds
+    assert all(1e12 < rate < 1e18 for rate in found.values())
+
+
+def test_torchs_libraries_are_right_and_none_is_left_out() -> None:
+    left_out: list[LeftOut] = []
+    rivals = Rivals(left_out.append, 0.0)
+    weight, x = (torch.randn((rows, 512), device=ON).half() for rows in (256, 5))
+    engines = rivals.of(weight, x, lambda size: 2, lambda product: product.engine)
+    assert set(engines) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8", "torch-int4"}
+    assert not [one for one in left_out if one.engine == "torch"]
 
 
 def test_compute_sanitizer_finds_nothing() -> None:

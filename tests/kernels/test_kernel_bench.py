@@ -60,18 +60,15 @@ def test_a_wrong_integer_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_speedup_compares_with_weights_that_hold_as_many_bits() -> None:
-    def contender(engine: str, precision: str) -> bench._Contender:
-        return bench._Contender(precision, engine, "", 1, True, [])
-
-    peers = [(contender("a", "W2A8"), 3.0), (contender("a", "W2A8"), 2.0), (contender("a", "W4A8"), 1.0)]
-    peers.append((contender("b", "BF16"), 9.0))
-    assert bench._baselines(contender("abq", "W2A8"), peers) == {"a": 2.0, "b": 9.0}
-    assert bench._baselines(contender("abq", "W2*A8"), peers) == {
+    peers = [("a", bench.weight_bits("W2A8"), 3.0), ("a", 2, 2.0), ("a", bench.weight_bits("W4A8"), 1.0)]
+    peers.append(("b", bench.weight_bits("BF16"), 9.0))
+    assert bench.baselines(bench.weight_bits("W2A8"), peers) == {"a": 2.0, "b": 9.0}
+    assert bench.baselines(bench.weight_bits("W2*A8"), peers) == {
         "a": 1.0,
         "b": 9.0,
     }  # two bits hold four levels of five
-    assert bench._baselines(contender("abq", "W3A8"), peers) == {"a": 1.0, "b": 9.0}
-    assert bench._baselines(contender("abq", "W8A8"), peers) == {"b": 9.0}
+    assert bench.baselines(bench.weight_bits("W3A8"), peers) == {"a": 1.0, "b": 9.0}
+    assert bench.baselines(bench.weight_bits("W8A8"), peers) == {"b": 9.0}
 
 
 @pytest.mark.parametrize(

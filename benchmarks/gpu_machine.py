@@ -1,0 +1,46 @@
+"""The machine as the file of a GPU benchmark names it: device, driver and versions."""
+
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from kernels.cpu.target import cpu_name
+from kernels.cuda import driver
+
+PACKAGES = (
+    "torch", "triton", "transformers", "numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "gemlite",
+    "humming-kernels",
+)  # fmt: skip
+
+
+def describe_gpu(on: driver.CudaDevice | None) -> dict[str, Any]:
+    """The record of a GPU; without one, of the processor that a trial ran on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    device: dict[str, Any] = {"device": cpu_name()}
+    if on is not None:
+        device = {
+            "device": on.name,
+            "arch": f"sm_{on.arch}",
+            "processors": on.processors,
+            "cache_bytes": on.cache_bytes,
+            "driver": _driver_version(),
+        }
+    return {**device, "cuda": torch.version.cuda, "python": platform.python_version(), "versions": found}
+
+
+def _driver_version() -> str | None:
+    """Of the display driver, as nvidia-smi says; None without that program."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -1,0 +1,100 @@
+"""What torch offers on a GPU: cuBLAS in FP16 and BF16, cuBLASLt in INT8, its INT4 kernel.
+
+INT8 and INT4 are given what favours them: INT8 the bare integers, quantized and padded beforehand and not scaled back;
+INT4 16-bit activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kernels.cuda.ceiling import FP16_LIBRARY, INT8_LIBRARY
+from kernels.cuda.peers.peer import GROUP, Peer, PeerError, Product, from_groups, to_groups, to_int8
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_INT8_TOKENS = 32  # torch._int_mm takes no fewer than 17
+_INT4_TILES = 8  # inner k tiles of 16, the layout its authors time
+_INT4_ROWS, _INT4_COLUMNS = 64, 16 * _INT4_TILES
+
+
+def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
+    """By precision, what makes the peer of a weight (n, k) and tokens (m, k), with so many copies of so many bytes."""
+    import torch
+
+    return {
+        "FP16": partial(_floating, "cublas-fp16", "FP16", torch.float16),
+        "BF16": partial(_floating, "cublas-bf16", "BF16", torch.bfloat16),
+        "W8A8": _int8,
+        "W4A16": _int4,
+    }
+
+
+def _floating(
+    engine: str, precision: str, dtype: torch.dtype, weight: Tensor, x: Tensor, copies_of: Callable[[int], int]
+) -> Peer:
+    import torch
+
+    full, tokens = weight.to(dtype), x.to(dtype)
+    product = Product(
+        engine=engine,
+        precision=precision,
+        path="F.linear",
+        weight_bytes=full.nbytes,
+        weights=[full.clone() for _ in range(copies_of(full.nbytes))],
+        multiply=lambda w: torch.nn.functional.linear(tokens, w),
+        kind=FP16_LIBRARY,
+    )
+    return Peer(product, lambda some: tokens[some].double() @ full.double().T)
+
+
+def _int8(weight: Tensor, x: Tensor, copies_of: Callable[[int], int]) -> Peer:
+    import torch
+
+    codes, tokens = to_int8(weight)[0], to_int8(x)[0]
+    rows = max(len(x), _INT8_TOKENS)
+    padded = torch.zeros((-(-rows // 8) * 8, tokens.shape[1]), dtype=torch.int8, device=x.device)
+    padded[: len(tokens)] = tokens
+    product = Product(
+        engine="cublaslt-int8",
+        precision="W8A8",
+        path=f"torch._int_mm, integers only, M padded to {len(padded)}",
+        weight_bytes=codes.nbytes,
+        weights=[codes.clone() for _ in range(copies_of(codes.nbytes))],
+        multiply=lambda w: torch._int_mm(padded, w.T),
+        kind=INT8_LIBRARY,
+    )
+    return Peer(product, lambda some: tokens[some].double() @ codes.double().T, tolerance=0.0)  # exact below 2^53
+
+
+def _int4(weight: Tensor, x: Tensor, copies_of: Callable[[int], int]) -> Peer:
+    import torch
+
+    n, k = weight.shape
+    if n % _INT4_ROWS or k % _INT4_COLUMNS:
+        raise PeerError(f"it takes rows by {_INT4_ROWS} and columns by {_INT4_COLUMNS}, not {n}x{k}")
+    codes, scale, low = to_groups(weight, 4, torch.bfloat16)
+    packed = torch._convert_weight_to_int4pack(codes[:, ::2] << 4 | codes[:, 1::2], _INT4_TILES)
+    middle = (low.float() + 8 * scale.float()).bfloat16()  # its zero is the value of code 8
+    pairs = torch.stack([scale, middle], dim=-1).transpose(0, 1).contiguous()
+    tokens = x.bfloat16()
+    weight_bytes = packed.nbytes + pairs.nbytes
+    stored_low = middle.double() - 8 * scale.double()
+
+    def multiply(parts: tuple[Tensor, Tensor]) -> Tensor:
+        return torch._weight_int4pack_mm(tokens, parts[0], GROUP, parts[1])
+
+    product = Product(
+        engine="torch-int4",
+        precision="W4A16",
+        path=f"torch._weight_int4pack_mm, groups of {GROUP}",
+        weight_bytes=weight_bytes,
+        weights=[(packed.clone(), pairs.clone()) for _ in range(copies_of(weight_bytes))],
+        multiply=multiply,
+        kind=FP16_LIBRARY,
+    )
+    return Peer(product, lambda some: tokens[some].double() @ from_groups(codes, scale, stored_low).T)

@@ -1,0 +1,59 @@
+"""The decode step of a GPU with packed weights on a GPU, the emulator in the driver's place."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
+
+from abq_core.architectures import blocks_of
+from abq_core.graph_decoder import GraphDecoder
+from abq_core.kv_cache import StaticCache
+from abq_core.models import LoadedModel, load_model
+from abq_core.precision import Precision
+from abq_core.quant_linear import PackedLinear
+from abq_core.runtime import rounded_model
+from kernels.cuda.operands import upload
+from kernels.weight import PackedWeight
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
+
+
+def hidden(model: LoadedModel, decoder: GraphDecoder, gpu: EmulatedGpu) -> torch.Tensor:
+    """Of two tokens after a prompt; a graph would be recorded after the first."""
+    cache = StaticCache(model.model.config, 8)
+    with torch.inference_mode():
+        model.hidden(torch.tensor([[20, 21]]), cache)
+        first = decoder.hidden(40, cache)
+        gpu.capturing = True
+        return torch.stack([first, decoder.hidden(41, cache)])
+
+
+@pytest.mark.parametrize(("precision", "launches"), [("W2A8", 2 * 7), ("W4*A16", 7)])
+def test_the_first_step_does_all_that_a_graph_cannot_hold(
+    gpu: EmulatedGpu, precision: str, launches: int, tiny_llama: Path
+) -> None:
+    base = load_model(str(tiny_llama))
+    del blocks_of(base.model)[1:]  # one block: every launch of the emulator takes a while
+    base.model.config.num_hidden_layers = 1
+    model = rounded_model(base, Precision.parse(precision), "packed")
+    expected = hidden(model, GraphDecoder(model.model), gpu)
+    gpu.capturing = False
+    for module in blocks_of(model.model).modules():
+        if isinstance(module, PackedLinear):
+            assert isinstance(module.packed, PackedWeight)
+            module.packed = upload(module.packed, "cpu")  # the emulator's memory is the CPU's
+    done: list[tuple[int, int]] = []
+    decoder = GraphDecoder(model.model)
+    launch = gpu.launch
+
+    def counted(kernel: str, *arguments: object) -> None:
+        done.append((gpu.timed, len(gpu.loaded)))
+        launch(kernel, *arguments)
+
+    gpu.launch = counted  # type: ignore[method-assign]
+    found = hidden(model, decoder, gpu)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    assert len(set(done[-launches:])) == 1  # the second token neither times nor loads
+    timed, loaded = done[-1]
+    assert (timed > 0 and loaded > 0) == (precision == "W2A8")
