@@ -13,6 +13,10 @@ from kernels.kv_codes import KvCodes
 from kernels.token import attend
 
 
+class CacheFullError(RuntimeError):
+    """A cache that holds as many tokens as it was made for."""
+
+
 class StaticLayer(CacheLayerMixin):
     """Keys and values of one block, (batch, kv_heads, capacity, d), of the first `length` positions.
 
@@ -114,7 +118,15 @@ class StaticCache(DynamicCache):
 
     def __init__(self, config: Any, capacity: int, bits: int | None = None) -> None:
         super().__init__(config=config)
+        self.capacity = capacity
         self.layers = [_static(layer, capacity, bits) for layer in self.layers]
+
+    def next_position(self) -> int:
+        """Where the next token goes. Raises CacheFullError."""
+        position: int = self.get_seq_length()
+        if position >= self.capacity:
+            raise CacheFullError(f"The cache was made for {self.capacity} tokens and is full: make a larger one.")
+        return position
 
     @property
     def nbytes(self) -> int:

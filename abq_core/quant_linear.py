@@ -85,7 +85,7 @@ class PackedLinear(nn.Module):
         return self.packed.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) -> (..., out_features): float32 on the CPU; any of the kernels' types on a GPU.
+        """x (..., in_features) -> (..., out_features) of the same dtype; the CPU engine computes in float32.
 
         Raises NotFiniteError on the CPU.
         """
@@ -93,7 +93,8 @@ class PackedLinear(nn.Module):
         if isinstance(self.packed, DeviceWeight):
             y = packed_linear(rows, self.packed, self.act_bits)
         else:
-            y = torch.from_numpy(packed_linear(rows.contiguous().numpy(), self.packed, self.act_bits))
+            y = torch.from_numpy(packed_linear(rows.float().contiguous().numpy(), self.packed, self.act_bits))
+            y = y.to(x.dtype)
         return y.view(*x.shape[:-1], self.out_features)
 
 

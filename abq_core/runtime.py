@@ -12,7 +12,8 @@ from abq_core.artifacts import BlockArtifact, CheckpointStore
 from abq_core.attention import set_kv_bits
 from abq_core.balance import HeadLayout
 from abq_core.block_quantizer import BlockQuantizer
-from abq_core.decoder import Decoder, can_decode
+from abq_core.decoder import decoder_of
+from abq_core.int8_linear import Int8Linear
 from abq_core.mix import ModelPrecision, block_precisions
 from abq_core.models import LoadedModel
 from abq_core.precision import Precision
@@ -20,8 +21,10 @@ from abq_core.quant_linear import PackedLinear, QuantLinear, linears_of, replace
 from abq_core.quantizers import QuantizedWeight
 from abq_core.spec import METHODS
 from abq_core.tables import halve_tables
+from kernels.dispatch import path_for
 
 Engine = Literal["simulated", "packed"]
+_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class MissingBlockError(RuntimeError):
@@ -55,8 +58,7 @@ def _with_blocks(
         blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
     if engine == "packed":
         halve_tables(model)
-    decoder = Decoder(model) if can_decode(model) else None
-    return LoadedModel(base.ref, model, base.tokenizer, precision, decoder)
+    return LoadedModel(base.ref, model, base.tokenizer, precision, decoder_of(model))
 
 
 def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
@@ -109,11 +111,24 @@ def weight_bytes(model: LoadedModel) -> int:
     """
     total = 0
     for module in blocks_of(model.model).modules():
-        if isinstance(module, QuantLinear | PackedLinear):
+        if isinstance(module, QuantLinear | PackedLinear | Int8Linear):
             total += module.stored_bytes
         elif isinstance(module, nn.Linear):
             total += 2 * module.weight.numel()
     return total
+
+
+def linear_path(model: LoadedModel) -> str:
+    """What the linears of the blocks run on for one token."""
+    modules = [module for block in blocks_of(model.model) for module in block.modules()]
+    packed = [module for module in modules if isinstance(module, PackedLinear)]
+    if packed:
+        return f"abq {' + '.join(dict.fromkeys(path_for(module.packed, 1, module.act_bits) for module in packed))}"
+    if any(isinstance(module, Int8Linear) for module in modules):
+        return "torch._int_mm, activations rounded by torch operations"
+    dtype = next(module.weight.dtype for module in modules if isinstance(module, nn.Linear))
+    rounded = "" if model.precision.is_full else ", activations rounded"
+    return f"torch F.linear {_DTYPES[dtype]}{rounded}"
 
 
 def _stored_bytes(weight: QuantizedWeight, precision: Precision) -> int:

@@ -57,6 +57,21 @@ def halve_tables(model: PreTrainedModel) -> None:
     model.set_output_embeddings(HalfHead(half_head))
 
 
+def whole_tables(model: PreTrainedModel) -> None:
+    """torch's own embedding and head again after `halve_tables`, in place; what they hold stays in bfloat16."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(embedding, HalfEmbedding):
+        rows, width = embedding.weight.shape
+        plain = nn.Embedding(rows, width, embedding.padding_idx, device="meta")
+        plain.weight = embedding.weight
+        model.set_input_embeddings(plain)
+    if isinstance(head, HalfHead):
+        rows, width = head.weight.shape
+        linear = nn.Linear(width, rows, bias=False, device="meta")
+        linear.weight = head.weight
+        model.set_output_embeddings(linear)
+
+
 def _half(weight: Tensor) -> nn.Parameter | None:
     """The weight in bfloat16; None where that changes a value, or where it is no float32 on the CPU."""
     if weight.dtype != torch.float32 or weight.device.type != "cpu":

@@ -174,8 +174,8 @@ def _serve(pipe: Connection, name: str, column: str) -> None:
     model = _column(name, column)
     _write(model, 3)  # compiles, and allocates what stays
     _give_back()
-    held = held_bytes(column, model)
-    pipe.send({"column": column, "path": path_of(column, model), "weight_bytes": held, "empty_process_bytes": before})
+    held = held_bytes(model)
+    pipe.send({"column": column, "path": path_of(model), "weight_bytes": held, "empty_process_bytes": before})
     while True:
         try:
             tokens = pipe.recv()

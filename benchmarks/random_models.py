@@ -19,11 +19,12 @@ from transformers.utils import logging
 
 from abq_core.architectures import blocks_of
 from abq_core.attention import ATTENTION, register_attention
-from abq_core.decoder import Decoder, can_decode
+from abq_core.decoder import decoder_of
 from abq_core.models import BUILTIN_FOLDER, LoadedModel, ModelShape, shape_of
 from abq_core.precision import FULL
 from abq_core.quant_linear import PackedLinear
 from kernels.stacked import stack
+from kernels.weight import PackedWeight
 
 _CONTEXT = 2048
 
@@ -109,12 +110,12 @@ def repeat_block(loaded: LoadedModel, blocks: int) -> LoadedModel:
         block = copy.deepcopy(first)
         block.self_attn.layer_idx = index
         for module in block.modules():
-            if isinstance(module, PackedLinear):
+            if isinstance(module, PackedLinear) and isinstance(module.packed, PackedWeight):
                 module.packed, _ = stack([module.packed])  # a copy that starts on a cache line, as the first does
         blocks_of(model).append(block)
     model.config.num_hidden_layers = blocks
     model.config.layer_types = None
-    return replace(loaded, decoder=Decoder(model) if can_decode(model) else None)
+    return replace(loaded, decoder=decoder_of(model))
 
 
 def random_shape(name: str) -> ModelShape:

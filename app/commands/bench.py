@@ -15,6 +15,8 @@ bench = typer.Typer(
     no_args_is_help=True, help="Time the integer engine against others: kernels, decode; export and import timings."
 )
 
+_DECODE_COLUMNS = {"cpu": "fp32,bf16,int8,W8A8,W4A4,W2A8", "cuda": "fp16,int8,W8A8,W4A4,W2A8"}
+
 
 @bench.command()
 @answers
@@ -49,11 +51,10 @@ def kernels(
     """
     if compile_only:
         return _compiled(read_list(arch))
-    if device not in ("cpu", "cuda"):
-        raise OptionError(f"--device {device}: use cpu or cuda.")
+    _check_device(device)
     if device == "cuda" and (quick or threads or peers):
         raise OptionError(
-            "--quick, --threads and --peers are for --device cpu: on a GPU the peers are torch's libraries."
+            "--quick, --threads and --peers are for --device cpu: on a GPU every peer is timed that is installed."
         )
     from kernels.bench import QUICK
     from kernels.machine import describe_machine
@@ -69,6 +70,7 @@ def kernels(
         measured = explorer.bench_kernels(
             read_list(precisions), read_shapes(shapes), counts, threads, peers=others, device=device
         )
+    counted = device == "cuda"  # operations, against what the device reaches
     rows = [
         [
             k.precision,
@@ -81,14 +83,21 @@ def kernels(
             "yes" if k.exact else "NO",
             ", ".join(f"{factor:.2f}x {peer}" for peer, factor in k.speedup.items()),
             words.mebibytes(k.packed_bytes),
+            *([_share(k.limit)] if counted else []),
         ]
         for k in measured
     ]
     header = [
         "Precision", "Shape", "M", "Engine", "Path", "Median and IQR", "Cold", "Exact", "Speed-up over", "Weights",
     ]  # fmt: skip
+    if counted:
+        header.append("Cold, of what binds")
     machine = describe_machine(others, measured[0].threads)
     return Answer({"machine": machine, "measurements": [asdict(k) for k in measured]}, Table(header, rows))
+
+
+def _share(limit: tuple[str, float] | None) -> str:
+    return "" if limit is None else f"{limit[1]:.0%} of {limit[0]}"
 
 
 def _compiled(archs: list[str]) -> Answer:
@@ -104,15 +113,30 @@ def _compiled(archs: list[str]) -> Answer:
 @answers
 def decode(
     columns: Annotated[
-        str, typer.Option("--columns", help="fp32, bf16, int8 (torch), precisions and run ids, with commas between.")
-    ] = "fp32,bf16,int8,W8A8,W4A4,W2A8",
+        str | None,
+        typer.Option(
+            "--columns",
+            help="fp32 (on a GPU fp16), bf16, int8 (torch), precisions and run ids, with commas between. Default: the "
+            "first, int8, W8A8, W4A4, W2A8; on a CPU bf16 too.",
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            help="cpu or cuda. On a GPU a token is one CUDA graph in every column, and all that is no linear of a "
+            "block is float16.",
+        ),
+    ] = "cpu",
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens to write.")] = 64,
     model: Annotated[str, typer.Option("--model", help="builtin, a folder or a hub id.")] = "builtin",
     as_json: JsonOption = False,
 ) -> Answer:
     """Time text generation end to end. Example: abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json"""
+    _check_device(device)
     explorer = open_explorer()
-    records = explorer.bench_decode(read_list(columns), tokens, model).to_dict("records")
+    wanted = read_list(columns or _DECODE_COLUMNS[device])
+    records = explorer.bench_decode(wanted, tokens, model, device=device).to_dict("records")
     rows = [
         [
             row["column"],
@@ -125,6 +149,11 @@ def decode(
     ]
     header = ["Column", "Path", "Decode", "First token", "Weights"]
     return Answer({"measurements": records}, Table(header, rows))
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise OptionError(f"--device {device}: use cpu or cuda.")
 
 
 @bench.command("export")

@@ -349,14 +349,16 @@ class Explorer:
         tokens: int = 64,
         model: str = BUILTIN,
         on_token: Callable[[int], None] | None = None,
+        device: str = "cpu",
     ) -> pandas.DataFrame:
         """End-to-end decode of a model: one row a column with tokens/s, time to first token, bytes and the path.
 
-        on_token(count) comes after each token of the first column, and may raise to stop.
+        on_token(count) comes after each token of the first column, and may raise to stop.  device: "cpu" or "cuda".
+        Raises CudaError where there is no GPU.
         """
         from app.services.throughput import measure_decode
 
-        return measure_decode(self, columns, tokens, model, on_token)
+        return measure_decode(self, columns, tokens, model, on_token, device)
 
     def throughput_frame(self) -> pandas.DataFrame:
         """Stored throughput measurements, newest first; `kind` is "kernel" or "decode"."""

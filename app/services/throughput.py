@@ -4,6 +4,8 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas
@@ -12,18 +14,19 @@ from torch import nn
 
 from abq_core.architectures import blocks_of
 from abq_core.generate import Finished, generate
+from abq_core.int8_linear import Int8Linear
 from abq_core.models import LoadedModel
-from abq_core.quant_linear import PackedLinear
-from abq_core.runtime import weight_bytes
+from abq_core.placement import in_int8, placed
+from abq_core.runtime import linear_path, weight_bytes
 from abq_core.tables import halve_tables
 from app.clock import now
 from app.services.errors import ServiceError
 from app.services.timings import this_device
 from kernels.bench import KernelMeasurement, bench_kernels
-from kernels.dispatch import path_for
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer
+    from kernels.cuda.driver import CudaDevice
 
 PROMPT = "The following functions are"
 WARM_UP_TOKENS = 3
@@ -56,10 +59,9 @@ def measure_gpu(
     on_measurement: Callable[[KernelMeasurement], None] | None,
 ) -> list[KernelMeasurement]:
     """Run the GPU kernels' benchmark and store every row under the GPU's name. Raises CudaError without a GPU."""
-    from kernels.cuda import driver
     from kernels.cuda.bench import bench_gpu
 
-    gpu = driver.device(0)
+    gpu = _gpu()
     measured = bench_gpu(gpu, list(precisions), list(shapes), list(m), on_measurement)
     _store(explorer, gpu.name, measured)
     return measured
@@ -76,36 +78,58 @@ def measure_decode(
     tokens: int,
     model: str,
     on_token: Callable[[int], None] | None = None,
+    device: str = "cpu",
 ) -> pandas.DataFrame:
-    """Decode the same prompt in every column, one token each in turn, after a warm-up. Stores all columns or none."""
+    """Decode the same prompt in every column, one token each in turn, after a warm-up. Stores all columns or none.
+
+    device: "cpu" or "cuda".  Raises CudaError without a GPU.
+    """
     if not columns or tokens < 2:
         raise ServiceError(
             f"Nothing to measure: {len(columns)} columns and {tokens} tokens; use 1 column and 2 tokens or more."
         )
+    gpu = None if device == "cpu" else _gpu()
     ref = explorer.registry.common_model(columns, model)
-    loaded = {column: _column(explorer, column, ref) for column in columns}
+    if gpu is None:
+        loaded = {column: _column(explorer, column, ref) for column in columns}
+    else:
+        loaded = {column: gpu_column(explorer, column, ref, gpu.place) for column in columns}
     list(generate(loaded, None, PROMPT, WARM_UP_TOKENS))
-    ends = []
+    ends, clocks = list[Finished](), {column: list[float]() for column in columns}
     for event in generate(loaded, None, PROMPT, tokens):
         if isinstance(event, Finished):
             ends.append(event)
-        elif on_token is not None and event.column == columns[0]:
+            continue
+        clocks[event.column].append(event.seconds)
+        if on_token is not None and event.column == columns[0]:
             on_token(event.index + 1)
-    device, rows = this_device(), []
+    measured_on, rows = this_device() if gpu is None else gpu.name, []
     for end in sorted(ends, key=lambda end: columns.index(end.column)):
         row: dict[str, Any] = {
             "column": end.column,
-            "path": path_of(end.column, loaded[end.column]),
+            "path": path_of(loaded[end.column]),
             "tokens": end.tokens,
-            "tokens_per_second": end.tokens_per_second,
+            "tokens_per_second": _rate(clocks[end.column]),
             "first_token_seconds": end.first_token_seconds,
-            "weight_bytes": held_bytes(end.column, loaded[end.column]),
+            "weight_bytes": held_bytes(loaded[end.column]),
             "threads": torch.get_num_threads(),
             "model": ref,
         }
-        explorer.measurements.add_throughput(now(), device, {"kind": "decode", **row})
+        explorer.measurements.add_throughput(now(), measured_on, {"kind": "decode", **row})
         rows.append(row)
     return pandas.DataFrame(rows, columns=DECODE_COLUMNS)
+
+
+def _rate(clock: Sequence[float]) -> float:
+    """Tokens a second of the median token after the first, in which no CUDA graph is recorded. 0 for one token."""
+    between = [later - earlier for earlier, later in pairwise(clock)]
+    return 1 / median(between) if between else 0.0
+
+
+def _gpu() -> "CudaDevice":
+    from kernels.cuda import driver
+
+    return driver.device(0)
 
 
 def _column(explorer: "Explorer", column: str, ref: str) -> LoadedModel:
@@ -117,12 +141,21 @@ def _column(explorer: "Explorer", column: str, ref: str) -> LoadedModel:
     return full if column == "fp32" else explorer.registry.column(column, ref)
 
 
+def gpu_column(explorer: "Explorer", column: str, ref: str, place: str) -> LoadedModel:
+    """A column on a GPU, where all that is no linear of a block is float16, but for bf16. Raises ServiceError."""
+    if column == "fp32":
+        raise ServiceError("fp32 is no column on a GPU, where nobody decodes with it: use fp16.")
+    if column == "bf16":
+        return placed(explorer.registry.full(ref), place, torch.bfloat16)
+    if column in ("fp16", "int8"):
+        full = placed(explorer.registry.full(ref), place, torch.float16)
+        return full if column == "fp16" else in_int8(full)
+    return placed(explorer.registry.column(column, ref), place, torch.float16)
+
+
 def bf16(full: LoadedModel) -> LoadedModel:
-    """The model with its weights in bfloat16; what RoPE is computed from stays fp32, as transformers loads it."""
-    model = copy.deepcopy(full.model)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16()
-    return replace(full, model=model)
+    """The model with its weights in bfloat16, where it is."""
+    return placed(full, str(full.model.device), torch.bfloat16)
 
 
 def dynamic_int8(full: LoadedModel) -> LoadedModel:
@@ -138,23 +171,25 @@ def dynamic_int8(full: LoadedModel) -> LoadedModel:
     return replace(full, model=model)
 
 
-def path_of(column: str, model: LoadedModel) -> str:
-    """What the linears of the blocks run on."""
-    if column == "int8":
+def path_of(model: LoadedModel) -> str:
+    """What the linears of the blocks run on, and on a GPU how they are launched."""
+    if _quantized_by_torch(model):
         return f"torch dynamic int8 ({torch.backends.quantized.engine})"
-    if column in TORCH_COLUMNS or model.precision.is_full:
-        return f"torch F.linear {'bf16' if column == 'bf16' else 'fp32'}"
-    packed = [module for module in blocks_of(model.model).modules() if isinstance(module, PackedLinear)]
-    paths = dict.fromkeys(path_for(module.packed, 1, module.act_bits) for module in packed)
-    return f"abq {' + '.join(paths)}" if paths else "torch F.linear fp32, activations rounded"
+    launched = ""
+    if model.model.device.type == "cuda":
+        launched = ", kernel by kernel" if model.decoder is None else ", in a CUDA graph"
+    return linear_path(model) + launched
 
 
-def held_bytes(column: str, model: LoadedModel) -> int:
-    """Bytes of the weights of the blocks' linears as this column holds them in memory."""
-    if column == "int8":
-        quantized = [m for m in blocks_of(model.model).modules() if isinstance(m, torch.ao.nn.quantized.Linear)]
-        return sum(m.weight().numel() + 4 * m.out_features for m in quantized)
-    if column in TORCH_COLUMNS or model.precision.is_full:
-        linears = [m for m in blocks_of(model.model).modules() if isinstance(m, nn.Linear)]
-        return sum(m.weight.numel() * m.weight.element_size() for m in linears)
+def held_bytes(model: LoadedModel) -> int:
+    """Bytes of the weights of the blocks' linears as they are held in memory."""
+    if by_torch := _quantized_by_torch(model):
+        return sum(m.weight().numel() + 4 * m.out_features for m in by_torch)
+    modules = [module for block in blocks_of(model.model) for module in block.modules()]
+    if model.precision.is_full and not any(isinstance(module, Int8Linear) for module in modules):
+        return sum(m.weight.nbytes for m in modules if isinstance(m, nn.Linear))
     return weight_bytes(model)
+
+
+def _quantized_by_torch(model: LoadedModel) -> list[Any]:
+    return [m for m in blocks_of(model.model).modules() if isinstance(m, torch.ao.nn.quantized.Linear)]

@@ -179,6 +179,7 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "shapes": (["bench", "kernels", "--shapes", "4096"], "4096"),
         "bench precision": (["bench", "kernels", "--precisions", "W9A1", "--shapes", "64x64"], "W9A1"),
         "device": (["bench", "kernels", "--device", "tpu"], "cpu or cuda"),
+        "decode device": (["bench", "decode", "--device", "tpu"], "cpu or cuda"),
         "host": (["app", "--host", "0.0.0.0"], "--auth"),
         "missing option": (["calibrate", tiny], "--precision"),
         "command": (["nonsense"], "nonsense"),
@@ -200,8 +201,9 @@ def test_mistakes_get_one_line_and_exit_code_2(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_missing_gpu_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "kernels", "--device", "cuda"]) == 2
-    assert "no CUDA device" in capsys.readouterr().err
+    for what in ("kernels", "decode"):
+        assert main(["bench", what, "--device", "cuda"]) == 2
+        assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from abq_core.architectures import blocks_of
-from abq_core.decoder import Decoder, can_decode
+from abq_core.cpu_decoder import CpuDecoder
+from abq_core.decoder import decoder_of
 from abq_core.generate import Token, generate
 from abq_core.kv_cache import StaticCache
 from abq_core.mix import MixedLinear, PrecisionMix
@@ -85,13 +86,13 @@ def test_other_forms_have_no_decoder(folders: dict[str, Path]) -> None:
     base = load_model(str(folders["llama"]))
     for precision, engine in (("W4A8", "simulated"), ("W16A8", "packed")):
         assert rounded_model(base, Precision.parse(precision), engine).decoder is None  # type: ignore[arg-type]
-    assert base.decoder is None and not can_decode(base.model)
+    assert base.decoder is None and decoder_of(base.model) is None
 
 
 def test_weights_that_read_one_input_are_held_once(folders: dict[str, Path]) -> None:
     model = rounded_model(load_model(str(folders["llama"])), Precision.parse("W2A8"), "packed")
     before = weight_bytes(model)
-    decoder = Decoder(model.model)
+    decoder = CpuDecoder(model.model)
     assert weight_bytes(model) == before
     attention = blocks_of(model.model)[0].self_attn
     linears = [attention.q_proj, attention.k_proj, attention.v_proj]

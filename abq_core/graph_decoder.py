@@ -1,0 +1,210 @@
+"""One token through a model on a GPU as one CUDA graph, whatever its linears are: 16-bit, INT8 or packed.
+
+The step computes on fixed buffers, in shapes that do not follow the position, and waits for nothing: so it can be
+recorded. On the CPU the same step runs as it is. Which models it is for stands in `decoder.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from abq_core.architectures import blocks_of
+from abq_core.kv_cache import StaticCache
+from abq_core.quantizers import fake_quant_activation
+
+BUCKET = 256  # positions that attention reads at a time
+_UNSTEADY_ROPE = ("dynamic", "longrope")
+
+
+class GraphDecoder:
+    """A `Decoder` that records its step anew for each bucket of positions that a cache fills, and replays it.
+
+    Where K and V are quantized it rounds them as the modules do and keeps them as floats: they take no less memory.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.kv_bits: int | None = None
+        self._model = _Model(model)
+        self._steps: WeakKeyDictionary[StaticCache, _Step] = WeakKeyDictionary()
+
+    @torch.inference_mode()
+    def hidden(self, token: int, cache: StaticCache) -> Tensor:
+        """The last hidden state, (hidden,) of the model's dtype, after one more token; the cache, which holds some,
+        grows by it. Raises CacheFullError.
+        """
+        position = cache.next_position()
+        if cache not in self._steps:
+            self._steps[cache] = _Step(self._model, cache)
+        hidden = self._steps[cache].run(token, position)
+        for layer in cache.layers:
+            layer.length += 1
+        return hidden
+
+
+def is_steady(model: PreTrainedModel) -> bool:
+    """Whether the rotary embedding of a position is always the same; others look at the position on the host."""
+    rope = str(model.base_model.rotary_emb.rope_type)
+    return not any(unsteady in rope for unsteady in _UNSTEADY_ROPE)
+
+
+def bucket_of(filled: int, capacity: int) -> int:
+    """How many positions attention reads when so many are filled: whole buckets.
+
+    Multiples of `BUCKET` and not powers of two: beside weights of 2 bits it counts what is read in vain. Their number
+    does not matter, since a text only grows and so needs the graph of its last bucket only.
+    """
+    return min(-(-filled // BUCKET) * BUCKET, capacity)
+
+
+class _Step:
+    """The decode step on the buffers of one cache."""
+
+    def __init__(self, model: "_Model", cache: StaticCache) -> None:
+        self._model, self._capacity = model, cache.capacity
+        self._kept = [_Kept(layer.keys[0], layer.values[0], layer.window) for layer in cache.layers]
+        self._token, self._position = (torch.zeros(1, dtype=torch.int64, device=model.device) for _ in range(2))
+        self._out = torch.empty(model.width, dtype=model.dtype, device=model.device)
+        self._next, self._bucket = 0, 0
+        self._replay: Callable[[], None] | None = None
+
+    def run(self, token: int, position: int) -> Tensor:
+        """The last hidden state, (hidden,), after `token` at `position`."""
+        self._token.fill_(token)
+        self._position.fill_(position)
+        if position != self._next:  # others than this step wrote before it: the modules, which round what they read
+            self._model.round_kept(self._kept, position)
+        self._next = position + 1
+        bucket = bucket_of(position + 1, self._capacity)
+        if self._replay is not None and bucket == self._bucket:
+            self._replay()
+        else:
+            self._replay = None  # gives its memory back
+            step = partial(self._compute, bucket)
+            step()
+            self._replay, self._bucket = _recorded(step, self._out.device) if self._out.is_cuda else step, bucket
+        return self._out.clone()
+
+    def _compute(self, bucket: int) -> None:
+        self._out.copy_(self._model.hidden(self._token, self._position, self._kept, bucket))
+
+
+def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """A CUDA graph of a step that has run before, in these shapes: all is compiled, loaded and timed by then."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        step()  # while other threads may use the GPU
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Keys and values of one block, (kv_heads, capacity, d); window: positions that a token sees, None for all."""
+
+    keys: Tensor
+    values: Tensor
+    window: int | None
+
+
+@dataclass(frozen=True)
+class _At:
+    """Where a token stands: position (1,) int64; cos and sin (d,); by window, what is added to scores, (bucket,)."""
+
+    position: Tensor
+    cos: Tensor
+    sin: Tensor
+    masks: dict[int | None, Tensor]
+
+
+class _Model:
+    """The parts of a model that a step calls. MLP and rotary embedding are its own modules."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
+        self._norm = model.base_model.norm
+        self.device, self.dtype, self.width = model.device, self._norm.weight.dtype, model.config.hidden_size
+        self._blocks = [_Block(block) for block in blocks_of(model)]
+
+    def hidden(self, token: Tensor, position: Tensor, kept: list[_Kept], bucket: int) -> Tensor:
+        """The last hidden state, (hidden,), of a token (1,) at a position (1,) below `bucket`; `kept` receives its keys
+        and values.
+        """
+        x = self._embedding(token)
+        at = self._place(x, position, {one.window for one in kept}, bucket)
+        for block, own in zip(self._blocks, kept, strict=True):
+            x = block.run(x, own, at)
+        return _normed(x, self._norm)[0]
+
+    def round_kept(self, kept: list[_Kept], filled: int) -> None:
+        """Round the keys and values of the first positions where the cache is quantized. Twice is as good as once."""
+        for block, own in zip(self._blocks, kept, strict=True):
+            for values in (own.keys[:, :filled], own.values[:, :filled]):
+                values.copy_(block.rounded(values))
+
+    def _place(self, x: Tensor, position: Tensor, windows: set[int | None], bucket: int) -> _At:
+        cos, sin = (part[0, 0] for part in self._rotary(x, position[None]))
+        half = len(sin) // 2
+        turned = torch.cat([-sin[:half], sin[half:]])  # so that halves that change places need no change of sign
+        positions = torch.arange(bucket, device=x.device)
+        masks = {}
+        for window in windows:
+            hidden = positions > position
+            if window is not None:
+                hidden |= positions <= position - window
+            masks[window] = x.new_zeros(bucket).masked_fill_(hidden, -torch.inf)
+        return _At(position, cos, turned, masks)
+
+
+class _Block:
+    """One block: attention written out, the MLP the model's own module."""
+
+    def __init__(self, block: Any) -> None:
+        attention = block.self_attn
+        self._before, self._between, self._mlp = block.input_layernorm, block.post_attention_layernorm, block.mlp
+        self._query, self._key, self._value = attention.q_proj, attention.k_proj, attention.v_proj
+        self._out = attention.o_proj
+        self._heads, self._kv_heads = (linear.out_features // attention.head_dim for linear in (self._query, self._key))
+        self._scale = float(attention.scaling)
+        self._kv_bits: int | None = getattr(attention, "kv_bits", None)
+        self._no_clip = torch.ones((), dtype=self._before.weight.dtype, device=self._before.weight.device)
+
+    def run(self, x: Tensor, kept: _Kept, at: _At) -> Tensor:
+        """x (1, hidden) -> (1, hidden)."""
+        x = x + self._attention(_normed(x, self._before), kept, at)
+        return x + self._mlp(_normed(x, self._between))
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Keys or values (..., d) as the modules' attention sees them."""
+        if self._kv_bits is None:
+            return values
+        return fake_quant_activation(values, self._kv_bits, self._no_clip)  # a number would be copied to the GPU
+
+    def _attention(self, x: Tensor, kept: _Kept, at: _At) -> Tensor:
+        query_key = torch.cat([self._query(x), self._key(x)], dim=-1).view(self._heads + self._kv_heads, -1)
+        query, key = _rotated(query_key, at).split([self._heads, self._kv_heads])
+        value = self._value(x).view(self._kv_heads, -1)
+        kept.keys.index_copy_(1, at.position, self.rounded(key)[:, None])
+        kept.values.index_copy_(1, at.position, self.rounded(value)[:, None])
+        mask = at.masks[kept.window]
+        keys, values = kept.keys[:, : len(mask)], kept.values[:, : len(mask)]
+        by_kv_head = query.reshape(self._kv_heads, -1, query.shape[-1])
+        scores = torch.baddbmm(mask, by_kv_head, keys.transpose(1, 2), alpha=self._scale)
+        seen = torch.softmax(scores, dim=-1) @ values  # in 16 bits too, softmax adds up in float32
+        out: Tensor = self._out(seen.view(1, -1))
+        return out
+
+
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    """RMSNorm of x (1, hidden) by torch's one function: the modules compute it in eight, a launch each."""
+    return nn.functional.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+
+
+def _rotated(x: Tensor, at: _At) -> Tensor:
+    """x (heads, d) turned by the rotary embedding."""
+    return torch.addcmul(x * at.cos, x.roll(x.shape[-1] // 2, -1), at.sin)

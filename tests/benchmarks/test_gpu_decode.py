@@ -1,0 +1,72 @@
+"""The GPU's decode benchmark, tried on the CPU with small shapes; and what a GPU machine need not have installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from gpu_decode import column_model, main
+
+from kernels.cuda.driver import CudaError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_kind_of_column_is_measured_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "decode.json"
+    columns = ["fp16", "int8", "W8A8", "W2*A8"]
+    sizes = ["--device", "cpu", "--model", "random-256", "--blocks", "1", "--tokens", "4", "--rounds", "2"]
+    main([*sizes, "--columns", *columns, "--json", str(out)])
+    result = json.loads(out.read_text("utf-8"))
+    assert result["model"] == "random-256" and result["blocks"] == 1
+    assert {"torch", "transformers"} <= result["machine"]["versions"].keys()
+    rows = {row["column"]: row for row in result["columns"]}
+    assert list(rows) == columns
+    linears = 4 * 256 * 256 + 3 * 256 * 704
+    outputs = 5 * 256 + 2 * 704
+    assert rows["fp16"]["weight_bytes"] == 2 * linears and rows["int8"]["weight_bytes"] == linears + 4 * outputs
+    for row in rows.values():
+        assert row["tokens_per_second"] > 0 and row["first_token_seconds"] > 0 and row["peak_bytes"] is None
+        assert len(row["rounds_tokens_per_second"]) == 2
+        assert row["faster_than_fp16"] > 0 and row["faster_than_w8a8"] > 0
+    assert rows["fp16"]["smaller_than_fp16"] == rows["W8A8"]["smaller_than_w8a8"] == 1
+    assert 4 < rows["W2*A8"]["smaller_than_fp16"] < 16 / 3
+    assert rows["fp16"]["path"] == "torch F.linear fp16" and rows["int8"]["path"].startswith("torch._int_mm")
+    assert rows["W8A8"]["path"].startswith("abq ")
+    assert capsys.readouterr().out.count(" tokens/s") == len(columns)
+
+
+@pytest.mark.parametrize("column", ["fp16", "int8", "W2A8"])
+def test_copies_of_a_block_have_memory_of_their_own(column: str) -> None:
+    model = column_model("random-256", 3, column, "cpu").model
+    seen = set()
+    for block in model.model.layers:
+        linear = block.mlp.down_proj
+        data = linear.weight if column == "fp16" else linear.codes if column == "int8" else linear.packed.data
+        seen.add(data.ctypes.data if column == "W2A8" else data.data_ptr())
+    assert len(seen) == 3
+    assert model.model.norm.weight.dtype == torch.float16
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+@pytest.mark.parametrize("script", ["gpu_decode", "gpu_kernels"])
+def test_it_runs_where_the_page_and_the_database_are_not_installed(script: str) -> None:
+    code = (
+        "import sys\n"
+        "absent = ('gradio', 'sqlalchemy', 'plotly', 'datasets', 'psutil', 'app', 'storage')\n"
+        "for name in absent: sys.modules[name] = None\n"
+        f"import {script}"
+    )
+    folders = f"{ROOT}:{ROOT / 'benchmarks'}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": folders}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    with pytest.raises(CudaError, match="no CUDA device"):
+        main(["--model", "random-256"])
