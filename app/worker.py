@@ -13,7 +13,7 @@ from app.lease import JobLease
 from app.parent import ParentWatch, Stoppable
 from app.settings import Settings
 
-NICENESS = 10  # the page stays responsive while a job takes all cores
+NICENESS = 15  # the page stays responsive while jobs take all cores
 
 
 def main(arguments: list[str] | None = None) -> int:
