@@ -153,7 +153,8 @@ def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
     together = [name for name, switches in METHODS.items() if switches.end_to_end and name in methods]
     more = "".join(
         f"`{name}` reads {conditions.end_to_end_segments:,} more segments in its end-to-end pass; the peers have no "
-        "such pass and were given none, but where `@` and a number of segments stand behind their names. "
+        "such pass and were given none, but where `@` and a number of segments stand behind their names "
+        "([results-same-text.md](results-same-text.md)). "
         for name in together
     )
     return (
