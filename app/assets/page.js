@@ -124,7 +124,17 @@
   /* The choice with a change; nothing while the page is still opening. */
   const withChange = (text, change) => (text ? JSON.stringify({ ...JSON.parse(text), ...change }) : text);
 
+  /* What finished runs change on the page; nothing where something else was chosen since they were looked at. */
+  function taken(offer, text) {
+    const { asked, run, runs, models } = JSON.parse(offer);
+    const choice = text ? JSON.parse(text) : {};
+    if (["model", "precision", "run"].some((name) => asked[name] !== choice[name])) return [];
+    const update = (values) => ({ __type__: "update", ...values });
+    const value = runs.some(([, id]) => id === run) ? run : "";
+    return [withChange(text, { run }), update({ choices: models }), update({ choices: runs, value })];
+  }
+
   DARK.addEventListener("change", () => document.querySelector("#abq-dark-changed button, button#abq-dark-changed")?.click());
 
-  window.abq = { picture, table, fromAddress, toAddress, withChange, isDark: () => DARK.matches };
+  window.abq = { picture, table, fromAddress, toAddress, withChange, taken, isDark: () => DARK.matches };
 })();

@@ -1,9 +1,11 @@
 """The header line that stays in view: model, precision and run travel between the tabs and live in the address bar."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import gradio as gr
+import pandas as pd
 
 from abq_core.mix import ModelPrecision
 from abq_core.precision import PrecisionError
@@ -51,6 +53,7 @@ class Header:
             self.run = gr.Dropdown([NO_RUN], value="", label="Run", elem_id="abq-run", scale=3)
             self.bits = gr.HTML("", elem_id="abq-bits", js_on_load=None, scale=2, min_width=190)
         self.selection = gr.Textbox("", elem_id="abq-selection", elem_classes="abq-hidden")
+        self.offer = gr.Textbox("", elem_id="abq-offer", elem_classes="abq-hidden")
         self.dark_changed = gr.Button("dark changed", elem_id="abq-dark-changed", elem_classes="abq-hidden")
 
     @property
@@ -83,7 +86,11 @@ class Header:
             js="(text) => window.abq.withChange(text, {dark: window.abq.isDark()})", **private,
         )  # fmt: skip
         finished = gr.State(None)
-        gr.Timer(WATCH_SECONDS).tick(self._watch, [self.selection, finished], [finished, *self.outputs], **private)
+        gr.Timer(WATCH_SECONDS).tick(self._watch, [self.selection, finished], [finished, self.offer], **private)
+        self.offer.change(
+            None, [self.offer, self.selection], [self.selection, self.model, self.run],
+            js="(offer, text) => window.abq.taken(offer, text)", **private,
+        )  # fmt: skip
         for tab in tabs:
             tab.select(
                 None, self.selection, self.selection,
@@ -92,17 +99,13 @@ class Header:
 
     def show(self, selection: Selection) -> list[object]:
         """Updates for `outputs`: the header as this selection has it."""
-        runs = self.explorer.newest_runs_frame()
-        same_model = runs[runs["model"].eq(selection.model)]
-        choices = run_choices(same_model)
+        choices = self._run_choices(selection, self.explorer.newest_runs_frame())
         known = [precision for precision in PRECISIONS if precision != selection.precision]
         return [
             selection.to_json(),
-            gr.update(choices=list(dict.fromkeys([*self.explorer.models(), selection.model])), value=selection.model),
+            gr.update(choices=self._model_choices(selection), value=selection.model),
             gr.update(choices=[selection.precision, *known], value=selection.precision),
-            gr.update(
-                choices=[NO_RUN, *choices], value=selection.run if selection.run in dict(choices).values() else ""
-            ),
+            gr.update(choices=choices, value=selection.run if selection.run in dict(choices).values() else ""),
             self._bits(selection.precision),
         ]
 
@@ -140,14 +143,32 @@ class Header:
         return self.show(replace(before, run=run).settled(self.explorer.newest_runs_frame()))
 
     def _watch(self, text: str, before: str | None) -> list[object]:
-        """When a run has finished or was deleted: offer what there is; a page that waits for a run takes it up."""
+        """When a run has finished or was deleted: what there is, and for a page that waits for a run, the run.
+
+        It is an offer: something else may have been chosen on the page while it was made, and that stays.
+        """
         runs = self.explorer.newest_runs_frame()
         now = ",".join(value for _, value in run_choices(runs))
         if now == before:
-            return [gr.skip()] * (1 + len(self.outputs))
+            return [gr.skip(), gr.skip()]
         if before is None or not text:
-            return [now, *[gr.skip()] * len(self.outputs)]
-        return [now, *self.show(Selection.from_json(text).settled(runs))]
+            return [now, gr.skip()]
+        asked = Selection.from_json(text)
+        found = asked.settled(runs)
+        offer = {
+            "asked": asdict(asked),
+            "run": found.run,
+            "runs": self._run_choices(found, runs),
+            "models": [(model, model) for model in self._model_choices(found)],
+        }
+        return [now, json.dumps(offer)]
+
+    def _model_choices(self, selection: Selection) -> list[str]:
+        return list(dict.fromkeys([*self.explorer.models(), selection.model]))
+
+    @staticmethod
+    def _run_choices(selection: Selection, runs: pd.DataFrame) -> list[tuple[str, str]]:
+        return [NO_RUN, *run_choices(runs[runs["model"].eq(selection.model)])]
 
 
 def bits_line(precision: ModelPrecision) -> str:

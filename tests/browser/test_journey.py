@@ -1,9 +1,13 @@
 """A person's whole path through the six tabs with the built-in model, then what must not happen on the way."""
 
+import json
 import re
+import urllib.request
 
 import pytest
 from playwright.sync_api import Page, expect
+
+from app.tabs.page import WATCH_SECONDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 STEP_MS = 120_000
@@ -98,6 +102,29 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
         page.get_by_role("link", name="Download the report").click()
     assert download.value.suggested_filename.endswith(".html")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_page_that_waits_for_a_run_takes_it_up_and_no_other_page_is_disturbed(page: Page, address: str) -> None:
+    page.goto(f"{address}?tab=distributions&precision=W8A8")
+    page.wait_for_function("location.search.includes('precision=W8A8')")
+    page.wait_for_timeout(2 * 1000 * WATCH_SECONDS)  # the page has looked once: what it finds later is new
+    submit = {"data": ["builtin", "W8A8", "rtn", "builtin", 2, 32, -1, 0]}
+    request = urllib.request.Request(
+        f"{address}gradio_api/call/submit", json.dumps(submit).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request).close()
+    expect(page).to_have_url(re.compile(r"run=r-[0-9a-f]{10}"), timeout=240_000)
+    expect(page.locator("#abq-run input")).to_have_value(re.compile("W8A8 rtn"))
+    expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens", timeout=240_000)
+
+    offer = page.locator("#abq-offer textarea, #abq-offer input").first.input_value()
+    changed = {"model": "another", "precision": "W2A8", "run": "r-0123456789"}
+    for name, value in changed.items():
+        now = json.dumps({**json.loads(offer)["asked"], name: value})
+        assert page.evaluate("([offer, text]) => window.abq.taken(offer, text)", [offer, now]) == []
+    elsewhere = json.dumps({**json.loads(offer)["asked"], "tab": "explore"})
+    taken = page.evaluate("([offer, text]) => window.abq.taken(offer, text)", [offer, elsewhere])
+    assert json.loads(taken[0]) == {**json.loads(elsewhere), "run": json.loads(offer)["run"]}
 
 
 def test_what_is_typed_wrong_is_answered_in_words(page: Page, address: str) -> None:
