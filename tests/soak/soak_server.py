@@ -145,14 +145,17 @@ def check_visitors(work: Path, short: bool) -> Outcome:
     waits: list[float] = []
     errors: list[str] = []
     with serving(work) as served, contextlib.ExitStack() as beside:
-        first = Client(served.address, verbose=False)
+        first = Client(served.address, verbose=False, httpx_kwargs={"timeout": 60})
         for _ in range(running):
             first.predict(*SUBMIT_LONG, api_name="/submit")
         beside.enter_context(_workers(work, running - 1))
-        visitors = [Client(served.address, verbose=False, ssl_verify=False) for _ in range(clients)]
+        wait_until(lambda: count_jobs(first)["running"] == running, f"{running} jobs are running")
+        patient = {"timeout": 60}  # seconds to open the page, which is not measured
+        visitors = [
+            Client(served.address, verbose=False, ssl_verify=False, httpx_kwargs=patient) for _ in range(clients)
+        ]
         for client in visitors:  # the page is open: what is measured is its updates
             client.predict(api_name="/models")
-        wait_until(lambda: count_jobs(first)["running"] == running, f"{running} jobs are running")
         before, computed, end = served.resident(), served.computed(), time.monotonic() + seconds
 
         def visit(client: Client) -> None:
