@@ -235,21 +235,16 @@ def _alone() -> Iterator[None]:
     whole process, and two threads would leave the patches behind for good. No progress bars and no advice on the
     terminal; what matters is raised.
     """
-    with _TRANSFORMERS, _quiet():
-        yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    with _TRANSFORMERS:
+        level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(level)
+            if bars:
+                transformers_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -174,7 +174,8 @@ def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, elsewher
 
 def _absent_peers() -> str | None:
     """What else could be compared with, and how."""
-    absent = [name for name in PEERS if name not in installed_peers()]
+    installed = installed_peers()
+    absent = [name for name in PEERS if name not in installed]
     return f"{' and '.join(absent)}: pip install 'abq-explorer[peers]'" if absent else None
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decoder_cases import DECODED, FOLLOWING, PROMPT
 from family_cases import CONFIGS, family_folder
 from torch import Tensor
 from transformers import DynamicCache
@@ -18,10 +19,6 @@ from abq_core.models import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.quant_linear import PackedLinear, linears_of
 from abq_core.runtime import rounded_model, weight_bytes
-
-DECODED = ("llama", "llama-3.1", "mistral", "qwen2")
-PROMPT = list(range(20, 31))
-FOLLOWING = [40, 41, 42, 43, 44, 45]
 
 
 @pytest.fixture(scope="module")

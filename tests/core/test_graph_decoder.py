@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoder_cases import DECODED, FOLLOWING, PROMPT
 from family_cases import family_folder
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,10 +26,6 @@ from abq_core.precision import Precision
 from abq_core.quantizers import fake_quant_activation
 from abq_core.runtime import rounded_model, weight_bytes
 from abq_core.tables import HalfEmbedding
-
-DECODED = ("llama", "llama-3.1", "mistral", "qwen2")
-PROMPT = list(range(20, 31))
-FOLLOWING = [40, 41, 42, 43, 44, 45]
 
 
 @pytest.fixture(scope="module")

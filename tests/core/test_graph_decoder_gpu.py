@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoder_cases import PROMPT
 from family_cases import family_folder
 from torch import Tensor
 
@@ -25,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
 ]
 ON = "cuda:0"
-PROMPT = list(range(20, 31))
 PROMPT_TEXT = "The following functions are"
 
 
