@@ -188,10 +188,13 @@ def check_visitors(work: Path, short: bool) -> Outcome:
 
 @contextlib.contextmanager
 def _workers(data: Path, count: int) -> Iterator[None]:
-    """Workers beside the page's own, each of which claims a job, while the block runs."""
+    """Workers beside the page's own, each of which claims a job, while the block runs. Started as a supervisor does."""
     command = [sys.executable, "-m", "app.worker", "--name"]
     environment = {**os.environ, "ABQ_DATA_DIR": str(data), "ABQ_THREADS": "1"}
-    workers = [subprocess.Popen([*command, f"soak-{n}"], cwd=ROOT, env=environment) for n in range(count)]
+    workers = [
+        subprocess.Popen([*command, f"soak-{n}"], cwd=ROOT, env=environment, start_new_session=True)
+        for n in range(count)
+    ]
     try:
         yield
     finally:
