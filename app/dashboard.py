@@ -52,6 +52,7 @@ MOST_SESSIONS = 256  # gradio keeps a copy of the page's settings for each, a th
 STATUS_SECONDS = 2.0  # between notes on places in the queue; by itself gradio sends one to everybody at every event
 LOOK_SECONDS = 0.01  # between looks at the queue; gradio's own pace, 1 ms, keeps a tenth of a core busy on an idle page
 SHUTDOWN_SECONDS = 3
+TURN_SECONDS = 0.0005  # with the interpreter: the thread that answers waits so long for each of those that compute
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ def launch(
     importlib.import_module("transformers")
     supervisor.start()
     threading.Thread(target=_warm_up, args=[explorer], name="warm-up", daemon=True).start()
+    sys.setswitchinterval(TURN_SECONDS)
     server = uvicorn.Server(configuration)
     logging.getLogger("uvicorn.error").addFilter(lambda record: not (server.should_exit and is_cut_off(record)))
     try:

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ import psutil
 from gradio_client import Client
 from promise import Outcome, percentile, wait_until
 from sqlalchemy import insert
+from visitors import visitors
 
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
@@ -136,53 +136,26 @@ def _send(served: Served, chunked: bool) -> bool:
 
 
 def check_visitors(work: Path, short: bool) -> Outcome:
-    """50 clients who read jobs and runs once a second, beside 8 running jobs: the page's worker and seven others.
-
-    Without ssl_verify=False each of gradio's clients reads all certificates at every call, which takes longer than the
-    answer.
-    """
+    """50 clients who read jobs and runs once a second, beside 8 running jobs: the page's worker and seven others."""
     clients, running, seconds = (10, 2, 20.0) if short else (50, 8, 300.0)
-    waits: list[float] = []
-    errors: list[str] = []
     with serving(work) as served, contextlib.ExitStack() as beside:
         first = Client(served.address, verbose=False, httpx_kwargs={"timeout": 60})
         for _ in range(running):
             first.predict(*SUBMIT_LONG, api_name="/submit")
         beside.enter_context(_workers(work, running - 1))
         wait_until(lambda: count_jobs(first)["running"] == running, f"{running} jobs are running")
-        patient = {"timeout": 60}  # seconds to open the page, which is not measured
-        visitors = [
-            Client(served.address, verbose=False, ssl_verify=False, httpx_kwargs=patient) for _ in range(clients)
-        ]
-        for client in visitors:  # the page is open: what is measured is its updates
-            client.predict(api_name="/models")
-        before, computed, end = served.resident(), served.computed(), time.monotonic() + seconds
-
-        def visit(client: Client) -> None:
-            while time.monotonic() < end:
-                for endpoint in ("/jobs", "/runs"):
-                    started = time.monotonic()
-                    try:
-                        client.predict(api_name=endpoint)
-                        waits.append(time.monotonic() - started)
-                    except Exception as error:  # whatever a visitor would see
-                        errors.append(f"{type(error).__name__}: {error}")
-                time.sleep(1)
-
-        threads = [threading.Thread(target=visit, args=[client]) for client in visitors]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        look = beside.enter_context(visitors(served.address, clients))
+        before, computed = served.resident(), served.computed()
+        seen = look(seconds)
         grown, computed = (served.resident() - before) / MEBIBYTE, served.computed() - computed
         jobs = count_jobs(first)
-    slow = percentile(waits, 0.95)
-    said = f" ({errors[0][:80]})" if errors else ""
+    slow = percentile(seen.waits, 0.95)
+    said = f" ({seen.errors[0][:80]})" if seen.errors else ""
     return Outcome(
-        f"{clients} clients for {seconds:.0f} s beside {jobs['running']} running jobs: "
-        f"{len(waits):,} answers, {len(errors)} errors{said}, p50 {percentile(waits, 0.5):.2f} s, p95 {slow:.2f} s, "
-        f"{1000 * computed / len(waits):.1f} ms of a core each, memory grew by {grown:.0f} MiB",
-        not errors and slow < 1 and grown < 200 and jobs["running"] == running,
+        f"{clients} clients for {seconds:.0f} s beside {jobs['running']} running jobs: {len(seen.waits):,} answers, "
+        f"{len(seen.errors)} errors{said}, p50 {percentile(seen.waits, 0.5):.2f} s, p95 {slow:.2f} s, "
+        f"{1000 * computed / len(seen.waits):.1f} ms of a core each, memory grew by {grown:.0f} MiB",
+        not seen.errors and slow < 1 and grown < 200 and jobs["running"] == running,
     )
 
 
