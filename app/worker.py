@@ -2,20 +2,16 @@
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 from app.clock import now
 from app.lease import JobLease
 from app.parent import ParentWatch, Stoppable
 from app.settings import Settings
-
-NICENESS = 19  # the page stays responsive while jobs take all cores
-SESSION_NICENESS = Path("/proc/self/autogroup")
+from kernels.background import NICENESS, stand_back
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,21 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=None, help="process without which this one stops")
     parser.add_argument("--nice", type=int, default=NICENESS, help="how far to stand back for other processes")
     options = parser.parse_args(arguments)
-    stand_back(options.nice)
+    stand_back(options.nice)  # the page stays responsive while jobs take all cores
     return run_one(Settings.from_environment(), options.name, options.parent)
-
-
-def stand_back(niceness: int) -> None:
-    """Let other processes go first, 0 (not at all) to 19.
-
-    Linux divides its processors among sessions first and then within each ("autogroup"): in a session of its own, where
-    the supervisor puts a worker, a process would have as much as the page and its visitors together, however nice.
-    """
-    if hasattr(os, "nice"):
-        os.nice(niceness)
-    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):  # another system, or a Linux without it
-            SESSION_NICENESS.write_text(str(niceness))
 
 
 def run_one(settings: Settings, name: str, parent: int | None) -> int:

@@ -3,7 +3,6 @@
 `python -m kernels.warm_up` does so for all paths, in the background.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels import dispatch, fake_quant, token
+from kernels.background import stand_back
 from kernels.bench import parse_precision
 from kernels.kv_codes import KvCodes
 from kernels.weight import pack_weight
@@ -75,6 +75,5 @@ def _fake_quantize_a_row() -> None:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "nice"):
-        os.nice(10)  # nobody waits for it
+    stand_back()
     warm_up()

@@ -22,7 +22,6 @@ from app.executors.single_instance import SingleInstance
 from app.lease import JobLease, JobStopped
 from app.progress import Progress
 from app.services import Explorer
-from app.worker import SESSION_NICENESS
 from storage.errors import LostLeaseError
 from storage.jobs import Job
 
@@ -68,18 +67,6 @@ def in_second_block(explorer: Explorer, job: Job) -> bool:
 
 def blocks_of(explorer: Explorer, job: Job) -> list[dict[str, object]]:
     return [load_file(explorer.folder(job.run_id).block_path(block)) for block in (0, 1)]
-
-
-@pytest.mark.skipif(not SESSION_NICENESS.exists(), reason="this system divides its processors among processes alone")
-@pytest.mark.parametrize("own_session", [True, False])
-def test_a_worker_stands_back_with_its_whole_session(own_session: bool) -> None:
-    """Niceness counts within a session alone; a worker that shares another's session leaves that as it is."""
-    code = "import os; from app.worker import *; stand_back(7); print(os.nice(0), SESSION_NICENESS.read_text())"
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT_ROOT, start_new_session=own_session, capture_output=True, text=True
-    )
-    words, here = said.stdout.split(), SESSION_NICENESS.read_text().split()[-1]
-    assert (words[0], words[-1]) == (str(os.nice(0) + 7), "7" if own_session else here), said.stderr
 
 
 def test_an_orphan_ends_before_it_claims(explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker) -> None:
