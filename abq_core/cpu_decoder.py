@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from abq_core.architectures import blocks_of
 from abq_core.kv_cache import StaticCache, StaticLayer
 from abq_core.quant_linear import PackedLinear
+from abq_core.stacks import stacked
 from kernels.dispatch import linear
-from kernels.stacked import can_stack, stack
 from kernels.token import add_norm, gated, rotate
 from kernels.weight import PackedWeight
 
@@ -60,13 +60,7 @@ class _Stack:
     """Linears that read the same input: one product where their settings agree, else one after the other."""
 
     def __init__(self, linears: list[PackedLinear]) -> None:
-        weights, bits = [_weight_of(linear) for linear in linears], [linear.act_bits for linear in linears]
-        self._products = list(zip(weights, bits, strict=True))
-        if len(linears) > 1 and can_stack(weights) and len(set(bits)) == 1:
-            whole, parts = stack(weights)
-            self._products = [(whole, bits[0])]
-            for module, part in zip(linears, parts, strict=True):
-                module.packed = part
+        self._products = [(_weight_of(linear), linear.act_bits) for linear in stacked(linears)]
 
     def of(self, x: _Floats) -> _Floats:
         """(1, k) float32 -> (rows of all,) float32."""

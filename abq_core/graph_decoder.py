@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from abq_core.architectures import blocks_of
 from abq_core.kv_cache import StaticCache
 from abq_core.quantizers import fake_quant_activation
+from abq_core.stacks import stacked
 
 BUCKET = 256  # positions that attention reads at a time
 _UNSTEADY_ROPE = ("dynamic", "longrope")
@@ -123,7 +124,7 @@ class _At:
 
 
 class _Model:
-    """The parts of a model that a step calls. MLP and rotary embedding are its own modules."""
+    """The parts of a model that a step calls. The rotary embedding is its own module. Stacks linears, in place."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
@@ -162,14 +163,15 @@ class _Model:
 
 
 class _Block:
-    """One block: attention written out, the MLP the model's own module."""
+    """One block: attention and MLP of one token."""
 
     def __init__(self, block: Any) -> None:
-        attention = block.self_attn
-        self._before, self._between, self._mlp = block.input_layernorm, block.post_attention_layernorm, block.mlp
-        self._query, self._key, self._value = attention.q_proj, attention.k_proj, attention.v_proj
-        self._out = attention.o_proj
-        self._heads, self._kv_heads = (linear.out_features // attention.head_dim for linear in (self._query, self._key))
+        attention, mlp = block.self_attn, block.mlp
+        self._before, self._between = block.input_layernorm, block.post_attention_layernorm
+        query, key = attention.q_proj, attention.k_proj
+        self._heads, self._kv_heads = (linear.out_features // attention.head_dim for linear in (query, key))
+        self._qkv, self._gate_up = stacked([query, key, attention.v_proj]), stacked([mlp.gate_proj, mlp.up_proj])
+        self._out, self._down, self._activation = attention.o_proj, mlp.down_proj, mlp.act_fn
         self._scale = float(attention.scaling)
         self._kv_bits: int | None = getattr(attention, "kv_bits", None)
         self._no_clip = torch.ones((), dtype=self._before.weight.dtype, device=self._before.weight.device)
@@ -177,7 +179,8 @@ class _Block:
     def run(self, x: Tensor, kept: _Kept, at: _At) -> Tensor:
         """x (1, hidden) -> (1, hidden)."""
         x = x + self._attention(_normed(x, self._before), kept, at)
-        return x + self._mlp(_normed(x, self._between))
+        gate, up = _products(self._gate_up, _normed(x, self._between)).chunk(2, dim=-1)
+        return x + self._down(self._activation(gate) * up)
 
     def rounded(self, values: Tensor) -> Tensor:
         """Keys or values (..., d) as the modules' attention sees them."""
@@ -186,9 +189,10 @@ class _Block:
         return fake_quant_activation(values, self._kv_bits, self._no_clip)  # a number would be copied to the GPU
 
     def _attention(self, x: Tensor, kept: _Kept, at: _At) -> Tensor:
-        query_key = torch.cat([self._query(x), self._key(x)], dim=-1).view(self._heads + self._kv_heads, -1)
-        query, key = _rotated(query_key, at).split([self._heads, self._kv_heads])
-        value = self._value(x).view(self._kv_heads, -1)
+        rotated = self._heads + self._kv_heads
+        parts = _products(self._qkv, x).view(rotated + self._kv_heads, -1)
+        query, key = _rotated(parts[:rotated], at).split([self._heads, self._kv_heads])
+        value = parts[rotated:]
         kept.keys.index_copy_(1, at.position, self.rounded(key)[:, None])
         kept.values.index_copy_(1, at.position, self.rounded(value)[:, None])
         mask = at.masks[kept.window]
@@ -198,6 +202,12 @@ class _Block:
         seen = torch.softmax(scores, dim=-1) @ values  # in 16 bits too, softmax adds up in float32
         out: Tensor = self._out(seen.view(1, -1))
         return out
+
+
+def _products(linears: list[nn.Module], x: Tensor) -> Tensor:
+    """The outputs of all side by side."""
+    outputs = [linear(x) for linear in linears]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
 def _normed(x: Tensor, norm: Any) -> Tensor:

@@ -21,15 +21,21 @@ class Int8Linear(nn.Module):
 
     codes: Tensor  # (out_features, in_features) int8
     scale: Tensor  # (out_features,) float32
+    bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """The weight of `linear`, rounded to nearest; its bias, not copied."""
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.out_features, self.in_features = codes.shape
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def round(cls, linear: nn.Linear) -> Int8Linear:
+        """The weight of `linear`, rounded to nearest; its bias, not copied."""
         scale = _peaks(linear.weight) / _TOP
-        self.register_buffer("codes", torch.round(linear.weight.detach() / scale).to(torch.int8))
-        self.register_buffer("scale", scale[:, 0])
-        self.bias = linear.bias
+        codes = torch.round(linear.weight.detach() / scale).to(torch.int8)
+        return cls(codes, scale[:, 0], None if linear.bias is None else linear.bias.detach())
 
     @property
     def stored_bytes(self) -> int:

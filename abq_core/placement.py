@@ -40,5 +40,5 @@ def in_int8(loaded: LoadedModel) -> LoadedModel:
     for block in blocks_of(model):
         for name, linear in linears_of(block).items():
             if type(linear) is nn.Linear:
-                replace_module(block, name, Int8Linear(linear))
+                replace_module(block, name, Int8Linear.round(linear))
     return replace(loaded, model=model, decoder=decoder_of(model))
