@@ -1,5 +1,6 @@
 """This process's hold on one job: the heartbeat thread, and every reason to stop. The work is in calibration_job."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import Literal
 
 from app.clock import now
-from storage.errors import DatabaseError, JobNotFoundError, LostLeaseError
+from storage.errors import DatabaseError, JobNotFoundError, LostLeaseError, StorageError
 from storage.jobs import LEASE, Job, Jobs
 
 Reason = Literal["cancelled", "shutdown", "lost"]
@@ -49,6 +50,14 @@ class JobLease:
         """Ask the job to stop at its next step. The first reason counts, but a lost lease beats all."""
         if self._reason is None or reason == "lost":
             self._reason = reason
+
+    def give_back(self) -> None:
+        """Queue the job again for others, as far as it is still held; the attempt does not count."""
+        self.stop("lost")
+        with contextlib.suppress(StorageError):
+            self._jobs.release(
+                self.job.id, self.job.epoch, now(), "Its worker lost its parent, and did not stop in time."
+            )
 
     def check(self) -> None:
         """Called in every step of the work. Raises JobStopped where it must end."""

@@ -77,6 +77,38 @@ def test_an_orphan_ends_before_it_claims(explorer: Explorer, tiny_spec: SpecMake
     assert (explorer.job(job.id).state, explorer.job(job.id).epoch) == ("queued", 0)
 
 
+STUCK = """
+import sys, time
+from app.clock import now
+from app.lease import JobLease
+from app.parent import ParentWatch
+from app.services import Explorer
+from app.settings import Settings
+explorer = Explorer.open(Settings.from_environment())
+with JobLease(explorer.jobs, explorer.jobs.claim_next("stuck", now())) as lease:
+    watch = ParentWatch(int(sys.argv[1]))
+    watch.held = lease
+    watch.start()
+    time.sleep(1000)
+"""
+PARENT = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])"
+
+
+def test_an_orphan_that_cannot_stop_gives_its_job_back(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    """Three deaths are the end of a job: pages that are killed while their workers start must not count."""
+    job = explorer.submit(tiny_spec())
+    environment = {**os.environ, **explorer.settings.to_environment()}
+    parent = psutil.Popen([sys.executable, "-c", PARENT, STUCK], env=environment, cwd=PROJECT_ROOT)
+    wait_until(lambda: explorer.job(job.id).state == "running", "the worker has the job")
+    (worker,) = parent.children()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not worker.is_running(), "the orphan ends")
+    found = explorer.job(job.id)
+    assert (found.state, found.attempts, found.worker) == ("queued", 0, None)
+    assert "lost its parent" in explorer.logs(job.id)
+
+
 def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
     explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
