@@ -6,7 +6,7 @@ import time
 from typing import Literal, Protocol
 
 LOOK_SECONDS = 0.5
-ORPHAN_SECONDS = 5.0
+ORPHAN_SECONDS = 3.0
 GIVE_BACK_SECONDS = 2.0
 
 
