@@ -21,14 +21,14 @@ class Int8Linear(nn.Module):
 
     codes: Tensor  # (out_features, in_features) int8
     scale: Tensor  # (out_features,) float32
-    bias: Tensor | None
+    bias: nn.Parameter | None  # (out_features,)
 
     def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.shape
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # takes the model's dtype with it
 
     @classmethod
     def round(cls, linear: nn.Linear) -> Int8Linear:
