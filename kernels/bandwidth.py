@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from kernels.cpu.compile import compiled
 from kernels.cpu.decode import ROWS, dot_segment
 from kernels.threads import clock_of, run_ranges, thread_count
+from kernels.weight import aligned_zeros
 
 _ROUNDS = 7
 _STREAMS = 4
@@ -64,7 +65,7 @@ def dot_again(
 
 def issue_limit() -> float:
     """GB/s of packed 2-bit weights that one thread's W2A8 decode consumes when they lie in the first cache."""
-    data = np.zeros(ROWS * _ISSUE_COLUMNS * 2 // 32, np.uint32)
+    data = aligned_zeros(ROWS * _ISSUE_COLUMNS * 2 // 32)
     widths, codes = np.array([2]), np.zeros(_ISSUE_COLUMNS, np.int8)
     totals = np.zeros(ROWS, np.int32)
     seconds = []
