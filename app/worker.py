@@ -21,12 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=None, help="process without which this one stops")
     parser.add_argument("--nice", type=int, default=NICENESS, help="how far to stand back for other processes")
     options = parser.parse_args(arguments)
-    stand_back(options.nice)  # the page stays responsive while jobs take all cores
-    return run_one(Settings.from_environment(), options.name, options.parent)
+    return run_one(Settings.from_environment(), options.name, options.parent, options.nice)
 
 
-def run_one(settings: Settings, name: str, parent: int | None) -> int:
-    """The life of a worker between start and end. parent: process without which it ends; None: it may outlive any."""
+def run_one(settings: Settings, name: str, parent: int | None, niceness: int = 0) -> int:
+    """The life of a worker between start and end. parent: process without which it ends; None: it may outlive any.
+
+    It stands back once it works: the page stays responsive while jobs take all cores. A start takes seconds, in which
+    only a worker that gets its share can see that its parent has gone.
+    """
     watch = None if parent is None else ParentWatch(parent)
     if watch is not None:
         watch.start()  # before the imports, which take seconds
@@ -42,6 +45,7 @@ def run_one(settings: Settings, name: str, parent: int | None) -> int:
     with stop_on_signals(lease), lease:  # the lease is held while torch is imported
         from app.calibration_job import run_claimed
 
+        stand_back(niceness)
         run_claimed(explorer, lease)
     return 0
 
