@@ -11,13 +11,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from abq_core.architectures import blocks_of
+from abq_core.between import At, Between, between_for, rounded
 from abq_core.kv_cache import StaticCache
-from abq_core.quantizers import fake_quant_activation
 from abq_core.stacks import stacked
+from kernels.cuda.inputs import Gated, Normed
+from kernels.cuda.token import Heads
 
 BUCKET = 256  # positions that attention reads at a time
 _UNSTEADY_ROPE = ("dynamic", "longrope")
@@ -29,9 +31,10 @@ class GraphDecoder:
     Where K and V are quantized it rounds them as the modules do and keeps them as floats: they take no less memory.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, between: Between | None = None) -> None:
+        """Stacks the linears that read the same input, in place. between: None for the best there is."""
         self.kv_bits: int | None = None
-        self._model = _Model(model)
+        self._model = _Model(model, between)
         self._steps: WeakKeyDictionary[StaticCache, _Step] = WeakKeyDictionary()
 
     @torch.inference_mode()
@@ -113,108 +116,61 @@ class _Kept:
     window: int | None
 
 
-@dataclass(frozen=True)
-class _At:
-    """Where a token stands: position (1,) int64; cos and sin (d,); by window, what is added to scores, (bucket,)."""
-
-    position: Tensor
-    cos: Tensor
-    sin: Tensor
-    masks: dict[int | None, Tensor]
-
-
 class _Model:
-    """The parts of a model that a step calls. The rotary embedding is its own module. Stacks linears, in place."""
+    """The parts of a model that a step calls. The rotary embedding is its own module."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, between: Between | None) -> None:
         self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
         self._norm = model.base_model.norm
         self.device, self.dtype, self.width = model.device, self._norm.weight.dtype, model.config.hidden_size
-        self._blocks = [_Block(block) for block in blocks_of(model)]
+        first: Any = blocks_of(model)[0]
+        self._between = between or between_for(model.device, first.self_attn.head_dim)
+        self._blocks = [_Block(block, self._between) for block in blocks_of(model)]
 
     def hidden(self, token: Tensor, position: Tensor, kept: list[_Kept], bucket: int) -> Tensor:
         """The last hidden state, (hidden,), of a token (1,) at a position (1,) below `bucket`; `kept` receives its keys
         and values.
         """
-        x = self._embedding(token)
-        at = self._place(x, position, {one.window for one in kept}, bucket)
+        x, added = self._embedding(token), None
+        at = self._place(x, position, bucket)
         for block, own in zip(self._blocks, kept, strict=True):
-            x = block.run(x, own, at)
-        return _normed(x, self._norm)[0]
+            added = block.run(x, added, own, at)
+        return self._between.resolved(_normed(x, added, self._norm))[0]
 
     def round_kept(self, kept: list[_Kept], filled: int) -> None:
         """Round the keys and values of the first positions where the cache is quantized. Twice is as good as once."""
         for block, own in zip(self._blocks, kept, strict=True):
             for values in (own.keys[:, :filled], own.values[:, :filled]):
-                values.copy_(block.rounded(values))
+                values.copy_(rounded(values, block.kv_bits))
 
-    def _place(self, x: Tensor, position: Tensor, windows: set[int | None], bucket: int) -> _At:
+    def _place(self, x: Tensor, position: Tensor, bucket: int) -> At:
         cos, sin = (part[0, 0] for part in self._rotary(x, position[None]))
         half = len(sin) // 2
         turned = torch.cat([-sin[:half], sin[half:]])  # so that halves that change places need no change of sign
-        positions = torch.arange(bucket, device=x.device)
-        masks = {}
-        for window in windows:
-            hidden = positions > position
-            if window is not None:
-                hidden |= positions <= position - window
-            masks[window] = x.new_zeros(bucket).masked_fill_(hidden, -torch.inf)
-        return _At(position, cos, turned, masks)
+        return At(position, cos, turned, bucket)
 
 
 class _Block:
     """One block: attention and MLP of one token."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, between: Between) -> None:
         attention, mlp = block.self_attn, block.mlp
-        self._before, self._between = block.input_layernorm, block.post_attention_layernorm
-        query, key = attention.q_proj, attention.k_proj
-        self._heads, self._kv_heads = (linear.out_features // attention.head_dim for linear in (query, key))
-        self._qkv, self._gate_up = stacked([query, key, attention.v_proj]), stacked([mlp.gate_proj, mlp.up_proj])
-        self._out, self._down, self._activation = attention.o_proj, mlp.down_proj, mlp.act_fn
-        self._scale = float(attention.scaling)
-        self._kv_bits: int | None = getattr(attention, "kv_bits", None)
-        self._no_clip = torch.ones((), dtype=self._before.weight.dtype, device=self._before.weight.device)
+        self._between = between
+        self._before, self._after = block.input_layernorm, block.post_attention_layernorm
+        self._qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._gate_up = stacked([mlp.gate_proj, mlp.up_proj])
+        self._out, self._down = attention.o_proj, mlp.down_proj
+        self._head_dim, self._scale = attention.head_dim, float(attention.scaling)
+        self.kv_bits: int | None = getattr(attention, "kv_bits", None)
 
-    def run(self, x: Tensor, kept: _Kept, at: _At) -> Tensor:
-        """x (1, hidden) -> (1, hidden)."""
-        x = x + self._attention(_normed(x, self._before), kept, at)
-        gate, up = _products(self._gate_up, _normed(x, self._between)).chunk(2, dim=-1)
-        return x + self._down(self._activation(gate) * up)
-
-    def rounded(self, values: Tensor) -> Tensor:
-        """Keys or values (..., d) as the modules' attention sees them."""
-        if self._kv_bits is None:
-            return values
-        return fake_quant_activation(values, self._kv_bits, self._no_clip)  # a number would be copied to the GPU
-
-    def _attention(self, x: Tensor, kept: _Kept, at: _At) -> Tensor:
-        rotated = self._heads + self._kv_heads
-        parts = _products(self._qkv, x).view(rotated + self._kv_heads, -1)
-        query, key = _rotated(parts[:rotated], at).split([self._heads, self._kv_heads])
-        value = parts[rotated:]
-        kept.keys.index_copy_(1, at.position, self.rounded(key)[:, None])
-        kept.values.index_copy_(1, at.position, self.rounded(value)[:, None])
-        mask = at.masks[kept.window]
-        keys, values = kept.keys[:, : len(mask)], kept.values[:, : len(mask)]
-        by_kv_head = query.reshape(self._kv_heads, -1, query.shape[-1])
-        scores = torch.baddbmm(mask, by_kv_head, keys.transpose(1, 2), alpha=self._scale)
-        seen = torch.softmax(scores, dim=-1) @ values  # in 16 bits too, softmax adds up in float32
-        out: Tensor = self._out(seen.view(1, -1))
-        return out
+    def run(self, x: Tensor, added: Tensor | None, kept: _Kept, at: At) -> Tensor:
+        """x (1, hidden) gets `added`, what the block before computed, and attention; returns what the MLP adds."""
+        parts = self._between.products(self._qkv, _normed(x, added, self._before)).view(-1, self._head_dim)
+        heads = Heads(parts, kept.keys, kept.values, kept.window, self.kv_bits, self._scale)
+        seen = self._out(self._between.attention(heads, at).view(1, -1))
+        gate_up = self._between.products(self._gate_up, _normed(x, seen, self._after))
+        return self._between.products([self._down], Gated(gate_up))
 
 
-def _products(linears: list[nn.Module], x: Tensor) -> Tensor:
-    """The outputs of all side by side."""
-    outputs = [linear(x) for linear in linears]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-
-
-def _normed(x: Tensor, norm: Any) -> Tensor:
-    """RMSNorm of x (1, hidden) by torch's one function: the modules compute it in eight, a launch each."""
-    return nn.functional.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-
-
-def _rotated(x: Tensor, at: _At) -> Tensor:
-    """x (heads, d) turned by the rotary embedding."""
-    return torch.addcmul(x * at.cos, x.roll(x.shape[-1] // 2, -1), at.sin)
+def _normed(x: Tensor, added: Tensor | None, norm: Any) -> Normed:
+    return Normed(x, added, norm.weight, norm.variance_epsilon)

@@ -18,6 +18,8 @@ from kernels.weight import PackedWeight
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kernels.cuda.inputs import Input
+
 NUMPY = "numpy"
 DEQUANTIZED = "dequantized-fp32"
 _BLOCK_ROWS = 512
@@ -29,9 +31,9 @@ def linear(
     x: NDArray[np.float32], weight: PackedWeight, act_bits: int, threads: int | None = None
 ) -> NDArray[np.float32]: ...
 @overload
-def linear(x: Tensor, weight: DeviceWeight, act_bits: int, threads: int | None = None) -> Tensor: ...
+def linear(x: Input, weight: DeviceWeight, act_bits: int, threads: int | None = None) -> Tensor: ...
 def linear(
-    x: NDArray[np.float32] | Tensor, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
+    x: NDArray[np.float32] | Input, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
 ) -> NDArray[np.float32] | Tensor:
     """y = s_a s_w (sum qa qw - zw sum qa - za sum qw + K za zw) + bias, the paper's integer product, exact in integers.
 
@@ -109,7 +111,7 @@ def describe() -> dict[str, object]:
     }
 
 
-def _checked(x: NDArray[np.float32] | Tensor, weight: PackedWeight) -> NDArray[np.float32]:
+def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np.float32]:
     """x as the engine's compiled functions want it. Raises ShapeError."""
     if not isinstance(x, np.ndarray):
         raise ShapeError(f"a weight in memory takes NumPy activations, got {type(x).__name__}; upload the weight first")

@@ -4,17 +4,29 @@
 
 enum ElementType { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 
+// What a token's values are made of.
+enum InputKind { PLAIN = 0, GATED = 1, NORMED = 2 };
+
+struct InputArguments {
+    const void* x;      // rows `stride` elements apart. PLAIN: (m, k).  GATED: (m, 2 k), gate and up.  NORMED: (m, k),
+                        // the residual stream, which becomes x + added
+    const void* added;  // NORMED: (m, k), or null
+    const void* norm;   // NORMED: (k,), the norm's weight
+    long long stride;
+    int vector;         // all rows start on multiples of four elements' bytes
+    int m, k;
+    float epsilon;
+};
+
 struct QuantizeArguments {
-    const void* x;      // (m, k) of `type`, rows `stride` elements apart
+    InputArguments input;
     u32* planes;        // bit planes in fragment order (quantize.cu), or null
     u32* codes;         // bytes in fragment order (quantize.cu), or null
     float* scale;       // (padded m,)
     int* zero;          // (padded m,)
     int* sums;          // (padded m, groups)
     u32* counters;      // (counter_count,), set to 0 for the product that follows
-    long long stride;
-    int type, vector;   // vector: rows start on multiples of four elements' bytes
-    int m, k, chunks;   // chunks: of 256 columns
+    int chunks;         // of 256 columns
     int bits, columns;  // columns: bits rounded up to 1, 2, 4 or 8; plane columns of a token
     int group, groups;  // group: columns that share a sum, a multiple of 32, or k padded
     int counter_count;
@@ -51,6 +63,39 @@ struct DequantizeArguments {
     void* out;  // (n, k) of `type`
     int type;
     int n, k, tiles, chunks, planes, group;
+};
+
+struct ResolveArguments {
+    InputArguments input;
+    void* out;  // (m, k)
+};
+
+struct KeepArguments {
+    void* parts;                // (heads + 2 kv_heads, d): queries, keys, values; queries are rotated in place
+    const void* cos;            // (d,)
+    const void* sin;            // (d,), its first half negative
+    void* keys;                 // (kv_heads, capacity, d)
+    void* values;               // the same
+    const long long* position;  // (1,)
+    u32* counters;              // (heads,), set to 0 for the attention that follows
+    long long capacity;
+    int heads, kv_heads, d;
+    int bits;                   // that keys and values are rounded to, or 0
+};
+
+struct AttendArguments {
+    const void* query;          // (heads, d)
+    const void* keys;           // (kv_heads, capacity, d)
+    const void* values;         // the same
+    const long long* position;  // (1,), of the last token that is seen
+    float* partial;             // (heads, splits, d + 2), null where splits is 1: weighted values, their weight, the largest score
+    u32* counters;              // (heads,), 0
+    void* out;                  // (heads, d)
+    long long capacity;
+    int heads, kv_heads, d;
+    int window;                 // positions that a token sees, or 0 for all
+    int slice;                  // positions of a block
+    float scale;
 };
 
 DEVICE void store_as(void* out, int type, long long i, float v) {

@@ -15,19 +15,25 @@ from kernels.cuda.tiles import (
     CEILINGS,
     DEQUANTIZE,
     FINISH_TOTALS,
-    QUANTIZE_THREADS,
-    QUANTIZE_TYPES,
+    INPUT_KINDS,
+    KEEP_THREADS,
+    PLAIN,
     THREADS,
     TOKEN_ROWS,
+    TOKEN_THREADS,
+    TYPES,
     WEIGHT_ROWS,
     Instance,
+    attend_name,
     instances,
+    keep_name,
     quantize_name,
+    resolve_name,
 )
 from kernels.kept_files import cache_folder, write_whole
 
 SOURCES = Path(__file__).parent
-HEADERS = ("device.cuh", "arguments.cuh", "epilogue.cuh")
+HEADERS = ("device.cuh", "arguments.cuh", "inputs.cuh", "epilogue.cuh")
 LOWEST_ARCH = 80
 _ARCH = re.compile(r"(\d+)[af]?")
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
@@ -109,10 +115,6 @@ def arch_number(arch: str) -> int:
 
 @cache
 def _all_units() -> tuple[Unit, ...]:
-    quantize = [
-        f"KERNEL({quantize_name(dtype)}, QuantizeArguments, {QUANTIZE_THREADS}, (quantize<{number}>))"
-        for number, dtype in enumerate(QUANTIZE_TYPES)
-    ]
     dequantize = f"KERNEL({DEQUANTIZE}, DequantizeArguments, {THREADS}, (dequantize))"
     signed = (
         f"KERNEL({WEIGHT_ROWS}, RowsArguments, {THREADS}, (weight_rows))",
@@ -134,12 +136,36 @@ def _all_units() -> tuple[Unit, ...]:
         for planes in range(1, 10)
     ]
     return (
-        Unit("quantize", "quantize.cu", tuple(quantize)),
+        *(_quantize_unit(kind) for kind in INPUT_KINDS),
+        _token_unit(),
         Unit("dequantize", "dequantize.cu", (dequantize,)),
         Unit("signed", "signed.cu", signed),
         *ceilings,
         *products,
     )
+
+
+def _quantize_unit(kind: str) -> Unit:
+    kernels = [
+        f"KERNEL({quantize_name(dtype, kind)}, QuantizeArguments, {TOKEN_THREADS}, "
+        f"(quantize<{number}, {INPUT_KINDS.index(kind)}>))"
+        for number, dtype in enumerate(TYPES)
+    ]
+    return Unit(f"quantize_{kind}", "quantize.cu", tuple(kernels))
+
+
+def _token_unit() -> Unit:
+    kernels = []
+    for number, dtype in enumerate(TYPES):
+        kernels += [
+            f"KERNEL({resolve_name(dtype, kind)}, ResolveArguments, {TOKEN_THREADS}, "
+            f"(resolve<{number}, {INPUT_KINDS.index(kind)}>))"
+            for kind in INPUT_KINDS
+            if kind != PLAIN
+        ]
+        kernels.append(f"KERNEL({keep_name(dtype)}, KeepArguments, {KEEP_THREADS}, (rotate_and_keep<{number}>))")
+        kernels.append(f"KERNEL({attend_name(dtype)}, AttendArguments, {THREADS}, (attend<{number}>))")
+    return Unit("token", "token.cu", tuple(kernels))
 
 
 def _product_unit(group: list[Instance]) -> Unit:

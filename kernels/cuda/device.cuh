@@ -101,6 +101,8 @@ DEVICE void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float square_root(float a) { return __fsqrt_rn(a); }
+DEVICE float exponential(float a) { return expf(a); }
 DEVICE float to_float(int a) { return __int2float_rn(a); }
 DEVICE float round_even(float a) { return rintf(a); }
 DEVICE float bits_as_float(u32 a) { return __uint_as_float(a); }

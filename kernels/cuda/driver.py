@@ -11,7 +11,7 @@ from typing import Any
 
 from kernels.cuda.compile import CompilerMissingError, cubin, has_binary_mma, unit_of
 from kernels.cuda.plan import SHARED_LIMIT
-from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, QUANTIZE_TYPES, TOKEN_ROWS, WEIGHT_ROWS, Instance, quantize_name
+from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, TOKEN_ROWS, TYPES, WEIGHT_ROWS, Instance, quantize_name
 
 _TIMED_RUNS = 20
 _COPIED_BYTES = 1 << 30
@@ -75,7 +75,7 @@ class CudaDevice:
             self._runtime.setDevice(self.index)
             library = instance.family == LIBRARY
             products = (WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS) if library else (instance.name,)
-            for kernel in (*products, *(quantize_name(dtype) for dtype in QUANTIZE_TYPES)):
+            for kernel in (*products, *(quantize_name(dtype) for dtype in TYPES)):
                 self._function(kernel)
 
     def seconds(self, run: Any) -> float:

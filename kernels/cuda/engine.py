@@ -18,6 +18,7 @@ from kernels import reference
 from kernels.activations import quantize_activations
 from kernels.cuda import driver, launch
 from kernels.cuda.compile import has_binary_mma
+from kernels.cuda.inputs import Gated, Normed, values_of
 from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, upload
 from kernels.cuda.plan import Plan, default_plan, families
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
@@ -27,6 +28,8 @@ from kernels.weight import pack_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kernels.cuda.inputs import Input
 
 PATHS = {BINARY: "cuda-binary", BYTES: "cuda-int8", LIBRARY: "cuda-int8-library"}
 DEQUANTIZED = "cuda-dequantized"
@@ -40,25 +43,37 @@ class GpuPathError(RuntimeError):
     """No kind of kernel is left that can take a weight on a device."""
 
 
-def linear(x: Tensor, weight: DeviceWeight, act_bits: int) -> Tensor:
+def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
     """y = x W^T + bias on the weight's device, exact in integers where act_bits is 1..8.
 
-    x: (m, k) float32, float16 or bfloat16 on the weight's device.  act_bits: quantized per token; 16: the weight is
-    dequantized to x's dtype and multiplied by torch.  Returns (m, n) of x's dtype.  Runs on torch's current stream. In
-    the capture of a CUDA graph it takes the plan known so far: call `best_plan` before, which times and loads.
+    x: (m, k) float32, float16 or bfloat16 on the weight's device, or a gate or a norm of such (`kernels.cuda.inputs`).
+    act_bits: quantized per token; 16: the weight is dequantized to x's dtype and multiplied by torch.  Returns (m, n)
+    of x's dtype.  Runs on torch's current stream. In the capture of a CUDA graph it takes the plan known so far: call
+    `best_plan` before, which times and loads.
     Raises ShapeError, CudaError, CompileError, GpuPathError.
     """
     import torch
 
     on = _checked(x, weight, act_bits)
-    out = torch.empty((len(x), weight.n), dtype=x.dtype, device=x.device)
-    if not len(x):
+    values, m = values_of(x), x.shape[0]
+    out = torch.empty((m, weight.n), dtype=values.dtype, device=values.device)
+    if not m:
         return out
     if act_bits == 16:
-        full = torch.empty((weight.n, weight.k), dtype=x.dtype, device=x.device)
+        full = torch.empty((weight.n, weight.k), dtype=values.dtype, device=values.device)
         launch.dequantize(on, weight, full)
-        return torch.nn.functional.linear(x, full, None if weight.bias is None else weight.bias[: weight.n].to(x.dtype))
-    _Product(on, best_plan(weight, len(x), act_bits), len(x), weight, act_bits).run(x, out)
+        bias = None if weight.bias is None else weight.bias[: weight.n].to(values.dtype)
+        return torch.nn.functional.linear(x if isinstance(x, torch.Tensor) else resolved(x), full, bias)
+    _Product(on, best_plan(weight, m, act_bits), m, weight, act_bits).run(x, out)
+    return out
+
+
+def resolved(x: Gated | Normed) -> Tensor:
+    """The values (m, k) that x stands for, on its device. Raises ShapeError, CudaError, CompileError."""
+    import torch
+
+    out = torch.empty(x.shape, dtype=x.values.dtype, device=x.values.device)
+    launch.resolve(driver.device(x.values.device.index or 0), x, out)
     return out
 
 
@@ -160,7 +175,7 @@ class _Product:
         self.partial = torch.empty(words, dtype=torch.int32, device=weight.data.device) if words else None
         self.library = LibraryRoom.empty(m, weight) if by_library else None
 
-    def run(self, x: Tensor, out: Tensor, totals: Tensor | None = None) -> None:
+    def run(self, x: Input, out: Tensor, totals: Tensor | None = None) -> None:
         """Launch all of it; allocates nothing."""
         launch.quantize(self.on, x, self.weight, self.acts)
         if self.library is not None:
@@ -196,12 +211,13 @@ def _tensor(x: NDArray[np.float32], place: str) -> Tensor:
     return torch.from_numpy(x).to(place)
 
 
-def _checked(x: Tensor, weight: DeviceWeight, act_bits: int) -> driver.CudaDevice:
+def _checked(x: Input, weight: DeviceWeight, act_bits: int) -> driver.CudaDevice:
     _check_bits(act_bits)
-    if x.ndim != 2 or x.shape[1] != weight.k:
+    device = values_of(x).device
+    if len(x.shape) != 2 or x.shape[1] != weight.k:
         raise ShapeError(f"activations of shape {tuple(x.shape)} do not fit a weight ({weight.n}, {weight.k})")
-    if x.device != weight.data.device:
-        raise ShapeError(f"activations on {x.device} and a weight on {weight.data.device}; move one to the other")
+    if device != weight.data.device:
+        raise ShapeError(f"activations on {device} and a weight on {weight.data.device}; move one to the other")
     return driver.device(_index(weight))
 
 

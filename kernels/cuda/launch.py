@@ -9,6 +9,17 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Protocol
 
+from kernels.cuda.fragments import CHUNK
+from kernels.cuda.inputs import (
+    Gated,
+    InputArguments,
+    Normed,
+    input_arguments,
+    kind_of,
+    type_name,
+    type_number,
+    values_of,
+)
 from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, padded_tokens, plane_columns
 from kernels.cuda.plan import Plan, unit_of
 from kernels.cuda.tiles import (
@@ -16,33 +27,40 @@ from kernels.cuda.tiles import (
     DEQUANTIZE,
     FINISH_TOTALS,
     LIBRARY,
-    QUANTIZE_THREADS,
-    QUANTIZE_TYPES,
     THREADS,
     TOKEN_ROWS,
+    TOKEN_THREADS,
     WEIGHT_ROWS,
     quantize_name,
+    resolve_name,
 )
 from kernels.planes import ShapeError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from kernels.cuda.inputs import Input
+
 _QUANTIZE_SHARED = 384  # bytes before the group sums in quantize.cu
-_pointer, _int, _long = ctypes.c_uint64, ctypes.c_int32, ctypes.c_int64
+_RESOLVE_SHARED = 128
+_pointer, _int = ctypes.c_uint64, ctypes.c_int32
 
 
 class QuantizeArguments(ctypes.Structure):
     """`QuantizeArguments` of arguments.cuh."""
 
     _fields_ = (
-        *((name, _pointer) for name in ("x", "planes", "codes", "scale", "zero", "sums", "counters")),
-        ("stride", _long),
-        *((name, _int) for name in ("type", "vector", "m", "k", "chunks", "bits", "columns", "group", "groups")),
-        ("counter_count", _int),
+        ("input", InputArguments),
+        *((name, _pointer) for name in ("planes", "codes", "scale", "zero", "sums", "counters")),
+        *((name, _int) for name in ("chunks", "bits", "columns", "group", "groups", "counter_count")),
         ("clip", ctypes.c_float),
     )
+
+
+class ResolveArguments(ctypes.Structure):
+    """`ResolveArguments` of arguments.cuh."""
+
+    _fields_ = (("input", InputArguments), ("out", _pointer))
 
 
 class ProductArguments(ctypes.Structure):
@@ -96,29 +114,21 @@ class Launcher(Protocol):
         """Start `kernel`; does not wait for it."""
 
 
-def quantize(launcher: Launcher, x: Tensor, weight: DeviceWeight, to: Activations) -> None:
+def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: Activations) -> None:
     """Quantize x (m, k) float32, float16 or bfloat16, per token into `to`. Rows may be strided, columns not.
 
     Raises ShapeError where x does not fit.
     """
-    if x.ndim != 2 or tuple(x.shape) != (to.m, weight.k) or (x.stride(1) != 1 and weight.k > 1):
-        raise ShapeError(f"activations {tuple(x.shape)} with strides {x.stride()} do not fit ({to.m}, {weight.k})")
-    dtype = type_number(x.dtype)
-    size = x.element_size()
-    aligned = x.data_ptr() % (4 * size) == 0 and (x.stride(0) % 4 == 0 or to.m == 1)
+    if tuple(x.shape) != (to.m, weight.k):
+        raise ShapeError(f"activations {tuple(x.shape)} do not fit ({to.m}, {weight.k})")
     arguments = QuantizeArguments(
-        x=x.data_ptr(),
+        input=input_arguments(x),
         planes=to.codes.data_ptr() if to.family == BINARY else 0,
         codes=0 if to.family == BINARY else to.codes.data_ptr(),
         scale=to.scale.data_ptr(),
         zero=to.zero.data_ptr(),
         sums=to.sums.data_ptr(),
         counters=to.counters.data_ptr(),
-        stride=x.stride(0),
-        type=dtype,
-        vector=aligned,
-        m=to.m,
-        k=weight.k,
         chunks=weight.chunks,
         bits=to.act_bits,
         columns=plane_columns(to.act_bits),
@@ -128,9 +138,21 @@ def quantize(launcher: Launcher, x: Tensor, weight: DeviceWeight, to: Activation
         clip=weight.act_clip,
     )
     tokens = padded_tokens(to.m, to.family, to.act_bits)
-    threads = min(QUANTIZE_THREADS, 32 * max(1, weight.chunks))
+    threads = _threads_of_a_token(weight.k)
     shared = _QUANTIZE_SHARED + -(-weight.groups // 4) * 16
-    launcher.launch(quantize_name(QUANTIZE_TYPES[dtype]), (tokens, 1, 1), threads, shared, arguments)
+    name = quantize_name(type_name(values_of(x).dtype), kind_of(x))
+    launcher.launch(name, (tokens, 1, 1), threads, shared, arguments)
+
+
+def resolve(launcher: Launcher, x: Gated | Normed, out: Tensor) -> None:
+    """out (m, k) contiguous, of x's dtype = the values that x stands for. Raises ShapeError."""
+    m, k = x.shape
+    arguments = ResolveArguments(input_arguments(x), out.data_ptr())
+    arguments.input.vector &= out.data_ptr() % (4 * out.element_size()) == 0
+    threads = _threads_of_a_token(k)
+    blocks = 1 if isinstance(x, Normed) else -(-k // (4 * threads))
+    name = resolve_name(type_name(x.values.dtype), kind_of(x))
+    launcher.launch(name, (blocks, m, 1), threads, _RESOLVE_SHARED, arguments)
 
 
 def multiply(
@@ -240,9 +262,6 @@ def partial_words(plan: Plan, weight: DeviceWeight, m: int) -> int:
     return 0 if plan.splits == 1 else plan.splits * m * weight.tiles * 16
 
 
-def type_number(dtype: torch.dtype) -> int:
-    """ElementType of arguments.cuh. Raises ShapeError for any but float32, float16, bfloat16."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in QUANTIZE_TYPES:
-        raise ShapeError(f"the GPU kernels read and write {', '.join(QUANTIZE_TYPES)}, not {name}")
-    return QUANTIZE_TYPES.index(name)
+def _threads_of_a_token(k: int) -> int:
+    """A warp for 256 columns. The same for all that norm: they add up in the same order."""
+    return min(TOKEN_THREADS, 32 * -(-k // CHUNK))

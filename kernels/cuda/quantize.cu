@@ -1,47 +1,23 @@
 // Activations to integers: per token a scale, a zero point, sums, and codes as bit planes or bytes in fragment order.
+// They are quantized as they are read (inputs.cuh), so that a norm or a gate is no launch of its own.
 //
 // One block takes one token, one warp 256 columns ("chunk") at a time. In a half chunk h lane 4 r + t reads the columns
 // 128 h + 16 r + 4 t + c, c = 0..3, and makes a word of four bytes. Those words are the byte fragments already. A bit
 // plane's word t of the half has column 16 r + 4 t + c at bit r + 8 c: mask the bytes, shift by r, OR over r.
-#include <arguments.cuh>
-
-template <int Type>
-DEVICE void read_four(const QuantizeArguments& a, long long row, int column, float (&v)[4]) {
-    if constexpr (Type == FLOAT32) {
-        Global<const float> x(static_cast<const float*>(a.x));
-        if (a.vector && column + 4 <= a.k) {
-            const Global<const uint4> x4(static_cast<const uint4*>(a.x));
-            const uint4 w = load<uint4>(x4, (row + column) / 4);
-            v[0] = bits_as_float(w.x), v[1] = bits_as_float(w.y), v[2] = bits_as_float(w.z), v[3] = bits_as_float(w.w);
-            return;
-        }
-        for (int c = 0; c < 4; c++) v[c] = column + c < a.k ? load<float>(x, row + column + c) : 0.0f;
-    } else {
-        Global<const u16> x(static_cast<const u16*>(a.x));
-        u16 h[4];
-        if (a.vector && column + 4 <= a.k) {
-            const Global<const uint2> x4(static_cast<const uint2*>(a.x));
-            const uint2 w = load<uint2>(x4, (row + column) / 4);
-            h[0] = w.x & 0xffff, h[1] = w.x >> 16, h[2] = w.y & 0xffff, h[3] = w.y >> 16;
-        } else {
-            for (int c = 0; c < 4; c++) h[c] = column + c < a.k ? load<u16>(x, row + column + c) : u16(0);
-        }
-        for (int c = 0; c < 4; c++) v[c] = Type == FLOAT16 ? from_half(h[c]) : from_bfloat(h[c]);
-    }
-}
+#include <inputs.cuh>
 
 DEVICE bool is_finite(float v) { return (float_as_bits(v) & 0x7f800000u) != 0x7f800000u; }
 
 // low, high: the row's range, widened to hold 0; bad: whether it has NaN or infinity. Every thread gets the row's.
-template <int Type>
-DEVICE void row_range(const QuantizeArguments& a, long long row, float& low, float& high, int& bad) {
+template <int Type, int Kind>
+DEVICE void row_range(const InputArguments& a, int token, float factor, float& low, float& high, int& bad) {
     const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
     Shared<float> lows = shared_at<float>(0), highs = shared_at<float>(128);
     Shared<int> bads = shared_at<int>(256);
     low = 0.0f, high = 0.0f, bad = 0;
     for (int column = 4 * thread(); column < a.k; column += 4 * threads()) {
         float v[4];
-        read_four<Type>(a, row, column, v);
+        input_four<Type, Kind>(a, token, column, factor, v);
         for (int c = 0; c < 4; c++) {
             bad |= !is_finite(v[c]);
             low = v[c] < low ? v[c] : low;
@@ -63,12 +39,12 @@ DEVICE void row_range(const QuantizeArguments& a, long long row, float& low, flo
     }
 }
 
-template <int Type>
+template <int Type, int Kind>
 DEVICE void quantize(const QuantizeArguments& a) {
     const int token = block_x();
     const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32, r = lane / 4, t = lane % 4;
-    const bool is_padding = token >= a.m;
-    const long long row = is_padding ? 0 : token * a.stride;
+    const bool is_padding = token >= a.input.m;
+    const int k = a.input.k;
     Global<float> scale(a.scale);
     Global<int> zero(a.zero), sums(a.sums);
     if (token == 0) {
@@ -78,9 +54,12 @@ DEVICE void quantize(const QuantizeArguments& a) {
     Shared<int> group_sums = shared_at<int>(384);
     for (int g = thread(); g < a.groups; g += threads()) group_sums[g] = 0;
 
-    float low = 0.0f, high = 0.0f;
+    float low = 0.0f, high = 0.0f, factor = 0.0f;
     int bad = 0;
-    if (!is_padding) row_range<Type>(a, row, low, high, bad);
+    if (!is_padding) {
+        if constexpr (Kind == NORMED) factor = add_and_norm<Type>(a.input, token);
+        row_range<Type, Kind>(a.input, token, factor, low, high, bad);
+    }
     sync_block();
     if (bad) low = 0.0f, high = 0.0f;
     low = multiply(low, a.clip), high = multiply(high, a.clip);
@@ -97,11 +76,11 @@ DEVICE void quantize(const QuantizeArguments& a) {
             const int column = chunk * 256 + h * 128 + 4 * lane;
             u32 four = 0;
             int sum = 0;
-            if (!is_padding && !bad && column < a.k) {
+            if (!is_padding && !bad && column < k) {
                 float v[4];
-                read_four<Type>(a, row, column, v);
+                input_four<Type, Kind>(a.input, token, column, factor, v);
                 for (int c = 0; c < 4; c++) {
-                    if (column + c >= a.k) continue;
+                    if (column + c >= k) continue;
                     float code = add(round_even(divide(v[c], step)), offset);
                     code = code > 0.0f ? code : 0.0f;
                     code = code < levels ? code : levels;

@@ -42,16 +42,34 @@ class Instance:
         return f"KERNEL({self.name}, ProductArguments, {THREADS}, ({template}))"
 
 
-QUANTIZE_THREADS = 1024
-QUANTIZE_TYPES = ("float32", "float16", "bfloat16")  # in the order of ElementType in arguments.cuh
+TYPES = ("float32", "float16", "bfloat16")  # in the order of ElementType in arguments.cuh
+PLAIN, GATED, NORMED = "plain", "gated", "normed"
+INPUT_KINDS = (PLAIN, GATED, NORMED)  # in the order of InputKind
+TOKEN_THREADS = 1024  # that take one token
+KEEP_THREADS = 128
 DEQUANTIZE = "dequantize_weight"
 CEILINGS = {"b1": "ceiling_b1", "int8": "ceiling_int8"}  # by kind of operation (kernels.cuda.ceiling)
 WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS = "unpack_weight_rows", "unpack_token_rows", "finish_library_totals"
 
 
-def quantize_name(dtype: str) -> str:
-    """The kernel that quantizes activations of a dtype of QUANTIZE_TYPES."""
-    return f"quantize_{dtype}"
+def quantize_name(dtype: str, kind: str = PLAIN) -> str:
+    """The kernel that quantizes activations of a dtype of TYPES and a kind of INPUT_KINDS."""
+    return f"quantize_{dtype}" if kind == PLAIN else f"quantize_{kind}_{dtype}"
+
+
+def resolve_name(dtype: str, kind: str) -> str:
+    """The kernel that writes out what an input of a kind other than PLAIN stands for."""
+    return f"resolve_{kind}_{dtype}"
+
+
+def keep_name(dtype: str) -> str:
+    """The kernel that rotates queries and keys and puts keys and values into the cache."""
+    return f"rotate_and_keep_{dtype}"
+
+
+def attend_name(dtype: str) -> str:
+    """The kernel of one token's attention."""
+    return f"attend_{dtype}"
 
 
 @cache

@@ -246,6 +246,8 @@ inline void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 inline float multiply(float a, float b) { return a * b; }
 inline float add(float a, float b) { return a + b; }
 inline float divide(float a, float b) { return a / b; }
+inline float square_root(float a) { return __builtin_sqrtf(a); }
+inline float exponential(float a) { return __builtin_expf(a); }
 inline float to_float(int a) { return static_cast<float>(a); }
 inline float round_even(float a) { return __builtin_rintf(a); }
 inline float bits_as_float(u32 a) {

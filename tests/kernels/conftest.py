@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from emulated_cuda import EmulatedGpu
 
-from kernels.cuda import driver, engine
+from kernels.cuda import driver, engine, token
 
 
 @pytest.fixture
@@ -14,9 +14,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EmulatedGpu
     emulated = EmulatedGpu()
     monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path))
     monkeypatch.setattr(driver, "device", lambda index: emulated)
-    works, table = engine.works, engine._table
-    works.cache_clear()
-    table.cache_clear()
+    kept = (engine.works, engine._table, token.works)
+    for known in kept:
+        known.cache_clear()
     yield emulated
-    works.cache_clear()
-    table.cache_clear()
+    for known in kept:
+        known.cache_clear()

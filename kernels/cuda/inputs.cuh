@@ -1,0 +1,130 @@
+// A token's values, four at a time: as they are, gated, or the norm of a residual stream.
+//
+// Each step is rounded to the element type, as transformers' modules round it.
+#pragma once
+#include <arguments.cuh>
+
+template <int Type>
+struct Element {
+    typedef u16 One;
+    typedef uint2 Four;
+};
+template <>
+struct Element<FLOAT32> {
+    typedef float One;
+    typedef uint4 Four;
+};
+
+template <int Type>
+DEVICE float as_float(typename Element<Type>::One element) {
+    if constexpr (Type == FLOAT32) {
+        return element;
+    } else {
+        return Type == FLOAT16 ? from_half(element) : from_bfloat(element);
+    }
+}
+template <int Type>
+DEVICE typename Element<Type>::One as_element(float v) {
+    if constexpr (Type == FLOAT32) {
+        return v;
+    } else {
+        return Type == FLOAT16 ? to_half(v) : to_bfloat(v);
+    }
+}
+template <int Type>
+DEVICE float rounded(float v) {
+    return as_float<Type>(as_element<Type>(v));
+}
+
+// Fresh: what this launch writes, or may write.
+template <class T, bool Fresh>
+DEVICE T read(const void* from, long long i) {
+    if constexpr (Fresh) {
+        return load_fresh<T>(Global<T>(static_cast<T*>(const_cast<void*>(from))), i);
+    } else {
+        return load<T>(Global<const T>(static_cast<const T*>(from)), i);
+    }
+}
+
+// Elements i .. i + 3, of which `count` are there; 0 for others. vector: all of them at once, where all are there.
+template <int Type, bool Fresh>
+DEVICE void read_four(const void* from, long long i, int count, bool vector, float (&v)[4]) {
+    typedef typename Element<Type>::One One;
+    typedef typename Element<Type>::Four Four;
+    if (vector && count >= 4) {
+        const Four w = read<Four, Fresh>(from, i / 4);
+        if constexpr (Type == FLOAT32) {
+            v[0] = bits_as_float(w.x), v[1] = bits_as_float(w.y), v[2] = bits_as_float(w.z), v[3] = bits_as_float(w.w);
+        } else {
+            v[0] = as_float<Type>(w.x & 0xffff), v[1] = as_float<Type>(w.x >> 16);
+            v[2] = as_float<Type>(w.y & 0xffff), v[3] = as_float<Type>(w.y >> 16);
+        }
+        return;
+    }
+    for (int c = 0; c < 4; c++) v[c] = c < count ? as_float<Type>(read<One, Fresh>(from, i + c)) : 0.0f;
+}
+
+template <int Type>
+DEVICE void write_four(void* to, long long i, int count, bool vector, const float (&v)[4]) {
+    typedef typename Element<Type>::One One;
+    typedef typename Element<Type>::Four Four;
+    if (vector && count >= 4) {
+        Four w;
+        if constexpr (Type == FLOAT32) {
+            w.x = float_as_bits(v[0]), w.y = float_as_bits(v[1]), w.z = float_as_bits(v[2]), w.w = float_as_bits(v[3]);
+        } else {
+            w.x = as_element<Type>(v[0]) | static_cast<u32>(as_element<Type>(v[1])) << 16;
+            w.y = as_element<Type>(v[2]) | static_cast<u32>(as_element<Type>(v[3])) << 16;
+        }
+        store(Global<Four>(static_cast<Four*>(to)), i / 4, w);
+        return;
+    }
+    for (int c = 0; c < 4 && c < count; c++) store(Global<One>(static_cast<One*>(to)), i + c, as_element<Type>(v[c]));
+}
+
+// x += added for a token, by all threads of a block. Returns 1 / sqrt(mean of x^2 + epsilon). Takes 128 bytes of shared
+// memory, which are free again when it returns.
+template <int Type>
+DEVICE float add_and_norm(const InputArguments& a, int token) {
+    const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
+    const Shared<float> sums = shared_at<float>(0);
+    float sum = 0.0f;
+    for (int column = 4 * thread(); column < a.k; column += 4 * threads()) {
+        float v[4], added[4];
+        read_four<Type, true>(a.x, token * a.stride + column, a.k - column, a.vector, v);
+        if (a.added) {
+            const long long i = static_cast<long long>(token) * a.k + column;
+            read_four<Type, false>(a.added, i, a.k - column, a.vector, added);
+            for (int c = 0; c < 4; c++) v[c] = rounded<Type>(add(v[c], added[c]));
+            write_four<Type>(const_cast<void*>(a.x), token * a.stride + column, a.k - column, a.vector, v);
+        }
+        for (int c = 0; c < 4; c++) sum = add(sum, multiply(v[c], v[c]));
+    }
+    for (u32 step = 16; step; step /= 2) sum = add(sum, shuffle_xor(sum, step));
+    if (lane == 0) sums[warp] = sum;
+    sync_block();
+    sum = 0.0f;
+    for (u32 w = 0; w < warps; w++) sum = add(sum, sums[w]);
+    sync_block();
+    return divide(1.0f, square_root(add(divide(sum, to_float(a.k)), a.epsilon)));
+}
+
+// A token's values from `column` on. factor: what `add_and_norm` returned, where the kind is NORMED.
+template <int Type, int Kind>
+DEVICE void input_four(const InputArguments& a, int token, int column, float factor, float (&v)[4]) {
+    const long long i = token * a.stride + column;
+    const int count = a.k - column;
+    read_four<Type, Kind == NORMED>(a.x, i, count, a.vector, v);
+    float other[4];
+    if constexpr (Kind == GATED) {
+        read_four<Type, false>(a.x, i + a.k, count, a.vector, other);
+        for (int c = 0; c < 4; c++) {
+            const float gate = rounded<Type>(divide(v[c], add(1.0f, exponential(-v[c]))));
+            v[c] = rounded<Type>(multiply(gate, other[c]));
+        }
+    }
+    if constexpr (Kind == NORMED) {
+        read_four<Type, false>(a.norm, column, count, a.vector, other);
+        for (int c = 0; c < 4; c++) v[c] = rounded<Type>(multiply(rounded<Type>(multiply(v[c], factor)), other[c]));
+    }
+}

@@ -1,0 +1,224 @@
+"""The kernels between the products, in the emulator: norm, gate and attention as torch computes them."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_cases import POISON, Case
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice, EmulatedGpu, EmulatorError
+from torch import Tensor
+
+from kernels.cuda import engine, launch, token
+from kernels.cuda.compile import SOURCES
+from kernels.cuda.engine import GpuPathWarning
+from kernels.cuda.inputs import Gated, Normed
+from kernels.cuda.operands import Activations, upload
+from kernels.cuda.tiles import BINARY, BYTES
+from kernels.cuda.token import SLICE, Heads
+from kernels.planes import ShapeError
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+NEAR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def values(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def normed(m: int, k: int, dtype: torch.dtype, with_added: bool = True) -> Normed:
+    x = values(m, k + 4, dtype=dtype)[:, :k]  # rows apart
+    added = values(m, k, dtype=dtype, seed=1) if with_added else None
+    return Normed(x, added, values(k, dtype=dtype, seed=2), 1e-5)
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    near, size = NEAR[found.dtype], float(expected.float().abs().max())
+    torch.testing.assert_close(found.float(), expected.float(), rtol=near, atol=near * size)
+
+
+def by_torch(x: Gated | Normed) -> Tensor:
+    """As transformers' modules compute it. Leaves x alone."""
+    if isinstance(x, Gated):
+        gate, up = x.gate_up.chunk(2, dim=-1)
+        return torch.nn.functional.silu(gate) * up
+    summed = x.x if x.added is None else x.x + x.added
+    wide = summed.float()
+    return x.norm * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + x.epsilon)).to(summed.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "k"), [(1, 1), (1, 300), (3, 301), (2, 4100)])
+def test_a_norm_is_written_out_and_its_sum_kept(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+    for with_added in (True, False):
+        x = normed(m, k, dtype, with_added)
+        expected, summed = by_torch(x), x.x if x.added is None else x.x + x.added
+        assert_near(engine.resolved(x), expected)
+        assert torch.equal(x.x, summed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "k"), [(1, 1), (3, 301), (2, 5000)])
+def test_a_gate_is_written_out(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+    x = Gated(4 * values(m, 2 * k, dtype=dtype))
+    x.gate_up[0, 0] = -200  # whose exponential is infinite
+    assert_near(engine.resolved(x), by_torch(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["gated", "normed"])
+@pytest.mark.parametrize(("family", "act_bits", "k"), [(BINARY, 8, 700), (BINARY, 3, 256), (BYTES, 4, 301)])
+def test_quantizing_them_is_quantizing_what_they_stand_for(
+    kind: str, family: str, act_bits: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu
+) -> None:
+    def made() -> Gated | Normed:
+        return normed(3, k, dtype) if kind == "normed" else Gated(values(3, 2 * k, dtype=dtype))
+
+    weight = upload(Case(2, act_bits, 3, 16, k).weight(), "cpu")
+    found = []
+    for x in (made(), engine.resolved(made())):
+        acts = Activations.empty(3, act_bits, family, weight, 1)
+        for tensor in (acts.codes, acts.zero, acts.sums):
+            tensor.fill_(POISON)
+        launch.quantize(gpu, x, weight, acts)
+        found.append((acts.codes, acts.scale, acts.zero, acts.sums))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("act_bits", [8, 16])
+def test_a_product_takes_them(act_bits: int, gpu: EmulatedGpu) -> None:
+    weight = upload(Case(2, act_bits, 1, 32, 128).weight(), "cpu")
+    for make in (lambda: normed(1, 128, torch.float16), lambda: Gated(values(1, 256, dtype=torch.float16))):
+        expected = engine.linear(engine.resolved(make()), weight, act_bits)
+        assert torch.equal(engine.linear(make(), weight, act_bits), expected)
+
+
+def test_inputs_that_do_not_fit_are_refused(gpu: EmulatedGpu) -> None:
+    fits = normed(1, 64, torch.float16)
+    wrong = [
+        replace(fits, norm=values(63, dtype=torch.float16)),
+        replace(fits, added=values(1, 64)),
+        replace(fits, x=fits.x.T),
+        Gated(values(1, 63, dtype=torch.float16)),
+    ]
+    for x in wrong:
+        with pytest.raises(ShapeError):
+            engine.resolved(x)
+    with pytest.raises(ShapeError, match=r"do not fit a weight \(16, 256\)"):
+        engine.linear(fits, upload(Case(2, 8).weight(), "cpu"), 8)
+
+
+def heads_of(
+    heads: int, kv_heads: int, d: int, capacity: int, position: int, window: int | None, bits: int | None,
+    dtype: torch.dtype,
+) -> Heads:  # fmt: skip
+    """A token at `position` of a cache that is NaN from there on."""
+    keys, kept = (values(kv_heads, capacity, d, dtype=dtype, seed=seed) for seed in (3, 4))
+    keys[:, position:] = kept[:, position:] = torch.nan
+    parts = 2 * values(heads + 2 * kv_heads, d, dtype=dtype, seed=5)
+    return Heads(parts, keys, kept, window, bits, d**-0.5)
+
+
+def attention_by_torch(case: Heads, cos: Tensor, sin: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention, and the new keys and values, in float32."""
+    from abq_core.between import rounded
+
+    heads, kv_heads, parts = case.heads, case.kv_heads, case.parts.float()
+    turned = parts[: heads + kv_heads] * cos.float()
+    turned = (turned + parts[: heads + kv_heads].roll(parts.shape[1] // 2, -1) * sin.float()).to(case.parts.dtype)
+    new = [rounded(part.float(), case.bits) for part in (turned[heads:], case.parts[heads + kv_heads :])]
+    first = 0 if case.window is None else max(0, position + 1 - case.window)
+    keys, kept = (
+        torch.cat([old[:, first:position].float(), part[:, None]], 1)
+        for old, part in zip((case.keys, case.values), new, strict=True)
+    )
+    query = turned[:heads].float().view(kv_heads, -1, parts.shape[1])
+    scores = torch.softmax(query @ keys.transpose(1, 2) * case.scale, -1)
+    return (scores @ kept).view(heads, -1), new[0], new[1]
+
+
+def attend(device: EmulatedDevice, case: Heads, position: int) -> None:
+    """Run a case and compare it."""
+    d, dtype = case.parts.shape[1], case.parts.dtype
+    cos, sin = values(d, dtype=dtype, seed=6), values(d, dtype=dtype, seed=7)
+    expected, key, value = attention_by_torch(case, cos, sin, position)
+    before = case.keys.clone()
+    found = token.attention(case, cos, sin, torch.tensor([position]), case.keys.shape[1])
+    assert_near(found, expected.to(dtype))
+    assert_near(case.keys[:, position], key.to(dtype))
+    assert_near(case.values[:, position], value.to(dtype))
+    before[:, position] = case.keys[:, position]
+    assert torch.equal(case.keys.nan_to_num(9), before.nan_to_num(9))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(1, 1, 4), (4, 2, 64), (3, 3, 96), (2, 1, 128), (2, 2, 256)])
+def test_attention(heads: int, kv_heads: int, d: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+    for position, capacity in ((0, 3), (40, 41), (SLICE + 5, 2 * SLICE + 8)):
+        gpu.backwards = position == 40
+        attend(gpu, heads_of(heads, kv_heads, d, capacity, position, None, None, dtype), position)
+
+
+@pytest.mark.parametrize("window", [1, 30, SLICE, SLICE + 1, 5 * SLICE])
+@pytest.mark.parametrize("position", [SLICE - 1, SLICE, 3 * SLICE - 1])
+def test_a_window_hides_what_is_older(window: int, position: int, gpu: EmulatedGpu) -> None:
+    attend(gpu, heads_of(2, 1, 16, 3 * SLICE, position, window, None, torch.float16), position)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_keys_and_values_are_rounded_as_they_are_kept(bits: int, gpu: EmulatedGpu) -> None:
+    attend(gpu, heads_of(4, 2, 32, 20, 7, None, bits, torch.float32), 7)
+
+
+def test_one_graph_serves_every_position_of_a_bucket(gpu: EmulatedGpu) -> None:
+    """The number of blocks follows the bucket, not the position."""
+    for position in (0, SLICE, 2 * SLICE):
+        case = heads_of(2, 1, 16, 3 * SLICE, position, None, None, torch.float32)
+        attend(gpu, case, position)
+
+
+MUTATIONS = {
+    "the window's first position": ("token.cu", "end - a.window > first", "end - a.window > first + 1"),
+    "a position too many": ("token.cu", "(a.position), 0)) + 1;", "(a.position), 0)) + 2;"),
+    "no barrier before the warps' sums": (
+        "token.cu",
+        "sync_block();\n    const Global<float> partial",
+        "const Global<float> partial",
+    ),
+    "what was found before a larger score": ("token.cu", "weight *= shrink;", ""),
+    "halves not exchanged": ("token.cu", "side ? first : second", "side ? second : first"),
+    "the values' head": ("token.cu", "(is_value ? a.kv_heads : 0)", "0"),
+    "counters not cleared": ("token.cu", "store(Global<u32>(a.counters), i, u32(0))", "(void)i"),
+    "another head's keys": ("token.cu", "head / (a.heads / a.kv_heads)", "head % a.kv_heads"),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path: Path) -> None:
+    file, before, after = MUTATIONS[mutation]
+    for source in SOURCES.glob("*.cu*"):
+        shutil.copy(source, tmp_path)
+    text = (tmp_path / file).read_text()
+    assert text.count(before) == 1
+    (tmp_path / file).write_text(text.replace(before, after))
+    gpu.sources = tmp_path
+    with pytest.raises((AssertionError, EmulatorError)):
+        attend(gpu, heads_of(4, 2, 16, 3 * SLICE, 2 * SLICE, SLICE, None, torch.float32), 2 * SLICE)
+
+
+def test_the_self_test(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    token.works.cache_clear()
+    assert token.works(0)
+    token.works.cache_clear()
+    monkeypatch.setattr(token, "_is_close", lambda found, expected: False)
+    with pytest.warns(GpuPathWarning, match="between the products gave wrong results on Emulated GPU"):
+        assert not token.works(0)
+    token.works.cache_clear()
+
+
+def test_which_heads_fit() -> None:
+    assert [d for d in (2, 4, 6, 96, 128, 256, 260) if token.fits(d)] == [4, 96, 128, 256]
