@@ -18,6 +18,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.routing import Mount
 
 from app.accounts import Accounts
 from app.downloads import ASSETS, download_routes
@@ -25,6 +26,7 @@ from app.endpoints import build_endpoints
 from app.executors.local import Supervisor
 from app.limits import Limits
 from app.metrics import CountRequestsMiddleware, RequestCounter, metrics_route
+from app.quicker import quicken
 from app.security import LOOPBACK_HOSTS, middleware, names_of
 from app.services import Explorer, ServiceError
 from app.settings import Settings
@@ -93,7 +95,7 @@ def web_application(
         redoc_url=None,
         openapi_url=None,
     )
-    return gr.mount_gradio_app(
+    mounted = gr.mount_gradio_app(
         application,
         build(explorer),
         path="/",
@@ -109,6 +111,10 @@ def web_application(
         theme=gradio_theme(),
         css_paths=[ASSETS / "page.css"],
     )
+    pages = mounted.routes[-1]
+    assert isinstance(pages, Mount)
+    quicken(pages.app)
+    return mounted
 
 
 def launch(
