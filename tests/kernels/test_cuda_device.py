@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from cuda_cases import Case, Expected, assert_exact
+from token_cases import attend, heads_of, normed, values
 
 from kernels import dispatch
 from kernels.activations import quantize_activations
-from kernels.cuda import driver, engine
+from kernels.cuda import driver, engine, token
 from kernels.cuda.ceiling import CeilingArguments, expected_sums, measure_ceilings, random_operands
 from kernels.cuda.compile import has_binary_mma
+from kernels.cuda.inputs import Gated
 from kernels.cuda.operands import DeviceWeight, upload
 from kernels.cuda.peers import LeftOut, Rivals
 from kernels.cuda.plan import candidates, families
@@ -194,3 +196,23 @@ def test_compute_sanitizer_finds_nothing() -> None:
         command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", code]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(32, 32, 128), (32, 8, 128), (9, 3, 64), (4, 2, 256)])
+def test_attention_of_one_token(heads: int, kv_heads: int, d: int, dtype: torch.dtype) -> None:
+    assert token.works(0)
+    for position, window, bits in ((0, None, None), (128, None, 4), (2047, None, None), (2000, 300, 8)):
+        attend(heads_of(heads, kv_heads, d, 2048, position, window, bits, dtype, ON), position)
+
+
+@pytest.mark.parametrize("act_bits", [4, 8, 16])
+def test_a_norm_and_a_gate_in_the_quantizing_launch(act_bits: int) -> None:
+    weight, _ = uploaded(Case(2, act_bits, 1, 512, 11008))
+    for make in (
+        lambda: normed(1, 11008, torch.float16, on=ON),
+        lambda: Gated(values(1, 22016, dtype=torch.float16).to(ON)),
+    ):
+        assert torch.equal(
+            engine.linear(make(), weight, act_bits), engine.linear(engine.resolved(make()), weight, act_bits)
+        )

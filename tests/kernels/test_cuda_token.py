@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_cases import POISON, Case
-from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice, EmulatedGpu, EmulatorError
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu, EmulatorError
+from token_cases import assert_near, attend, heads_of, normed, values
 from torch import Tensor
 
 from kernels.cuda import engine, launch, token
@@ -16,29 +17,12 @@ from kernels.cuda.engine import GpuPathWarning
 from kernels.cuda.inputs import Gated, Normed
 from kernels.cuda.operands import Activations, upload
 from kernels.cuda.tiles import BINARY, BYTES
-from kernels.cuda.token import SLICE, Heads
+from kernels.cuda.token import SLICE
 from kernels.planes import ShapeError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-NEAR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-
-
-def values(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def normed(m: int, k: int, dtype: torch.dtype, with_added: bool = True) -> Normed:
-    x = values(m, k + 4, dtype=dtype)[:, :k]  # rows apart
-    added = values(m, k, dtype=dtype, seed=1) if with_added else None
-    return Normed(x, added, values(k, dtype=dtype, seed=2), 1e-5)
-
-
-def assert_near(found: Tensor, expected: Tensor) -> None:
-    assert found.dtype == expected.dtype and found.shape == expected.shape
-    near, size = NEAR[found.dtype], float(expected.float().abs().max())
-    torch.testing.assert_close(found.float(), expected.float(), rtol=near, atol=near * size)
 
 
 def by_torch(x: Gated | Normed) -> Tensor:
@@ -112,73 +96,30 @@ def test_inputs_that_do_not_fit_are_refused(gpu: EmulatedGpu) -> None:
         engine.linear(fits, upload(Case(2, 8).weight(), "cpu"), 8)
 
 
-def heads_of(
-    heads: int, kv_heads: int, d: int, capacity: int, position: int, window: int | None, bits: int | None,
-    dtype: torch.dtype,
-) -> Heads:  # fmt: skip
-    """A token at `position` of a cache that is NaN from there on."""
-    keys, kept = (values(kv_heads, capacity, d, dtype=dtype, seed=seed) for seed in (3, 4))
-    keys[:, position:] = kept[:, position:] = torch.nan
-    parts = 2 * values(heads + 2 * kv_heads, d, dtype=dtype, seed=5)
-    return Heads(parts, keys, kept, window, bits, d**-0.5)
-
-
-def attention_by_torch(case: Heads, cos: Tensor, sin: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention, and the new keys and values, in float32."""
-    from abq_core.between import rounded
-
-    heads, kv_heads, parts = case.heads, case.kv_heads, case.parts.float()
-    turned = parts[: heads + kv_heads] * cos.float()
-    turned = (turned + parts[: heads + kv_heads].roll(parts.shape[1] // 2, -1) * sin.float()).to(case.parts.dtype)
-    new = [rounded(part.float(), case.bits) for part in (turned[heads:], case.parts[heads + kv_heads :])]
-    first = 0 if case.window is None else max(0, position + 1 - case.window)
-    keys, kept = (
-        torch.cat([old[:, first:position].float(), part[:, None]], 1)
-        for old, part in zip((case.keys, case.values), new, strict=True)
-    )
-    query = turned[:heads].float().view(kv_heads, -1, parts.shape[1])
-    scores = torch.softmax(query @ keys.transpose(1, 2) * case.scale, -1)
-    return (scores @ kept).view(heads, -1), new[0], new[1]
-
-
-def attend(device: EmulatedDevice, case: Heads, position: int) -> None:
-    """Run a case and compare it."""
-    d, dtype = case.parts.shape[1], case.parts.dtype
-    cos, sin = values(d, dtype=dtype, seed=6), values(d, dtype=dtype, seed=7)
-    expected, key, value = attention_by_torch(case, cos, sin, position)
-    before = case.keys.clone()
-    found = token.attention(case, cos, sin, torch.tensor([position]), case.keys.shape[1])
-    assert_near(found, expected.to(dtype))
-    assert_near(case.keys[:, position], key.to(dtype))
-    assert_near(case.values[:, position], value.to(dtype))
-    before[:, position] = case.keys[:, position]
-    assert torch.equal(case.keys.nan_to_num(9), before.nan_to_num(9))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "d"), [(1, 1, 4), (4, 2, 64), (3, 3, 96), (2, 1, 128), (2, 2, 256)])
 def test_attention(heads: int, kv_heads: int, d: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     for position, capacity in ((0, 3), (40, 41), (SLICE + 5, 2 * SLICE + 8)):
         gpu.backwards = position == 40
-        attend(gpu, heads_of(heads, kv_heads, d, capacity, position, None, None, dtype), position)
+        attend(heads_of(heads, kv_heads, d, capacity, position, None, None, dtype), position)
 
 
 @pytest.mark.parametrize("window", [1, 30, SLICE, SLICE + 1, 5 * SLICE])
 @pytest.mark.parametrize("position", [SLICE - 1, SLICE, 3 * SLICE - 1])
 def test_a_window_hides_what_is_older(window: int, position: int, gpu: EmulatedGpu) -> None:
-    attend(gpu, heads_of(2, 1, 16, 3 * SLICE, position, window, None, torch.float16), position)
+    attend(heads_of(2, 1, 16, 3 * SLICE, position, window, None, torch.float16), position)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_keys_and_values_are_rounded_as_they_are_kept(bits: int, gpu: EmulatedGpu) -> None:
-    attend(gpu, heads_of(4, 2, 32, 20, 7, None, bits, torch.float32), 7)
+    attend(heads_of(4, 2, 32, 20, 7, None, bits, torch.float32), 7)
 
 
 def test_one_graph_serves_every_position_of_a_bucket(gpu: EmulatedGpu) -> None:
     """The number of blocks follows the bucket, not the position."""
     for position in (0, SLICE, 2 * SLICE):
         case = heads_of(2, 1, 16, 3 * SLICE, position, None, None, torch.float32)
-        attend(gpu, case, position)
+        attend(case, position)
 
 
 MUTATIONS = {
@@ -207,7 +148,7 @@ def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path:
     (tmp_path / file).write_text(text.replace(before, after))
     gpu.sources = tmp_path
     with pytest.raises((AssertionError, EmulatorError)):
-        attend(gpu, heads_of(4, 2, 16, 3 * SLICE, 2 * SLICE, SLICE, None, torch.float32), 2 * SLICE)
+        attend(heads_of(4, 2, 16, 3 * SLICE, 2 * SLICE, SLICE, None, torch.float32), 2 * SLICE)
 
 
 def test_the_self_test(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
