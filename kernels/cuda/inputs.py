@@ -22,10 +22,12 @@ class Gated:
 
     @property
     def values(self) -> Tensor:
+        """What the input is made from."""
         return self.gate_up
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(m, k)."""
         return len(self.gate_up), self.gate_up.shape[1] // 2
 
 
@@ -43,10 +45,12 @@ class Normed:
 
     @property
     def values(self) -> Tensor:
+        """What the input is made from."""
         return self.x
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(m, k)."""
         return len(self.x), self.x.shape[1]
 
 
