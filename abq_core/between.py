@@ -5,6 +5,7 @@ and gate a token as they quantize it, and five where they are not.
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -116,8 +117,13 @@ def rounded(values: Tensor, bits: int | None) -> Tensor:
     """Keys or values (..., d) as the modules' attention sees them."""
     if bits is None:
         return values
-    whole = torch.ones((), dtype=values.dtype, device=values.device)  # a number would be copied to the GPU
-    return fake_quant_activation(values, bits, whole)
+    return fake_quant_activation(values, bits, _no_clip(values.dtype, values.device))
+
+
+@cache
+def _no_clip(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: a number would be copied to the GPU at every step, and a new tensor filled."""
+    return torch.ones((), dtype=dtype, device=device)
 
 
 def _side_by_side(linears: list[nn.Module], x: Tensor) -> Tensor:

@@ -7,11 +7,14 @@ import importlib
 import itertools
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernels.cuda.compile import CompilerMissingError, cubin, has_binary_mma, unit_of
 from kernels.cuda.plan import SHARED_LIMIT
 from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, TOKEN_ROWS, TYPES, WEIGHT_ROWS, Instance, quantize_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TIMED_RUNS = 20
 _COPIED_BYTES = 1 << 30
@@ -161,6 +164,11 @@ class CudaDevice:
 def device(index: int) -> CudaDevice:
     """The GPU of this index. Raises CudaError, ArchitectureError below sm_80, CompilerMissingError without CuPy."""
     return CudaDevice(index)
+
+
+def device_of(tensor: Tensor) -> CudaDevice:
+    """The GPU that holds a tensor. Raises what `device` does."""
+    return device(tensor.device.index or 0)
 
 
 def _bindings() -> tuple[Any, ...]:

@@ -73,7 +73,7 @@ def resolved(x: Gated | Normed) -> Tensor:
     import torch
 
     out = torch.empty(x.shape, dtype=x.values.dtype, device=x.values.device)
-    launch.resolve(driver.device(x.values.device.index or 0), x, out)
+    launch.resolve(driver.device_of(x.values), x, out)
     return out
 
 
@@ -100,7 +100,7 @@ def best_plan(weight: DeviceWeight, m: int, act_bits: int) -> Plan:
     """The plan for m tokens on the weight's device: from its table, or timed now (but in the capture of a graph)."""
     chosen = _chosen.setdefault(weight, {})
     if (m, act_bits) not in chosen:
-        on = driver.device(_index(weight))
+        on = driver.device_of(weight.data)
         if on.is_capturing():
             return _table(on.index).best(weight, m, act_bits, families(weight, on.arch), None)
         chosen[m, act_bits] = _timed_plan(on, weight, m, act_bits)
@@ -218,16 +218,12 @@ def _checked(x: Input, weight: DeviceWeight, act_bits: int) -> driver.CudaDevice
         raise ShapeError(f"activations of shape {tuple(x.shape)} do not fit a weight ({weight.n}, {weight.k})")
     if device != weight.data.device:
         raise ShapeError(f"activations on {device} and a weight on {weight.data.device}; move one to the other")
-    return driver.device(_index(weight))
+    return driver.device_of(weight.data)
 
 
 def _check_bits(act_bits: int) -> None:
     if act_bits != 16 and not 1 <= act_bits <= 8:
         raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
-
-
-def _index(weight: DeviceWeight) -> int:
-    return weight.data.device.index or 0
 
 
 @cache

@@ -128,3 +128,29 @@ DEVICE void input_four(const InputArguments& a, int token, int column, float fac
         for (int c = 0; c < 4; c++) v[c] = rounded<Type>(multiply(rounded<Type>(multiply(v[c], factor)), other[c]));
     }
 }
+
+// The widest range among the lanes of a warp, for all of them.
+DEVICE void widen_in_warp(float& low, float& high) {
+    for (u32 step = 16; step; step /= 2) {
+        const float other_low = shuffle_xor(low, step), other_high = shuffle_xor(high, step);
+        low = other_low < low ? other_low : low;
+        high = other_high > high ? other_high : high;
+    }
+}
+
+// The levels 0 .. 2^bits - 1 over [low, high], low <= 0 <= high. A range of width 0 has step 1.
+struct Grid {
+    float levels, step, offset;
+
+    DEVICE Grid(float low, float high, int bits) : levels(to_float((1 << bits) - 1)) {
+        step = divide(add(high, -low), levels);
+        if (!(step > 0.0f)) step = 1.0f;
+        offset = round_even(divide(-low, step));
+    }
+    DEVICE float code(float v) const {
+        const float nearest = add(round_even(divide(v, step)), offset);
+        const float above = nearest > 0.0f ? nearest : 0.0f;
+        return above < levels ? above : levels;
+    }
+    DEVICE float value(float v) const { return multiply(add(code(v), -offset), step); }
+};

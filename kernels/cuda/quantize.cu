@@ -24,12 +24,8 @@ DEVICE void row_range(const InputArguments& a, int token, float factor, float& l
             high = v[c] > high ? v[c] : high;
         }
     }
-    for (u32 step = 16; step; step /= 2) {
-        const float other_low = shuffle_xor(low, step), other_high = shuffle_xor(high, step);
-        bad |= shuffle_xor(bad, step);
-        low = other_low < low ? other_low : low;
-        high = other_high > high ? other_high : high;
-    }
+    widen_in_warp(low, high);
+    for (u32 step = 16; step; step /= 2) bad |= shuffle_xor(bad, step);
     if (lane == 0) lows[warp] = low, highs[warp] = high, bads[warp] = bad;
     sync_block();
     for (u32 w = 0; w < warps; w++) {
@@ -62,11 +58,7 @@ DEVICE void quantize(const QuantizeArguments& a) {
     }
     sync_block();
     if (bad) low = 0.0f, high = 0.0f;
-    low = multiply(low, a.clip), high = multiply(high, a.clip);
-    const float levels = to_float((1 << a.bits) - 1);
-    float step = divide(add(high, -low), levels);
-    if (!(step > 0.0f)) step = 1.0f;
-    const float offset = round_even(divide(-low, step));
+    const Grid grid(multiply(low, a.clip), multiply(high, a.clip), a.bits);
 
     const u32 column_in_tile = (token % (8 / a.columns)) * a.columns;
     const long long column_tile = token / (8 / a.columns);
@@ -81,9 +73,7 @@ DEVICE void quantize(const QuantizeArguments& a) {
                 input_four<Type, Kind>(a.input, token, column, factor, v);
                 for (int c = 0; c < 4; c++) {
                     if (column + c >= k) continue;
-                    float code = add(round_even(divide(v[c], step)), offset);
-                    code = code > 0.0f ? code : 0.0f;
-                    code = code < levels ? code : levels;
+                    const float code = grid.code(v[c]);
                     four |= static_cast<u32>(code) << 8 * c;
                     sum += static_cast<int>(code);
                 }
@@ -125,7 +115,7 @@ DEVICE void quantize(const QuantizeArguments& a) {
         store(sums, static_cast<long long>(token) * a.groups + g, static_cast<int>(group_sums[g]));
     }
     if (thread() == 0) {
-        store(scale, token, bad ? bits_as_float(0x7fc00000u) : step);
-        store(zero, token, static_cast<int>(offset));
+        store(scale, token, bad ? bits_as_float(0x7fc00000u) : grid.step);
+        store(zero, token, static_cast<int>(grid.offset));
     }
 }

@@ -15,18 +15,6 @@ DEVICE void resolve(const ResolveArguments& a) {
     }
 }
 
-// Rounds v to `bits` on the grid of [low, high], as quantize.cu does.
-DEVICE float on_grid(float v, float low, float high, int bits) {
-    const float levels = to_float((1 << bits) - 1);
-    float step = divide(add(high, -low), levels);
-    if (!(step > 0.0f)) step = 1.0f;
-    const float offset = round_even(divide(-low, step));
-    float code = add(round_even(divide(v, step)), offset);
-    code = code > 0.0f ? code : 0.0f;
-    code = code < levels ? code : levels;
-    return multiply(add(code, -offset), step);
-}
-
 // One block takes one head of the queries, keys or values. Shared memory: d floats.
 template <int Type>
 DEVICE void rotate_and_keep(const KeepArguments& a) {
@@ -60,18 +48,15 @@ DEVICE void rotate_and_keep(const KeepArguments& a) {
         low = v < low ? v : low;
         high = v > high ? v : high;
     }
-    for (u32 step = 16; step; step /= 2) {
-        const float other_low = shuffle_xor(low, step), other_high = shuffle_xor(high, step);
-        low = other_low < low ? other_low : low;
-        high = other_high > high ? other_high : high;
-    }
+    widen_in_warp(low, high);
+    const Grid grid(low, high, a.bits);
     const int head = part - a.heads - (is_value ? a.kv_heads : 0);
     const long long position = load<long long>(Global<const long long>(a.position), 0);
     const long long place = is_query ? row : (head * a.capacity + position) * a.d;
     void* to = is_query ? a.parts : is_value ? a.values : a.keys;
     for (int e = thread(); e < a.d; e += threads()) {
         const float v = kept[e];
-        const float held = a.bits && !is_query ? on_grid(v, low, high, a.bits) : v;
+        const float held = a.bits && !is_query ? grid.value(v) : v;
         store(Global<One>(static_cast<One*>(to)), place + e, as_element<Type>(held));
     }
 }

@@ -84,7 +84,7 @@ def attention(token: Heads, cos: Tensor, sin: Tensor, position: Tensor, bucket: 
     """
     import torch
 
-    on, parts, keys = _device_of(token.parts), token.parts, token.keys
+    on, parts, keys = driver.device_of(token.parts), token.parts, token.keys
     heads, kv_heads, d = token.heads, token.kv_heads, parts.shape[1]
     for tensor in (parts, keys, token.values, cos, sin):
         assert tensor.is_contiguous() and tensor.dtype == parts.dtype
@@ -97,10 +97,11 @@ def attention(token: Heads, cos: Tensor, sin: Tensor, position: Tensor, bucket: 
     on.launch(keep_name(name), (len(parts), 1, 1), KEEP_THREADS, 4 * d, keep)
 
     splits = -(-bucket // SLICE)
-    partial = torch.empty((heads, splits, d + 2) if splits > 1 else (1,), dtype=torch.float32, device=parts.device)
+    words = (heads, splits, d + 2)
+    partial = torch.empty(words, dtype=torch.float32, device=parts.device) if splits > 1 else None
     out = torch.empty((heads, d), dtype=parts.dtype, device=parts.device)
     attend = AttendArguments(query=parts.data_ptr(), out=out.data_ptr(), **pointers, **shape)
-    attend.partial, attend.counters = partial.data_ptr(), counters.data_ptr()
+    attend.partial, attend.counters = 0 if partial is None else partial.data_ptr(), counters.data_ptr()
     attend.window, attend.slice, attend.scale = token.window or 0, SLICE, token.scale
     on.launch(attend_name(name), (heads, 1, splits), THREADS, 16 + THREADS // 32 * (d + 2) * 4, attend)
     return out
@@ -155,7 +156,3 @@ def _self_test(place: str) -> bool:
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:
     return bool(((found - expected).abs() <= _TOLERANCE * expected.abs().max()).all())
-
-
-def _device_of(tensor: Tensor) -> driver.CudaDevice:
-    return driver.device(tensor.device.index or 0)
