@@ -105,3 +105,16 @@ DEVICE void store_as(void* out, int type, long long i, float v) {
         store(Global<u16>(static_cast<u16*>(out)), i, type == FLOAT16 ? to_half(v) : to_bfloat(v));
     }
 }
+
+// Whether this block is the last of `blocks` to come here with counter i, which was 0: it then sees what the others have
+// stored. For all threads of a block at once. Takes 4 bytes of shared memory.
+DEVICE bool arrives_last(u32* counters, long long i, u32 blocks) {
+    const Shared<u32> ticket = shared_at<u32>(0);
+    fence();
+    sync_block();
+    if (thread() == 0) ticket[0] = add_global(Global<u32>(counters), i, 1);
+    sync_block();
+    const bool is_last = ticket[0] == blocks - 1;
+    fence();
+    return is_last;
+}

@@ -76,15 +76,7 @@ template <bool Grouped>
 DEVICE void join_splits(const ProductArguments& a, int row0, int rows, int token0, int tokens) {
     const u32 splits = blocks_z();
     if (splits == 1) return;
-    Shared<int> ticket = shared_at<int>(0);
-    fence();
-    sync_block();
-    if (thread() == 0) {
-        ticket[0] = static_cast<int>(add_global(Global<u32>(a.counters), block_x() + block_y() * blocks_x(), 1));
-    }
-    sync_block();
-    if (static_cast<u32>(ticket[0]) != splits - 1) return;
-    fence();
+    if (!arrives_last(a.counters, block_x() + block_y() * blocks_x(), splits)) return;
     for (int i = thread(); i < rows * tokens; i += threads()) {
         const int row = row0 + i % rows, token = token0 + i / rows;
         if (row >= a.n || token >= a.m) continue;

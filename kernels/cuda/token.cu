@@ -168,13 +168,7 @@ DEVICE void attend(const AttendArguments& a) {
         }
     }
     if (splits == 1) return;
-    const Shared<int> ticket = shared_at<int>(0);
-    fence();
-    sync_block();
-    if (thread() == 0) ticket[0] = static_cast<int>(add_global(Global<u32>(a.counters), head, 1));
-    sync_block();
-    if (ticket[0] != splits - 1) return;
-    fence();
+    if (!arrives_last(a.counters, head, splits)) return;
     for (int e = thread(); e < a.d; e += threads()) {
         const Sums all = joined(InGlobal{partial}, static_cast<long long>(head) * splits, splits, a.d, e);
         store(Global<One>(static_cast<One*>(a.out)), own + e, as_element<Type>(divide(all.value, all.weight)));
