@@ -5,6 +5,8 @@
 
 import argparse
 import json
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(page(content))
+        words = sys.argv[1:] if arguments is None else arguments
+        options.markdown.write_text(page(content, shlex.join(["python", "benchmarks/cpu_peers.py", *words])))
     return content
 
 

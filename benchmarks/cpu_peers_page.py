@@ -47,28 +47,45 @@ def row_text(row: Row) -> str:
     )
 
 
-def page(content: dict[str, Any]) -> str:
-    """The promises and all rows in Markdown."""
+def page(content: dict[str, Any], command: str) -> str:
+    """The promises, their ratios at every shape, and all rows in Markdown; command: what measured them."""
     machine, rows = content["machine"], content["measurements"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return "\n".join(
         [
+            "# The CPU engine against other engines",
+            "",
+            "Warm medians, quantizing the activations included; cold where a line says so. How it is measured: "
+            "[kernels.md](kernels.md#against-other-engines).",
+            "",
             f"Processor: {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, last-level cache "
             f"{machine['last_level_cache_bytes'] / 2**20:.0f} MiB. {versions}.",
+            "",
+            f"## What is promised, at {_SHAPE[0]}x{_SHAPE[1]}",
             "",
             *_table(["ours", "against", "M", "ratio of medians", "promised", ""], _promise_cells(rows)),
             "",
             bandwidth_text(machine, rows),
             "",
-            *_all_rows(machine, rows),
+            "## The same ratios at every shape and number of tokens",
+            "",
+            "Outputs x inputs. Bold: the other one is faster.",
+            "",
+            *_table(["ours", "against", "shape", *(f"M = {m}" for m in _tokens(rows))], _ratio_cells(rows)),
+            "",
+            "## Every measurement",
+            "",
+            *_all_rows(rows),
+            "",
+            f"Made by `{command}`.",
             "",
         ]
     )
 
 
-def ratio(rows: Iterable[Row], promise: Promise, m: int) -> float | None:
+def ratio(rows: Iterable[Row], promise: Promise, m: int, shape: tuple[int, int] = _SHAPE) -> float | None:
     """How many times as fast as the best of the promise's rows; None where one of the two was not measured."""
-    here = [row for row in rows if (row["n"], row["k"], row["m"]) == (*_SHAPE, m)]
+    here = [row for row in rows if (row["n"], row["k"], row["m"]) == (*shape, m)]
     ours = [row[promise.figure] for row in here if _of("abq", promise.precision)(row)]
     theirs = [row[promise.figure] for row in here if promise.chosen(row)]
     return min(theirs) / ours[0] if ours and theirs else None
@@ -97,7 +114,25 @@ def _promise_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
                 yield [promise.precision, promise.against, str(m), f"{found:.2f}", f"{at_least:.1f}", kept]
 
 
-def _all_rows(machine: dict[str, Any], rows: Sequence[Row]) -> Iterable[str]:
+def _tokens(rows: Iterable[Row]) -> list[int]:
+    return sorted({row["m"] for row in rows})
+
+
+def _ratio_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
+    for promise in PROMISES:
+        for shape in dict.fromkeys((row["n"], row["k"]) for row in rows):
+            found = [ratio(rows, promise, m, shape) for m in _tokens(rows)]
+            if any(found):
+                yield [promise.precision, promise.against, f"{shape[0]}x{shape[1]}", *map(_ratio_text, found)]
+
+
+def _ratio_text(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if value >= 1 else f"**{value:.2f}**"
+
+
+def _all_rows(rows: Sequence[Row]) -> Iterable[str]:
     header = ["shape", "M", "engine", "weights", "median, µs", "IQR", "cold, µs", "IQR", "cold GB/s", "exact", "path"]
     cells = [
         [

@@ -60,14 +60,14 @@ def dot_again(
 ) -> None:
     """The inner loop of decode over the same rows, again and again."""
     for _ in range(repeats):
-        dot_segment(data, widths, 0, columns // 32, data.size * 16 // ROWS, 0, columns, codes, totals)
+        dot_segment(data, widths, 0, columns // 32, data.size * 16 // ROWS, 0, columns, codes, 0, 1, totals)
 
 
 def issue_limit() -> float:
     """GB/s of packed 2-bit weights that one thread's W2A8 decode consumes when they lie in the first cache."""
     data = aligned_zeros(ROWS * _ISSUE_COLUMNS * 2 // 32)
-    widths, codes = np.array([2]), np.zeros(_ISSUE_COLUMNS, np.int8)
-    totals = np.zeros(ROWS, np.int32)
+    widths, codes = np.array([2]), np.zeros((1, _ISSUE_COLUMNS), np.int8)
+    totals = np.zeros((1, ROWS), np.int32)
     seconds = []
     for _ in range(_ROUNDS + 1):
         start = time.thread_time()

@@ -1,4 +1,4 @@
-"""One token times a packed weight: the byte dot product on fields, and the bit-serial product on planes."""
+"""A few tokens times a packed weight: the byte dot product on fields, and the bit-serial product on planes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
-from kernels.cpu.decode_loops import dot_field, popcount_plane
+from kernels.cpu.decode_loops import MOST_TOKENS, dot_field, popcount_plane
 from kernels.cpu.quantize import pack_planes, quantize_tokens
 from kernels.cpu.tile_loops import finish_panel
 from kernels.cpu.vectors import TARGET
@@ -16,7 +16,6 @@ Array = NDArray[Any]
 PANELS = TARGET.decode_panels
 ROWS = 16 * PANELS
 
-_dot8, _dot4, _dot2, _dot1 = dot_field(8), dot_field(4), dot_field(2), dot_field(1)
 _popcount1, _popcount2 = popcount_plane(1), popcount_plane(2)
 
 
@@ -30,25 +29,20 @@ def dot_segment(
     column: int,
     columns: int,
     codes: Array,
+    token: int,
+    tokens: int,
     totals: Array,
 ) -> None:
-    """totals[row] += sum over `columns` columns from `column` of activation code x weight code, all fields.
+    """totals[t, row] += sum over `columns` columns from `column` of activation code x weight code, all fields.
 
-    start: the panel's first word.  field_words: words of a one-bit field of a whole row.
+    start: the panel's first word.  field_words: words of a one-bit field of a whole row.  codes: (m, k) int8, of which
+    `tokens` tokens from `token`, at most MOST_TOKENS.
     """
+    k = codes.shape[1]
     shift = 0
     for width in widths:
-        first = start + (column // 32) * width * 16
-        words = (columns // 32) * width
-        s = np.int32(shift)
-        if width == 8:
-            _dot8(data, first, stride, words, codes, column, totals, s)
-        elif width == 4:
-            _dot4(data, first, stride, words, codes, column, totals, s)
-        elif width == 2:
-            _dot2(data, first, stride, words, codes, column, totals, s)
-        else:
-            _dot1(data, first, stride, words, codes, column, totals, s)
+        first, words = start + (column // 32) * width * 16, (columns // 32) * width
+        dot_field(width, tokens, data, first, stride, words, codes, token * k + column, k, totals, np.int32(shift))
         start += field_words * width * 16
         shift += width
 
@@ -99,7 +93,40 @@ def exact_sum(
 
 
 @compiled
-def multiply_token(
+def finish_group(
+    totals: Array, zero: Array, sums: Array, scale: Array, act_zero: Array, act_sums: Array, group: int,
+    token: int, tokens: int, panel: int, panels: int, apart: int, y: Array, integers: Array,
+) -> None:  # fmt: skip
+    """What the `totals` of `tokens` tokens and `panels` panels in one group add to y; exact sums go into `integers`."""
+    padded = scale.size // act_sums.shape[1]
+    for t in range(tokens):
+        act_sum, act_z = act_sums[token + t, group], act_zero[token + t]
+        for p in range(panels):
+            row, at = (panel + p * apart) * 16, t * ROWS + 16 * p
+            side = group * padded + row
+            finish_panel(totals, at, zero, sums, scale, side, act_sum, act_z, y, at)
+            if integers.size:
+                for r in range(min(16, integers.shape[1] - row)):
+                    integers[token + t, row + r, group] = exact_sum(
+                        totals[t, 16 * p + r], zero[side + r], sums[side + r], act_sum, act_z
+                    )
+
+
+@compiled
+def write_rows(
+    y: Array, act_scale: Array, bias: Array, token: int, tokens: int, panel: int, panels: int, apart: int, out: Array
+) -> None:
+    """The rows of `panels` panels, scaled by the token, with the bias."""
+    for t in range(tokens):
+        act_s = act_scale[token + t]
+        for p in range(panels):
+            row = (panel + p * apart) * 16
+            for r in range(min(16, out.shape[1] - row)):
+                out[token + t, row + r] = y[t, 16 * p + r] * act_s + (bias[row + r] if bias.size else np.float32(0))
+
+
+@compiled
+def multiply_tokens(
     data: Array,
     widths: Array,
     segment: int,
@@ -113,24 +140,20 @@ def multiply_token(
     act_scale: Array,
     act_zero: Array,
     act_sums: Array,
-    token: int,
     first_panel: int,
     last_panel: int,
     out: Array,
     integers: Array,
 ) -> None:
-    """One quantized token's row of `out`, and of `integers`.
+    """What `decode` computes, of quantized tokens; up to MOST_TOKENS of them share one reading of a panel.
 
-    codes: (m, k_padded) int8.  act_planes: this token's bit planes, or empty for the byte dot product.  act_scale,
-    act_zero, act_sums: of all tokens.
+    codes: (m, k_padded) int8.  act_planes: (m, words) bit planes, without words for the byte dot product.
     """
-    k, n = codes.shape[1], out.shape[1]
-    act_s, act_z = act_scale[token], act_zero[token]
+    (m, k), bits = codes.shape, widths.size
     field_words = k // 32
     row_words = field_words * planes_of(widths) * 16
-    padded = (n + 15) // 16 * 16
-    totals = np.empty(ROWS, np.int32)
-    y = np.empty(ROWS, np.float32)
+    together = max(1, min(m, MOST_TOKENS))
+    totals, y = np.empty((together, ROWS), np.int32), np.empty((together, ROWS), np.float32)
     each = (last_panel - first_panel) // PANELS
     left = last_panel - first_panel - each * PANELS
     for i in range(each + left):
@@ -138,29 +161,25 @@ def multiply_token(
         panels, apart = (PANELS, each) if i < each else (1, 0)
         panel = first_panel + (i if i < each else each * (PANELS - 1) + i)
         start, stride = panel * row_words, apart * row_words
-        y[:] = 0
-        for g in range(act_sums.shape[1]):
-            column = g * segment
-            columns = min(segment, k - column)
-            totals[:] = 0
-            if act_planes.size:
-                bits = widths.size
-                popcount_segment(data, bits, start, field_words, stride, column, columns, act_planes, act_bits, totals)
-            else:
-                dot_segment(data, widths, start, field_words, stride, column, columns, codes[token], totals)
-            for p in range(panels):
-                row = (panel + p * apart) * 16
-                side = g * padded + row
-                finish_panel(totals, 16 * p, zero, sums, scale, side, act_sums[token, g], act_z, y, 16 * p)
-                if integers.size:
-                    for r in range(min(16, n - row)):
-                        integers[token, row + r, g] = exact_sum(
-                            totals[16 * p + r], zero[side + r], sums[side + r], act_sums[token, g], act_z
-                        )
-        for p in range(panels):
-            row = (panel + p * apart) * 16
-            for r in range(min(16, n - row)):
-                out[token, row + r] = y[16 * p + r] * act_s + (bias[row + r] if bias.size else np.float32(0))
+        for token in range(0, m, together):
+            tokens = min(together, m - token)
+            y[:] = 0
+            for g in range(act_sums.shape[1]):
+                column = g * segment
+                columns = min(segment, k - column)
+                totals[:] = 0
+                if act_planes.shape[1]:
+                    for t in range(tokens):
+                        popcount_segment(
+                            data, bits, start, field_words, stride, column, columns, act_planes[token + t], act_bits,
+                            totals[t],
+                        )  # fmt: skip
+                else:
+                    dot_segment(data, widths, start, field_words, stride, column, columns, codes, token, tokens, totals)
+                finish_group(
+                    totals, zero, sums, scale, act_zero, act_sums, g, token, tokens, panel, panels, apart, y, integers
+                )
+            write_rows(y, act_scale, bias, token, tokens, panel, panels, apart, out)
 
 
 @compiled
@@ -191,15 +210,15 @@ def decode(
     m, k_padded, groups = x.shape[0], (x.shape[1] + 31) // 32 * 32, (x.shape[1] + segment - 1) // segment
     codes, act_sums = np.empty((m, k_padded), np.int8), np.empty((m, groups), np.int32)
     act_scale, act_zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    planes = np.empty(act_bits * k_padded // 32 if by_planes else 0, np.uint32)
     quantized = quantize_tokens(x, act_bits, clip, segment, 1, codes, act_scale, act_zero, act_sums)
     if quantized < m:
         return quantized
-    for token in range(m):
-        if by_planes:
-            pack_planes(codes[token], act_bits, planes)
-        multiply_token(
-            data, widths, segment, scale, zero, sums, bias, codes, planes, act_bits, act_scale, act_zero, act_sums,
-            token, first_panel, last_panel, out, integers,
-        )  # fmt: skip
+    planes = np.empty((m, act_bits * k_padded // 32 if by_planes else 0), np.uint32)
+    if by_planes:
+        for token in range(m):
+            pack_planes(codes[token], act_bits, planes[token])
+    multiply_tokens(
+        data, widths, segment, scale, zero, sums, bias, codes, planes, act_bits, act_scale, act_zero, act_sums,
+        first_panel, last_panel, out, integers,
+    )  # fmt: skip
     return m

@@ -1,4 +1,4 @@
-"""The inner loops of one token's product, as Numba intrinsics: bytes against fields, planes against planes.
+"""The inner loops of a few tokens' product, as Numba intrinsics: bytes against fields, planes against planes.
 
 Offsets into weights are in 32-bit words, into int8 activations in bytes. The layouts are described in `kernels.weight`.
 """
@@ -28,54 +28,75 @@ from kernels.cpu.vectors import (
     vectors_of,
 )
 
+FIELD_WIDTHS = (8, 4, 2, 1)
+MOST_TOKENS = 4  # of one reading of the weights
 _AHEAD = 2048
 
 
-def dot_field(width: int) -> Callable[..., None]:
-    """The product of one token with one field of `width` bits of `decode_panels` panels.
+@intrinsic
+def dot_field(
+    typing: Any, width: Any, tokens: Any, data: Any, start: Any, stride: Any, words: Any, x: Any, x_start: Any,
+    x_stride: Any, totals: Any, shift: Any,
+) -> Any:  # fmt: skip
+    """The product of 1 to MOST_TOKENS tokens with one field of 1, 2, 4 or 8 bits of `decode_panels` panels.
 
-    Intrinsic (data, start, stride, words, x, x_start, totals, shift): totals[row] += (sum of x q) << shift, where
-    `words` words of data from `start` face 4 * words * 8 / width int8 activations from x_start. A position is masked,
-    not shifted: it has an accumulator of its own, which is shifted once at the end.
+    totals[token, row] += (sum of x q) << shift, where `words` words of data from `start` (panels `stride` words apart)
+    face 4 * words * 8 / width int8 activations from x_start, those of the next token x_stride further on.  totals:
+    int32 rows of 16 * decode_panels.
     """
-    positions, panels = 8 // width, TARGET.decode_panels
 
-    @intrinsic
-    def field(
-        typing: Any,
-        data: Any,
-        start: Any,
-        stride: Any,
-        words: Any,
-        x: Any,
-        x_start: Any,
-        totals: Any,
-        shift: Any,
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            data_at, x_at, totals_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 6))
-            _, start, stride, words, _, x_start, _, shift = args
-            sums = Accumulators(builder, panels * PER_PANEL, positions)
-            with cgutils.for_range(builder, words) as loop:
-                word = builder.add(start, builder.mul(loop.index, I64(16)))
-                vectors = vectors_of(builder, data_at, word, stride, panels, _AHEAD)
-                x_word = builder.add(x_start, builder.mul(loop.index, I64(4 * positions)))
-                for j in range(positions):
-                    x_j = splat(builder, load(builder, x_at, builder.add(x_word, I64(4 * j)), I32))
-                    for v, vector in enumerate(vectors):
-                        masked = vector if width == 8 else builder.and_(vector, constant(mask(width, j)))
-                        sums[v, j] = dot(builder, sums[v, j], masked, x_j)
-            for v in range(panels * PER_PANEL):
-                total = sums[v, 0]
-                for j in range(1, positions):
-                    total = builder.add(total, builder.ashr(sums[v, j], constant(width * j)))
-                add_to_totals(builder, totals_at, v, total, shift)
-            return context.get_dummy_value()
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data_at, x_at, totals_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (2, 6, 9))
+        width, tokens, _, start, stride, words, _, x_start, x_stride, _, shift = args
+        for bits in FIELD_WIDTHS:
+            with builder.if_then(builder.icmp_signed("==", width, I64(bits))):
+                for count in range(1, MOST_TOKENS + 1):
+                    with builder.if_then(builder.icmp_signed("==", tokens, I64(count))):
+                        for first in range(0, count, _held(bits)):
+                            together = range(first, min(first + _held(bits), count))
+                            _dot_tokens(
+                                builder, bits, together, data_at, start, stride, words, x_at, x_start, x_stride,
+                                totals_at, shift,
+                            )  # fmt: skip
+        return context.get_dummy_value()
 
-        i = types.intp
-        return types.void(data, i, i, i, x, i, totals, types.int32), generate
+    i = types.intp
+    return types.void(i, i, data, i, i, i, x, i, i, totals, types.int32), generate
 
-    return field
+
+def _held(width: int) -> int:
+    """Tokens whose sums fit the registers together; those of one token always do."""
+    return max(1, TARGET.held_sums // (8 // width * TARGET.decode_panels * PER_PANEL))
+
+
+def _dot_tokens(
+    builder: Any, width: int, tokens: range, data_at: Any, start: Any, stride: Any, words: Any,
+    x_at: Any, x_start: Any, x_stride: Any, totals_at: Any, shift: Any,
+) -> None:  # fmt: skip
+    """One reading of the weights for these tokens.
+
+    A position is masked, not shifted: it has an accumulator of its own, which is shifted once at the end.
+    """
+    positions, vectors_in_all = 8 // width, TARGET.decode_panels * PER_PANEL
+    sums = Accumulators(builder, len(tokens), vectors_in_all, positions)
+    rows = [builder.add(x_start, builder.mul(x_stride, I64(token))) for token in tokens]
+    with cgutils.for_range(builder, words) as loop:
+        word = builder.add(start, builder.mul(loop.index, I64(16)))
+        vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, _AHEAD)
+        column = builder.mul(loop.index, I64(4 * positions))
+        for j in range(positions):
+            masked = [v if width == 8 else builder.and_(v, constant(mask(width, j))) for v in vectors]
+            for t, row in enumerate(rows):
+                x_word = builder.add(builder.add(row, column), I64(4 * j))
+                x_j = splat(builder, load(builder, x_at, x_word, I32))
+                for v, vector in enumerate(masked):
+                    sums[t, v, j] = dot(builder, sums[t, v, j], vector, x_j)
+    for t, token in enumerate(tokens):
+        for v in range(vectors_in_all):
+            total = sums[t, v, 0]
+            for j in range(1, positions):
+                total = builder.add(total, builder.ashr(sums[t, v, j], constant(width * j)))
+            add_to_totals(builder, totals_at, token * vectors_in_all + v, total, shift)
 
 
 def popcount_plane(act_planes: int) -> Callable[..., None]:

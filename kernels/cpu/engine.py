@@ -17,7 +17,7 @@ from kernels.activations import not_finite, quantize_activations, refuse_not_fin
 from kernels.cpu.decode import decode
 from kernels.cpu.prefill import prefill
 from kernels.cpu.quantize import quantize_tokens
-from kernels.cpu.switch import ALWAYS_TOGETHER, SwitchTable
+from kernels.cpu.switch import ALWAYS_UNPACKED, SwitchTable
 from kernels.cpu.target import cpu_name, target
 from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, TILE_TOKENS
 from kernels.cpu.weight_only import weight_only
@@ -49,11 +49,11 @@ def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
     path = BIT_SERIAL if bit_serial else DOT
     if m <= 1:
         return path
-    if m >= ALWAYS_TOGETHER:
+    if m >= ALWAYS_UNPACKED:
         return GEMM
     kind = " ".join([path, f"w{weight.planes}", *([f"a{act_bits}"] if bit_serial else weight.widths.astype(str))])
-    last_alone = _switches().last_alone(kind, lambda tokens: _seconds(weight, act_bits, path, tokens))
-    return path if m <= last_alone else GEMM
+    last_packed = _switches().last_packed(kind, lambda tokens: _seconds(weight, act_bits, path, tokens))
+    return path if m <= last_packed else GEMM
 
 
 @cache
@@ -88,7 +88,7 @@ def linear(
 ) -> NDArray[np.float32]:
     """x (m, k) float32, quantized to act_bits (1..8), times the weight -> (m, n) float32.
 
-    path: GEMM, or DOT or BIT_SERIAL, which take one token after the other.
+    path: GEMM, or DOT or BIT_SERIAL, which take a few tokens at a time from the packed weight.
     integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(qw - zw).  Raises NotFiniteError.
     """
     out = np.empty((x.shape[0], weight.n), np.float32)

@@ -13,7 +13,8 @@ class Target:
 
     name: str
     lanes: int  # int32 values in a vector
-    decode_panels: int  # panels of 16 rows that one token's product holds in registers
+    decode_panels: int  # panels of 16 rows that a product of few tokens reads together
+    held_sums: int  # vectors of sums that it holds in registers
     tile_panels: int  # the same for a tile of tile_tokens tokens
     tile_tokens: int
     has_dot: bool  # unsigned x signed byte dot product in hardware (VNNI)
@@ -32,10 +33,10 @@ def target() -> Target:
     """The best of AVX-512, AVX2 and plain vectors that the features allow."""
     have = features()
     if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= have:
-        return Target("avx512-vnni", 16, 2, 3, 8, True, "avx512vpopcntdq" in have)
+        return Target("avx512-vnni", 16, 2, 16, 3, 8, True, "avx512vpopcntdq" in have)
     if "avx2" in have:
-        return Target("avx2", 8, 1, 1, 4, "avxvnni" in have, False)
-    return Target("portable", 4, 1, 1, 4, False, False)
+        return Target("avx2", 8, 1, 8, 1, 4, "avxvnni" in have, False)
+    return Target("portable", 4, 1, 8, 1, 4, False, False)
 
 
 def cpu_name() -> str:

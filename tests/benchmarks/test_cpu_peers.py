@@ -56,11 +56,21 @@ def test_ratios_are_of_the_rows_that_a_promise_names() -> None:
 
 
 def test_the_page_says_what_is_kept_and_what_is_missed() -> None:
-    text = page({"machine": MACHINE, "measurements": ROWS})
+    text = page({"machine": MACHINE, "measurements": ROWS}, "python benchmarks/cpu_peers.py --quick")
     assert "| W2A8 | ONNX Runtime W2 | 1 | 1.50 | 1.4 | kept |" in text
     assert "| W8A8 | the best of ONNX Runtime W8 and torch int8 | 1 | 1.10 | 1.2 | **missed** |" in text
-    assert text.count("| 4096x4096 |") == len(ROWS)
+    rows = text.partition("## Every measurement")[2]
+    assert rows.count("| 4096x4096 |") == len(ROWS)
     assert "A Processor" in text
+    assert text.endswith("Made by `python benchmarks/cpu_peers.py --quick`.\n")
+
+
+def test_the_ratios_of_every_shape_say_where_the_other_one_is_faster() -> None:
+    slower = [{**row("onnxruntime", "W2A8", 30, 60, m=8), "n": 64}, {**row("abq", "W2A8", 60, 60, m=8), "n": 64}]
+    text = page({"machine": MACHINE, "measurements": ROWS + slower}, "")
+    assert "| ours | against | shape | M = 1 | M = 8 |" in text
+    assert "| W2A8 | ONNX Runtime W2 | 4096x4096 | 1.50 |  |" in text
+    assert "| W2A8 | ONNX Runtime W2 | 64x4096 |  | **0.50** |" in text
 
 
 @pytest.mark.parametrize(("issue", "part"), [(30.0, "80 % of 10.0 GB/s, the limit of memory"), (8.0, "100 % of 8.0")])
@@ -100,4 +110,6 @@ def test_a_small_run_writes_figures_and_page(
     assert {row["engine"] for row in content["measurements"]} >= {"abq", "torch-bf16", "torch-int8"}
     assert all(row["exact"] for row in content["measurements"])
     assert set(content["machine"]) >= {"cpu", "flags", "versions", "read_gb_per_second", "issue_gb_per_second"}
-    assert written.read_text().count("| 64x128 |") == len(content["measurements"])
+    _, _, rows = written.read_text().partition("## Every measurement")
+    assert rows.count("| 64x128 |") == len(content["measurements"])
+    assert "--shapes 64x128 --m 1 3" in rows
