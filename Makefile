@@ -6,6 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 DATA ?=
 AUTH ?=
+PROCESSES ?= 2
 
 .PHONY: venv app test browser check bench peers soak screenshots clean
 
@@ -20,8 +21,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder AUTH=accounts
 	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))
 
-test: venv  ## unit, property, contract and process tests
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
+test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" --numprocesses $(PROCESSES) --dist worksteal
 
 browser: venv  ## a person's path through the page, in Chromium
 	$(BIN)/python -m pytest -m browser

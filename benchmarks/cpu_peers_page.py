@@ -129,7 +129,8 @@ def _ratio_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
 def _ratio_text(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}" if value >= 1 else f"**{value:.2f}**"
+    text = f"{value:.2f}"
+    return text if float(text) >= 1 else f"**{text}**"
 
 
 def _all_rows(rows: Sequence[Row]) -> Iterable[str]:

@@ -2,30 +2,44 @@
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import postgresql_server
 import pytest
+from filelock import FileLock
 from storage_cases import SPEC, Clock, sqlite_url
 
 from storage.database import Database
 from storage.jobs import Job, Jobs
 
+GIVEN = os.environ.get("ABQ_TEST_POSTGRESQL_URL")
+
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A PostgreSQL database: the one that ABQ_TEST_POSTGRESQL_URL names, which is emptied, or a server of its own."""
-    given, programs = os.environ.get("ABQ_TEST_POSTGRESQL_URL"), postgresql_server.binaries()
+    programs = postgresql_server.binaries()
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed")
-    if given:
-        yield given
+    if GIVEN:
+        yield GIVEN
     elif programs is None:
         pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
     else:
         with postgresql_server.server(programs) as url:
             yield url
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> Iterator[str]:
+    """That database for one test; processes that run tests side by side take turns at the one that was named."""
+    if GIVEN:
+        with FileLock(Path(tempfile.gettempdir()) / "abq-test-postgresql.lock"):
+            yield postgresql
+    else:
+        yield postgresql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
