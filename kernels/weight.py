@@ -162,12 +162,12 @@ def pack_weight(
 
 
 def _by_planes(planes: int, act_bits: int) -> bool:
-    """Whether the bit-serial product will be the faster one: few bits, and a processor that counts bits in vectors."""
+    """Whether the bit-serial product will be the faster one: few bits, how few depends on the processor."""
     if planes * act_bits >= 8:
         return False
     from kernels.cpu.target import target  # Numba, which takes a moment to import
 
-    return target().has_popcount
+    return planes * act_bits <= target().serial_products
 
 
 def _check_codes(codes: NDArray[np.integer], planes: int) -> None:

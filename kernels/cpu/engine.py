@@ -25,10 +25,10 @@ from kernels.threads import run_ranges, thread_count
 from kernels.weight import PackedWeight, pack_weight
 
 DOT = target().name
-BIT_SERIAL = "avx512-bitserial"
+BIT_SERIAL = f"{DOT.partition('-')[0]}-bitserial"
 GEMM = "int8-gemm"
 DEQUANTIZED = "dequantized-fp32"
-PATHS = (DOT, BIT_SERIAL, GEMM, DEQUANTIZED) if target().has_popcount else (DOT, GEMM, DEQUANTIZED)
+PATHS = (DOT, BIT_SERIAL, GEMM, DEQUANTIZED) if target().serial_products else (DOT, GEMM, DEQUANTIZED)
 
 _PANEL_STEP = 6  # whole blocks of panels for every loop
 _WORTH_A_THREAD = 1 << 23  # multiplications; fewer are done before a thread has woken up
@@ -45,7 +45,7 @@ def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
     """The path that m tokens of act_bits (1..8, 16) should take, whether or not it passed its self-test."""
     if act_bits == 16:
         return DEQUANTIZED
-    bit_serial = target().has_popcount and weight.is_bit_serial and weight.planes * act_bits < 8
+    bit_serial = weight.is_bit_serial and weight.planes * act_bits <= target().serial_products
     path = BIT_SERIAL if bit_serial else DOT
     if m <= 1:
         return path
@@ -162,7 +162,8 @@ def works(path: str) -> bool:
     """Whether the path passed its self-test: exact integers and the reference's output on small awkward shapes."""
     cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]
     if path == BIT_SERIAL:
-        cases = [(1, 7, None, 1), (2, 3, 32, 1), (3, 2, 64, 1)]
+        cases = [(1, 7, None, 1), (2, 3, 32, 1), (3, 2, 64, 1), (1, 3, None, 1), (3, 1, 64, 1), (1, 1, 32, 5)]
+        cases = [case for case in cases if case[0] * case[1] <= target().serial_products]
     try:
         passed = all(_agrees(path, *case) for case in cases)
         outcome = "gave wrong results in its self-test"

@@ -18,7 +18,7 @@ class Target:
     tile_panels: int  # the same for a tile of tile_tokens tokens
     tile_tokens: int
     has_dot: bool  # unsigned x signed byte dot product in hardware (VNNI)
-    has_popcount: bool  # popcount of vectors in hardware
+    serial_products: int  # products of planes (p q) up to which counting bits takes less time than multiplying bytes
 
 
 @cache
@@ -33,10 +33,11 @@ def target() -> Target:
     """The best of AVX-512, AVX2 and plain vectors that the features allow."""
     have = features()
     if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= have:
-        return Target("avx512-vnni", 16, 2, 16, 3, 8, True, "avx512vpopcntdq" in have)
+        return Target("avx512-vnni", 16, 2, 16, 3, 8, True, 7 if "avx512vpopcntdq" in have else 1)
     if "avx2" in have:
-        return Target("avx2", 8, 1, 8, 1, 4, "avxvnni" in have, False)
-    return Target("portable", 4, 1, 8, 1, 4, False, False)
+        has_dot = "avxvnni" in have
+        return Target("avx2", 8, 1, 8, 1, 4, has_dot, 1 if has_dot else 3)
+    return Target("portable", 4, 1, 8, 1, 4, False, 0)
 
 
 def cpu_name() -> str:

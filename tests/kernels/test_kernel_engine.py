@@ -271,9 +271,11 @@ def test_what_is_no_number_is_refused() -> None:
 
 def test_the_path_is_named() -> None:
     dot = target().name
-    serial = "avx512-bitserial" if target().has_popcount else dot
+    serial = {"avx512-vnni": "avx512-bitserial", "avx2": "avx2-bitserial", "portable": dot}[dot]
+    pairs = serial if target().serial_products >= 4 else dot
     assert dispatch.path_for(random_weight(0, 8, 64, 2), 1, 8) == dot
-    assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 2) == serial
+    assert dispatch.path_for(random_weight(0, 8, 64, 1, act_bits=1), 1, 1) == serial
+    assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 2) == pairs
     assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 8) == dot
     assert dispatch.path_for(random_weight(0, 8, 64, 2), 16, 8) == "int8-gemm"
     described = dispatch.describe()
@@ -284,12 +286,18 @@ def test_the_path_is_named() -> None:
 ON_OTHERS = """
 from test_kernel_engine import RANDOM_CASES, assert_exact, assert_random_cases, random_weight, tokens
 from kernels import dispatch
+from kernels.cpu.target import target
 assert all(dispatch.describe()["paths"].values()), dispatch.describe()
 for bits in range(1, 9):
     for starred in (False, True):
         weight = random_weight(bits, 37, 300, bits, starred, None if bits % 2 else 64)
         for m in (1, 6):
             assert_exact(tokens(m, m, 300), weight, 8 - bits // 2)
+for bits, act_bits in ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1)):
+    weight = random_weight(bits, 37, 300, bits, act_bits=act_bits)
+    assert dispatch.path_for(weight, 1, act_bits) == {"avx2": "avx2-bitserial"}.get(target().name, "portable")
+    for m in (1, 6):
+        assert_exact(tokens(m, m, 300), weight, act_bits)
 assert_random_cases(RANDOM_CASES)
 """
 

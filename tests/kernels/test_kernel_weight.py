@@ -1,5 +1,6 @@
 """Packed weights: the round trip of every layout, the true size, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,12 @@ def test_codes_undo_pack(planes: int, act_bits: int, n: int, k: int, seed: int) 
     assert np.array_equal(weight.codes(n // 3, n - n // 4), codes[n // 3 : n - n // 4])
 
 
-def test_few_bits_lie_in_planes_where_the_processor_counts_bits_in_vectors() -> None:
-    codes = np.zeros((32, 64), np.uint8)
-    by_planes = target().has_popcount
-    assert packed(codes, 2, act_bits=2).widths.tolist() == ([1, 1] if by_planes else [2])
+@pytest.mark.parametrize("products", [0, 1, 3, 7])
+def test_few_bits_lie_in_planes_where_counting_bits_is_faster(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, this = np.zeros((32, 64), np.uint8), replace(target(), serial_products=products)
+    monkeypatch.setattr("kernels.cpu.target.target", lambda: this)
+    assert packed(codes, 3, act_bits=1).widths.tolist() == ([1, 1, 1] if products >= 3 else [2, 1])
+    assert packed(codes, 2, act_bits=2).widths.tolist() == ([1, 1] if products >= 4 else [2])
     assert packed(codes, 2, act_bits=4).widths.tolist() == [2]
     assert packed(codes, 7, act_bits=8).widths.tolist() == [4, 2, 1]
 
