@@ -84,8 +84,8 @@ def path_for(weight: PackedWeight | DeviceWeight, m: int, act_bits: int) -> str:
     """The name of the path that `linear` takes for m tokens.
 
     "avx512-vnni", "avx2" or "portable" (byte dot product, by instruction set), "avx512-bitserial", "avx2-bitserial",
-    "int8-gemm", "dequantized-fp32", "numpy"; on a GPU "cuda-binary", "cuda-int8", "cuda-int8-library", "cuda-dequantized".
-    Raises ShapeError where act_bits is neither 1..8 nor 16.
+    "int8-gemm", "dequantized-fp32", "numpy"; on a GPU "cuda-binary", "cuda-int8", "cuda-int8-library",
+    "cuda-dequantized". Raises ShapeError where act_bits is neither 1..8 nor 16.
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().path_for(weight, m, act_bits)
