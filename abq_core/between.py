@@ -1,26 +1,32 @@
 """What one token needs between a block's products: by torch's own functions, or on a GPU by kernels of ours.
 
-Besides the products a block takes about 14 launches of torch's; of the kernels two where linears are packed, which norm
-and gate a token as they quantize it, and five where they are not.
+Besides the products a block takes about 14 launches of torch's; of the kernels two where linears are packed or INT8,
+which norm and gate a token as they quantize it, and five where they are not.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 import kernels.cuda.token
+from abq_core.int8_linear import Int8Linear
 from abq_core.quant_linear import PackedLinear
 from abq_core.quantizers import fake_quant_activation
-from kernels.cuda import engine
+from kernels.cuda import engine, int8
 from kernels.cuda.compile import CompileError
 from kernels.cuda.driver import CudaError
 from kernels.cuda.inputs import Gated, Normed
 from kernels.cuda.operands import DeviceWeight
 from kernels.cuda.token import Heads
 from kernels.dispatch import linear as packed_linear
+
+if TYPE_CHECKING:
+    from kernels.cuda.inputs import Input
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class At:
 class Between(Protocol):
     """The calls that a block makes. A `Normed` is read once: then its x is the sum."""
 
-    def products(self, linears: list[nn.Module], x: Gated | Normed) -> Tensor:
+    def products(self, linears: list[nn.Module], x: Input) -> Tensor:
         """The outputs of all linears for one token, side by side, (1, n)."""
         ...
 
@@ -74,8 +80,8 @@ def between_for(device: torch.device, d: int) -> Between:
 class ByTorch:
     """`Between` on any device."""
 
-    def products(self, linears: list[nn.Module], x: Gated | Normed) -> Tensor:
-        return _side_by_side(linears, self.resolved(x))
+    def products(self, linears: list[nn.Module], x: Input) -> Tensor:
+        return _side_by_side(linears, x if isinstance(x, Tensor) else self.resolved(x))
 
     def resolved(self, x: Gated | Normed) -> Tensor:
         if isinstance(x, Gated):
@@ -100,17 +106,23 @@ class ByTorch:
 class ByKernels:
     """`Between` on a GPU."""
 
-    def products(self, linears: list[nn.Module], x: Gated | Normed) -> Tensor:
+    def products(self, linears: list[nn.Module], x: Input) -> Tensor:
         first = linears[0]
         if len(linears) == 1 and isinstance(first, PackedLinear) and isinstance(first.packed, DeviceWeight):
             return packed_linear(x, first.packed, first.act_bits)
-        return _side_by_side(linears, self.resolved(x))
+        if len(linears) == 1 and isinstance(first, Int8Linear) and _in_two_launches(first):
+            return int8.linear(x, first.codes, first.scale, first.bias)
+        return _side_by_side(linears, x if isinstance(x, Tensor) else self.resolved(x))
 
     def resolved(self, x: Gated | Normed) -> Tensor:
         return engine.resolved(x)
 
     def attention(self, token: Heads, at: At) -> Tensor:
         return kernels.cuda.token.attention(token, at.cos, at.sin, at.position, at.bucket)
+
+
+def _in_two_launches(linear: Int8Linear) -> bool:
+    return int8.fits(linear.codes) and int8.works(linear.codes.device.index or 0)
 
 
 def rounded(values: Tensor, bits: int | None) -> Tensor:

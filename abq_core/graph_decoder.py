@@ -167,7 +167,7 @@ class _Block:
         """x (1, hidden) gets `added`, what the block before computed, and attention; returns what the MLP adds."""
         parts = self._between.products(self._qkv, _normed(x, added, self._before)).view(-1, self._head_dim)
         heads = Heads(parts, kept.keys, kept.values, kept.window, self.kv_bits, self._scale)
-        seen = self._out(self._between.attention(heads, at).view(1, -1))
+        seen = self._between.products([self._out], self._between.attention(heads, at).view(1, -1))
         gate_up = self._between.products(self._gate_up, _normed(x, seen, self._after))
         return self._between.products([self._down], Gated(gate_up))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kernels.cuda.operands import LIBRARY_TOKENS
+from kernels.cuda.operands import library_tokens
 
 _TOP = 127
 _LEAST = 1e-6  # of a row's peak: a row of zeros has no scale of its own
@@ -16,7 +16,8 @@ _LEAST = 1e-6  # of a row's peak: a row of zeros has no scale of its own
 
 class Int8Linear(nn.Module):
     """y = x W^T + bias with W and x in int8. Inference only. Tokens are padded to a multiple of 32 with zeros, since
-    cuBLASLt takes no fewer than 17, and that is part of what it costs at batch 1.
+    cuBLASLt takes no fewer than 17, and that is part of what it costs at batch 1. What stands around the product here
+    in torch's operations, a decode step on a GPU does in two launches (`kernels.cuda.int8`).
     """
 
     codes: Tensor  # (out_features, in_features) int8
@@ -46,7 +47,7 @@ class Int8Linear(nn.Module):
         """x (..., in_features) float32, float16 or bfloat16 -> (..., out_features) of the same dtype."""
         rows = x.reshape(-1, self.in_features)
         scale = _peaks(rows) / _TOP
-        padded = rows.new_zeros((-(-len(rows) // LIBRARY_TOKENS) * LIBRARY_TOKENS, self.in_features), dtype=torch.int8)
+        padded = rows.new_zeros((library_tokens(len(rows)), self.in_features), dtype=torch.int8)
         padded[: len(rows)] = torch.round(rows / scale)
         totals = torch._int_mm(padded, self.codes.T)[: len(rows)]
         y = (totals * scale * self.scale).to(x.dtype)

@@ -29,6 +29,8 @@ from kernels.cuda.tiles import (
     keep_name,
     quantize_name,
     resolve_name,
+    round_name,
+    scale_name,
 )
 from kernels.kept_files import cache_folder, write_whole
 
@@ -138,6 +140,7 @@ def _all_units() -> tuple[Unit, ...]:
     return (
         *(_quantize_unit(kind) for kind in INPUT_KINDS),
         _token_unit(),
+        _int8_unit(),
         Unit("dequantize", "dequantize.cu", (dequantize,)),
         Unit("signed", "signed.cu", signed),
         *ceilings,
@@ -152,6 +155,18 @@ def _quantize_unit(kind: str) -> Unit:
         for number, dtype in enumerate(TYPES)
     ]
     return Unit(f"quantize_{kind}", "quantize.cu", tuple(kernels))
+
+
+def _int8_unit() -> Unit:
+    kernels = []
+    for number, dtype in enumerate(TYPES):
+        kernels += [
+            f"KERNEL({round_name(dtype, kind)}, RoundArguments, {TOKEN_THREADS}, "
+            f"(round_tokens<{number}, {INPUT_KINDS.index(kind)}>))"
+            for kind in INPUT_KINDS
+        ]
+        kernels.append(f"KERNEL({scale_name(dtype)}, ScaleArguments, {THREADS}, (scale_sums<{number}>))")
+    return Unit("int8", "int8.cu", tuple(kernels))
 
 
 def _token_unit() -> Unit:

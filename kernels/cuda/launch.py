@@ -138,7 +138,7 @@ def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: Activations
         clip=weight.act_clip,
     )
     tokens = padded_tokens(to.m, to.family, to.act_bits)
-    threads = _threads_of_a_token(weight.k)
+    threads = threads_of_a_token(weight.k)
     shared = _QUANTIZE_SHARED + -(-weight.groups // 4) * 16
     name = quantize_name(type_name(values_of(x).dtype), kind_of(x))
     launcher.launch(name, (tokens, 1, 1), threads, shared, arguments)
@@ -149,7 +149,7 @@ def resolve(launcher: Launcher, x: Gated | Normed, out: Tensor) -> None:
     m, k = x.shape
     arguments = ResolveArguments(input_arguments(x), out.data_ptr())
     arguments.input.vector &= out.data_ptr() % (4 * out.element_size()) == 0
-    threads = _threads_of_a_token(k)
+    threads = threads_of_a_token(k)
     blocks = 1 if isinstance(x, Normed) else -(-k // (4 * threads))
     name = resolve_name(type_name(x.values.dtype), kind_of(x))
     launcher.launch(name, (blocks, m, 1), threads, _RESOLVE_SHARED, arguments)
@@ -262,6 +262,6 @@ def partial_words(plan: Plan, weight: DeviceWeight, m: int) -> int:
     return 0 if plan.splits == 1 else plan.splits * m * weight.tiles * 16
 
 
-def _threads_of_a_token(k: int) -> int:
+def threads_of_a_token(k: int) -> int:
     """A warp for 256 columns. The same for all that norm: they add up in the same order."""
     return min(TOKEN_THREADS, 32 * -(-k // CHUNK))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS_PADDED = 8
-LIBRARY_TOKENS = 32
+_LIBRARY_TOKENS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,11 @@ def padded_tokens(m: int, family: str, act_bits: int) -> int:
     return -(-m // step) * step
 
 
+def library_tokens(m: int) -> int:
+    """Tokens as cuBLASLt multiplies them in INT8: whole 32, since it takes no fewer than 17."""
+    return -(-m // _LIBRARY_TOKENS) * _LIBRARY_TOKENS
+
+
 @dataclass(frozen=True, eq=False)
 class Activations:
     """m tokens of k values as integers on a device; empty tensors until `kernels.cuda.launch.quantize` fills them."""
@@ -144,11 +149,7 @@ class LibraryRoom:
         """Room for the product of m tokens."""
         import torch
 
-        rows, columns, tokens = (
-            weight.tiles * TILE_ROWS,
-            weight.chunks * CHUNK,
-            -(-m // LIBRARY_TOKENS) * LIBRARY_TOKENS,
-        )
+        rows, columns, tokens = weight.tiles * TILE_ROWS, weight.chunks * CHUNK, library_tokens(m)
 
         def empty(first: int, second: int, dtype: torch.dtype) -> Tensor:
             return torch.empty((first, second), dtype=dtype, device=weight.data.device)

@@ -62,6 +62,16 @@ def resolve_name(dtype: str, kind: str) -> str:
     return f"resolve_{kind}_{dtype}"
 
 
+def round_name(dtype: str, kind: str) -> str:
+    """The kernel that rounds tokens for torch's INT8 product."""
+    return f"round_{kind}_{dtype}"
+
+
+def scale_name(dtype: str) -> str:
+    """The kernel that scales what torch's INT8 product gives."""
+    return f"scale_sums_{dtype}"
+
+
 def keep_name(dtype: str) -> str:
     """The kernel that rotates queries and keys and puts keys and values into the cache."""
     return f"rotate_and_keep_{dtype}"

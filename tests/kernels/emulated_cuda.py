@@ -108,7 +108,8 @@ class EmulatedGpu(EmulatedDevice):
         self.recorded: list[int] = []
 
     def launch(self, kernel: str, *arguments: object) -> None:
-        self._buffers = [tensor for tensor in gc.get_objects() if type(tensor) is torch.Tensor and tensor.nbytes]
+        kinds = (torch.Tensor, torch.nn.Parameter)
+        self._buffers = [tensor for tensor in gc.get_objects() if type(tensor) in kinds and tensor.nbytes]
         super().launch(kernel, *arguments)  # type: ignore[arg-type]
 
     def is_capturing(self) -> bool:

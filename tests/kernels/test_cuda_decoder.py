@@ -6,12 +6,14 @@ import pytest
 import torch
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 
+import kernels.cuda.int8
 import kernels.cuda.token
 from abq_core.architectures import blocks_of
 from abq_core.between import ByKernels, ByTorch, between_for
 from abq_core.graph_decoder import GraphDecoder
 from abq_core.kv_cache import StaticCache
 from abq_core.models import LoadedModel, load_model
+from abq_core.placement import in_int8
 from abq_core.precision import Precision
 from abq_core.quant_linear import PackedLinear
 from abq_core.runtime import rounded_model
@@ -90,6 +92,27 @@ def test_its_kernels_compute_what_torch_does_between_the_products(
     started = [name.removesuffix("_float32").split("_p")[0] for name in gpu.launched]
     token = [*LAUNCHES[precision] * len(blocks_of(model.model)), "resolve_normed"]
     assert started[-len(token) :] == token
+
+
+INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_keep", "attend", "round_plain", "scale_sums", "round_normed",
+                 "scale_sums", "round_gated", "scale_sums"]  # fmt: skip
+
+
+def test_int8_has_as_few_launches_beside_its_products(
+    gpu: EmulatedGpu, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = in_int8(load_model(str(tiny_llama)))
+    expected = hidden(model, GraphDecoder(model.model, ByTorch()), gpu)
+    gpu.capturing = False
+    found = hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    started = [name.removesuffix("_float32") for name in gpu.launched]
+    token = [*INT8_LAUNCHES * len(blocks_of(model.model)), "resolve_normed"]
+    assert started[-len(token) :] == token
+    monkeypatch.setattr(kernels.cuda.int8, "works", lambda index: False)
+    gpu.launched.clear()
+    hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    assert not any(name.startswith(("round", "scale")) for name in gpu.launched)
 
 
 def test_which_calls_a_device_gets(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import torch
 from cuda_cases import Case, Expected, assert_exact
 from token_cases import attend, heads_of, normed, values
 
+from abq_core.int8_linear import Int8Linear
 from kernels import dispatch
 from kernels.activations import quantize_activations
-from kernels.cuda import driver, engine, token
+from kernels.cuda import driver, engine, int8, token
 from kernels.cuda.ceiling import CeilingArguments, expected_sums, measure_ceilings, random_operands
 from kernels.cuda.compile import has_binary_mma
 from kernels.cuda.inputs import Gated
@@ -216,3 +217,15 @@ def test_a_norm_and_a_gate_in_the_quantizing_launch(act_bits: int) -> None:
         assert torch.equal(
             engine.linear(make(), weight, act_bits), engine.linear(engine.resolved(make()), weight, act_bits)
         )
+
+
+@pytest.mark.parametrize("m", [1, 40])
+@pytest.mark.parametrize(("n", "k"), [(4096, 11008), (22016, 4096)])
+def test_int8_is_what_torchs_operations_give(m: int, n: int, k: int) -> None:
+    assert int8.works(0)
+    linear = Int8Linear.round(torch.nn.Linear(k, n, bias=False, device=ON, dtype=torch.float16))
+    x = values(m, k, dtype=torch.float16).to(ON)
+    assert torch.equal(int8.linear(x, linear.codes, linear.scale, None), linear(x))
+    normed_x = normed(m, k, torch.float16, on=ON)
+    found = int8.linear(normed_x, linear.codes, linear.scale, None)
+    assert torch.equal(found, linear(engine.resolved(normed(m, k, torch.float16, on=ON))))

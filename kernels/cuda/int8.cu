@@ -1,0 +1,78 @@
+// Around torch's INT8 product (cuBLASLt), the rival: a token's symmetric codes before it, the scales after it. One launch
+// each, and a norm or a gate is read as it is quantized (inputs.cuh), so that nothing but the product itself is compared.
+#include <inputs.cuh>
+
+struct RoundArguments {
+    InputArguments input;
+    u32* codes;    // (padded m, k) int8, four a word: k is a multiple of 4
+    float* scale;  // (m,)
+};
+
+struct ScaleArguments {
+    const int* sums;           // (padded m, n)
+    const float* token_scale;  // (m,)
+    const float* scale;        // (n,)
+    const void* bias;          // (n,), or null
+    void* out;                 // (m, n)
+    int n;
+};
+
+constexpr float kTop = 127.0f;
+constexpr float kLeast = 1e-6f;  // of a token's peak: a token of zeros has no scale of its own
+
+// One block takes one token. A token with NaN or infinity gets the scale NaN. The rows of padding stay as they are: no
+// output comes from them.
+template <int Type, int Kind>
+DEVICE void round_tokens(const RoundArguments& a) {
+    const int token = block_x(), k = a.input.k;
+    const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
+    const Global<u32> codes(a.codes);
+    const long long first = static_cast<long long>(token) * (k / 4);
+    float factor = 0.0f;
+    if constexpr (Kind == NORMED) factor = add_and_norm<Type>(a.input, token);
+    u32 peak = 0;  // magnitudes are ordered as their bits are, infinity and NaN last
+    for (int column = 4 * thread(); column < k; column += 4 * threads()) {
+        float v[4];
+        input_four<Type, Kind>(a.input, token, column, factor, v);
+        for (int c = 0; c < 4; c++) {
+            const u32 magnitude = float_as_bits(v[c]) & 0x7fffffffu;
+            peak = magnitude > peak ? magnitude : peak;
+        }
+    }
+    for (u32 step = 16; step; step /= 2) {
+        const u32 other = shuffle_xor(peak, step);
+        peak = other > peak ? other : peak;
+    }
+    const Shared<u32> peaks = shared_at<u32>(0);
+    if (lane == 0) peaks[warp] = peak;
+    sync_block();
+    for (u32 w = 0; w < warps; w++) peak = peaks[w] > peak ? peaks[w] : peak;
+    const bool bad = peak >= 0x7f800000u;
+    const float largest = bits_as_float(peak);
+    const float scale = divide(largest > kLeast ? largest : kLeast, kTop);
+    for (int column = 4 * thread(); column < k; column += 4 * threads()) {
+        float v[4];
+        input_four<Type, Kind>(a.input, token, column, factor, v);
+        u32 four = 0;
+        for (int c = 0; c < 4; c++) {
+            const int code = bad ? 0 : static_cast<int>(round_even(divide(v[c], scale)));
+            four |= (static_cast<u32>(code) & 0xffu) << 8 * c;
+        }
+        store(codes, first + column / 4, four);
+    }
+    if (thread() == 0) store(Global<float>(a.scale), token, bad ? bits_as_float(0x7fc00000u) : scale);
+}
+
+// A thread turns one sum into one output.
+template <int Type>
+DEVICE void scale_sums(const ScaleArguments& a) {
+    typedef typename Element<Type>::One One;
+    const int row = block_x() * threads() + thread(), token = block_y();
+    if (row >= a.n) return;
+    const long long i = static_cast<long long>(token) * a.n + row;
+    const float sum = to_float(load<int>(Global<const int>(a.sums), i));
+    const float of_token = load<float>(Global<const float>(a.token_scale), token);
+    float y = rounded<Type>(multiply(multiply(sum, of_token), load<float>(Global<const float>(a.scale), row)));
+    if (a.bias) y = add(y, as_float<Type>(read<One, false>(a.bias, row)));
+    store(Global<One>(static_cast<One*>(a.out)), i, as_element<Type>(y));
+}
