@@ -1,6 +1,6 @@
 """A model taken apart into its blocks: what enters the first one, and the arguments that each one is called with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +63,22 @@ class _Captured(Exception):
 def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
     """The hidden states among what a block returns."""
     return result[0] if isinstance(result, tuple) else result
+
+
+@contextmanager
+def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """While open, keeps what each of these blocks gives when it runs, in that order; gradients flow through."""
+    outputs: list[Tensor] = []
+
+    def keep(block: nn.Module, inputs: Any, result: Tensor | tuple[Any, ...]) -> None:
+        outputs.append(block_output(result))
+
+    hooks = [block.register_forward_hook(keep) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

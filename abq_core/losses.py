@@ -11,14 +11,18 @@ def mean_cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1).mean()
 
 
+def log_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """-log of `mean_cosine`: half of the double log cosine."""
+    return -torch.log(mean_cosine(a, b).clamp(min=_FLOOR))
+
+
 def dlc_loss(quantized: Tensor, full: Tensor, full_on_quantized: Tensor) -> Tensor:
     """Double log cosine: -log cos(d_q, d_fp) - log cos(d_q, d_fp*).
 
     All (batch, tokens, hidden): the quantized block's output, the full-precision block's, and the full-precision
     block's on the quantized model's input.
     """
-    first, second = mean_cosine(quantized, full), mean_cosine(quantized, full_on_quantized)
-    return -torch.log(first.clamp(min=_FLOOR)) - torch.log(second.clamp(min=_FLOOR))
+    return log_cosine(quantized, full) + log_cosine(quantized, full_on_quantized)
 
 
 def attention_kl(p: Tensor, q: Tensor) -> Tensor:

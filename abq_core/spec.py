@@ -26,6 +26,7 @@ class Switches:
     mean over heads.  mse: squared error against the full-precision block on full-precision input, or also on the
     quantized input.  rounding: a learned offset per weight that decides between its two neighbouring levels.
     end_to_end: after the blocks, one pass in which all of them learn together, by KL of the next-token distributions.
+    block_targets: in that pass every block's output is held to full precision's, too, by the log cosine.
     clip_search: clipping starts where rounding has the least squared error, not at almost none; it stays there where
     `clipping` is not learned.
     act_clipping: a learned factor for each linear on the range of every token that enters it.
@@ -44,6 +45,7 @@ class Switches:
     clip_search: bool = False
     act_clipping: bool = False
     symmetric: bool = False
+    block_targets: bool = False
 
     def __post_init__(self) -> None:
         if self.balance not in ("none", "started", "learned"):

@@ -38,7 +38,11 @@ def changes(switches: Switches, precision: Precision) -> dict[str, Switches]:
     hints, found = get_type_hints(Switches), {}
     for field in fields(Switches):
         own = getattr(switches, field.name)
-        idle = (field.name == "akl_per_head" and not switches.akl) or (field.name == "symmetric" and precision.balanced)
+        idle = {
+            "akl_per_head": not switches.akl,
+            "symmetric": precision.balanced,
+            "block_targets": not switches.end_to_end,
+        }.get(field.name, False)
         for value in () if idle else get_args(hints[field.name]) or (True, False):
             try:
                 changed = replace(switches, **{field.name: value})

@@ -29,6 +29,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from abq_core.autocast import bfloat16_products
 from abq_core.builtin.corpus import Split, documents
 
 MODEL_FOLDER = Path(__file__).parent / "model"
@@ -124,7 +125,7 @@ def held_out_loss(model: PreTrainedModel, stream: torch.Tensor, segments: int) -
     model.eval()
     losses = []
     for ids in stream[: segments * CONTEXT].view(-1, CONTEXT).split(8):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with bfloat16_products(ids.device):
             losses.append(model(ids, labels=ids).loss.float() * len(ids))
     model.train()
     return float(sum(losses)) / segments
@@ -179,7 +180,7 @@ def train(arguments: argparse.Namespace) -> None:
         for part, rates in zip(parts, peaks, strict=True):
             for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with bfloat16_products(ids.device):
             loss = forward(ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

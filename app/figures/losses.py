@@ -12,6 +12,7 @@ TERMS = {
     "akl": ("AKL", "dot", "triangle-up"),
     "mse": ("MSE", "dashdot", "square"),
     "kl": ("KL of the end-to-end pass", "longdash", "x"),
+    "blocks": ("block targets of the end-to-end pass", "longdashdot", "cross"),
 }
 
 

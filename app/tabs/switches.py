@@ -8,11 +8,12 @@ BALANCE, LEARN_BALANCE = "balance vectors", "learned balance"
 CLIPPING, COMPENSATION = "learned clipping", "compensation"
 DLC, AKL, AKL_PER_HEAD = "DLC", "AKL", "AKL per head"
 MSE, MSE_BOTH = "MSE", "MSE on quantized input too"
-CLIP_SEARCH, ROUNDING, END_TO_END = "searched clipping", "learned rounding", "end-to-end pass"
+CLIP_SEARCH, ROUNDING = "searched clipping", "learned rounding"
+END_TO_END, BLOCK_TARGETS = "end-to-end pass", "block targets in the pass"
 ACT_CLIPPING, SYMMETRIC = "activation clipping", "symmetric levels"
 CHOICES = [
     BALANCE, LEARN_BALANCE, CLIPPING, CLIP_SEARCH, ACT_CLIPPING, COMPENSATION, ROUNDING, DLC, AKL, AKL_PER_HEAD, MSE,
-    MSE_BOTH, END_TO_END, SYMMETRIC,
+    MSE_BOTH, END_TO_END, BLOCK_TARGETS, SYMMETRIC,
 ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ def to_boxes(switches: Switches) -> list[str]:
         ACT_CLIPPING: switches.act_clipping,
         ROUNDING: switches.rounding,
         END_TO_END: switches.end_to_end,
+        BLOCK_TARGETS: switches.block_targets,
         SYMMETRIC: switches.symmetric,
     }
     return [name for name in CHOICES if ticked[name]]
@@ -52,6 +54,7 @@ def from_boxes(boxes: Sequence[str], method: str) -> Switches | None:
         clip_search=CLIP_SEARCH in on,
         act_clipping=ACT_CLIPPING in on,
         end_to_end=END_TO_END in on,
+        block_targets=BLOCK_TARGETS in on,
         symmetric=SYMMETRIC in on,
     )
     return None if switches == METHODS.get(method) else switches

@@ -187,6 +187,19 @@ def test_the_end_to_end_pass_reports_its_loss_and_takes_what_text_there_is(base:
     assert pass_losses and all(set(losses) == {"kl", "total"} and losses["kl"] >= 0 for losses in pass_losses)
 
 
+def test_blocks_held_in_the_pass_stay_closer_to_full_precision(base: LoadedModel, text: str) -> None:
+    cosines = []
+    for held in (False, True):
+        switches = dataclasses.replace(METHODS["abq+"], block_targets=held)
+        spec = tiny_spec("W2A8", "abq+", data=text, switches=switches, segments=16, epochs=6, end_to_end_segments=512)
+        _, events = run(base, spec)
+        losses = [e.losses for e in events if isinstance(e, EpochDone) and e.block == 2]
+        assert all(set(one) == ({"kl", "blocks", "total"} if held else {"kl", "total"}) for one in losses)
+        assert all(one["total"] == pytest.approx(sum(one.values()) - one["total"], rel=1e-5) for one in losses)
+        cosines.append(sum([e.distances["cosine"] for e in events if isinstance(e, BlockDone)][-2:]))
+    assert cosines[1] > cosines[0]
+
+
 def test_artifacts_survive_the_trip_through_tensors(base: LoadedModel) -> None:
     for precision in ("W3A8g32", "W8*A8", "W1*A4", "W16A4"):
         spec = tiny_spec(precision, epochs=1, switches=CLIPPED)

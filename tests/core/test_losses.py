@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from abq_core.losses import akl_loss, attention_kl, dlc_loss, head_mean
+from abq_core.losses import akl_loss, attention_kl, dlc_loss, head_mean, log_cosine
 
 
 def causal_maps(seed: int) -> torch.Tensor:
@@ -24,6 +24,12 @@ def test_dlc_by_hand() -> None:
     quantized = torch.tensor([[[1.0, 0.0]]])
     full, full_on_quantized = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
     assert float(dlc_loss(quantized, full, full_on_quantized)) == pytest.approx(-math.log(math.sqrt(0.5)), abs=1e-6)
+
+
+def test_log_cosine_by_hand() -> None:
+    a, b = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
+    assert float(log_cosine(a, b)) == pytest.approx(-math.log((0.6 + 1) / 2), abs=1e-6)
+    assert math.isfinite(float(log_cosine(a, -a)))  # opposite: the logarithm has a floor
 
 
 def test_attention_kl_by_hand_counts_no_future() -> None:
