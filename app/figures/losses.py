@@ -21,7 +21,7 @@ def loss_figure(losses: pd.DataFrame, blocks: int, dark: bool = False) -> go.Fig
     rows = losses[losses["value"] > 0] if len(losses) else losses
     if rows.empty:
         return empty_figure(
-            "No loss yet: rtn and smoothquant learn nothing, abq and omniquant show theirs here.", dark, 160
+            "No loss yet: rtn and smoothquant learn nothing, the other methods show theirs here.", dark, 160
         )
     figure = sheet(dark, height=400)
     last = max(int(rows["epoch"].max()), 1)

@@ -59,11 +59,13 @@ def perplexity(value: object, stderr: object = None) -> str:
 
 
 def mib(size: object) -> str:
-    """Bytes as MiB, or GiB where they are many."""
+    """Bytes as MiB, without decimals where they would say nothing, or GiB where they are many."""
     value = number(size)
     if value is None:
         return NOTHING
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.2f} MiB"
+    if value >= 2**30:
+        return f"{value / 2**30:.2f} GiB"
+    return f"{value / 2**20:.{0 if value >= 100 * 2**20 else 2}f} MiB"
 
 
 def bits(value: object) -> str:
