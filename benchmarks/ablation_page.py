@@ -29,7 +29,7 @@ def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, comma
         "falls) and the standard error of that difference on the same held-out segments. Bold: more than two of them. "
         "[The method](method.md) says what the switches are, [the results](results.md) what the methods reach.",
         f"Text `{conditions.data}`, seed {conditions.seed}; {conditions.segments} segments of {conditions.seq_len} "
-        f"tokens, {conditions.epochs} epochs{together}; {full['tokens']:,} held-out tokens.",
+        f"tokens, {conditions.epochs} epoch{'' if conditions.epochs == 1 else 's'}{together}; {full['tokens']:,} held-out tokens.",
     ]
     for model, rows in found.items():
         parts += [_section(model, method, rows) for method in dict.fromkeys(method for method, _, _ in rows if method)]
