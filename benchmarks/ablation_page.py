@@ -23,13 +23,14 @@ def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, comma
         if any(METHODS[method].end_to_end for method in methods)
         else ""
     )
+    epochs = "1 epoch" if conditions.epochs == 1 else f"{conditions.epochs} epochs"
     parts = [
         "# What each component is worth",
         "One switch of a method changed at a time, everything else as it was: how much the perplexity rises (a minus: "
         "falls) and the standard error of that difference on the same held-out segments. Bold: more than two of them. "
         "[The method](method.md) says what the switches are, [the results](results.md) what the methods reach.",
         f"Text `{conditions.data}`, seed {conditions.seed}; {conditions.segments} segments of {conditions.seq_len} "
-        f"tokens, {conditions.epochs} epoch{'' if conditions.epochs == 1 else 's'}{together}; {full['tokens']:,} held-out tokens.",
+        f"tokens, {epochs}{together}; {full['tokens']:,} held-out tokens.",
     ]
     for model, rows in found.items():
         parts += [_section(model, method, rows) for method in dict.fromkeys(method for method, _, _ in rows if method)]
