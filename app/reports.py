@@ -165,9 +165,8 @@ def _figures(explorer: "Explorer", run_id: str) -> Iterator[Figure]:
         )
     losses = explorer.losses_frame(run_id)
     if len(losses):
-        blocks = int(losses["block"].max()) + 1
         caption = "The loss while each block was learned."
-        yield Figure(caption, loss_figure(losses, blocks), loss_figure(losses, blocks, dark=True))
+        yield Figure(caption, loss_figure(losses), loss_figure(losses, dark=True))
 
 
 def _shown(histograms: pandas.DataFrame) -> Iterator[tuple[str, int, str, str]]:

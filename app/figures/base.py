@@ -114,11 +114,12 @@ def pattern(shape: str, dark: bool) -> dict[str, Any]:
     return {"shape": shape, "fillmode": "overlay", "fgcolor": background, "fgopacity": 0.55, "size": 9, "solidity": 0.2}
 
 
-def block_axis(blocks: int) -> dict[str, Any]:
-    """The block number on x, the same in every tab."""
+def block_axis(blocks: int, *, and_all: bool = False) -> dict[str, Any]:
+    """The block number on x, the same in every tab; and_all: a place for all blocks together behind the last."""
+    ticks = range(0, blocks, 1 if blocks <= 16 else 4)
     return {
         "title_text": "block",
-        "tickmode": "linear",
-        "dtick": 1 if blocks <= 16 else 4,
-        "range": [-0.5, max(blocks, 1) - 0.5],
+        "tickvals": [*ticks, *([blocks] if and_all else [])],
+        "ticktext": [*map(str, ticks), *(["all"] if and_all else [])],
+        "range": [-0.5, max(blocks, 1) + and_all - 0.5],
     }

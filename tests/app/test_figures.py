@@ -162,6 +162,20 @@ def test_the_front_keeps_only_what_nothing_beats() -> None:
     assert list(best["run"]) == ["a", "b", "c"]
 
 
+def test_the_end_to_end_pass_has_a_place_of_its_own_behind_the_blocks() -> None:
+    alone = [(block, epoch, term, 1.0) for block in (0, 1) for epoch in (1, 2) for term in ("dlc", "total")]
+    together = [(2, part, term, 0.5) for part in range(1, 11) for term in ("kl", "blocks", "total")]
+    columns = ["block", "epoch", "term", "value"]
+    running, whole = (pd.DataFrame(rows, columns=columns) for rows in (alone, alone + together))
+    before, after = loss_figure(running, 4), loss_figure(whole, 2)
+    assert before.layout.xaxis.ticktext == ("0", "1", "2", "3") and after.layout.xaxis.ticktext == ("0", "1", "all")
+    (total,) = (trace for trace in after.data if trace.name == "total")
+    assert [round(x, 2) for x in total.x if x is not None][3:5] == [1.42, 1.66]  # the blocks' epochs fill their place
+    places = {place for place, _ in total.customdata if place}
+    assert places == {"block 0, epoch", "block 1, epoch", "all blocks, part"}
+    assert len(after.data) == 4
+
+
 def test_without_data_a_figure_says_why() -> None:
     nothing = pd.DataFrame()
     for figure in (blocks_figure(nothing), speedup_figure(nothing), decode_figure(nothing), pareto_figure(nothing)):
