@@ -17,8 +17,8 @@ TERMS = {
 
 
 def loss_figure(losses: pd.DataFrame, blocks: int = 0, dark: bool = False) -> go.Figure:
-    """Loss per epoch (log); block b fills the stretch from b - 0.5 to b + 0.5 of the x-axis. The end-to-end pass, in which
-    all learn together, has one more behind the last.
+    """Loss per epoch (log); block b fills the stretch from b - 0.5 to b + 0.5 of the x-axis. The end-to-end pass, in
+    which all learn together, has one more behind the last.
 
     blocks: how many there will be at least.
     """
