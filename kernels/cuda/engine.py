@@ -7,7 +7,8 @@ warning that names it.
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -135,18 +136,19 @@ def _timed_plan(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: i
 @cache
 def works(family: str, index: int) -> bool:
     """Whether a kind of kernel passed its self-test on a device: exact integers on a small awkward product."""
-    on = driver.device(index)
-    if family == BINARY and not has_binary_mma(on.arch):
+    if family == BINARY and not has_binary_mma(driver.device(index).arch):
         return False
-    if _self_test(family, on.place):
-        return True
-    warnings.warn(
-        f"The GPU path '{PATHS[family]}' gave wrong results on {on.name} in its self-test and is switched off. "
-        "Please report this.",
-        GpuPathWarning,
-        stacklevel=2,
-    )
-    return False
+    return passes(partial(_self_test, family), index, f"The GPU path '{PATHS[family]}'", "It is switched off")
+
+
+def passes(test: Callable[[str], bool], index: int, subject: str, instead: str) -> bool:
+    """Whether a self-test, called with a device's name in torch, holds there; warns where it does not."""
+    on = driver.device(index)
+    right = test(on.place)
+    if not right:
+        message = f"{subject} gave wrong results on {on.name} in the self-test. {instead}. Please report this."
+        warnings.warn(message, GpuPathWarning, stacklevel=3)
+    return right
 
 
 def describe() -> dict[str, object]:

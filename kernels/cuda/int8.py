@@ -6,12 +6,11 @@ In torch's own operations a linear takes about ten launches more, which at one t
 from __future__ import annotations
 
 import ctypes
-import warnings
 from functools import cache
 from typing import TYPE_CHECKING
 
 from kernels.cuda import driver
-from kernels.cuda.engine import GpuPathWarning
+from kernels.cuda.engine import passes
 from kernels.cuda.inputs import InputArguments, input_arguments, kind_of, type_name, values_of
 from kernels.cuda.launch import threads_of_a_token
 from kernels.cuda.operands import library_tokens
@@ -79,16 +78,8 @@ def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tenso
 @cache
 def works(index: int) -> bool:
     """Whether the kernels around the product passed their self-test on a device."""
-    on = driver.device(index)
-    if _self_test(on.place):
-        return True
-    warnings.warn(
-        f"The kernels around torch's INT8 product gave wrong results on {on.name} in their self-test: torch's own "
-        "operations take their place, so that INT8 is slower than it need be. Please report this.",
-        GpuPathWarning,
-        stacklevel=2,
-    )
-    return False
+    instead = "Torch's own operations take their place, so that INT8 is slower than it need be"
+    return passes(_self_test, index, "One of the GPU kernels around torch's INT8 product", instead)
 
 
 def _self_test(place: str) -> bool:

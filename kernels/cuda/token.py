@@ -6,13 +6,12 @@ Nothing waits and nothing follows the position in its shape, so that a CUDA grap
 from __future__ import annotations
 
 import ctypes
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from kernels.cuda import driver
-from kernels.cuda.engine import GpuPathWarning, resolved
+from kernels.cuda.engine import passes, resolved
 from kernels.cuda.inputs import Gated, Normed, type_name
 from kernels.cuda.tiles import KEEP_THREADS, THREADS, attend_name, keep_name
 
@@ -110,16 +109,7 @@ def attention(token: Heads, cos: Tensor, sin: Tensor, position: Tensor, bucket: 
 @cache
 def works(index: int) -> bool:
     """Whether the kernels of one token passed their self-test on a device: what torch computes, within rounding."""
-    on = driver.device(index)
-    if _self_test(on.place):
-        return True
-    warnings.warn(
-        f"The GPU kernels between the products gave wrong results on {on.name} in their self-test and are switched "
-        "off: torch's take their place. Please report this.",
-        GpuPathWarning,
-        stacklevel=2,
-    )
-    return False
+    return passes(_self_test, index, "One of the GPU kernels between the products", "Torch's take their place")
 
 
 def _self_test(place: str) -> bool:
