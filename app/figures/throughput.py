@@ -1,6 +1,7 @@
 """What a precision buys in time: kernels against other engines, the roofline above them, and whole-model decoding."""
 
 from html import escape
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ import plotly.graph_objects as go
 
 from app.figures.base import TIMES, empty_figure, pattern, sheet, style_axes
 from app.theme import lens_colour, palette
+
+_DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
 class Baseline(NamedTuple):
@@ -74,28 +77,37 @@ def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def roofline_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Work per byte moved against speed, caches cold. The slope is the measured read bandwidth."""
+    """Work per byte moved against speed, caches cold.
+
+    The slope is the measured bandwidth. A GPU has a roof for each kind of product: what its tensor cores were measured
+    to reach, divided by the products of bits that stand for one of the layer's; a CPU the best that was seen.
+    """
     rows = _of_the_engine(kernels)
-    if rows.empty or "read_gb_per_second" not in rows or rows["read_gb_per_second"].isna().all():
+    rows = rows[_above_zero(rows, "read_gb_per_second") & _above_zero(rows, "cold_us")]
+    if rows.empty:
         return empty_figure("No kernel was timed yet beside the read bandwidth.", dark)
     work = 2.0 * rows["n"] * rows["k"] * rows["m"]
     intensity = work / rows["bytes_moved"]
     speed = work / (rows["cold_us"] * 1e3)
     bandwidth = float(rows["read_gb_per_second"].max())
-    peak = float(speed.max())
+    roofs = _roofs(rows, work, speed)
+    ridges = [roof / bandwidth for roof in roofs.values()]
+    low, high = min(float(intensity.min()), *ridges) / 2, max(float(intensity.max()), *ridges) * 2
+    top = max(ridges)
+    lines = [(f"memory: {bandwidth:,.1f} GB/s", [low, top], [low * bandwidth, top * bandwidth])]
+    lines += [(name, [roof / bandwidth, high], [roof, roof]) for name, roof in roofs.items()]
     figure = sheet(dark)
-    low, high = float(intensity.min()) / 2, float(intensity.max()) * 2
-    roof_x = np.geomspace(low, high, 120)
-    figure.add_trace(
-        go.Scatter(
-            x=roof_x,
-            y=np.minimum(roof_x * bandwidth, peak),
-            mode="lines",
-            name=f"reads {bandwidth:.1f} GB/s; best seen {peak:.0f} GOP/s",
-            line={"color": palette(dark).muted, "dash": "dot", "width": 1.5},
-            hoverinfo="skip",
+    for (name, x, y), dash in zip(lines, cycle(_DASHES)):
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=y,
+                mode="lines",
+                name=name,
+                line={"color": palette(dark).muted, "dash": dash, "width": 1.5},
+                hoverinfo="skip",
+            )
         )
-    )
     for precision, part in rows.groupby("precision", sort=False):
         starred = "*" in str(precision)
         figure.add_trace(
@@ -150,6 +162,27 @@ def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
     figure.update_yaxes(showgrid=False, type="category")
     figure.update_layout(uirevision="decode", margin={"t": 20})
     return style_axes(figure, dark)
+
+
+def _roofs(rows: pd.DataFrame, work: pd.Series, speed: pd.Series) -> dict[str, float]:
+    """What arithmetic allows in GOP/s of the layer's own products, by what the page calls it."""
+    kinds = rows[_above_zero(rows, "ceiling_gop_per_second") & _above_zero(rows, "operations")]
+    if kinds.empty:
+        return {f"best seen: {speed.max():,.0f} GOP/s": float(speed.max())}
+    kinds = kinds.assign(products=kinds["operations"] / work)
+    roofs = {}
+    for (path, products), part in kinds.groupby(["path", "products"]):
+        roof = float(part["ceiling_gop_per_second"].max() / products)
+        bits = f", {products:.0f} products of bits" if products > 1 else ""
+        roofs[f"{path}{bits}: {roof:,.0f} GOP/s"] = roof
+    return dict(sorted(roofs.items(), key=lambda item: -item[1]))
+
+
+def _above_zero(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Which rows have this figure: older timings lack some, and a file of another machine may say 0."""
+    if column not in rows:
+        return pd.Series(False, rows.index)
+    return pd.to_numeric(rows[column]).gt(0)
 
 
 def _of_the_engine(kernels: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,8 @@ CAPTIONS = {
     "Speed-up": "Look at the dotted line: bars above it are faster than the engine that the bar names. Quantizing the "
     "activations is part of every time; all engines took turns in one run.",
     "Roofline": "See the slope: how fast the machine reads memory, measured in the same run. Points on it are bound by "
-    "reading weights, so fewer stored bits are the speed. Every point is the first call on a cold cache.",
+    "reading weights, so fewer stored bits are the speed; points at a flat line by arithmetic. Each is the first "
+    "call on a cold cache.",
     "Whole model": "Look at tokens per second of the same model, decoded end to end. All of these are real kernels; "
     "simulated quantization is never timed.",
 }

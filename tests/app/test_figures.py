@@ -200,6 +200,40 @@ def test_hostile_text_is_inert(frames: Frames) -> None:
         assert HOSTILE not in json.dumps(json.loads(figure.to_json()))
 
 
+def test_a_gpu_has_a_roof_for_each_kind_of_product() -> None:
+    case = {"engine": "abq", "n": 4096, "k": 4096, "cold_us": 9.0, "bytes_moved": 5 << 20, "read_gb_per_second": 3e3}
+    bits = {"path": "cuda-binary", "operations": 2 * 16 * 4096**2, "ceiling_gop_per_second": 3.2e6}
+    bytes_ = {"path": "cuda-int8", "operations": 2 * 512 * 4096**2, "ceiling_gop_per_second": 9e5}
+    rows = pd.DataFrame(
+        [
+            {**case, **bits, "precision": "W2A8", "m": 1},
+            {**case, **bits, "precision": "W4A4", "m": 1},
+            {**case, **bytes_, "precision": "W8A8", "m": 512},
+            {**case, "path": "cuda-binary", "precision": "W2A4", "m": 1},  # an older timing
+        ]
+    )
+    lines = {trace.name: trace for trace in roofline_figure(rows).data if trace.mode == "lines"}
+    assert list(lines) == [
+        "memory: 3,000.0 GB/s",
+        "cuda-int8: 900,000 GOP/s",
+        "cuda-binary, 16 products of bits: 200,000 GOP/s",
+    ]
+    slope, _, binary = lines.values()
+    assert slope.x[-1] == pytest.approx(300) and slope.y[-1] == pytest.approx(9e5)  # ends at the highest roof
+    assert binary.x[0] == pytest.approx(2e5 / 3e3) and set(binary.y) == {2e5}
+
+
+@pytest.mark.parametrize("broken", [{"read_gb_per_second": 0.0}, {"read_gb_per_second": None}, {"cold_us": 0.0}])
+def test_timings_without_bandwidth_or_time_draw_no_roofline(broken: dict[str, float | None]) -> None:
+    figure = roofline_figure(kernel_rows().assign(**broken))
+    assert not figure.data and "No kernel" in figure.layout.annotations[0].text
+
+
+def test_a_ceiling_of_nothing_is_none() -> None:
+    figure = roofline_figure(kernel_rows().assign(operations=[0, 5], ceiling_gop_per_second=[9.0, 0.0]))
+    assert [t.name.partition(":")[0] for t in figure.data if t.mode == "lines"] == ["memory", "best seen"]
+
+
 def contrast(one: str, other: str) -> float:
     """WCAG contrast ratio of two #rrggbb colours."""
     lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
