@@ -29,6 +29,7 @@ _HEAD_MAPS = 14  # the same where every head's is
 _BFLOAT16 = 0.5  # of all weights: the end-to-end pass multiplies in bfloat16 where that is fast
 _LOGITS = 6  # of a step of that pass
 _PASS_TOKENS = 1024  # of such a step
+_TARGETS = 1  # of what every block gives in it, where blocks are held to full precision's: that is kept
 _DIAGNOSED_MAPS = 9  # of three models' diagnosed segments, compared
 _EVALUATED_LOGITS = 4 << 22  # entries: evaluation takes the logits of a long text in pieces
 
@@ -39,6 +40,7 @@ _WEIGHT = 6.3e-9  # to quantize a weight and learn from it, a step
 _OFFSET = 9.4e-9  # its offset, a step
 _SEARCHED = 5.0e-8  # a weight whose clipping starts at the least error
 _OPERATION = 3.8e-12  # a multiplication or addition of a matrix product
+_TARGET = 5.0e-8  # a value that a block gives and the end-to-end pass holds to full precision's
 _VALUE = 1.0e-8  # to quantize a value that a linear reads or writes, a step
 _MAP = 3.6e-8  # an entry of an attention map that is compared, a step
 _ATTENTION = 2.2e-10  # an entry and channel of one that is not, a step
@@ -56,8 +58,9 @@ class Work:
 
     epochs: 0 where nothing is learned.  rounding: an offset for every weight.  search: clipping starts at the least
     error.  akl: attention maps are compared, made anew in every step; akl_per_head: those of every head.
-    end_to_end_segments: 0 where no pass follows the blocks.  device: where blocks are worked on; home: where the model
-    and the segments' hidden states are: "cpu" or an accelerator.  diagnosed, evaluated: segments and tokens of each.
+    end_to_end_segments: 0 where no pass follows the blocks.  block_targets: their outputs are held to full precision's
+    in it.  device: where blocks are worked on; home: where the model and the segments' hidden states are: "cpu" or an
+    accelerator.  diagnosed, evaluated: segments and tokens of each.
     """
 
     segments: int = 32
@@ -68,6 +71,7 @@ class Work:
     akl: bool = True
     akl_per_head: bool = False
     end_to_end_segments: int = 0
+    block_targets: bool = False
     device: str = _HOST
     home: str = _HOST
     diagnosed: tuple[int, int] = (8, 256)
@@ -86,6 +90,7 @@ class Work:
             akl=switches.akl and spec.active_epochs > 0,
             akl_per_head=switches.akl_per_head,
             end_to_end_segments=spec.active_end_to_end_segments if spec.learns_end_to_end else 0,
+            block_targets=switches.block_targets,
             device=spec.device,
             home=home,
             diagnosed=(min(8, spec.segments), min(256, spec.seq_len)),
@@ -163,8 +168,13 @@ def _pass_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
     """While all blocks learn together, beside the model: of each what learning alone has, and the logits."""
     copies = _LEARNING + _BFLOAT16 + (_OFFSETS if work.rounding else 0)
     tokens = max(_PASS_TOKENS, work.seq_len)
-    values = tokens * (_VALUES * sum(sizes.channels) + _LOGITS * shape.vocabulary)
+    values = tokens * (_VALUES * sum(sizes.channels) + _LOGITS * shape.vocabulary + _TARGETS * _held(shape, work))
     return round((copies * sum(sizes.weights) + _LINEAR * sizes.largest + values) * _FLOAT)
+
+
+def _held(shape: ModelShape, work: Work) -> int:
+    """Values a token that blocks give and the end-to-end pass holds to full precision's."""
+    return shape.blocks * shape.hidden if work.block_targets else 0
 
 
 def _diagnosing_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
@@ -232,6 +242,7 @@ def _pass_seconds(shape: ModelShape, work: Work, weights: int, channels: int) ->
     return (
         steps * (shape.blocks * _STEP + weights * _learned(work))
         + tokens * (channels + shape.vocabulary) * _VALUE
+        + tokens * _held(shape, work) * _TARGET
         + tokens * (learning + 2 * weights + head) * _OPERATION
         + attention
     )

@@ -80,6 +80,7 @@ METHODS: Mapping[str, Switches] = {
         end_to_end=True,
         clip_search=True,
         act_clipping=True,
+        block_targets=True,
     ),
 }
 DEFAULT_EPOCHS = 20

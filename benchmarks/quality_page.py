@@ -184,6 +184,8 @@ def _end(known: Mapping[Question, Found], command: str) -> str:
     lines += [
         "- The standard error of one perplexity is mostly the different difficulty of the segments; all methods read "
         "the same ones, so the paired differences are far more certain.",
+        "- Seconds are of the machine that measured a row, and not all rows come from one: the slowest took twice as "
+        "long.",
         "- Sizes are FP16 against bit planes with scales and zero points, linears only; a star stores one plane more.",
         f"- Made by `{command}` with {'; '.join(versions)}; peers: {', '.join(packages) or 'none'}. Raw figures with "
         "the losses of each segment: `benchmarks/results/quality.json`.",
