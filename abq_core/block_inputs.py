@@ -66,14 +66,10 @@ def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
 
 
 @contextmanager
-def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """While open, keeps what each of these blocks gives when it runs, in that order; gradients flow through."""
-    outputs: list[Tensor] = []
-
-    def keep(block: nn.Module, inputs: Any, result: Tensor | tuple[Any, ...]) -> None:
-        outputs.append(block_output(result))
-
-    hooks = [block.register_forward_hook(keep) for block in blocks]
+def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
+    """While open, keeps what each of these blocks returns when it runs, in that order; gradients flow through."""
+    outputs: list[Any] = []
+    hooks = [block.register_forward_hook(lambda module, args, result: outputs.append(result)) for block in blocks]
     try:
         yield outputs
     finally:

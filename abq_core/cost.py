@@ -29,7 +29,6 @@ _HEAD_MAPS = 14  # the same where every head's is
 _BFLOAT16 = 0.5  # of all weights: the end-to-end pass multiplies in bfloat16 where that is fast
 _LOGITS = 6  # of a step of that pass
 _PASS_TOKENS = 1024  # of such a step
-_TARGETS = 1  # of what every block gives in it, where blocks are held to full precision's: that is kept
 _DIAGNOSED_MAPS = 9  # of three models' diagnosed segments, compared
 _EVALUATED_LOGITS = 4 << 22  # entries: evaluation takes the logits of a long text in pieces
 
@@ -168,7 +167,7 @@ def _pass_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
     """While all blocks learn together, beside the model: of each what learning alone has, and the logits."""
     copies = _LEARNING + _BFLOAT16 + (_OFFSETS if work.rounding else 0)
     tokens = max(_PASS_TOKENS, work.seq_len)
-    values = tokens * (_VALUES * sum(sizes.channels) + _LOGITS * shape.vocabulary + _TARGETS * _held(shape, work))
+    values = tokens * (_VALUES * sum(sizes.channels) + _LOGITS * shape.vocabulary + _held(shape, work))
     return round((copies * sum(sizes.weights) + _LINEAR * sizes.largest + values) * _FLOAT)
 
 

@@ -4,6 +4,7 @@ precision. It goes beyond the paper, whose blocks each learn alone.
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.func import functional_call
 
 from abq_core.architectures import blocks_of
 from abq_core.autocast import bfloat16_products
-from abq_core.block_inputs import block_outputs
+from abq_core.block_inputs import block_output, block_outputs
 from abq_core.block_learning import add_losses, decay, take_step, wrapped_copy
 from abq_core.block_quantizer import BlockQuantizer
 from abq_core.data import ShortTextError, recorded_segments
@@ -96,16 +97,15 @@ def learn_together(
             sums, reported = {}, step
 
 
-def _loss_terms(
-    learned: Tensor, full: Tensor, outputs: Sequence[Tensor], targets: Sequence[Tensor]
-) -> dict[str, Tensor]:
+def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
     """What the pass minimises. learned, full: log-probabilities (segments, tokens, vocabulary) of the quantized and the
-    full-precision model; outputs, targets: what their blocks gave, (segments, tokens, hidden), or nothing.
+    full-precision model; outputs, targets: what their blocks returned, or nothing.
     """
     kl = nn.functional.kl_div(learned.flatten(0, 1), full.flatten(0, 1), reduction="batchmean", log_target=True)
     if not outputs:
         return {"kl": kl}
-    cosines = [log_cosine(*pair) for pair in zip(outputs, targets, strict=True)]
+    pairs = zip(map(block_output, outputs), map(block_output, targets), strict=True)
+    cosines = [log_cosine(output, target) for output, target in pairs]
     return {"kl": kl, "blocks": _BLOCKS_SHARE * torch.stack(cosines).sum()}
 
 

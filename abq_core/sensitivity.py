@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.architectures import blocks_of
+from abq_core.block_inputs import block_outputs
 from abq_core.estimate import linear_bytes
 from abq_core.evaluate import kl_divergence
 from abq_core.models import LoadedModel
@@ -81,9 +81,10 @@ def _batch(
     model: LoadedModel, candidates: Sequence[Precision], ids: Tensor
 ) -> Iterator[tuple[tuple[int, str, Precision], float]]:
     """Mean KL of each linear at each candidate on a few segments. Replaces the forwards of the model's blocks."""
-    with _outputs(model) as outputs:
+    blocks = blocks_of(model.model)
+    with block_outputs(blocks) as outputs:
         full = _log_probabilities(model, ids)
-    for index, block in enumerate(blocks_of(model.model)):
+    for index, block in enumerate(blocks):
         for name, linear in linears_of(block).items():
             for precision in candidates:
                 replace_module(block, name, _quantized(linear, precision))
@@ -96,21 +97,6 @@ def _private(base: LoadedModel) -> LoadedModel:
     """The same tensors in modules of their own, so that what is done to these does not reach another thread."""
     shared = {id(t): t for t in (*base.model.parameters(), *base.model.buffers())}
     return LoadedModel(base.ref, copy.deepcopy(base.model, memo=shared), base.tokenizer, base.precision)
-
-
-@contextmanager
-def _outputs(model: LoadedModel) -> Iterator[list[Any]]:
-    """While open, keeps what each block returns, in order."""
-    outputs: list[Any] = []
-    hooks = [
-        block.register_forward_hook(lambda module, args, output: outputs.append(output))
-        for block in blocks_of(model.model)
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _giving(output: Any) -> Callable[..., Any]:

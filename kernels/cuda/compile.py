@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -149,38 +149,41 @@ def _all_units() -> tuple[Unit, ...]:
 
 
 def _quantize_unit(kind: str) -> Unit:
-    kernels = [
-        f"KERNEL({quantize_name(dtype, kind)}, QuantizeArguments, {TOKEN_THREADS}, "
-        f"(quantize<{number}, {INPUT_KINDS.index(kind)}>))"
-        for number, dtype in enumerate(TYPES)
-    ]
+    kernels = _of_each_input(quantize_name, "QuantizeArguments", "quantize", (kind,))
     return Unit(f"quantize_{kind}", "quantize.cu", tuple(kernels))
 
 
 def _int8_unit() -> Unit:
-    kernels = []
-    for number, dtype in enumerate(TYPES):
-        kernels += [
-            f"KERNEL({round_name(dtype, kind)}, RoundArguments, {TOKEN_THREADS}, "
-            f"(round_tokens<{number}, {INPUT_KINDS.index(kind)}>))"
-            for kind in INPUT_KINDS
-        ]
-        kernels.append(f"KERNEL({scale_name(dtype)}, ScaleArguments, {THREADS}, (scale_sums<{number}>))")
-    return Unit("int8", "int8.cu", tuple(kernels))
+    kernels = (
+        *_of_each_input(round_name, "RoundArguments", "round_tokens", INPUT_KINDS),
+        *_of_each_type(scale_name, "ScaleArguments", THREADS, "scale_sums"),
+    )
+    return Unit("int8", "int8.cu", kernels)
 
 
 def _token_unit() -> Unit:
-    kernels = []
+    kernels = (
+        *_of_each_input(resolve_name, "ResolveArguments", "resolve", [kind for kind in INPUT_KINDS if kind != PLAIN]),
+        *_of_each_type(keep_name, "KeepArguments", KEEP_THREADS, "rotate_and_keep"),
+        *_of_each_type(attend_name, "AttendArguments", THREADS, "attend"),
+    )
+    return Unit("token", "token.cu", kernels)
+
+
+def _of_each_input(
+    name: Callable[[str, str], str], arguments: str, template: str, kinds: Iterable[str]
+) -> Iterator[str]:
+    """A kernel for each type of values and each of these kinds of input."""
+    for kind in kinds:
+        for number, dtype in enumerate(TYPES):
+            instance = f"{template}<{number}, {INPUT_KINDS.index(kind)}>"
+            yield f"KERNEL({name(dtype, kind)}, {arguments}, {TOKEN_THREADS}, ({instance}))"
+
+
+def _of_each_type(name: Callable[[str], str], arguments: str, threads: int, template: str) -> Iterator[str]:
+    """A kernel for each type of values."""
     for number, dtype in enumerate(TYPES):
-        kernels += [
-            f"KERNEL({resolve_name(dtype, kind)}, ResolveArguments, {TOKEN_THREADS}, "
-            f"(resolve<{number}, {INPUT_KINDS.index(kind)}>))"
-            for kind in INPUT_KINDS
-            if kind != PLAIN
-        ]
-        kernels.append(f"KERNEL({keep_name(dtype)}, KeepArguments, {KEEP_THREADS}, (rotate_and_keep<{number}>))")
-        kernels.append(f"KERNEL({attend_name(dtype)}, AttendArguments, {THREADS}, (attend<{number}>))")
-    return Unit("token", "token.cu", tuple(kernels))
+        yield f"KERNEL({name(dtype)}, {arguments}, {threads}, ({template}<{number}>))"
 
 
 def _product_unit(group: list[Instance]) -> Unit:
