@@ -58,13 +58,15 @@ class BlockArtifact:
     weights: integer weight of each linear.  parameters: all other parameters by name (norms and biases with the balance
     folded in; weights too where they are not quantized).  learned: `balance.<pair>`, `clip_low.<linear>`,
     `clip_high.<linear>`, `compensation_out`, `compensation_in`.  act_clips: () float32 factor on the range of each
-    token that enters a linear, where it was learned.
+    token that enters a linear, where it was learned.  hadamards: how many channels at a time the Hadamard transform in
+    front of a linear takes, where there is one; its weight's columns went through it, too.
     """
 
     weights: Mapping[str, QuantizedWeight]
     parameters: Mapping[str, Tensor]
     learned: Mapping[str, Tensor]
     act_clips: Mapping[str, Tensor] = field(default_factory=dict)
+    hadamards: Mapping[str, int] = field(default_factory=dict)
 
     def to_tensors(self, precisions: Mapping[str, Precision]) -> dict[str, Tensor]:
         """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size.
@@ -74,6 +76,7 @@ class BlockArtifact:
         tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}
         tensors |= {f"learned.{name}": t.contiguous() for name, t in self.learned.items()}
         tensors |= {f"act_clip.{name}": t.contiguous() for name, t in self.act_clips.items()}
+        tensors |= {f"hadamard.{name}": torch.tensor(block) for name, block in self.hadamards.items()}
         for name, weight in self.weights.items():
             rows, k = weight.codes.shape
             codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
@@ -101,7 +104,9 @@ class BlockArtifact:
             weights[prefix.removeprefix("weights.")] = QuantizedWeight(
                 torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size
             )
-        return cls(weights, _below(tensors, "parameters."), _below(tensors, "learned."), _below(tensors, "act_clip."))
+        parameters, learned = _below(tensors, "parameters."), _below(tensors, "learned.")
+        hadamards = {name: int(block) for name, block in _below(tensors, "hadamard.").items()}
+        return cls(weights, parameters, learned, _below(tensors, "act_clip."), hadamards)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

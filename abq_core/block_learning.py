@@ -15,6 +15,7 @@ from abq_core.block_inputs import block_output
 from abq_core.block_quantizer import BlockQuantizer
 from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.losses import akl_loss, dlc_loss, head_mean
+from abq_core.mix import ModelPrecision
 from abq_core.quant_linear import wrap_linears
 from abq_core.spec import CalibrationSpec, Switches
 
@@ -38,11 +39,11 @@ class Targets:
     full_on_quantized: Tensor
 
 
-def wrapped_copy(block: nn.Module, act_bits: int, kv_bits: int | None) -> nn.Module:
-    """A block that quantizes activations, K and V, and takes its weights from outside; it shares those of `block`."""
+def wrapped_copy(block: nn.Module, precision: ModelPrecision, quantizer: BlockQuantizer) -> nn.Module:
+    """A block that quantizes activations, K and V, and takes the weights of `quantizer`; it shares those of `block`."""
     working = copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
-    wrap_linears(working, act_bits)
-    set_kv_bits(working, kv_bits)
+    wrap_linears(working, precision.act_bits, quantizer.hadamards)
+    set_kv_bits(working, precision.kv_bits)
     return working
 
 
@@ -59,7 +60,7 @@ def learn_block(
     groups = quantizer.parameter_groups()
     if not groups or spec.active_epochs == 0:
         return
-    working = wrapped_copy(block, spec.precision.act_bits, spec.precision.kv_bits)
+    working = wrapped_copy(block, spec.precision, quantizer)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     order = torch.Generator().manual_seed(spec.seed * 1009 + index)
     count = len(targets.full)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from abq_core.architectures import Architecture
 from abq_core.artifacts import BlockArtifact
 from abq_core.balance import Balance, HeadLayout
+from abq_core.hadamard import hadamard
 from abq_core.precision import Precision
 from abq_core.quant_linear import linears_of
 from abq_core.quantizers import (
@@ -19,6 +20,7 @@ from abq_core.quantizers import (
     weight_groups,
 )
 from abq_core.spec import Switches
+from kernels.hadamard import block_of
 
 BALANCE_RATE = 5e-3
 CLIPPING_RATE = 1e-2
@@ -54,6 +56,9 @@ class BlockQuantizer:
         self._device = next(iter(self.originals.values())).device
         self.quantized = [name for name in linears_of(block) if precisions[name].quantizes_weights]
         self.balance = Balance(architecture, layout, block)
+        quantized_inputs = [name for name in linears_of(block) if precisions[name].quantizes_activations]
+        transformed = quantized_inputs if switches.hadamard else []
+        self.hadamards = {name: block_of(self.originals[f"{name}.weight"].shape[1]) for name in transformed}
         self.log_balance: dict[str, Tensor] = {}
         if switches.balance != "none":
             start = self.balance.start(self.originals, input_peaks)
@@ -70,7 +75,6 @@ class BlockQuantizer:
         starts = self._clip_starts(switches.clip_search) if clips else {}
         self.clip_low = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
         self.clip_high = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
-        quantized_inputs = [name for name in linears_of(block) if precisions[name].quantizes_activations]
         self.act_clips = {
             name: torch.ones((), device=self._device, requires_grad=True)
             for name in (quantized_inputs if switches.act_clipping else [])
@@ -115,9 +119,9 @@ class BlockQuantizer:
             clip.clamp_(_SMALLEST_ACT_CLIP, 1)
 
     def float_parameters(self) -> dict[str, Tensor]:
-        """The block's parameters before rounding: balance folded in, compensation added."""
+        """The block's parameters before rounding: balance folded in, compensation added, columns transformed."""
         values = {name: s.exp() for name, s in self.log_balance.items()}
-        return before_rounding(self.balance, self.originals, values, self.compensation)
+        return before_rounding(self.balance, self.originals, values, self.compensation, self.hadamards)
 
     def quantized_parameters(self) -> dict[str, Tensor]:
         """`float_parameters` with the weights of the linears fake-quantized, and what a QuantLinear needs beside them;
@@ -144,7 +148,8 @@ class BlockQuantizer:
         if self.compensation is not None:
             learned |= dict(zip(("compensation_out", "compensation_in"), self.compensation, strict=True))
         act_clips = {name: clip.detach().clone() for name, clip in self.act_clips.items()}
-        return BlockArtifact(weights, parameters, {n: t.detach().clone() for n, t in learned.items()}, act_clips)
+        learned = {name: tensor.detach().clone() for name, tensor in learned.items()}
+        return BlockArtifact(weights, parameters, learned, act_clips, self.hadamards)
 
     def state(self) -> dict[str, Tensor]:
         """All learned values as they are, to go on from; `load_state` takes them back bit for bit."""
@@ -178,13 +183,18 @@ def before_rounding(
     parameters: Mapping[str, Tensor],
     values: Mapping[str, Tensor],
     compensation: tuple[Tensor, Tensor] | None,
+    hadamards: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """A block's parameters with the balance values folded in (none: as they are) and the rank-1 term added.
+    """A block's parameters with the balance values folded in (none: as they are), the rank-1 term added, and columns
+    transformed.
 
-    compensation: (rows, 1) and (1, k) vectors of the architecture's compensated linear, or None.
+    compensation: (rows, 1) and (1, k) vectors of the architecture's compensated linear, or None.  hadamards: of each
+    linear whose columns are transformed, how many at a time.
     """
     result = balance.fold(parameters, values) if values else dict(parameters)
     if compensation is not None:
         key, (out, into) = f"{balance.architecture.compensated}.weight", compensation
         result[key] = result[key] + out * into
+    for name, channels in hadamards.items():
+        result[f"{name}.weight"] = hadamard(result[f"{name}.weight"], channels)
     return result

@@ -15,6 +15,7 @@ from abq_core.balance import Balance, HeadLayout
 from abq_core.block_inputs import block_output, capture_block_inputs, linear_inputs
 from abq_core.block_quantizer import before_rounding
 from abq_core.events import Message, OnEvent, ignore
+from abq_core.hadamard import hadamard
 from abq_core.histograms import (
     channel_peaks,
     largest_channels,
@@ -42,8 +43,9 @@ def diagnose(
     """Compare a finished run with full precision and with rounding alone on ids (segments, tokens) int64.
 
     Returns the frames of a run's diagnostics: histograms, levels, blocks, linears, outliers, balance, clipping,
-    attention, attention_tokens. Everything of the corrected lens is in its own, balanced coordinates: activations
-    divided by s, weights multiplied by s. Raises MissingBlockError where the run is not finished.
+    attention, attention_tokens. Everything of the corrected lens is in its own coordinates: activations divided by s,
+    weights multiplied by s, and both transformed where a linear stands behind a Hadamard transform. Raises
+    MissingBlockError where the run is not finished.
     """
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     inputs = capture_block_inputs(base.model, ids)
@@ -147,6 +149,8 @@ def _compare_linears(
             paired_histogram({lens: weights[lens][name] for lens in weights}, {**labels, "kind": "weight"})
         )
         inputs = {lens: done.samples[name] for lens, done in passes.items() if name in done.samples}
+        if "corrected" in inputs:
+            inputs["corrected"] = hadamard(inputs["corrected"], artifacts["corrected"].hadamards.get(name, 1))
         rounded_inputs = dict(inputs)
         for lens in ("rounded", "corrected"):
             if precision.quantizes_activations and lens in inputs:
@@ -185,7 +189,7 @@ def _balanced_parameters(base: LoadedModel, index: int, artifact: BlockArtifact)
         compensation = (learned["compensation_out"], learned["compensation_in"])
     balance = Balance(architecture, HeadLayout.of(base.model.config), block)
     parameters = {name: p.detach().float() for name, p in block.named_parameters()}
-    return before_rounding(balance, parameters, values, compensation)
+    return before_rounding(balance, parameters, values, compensation, artifact.hadamards)
 
 
 def _learned(index: int, artifact: BlockArtifact) -> Frames:

@@ -64,7 +64,7 @@ def learn_together(
     also the log cosine of every block's output to that of full precision, DLC's first term over the whole model.
     Raises CalibrationError.
     """
-    student, prefixes = _student(base, spec)
+    student, prefixes = _student(base, spec, quantizers)
     models = (base.model, student.model) if spec.active_switches.block_targets else ()
     teachers, learners = [blocks_of(model) for model in models] or ([], [])
     groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
@@ -109,14 +109,16 @@ def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: 
     return {"kl": kl, "blocks": _BLOCKS_SHARE * torch.stack(cosines).sum()}
 
 
-def _student(base: LoadedModel, spec: CalibrationSpec) -> tuple[LoadedModel, list[str]]:
+def _student(
+    base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer]
+) -> tuple[LoadedModel, list[str]]:
     """A model whose blocks take their weights from outside, and the names of its blocks, each with a dot."""
     originals = blocks_of(base.model)
     shared = [*originals, *base.model.parameters()]
     model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
     blocks = blocks_of(model)
     for index, block in enumerate(originals):
-        blocks[index] = wrapped_copy(block, spec.precision.act_bits, spec.precision.kv_bits)
+        blocks[index] = wrapped_copy(block, spec.precision, quantizers[index])
     names = {id(module): name for name, module in model.named_modules()}
     return LoadedModel(base.ref, model, base.tokenizer, spec.precision), [f"{names[id(b)]}." for b in blocks]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from abq_core.hadamard import hadamard
 from abq_core.precision import Precision
 from abq_core.quantizers import QuantizedWeight, fake_quant_activation
 from kernels.cuda.operands import DeviceWeight, upload
@@ -15,31 +18,34 @@ from kernels.weight import PackedWeight, pack_weight
 class QuantLinear(nn.Linear):
     """A linear whose input is fake-quantized per token; its weight is whatever it was given, dequantized or not.
 
-    `act_bits` 16 leaves the input alone.  `act_clip`: () float32 in (0, 1], factor on each token's range.
+    `act_bits` 16 does not quantize it.  `act_clip`: () float32 in (0, 1], factor on each token's range.  `hadamard`:
+    how many channels at a time the transform before takes, which the weight's columns went through, too; 1 for none.
     `stored_bytes` is what the integer form of the weight occupies (codes, scales, zero points), or two bytes a weight
     where it is not quantized.
     """
 
     act_bits: int
     act_clip: Tensor
+    hadamard: int
     stored_bytes: int
 
     @classmethod
-    def wrap(cls, linear: nn.Linear, act_bits: int) -> QuantLinear:
+    def wrap(cls, linear: nn.Linear, act_bits: int, hadamard: int = 1) -> QuantLinear:
         """The same weight and bias (shared, not copied) with a quantized input."""
         wrapped = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         wrapped.weight = linear.weight
         wrapped.bias = linear.bias
-        wrapped.act_bits = act_bits
+        wrapped.act_bits, wrapped.hadamard = act_bits, hadamard
         wrapped.register_buffer("act_clip", torch.ones((), device=linear.weight.device))
         wrapped.stored_bytes = 2 * linear.weight.numel()
         return wrapped
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) float -> (..., out_features)."""
+        seen = hadamard(x, self.hadamard)
         if self.act_bits < 16:
-            x = fake_quant_activation(x, self.act_bits, self.act_clip)
-        return nn.functional.linear(x, self.weight, self.bias)
+            seen = fake_quant_activation(seen, self.act_bits, self.act_clip)
+        return nn.functional.linear(seen.to(x.dtype), self.weight, self.bias)
 
 
 class PackedLinear(nn.Module):
@@ -61,10 +67,12 @@ class PackedLinear(nn.Module):
         precision: Precision,
         bias: Tensor | None,
         act_clip: float = 1.0,
+        hadamard: int = 1,
         place: str = "cpu",
     ) -> PackedLinear:
-        """Pack integer codes; nothing of the float weight is kept.  act_clip: factor on each token's range.
+        """Pack integer codes; nothing of the float weight is kept.
 
+        act_clip: factor on each token's range.  hadamard: as QuantLinear has it.
         place: "cpu", or the CUDA device that is to hold the weight.
         """
         packed = pack_weight(
@@ -76,6 +84,7 @@ class PackedLinear(nn.Module):
             bias=None if bias is None else bias.detach().float().cpu().numpy(),
             act_bits=precision.act_bits,
             act_clip=act_clip,
+            hadamard=hadamard,
         )
         return cls(packed if place == "cpu" else upload(packed, place), precision.act_bits)
 
@@ -109,7 +118,10 @@ def replace_module(parent: nn.Module, name: str, module: nn.Module) -> None:
     setattr(parent.get_submodule(folder), last, module)
 
 
-def wrap_linears(block: nn.Module, act_bits: int) -> None:
-    """Make every linear of the block a QuantLinear, in place."""
+def wrap_linears(block: nn.Module, act_bits: int, hadamards: Mapping[str, int]) -> None:
+    """Make every linear of the block a QuantLinear, in place.
+
+    hadamards: of each linear behind a Hadamard transform, how many channels that takes at a time.
+    """
     for name, linear in linears_of(block).items():
-        replace_module(block, name, QuantLinear.wrap(linear, act_bits))
+        replace_module(block, name, QuantLinear.wrap(linear, act_bits, hadamards.get(name, 1)))

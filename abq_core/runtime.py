@@ -86,7 +86,7 @@ def quantized_block(
 ) -> nn.Module:
     """A copy of block `index` of a model that computes at `precision` with the weights of `artifact`."""
     block = copy.deepcopy(original)
-    wrap_linears(block, precision.act_bits)
+    wrap_linears(block, precision.act_bits, artifact.hadamards)
     set_kv_bits(block, precision.kv_bits)
     for name, value in artifact.parameters.items():
         block.get_parameter(name).copy_(value)
@@ -97,8 +97,8 @@ def quantized_block(
         assert isinstance(linear, QuantLinear)
         own = precision.of_linear(index, name)
         if engine == "packed":
-            place = str(linear.weight.device)
-            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, linear.act_clip.item(), place))
+            settings = linear.act_clip.item(), linear.hadamard, str(linear.weight.device)
+            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, *settings))
         else:
             linear.weight.copy_(weight.dequantize())
             linear.stored_bytes = _stored_bytes(weight, own)

@@ -31,6 +31,7 @@ class Switches:
     `clipping` is not learned.
     act_clipping: a learned factor for each linear on the range of every token that enters it.
     symmetric: levels around a fixed zero point for weights without a star, as some engines need.
+    hadamard: a Hadamard transform of weights and, at run time too, of the quantized activations that meet them.
     """
 
     balance: Balance
@@ -46,6 +47,7 @@ class Switches:
     act_clipping: bool = False
     symmetric: bool = False
     block_targets: bool = False
+    hadamard: bool = False
 
     def __post_init__(self) -> None:
         if self.balance not in ("none", "started", "learned"):
@@ -81,6 +83,7 @@ METHODS: Mapping[str, Switches] = {
         clip_search=True,
         act_clipping=True,
         block_targets=True,
+        hadamard=True,
     ),
 }
 DEFAULT_EPOCHS = 20

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kernels.activations import quantize_activations, refuse_not_finite
 from kernels.cuda.operands import DeviceWeight
+from kernels.hadamard import transformed
 from kernels.planes import ShapeError
 from kernels.threads import thread_count
 from kernels.weight import PackedWeight
@@ -112,7 +113,7 @@ def describe() -> dict[str, object]:
 
 
 def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np.float32]:
-    """x as the engine's compiled functions want it. Raises ShapeError."""
+    """x as the engine's compiled functions want it, transformed as the weight is. Raises ShapeError, NotFiniteError."""
     if not isinstance(x, np.ndarray):
         raise ShapeError(f"a weight in memory takes NumPy activations, got {type(x).__name__}; upload the weight first")
     if x.ndim != 2 or x.shape[1] != weight.k:
@@ -122,6 +123,9 @@ def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np
             raise ShapeError(f"activations must be real numbers, got {x.dtype}")
         with np.errstate(over="ignore"):  # what is too large becomes infinity, and that is refused with its place
             x = np.array(x, np.float32, order="C")
+    if weight.hadamard > 1:
+        refuse_not_finite(x)  # the transform would spread it over the channels
+        x = transformed(x, weight.hadamard)
     return x
 
 

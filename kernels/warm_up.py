@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import dispatch, fake_quant, token
+from kernels import dispatch, fake_quant, hadamard, token
 from kernels.background import stand_back
 from kernels.bench import parse_precision
 from kernels.kv_codes import KvCodes
@@ -43,6 +43,7 @@ def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
     paths = dict.fromkeys(path for bits, starred, act, _ in parsed for path in _multiply(bits + starred, act))
     _decode_a_token()
     _fake_quantize_a_row()
+    hadamard.transformed(np.ones((1, 64), np.float32), 64)
     return WarmUp(tuple(paths), compiled_anew() - before, time.perf_counter() - started)
 
 

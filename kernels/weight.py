@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.hadamard import is_block_of
 from kernels.planes import ShapeError
 
 PANEL_ROWS = 16
@@ -38,6 +39,7 @@ class PackedWeight:
     panel_sum: NDArray[np.int32]  # flat (groups, n_padded): sum of code - zero, the paper's sum(q_w) - K z_w
     bias: NDArray[np.float32] | None
     act_clip: float = 1.0  # factor on the range of each token that meets this weight (`kernels.activations`)
+    hadamard: int = 1  # channels of a block of the transform that each token goes through before (`kernels.hadamard`)
 
     @property
     def groups(self) -> int:
@@ -117,13 +119,15 @@ def pack_weight(
     bias: NDArray[np.float32] | None = None,
     act_bits: int = 8,
     act_clip: float = 1.0,
+    hadamard: int = 1,
 ) -> PackedWeight:
     """Pack integer codes for the engine.
 
     codes: (n, k) integers in 0 .. 2**planes - 1.  planes: 1..9 (p, or p + 1 for a starred weight).  scale, zero:
     (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight).  group_size: a multiple of 32, or None
     for one scale a row.  bias: (n,) float32.  act_bits: the activations the layout is meant for (any others work,
-    slower).  act_clip: factor in (0, 1] on each token's range.  Raises ShapeError, which says what does not fit.
+    slower).  act_clip: factor in (0, 1] on each token's range.  hadamard: columns of a block of the transform that the
+    weight went through and each token will; 1 for none.  Raises ShapeError, which says what does not fit.
     """
     codes = np.asarray(codes)
     _check_codes(codes, planes)
@@ -141,6 +145,10 @@ def pack_weight(
         _check_finite("bias", np.asarray(bias)[:, None])
     if not 0 < act_clip <= 1:
         raise ShapeError(f"a factor of {act_clip} on the range of activations is not in (0, 1]")
+    if not is_block_of(hadamard, k):
+        raise ShapeError(
+            f"{k} columns cannot be transformed {hadamard} at a time; use a power of two that divides them"
+        )
     segment = _segment(k, planes, group_size)
     if group_size is None:
         scale, zero = (np.repeat(a, -(-k // segment), axis=1) for a in (scale, zero))
@@ -158,6 +166,7 @@ def pack_weight(
         panel_sum=_panel_major(_centred_sums(codes, zero, segment), np.int32),
         bias=None if bias is None else np.array(bias, np.float32),
         act_clip=act_clip,
+        hadamard=hadamard,
     )
 
 

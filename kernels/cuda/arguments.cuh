@@ -30,7 +30,9 @@ struct QuantizeArguments {
     int bits, columns;  // columns: bits rounded up to 1, 2, 4 or 8; plane columns of a token
     int group, groups;  // group: columns that share a sum, a multiple of 32, or k padded
     int counter_count;
+    int hadamard;       // columns of a block of the transform before the grid, a power of two up to 256; 1 for none
     float clip;         // factor on the range of each token
+    float shrinking;    // 1 / sqrt(hadamard)
 };
 
 struct ProductArguments {

@@ -24,6 +24,7 @@ from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, upload
 from kernels.cuda.plan import Plan, default_plan, families
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.cuda.tuning import PlanTable
+from kernels.hadamard import block_of, transformed, transformed_tensor
 from kernels.planes import ShapeError
 from kernels.weight import pack_weight
 
@@ -64,7 +65,10 @@ def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
         full = torch.empty((weight.n, weight.k), dtype=values.dtype, device=values.device)
         launch.dequantize(on, weight, full)
         bias = None if weight.bias is None else weight.bias[: weight.n].to(values.dtype)
-        return torch.nn.functional.linear(x if isinstance(x, torch.Tensor) else resolved(x), full, bias)
+        x = x if isinstance(x, torch.Tensor) else resolved(x)
+        if weight.hadamard > 1:
+            x = transformed_tensor(x.float(), weight.hadamard).to(x.dtype)
+        return torch.nn.functional.linear(x, full, bias)
     _Product(on, best_plan(weight, m, act_bits), m, weight, act_bits).run(x, out)
     return out
 
@@ -188,17 +192,19 @@ class _Product:
 
 def _self_test(family: str, place: str) -> bool:
     random = np.random.default_rng(0)
-    n, k, m = 37, 700, 5
-    for planes, act_bits, group_size in ((3, 8, None), (8, 8, None), (4, 3, 128)):
+    n, m = 37, 5
+    for planes, act_bits, group_size, k in ((3, 8, None, 700), (8, 8, None, 768), (4, 3, 128, 700)):
         if family == LIBRARY and group_size is not None:
             continue
         groups = 1 if group_size is None else -(-k // group_size)
         codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
         zero = random.integers(0, 1 << planes, (n, groups), dtype=np.int16)
-        packed = pack_weight(codes, planes, np.ones((n, groups), np.float32), zero, group_size, act_clip=0.9)
+        scale, block = np.ones((n, groups), np.float32), block_of(k)
+        packed = pack_weight(codes, planes, scale, zero, group_size, act_clip=0.9, hadamard=block)
         weight = upload(packed, place)
         x = random.standard_normal((m, k), np.float32)
-        act_codes, _, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
+        seen = transformed(x, weight.hadamard)
+        act_codes, _, act_zero, _ = quantize_activations(seen, act_bits, weight.act_clip)
         expected = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
         plan = default_plan(weight, m, act_bits, (family,), 4)
         totals = exact_integers(_tensor(x, place), weight, act_bits, plan)

@@ -34,6 +34,7 @@ from kernels.cuda.tiles import (
     quantize_name,
     resolve_name,
 )
+from kernels.hadamard import shrinking
 from kernels.planes import ShapeError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class QuantizeArguments(ctypes.Structure):
         ("input", InputArguments),
         *((name, _pointer) for name in ("planes", "codes", "scale", "zero", "sums", "counters")),
         *((name, _int) for name in ("chunks", "bits", "columns", "group", "groups", "counter_count")),
-        ("clip", ctypes.c_float),
+        ("hadamard", _int),
+        *((name, ctypes.c_float) for name in ("clip", "shrinking")),
     )
 
 
@@ -135,7 +137,9 @@ def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: Activations
         group=weight.segment if weight.grouped else weight.chunks * 256,
         groups=weight.groups,
         counter_count=to.counters.numel(),
+        hadamard=weight.hadamard,
         clip=weight.act_clip,
+        shrinking=shrinking(weight.hadamard),
     )
     tokens = padded_tokens(to.m, to.family, to.act_bits)
     threads = threads_of_a_token(weight.k)

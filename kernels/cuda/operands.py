@@ -34,6 +34,7 @@ class DeviceWeight:
     sums: Tensor  # (groups, n padded) int32
     bias: Tensor | None  # (n padded,) float32
     act_clip: float = 1.0  # factor on the range of each token (`kernels.activations`)
+    hadamard: int = 1  # channels of a block of the transform that each token goes through (`kernels.hadamard`)
 
     @property
     def tiles(self) -> int:
@@ -81,6 +82,7 @@ def upload(weight: PackedWeight, device: str) -> DeviceWeight:
         sums=torch.from_numpy(fragments.sums).to(device),
         bias=bias,
         act_clip=weight.act_clip,
+        hadamard=weight.hadamard,
     )
 
 

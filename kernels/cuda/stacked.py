@@ -54,7 +54,8 @@ def stack(weights: Sequence[DeviceWeight]) -> tuple[DeviceWeight, list[DeviceWei
 
 
 def _settings(weight: DeviceWeight) -> tuple[object, ...]:
-    return weight.k, weight.planes, weight.segment, weight.groups, weight.act_clip, weight.data.device
+    shape = weight.k, weight.planes, weight.segment, weight.groups
+    return *shape, weight.act_clip, weight.hadamard, weight.data.device
 
 
 def _bias(weights: Sequence[DeviceWeight]) -> Tensor | None:

@@ -10,6 +10,7 @@ from kernels.cuda import launch
 from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, upload
 from kernels.cuda.plan import Plan
 from kernels.cuda.tiles import BYTES, LIBRARY
+from kernels.hadamard import transformed
 from kernels.reference import integer_totals, linear_from_totals
 from kernels.weight import PackedWeight, pack_weight
 
@@ -30,6 +31,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     seed: int = 0
     act_clip: float = 0.9
+    hadamard: int = 1
 
     def weight(self) -> PackedWeight:
         random = np.random.default_rng(self.seed + self.n * 31 + self.k)
@@ -40,7 +42,8 @@ class Case:
         scale = random.uniform(0.1, 1.0, shape).astype(np.float32)
         bias = random.standard_normal(self.n, np.float32) if (self.n + self.m) % 2 else None
         planes = self.bits + self.starred
-        return pack_weight(codes, planes, scale, zero, self.group_size, bias, self.act_bits, self.act_clip)
+        own = self.group_size, bias, self.act_bits, self.act_clip, self.hadamard
+        return pack_weight(codes, planes, scale, zero, *own)
 
     def tokens(self) -> torch.Tensor:
         random = np.random.default_rng(self.seed + self.m)
@@ -59,7 +62,8 @@ class Expected:
 
     @classmethod
     def of(cls, case: Case, weight: PackedWeight, x: torch.Tensor, segment: int) -> "Expected":
-        codes, scale, zero, _ = quantize_activations(x.float().cpu().numpy(), case.act_bits, weight.act_clip)
+        seen = transformed(x.float().cpu().numpy(), case.hadamard)
+        codes, scale, zero, _ = quantize_activations(seen, case.act_bits, weight.act_clip)
         groups = -(-case.k // segment)
         columns = np.arange(groups) * segment // weight.segment
         totals = integer_totals(codes, zero, weight.codes(), weight.zero[:, columns], segment)

@@ -22,6 +22,7 @@ from kernels.cuda.operands import DeviceWeight, upload
 from kernels.cuda.peers import LeftOut, Rivals
 from kernels.cuda.plan import candidates, families
 from kernels.cuda.tiles import CEILINGS, THREADS
+from kernels.hadamard import transformed, transformed_tensor
 from kernels.planes import ShapeError
 
 pytestmark = [
@@ -78,8 +79,9 @@ def test_large_shapes(device: driver.CudaDevice, n: int, k: int, m: int, bits: i
     assert torch.equal(totals, centred @ (codes - zero).T)  # float64 is exact below 2^53
 
 
-def test_dispatch_takes_tensors_on_the_gpu() -> None:
-    case = Case(2, 8, 3, 64, 512, dtype=torch.float16)
+@pytest.mark.parametrize("hadamard", [1, 2, 32, 256])
+def test_dispatch_takes_tensors_on_the_gpu(hadamard: int) -> None:
+    case = Case(2, 8, 3, 64, 512, dtype=torch.float16, hadamard=hadamard)
     weight, x = uploaded(case)
     expected = Expected.of(case, case.weight(), x, weight.segment)
     assert dispatch.path_for(weight, 3, 8) in ("cuda-binary", "cuda-int8")
@@ -88,6 +90,12 @@ def test_dispatch_takes_tensors_on_the_gpu() -> None:
     assert dispatch.linear(x[:0], weight, 8).shape == (0, 64)
     with pytest.raises(ShapeError, match="move one to the other"):
         dispatch.linear(x.cpu(), weight, 8)
+
+
+def test_a_transform_has_the_same_bits_as_on_the_cpu() -> None:
+    x = Case(2, 8, 5, 16, 768).tokens()
+    for block in (2, 16, 256):
+        assert torch.equal(transformed_tensor(x.to(ON), block).cpu(), torch.from_numpy(transformed(x.numpy(), block)))
 
 
 def test_16_bit_activations_are_the_float_product() -> None:

@@ -98,6 +98,16 @@ def test_more_splits_and_warps_than_there_are_columns() -> None:
         assert_exact(Case(2, 8, 2, 20, 300), EmulatedDevice(), Plan(instance, warps, 1, 7))
 
 
+@pytest.mark.parametrize(
+    ("block", "k"), [(2, 6), (4, 12), (8, 1000), (16, 272), (32, 96), (64, 320), (128, 896), (256, 256), (256, 768)]
+)
+@pytest.mark.parametrize("family", [BINARY, BYTES, LIBRARY])
+def test_tokens_are_transformed_before_they_are_quantized(family: str, block: int, k: int) -> None:
+    case = Case(2, 4, 3, 20, k, dtype=DTYPES[block % 3], hadamard=block)
+    weight = upload(case.weight(), "cpu")
+    assert_exact(case, EmulatedDevice(), candidates(weight, 3, 4, (family,), 4)[0])
+
+
 @pytest.mark.parametrize("family", [BINARY, BYTES])
 def test_extreme_codes(family: str) -> None:
     case = Case(8, 8, 2, 16, 1000, starred=True)

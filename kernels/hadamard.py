@@ -1,0 +1,67 @@
+"""The Hadamard transform in front of a linear: channels are mixed in blocks, so that none of them is an outlier.
+
+A block of n channels is multiplied by H / sqrt(n), with H Sylvester's matrix of +1 and -1: symmetric, and its own
+inverse. A weight whose columns went through it too gives the same product. Additions come in one order everywhere,
+pairs 1, 2, 4, .. channels apart, and sqrt(n) last: so every engine has the same bits.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.threads import run_ranges, thread_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_BLOCK = 256  # the columns that a warp holds (kernels/cuda/quantize.cu)
+_WORTH_A_THREAD = 1 << 18  # values
+
+
+def block_of(k: int) -> int:
+    """Channels of a block where a token has k: the largest power of two up to 256 that divides k; 1 is no transform."""
+    return min(k & -k, LARGEST_BLOCK)
+
+
+def is_block_of(block: int, k: int) -> bool:
+    """Whether k channels can be cut into such blocks."""
+    return 1 <= block <= LARGEST_BLOCK and block & (block - 1) == 0 and k % block == 0
+
+
+def transformed(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    """Every `block` channels of x (rows, k) float32, contiguous, times H / sqrt(block), as a new array."""
+    out = np.empty_like(x)
+    threads = thread_count() if x.size >= _WORTH_A_THREAD else 1
+    run_ranges(partial(_compiled().transform, x, block, shrinking(block), out), len(x), 1, threads)
+    return out
+
+
+def transformed_tensor(x: Tensor, block: int) -> Tensor:
+    """The same for a tensor (..., k) float32 on any device, by torch's operations."""
+    import torch
+
+    distance, found = 1, x
+    while distance < block:
+        pairs = found.reshape(*x.shape[:-1], -1, 2, distance)
+        first, second = pairs.unbind(-2)
+        found = torch.stack([first + second, first - second], dim=-2)
+        distance *= 2
+    return found.reshape(x.shape) * float(shrinking(block))
+
+
+def shrinking(block: int) -> np.float32:
+    """1 / sqrt(block), by which sums are multiplied."""
+    return np.float32(1) / np.sqrt(np.float32(block))
+
+
+@cache
+def _compiled() -> ModuleType:
+    """Numba is imported at the first use."""
+    from kernels.cpu import hadamard
+
+    return hadamard
