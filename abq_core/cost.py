@@ -37,6 +37,7 @@ _START = 5.0  # Python, torch, the text
 _STEP = 7.4e-3  # a step of one block, whatever its size
 _WEIGHT = 6.3e-9  # to quantize a weight and learn from it, a step
 _OFFSET = 9.4e-9  # its offset, a step
+_TRANSFORMED = 3.4e-9  # a weight through the Hadamard transform and its gradient back, a step
 _SEARCHED = 5.0e-8  # a weight whose clipping starts at the least error
 _OPERATION = 3.8e-12  # a multiplication or addition of a matrix product
 _TARGET = 5.0e-8  # a value that a block gives and the end-to-end pass holds to full precision's
@@ -56,10 +57,10 @@ class Work:
     """What a calibration job does, as far as its cost depends on it.
 
     epochs: 0 where nothing is learned.  rounding: an offset for every weight.  search: clipping starts at the least
-    error.  akl: attention maps are compared, made anew in every step; akl_per_head: those of every head.
-    end_to_end_segments: 0 where no pass follows the blocks.  block_targets: their outputs are held to full precision's
-    in it.  device: where blocks are worked on; home: where the model and the segments' hidden states are: "cpu" or an
-    accelerator.  diagnosed, evaluated: segments and tokens of each.
+    error.  hadamard: weights are transformed.  akl: attention maps are compared, made anew in every step; akl_per_head:
+    those of every head.  end_to_end_segments: 0 where no pass follows the blocks.  block_targets: their outputs are held
+    to full precision's in it.  device: where blocks are worked on; home: where the model and the segments' hidden states
+    are: "cpu" or an accelerator.  diagnosed, evaluated: segments and tokens of each.
     """
 
     segments: int = 32
@@ -67,6 +68,7 @@ class Work:
     epochs: int = DEFAULT_EPOCHS
     rounding: bool = False
     search: bool = False
+    hadamard: bool = False
     akl: bool = True
     akl_per_head: bool = False
     end_to_end_segments: int = 0
@@ -86,6 +88,7 @@ class Work:
             epochs=spec.active_epochs,
             rounding=switches.rounding,
             search=switches.clip_search,
+            hadamard=switches.hadamard and spec.precision.quantizes_activations,
             akl=switches.akl and spec.active_epochs > 0,
             akl_per_head=switches.akl_per_head,
             end_to_end_segments=spec.active_end_to_end_segments if spec.learns_end_to_end else 0,
@@ -220,7 +223,7 @@ def seconds(shape: ModelShape, work: Work) -> float:
 
 
 def _learned(work: Work) -> float:
-    return _WEIGHT + (_OFFSET if work.rounding else 0.0)
+    return _WEIGHT + (_OFFSET if work.rounding else 0.0) + (_TRANSFORMED if work.hadamard else 0.0)
 
 
 def _forward_seconds(shape: ModelShape, weights: int, channels: int, segments: int, seq_len: int) -> float:

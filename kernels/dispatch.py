@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.activations import quantize_activations, refuse_not_finite
+from kernels.activations import NotFiniteError, quantize_activations, refuse_not_finite
 from kernels.cuda.operands import DeviceWeight
 from kernels.hadamard import transformed
 from kernels.planes import ShapeError
@@ -49,11 +49,16 @@ def linear(
     x = _checked(x, weight)
     path = path_for(weight, x.shape[0], act_bits)
     engine = _engine()
-    if path == DEQUANTIZED:
-        return engine.linear_dequantized(x, weight, threads)
-    if path != NUMPY:
-        return engine.linear(x, weight, act_bits, path, threads)
-    return _dequantized_linear(x, weight) if act_bits == 16 else _numpy_linear(x, weight, act_bits)
+    try:
+        seen = _seen(x, weight)
+        if path == DEQUANTIZED:
+            return engine.linear_dequantized(seen, weight, threads)
+        if path != NUMPY:
+            return engine.linear(seen, weight, act_bits, path, threads)
+        return _dequantized_linear(seen, weight) if act_bits == 16 else _numpy_linear(seen, weight, act_bits)
+    except NotFiniteError:
+        refuse_not_finite(x)  # tells the place in what was given: a transform spreads it
+        raise
 
 
 @overload
@@ -77,7 +82,11 @@ def exact_integers(
     x = _checked(x, weight)
     engine = _engine()
     integers = np.empty((len(x), weight.n, weight.groups), np.int32)
-    engine.linear(x, weight, act_bits, engine.path_for(weight, len(x), act_bits), threads, integers)
+    try:
+        engine.linear(_seen(x, weight), weight, act_bits, engine.path_for(weight, len(x), act_bits), threads, integers)
+    except NotFiniteError:
+        refuse_not_finite(x)
+        raise
     return integers
 
 
@@ -113,7 +122,7 @@ def describe() -> dict[str, object]:
 
 
 def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np.float32]:
-    """x as the engine's compiled functions want it, transformed as the weight is. Raises ShapeError, NotFiniteError."""
+    """x as the engine's compiled functions want it. Raises ShapeError."""
     if not isinstance(x, np.ndarray):
         raise ShapeError(f"a weight in memory takes NumPy activations, got {type(x).__name__}; upload the weight first")
     if x.ndim != 2 or x.shape[1] != weight.k:
@@ -123,10 +132,12 @@ def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np
             raise ShapeError(f"activations must be real numbers, got {x.dtype}")
         with np.errstate(over="ignore"):  # what is too large becomes infinity, and that is refused with its place
             x = np.array(x, np.float32, order="C")
-    if weight.hadamard > 1:
-        refuse_not_finite(x)  # the transform would spread it over the channels
-        x = transformed(x, weight.hadamard)
     return x
+
+
+def _seen(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
+    """What the weight's columns meet."""
+    return x if weight.hadamard == 1 else transformed(x, weight.hadamard)
 
 
 @cache

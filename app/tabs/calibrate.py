@@ -22,10 +22,10 @@ HOW = {
     "smoothquant": "Balances activations against weights by their maxima. Nothing is learned.",
     "omniquant": "Learns balance and clipping against the block's output.",
     "abq": "The paper's method: learns balance, clipping and compensation with DLC and AKL.",
-    "abq+": "Beyond the paper: learned rounding too, then one pass in which all blocks learn together.",
+    "abq+": "Beyond the paper: a Hadamard transform, learned rounding, one pass in which all blocks learn together.",
 }
 OWN = "As the method has them."
-TERMS = ["balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE"]
+TERMS = ["balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE", "Hadamard transform"]
 GLOSSARY = f'<p class="abq-glossary">What is {", ".join(words.term(name) for name in TERMS)}?</p>'
 
 

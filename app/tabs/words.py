@@ -20,6 +20,7 @@ TERMS = {
     "clipping": "Learned factors that narrow each row's range before rounding.",
     "balance vectors": "Learned factors that move range from activations to weights, channel by channel.",
     "compensation": "A learned rank-1 term on down_proj of the first and last blocks; no cost later.",
+    "Hadamard transform": "Channels of weights and activations are mixed before rounding, so that none stands out.",
     "rounded": "Rounded to the nearest level; nothing was learned.",
     "corrected": "Calibrated: balance vectors and clipping were learned block by block before rounding.",
 }

@@ -87,6 +87,8 @@ def test_methods_cost_what_their_parts_do() -> None:
     assert alone.run_bytes == abq.run_bytes and alone.seconds < plus.seconds
     free = of(SPEC, method="abq+", switches=replace(METHODS["abq+"], block_targets=False), device="cuda")
     assert free.device_memory_bytes < plus.device_memory_bytes and free.seconds < plus.seconds
+    unmixed = of(SPEC, method="abq+", switches=replace(METHODS["abq+"], hadamard=False), device="cuda")
+    assert unmixed.seconds < plus.seconds
 
 
 def test_a_7b_model_fits_24_gib_where_its_blocks_move() -> None:
