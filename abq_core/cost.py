@@ -58,9 +58,9 @@ class Work:
 
     epochs: 0 where nothing is learned.  rounding: an offset for every weight.  search: clipping starts at the least
     error.  hadamard: weights are transformed.  akl: attention maps are compared, made anew in every step; akl_per_head:
-    those of every head.  end_to_end_segments: 0 where no pass follows the blocks.  block_targets: their outputs are held
-    to full precision's in it.  device: where blocks are worked on; home: where the model and the segments' hidden states
-    are: "cpu" or an accelerator.  diagnosed, evaluated: segments and tokens of each.
+    those of every head.  end_to_end_segments: 0 where no pass follows the blocks.  block_targets: their outputs are
+    held to full precision's in it.  device: where blocks are worked on; home: where the model and the segments' hidden
+    states are: "cpu" or an accelerator.  diagnosed, evaluated: segments and tokens of each.
     """
 
     segments: int = 32
