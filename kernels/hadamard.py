@@ -36,8 +36,11 @@ def is_block_of(block: int, k: int) -> bool:
 def transformed(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
     """Every `block` channels of x (rows, k) float32, contiguous, times H / sqrt(block), as a new array."""
     out = np.empty_like(x)
-    threads = thread_count() if x.size >= _WORTH_A_THREAD else 1
-    run_ranges(partial(_compiled().transform, x, block, shrinking(block), out), len(x), 1, threads)
+    settings = x, block, shrinking(block), out
+    if x.size < _WORTH_A_THREAD:  # a token on its way through a small model feels a microsecond
+        _compiled().transform(*settings, 0, len(x))
+    else:
+        run_ranges(partial(_compiled().transform, *settings), len(x), 1, thread_count())
     return out
 
 
@@ -54,6 +57,7 @@ def transformed_tensor(x: Tensor, block: int) -> Tensor:
     return found.reshape(x.shape) * float(shrinking(block))
 
 
+@cache
 def shrinking(block: int) -> np.float32:
     """1 / sqrt(block), by which sums are multiplied."""
     return np.float32(1) / np.sqrt(np.float32(block))
