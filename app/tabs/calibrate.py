@@ -88,8 +88,11 @@ def build_calibrate_tab(page: Page) -> None:
         return [info, gr.update(visible=switches.END_TO_END in boxes)]
 
     form = [page.selection, *widgets]
-    gr.on([widget.change for widget in form], preflight, form, [answer, command], trigger_mode="always_last", **PRIVATE)
-    method.input(choose_method, method, [method, boxes, epochs, pass_segments], **PRIVATE)
+    asked = {"fn": preflight, "inputs": form, "outputs": [answer, command], **PRIVATE}
+    # what a method sets is looked at once, when all of it is set: one look for each change would answer in any order
+    edited = [widget.input for widget in widgets if widget is not method]
+    gr.on([page.selection.change, *edited], trigger_mode="always_last", **asked)
+    method.input(choose_method, method, [method, boxes, epochs, pass_segments], **PRIVATE).then(**asked)
     boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments], **PRIVATE)
     submit.click(start, form, [answer, panel.chosen, *page.header.outputs], **PRIVATE).then(*panel.refresh, **PRIVATE)
 

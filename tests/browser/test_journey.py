@@ -53,7 +53,12 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     expect(page.locator(".abq-empty:visible")).to_contain_text("No calibrated run of builtin at W4A4 yet")
 
     open_tab(page, "Calibrate")
-    page.get_by_role("radio", name="abq", exact=True).check()
+    for method in ("abq+", "rtn", "abq+", "abq"):  # a method's own components are no switches, and stay none
+        page.get_by_role("radio", name=method, exact=True).check()
+        for _ in range(2):
+            own = f"abq calibrate builtin --precision W4A4 --method {method}"
+            expect(page.locator("#calibrate-command code")).to_have_text(own)
+            page.wait_for_timeout(500)
     for field, value in (("segments", "2"), ("seq-len", "64"), ("epochs", "1")):
         page.locator(f"#calibrate-{field} input").fill(value)
         page.locator(f"#calibrate-{field} input").blur()
