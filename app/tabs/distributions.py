@@ -30,7 +30,7 @@ CAPTIONS = {
     "Per block": "Look at the gap between the dashed and the solid line: that is what calibration won back. "
     "Errors grow with depth, since each block sees what the blocks before it left over.",
     "Weights": "Look at the tails: calibration may clip them and move range between weights and activations, "
-    "so corrected weights stand in their own scale. abq+ mixes channels before it rounds: a bell without tails.",
+    "so corrected weights stand in their own scale. abq+ mixes channels before it rounds.",
     "Activations": "Look at the width: balance vectors divide the channels that stand out, and abq+ mixes channels, so "
     "that corrected inputs are narrower.",
     "Block outputs": "Look at how well the outline follows the grey area; DLC and MSE pull it there.",
