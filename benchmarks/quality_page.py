@@ -151,6 +151,11 @@ def _perplexity(found: Found | None, lowest: float | None) -> str:
 
 def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
     together = [name for name, switches in METHODS.items() if switches.end_to_end and name in methods]
+    mixed = "".join(
+        f"`{name}` mixes channels by a Hadamard transform, at run time too, which the peers do not. "
+        for name, switches in METHODS.items()
+        if switches.hadamard and name in methods
+    )
     more = "".join(
         f"`{name}` reads {conditions.end_to_end_segments:,} more segments in its end-to-end pass; the peers have no "
         "such pass and were given none, but where `@` and a number of segments stand behind their names "
@@ -167,7 +172,7 @@ def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
         "the order of their activations, range by least squares) rounds weights only; `autoround` (AutoRound: "
         f"{conditions.steps} steps of 8 segments, otherwise its defaults, in float32) learns with the row's activation "
         "bits. Both leave weights on 2^p evenly spaced levels a row, which is checked; neither has the levels of a "
-        f"star. {more}What each component of ours is worth: [ablation.md](ablation.md), "
+        f"star. {mixed}{more}What each component of ours is worth: [ablation.md](ablation.md), "
         "[ablation-plus.md](ablation-plus.md).\n"
     )
 
