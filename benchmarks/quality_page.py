@@ -48,7 +48,7 @@ class ModelSection:
             self._perplexities(),
         ]
         if self.best is not None:
-            parts += [self._over_full(), self._gaps(), self._rivals()]
+            parts += [self._over_full(), self._gaps() if len(self.methods) > 1 else "", self._rivals()]
         parts += [self._distances(), self._costs()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -168,8 +168,9 @@ def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
         "by the same code on the simulated engine: weights per output channel, activations per token at run time, "
         "embedding, norms and head in full precision.\n\n"
         f"Calibration: {conditions.segments} segments of {conditions.seq_len} tokens of `{conditions.data}`, seed "
-        f"{conditions.seed}; {conditions.epochs} epochs where a method of ours learns. `gptq` (GPTQModel: columns in "
-        "the order of their activations, range by least squares) rounds weights only; `autoround` (AutoRound: "
+        f"{conditions.seed}; {conditions.epochs} epoch{'s' * (conditions.epochs > 1)} where a method of ours learns. "
+        "`gptq` (GPTQModel: columns in the order of their activations, range by least squares) rounds weights only; "
+        "`autoround` (AutoRound: "
         f"{conditions.steps} steps of 8 segments, otherwise its defaults, in float32) learns with the row's activation "
         "bits. Both leave weights on 2^p evenly spaced levels a row, which is checked; neither has the levels of a "
         f"star. {mixed}{more}What each component of ours is worth: [ablation.md](ablation.md), "
