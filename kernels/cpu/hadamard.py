@@ -1,35 +1,34 @@
-"""The Hadamard transform of rows of float32 (`kernels.hadamard`) in loops that vectors can take."""
+"""The Hadamard transform of rows of float32 (`kernels.hadamard`): lanes of a vector are mixed first, then vectors."""
 
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
+from kernels.cpu.vectors import FLOATS, I64, TARGET, VECTOR, bytes_of, load, store
 
 Array = NDArray[Any]
-_SIDE = 16  # neighbours whose sums are taken in a transposed block, where they are far apart
+LANES = TARGET.lanes
 
 
 @compiled
 def transform(x: Array, block: int, factor: np.float32, out: Array, first: int, last: int) -> None:
     """out = H x * factor in every `block` columns of rows first .. last - 1; x, out: (rows, k) float32."""
-    side = min(_SIDE, block)
-    across = block // side
-    turned = np.empty(block, np.float32)
     for row in range(first, last):
-        for start in range(0, x.shape[1], block):
-            source, target = x[row, start : start + block], out[row, start : start + block]
-            for i in range(across):
-                for j in range(side):
-                    turned[j * across + i] = source[i * side + j]
-            _add_pairs(turned, across)
-            for i in range(across):
-                for j in range(side):
-                    target[i * side + j] = turned[j * across + i]
-            _add_pairs(target, side)
-            for i in range(block):
-                target[i] *= factor
+        source, target = x[row], out[row]
+        if block < LANES:
+            target[:] = source
+        else:
+            mix_lanes(source, target, source.size // LANES)
+        for start in range(0, source.size, block):
+            _add_pairs(target[start : start + block], 1 if block < LANES else LANES)
+        for i in range(source.size):
+            target[i] *= factor
 
 
 @compiled
@@ -42,3 +41,27 @@ def _add_pairs(values: Array, distance: int) -> None:
                 first, second = firsts[i], seconds[i]
                 firsts[i], seconds[i] = first + second, first - second
         distance *= 2
+
+
+@intrinsic
+def mix_lanes(typing: Any, source: Any, target: Any, count: Any) -> Any:
+    """target = H x for each of `count` vectors of source (float32): sums and differences of lanes 1, 2, 4 .. apart."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source_at, target_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 1))
+        with cgutils.for_range(builder, args[2]) as loop:
+            place = builder.mul(loop.index, I64(4 * LANES))
+            value = load(builder, source_at, place, FLOATS)
+            distance = 1
+            while distance < LANES:
+                lanes = range(LANES)
+                partners = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [lane ^ distance for lane in lanes])
+                signs = ir.Constant(VECTOR, [(lane & distance) // distance * -(2**31) for lane in lanes])
+                other = builder.shuffle_vector(value, value, partners)
+                signed = builder.bitcast(builder.xor(builder.bitcast(value, VECTOR), signs), FLOATS)
+                value = builder.fadd(other, signed)  # the lower lane of a pair gets the sum, the upper the difference
+                distance *= 2
+            store(builder, value, target_at, place)
+        return context.get_dummy_value()
+
+    return types.void(source, target, types.intp), generate
