@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, overload
@@ -49,16 +50,13 @@ def linear(
     x = _checked(x, weight)
     path = path_for(weight, x.shape[0], act_bits)
     engine = _engine()
-    try:
-        seen = _seen(x, weight)
-        if path == DEQUANTIZED:
-            return engine.linear_dequantized(seen, weight, threads)
-        if path != NUMPY:
-            return engine.linear(seen, weight, act_bits, path, threads)
-        return _dequantized_linear(seen, weight) if act_bits == 16 else _numpy_linear(seen, weight, act_bits)
-    except NotFiniteError:
-        refuse_not_finite(x)  # tells the place in what was given: a transform spreads it
-        raise
+    if path == DEQUANTIZED:
+        return _of_seen(x, weight, engine.linear_dequantized, threads)
+    if path != NUMPY:
+        return _of_seen(x, weight, engine.linear, act_bits, path, threads)
+    if act_bits == 16:
+        return _of_seen(x, weight, _dequantized_linear)
+    return _of_seen(x, weight, _numpy_linear, act_bits)
 
 
 @overload
@@ -82,11 +80,8 @@ def exact_integers(
     x = _checked(x, weight)
     engine = _engine()
     integers = np.empty((len(x), weight.n, weight.groups), np.int32)
-    try:
-        engine.linear(_seen(x, weight), weight, act_bits, engine.path_for(weight, len(x), act_bits), threads, integers)
-    except NotFiniteError:
-        refuse_not_finite(x)
-        raise
+    path = engine.path_for(weight, len(x), act_bits)
+    _of_seen(x, weight, engine.linear, act_bits, path, threads, integers)
     return integers
 
 
@@ -135,9 +130,17 @@ def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np
     return x
 
 
-def _seen(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
-    """What the weight's columns meet."""
-    return x if weight.hadamard == 1 else transformed(x, weight.hadamard)
+def _of_seen(
+    x: NDArray[np.float32], weight: PackedWeight, product: Callable[..., NDArray[np.float32]], *settings: object
+) -> NDArray[np.float32]:
+    """product(what the weight's columns meet, weight, *settings). Raises NotFiniteError with the place in x, since a
+    transform spreads what is not finite.
+    """
+    try:
+        return product(x if weight.hadamard == 1 else transformed(x, weight.hadamard), weight, *settings)
+    except NotFiniteError:
+        refuse_not_finite(x)
+        raise
 
 
 @cache
