@@ -86,7 +86,7 @@ class BlockArtifact:
             tensors[f"weights.{name}.planes"] = torch.from_numpy(planes.view(np.uint8))
             tensors[f"weights.{name}.scale"] = weight.scale
             tensors[f"weights.{name}.zero"] = weight.zero.to(torch.uint8)
-            tensors[f"weights.{name}.columns"] = torch.tensor([k, weight.group_size])
+            tensors[f"weights.{name}.columns"] = torch.tensor([k, weight.group_size, weight.spacing])
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     @classmethod
@@ -97,12 +97,12 @@ class BlockArtifact:
             if not key.endswith(".planes"):
                 continue
             prefix = key.removesuffix(".planes")
-            k, group_size = tensors[f"{prefix}.columns"].tolist()
+            k, group_size, *spacing = tensors[f"{prefix}.columns"].tolist()  # runs from before spacing have none
             planes = np.ascontiguousarray(tensors[key].numpy()).view(np.uint64)
             codes = unpack_bit_planes(planes, k).astype(np.int16)
             zero = tensors[f"{prefix}.zero"].to(torch.int16)
             weights[prefix.removeprefix("weights.")] = QuantizedWeight(
-                torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size
+                torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size, *spacing
             )
         parameters, learned = _below(tensors, "parameters."), _below(tensors, "learned.")
         hadamards = {name: int(block) for name, block in _below(tensors, "hadamard.").items()}

@@ -1,6 +1,7 @@
 """One block on its way to integers: the values that the method learns, and the parameters that follow from them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ BALANCE_RATE = 5e-3
 CLIPPING_RATE = 1e-2
 ROUNDING_RATE = 5e-3
 ACT_CLIPPING_RATE = 5e-3
-_LARGEST_OFFSET = 0.5  # a weight goes to one of its two neighbouring levels
+_LARGEST_OFFSET = 0.5  # a block alone: a weight goes to one of its two neighbouring levels
 _SMALLEST_ACT_CLIP = 0.1
 _CLIP_START = 4.0  # sigmoid(4) = 0.982: almost no clipping
 
@@ -51,7 +52,7 @@ class BlockQuantizer:
         input_peaks: Mapping[str, Tensor],
     ) -> None:
         self.precisions = precisions
-        self.symmetric = switches.symmetric
+        self._levels = WeightGrid(symmetric=switches.symmetric, half_zero=switches.half_zero)
         self.originals = {name: p.detach().float() for name, p in block.named_parameters()}
         self._device = next(iter(self.originals.values())).device
         self.quantized = [name for name in linears_of(block) if precisions[name].quantizes_weights]
@@ -92,7 +93,7 @@ class BlockQuantizer:
         for name in self.quantized:
             weight, precision = parameters[f"{name}.weight"], self.precisions[name]
             if search:
-                found = least_error_clipping(weight, precision, self.symmetric)
+                found = least_error_clipping(weight, precision, self._levels)
                 starts[name] = torch.logit(found).clamp(max=_CLIP_START)
             else:
                 shape = (weight.shape[0], weight_groups(weight.shape[1], precision))
@@ -100,21 +101,25 @@ class BlockQuantizer:
         return starts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for an optimizer, each with its learning rate; empty where nothing is learned."""
-        rates: list[tuple[float, list[Tensor]]] = [
-            (BALANCE_RATE, list(self.log_balance.values())),
-            (CLIPPING_RATE, [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]),
-            (ROUNDING_RATE, list(self.offsets.values())),
-            (ACT_CLIPPING_RATE, list(self.act_clips.values())),
+        """Groups for an optimizer, each with its rate and the switch it belongs to; none where nothing is learned."""
+        clips = [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]
+        rates: list[tuple[str, float, list[Tensor]]] = [
+            ("balance", BALANCE_RATE, list(self.log_balance.values())),
+            ("clipping", CLIPPING_RATE, clips),
+            ("rounding", ROUNDING_RATE, list(self.offsets.values())),
+            ("act_clipping", ACT_CLIPPING_RATE, list(self.act_clips.values())),
         ]
-        groups = [{"params": [p for p in values if p.requires_grad], "lr": rate} for rate, values in rates]
+        groups = [
+            {"params": [p for p in values if p.requires_grad], "lr": rate, "switch": switch}
+            for switch, rate, values in rates
+        ]
         return [group for group in groups if group["params"]]
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Keep what an optimizer moved within its bounds."""
+    def after_step(self, largest_offset: float = _LARGEST_OFFSET) -> None:
+        """Keep what an optimizer moved within its bounds. largest_offset: in steps of the grid."""
         for offset in self.offsets.values():
-            offset.clamp_(-_LARGEST_OFFSET, _LARGEST_OFFSET)
+            offset.clamp_(-largest_offset, largest_offset)
         for clip in self.act_clips.values():
             clip.clamp_(_SMALLEST_ACT_CLIP, 1)
 
@@ -175,7 +180,7 @@ class BlockQuantizer:
     def _grid(self, name: str) -> WeightGrid:
         clips = self.clip_low.get(name), self.clip_high.get(name)
         low, high = (None if logits is None else torch.sigmoid(logits) for logits in clips)
-        return WeightGrid(low, high, self.offsets.get(name), self.symmetric)
+        return replace(self._levels, clip_low=low, clip_high=high, offset=self.offsets.get(name))
 
 
 def before_rounding(

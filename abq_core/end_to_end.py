@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from abq_core.architectures import blocks_of
@@ -17,13 +17,15 @@ from abq_core.block_learning import add_losses, decay, take_step, wrapped_copy
 from abq_core.block_quantizer import BlockQuantizer
 from abq_core.data import ShortTextError, recorded_segments
 from abq_core.events import EpochDone, Message, OnEvent, StepDone, TextChosen
-from abq_core.losses import log_cosine
+from abq_core.losses import log_cosine, token_kl
 from abq_core.models import LoadedModel
 from abq_core.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
 from abq_core.spec import CalibrationSpec
 
 _STEP_TOKENS = 1024
-_RATE = 0.2  # of the block-wise learning rates: at 0.5 the first steps undo what the blocks learned
+# Of the block-wise rates. Grids hardly move, since all of a row's codes move with them; weights pass from code to code.
+_RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0.5}
+_LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may pass its neighbouring level
 _BLOCKS_SHARE = 3.0  # of the blocks' log cosines; at W2A8 1 and 10 leave a larger KL on other text
 _REPORTS = 10  # stretches of the pass whose mean loss is announced
 
@@ -68,14 +70,15 @@ def learn_together(
     models = (base.model, student.model) if spec.active_switches.block_targets else ()
     teachers, learners = [blocks_of(model) for model in models] or ([], [])
     groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
-    optimizer = torch.optim.AdamW([group | {"lr": _RATE * group["lr"]} for group in groups], weight_decay=0.0)
+    groups = [group | {"lr": _RATES[group["switch"]] * group["lr"]} for group in groups]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     steps = end_to_end_steps(ids)
     schedule = decay(optimizer, steps)
     sums: dict[str, float] = {}
     reported = 0
     for step, batch in enumerate(ids.to(base.model.device).split(_batch(ids)), start=1):
-        with torch.no_grad(), block_outputs(teachers) as targets:
-            full = torch.log_softmax(base.logits(base.hidden(batch)), dim=-1)
+        with torch.no_grad(), bfloat16_products(batch.device), block_outputs(teachers) as targets:
+            full = base.logits(base.hidden(batch))
         parameters = {
             prefix + name: tensor
             for prefix, quantizer in zip(prefixes, quantizers, strict=True)
@@ -83,11 +86,11 @@ def learn_together(
         }
         with bfloat16_products(batch.device), block_outputs(learners) as outputs:
             output = functional_call(student.model, parameters, kwargs={"input_ids": batch, "use_cache": False})
-        terms = _loss_terms(torch.log_softmax(output.logits.float(), dim=-1), full, outputs, targets)
+        terms = _loss_terms(output.logits, full, outputs, targets)
         total = torch.stack(list(terms.values())).sum()
         take_step(optimizer, total, "the end-to-end pass", f"step {step}")
         for quantizer in quantizers:
-            quantizer.after_step()
+            quantizer.after_step(_LARGEST_OFFSET)
         schedule.step()
         add_losses(sums, {**terms, "total": total})
         on_event(StepDone(len(quantizers), step, steps))
@@ -98,10 +101,10 @@ def learn_together(
 
 
 def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
-    """What the pass minimises. learned, full: log-probabilities (segments, tokens, vocabulary) of the quantized and the
+    """What the pass minimises. learned, full: logits (segments, tokens, vocabulary) of the quantized and the
     full-precision model; outputs, targets: what their blocks returned, or nothing.
     """
-    kl = nn.functional.kl_div(learned.flatten(0, 1), full.flatten(0, 1), reduction="batchmean", log_target=True)
+    kl = token_kl(learned, full)
     if not outputs:
         return {"kl": kl}
     pairs = zip(map(block_output, outputs), map(block_output, targets), strict=True)

@@ -21,9 +21,10 @@ def row_ends(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def on_own_grid(x: Tensor, grid_of: GridOf, factors: tuple[Tensor, ...], offset: Tensor | None, top: int) -> Tensor:
-    """(clamp(round(x / scale + offset) + zero, 0, top) - zero) * scale, where grid_of(low, high, *factors) is the grid.
+    """(clamp(round(x / scale + offset + zero), 0, top) - zero) * scale, where grid_of(low, high, *factors) is the grid.
 
-    x, offset: (..., n).  low, high, scale, zero: (..., 1), the row's range widened to hold 0; zero is a whole number.
+    x, offset: (..., n).  low, high, scale, zero: (..., 1), the row's range widened to hold 0; zero is whole, or half of
+    a whole number: what is whole of it is added after rounding.
     Gradients reach x, offset and factors. Rounding passes them as the identity; beyond the grid's ends x and offset get
     none but what moves the range.
     """
@@ -97,7 +98,8 @@ class _OnGrid(torch.autograd.Function):
         steps = x / scale
         if offset is not None:
             steps += offset
-        steps.round_().add_(zero)
+        whole = zero.floor()
+        steps.add_(zero - whole).round_().add_(whole)
         inside = (steps >= 0).logical_and_(steps <= top)
         value = steps.clamp_(0, top).sub_(zero).mul_(scale)
         ctx.save_for_backward(x, scale, value, inside)

@@ -31,11 +31,14 @@ def paired_histogram(values: Mapping[str, Tensor], labels: Mapping[str, object])
 
 
 def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.DataFrame:
-    """How often each integer level is used, zero at 0. Columns: the labels, level, count."""
+    """How often each level is used, in steps of the grid, zero at 0; halves where a zero point lies between two levels.
+
+    Columns: the labels, level (float64), count.
+    """
     k = weight.codes.shape[1]
     zero = weight.zero.repeat_interleave(weight.group_size, dim=1)[:, :k]
-    levels, counts = torch.unique(weight.codes - zero, return_counts=True)
-    return pd.DataFrame({**labels, "level": levels.numpy().astype(np.int64), "count": counts.numpy()})
+    levels, counts = torch.unique(weight.spacing * weight.codes - zero, return_counts=True)
+    return pd.DataFrame({**labels, "level": levels.numpy() / weight.spacing, "count": counts.numpy()})
 
 
 def snr_db(signal: Tensor, approximation: Tensor) -> float:

@@ -1,5 +1,7 @@
 """The objective of the calibration (arXiv 2408.08554, Distribution Correction): double log cosine and attention KL."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,33 @@ def dlc_loss(quantized: Tensor, full: Tensor, full_on_quantized: Tensor) -> Tens
     block's on the quantized model's input.
     """
     return log_cosine(quantized, full) + log_cosine(quantized, full_on_quantized)
+
+
+def token_kl(logits: Tensor, full: Tensor) -> Tensor:
+    """KL(full || quantized) of next-token distributions in nats, averaged over tokens; gradients reach `logits` alone.
+
+    logits, full: (..., vocabulary) of the quantized and of the full-precision model.
+    """
+    value: Tensor = _TokenKl.apply(logits.float().flatten(0, -2), full.float().flatten(0, -2))
+    return value
+
+
+class _TokenKl(torch.autograd.Function):
+    """The gradient is the difference of the two distributions, which the loss has at hand: half of autograd's passes
+    over what is the largest tensor of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, full: Tensor) -> Tensor:
+        learned, target = torch.log_softmax(logits, -1), torch.log_softmax(full, -1)
+        p = target.exp()
+        loss = torch.dot(p.flatten(), (target - learned).flatten()) / len(p)
+        ctx.save_for_backward(learned.exp_().sub_(p).div_(len(p)))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * gradients[0], None
 
 
 def attention_kl(p: Tensor, q: Tensor) -> Tensor:

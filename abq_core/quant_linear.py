@@ -85,6 +85,7 @@ class PackedLinear(nn.Module):
             act_bits=precision.act_bits,
             act_clip=act_clip,
             hadamard=hadamard,
+            spacing=weight.spacing,
         )
         return cls(packed if place == "cpu" else upload(packed, place), precision.act_bits)
 

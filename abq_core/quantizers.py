@@ -4,7 +4,7 @@ Asymmetric, per output channel or group for weights, per token for activations; 
 the paper's Bit Balance Strategy. Ranges always contain zero, so that zero is exact and a zero point is a code.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,23 +16,25 @@ from abq_core.precision import Precision
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight as integers: w ~ (codes - zero) * scale.
+    """A weight as integers: w ~ (spacing * codes - zero) * scale.
 
-    codes: (rows, k) int16, 0..levels-1.  scale: (rows, groups) float32.  zero: (rows, groups) int16, itself a code.
-    group_size: columns per group (the last may be shorter); k where there is one scale a row.
+    codes: (rows, k) int16, 0..levels-1.  scale: (rows, groups) float32.  zero: (rows, groups) int16, 0 ..
+    spacing (levels - 1).  group_size: columns per group (the last may be shorter); k where there is one scale a row.
+    spacing: 1, so that zero is itself a code, or 2, so that it may lie halfway between two.
     """
 
     codes: Tensor
     scale: Tensor
     zero: Tensor
     group_size: int
+    spacing: int = 1
 
     def dequantize(self) -> Tensor:
         """(rows, k) float32."""
         k = self.codes.shape[1]
         scale = self.scale.repeat_interleave(self.group_size, dim=1)[:, :k]
         zero = self.zero.repeat_interleave(self.group_size, dim=1)[:, :k]
-        return (self.codes - zero).float() * scale
+        return (self.spacing * self.codes - zero).float() * scale
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -40,14 +42,15 @@ def round_through(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def affine_grid(low: Tensor, high: Tensor, bits: int, spacing: int = 1) -> tuple[Tensor, Tensor]:
     """scale and zero point of the asymmetric grid of 2^bits levels over [low, high], low <= 0 <= high.
 
-    scale = (high - low) / n, zero = round(-low / scale), n = 2^bits - 1.  A range of width 0 gets scale 1.
+    scale = (high - low) / n, zero = round(spacing * -low / scale) / spacing, n = 2^bits - 1.  A range of width 0 gets
+    scale 1.
     """
     scale = (high - low) / (2**bits - 1)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return scale, round_through(-low / scale)
+    return scale, round_through(-low / scale * spacing) / spacing
 
 
 def fake_quant_activation(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> Tensor:
@@ -83,12 +86,19 @@ class WeightGrid:
     clip_low, clip_high: (rows, groups) factors in 0..1 on the smallest and the largest weight; None for 1.
     offset: (rows, k) in -0.5..0.5, added before rounding, in steps of the grid: learned rounding; None for 0.
     symmetric: without a star, the levels -2^(p-1)..2^(p-1) - 1 around a fixed zero point.
+    half_zero: without a star, below 8 bits, the zero point may lie halfway between two levels.
     """
 
     clip_low: Tensor | None = None
     clip_high: Tensor | None = None
     offset: Tensor | None = None
     symmetric: bool = False
+    half_zero: bool = False
+
+    def spacing(self, precision: Precision) -> int:
+        """Places for a zero point for each level: half a step of 8 bits is nothing, and would cost its byte."""
+        fixed = precision.balanced or self.symmetric
+        return 2 if self.half_zero and not fixed and precision.weight_bits < 8 else 1
 
     def clips(self) -> tuple[Tensor, ...]:
         """(rows, groups, 1) each, or none."""
@@ -100,7 +110,7 @@ class WeightGrid:
         if clips:
             low, high = low * clips[0], high * clips[1]
         if not (precision.balanced or self.symmetric):
-            return affine_grid(low, high, precision.weight_bits)
+            return affine_grid(low, high, precision.weight_bits, self.spacing(precision))
         half = 2 ** (precision.weight_bits - 1)
         scale = torch.maximum(-low, high) / (half if precision.balanced else half - 0.5)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -128,27 +138,29 @@ def quantize_weight(weight: Tensor, precision: Precision, grid: WeightGrid = NEA
     k = weight.shape[1]
     grouped = _grouped(weight.float(), precision)
     scale, zero = grid.steps(precision, *row_ends(grouped), *grid.clips())
-    steps, offsets = grouped / scale, grid.offsets(precision)
-    rounded = torch.round(steps if offsets is None else steps + offsets)
-    codes = torch.clamp(rounded + zero, 0, precision.levels - 1)
+    steps, offsets, whole = grouped / scale, grid.offsets(precision), zero.floor()
+    rounded = torch.round((steps if offsets is None else steps + offsets) + (zero - whole))
+    codes = torch.clamp(rounded + whole, 0, precision.levels - 1)
+    spacing = grid.spacing(precision)
     return QuantizedWeight(
         codes.flatten(1)[:, :k].to(torch.int16).contiguous(),
-        scale.squeeze(-1).contiguous(),
-        zero.squeeze(-1).to(torch.int16).contiguous(),
+        scale.squeeze(-1) / spacing,
+        (zero * spacing).squeeze(-1).to(torch.int16).contiguous(),
         precision.group_size or k,
+        spacing,
     )
 
 
 @torch.no_grad()
-def least_error_clipping(weight: Tensor, precision: Precision, symmetric: bool = False) -> Tensor:
+def least_error_clipping(weight: Tensor, precision: Precision, grid: WeightGrid = NEAREST) -> Tensor:
     """(rows, groups) factors in 0.3..1: of those tried, the one for both ends of the range whose rounding has the least
-    squared error. At 2 bits it is far from 1: the outermost weights are given up for a finer grid.
+    squared error on that grid. At 2 bits it is far from 1: the outermost weights are given up for a finer grid.
     """
     shape = (weight.shape[0], weight_groups(weight.shape[1], precision))
     best = least = torch.full(shape, torch.inf, device=weight.device)
     for factor in torch.linspace(0.3, 1.0, 29).tolist():
         clip = torch.full_like(best, factor)
-        rounded = fake_quant_weight(weight, precision, WeightGrid(clip, clip, symmetric=symmetric))
+        rounded = fake_quant_weight(weight, precision, replace(grid, clip_low=clip, clip_high=clip))
         error = _grouped((rounded - weight) ** 2, precision).sum(-1)
         best = torch.where(error < least, clip, best)
         least = torch.minimum(error, least)

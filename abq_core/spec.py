@@ -32,6 +32,7 @@ class Switches:
     act_clipping: a learned factor for each linear on the range of every token that enters it.
     symmetric: levels around a fixed zero point for weights without a star, as some engines need.
     hadamard: a Hadamard transform of weights and, at run time too, of the quantized activations that meet them.
+    half_zero: zero points of weights without a star, below 8 bits, may lie halfway between two levels.
     """
 
     balance: Balance
@@ -48,6 +49,7 @@ class Switches:
     symmetric: bool = False
     block_targets: bool = False
     hadamard: bool = False
+    half_zero: bool = False
 
     def __post_init__(self) -> None:
         if self.balance not in ("none", "started", "learned"):
@@ -84,6 +86,7 @@ METHODS: Mapping[str, Switches] = {
         act_clipping=True,
         block_targets=True,
         hadamard=True,
+        half_zero=True,
     ),
 }
 DEFAULT_EPOCHS = 20

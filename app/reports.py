@@ -152,7 +152,7 @@ def _figures(explorer: "Explorer", run_id: str) -> Iterator[Figure]:
                 paired_figure(frame, block, tensor, kind, dark=True),
             )
             if kind == "weight" and len(levels):
-                caption = f"How often {tensor} of block {block} uses each integer level."
+                caption = f"How often {tensor} of block {block} uses each level."
                 yield Figure(
                     caption, level_figure(levels, block, tensor), level_figure(levels, block, tensor, dark=True)
                 )

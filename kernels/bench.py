@@ -191,8 +191,8 @@ def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path:
             expected = x[tokens].astype(np.float64) @ weight.dequantize(rows.start, rows.stop).T.astype(np.float64)
         else:
             act_codes, act_scale, act_zero, _ = quantize_activations(x[tokens], act_bits, weight.act_clip)
-            codes, zero = weight.codes(rows.start, rows.stop), weight.zero[rows]
-            totals = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
+            levels, zero = weight.spacing * weight.codes(rows.start, rows.stop), weight.zero[rows]
+            totals = reference.integer_totals(act_codes, act_zero, levels, zero, weight.segment)
             if integers is not None and not np.array_equal(integers[:, rows], totals):
                 return False
             expected = reference.linear_from_totals(totals, act_scale, weight.scale[rows], None)

@@ -68,7 +68,8 @@ def exact_integers(x: Tensor, weight: DeviceWeight, act_bits: int, threads: int 
 def exact_integers(
     x: NDArray[np.float32] | Tensor, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
 ) -> NDArray[np.int32] | Tensor:
-    """The integers inside `linear`: sum of (qa - za)(qw - zw) over each group, (m, n, groups) int32, act_bits 1..8.
+    """The integers inside `linear`: sum of (qa - za)(d qw - zw) over each group, (m, n, groups) int32, act_bits 1..8,
+    with d the weight's spacing.
 
     Runs the engine's path even where `linear` would take NumPy, so that a check sees what the engine computes. Raises
     what `linear` does.
@@ -166,12 +167,12 @@ def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -
     out = np.empty((len(x), weight.n), np.float32)
     for start in range(0, weight.n, _BLOCK_ROWS):
         rows = slice(start, min(start + _BLOCK_ROWS, weight.n))
-        codes = weight.codes(rows.start, rows.stop).astype(np.float64)
+        levels = weight.spacing * weight.codes(rows.start, rows.stop).astype(np.float64)
         zero, scale = weight.zero[rows], weight.scale[rows]
-        y = np.zeros((len(x), len(codes)), np.float32)
+        y = np.zeros((len(x), len(levels)), np.float32)
         for g, column in enumerate(range(0, weight.k, weight.segment)):
             columns = slice(column, column + weight.segment)
-            totals = centred[:, columns] @ (codes[:, columns] - zero[:, [g]]).T
+            totals = centred[:, columns] @ (levels[:, columns] - zero[:, [g]]).T
             y += totals.astype(np.float32) * scale[:, g]
         out[:, rows] = y * act_scale[:, None]
     return out if weight.bias is None else out + weight.bias

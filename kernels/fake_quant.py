@@ -24,9 +24,9 @@ def ends(x: _Floats) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
 
 
 def on_grid(x: _Floats, scale: _Floats, zero: _Floats, offset: _Floats | None, top: int) -> _Floats:
-    """(clamp(rint(x / scale + offset) + zero, 0, top) - zero) * scale for x (rows, n), contiguous.
+    """(clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale for x (rows, n), contiguous.
 
-    scale, zero: (rows,), zero a whole number.  offset: as x, in steps of the grid; None for 0.
+    scale, zero: (rows,), what is whole of zero added after rounding.  offset: as x, in steps of the grid; None for 0.
     """
     out = np.empty_like(x)
     work = partial(_compiled().on_grid, x, scale, zero, _array(offset), np.float32(top))

@@ -9,20 +9,20 @@ from kernels.planes import pack_bit_planes
 def integer_totals(
     act_codes: NDArray[np.integer],
     act_zero: NDArray[np.integer],
-    codes: NDArray[np.integer],
+    levels: NDArray[np.integer],
     zero: NDArray[np.integer],
     group_size: int,
 ) -> NDArray[np.int64]:
     """sum over a group's columns of (qa - za)(qw - zw), in int64.
 
-    act_codes: (m, k).  act_zero: (m,).  codes: (n, k).  zero: (n, groups).  The last group may be shorter than
-    group_size.  Returns (m, n, groups) int64.  Equal to the paper's four-term expansion
-    sum(qa qw) - zw sum(qa) - za sum(qw) + K za zw.
+    act_codes: (m, k).  act_zero: (m,).  levels: (n, k) qw, the codes of a weight times its spacing.  zero: (n, groups).
+    The last group may be shorter than group_size.  Returns (m, n, groups) int64.  Equal to the paper's four-term
+    expansion sum(qa qw) - zw sum(qa) - za sum(qw) + K za zw.
     """
     a = act_codes.astype(np.int64) - act_zero.astype(np.int64)[:, None]
-    k = codes.shape[1]
+    k = levels.shape[1]
     totals = [
-        a[:, start : start + group_size] @ (codes[:, start : start + group_size].astype(np.int64) - zero[:, [g]]).T
+        a[:, start : start + group_size] @ (levels[:, start : start + group_size].astype(np.int64) - zero[:, [g]]).T
         for g, start in enumerate(range(0, k, group_size))
     ]
     return np.stack(totals, axis=-1)

@@ -49,7 +49,8 @@ def stack(weights: Sequence[PackedWeight]) -> tuple[PackedWeight, list[PackedWei
 
 
 def _settings(weight: PackedWeight) -> tuple[object, ...]:
-    return weight.k, weight.planes, weight.segment, weight.widths.tolist(), weight.act_clip, weight.hadamard
+    layout = weight.k, weight.planes, weight.segment, weight.widths.tolist(), weight.spacing
+    return *layout, weight.act_clip, weight.hadamard
 
 
 def _bias(weights: Sequence[PackedWeight]) -> NDArray[np.float32] | None:

@@ -25,7 +25,7 @@ _SUMMED_ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A weight (n, k) of `planes` stored bits per value, w = (code - zero) * scale. Made by `pack_weight`."""
+    """A weight (n, k) of `planes` stored bits per value, w = (spacing * code - zero) * scale. Made by `pack_weight`."""
 
     n: int
     k: int
@@ -36,8 +36,9 @@ class PackedWeight:
     data: NDArray[np.uint32]  # flat (panels, planes * k_padded / 32, 16)
     panel_scale: NDArray[np.float32]  # flat (groups, n_padded)
     panel_zero: NDArray[np.int16]  # flat (groups, n_padded)
-    panel_sum: NDArray[np.int32]  # flat (groups, n_padded): sum of code - zero, the paper's sum(q_w) - K z_w
+    panel_sum: NDArray[np.int32]  # flat (groups, n_padded): sum of spacing code - zero, the paper's sum(q_w) - K z_w
     bias: NDArray[np.float32] | None
+    spacing: int = 1  # of neighbouring levels, in scales: 2 where zero points may lie halfway between two
     act_clip: float = 1.0  # factor on the range of each token that meets this weight (`kernels.activations`)
     hadamard: int = 1  # channels of a block of the transform that each token goes through before (`kernels.hadamard`)
 
@@ -101,9 +102,9 @@ class PackedWeight:
         return codes[start - first * PANEL_ROWS : stop - first * PANEL_ROWS, : self.k]
 
     def dequantize(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows start .. stop - 1 as (code - zero) * scale: (rows, k) float32."""
+        """Rows start .. stop - 1 as (spacing code - zero) * scale: (rows, k) float32."""
         stop = self.n if stop is None else min(stop, self.n)
-        centred = self.codes(start, stop).astype(np.int32)
+        centred = self.spacing * self.codes(start, stop).astype(np.int32)
         rows = slice(start, stop)
         zero = np.repeat(self.zero[rows], self.segment, axis=1)[:, : self.k]
         scale = np.repeat(self.scale[rows], self.segment, axis=1)[:, : self.k]
@@ -120,14 +121,16 @@ def pack_weight(
     act_bits: int = 8,
     act_clip: float = 1.0,
     hadamard: int = 1,
+    spacing: int = 1,
 ) -> PackedWeight:
     """Pack integer codes for the engine.
 
     codes: (n, k) integers in 0 .. 2**planes - 1.  planes: 1..9 (p, or p + 1 for a starred weight).  scale, zero:
-    (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight).  group_size: a multiple of 32, or None
-    for one scale a row.  bias: (n,) float32.  act_bits: the activations the layout is meant for (any others work,
-    slower).  act_clip: factor in (0, 1] on each token's range.  hadamard: columns of a block of the transform that the
-    weight went through and each token will; 1 for none.  Raises ShapeError, which says what does not fit.
+    (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight), or with spacing 2 the sum of two.
+    group_size: a multiple of 32, or None for one scale a row.  bias: (n,) float32.  act_bits: the activations the
+    layout is meant for (any others work, slower).  act_clip: factor in (0, 1] on each token's range.  hadamard: columns
+    of a block of the transform that the weight went through and each token will; 1 for none.  spacing: 1 or 2, where
+    w = (spacing code - zero) * scale.  Raises ShapeError, which says what does not fit.
     """
     codes = np.asarray(codes)
     _check_codes(codes, planes)
@@ -136,8 +139,11 @@ def pack_weight(
         raise ShapeError(f"group size {group_size} is not a multiple of {COLUMN_STEP}; use 32, 64, 128 ...")
     groups = 1 if group_size is None else -(-k // group_size)
     scale, zero = _per_group("scale", scale, n, groups), _per_group("zero", zero, n, groups)
-    if zero.size and (int(zero.min()) < 0 or int(zero.max()) >= 1 << planes):
-        raise ShapeError(f"zero points {zero.min()}..{zero.max()} are no codes of {planes} bits")
+    if spacing not in (1, 2):
+        raise ShapeError(f"levels are {spacing} scales apart; use 1, or 2 for zero points halfway between two levels")
+    largest = spacing * ((1 << planes) - 1)
+    if zero.size and (int(zero.min()) < 0 or int(zero.max()) > largest):
+        raise ShapeError(f"zero points {zero.min()}..{zero.max()} are not among the levels 0..{largest}")
     _check_finite("scale", scale)
     if bias is not None and np.shape(bias) != (n,):
         raise ShapeError(f"the bias has shape {np.shape(bias)}, expected ({n},)")
@@ -149,7 +155,7 @@ def pack_weight(
         raise ShapeError(
             f"{k} columns cannot be transformed {hadamard} at a time; use a power of two that divides them"
         )
-    segment = _segment(k, planes, group_size)
+    segment = _segment(k, planes, group_size, spacing)
     if group_size is None:
         scale, zero = (np.repeat(a, -(-k // segment), axis=1) for a in (scale, zero))
     widths = [1] * planes if _by_planes(planes, act_bits) else [f for f in FIELD_WIDTHS if planes & f]
@@ -163,10 +169,11 @@ def pack_weight(
         data=_pack_fields(codes, widths),
         panel_scale=_panel_major(scale, np.float32),
         panel_zero=_panel_major(zero, np.int16),
-        panel_sum=_panel_major(_centred_sums(codes, zero, segment), np.int32),
+        panel_sum=_panel_major(_centred_sums(codes, zero, segment, spacing), np.int32),
         bias=None if bias is None else np.array(bias, np.float32),
         act_clip=act_clip,
         hadamard=hadamard,
+        spacing=spacing,
     )
 
 
@@ -204,9 +211,14 @@ def _check_finite(name: str, values: NDArray[Any]) -> None:
         raise ShapeError(f"the {name} of row {row} is {values[row, column]}; a weight to pack must be finite")
 
 
-def _segment(k: int, planes: int, group_size: int | None) -> int:
-    """Columns per scale such that no sum of (qa - za)(qw - zw) leaves int32."""
-    limit = (2**31 - 1) // (255 * ((1 << planes) - 1)) // COLUMN_STEP * COLUMN_STEP
+def most_columns(planes: int, spacing: int) -> int:
+    """Columns whose sum of (qa - za)(spacing qw - zw) cannot leave int32."""
+    return (2**31 - 1) // (255 * spacing * ((1 << planes) - 1))
+
+
+def _segment(k: int, planes: int, group_size: int | None, spacing: int) -> int:
+    """Columns per scale such that no sum leaves int32."""
+    limit = most_columns(planes, spacing) // COLUMN_STEP * COLUMN_STEP
     if group_size is None:
         return min(-(-k // COLUMN_STEP) * COLUMN_STEP, limit)
     if group_size > limit:
@@ -214,8 +226,10 @@ def _segment(k: int, planes: int, group_size: int | None) -> int:
     return group_size
 
 
-def _centred_sums(codes: NDArray[np.integer], zero: NDArray[np.integer], segment: int) -> NDArray[np.int64]:
-    """(n, groups): sum over a segment of code - zero."""
+def _centred_sums(
+    codes: NDArray[np.integer], zero: NDArray[np.integer], segment: int, spacing: int
+) -> NDArray[np.int64]:
+    """(n, groups): sum over a segment of spacing code - zero."""
     k = codes.shape[1]
     starts = np.arange(0, k, segment)
     lengths = np.minimum(segment, k - starts)
@@ -223,7 +237,7 @@ def _centred_sums(codes: NDArray[np.integer], zero: NDArray[np.integer], segment
         np.add.reduceat(codes[row : row + _SUMMED_ROWS].astype(np.int64), starts, axis=1)
         for row in range(0, len(codes), _SUMMED_ROWS)  # a few rows at a time: eight bytes a code are many
     ]
-    return np.concatenate(sums) - zero.astype(np.int64) * lengths
+    return spacing * np.concatenate(sums) - zero.astype(np.int64) * lengths
 
 
 def _panel_major(values: NDArray[Any], dtype: type) -> NDArray[Any]:

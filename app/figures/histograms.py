@@ -49,7 +49,7 @@ def weight_figure(
 
 
 def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = False) -> go.Figure:
-    """Who uses which integer level: the plain 2^p levels against the 2^p + 1 of bit balance."""
+    """Who uses which level: the plain 2^p levels against the 2^p + 1 of bit balance."""
     rows = levels[levels["block"].eq(block) & levels["tensor"].eq(tensor)]
     if rows.empty:
         return empty_figure("Weights keep 16 bits at this precision, so there are no integer levels to count.", dark)
@@ -58,7 +58,7 @@ def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = Fal
         part = rows[rows["lens"].eq(lens)]
         if len(part):
             _add_levels(figure, part, lens, dark)
-    figure.update_xaxes(title_text="integer level (zero is 0)")
+    figure.update_xaxes(title_text="level, in steps of the row's own scale (zero is 0)")
     _integer_ticks(figure, rows)
     figure.update_yaxes(title_text="% of weights", rangemode="tozero")
     figure.update_layout(barmode="group", uirevision=f"levels-{block}-{tensor}")
@@ -135,7 +135,7 @@ def _add_levels(figure: go.Figure, rows: pd.DataFrame, lens: str, dark: bool, ro
 
 
 def _integer_ticks(figure: go.Figure, rows: pd.DataFrame, row: int | None = None) -> None:
-    low, high = int(rows["level"].min()), int(rows["level"].max())
+    low, high = math.floor(rows["level"].min()), math.ceil(rows["level"].max())  # a level may be half of a step
     step = max(1, (high - low) // 16)
     figure.update_xaxes(
         tickmode="linear", tick0=0, dtick=step, range=[low - 0.7, high + 0.7], row=row, col=None if row is None else 1

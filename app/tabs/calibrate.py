@@ -25,7 +25,8 @@ HOW = {
     "abq+": "Beyond the paper: a Hadamard transform, learned rounding, one pass in which all blocks learn together.",
 }
 OWN = "As the method has them."
-TERMS = ["balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE", "Hadamard transform"]
+LOSSES, GRIDS = ["DLC", "AKL", "MSE"], ["Hadamard transform", "half-step zero points"]
+TERMS = ["balance vectors", "clipping", "compensation", *LOSSES, *GRIDS]
 GLOSSARY = f'<p class="abq-glossary">What is {", ".join(words.term(name) for name in TERMS)}?</p>'
 
 

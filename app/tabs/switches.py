@@ -10,10 +10,11 @@ DLC, AKL, AKL_PER_HEAD = "DLC", "AKL", "AKL per head"
 MSE, MSE_BOTH = "MSE", "MSE on quantized input too"
 CLIP_SEARCH, ROUNDING = "searched clipping", "learned rounding"
 END_TO_END, BLOCK_TARGETS = "end-to-end pass", "block targets in the pass"
-ACT_CLIPPING, HADAMARD, SYMMETRIC = "activation clipping", "Hadamard transform", "symmetric levels"
+ACT_CLIPPING, HADAMARD = "activation clipping", "Hadamard transform"
+SYMMETRIC, HALF_ZERO = "symmetric levels", "half-step zero points"
 CHOICES = [
     BALANCE, LEARN_BALANCE, CLIPPING, CLIP_SEARCH, ACT_CLIPPING, COMPENSATION, ROUNDING, DLC, AKL, AKL_PER_HEAD, MSE,
-    MSE_BOTH, END_TO_END, BLOCK_TARGETS, HADAMARD, SYMMETRIC,
+    MSE_BOTH, END_TO_END, BLOCK_TARGETS, HADAMARD, HALF_ZERO, SYMMETRIC,
 ]  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def to_boxes(switches: Switches) -> list[str]:
         END_TO_END: switches.end_to_end,
         BLOCK_TARGETS: switches.block_targets,
         HADAMARD: switches.hadamard,
+        HALF_ZERO: switches.half_zero,
         SYMMETRIC: switches.symmetric,
     }
     return [name for name in CHOICES if ticked[name]]
@@ -57,6 +59,7 @@ def from_boxes(boxes: Sequence[str], method: str) -> Switches | None:
         end_to_end=END_TO_END in on,
         block_targets=BLOCK_TARGETS in on,
         hadamard=HADAMARD in on,
+        half_zero=HALF_ZERO in on,
         symmetric=SYMMETRIC in on,
     )
     return None if switches == METHODS.get(method) else switches

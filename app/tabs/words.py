@@ -21,6 +21,7 @@ TERMS = {
     "balance vectors": "Learned factors that move range from activations to weights, channel by channel.",
     "compensation": "A learned rank-1 term on down_proj of the first and last blocks; no cost later.",
     "Hadamard transform": "Channels of weights and activations are mixed before rounding, so that none stands out.",
+    "half-step zero points": "Four levels may lie on both sides of zero alike: -1.5, -0.5, 0.5, 1.5 steps.",
     "rounded": "Rounded to the nearest level; nothing was learned.",
     "corrected": "Calibrated: balance vectors and clipping were learned block by block before rounding.",
 }

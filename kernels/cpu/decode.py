@@ -83,19 +83,20 @@ def planes_of(widths: Array) -> int:
 @compiled
 def exact_sum(
     total: np.int32,
+    spacing: np.int32,
     zero: np.int16,
     centred_sum: np.int32,
     act_sum: np.int32,
     act_zero: np.int32,
 ) -> np.int32:
-    """sum of (qa - za)(qw - zw) from total = sum qa qw, what `finish_panel` scales."""
-    return total - np.int32(zero) * act_sum - act_zero * centred_sum
+    """sum of (qa - za)(spacing qw - zw) from total = sum qa qw, what `finish_panel` scales."""
+    return spacing * total - np.int32(zero) * act_sum - act_zero * centred_sum
 
 
 @compiled
 def finish_group(
-    totals: Array, zero: Array, sums: Array, scale: Array, act_zero: Array, act_sums: Array, group: int,
-    token: int, tokens: int, panel: int, panels: int, apart: int, y: Array, integers: Array,
+    totals: Array, spacing: np.int32, zero: Array, sums: Array, scale: Array, act_zero: Array, act_sums: Array,
+    group: int, token: int, tokens: int, panel: int, panels: int, apart: int, y: Array, integers: Array,
 ) -> None:  # fmt: skip
     """What the `totals` of `tokens` tokens and `panels` panels in one group add to y; exact sums go into `integers`."""
     padded = scale.size // act_sums.shape[1]
@@ -104,11 +105,11 @@ def finish_group(
         for p in range(panels):
             row, at = (panel + p * apart) * 16, t * ROWS + 16 * p
             side = group * padded + row
-            finish_panel(totals, at, zero, sums, scale, side, act_sum, act_z, y, at)
+            finish_panel(totals, at, spacing, zero, sums, scale, side, act_sum, act_z, y, at)
             if integers.size:
                 for r in range(min(16, integers.shape[1] - row)):
                     integers[token + t, row + r, group] = exact_sum(
-                        totals[t, 16 * p + r], zero[side + r], sums[side + r], act_sum, act_z
+                        totals[t, 16 * p + r], spacing, zero[side + r], sums[side + r], act_sum, act_z
                     )
 
 
@@ -130,6 +131,7 @@ def multiply_tokens(
     data: Array,
     widths: Array,
     segment: int,
+    spacing: np.int32,
     scale: Array,
     zero: Array,
     sums: Array,
@@ -177,8 +179,9 @@ def multiply_tokens(
                 else:
                     dot_segment(data, widths, start, field_words, stride, column, columns, codes, token, tokens, totals)
                 finish_group(
-                    totals, zero, sums, scale, act_zero, act_sums, g, token, tokens, panel, panels, apart, y, integers
-                )
+                    totals, spacing, zero, sums, scale, act_zero, act_sums, g, token, tokens, panel, panels, apart, y,
+                    integers,
+                )  # fmt: skip
             write_rows(y, act_scale, bias, token, tokens, panel, panels, apart, out)
 
 
@@ -191,6 +194,7 @@ def decode(
     data: Array,
     widths: Array,
     segment: int,
+    spacing: np.int32,
     scale: Array,
     zero: Array,
     sums: Array,
@@ -200,12 +204,12 @@ def decode(
     out: Array,
     integers: Array,
 ) -> int:
-    """y = s_a sum_g s_w (sum qa qw - zw sum qa - za sum(qw - zw)) + bias, for the rows of panels first .. last - 1.
+    """y = s_a sum_g s_w (d sum qa qw - zw sum qa - za sum(d qw - zw)) + bias, for the rows of panels first .. last - 1.
 
     x: (m, k) float32, quantized here, by every thread for itself: that takes less time than to start a second function.
-    by_planes: by population counts, not by the byte dot product.  The weight's arrays are PackedWeight's; bias may be
-    empty.  out: (m, n) float32, all rows.  integers: (m, n, groups) int32 to also write the exact sums into, or empty.
-    Returns what `quantize_tokens` does, and computes nothing where a token has no scale.
+    by_planes: by population counts, not by the byte dot product.  The weight's arrays are PackedWeight's, d its
+    spacing; bias may be empty.  out: (m, n) float32, all rows.  integers: (m, n, groups) int32 to also write the exact
+    sums into, or empty.  Returns what `quantize_tokens` does, and computes nothing where a token has no scale.
     """
     m, k_padded, groups = x.shape[0], (x.shape[1] + 31) // 32 * 32, (x.shape[1] + segment - 1) // segment
     codes, act_sums = np.empty((m, k_padded), np.int8), np.empty((m, groups), np.int32)
@@ -218,7 +222,7 @@ def decode(
         for token in range(m):
             pack_planes(codes[token], act_bits, planes[token])
     multiply_tokens(
-        data, widths, segment, scale, zero, sums, bias, codes, planes, act_bits, act_scale, act_zero, act_sums,
-        first_panel, last_panel, out, integers,
+        data, widths, segment, spacing, scale, zero, sums, bias, codes, planes, act_bits, act_scale, act_zero,
+        act_sums, first_panel, last_panel, out, integers,
     )  # fmt: skip
     return m

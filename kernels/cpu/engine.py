@@ -89,14 +89,15 @@ def linear(
     """x (m, k) float32, quantized to act_bits (1..8), times the weight -> (m, n) float32.
 
     path: GEMM, or DOT or BIT_SERIAL, which take a few tokens at a time from the packed weight.
-    integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(qw - zw).  Raises NotFiniteError.
+    integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(d qw - zw), d the weight's spacing.
+    Raises NotFiniteError.
     """
     out = np.empty((x.shape[0], weight.n), np.float32)
     exact = _NO_INTEGERS if integers is None else integers
     clip = np.float32(weight.act_clip)
     static = (
-        weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, weight.panel_sum,
-        _NO_BIAS if weight.bias is None else weight.bias,
+        weight.data, weight.widths, weight.segment, np.int32(weight.spacing), weight.panel_scale, weight.panel_zero,
+        weight.panel_sum, _NO_BIAS if weight.bias is None else weight.bias,
     )  # fmt: skip
     if path == GEMM:
         tokens = _in_tiles(x, weight, act_bits, clip)
@@ -143,8 +144,9 @@ def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: in
 
     def run(first: int, last: int) -> None:
         weight_only(
-            weight.data, weight.widths, weight.segment, weight.panel_scale, weight.panel_zero, bias, x, first, last, out
-        )
+            weight.data, weight.widths, weight.segment, weight.spacing, weight.panel_scale, weight.panel_zero, bias, x,
+            first, last, out,
+        )  # fmt: skip
 
     _run_threaded(run, weight, m, threads)
     if not np.isfinite(out[:, 0]).all():  # NaN and infinity in a token spread to all of its row
@@ -160,7 +162,7 @@ def _run_threaded(run: Callable[[int, int], None], weight: PackedWeight, m: int,
 @cache
 def works(path: str) -> bool:
     """Whether the path passed its self-test: exact integers and the reference's output on small awkward shapes."""
-    cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]
+    cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]  # of m tokens, even: zero points halfway
     if path == BIT_SERIAL:
         cases = [(1, 7, None, 1), (2, 3, 32, 1), (3, 2, 64, 1), (1, 3, None, 1), (3, 1, 64, 1), (1, 1, 32, 5)]
         cases = [case for case in cases if case[0] * case[1] <= target().serial_products]
@@ -184,9 +186,10 @@ def _agrees(path: str, planes: int, act_bits: int, group_size: int | None, m: in
     n, k = 37, 168
     groups = 1 if group_size is None else -(-k // group_size)
     codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
-    zero = random.integers(0, 1 << planes, (n, groups), dtype=np.int16)
+    spacing = 2 - m % 2
+    zero = random.integers(0, spacing * ((1 << planes) - 1) + 1, (n, groups), dtype=np.int16)
     scale = random.uniform(0.5, 1.5, (n, groups)).astype(np.float32)
-    weight = pack_weight(codes, planes, scale, zero, group_size, scale[:, 0], act_bits, act_clip=0.9)
+    weight = pack_weight(codes, planes, scale, zero, group_size, scale[:, 0], act_bits, act_clip=0.9, spacing=spacing)
     x = random.standard_normal((m, k), np.float32)
     if path == DEQUANTIZED:
         expected_y = x @ weight.dequantize().T + scale[:, 0]
@@ -194,6 +197,6 @@ def _agrees(path: str, planes: int, act_bits: int, group_size: int | None, m: in
     integers = np.zeros((m, n, groups), np.int32)
     y = linear(x, weight, act_bits, path, 1, integers)
     act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
-    expected = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
+    expected = reference.integer_totals(act_codes, act_zero, spacing * codes, zero, weight.segment)
     expected_y = reference.linear_from_totals(expected, act_scale, scale, scale[:, 0])
     return np.array_equal(integers, expected) and np.allclose(y, expected_y, rtol=1e-5, atol=1e-4)

@@ -39,17 +39,18 @@ def _where(row: Array, value: np.float32) -> int:
 def on_grid(
     x: Array, scale: Array, zero: Array, offset: Array, top: np.float32, first: int, last: int, out: Array
 ) -> None:
-    """out = (clamp(rint(x / scale + offset) + zero, 0, top) - zero) * scale for rows first .. last - 1.
+    """out = (clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale for rows first .. last - 1.
 
-    scale, zero: (rows,).  offset: as x, or (0, 0) for none.
+    scale, zero: (rows,), what is whole of zero added after rounding.  offset: as x, or (0, 0) for none.
     """
     for row in range(first, last):
         step, origin = scale[row], zero[row]
+        whole = np.floor(origin)
         for column in range(x.shape[1]):
             steps = x[row, column] / step
             if offset.size:
                 steps += offset[row, column]
-            code = min(max(np.rint(steps) + origin, np.float32(0)), top)
+            code = min(max(np.rint(steps + (origin - whole)) + whole, np.float32(0)), top)
             out[row, column] = (code - origin) * step
 
 
@@ -73,12 +74,13 @@ def on_grid_gradients(
     """
     for row in range(first, last):
         step, origin = scale[row], zero[row]
+        whole = np.floor(origin)
         by_code, by_value, outside = np.float32(0), np.float32(0), np.float32(0)
         for column in range(x.shape[1]):
             steps = x[row, column] / step
             if offset.size:
                 steps += offset[row, column]
-            code = np.rint(steps) + origin
+            code = np.rint(steps + (origin - whole)) + whole
             given = gradient[row, column]
             within = given if (code >= np.float32(0)) & (code <= top) else np.float32(0)
             for_x[row, column] = within

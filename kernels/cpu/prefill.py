@@ -122,6 +122,7 @@ def prefill(
     data: Array,
     widths: Array,
     segment: int,
+    spacing: np.int32,
     scale: Array,
     zero: Array,
     sums: Array,
@@ -174,11 +175,12 @@ def prefill(
                 for t in range(tokens):
                     act_sum, act_z = act_sums[token + t, g], act_zero[token + t]
                     for p in range(0, 16 * panels, 16):
-                        finish_panel(totals, t * ROWS + p, zero, sums, scale, side + p, act_sum, act_z, y, t * ROWS + p)
+                        at = t * ROWS + p
+                        finish_panel(totals, at, spacing, zero, sums, scale, side + p, act_sum, act_z, y, at)
                     if integers.size:
                         for r in range(rows):
                             integers[token + t, panel * 16 + r, g] = exact_sum(
-                                totals[t, r], zero[side + r], sums[side + r], act_sum, act_z
+                                totals[t, r], spacing, zero[side + r], sums[side + r], act_sum, act_z
                             )
             for t in range(tokens):
                 act_s, row = act_scale[token + t], panel * 16

@@ -136,17 +136,17 @@ def dot_tile(tokens: int) -> Callable[..., None]:
 
 @intrinsic
 def finish_panel(
-    typing: Any, totals: Any, totals_start: Any, zero: Any, sums: Any, scale: Any, side: Any, act_sum: Any,
-    act_zero: Any, y: Any, y_start: Any,
+    typing: Any, totals: Any, totals_start: Any, spacing: Any, zero: Any, sums: Any, scale: Any, side: Any,
+    act_sum: Any, act_zero: Any, y: Any, y_start: Any,
 ) -> Any:  # fmt: skip
-    """y[row] += float32(total - zero act_sum - act_zero sum) * scale, for the 16 rows of a panel, in that order.
+    """y[row] += float32(d total - zero act_sum - act_zero sum) * scale, for the 16 rows of a panel, in that order.
 
-    totals, y: from totals_start, y_start.  zero (int16), sums, scale: from `side`.
+    totals, y: from totals_start, y_start.  d: spacing, int32.  zero (int16), sums, scale: from `side`.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bases = {i: bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 2, 3, 4, 8)}
-        _, totals_start, _, _, _, side, act_sum, act_zero, _, y_start = args
+        bases = {i: bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5, 9)}
+        _, totals_start, spacing, _, _, _, side, act_sum, act_zero, _, y_start = args
         shorts = ir.VectorType(I16, TARGET.lanes)
 
         def words(base: int, start: Any, part: int) -> tuple[Any, Any]:
@@ -154,18 +154,18 @@ def finish_panel(
 
         for part in range(PER_PANEL):
             zero_offset = builder.shl(builder.add(side, I64(part * TARGET.lanes)), I64(1))
-            zeros = builder.sext(load(builder, bases[2], zero_offset, shorts, align=2), VECTOR)
-            total = load(builder, *words(0, totals_start, part))
+            zeros = builder.sext(load(builder, bases[3], zero_offset, shorts, align=2), VECTOR)
+            total = builder.mul(load(builder, *words(0, totals_start, part)), splat(builder, spacing))
             total = builder.sub(total, builder.mul(zeros, splat(builder, act_sum)))
-            centred = load(builder, *words(3, side, part))
+            centred = load(builder, *words(4, side, part))
             total = builder.sub(total, builder.mul(centred, splat(builder, act_zero)))
-            scaled = builder.fmul(builder.sitofp(total, FLOATS), load(builder, *words(4, side, part), FLOATS))
-            y_at = words(8, y_start, part)
+            scaled = builder.fmul(builder.sitofp(total, FLOATS), load(builder, *words(5, side, part), FLOATS))
+            y_at = words(9, y_start, part)
             store(builder, builder.fadd(load(builder, *y_at, FLOATS), scaled), *y_at)
         return context.get_dummy_value()
 
     i, j = types.intp, types.int32
-    return types.void(totals, i, zero, sums, scale, i, j, j, y, i), generate
+    return types.void(totals, i, j, zero, sums, scale, i, j, j, y, i), generate
 
 
 def float_tile(tokens: int) -> Callable[..., None]:

@@ -24,6 +24,7 @@ def weight_only(
     data: Array,
     widths: Array,
     segment: int,
+    spacing: int,
     scale: Array,
     zero: Array,
     bias: Array,
@@ -32,10 +33,10 @@ def weight_only(
     last_panel: int,
     out: Array,
 ) -> None:
-    """y = sum_g s_w sum x (qw - zw) + bias in float32, for the rows of panels first .. last - 1.
+    """y = sum_g s_w sum x (d qw - zw) + bias in float32, for the rows of panels first .. last - 1.
 
-    The weight's arrays are PackedWeight's; bias may be empty.  x: (m, k_padded) float32, m padded to FLOAT_TILE_TOKENS
-    unless it is 1, padding 0.  out: (m, n) float32.
+    The weight's arrays are PackedWeight's, d its spacing, 1 or 2; bias may be empty.  x: (m, k_padded) float32, m
+    padded to FLOAT_TILE_TOKENS unless it is 1, padding 0.  out: (m, n) float32.
     """
     k = x.shape[1]
     m, n = out.shape
@@ -64,7 +65,7 @@ def weight_only(
                         for p in range(panels):
                             start = (panel + p) * row_words
                             unpack_block(data, widths, start, k // 32, begin, count, low, low + 8, scratch, p * stride)
-                        offsets, shift = zeros if low == 0 else none, np.int32(low)
+                        offsets, shift = zeros if low == 0 else none, np.int32(low + spacing - 1)
                         for t in range(0, tokens, FLOAT_TILE_TOKENS):
                             x_start, y_start = (token + t) * k + begin, t * ROWS
                             if m == 1:

@@ -43,7 +43,7 @@ struct ProductArguments {
     const int* act_sums;     // (padded m, groups)
     const float* scale;      // (groups, padded n)
     const short* zero;       // (groups, padded n)
-    const int* sums;         // (groups, padded n): sum of code - zero
+    const int* sums;         // (groups, padded n): sum of spacing code - zero
     const float* bias;       // (padded n,) or null
     void* out;               // (m, n) of `type`
     u32* partial;            // (splits, m, padded n) int32, or float32 where grouped; null where splits is 1
@@ -56,6 +56,7 @@ struct ProductArguments {
     int steps;                // of 128 columns that hold any
     int unit, units;          // columns are shared out in units of so many chunks (binary.cu) or steps (bytes.cu)
     int warps_n;              // bytes.cu: warps side by side along n
+    int spacing;              // w = (spacing code - zero) scale: 2 where zero points may lie halfway between two levels
 };
 
 struct DequantizeArguments {
@@ -64,7 +65,7 @@ struct DequantizeArguments {
     const short* zero;
     void* out;  // (n, k) of `type`
     int type;
-    int n, k, tiles, chunks, planes, group;
+    int n, k, tiles, chunks, planes, group, spacing;
 };
 
 struct ResolveArguments {

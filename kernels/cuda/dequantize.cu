@@ -28,7 +28,7 @@ DEVICE void dequantize(const DequantizeArguments& a) {
             for (int c = 0; c < 4 && column + c < a.k; c++) {
                 int code = 0;
                 for (int j = 0; j < 9; j++) code |= static_cast<int>((words[j] >> (r + 8 * c)) & 1u) << j;
-                const float v = multiply(to_float(code - zero), scale);
+                const float v = multiply(to_float(a.spacing * code - zero), scale);
                 store_as(a.out, a.type, static_cast<long long>(row) * a.k + column + c, v);
             }
         }

@@ -24,10 +24,10 @@ DEVICE TokenTerms token_terms(const ProductArguments& a, int token, int group) {
             load<int>(Global<const int>(a.act_sums), static_cast<long long>(i) * a.groups + group)};
 }
 
-// sum of (qa - za)(qw - zw) of one group from the sum of qa qw, scaled.
+// sum of (qa - za)(spacing qw - zw) of one group from the sum of qa qw, scaled.
 DEVICE float scaled(const ProductArguments& a, int product, const RowTerms& r, const TokenTerms& t, int token, int row,
                     int group) {
-    const int total = product - r.zero * t.sum - t.zero * r.sum;
+    const int total = a.spacing * product - r.zero * t.sum - t.zero * r.sum;
     if (a.totals && token < a.m && row < a.n) {
         store(Global<int>(a.totals), (static_cast<long long>(token) * a.n + row) * a.groups + group, total);
     }

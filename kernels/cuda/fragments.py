@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.planes import ShapeError
-from kernels.weight import PackedWeight
+from kernels.weight import PackedWeight, most_columns
 
 TILE_ROWS = 16
 CHUNK = 256
 HALF = 128
 LANES = 32
-_INT32_MAX = 2**31 - 1
 _TILES_AT_ONCE = 32
 
 
@@ -33,9 +32,10 @@ class FragmentWeight:
     group_size: int | None
     segment: int  # columns that share a stored scale; all of k padded to 256, or a multiple of 32
     data: NDArray[np.uint32]  # (tiles, chunks, planes, 32, 4)
+    spacing: int  # w = (spacing code - zero) scale
     scale: NDArray[np.float32]  # (groups, n padded to 16)
     zero: NDArray[np.int16]  # (groups, n padded)
-    sums: NDArray[np.int32]  # (groups, n padded): sum of code - zero
+    sums: NDArray[np.int32]  # (groups, n padded): sum of spacing code - zero
     bias: NDArray[np.float32] | None  # (n padded,)
 
     @property
@@ -58,7 +58,7 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
     """
     n, k, planes = weight.n, weight.k, weight.planes
     padded_k = -(-k // CHUNK) * CHUNK
-    segment = weight.segment if weight.group_size is not None else _whole_segment(padded_k, planes)
+    segment = weight.segment if weight.group_size is not None else _whole_segment(padded_k, planes, weight.spacing)
     groups = -(-k // segment)
     source = np.arange(groups) * segment // weight.segment  # which of the CPU's segments has the scale
     scale, zero = weight.scale[:, source], weight.zero[:, source]
@@ -71,8 +71,8 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
         data[tile : tile + _TILES_AT_ONCE] = pack_fragments(codes, planes)
         edges = np.arange(0, k, segment)
         lengths = np.minimum(segment, k - edges)
-        block = np.add.reduceat(codes.astype(np.int64), edges, axis=1) - zero[start:stop].astype(np.int64) * lengths
-        sums[:, start:stop] = block.T
+        block = weight.spacing * np.add.reduceat(codes.astype(np.int64), edges, axis=1)
+        sums[:, start:stop] = (block - zero[start:stop].astype(np.int64) * lengths).T
     return FragmentWeight(
         n=n,
         k=k,
@@ -80,6 +80,7 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
         group_size=weight.group_size,
         segment=segment,
         data=data,
+        spacing=weight.spacing,
         scale=_padded_rows(scale.T, tiles),
         zero=_padded_rows(zero.T, tiles),
         sums=sums,
@@ -119,8 +120,8 @@ def unpack_fragments(data: NDArray[np.uint32], n: int, k: int) -> NDArray[np.uin
     return codes[:n, :k]
 
 
-def _whole_segment(padded_k: int, planes: int) -> int:
-    limit = _INT32_MAX // (255 * ((1 << planes) - 1))
+def _whole_segment(padded_k: int, planes: int, spacing: int) -> int:
+    limit = most_columns(planes, spacing)
     return padded_k if padded_k <= limit else limit // CHUNK * CHUNK
 
 

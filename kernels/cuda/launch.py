@@ -72,7 +72,7 @@ class ProductArguments(ctypes.Structure):
         *((name, _pointer) for name in ("weight", "acts", "act_scale", "act_zero", "act_sums")),
         *((name, _pointer) for name in ("scale", "zero", "sums", "bias", "out", "partial", "counters", "totals")),
         *((name, _int) for name in ("type", "m", "n", "tiles", "chunks", "columns", "group", "groups", "steps")),
-        *((name, _int) for name in ("unit", "units", "warps_n")),
+        *((name, _int) for name in ("unit", "units", "warps_n", "spacing")),
     )
 
 
@@ -81,7 +81,7 @@ class DequantizeArguments(ctypes.Structure):
 
     _fields_ = (
         *((name, _pointer) for name in ("weight", "scale", "zero", "out")),
-        *((name, _int) for name in ("type", "n", "k", "tiles", "chunks", "planes", "group")),
+        *((name, _int) for name in ("type", "n", "k", "tiles", "chunks", "planes", "group", "spacing")),
     )
 
 
@@ -170,7 +170,7 @@ def multiply(
 ) -> None:
     """out (m, n) = the quantized product, scaled. partial: `partial_words` of 32 bits, where the plan splits columns.
 
-    totals: (m, n, groups) int32, also receives the exact sums of (qa - za)(qw - zw).
+    totals: (m, n, groups) int32, also receives the exact sums of (qa - za)(spacing qw - zw).
     """
     arguments = _product_arguments(acts, weight, out, totals)
     arguments.unit, arguments.units = unit_of(weight, plan.instance.family)
@@ -203,6 +203,7 @@ def _product_arguments(acts: Activations, weight: DeviceWeight, out: Tensor, tot
         group=weight.segment,
         groups=weight.groups,
         steps=weight.steps,
+        spacing=weight.spacing,
     )
 
 
@@ -235,7 +236,7 @@ def multiply_by_library(
 
 
 def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
-    """out (n, k) float32, float16 or bfloat16 = (code - zero) * scale."""
+    """out (n, k) float32, float16 or bfloat16 = (spacing code - zero) * scale."""
     arguments = DequantizeArguments(
         weight=weight.data.data_ptr(),
         scale=weight.scale.data_ptr(),
@@ -248,6 +249,7 @@ def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
         chunks=weight.chunks,
         planes=weight.planes,
         group=weight.segment,
+        spacing=weight.spacing,
     )
     grid = (-(-weight.chunks // (THREADS // 32)), weight.tiles, 1)
     launcher.launch(DEQUANTIZE, grid, THREADS, 16, arguments)

@@ -28,6 +28,7 @@ class DeviceWeight:
     group_size: int | None
     segment: int  # columns that share a scale
     groups: int
+    spacing: int  # w = (spacing code - zero) scale
     data: Tensor  # (tiles, chunks, planes, 32, 4) int32
     scale: Tensor  # (groups, n padded to 16) float32
     zero: Tensor  # (groups, n padded) int16
@@ -76,6 +77,7 @@ def upload(weight: PackedWeight, device: str) -> DeviceWeight:
         group_size=weight.group_size,
         segment=fragments.segment,
         groups=fragments.groups,
+        spacing=fragments.spacing,
         data=torch.from_numpy(fragments.data.view(np.int32)).to(device),
         scale=torch.from_numpy(fragments.scale).to(device),
         zero=torch.from_numpy(fragments.zero).to(device),

@@ -69,7 +69,7 @@ DEVICE void finish_totals(const TotalsArguments& all) {
     if (row >= a.n) return;
     RowTerms r = row_terms(a, row, 0);
     TokenTerms t = token_terms(a, token, 0);
-    r.zero -= all.weight_shift;
+    r.zero -= a.spacing * all.weight_shift;
     t.zero -= all.act_shift;
     t.sum -= all.act_shift * all.k;
     const int sum = load<int>(Global<const int>(all.sums), static_cast<long long>(token) * a.tiles * 16 + row);

@@ -54,7 +54,7 @@ def stack(weights: Sequence[DeviceWeight]) -> tuple[DeviceWeight, list[DeviceWei
 
 
 def _settings(weight: DeviceWeight) -> tuple[object, ...]:
-    shape = weight.k, weight.planes, weight.segment, weight.groups
+    shape = weight.k, weight.planes, weight.segment, weight.groups, weight.spacing
     return *shape, weight.act_clip, weight.hadamard, weight.data.device
 
 

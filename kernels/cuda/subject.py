@@ -37,7 +37,7 @@ class Subject:
     act_bits: int
     packed: PackedWeight
     weights: list[DeviceWeight]  # equal ones in different memory
-    levels: Tensor  # (n, k) int16, code - zero
+    levels: Tensor  # (n, k) int16, spacing code - zero
 
     def product(self, x: Tensor) -> Product:
         """What is timed for tokens x (m, k) float16; quantizing them is part of it."""
@@ -104,7 +104,7 @@ def random_subject(precision: str, n: int, k: int, seed: int, place: str, copies
         replace(weight, data=weight.data.clone(), scale=weight.scale.clone(), zero=weight.zero.clone())
         for _ in range(copies_of(weight.nbytes) - 1)
     ]
-    levels = packed.codes().astype(np.int16)
+    levels = packed.spacing * packed.codes().astype(np.int16)
     for segment in range(packed.groups):
         columns = slice(segment * packed.segment, (segment + 1) * packed.segment)
         levels[:, columns] -= packed.zero[:, segment : segment + 1]

@@ -33,7 +33,7 @@ def test_which_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(
     bits=st.integers(1, 8),
-    kind=st.sampled_from(["", "*", "symmetric"]),
+    kind=st.sampled_from(["", "*", "symmetric", "half_zero"]),
     group=st.sampled_from([None, 32, 64]),
     rows=st.integers(1, 9),
     k=st.integers(1, 200),
@@ -51,7 +51,7 @@ def test_a_weight_has_the_values_and_gradients_of_tensor_operations(
     groups = -(-k // group) if group else 1
     factors = [torch.full((rows, groups), 0.8).requires_grad_() for _ in range(2 * clips)]
     offset = (0.3 * values((rows, k), seed + 1)).requires_grad_() if offsets else None
-    own = WeightGrid(*(factors or (None, None)), offset, kind == "symmetric")
+    own = WeightGrid(*(factors or (None, None)), offset, kind == "symmetric", kind == "half_zero")
     aim = values((rows, k), seed + 2)
     leaves = [weight, *factors, *([] if offset is None else [offset])]
 

@@ -1,6 +1,7 @@
 """Fake quantization against its definition, written out value by value."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from abq_core.quantizers import (
     round_through,
     weight_groups,
 )
+
+HALF = WeightGrid(half_zero=True)
 
 
 def by_hand(row: list[float], precision: Precision) -> list[float]:
@@ -43,7 +46,7 @@ def test_a_weight_is_rounded_as_the_definition_says(text: str) -> None:
 @given(
     bits=st.integers(1, 8),
     balanced=st.booleans(),
-    symmetric=st.booleans(),
+    levels=st.sampled_from(["", "symmetric", "half_zero"]),
     group=st.sampled_from([None, 32, 64]),
     k=st.integers(1, 70),
     seed=st.integers(0, 999),
@@ -51,22 +54,45 @@ def test_a_weight_is_rounded_as_the_definition_says(text: str) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_codes_dequantize_to_the_fake_quantized_weight(
-    bits: int, balanced: bool, symmetric: bool, group: int | None, k: int, seed: int, shift: float
+    bits: int, balanced: bool, levels: str, group: int | None, k: int, seed: int, shift: float
 ) -> None:
     precision = Precision(bits, 8, balanced, group)
     weight = torch.randn(3, k, generator=torch.Generator().manual_seed(seed)) + shift
     clip = torch.full((3, weight_groups(k, precision)), 0.9)
-    grid = WeightGrid(clip, clip, torch.rand(3, k, generator=torch.Generator().manual_seed(seed)) - 0.5, symmetric)
+    offset = torch.rand(3, k, generator=torch.Generator().manual_seed(seed)) - 0.5
+    grid = WeightGrid(clip, clip, offset, levels == "symmetric", levels == "half_zero")
     quantized = quantize_weight(weight, precision, grid)
     assert torch.equal(quantized.dequantize(), fake_quant_weight(weight, precision, grid))
     assert 0 <= quantized.codes.min() and quantized.codes.max() < precision.levels
-    assert 0 <= quantized.zero.min() and quantized.zero.max() < precision.levels
+    assert 0 <= quantized.zero.min() and quantized.zero.max() <= quantized.spacing * (precision.levels - 1)
+    assert quantized.spacing == (2 if levels == "half_zero" and not balanced and bits < 8 else 1)
+    assert quantized.zero.max() < 256, "a byte holds it"
 
 
 def test_w2_star_uses_five_symmetric_levels() -> None:
     weight = torch.linspace(-1, 1, 101).view(1, -1)
     levels = fake_quant_weight(weight, Precision.parse("W2*A8")).unique()
     assert levels.tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_half_steps_put_four_levels_on_both_sides_of_zero_alike() -> None:
+    weight = torch.linspace(-3, 3, 101).view(1, -1)
+    assert fake_quant_weight(weight, Precision.parse("W2A8"), HALF).unique().tolist() == [-3, -1, 1, 3]
+    assert fake_quant_weight(weight, Precision.parse("W1A8"), HALF).unique().tolist() == [-3, 3]
+    quantized = quantize_weight(weight, Precision.parse("W2A8"), HALF)
+    assert (quantized.scale.item(), quantized.zero.item(), quantized.spacing) == (1, 3, 2)
+    whole = fake_quant_weight(weight, Precision.parse("W2A8"))
+    assert whole.unique().tolist() == [-4, -2, 0, 2]
+
+
+def test_a_normal_row_at_two_bits_has_a_seventh_less_error_with_half_steps() -> None:
+    weight, precision = torch.randn(64, 256, generator=torch.Generator().manual_seed(8)), Precision(2, 8)
+    errors = []
+    for grid in (HALF, WeightGrid()):
+        clip = least_error_clipping(weight, precision, grid)
+        rounded = fake_quant_weight(weight, precision, replace(grid, clip_low=clip, clip_high=clip))
+        errors.append(float((rounded - weight).pow(2).mean()))
+    assert errors[0] < 0.87 * errors[1]
 
 
 def test_zero_stays_zero_and_a_constant_is_finite() -> None:

@@ -32,17 +32,20 @@ class Case:
     seed: int = 0
     act_clip: float = 0.9
     hadamard: int = 1
+    spacing: int = 1
 
     def weight(self) -> PackedWeight:
         random = np.random.default_rng(self.seed + self.n * 31 + self.k)
         groups = 1 if self.group_size is None else -(-self.k // self.group_size)
         codes = random.integers(0, (1 << self.bits) + self.starred, (self.n, self.k), dtype=np.uint16)
         shape = (self.n, groups)
-        zero = np.full(shape, 1 << (self.bits - 1)) if self.starred else random.integers(0, 1 << self.bits, shape)
+        zero = random.integers(0, self.spacing * ((1 << self.bits) - 1) + 1, shape)
+        if self.starred:
+            zero[:] = self.spacing << (self.bits - 1)
         scale = random.uniform(0.1, 1.0, shape).astype(np.float32)
         bias = random.standard_normal(self.n, np.float32) if (self.n + self.m) % 2 else None
         planes = self.bits + self.starred
-        own = self.group_size, bias, self.act_bits, self.act_clip, self.hadamard
+        own = self.group_size, bias, self.act_bits, self.act_clip, self.hadamard, self.spacing
         return pack_weight(codes, planes, scale, zero, *own)
 
     def tokens(self) -> torch.Tensor:
@@ -66,7 +69,7 @@ class Expected:
         codes, scale, zero, _ = quantize_activations(seen, case.act_bits, weight.act_clip)
         groups = -(-case.k // segment)
         columns = np.arange(groups) * segment // weight.segment
-        totals = integer_totals(codes, zero, weight.codes(), weight.zero[:, columns], segment)
+        totals = integer_totals(codes, zero, weight.spacing * weight.codes(), weight.zero[:, columns], segment)
         y = linear_from_totals(totals, scale, weight.scale[:, columns], weight.bias)
         return cls(scale, zero, codes, totals, y)
 

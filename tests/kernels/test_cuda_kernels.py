@@ -108,6 +108,18 @@ def test_tokens_are_transformed_before_they_are_quantized(family: str, block: in
     assert_exact(case, EmulatedDevice(), candidates(weight, 3, 4, (family,), 4)[0])
 
 
+@pytest.mark.parametrize(("bits", "group_size"), [(1, None), (2, None), (2, 128), (7, None), (8, None), (8, 128)])
+@pytest.mark.parametrize("family", [BINARY, BYTES, LIBRARY])
+@pytest.mark.parametrize("m", [1, 9])
+def test_zero_points_between_two_levels(family: str, bits: int, group_size: int | None, m: int) -> None:
+    if family == LIBRARY and group_size is not None:
+        pytest.skip("a library's product has one scale a row")
+    case = Case(bits, 8, m, 40, 600, group_size=group_size, dtype=DTYPES[bits % 3], spacing=2)
+    weight = upload(case.weight(), "cpu")
+    for plan in candidates(weight, m, 8, (family,), 4)[:3]:
+        assert_exact(case, EmulatedDevice(), plan)
+
+
 @pytest.mark.parametrize("family", [BINARY, BYTES])
 def test_extreme_codes(family: str) -> None:
     case = Case(8, 8, 2, 16, 1000, starred=True)
@@ -177,8 +189,11 @@ def test_nan_stays_in_its_token() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("bits", "starred", "group_size"), [(2, False, None), (8, True, None), (3, False, 96)])
-def test_the_dequantized_weight(bits: int, starred: bool, group_size: int | None, dtype: torch.dtype) -> None:
-    packed = Case(bits, 8, 1, 37, 301, starred, group_size).weight()
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_the_dequantized_weight(
+    bits: int, starred: bool, group_size: int | None, dtype: torch.dtype, spacing: int
+) -> None:
+    packed = Case(bits, 8, 1, 37, 301, starred, group_size, spacing=spacing).weight()
     weight = upload(packed, "cpu")
     out = torch.full((37, 301), float("nan"), dtype=dtype)
     device = EmulatedDevice()

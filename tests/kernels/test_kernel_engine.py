@@ -27,11 +27,14 @@ def random_weight(
     random = np.random.default_rng(seed)
     groups = 1 if group_size is None else -(-k // group_size)
     codes = random.integers(0, (1 << bits) + starred, (n, k), dtype=np.uint16)
-    zero = np.full((n, groups), 1 << (bits - 1)) if starred else random.integers(0, 1 << bits, (n, groups))
+    spacing = 1 if starred else 1 + seed // 2 % 2
+    zero = random.integers(0, spacing * ((1 << bits) - 1) + 1, (n, groups))
+    if starred:
+        zero[:] = 1 << (bits - 1)
     scale = random.uniform(0.1, 1.0, (n, groups)).astype(np.float32)
     bias = random.standard_normal(n, np.float32) if seed % 2 else None
     act_clip = 1.0 if seed % 3 else float(random.uniform(0.3, 1.0))
-    return pack_weight(codes, bits + starred, scale, zero, group_size, bias, act_bits, act_clip)
+    return pack_weight(codes, bits + starred, scale, zero, group_size, bias, act_bits, act_clip, spacing=spacing)
 
 
 def tokens(seed: int, m: int, k: int) -> np.ndarray:
@@ -40,7 +43,7 @@ def tokens(seed: int, m: int, k: int) -> np.ndarray:
 
 def assert_exact(x: np.ndarray, weight: PackedWeight, act_bits: int, path: str | None = None) -> None:
     codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
-    totals = integer_totals(codes, act_zero, weight.codes(), weight.zero, weight.segment)
+    totals = integer_totals(codes, act_zero, weight.spacing * weight.codes(), weight.zero, weight.segment)
     expected = linear_from_totals(totals, act_scale, weight.scale, weight.bias)
     integers = np.full(totals.shape, -1, np.int32)
     y = engine.linear(x, weight, act_bits, path or engine.path_for(weight, len(x), act_bits), 2, integers)
@@ -82,13 +85,16 @@ def awkward_case(seed: int) -> tuple[np.ndarray, PackedWeight, int]:
     m, n, k = int(random.integers(1, 20)), int(random.integers(1, 120)), int(random.integers(1, 700))
     top, groups = (1 << bits) - 1 + int(starred), 1 if group_size is None else -(-k // group_size)
     codes = random.choice([0, top], (n, k)) if extreme else random.integers(0, top + 1, (n, k))
-    zero = random.choice([0, top], (n, groups)) if extreme else random.integers(0, top + 1, (n, groups))
+    spacing = int(random.integers(1, 3))
+    last = spacing * top
+    zero = random.choice([0, last], (n, groups)) if extreme else random.integers(0, last + 1, (n, groups))
     scale = random.uniform(1e-3, 10, (n, groups)).astype(np.float32)
     bias = random.standard_normal(n, np.float32) if random.random() < 0.5 else None
     clip = float(random.choice([1.0, 0.7]))
     planes, by_planes = bits + int(starred), random.random() < 0.4
+    own = group_size, bias, packed_for, clip, 1, spacing
     with patch("kernels.weight._by_planes", lambda planes, act_bits: by_planes):  # whatever this processor prefers
-        weight = pack_weight(codes.astype(np.uint16), planes, scale, zero, group_size, bias, packed_for, clip)
+        weight = pack_weight(codes.astype(np.uint16), planes, scale, zero, *own)
     x = random.standard_normal((m, k), np.float32)
     if saturated:
         x = np.where(x > 0, np.float32(random.choice([1e30, 1e-30, 5.0])), np.float32(0 if seed % 2 else -5))
@@ -127,13 +133,15 @@ def test_shapes_beyond_the_blocks(m: int, n: int, k: int) -> None:
 
 @pytest.mark.parametrize(("bits", "starred"), [(8, False), (8, True), (4, False), (1, False)])
 @pytest.mark.parametrize("m", [1, 4])
-def test_extreme_values_on_long_rows_do_not_overflow(bits: int, starred: bool, m: int) -> None:
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_extreme_values_on_long_rows_do_not_overflow(bits: int, starred: bool, m: int, spacing: int) -> None:
     n, k = 17, 70_000
     codes = np.full((n, k), (1 << bits) - 1 + starred, np.uint16)
-    weight = pack_weight(codes, bits + starred, np.ones((n, 1), np.float32), np.zeros((n, 1), int))
+    ones = np.ones((n, 1), np.float32)
+    weight = pack_weight(codes, bits + starred, ones, np.zeros((n, 1), int), spacing=spacing)
     x = np.ones((m, k), np.float32)
     assert_exact(x, weight, 8)
-    expected = k * ((1 << bits) - 1 + starred)
+    expected = k * spacing * ((1 << bits) - 1 + starred)
     np.testing.assert_allclose(dispatch.linear(x, weight, 8), np.full((m, n), expected), rtol=1e-5)
 
 

@@ -62,13 +62,15 @@ def test_groups_are_counted_in_the_size() -> None:
     assert weight.nbytes == 32 * 256 * 2 // 8 + 32 * 4 * (4 + 2 + 4)
 
 
-def test_dequantize_is_codes_less_zero_times_scale() -> None:
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_dequantize_is_codes_less_zero_times_scale(spacing: int) -> None:
     random = np.random.default_rng(0)
     codes = random.integers(0, 5, (20, 100), dtype=np.uint8)
     scale = random.uniform(0.1, 1, (20, 4)).astype(np.float32)
-    zero = random.integers(0, 5, (20, 4))
-    weight = pack_weight(codes, 3, scale, zero, 32)
-    expected = [(codes[:, g * 32 : g * 32 + 32] - zero[:, [g]]).astype(np.float32) * scale[:, [g]] for g in range(4)]
+    zero = random.integers(0, 5 * spacing, (20, 4))
+    weight = pack_weight(codes, 3, scale, zero, 32, spacing=spacing)
+    levels = spacing * codes
+    expected = [(levels[:, g * 32 : g * 32 + 32] - zero[:, [g]]).astype(np.float32) * scale[:, [g]] for g in range(4)]
     assert np.array_equal(weight.dequantize(), np.concatenate(expected, axis=1))
     assert np.array_equal(weight.dequantize(3, 19), np.concatenate(expected, axis=1)[3:19])
     assert np.array_equal(weight.scale, scale)
@@ -96,7 +98,9 @@ ZEROS = np.zeros((4, 1), int)
         ({"codes": np.zeros(64, int)}, "non-empty"),
         ({"scale": np.ones((3, 1))}, r"scale has shape \(3, 1\), expected \(4, 1\)"),
         ({"zero": np.zeros((4, 2), int)}, r"zero has shape \(4, 2\), expected \(4, 1\)"),
-        ({"zero": np.full((4, 1), 4)}, "no codes of 2 bits"),
+        ({"zero": np.full((4, 1), 4)}, r"zero points 4\.\.4 are not among the levels 0\.\.3"),
+        ({"zero": np.full((4, 1), 7), "spacing": 2}, r"zero points 7\.\.7 are not among the levels 0\.\.6"),
+        ({"spacing": 3}, "levels are 3 scales apart"),
         ({"group_size": 48}, "48 is not a multiple of 32"),
         ({"group_size": 0}, "0 is not a multiple of 32"),
         ({"group_size": 1 << 22}, "could overflow"),
