@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from abq_core.losses import akl_loss, attention_kl, dlc_loss, head_mean, log_cosine
+from abq_core.losses import akl_loss, attention_kl, dlc_loss, head_mean, log_cosine, token_kl
 
 
 def causal_maps(seed: int) -> torch.Tensor:
@@ -46,3 +46,23 @@ def test_akl_is_symmetric_positive_and_zero_on_itself() -> None:
     assert float(akl_loss(p, q)) > 0.01
     assert head_mean(p).shape == (1, 1, 5, 5)
     torch.testing.assert_close(head_mean(p).sum(-1), torch.ones(1, 1, 5))
+
+
+def test_the_token_kl_has_the_value_and_gradient_of_torch_s() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, full = (3 * torch.randn(2, 5, 40, generator=generator, dtype=torch.float32) for _ in range(2))
+    logits.requires_grad_()
+    value = token_kl(logits, full)
+    (gradient,) = torch.autograd.grad(2 * value, logits)
+    learned, target = (torch.log_softmax(t.flatten(0, 1), -1) for t in (logits, full))
+    expected = torch.nn.functional.kl_div(learned, target, reduction="batchmean", log_target=True)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(2 * expected, logits)[0])
+
+
+def test_the_token_kl_is_zero_for_equal_logits_and_takes_16_bits() -> None:
+    logits = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    value = token_kl(logits, logits.detach())
+    value.backward()
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None and logits.grad.dtype == torch.bfloat16 and logits.grad.abs().max() < 1e-6
