@@ -36,7 +36,8 @@ CAPTIONS = {
     "Block outputs": "Look at how well the outline follows the grey area; DLC and MSE pull it there.",
     "Attention maps": "Look at the first column and the diagonal: AKL asks the corrected map to keep both. "
     "In the difference, teal is less attention than full precision and red is more; colours rise fast near zero.",
-    "Levels": "Look at which levels are in use: clipping narrows the range, so that weights reach the outer levels.",
+    "Levels": "Look at which levels are in use: clipping narrows the range, so that weights reach the outer levels. "
+    "Bars between whole numbers are of rows with half-step zero points.",
     "Signal to noise": "Look for the lightest cells: there rounding still loses most. 6 dB more is half the error.",
     "Balance": "Look at the channels far from 1: above it a channel's activations shrink and its weights grow.",
     "Clipping": "Look at the mass below 1: those rows gave up their extremes for a finer step.",

@@ -198,14 +198,15 @@ def _self_test(family: str, place: str) -> bool:
             continue
         groups = 1 if group_size is None else -(-k // group_size)
         codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
-        zero = random.integers(0, 1 << planes, (n, groups), dtype=np.int16)
+        spacing = 1 + planes % 2
+        zero = random.integers(0, spacing * ((1 << planes) - 1) + 1, (n, groups), dtype=np.int16)
         scale, block = np.ones((n, groups), np.float32), block_of(k)
-        packed = pack_weight(codes, planes, scale, zero, group_size, act_clip=0.9, hadamard=block)
+        packed = pack_weight(codes, planes, scale, zero, group_size, act_clip=0.9, hadamard=block, spacing=spacing)
         weight = upload(packed, place)
         x = random.standard_normal((m, k), np.float32)
         seen = transformed(x, weight.hadamard)
         act_codes, _, act_zero, _ = quantize_activations(seen, act_bits, weight.act_clip)
-        expected = reference.integer_totals(act_codes, act_zero, codes, zero, weight.segment)
+        expected = reference.integer_totals(act_codes, act_zero, spacing * codes, zero, weight.segment)
         plan = default_plan(weight, m, act_bits, (family,), 4)
         totals = exact_integers(_tensor(x, place), weight, act_bits, plan)
         if not np.array_equal(totals.cpu().numpy(), expected):

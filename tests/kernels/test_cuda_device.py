@@ -46,7 +46,7 @@ def uploaded(case: Case) -> tuple[DeviceWeight, torch.Tensor]:
 @pytest.mark.parametrize("starred", [False, True])
 def test_every_precision_on_every_plan(device: driver.CudaDevice, bits: int, act_bits: int, starred: bool) -> None:
     for m, n, k in ((1, 33, 300), (5, 16, 1030), (17, 100, 513)):
-        case = Case(bits, act_bits, m, n, k, starred, None, torch.float16)
+        case = Case(bits, act_bits, m, n, k, starred, None, torch.float16, spacing=1 + bits % 2)
         weight, _ = uploaded(case)
         for family in families(weight, device.arch):
             for plan in candidates(weight, m, act_bits, (family,), device.processors):
@@ -57,7 +57,7 @@ def test_every_precision_on_every_plan(device: driver.CudaDevice, bits: int, act
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_groups(device: driver.CudaDevice, group_size: int, dtype: torch.dtype) -> None:
     for bits, m in ((2, 1), (3, 7), (4, 33), (8, 3)):
-        case = Case(bits, 8, m, 50, 1100, False, group_size, dtype)
+        case = Case(bits, 8, m, 50, 1100, False, group_size, dtype, spacing=1 + m % 2)
         weight, _ = uploaded(case)
         for family in families(weight, device.arch):
             for plan in candidates(weight, m, 8, (family,), device.processors):

@@ -13,19 +13,19 @@ from kernels.weight import PackedWeight
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 
 
-@pytest.mark.parametrize("hadamard", [1, 4])
+@pytest.mark.parametrize(("hadamard", "spacing"), [(1, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("precision", ["W2A8", "W2*A8", "W4A4g128"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_it_computes_what_the_cpu_engine_computes(
-    gpu: EmulatedGpu, precision: str, dtype: torch.dtype, hadamard: int
+    gpu: EmulatedGpu, precision: str, dtype: torch.dtype, hadamard: int, spacing: int
 ) -> None:
     asked = Precision.parse(precision)
     groups = 1 if asked.group_size is None else 300 // asked.group_size + 1
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, asked.levels, (40, 300), generator=generator, dtype=torch.int16)
     scale = torch.rand((40, groups), generator=generator) + 0.1
-    zero = torch.full((40, groups), 2 ** (asked.weight_bits - 1), dtype=torch.int16)
-    weight = QuantizedWeight(codes, scale, zero, asked.group_size or 300)
+    zero = torch.full((40, groups), 2 ** (asked.weight_bits - 1) + spacing // 2, dtype=torch.int16)
+    weight = QuantizedWeight(codes, scale, zero, asked.group_size or 300, spacing)
     bias = torch.randn(40, generator=generator)
     here = PackedLinear.pack(weight, asked, bias, 0.9, hadamard)
     assert isinstance(here.packed, PackedWeight)

@@ -53,5 +53,6 @@ def test_weights_that_differ_in_more_than_rows_are_not_stacked() -> None:
     for other in (uploaded(16, 3), uploaded(16, 2, 128), uploaded(16, 2, act_clip=0.5), replace(first, k=K - 1)):
         assert not can_stack([first, other])
     assert not can_stack([first, replace(first, hadamard=4)])
+    assert not can_stack([first, replace(first, spacing=2)])
     assert not can_stack([uploaded(16, 2, 128), uploaded(16, 2, 128)])  # their scales would be held twice
     assert not can_stack([uploaded(7, 2), first]) and can_stack([first, uploaded(7, 2)])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,7 @@ def test_weights_that_differ_in_more_than_rows_are_not_stacked() -> None:
     first = packed(16, 3)
     for other in (packed(16, 2), packed(16, 3, 32), packed(16, 3, clip=0.5)):
         assert not can_stack([first, other])
+    assert not can_stack([first, replace(first, spacing=2)])
     assert not can_stack([packed(16, 3, 32), packed(16, 3, 32)])  # their scales would be held twice
     assert not can_stack([packed(7, 3), first]) and can_stack([first, packed(7, 3)])
 
