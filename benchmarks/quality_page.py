@@ -152,7 +152,8 @@ def _perplexity(found: Found | None, lowest: float | None) -> str:
 def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
     together = [name for name, switches in METHODS.items() if switches.end_to_end and name in methods]
     mixed = "".join(
-        f"`{name}` mixes channels by a Hadamard transform, at run time too, which the peers do not. "
+        f"`{name}` mixes channels by a Hadamard transform, at run time too, and puts zero points on halves of a step, "
+        "a bit more a row; the peers do neither. "
         for name, switches in METHODS.items()
         if switches.hadamard and name in methods
     )
