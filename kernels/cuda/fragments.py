@@ -32,10 +32,9 @@ class FragmentWeight:
     group_size: int | None
     segment: int  # columns that share a stored scale; all of k padded to 256, or a multiple of 32
     data: NDArray[np.uint32]  # (tiles, chunks, planes, 32, 4)
-    spacing: int  # w = (spacing code - zero) scale
     scale: NDArray[np.float32]  # (groups, n padded to 16)
     zero: NDArray[np.int16]  # (groups, n padded)
-    sums: NDArray[np.int32]  # (groups, n padded): sum of spacing code - zero
+    sums: NDArray[np.int32]  # (groups, n padded): sum of levels less zero
     bias: NDArray[np.float32] | None  # (n padded,)
 
     @property
@@ -80,7 +79,6 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
         group_size=weight.group_size,
         segment=segment,
         data=data,
-        spacing=weight.spacing,
         scale=_padded_rows(scale.T, tiles),
         zero=_padded_rows(zero.T, tiles),
         sums=sums,

@@ -28,12 +28,12 @@ class DeviceWeight:
     group_size: int | None
     segment: int  # columns that share a scale
     groups: int
-    spacing: int  # w = (spacing code - zero) scale
     data: Tensor  # (tiles, chunks, planes, 32, 4) int32
     scale: Tensor  # (groups, n padded to 16) float32
     zero: Tensor  # (groups, n padded) int16
     sums: Tensor  # (groups, n padded) int32
     bias: Tensor | None  # (n padded,) float32
+    spacing: int = 1  # w = (spacing code - zero) scale
     act_clip: float = 1.0  # factor on the range of each token (`kernels.activations`)
     hadamard: int = 1  # channels of a block of the transform that each token goes through (`kernels.hadamard`)
 
@@ -77,12 +77,12 @@ def upload(weight: PackedWeight, device: str) -> DeviceWeight:
         group_size=weight.group_size,
         segment=fragments.segment,
         groups=fragments.groups,
-        spacing=fragments.spacing,
         data=torch.from_numpy(fragments.data.view(np.int32)).to(device),
         scale=torch.from_numpy(fragments.scale).to(device),
         zero=torch.from_numpy(fragments.zero).to(device),
         sums=torch.from_numpy(fragments.sums).to(device),
         bias=bias,
+        spacing=weight.spacing,
         act_clip=weight.act_clip,
         hadamard=weight.hadamard,
     )
