@@ -84,7 +84,7 @@ class WeightGrid:
     """How a weight is put on its levels; the default is to round to nearest on the asymmetric grid (or the star's).
 
     clip_low, clip_high: (rows, groups) factors in 0..1 on the smallest and the largest weight; None for 1.
-    offset: (rows, k) in -0.5..0.5, added before rounding, in steps of the grid: learned rounding; None for 0.
+    offset: (rows, k), added before rounding, in steps of the grid: learned rounding; None for 0.
     symmetric: without a star, the levels -2^(p-1)..2^(p-1) - 1 around a fixed zero point.
     half_zero: without a star, below 8 bits, the zero point may lie halfway between two levels.
     """

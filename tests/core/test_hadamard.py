@@ -1,17 +1,15 @@
 """The Hadamard transform in calibration: its gradients, what it leaves alone, what it is for, and where it stays."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import calibrated
 from torch import Tensor, nn
 
 from abq_core.architectures import blocks_of
-from abq_core.artifacts import BlockArtifact, MemoryStore
+from abq_core.artifacts import BlockArtifact
 from abq_core.block_inputs import capture_block_inputs
-from abq_core.calibrate import calibrate
-from abq_core.data import segments
 from abq_core.diagnostics import diagnose
 from abq_core.hadamard import hadamard
 from abq_core.models import LoadedModel, load_model
@@ -19,27 +17,10 @@ from abq_core.precision import Precision
 from abq_core.quant_linear import QuantLinear, linears_of
 from abq_core.quantizers import fake_quant_activation
 from abq_core.runtime import quantized_block, quantized_model, rounded_model, stored_artifact
-from abq_core.spec import METHODS, CalibrationSpec
+from abq_core.spec import METHODS
 
 ROUNDED = dataclasses.replace(METHODS["rtn"], hadamard=True)
 LEARNED = dataclasses.replace(METHODS["abq"], hadamard=True)
-
-
-@pytest.fixture(scope="module")
-def base(tiny_llama: Path) -> LoadedModel:
-    return load_model(str(tiny_llama))
-
-
-@pytest.fixture(scope="module")
-def ids(base: LoadedModel) -> Tensor:
-    return segments("builtin", base.tokenizer, 2, 24, 0, "evaluation")
-
-
-def calibrated(base: LoadedModel, precision: str, **changes: object) -> MemoryStore:
-    store = MemoryStore()
-    spec = CalibrationSpec(base.ref, Precision.parse(precision), "rtn", segments=4, seq_len=32, epochs=2)
-    calibrate(base, dataclasses.replace(spec, **changes), store)
-    return store
 
 
 def test_gradients_go_through_the_same_matrix() -> None:
