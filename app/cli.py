@@ -22,7 +22,7 @@ from app.commands.runs import report, runs
 from app.commands.serve import serve, work
 from app.commands.sweep import sweep
 from app.commands.warmup import warmup
-from app.settings import THREADS_WAIT
+from kernels.threads import THREADS_WAIT
 
 app = typer.Typer(
     name="abq",

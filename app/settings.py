@@ -9,11 +9,6 @@ from pathlib import Path
 
 import platformdirs
 
-# OpenMP's threads spin for milliseconds while they wait, which on a machine with anything else to do slows torch more
-# than tenfold. Not to spin at all costs a wake-up for every small operation: calibrating the built-in model on two
-# threads takes three times as long. So they spin for microseconds, then sleep. Read when torch is imported.
-THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
-
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names the variable, its value and what to do."""

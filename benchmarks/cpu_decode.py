@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from app.settings import THREADS_WAIT
+from kernels.threads import THREADS_WAIT
 
 os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 

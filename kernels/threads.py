@@ -9,6 +9,11 @@ from itertools import pairwise
 
 VARIABLE = "ABQ_THREADS"
 
+# OpenMP's threads spin for milliseconds while they wait, which on a machine with anything else to do slows torch more
+# than tenfold. Not to spin at all costs a wake-up for every small operation: calibrating the built-in model on two
+# threads takes three times as long. So they spin for microseconds, then sleep. Read when torch is imported.
+THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+
 
 class ThreadsError(ValueError):
     """A number of threads that is not a positive integer."""

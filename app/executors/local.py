@@ -22,8 +22,9 @@ import psutil
 
 from app.clock import now
 from app.executors.single_instance import SingleInstance
-from app.settings import THREADS_WAIT, Settings
+from app.settings import Settings
 from app.tokens import without_secrets
+from kernels.threads import THREADS_WAIT
 from storage.errors import StorageError
 from storage.jobs import LEASE, Job, Jobs
 

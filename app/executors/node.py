@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abq_core.events import BlockDone, Event, Message, StepDone
-from app.settings import THREADS_WAIT
 from app.tokens import redacted, without_secrets
+from kernels.threads import THREADS_WAIT
 
 if TYPE_CHECKING:
     import torch
