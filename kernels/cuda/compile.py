@@ -37,6 +37,7 @@ from kernels.kept_files import cache_folder, write_whole
 SOURCES = Path(__file__).parent
 HEADERS = ("device.cuh", "arguments.cuh", "inputs.cuh", "epilogue.cuh")
 LOWEST_ARCH = 80
+_PROGRAM_HEADERS = ((32, 8), (54, 2), (56, 2))  # where an ELF file says where they start, their size and their number
 _ARCH = re.compile(r"(\d+)[af]?")
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -238,9 +239,18 @@ def _compile(nvrtc: Any, unit: Unit, options: tuple[str, ...], texts: dict[str, 
         except nvrtc.NVRTCError as error:
             said = nvrtc.getProgramLog(program)
             raise CompileError(f"NVRTC could not compile {unit.name} with {options[0]} ({error}):\n{said}") from error
-        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
+        return whole(nvrtc.getCUBIN(program)), nvrtc.getProgramLog(program)
     finally:
         nvrtc.destroyProgram(program)
+
+
+def whole(image: bytes) -> bytes:
+    """A cubin with its last byte, which CuPy cuts off as if it ended a string.
+
+    The driver does not miss it, as a zero follows any `bytes` in memory; tools that read the kept file do.
+    """
+    start, size, count = (int.from_bytes(image[at : at + width], "little") for at, width in _PROGRAM_HEADERS)
+    return image + b"\0" if len(image) == start + size * count - 1 else image
 
 
 def resources(unit: Unit, arch: str) -> list[KernelResources]:

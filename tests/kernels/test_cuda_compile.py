@@ -147,6 +147,18 @@ def test_a_cubin_is_compiled_once(own_cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_nvrtc
+@needs_nvrtc
+def test_a_kept_cubin_is_a_whole_file(own_cache: Path) -> None:
+    image = cuda_compile.cubin(cuda_compile.unit_of("dequantize_weight"), "90a")
+    headers, size, count = (
+        int.from_bytes(image[at : at + width], "little") for at, width in ((32, 8), (54, 2), (56, 2))
+    )
+    assert image.startswith(b"\x7fELF") and count > 0
+    assert len(image) == headers + size * count  # the last thing in it
+    assert next(own_cache.glob("*.cubin")).read_bytes() == image
+    assert cuda_compile.whole(image) == cuda_compile.whole(image[:-1]) == image
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path / "file" / "below"))
