@@ -27,7 +27,8 @@ struct QuantizeArguments {
     int* sums;          // (padded m, groups)
     u32* counters;      // (counter_count,), set to 0 for the product that follows
     int chunks;         // of 256 columns
-    int bits, columns;  // columns: bits rounded up to 1, 2, 4 or 8; plane columns of a token
+    int bits;
+    int columns_log;    // of a token's plane columns, which are its bits rounded up to 1, 2, 4 or 8
     int group, groups;  // group: columns that share a sum, a multiple of 32, or k padded
     int counter_count;
     int hadamard;       // columns of a block of the transform before the grid, a power of two up to 256; 1 for none
@@ -51,11 +52,13 @@ struct ProductArguments {
     int* totals;             // (m, n, groups) or null: the exact integers, for checks
     int type;
     int m, n, tiles, chunks;  // tiles: of 16 rows; chunks: of 256 columns
-    int columns;              // plane columns of a token: 1, 2, 4 or 8
+    int columns_log;          // of the plane columns of a token: 0 to 3
     int group, groups;        // columns of a group
     int steps;                // of 128 columns that hold any
-    int unit, units;          // columns are shared out in units of so many chunks (binary.cu) or steps (bytes.cu)
+    int unit, share, extra;   // columns are shared out in units of so many chunks (binary.cu) or steps (bytes.cu):
+                              // a worker takes `share` of them, the first `extra` workers one more
     int warps_n;              // bytes.cu: warps side by side along n
+    int ahead;                // bytes of a row tile that a warp asks for before it waits, a multiple of 16; 0 for none
     int spacing;              // w = (spacing code - zero) scale: 2 where zero points may lie halfway between two levels
 };
 

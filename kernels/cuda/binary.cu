@@ -12,12 +12,12 @@
 // A product fragment's four integers over plane columns -> sums over a token's columns. Element e of row half `hi`:
 // where a token has one column, v[2 hi + e] is token 2 t + e of the tile; else v[2 hi] is token 2 t / columns.
 DEVICE void join_columns(const ProductArguments& a, int (&v)[4]) {
-    if (a.columns == 1) return;
-    const u32 t = thread() % 4, shift = (2 * t) % a.columns;
+    if (a.columns_log == 0) return;
+    const u32 t = thread() % 4, shift = 2 * t & ((1 << a.columns_log) - 1);
     for (int hi = 0; hi < 2; hi++) {
         int sum = (v[2 * hi] << shift) + (v[2 * hi + 1] << (shift + 1));
-        if (a.columns >= 4) sum += shuffle_xor(sum, 1);
-        if (a.columns >= 8) sum += shuffle_xor(sum, 2);
+        if (a.columns_log >= 2) sum += shuffle_xor(sum, 1);
+        if (a.columns_log >= 3) sum += shuffle_xor(sum, 2);
         v[2 * hi] = sum;
     }
 }
@@ -28,53 +28,61 @@ struct BinaryProduct {
     const ProductArguments& a;
     const u32 lane, warp, warps;
     const int tile0, column0;
+    long long weight_at[Rows], acts_at[Columns];  // where this lane's parts of a tile's first chunk are
 
+    // Tiles beyond the last one are read as the last: their sums are not kept, and no load waits for a branch.
     DEVICE explicit BinaryProduct(const ProductArguments& arguments)
         : a(arguments), lane(thread() % 32), warp(thread() / 32), warps(threads() / 32),
-          tile0(block_x() * Rows), column0(block_y() * Columns) {}
+          tile0(block_x() * Rows), column0(block_y() * Columns) {
+        for (int row = 0; row < Rows; row++) {
+            const long long tile = tile0 + row < a.tiles ? tile0 + row : a.tiles - 1;
+            weight_at[row] = tile * a.chunks * Planes * 32 + lane;
+        }
+        const int tiles = ((a.m << a.columns_log) + 7) / 8;
+        for (int column = 0; column < Columns; column++) {
+            const long long tile = column0 + column < tiles ? column0 + column : tiles - 1;
+            acts_at[column] = tile * a.chunks * 32 + lane;
+        }
+    }
 
+    // Tokens of so many column tiles.
+    DEVICE int tokens_of(int tiles) const { return tiles * 8 >> a.columns_log; }
     DEVICE int token_of(int column, int e) const {
-        const int per_tile = 8 / a.columns, first = (column0 + column) * per_tile;
-        return first + (a.columns == 1 ? 2 * (lane % 4) + e : 2 * (lane % 4) / a.columns);
+        const int first = tokens_of(column0 + column), pair = 2 * (lane % 4);
+        return first + (a.columns_log == 0 ? pair + e : pair >> a.columns_log);
     }
     DEVICE int row_of(int row_tile, int hi) const { return (tile0 + row_tile) * 16 + 8 * hi + lane / 4; }
 
     // Whether this lane's element e holds a token's sum that no other lane holds.
     DEVICE bool owns(int e) const {
-        if (a.columns == 1) return true;
-        return e == 0 && (2 * (lane % 4)) % a.columns == 0;
+        return a.columns_log == 0 || (e == 0 && (2 * (lane % 4) & ((1 << a.columns_log) - 1)) == 0);
     }
 
-    // Tiles beyond the last one are read as the last: their sums are not kept, and no load waits for a branch.
-    DEVICE void load_weight(uint4 (&w)[Rows][Planes], int chunk) const {
+    // Chunk `chunk` + d, d known to the compiler; 0 from chunk `last` on.
+    DEVICE void load_chunk(uint4 (&w)[Rows][Planes], uint2 (&b)[Columns], int chunk, int d, int last) const {
         const Global<const uint4> weight(a.weight);
-#pragma unroll
-        for (int row = 0; row < Rows; row++) {
-            const int tile = tile0 + row < a.tiles ? tile0 + row : a.tiles - 1;
-            const long long base = (static_cast<long long>(tile) * a.chunks + chunk) * Planes;
-#pragma unroll
-            for (int j = 0; j < Planes; j++) w[row][j] = load_once(weight, (base + j) * 32 + lane);
-        }
-    }
-    DEVICE void load_acts(uint2 (&b)[Columns], int chunk) const {
         const Global<const uint2> planes(static_cast<const uint2*>(a.acts));
-        const int tiles = (a.m * a.columns + 7) / 8;
+        const bool wanted = chunk + d < last;
+        const long long step = 32ll * chunk;
 #pragma unroll
-        for (int column = 0; column < Columns; column++) {
-            const int tile = column0 + column < tiles ? column0 + column : tiles - 1;
-            b[column] = load<uint2>(planes, (static_cast<long long>(tile) * a.chunks + chunk) * 32 + lane);
-        }
+        for (int row = 0; row < Rows; row++)
+#pragma unroll
+            for (int j = 0; j < Planes; j++)
+                w[row][j] = load_once_if(wanted, weight, weight_at[row] + step * Planes + 32 * (d * Planes + j));
+#pragma unroll
+        for (int column = 0; column < Columns; column++)
+            b[column] = load_if(wanted, planes, acts_at[column] + step + 32 * d);
     }
 
     // sums: (warps, tokens of the block, 16 Rows) in shared memory; each warp writes its own part.
     DEVICE void put(Shared<u32> sums, int row_tile, int hi, int column, int e, u32 v) const {
         if (!owns(e)) return;
-        const int tokens = Columns * (8 / a.columns), token = token_of(column, e) - column0 * (8 / a.columns);
+        const int tokens = tokens_of(Columns), token = token_of(column, e) - tokens_of(column0);
         sums[(warp * tokens + token) * (16 * Rows) + row_tile * 16 + 8 * hi + lane / 4] = v;
     }
 
     DEVICE void add_warps(Shared<u32> sums) const {
-        const int tokens = Columns * (8 / a.columns), rows = 16 * Rows, token0 = column0 * (8 / a.columns);
+        const int tokens = tokens_of(Columns), rows = 16 * Rows, token0 = tokens_of(column0);
         sync_block();
         for (int i = thread(); i < tokens * rows; i += threads()) {
             u32 sum = 0;
@@ -84,18 +92,14 @@ struct BinaryProduct {
         join_splits<Grouped>(a, tile0 * 16, rows, token0, tokens);
     }
 
-    // Depth chunks: all their loads are under way before the first product.
-    template <int Depth>
-    DEVICE void multiply(int (&acc)[Rows][Columns][Planes][4], int chunk) const {
-        uint4 w[Depth][Rows][Planes];
-        uint2 b[Depth][Columns];
+    // kDepth chunks, of which those from `last` on count as 0: all their loads are under way before the first product.
+    DEVICE void multiply(int (&acc)[Rows][Columns][Planes][4], int chunk, int last) const {
+        uint4 w[kDepth][Rows][Planes];
+        uint2 b[kDepth][Columns];
 #pragma unroll
-        for (int d = 0; d < Depth; d++) {
-            load_weight(w[d], chunk + d);
-            load_acts(b[d], chunk + d);
-        }
+        for (int d = 0; d < kDepth; d++) load_chunk(w[d], b[d], chunk, d, last);
 #pragma unroll
-        for (int d = 0; d < Depth; d++)
+        for (int d = 0; d < kDepth; d++)
 #pragma unroll
             for (int row = 0; row < Rows; row++)
 #pragma unroll
@@ -107,9 +111,7 @@ struct BinaryProduct {
 
     DEVICE void run_whole(int first, int last) const {
         int acc[Rows][Columns][Planes][4] = {};
-        int chunk = first;
-        for (; chunk + kDepth <= last; chunk += kDepth) multiply<kDepth>(acc, chunk);
-        for (; chunk < last; chunk++) multiply<1>(acc, chunk);
+        for (int chunk = first; chunk < last; chunk += kDepth) multiply(acc, chunk, last);
         const Shared<u32> sums = shared_at<u32>(0);
 #pragma unroll
         for (int row = 0; row < Rows; row++)
@@ -156,8 +158,7 @@ struct BinaryProduct {
         for (int chunk = first; chunk < last; chunk++) {
             uint4 w[Rows][Planes];
             uint2 b[Columns];
-            load_weight(w, chunk);
-            load_acts(b, chunk);
+            load_chunk(w, b, chunk, 0, last);
             for (int h = 0; h < 2; h++) {
                 const int step = 2 * chunk + h;
                 if (step >= a.steps) break;
@@ -189,10 +190,10 @@ struct BinaryProduct {
 template <int Planes, int Rows, int Columns, bool Grouped>
 DEVICE void binary_product(const ProductArguments& a) {
     const BinaryProduct<Planes, Rows, Columns, Grouped> product(a);
-    const int workers = product.warps * blocks_z(), worker = block_z() * product.warps + product.warp;
-    const int first = static_cast<long long>(a.units) * worker / workers * a.unit;
-    const int end = static_cast<long long>(a.units) * (worker + 1) / workers * a.unit;
-    const int last = end < a.chunks ? end : a.chunks;
+    const int worker = block_z() * product.warps + product.warp;
+    const int first = first_of(a, worker), end = first_of(a, worker + 1), last = end < a.chunks ? end : a.chunks;
+    ask_for_rows(a, product.tile0, Rows, Planes, first, last);
+    wait_for_previous();
     if constexpr (Grouped) {
         product.run_grouped(first, last);
     } else {

@@ -37,7 +37,7 @@ struct ByteProduct {
             const long long base = (static_cast<long long>(tile0 + row) * a.chunks + step / 2) * Planes;
             for (int j = 0; j < Planes; j++) {
                 weights.w[row][j] = uint2();
-                if (inside) weights.w[row][j] = load<uint2>(source, ((base + j) * 32 + lane) * 2 + step % 2);
+                if (inside) weights.w[row][j] = load_constant<uint2>(source, ((base + j) * 32 + lane) * 2 + step % 2);
             }
         }
     }
@@ -204,7 +204,8 @@ struct ByteProduct {
 template <int Planes, int Rows, int Columns, bool Grouped>
 DEVICE void byte_product(const ProductArguments& a) {
     const ByteProduct<Planes, Rows, Columns, Grouped> product(a);
-    const int first = static_cast<long long>(a.units) * block_z() / blocks_z() * a.unit;
-    const int end = static_cast<long long>(a.units) * (block_z() + 1) / blocks_z() * a.unit;
-    product.run(first, end < a.steps ? end : a.steps);
+    const int first = first_of(a, block_z()), end = first_of(a, block_z() + 1), last = end < a.steps ? end : a.steps;
+    ask_for_rows(a, product.tile0, Rows, Planes, first / 2, (last + 1) / 2);
+    wait_for_previous();
+    product.run(first, last);
 }

@@ -23,6 +23,7 @@ DEVICE void multiply_add(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 
 template <bool Bits>
 DEVICE void ceiling(const CeilingArguments& a) {
+    wait_for_previous();
     const u32 lane = thread() % 32;
     const Global<const u32> left(a.left), right(a.right);
     u32 rows[4], columns[kFragments][2];

@@ -4,6 +4,7 @@
 #include <arguments.cuh>
 
 DEVICE void dequantize(const DequantizeArguments& a) {
+    wait_for_previous();
     const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
     const int chunk = block_x() * (threads() / 32) + thread() / 32, tile = block_y();
     if (chunk >= a.chunks) return;
@@ -17,14 +18,14 @@ DEVICE void dequantize(const DequantizeArguments& a) {
         for (int j = 0; j < 9; j++) {
             words[j] = 0;
             const long long fragment = (static_cast<long long>(tile) * a.chunks + chunk) * a.planes + j;
-            if (j < a.planes) words[j] = load<u32>(weight, (fragment * 32 + lane) * 4 + piece);
+            if (j < a.planes) words[j] = load_constant<u32>(weight, (fragment * 32 + lane) * 4 + piece);
         }
         for (int r = 0; r < 8; r++) {
             const int column = chunk * 256 + 128 * (piece / 2) + 16 * r + 4 * t;
             if (column >= a.k) continue;
             const long long i = static_cast<long long>(column / a.group) * a.tiles * 16 + row;
-            const float scale = load<float>(scales, i);
-            const int zero = load<short>(zeros, i);
+            const float scale = load_constant<float>(scales, i);
+            const int zero = load_constant<short>(zeros, i);
             for (int c = 0; c < 4 && column + c < a.k; c++) {
                 int code = 0;
                 for (int j = 0; j < 9; j++) code |= static_cast<int>((words[j] >> (r + 8 * c)) & 1u) << j;

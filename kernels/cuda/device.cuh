@@ -10,6 +10,7 @@ typedef unsigned char u8;
 // One kernel: `body` is a template instance that takes the arguments by reference.
 #define KERNEL(name, Arguments, threads, ...)                                               \
     extern "C" __global__ void __launch_bounds__(threads, 1) name(const Arguments arguments) { \
+        let_next_begin();                                                                   \
         __VA_ARGS__(arguments);                                                             \
     }
 
@@ -33,16 +34,53 @@ DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE u32 blocks_x() { return gridDim.x; }
 DEVICE u32 blocks_z() { return gridDim.z; }
 
-// Read-only for the whole kernel; a weight is read once, so it should not push anything out of L1.
+// From sm_90 on, launches of a stream may overlap. The next one may begin from here on; it comes as far as its
+// `wait_for_previous`. What comes before that call must not read what an earlier launch writes, and must write nothing.
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Asks for `bytes`, a multiple of 16, from element i on to be brought to the L2 cache, and waits for nothing.
+template <class T>
+DEVICE void ask_for(Global<const T> p, long long i, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p + i), "r"(bytes));
+#endif
+}
+
+// What an earlier launch may have written. Not through the read-only path: that launch may end after this one began.
 template <class T>
 DEVICE T load(Global<const T> p, long long i) {
+    return p[i];
+}
+// The same where it is wanted, else 0 without a load, and without a branch that would keep loads apart.
+DEVICE uint2 load_if(bool wanted, Global<const uint2> p, long long i) {
+    uint2 v;
+    asm volatile(
+        "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %3, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\n"
+        "@wanted ld.global.v2.u32 {%0, %1}, [%2];\n}"
+        : "=&r"(v.x), "=&r"(v.y)
+        : "l"(p + i), "r"(static_cast<u32>(wanted)));
+    return v;
+}
+// What no launch writes.
+template <class T>
+DEVICE T load_constant(Global<const T> p, long long i) {
     return __ldg(p + i);
 }
-DEVICE uint4 load_once(Global<const uint4> p, long long i) {
+// The same of a weight, which is read once, so it should not push anything out of L1.
+DEVICE uint4 load_once_if(bool wanted, Global<const uint4> p, long long i) {
     uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(p + i));
+    asm("{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %5, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
+        "@wanted ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+        : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+        : "l"(p + i), "r"(static_cast<u32>(wanted)));
     return v;
 }
 // Written by another block of the same launch: not through the read-only path.
@@ -63,6 +101,9 @@ template <class T>
 DEVICE T shuffle_xor(T v, u32 lanes) {
     return __shfl_xor_sync(0xffffffffu, v, lanes);
 }
+
+DEVICE int largest_in_warp(int v) { return __reduce_max_sync(0xffffffffu, v); }
+DEVICE int sum_in_warp(int v) { return __reduce_add_sync(0xffffffffu, v); }
 
 // 16 bytes from global to shared memory, asynchronously; both addresses are multiples of 16.
 DEVICE void copy_async(Shared<uint4> to, u32 i, Global<const uint4> from, long long j) {
@@ -97,9 +138,10 @@ DEVICE void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Each is rounded once, and never contracted to a fused multiply-add: outputs equal the reference to the bit.
+// Each is rounded once, and none is contracted to a fused_multiply_add but by name: outputs equal the reference to the bit.
 DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 DEVICE float square_root(float a) { return __fsqrt_rn(a); }
 DEVICE float exponential(float a) { return expf(a); }

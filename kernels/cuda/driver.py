@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kernels.cuda.compile import CompilerMissingError, cubin, has_binary_mma, unit_of
+from kernels.cuda.overlap import can_overlap, launch_overlapped
 from kernels.cuda.plan import SHARED_LIMIT
 from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, TOKEN_ROWS, TYPES, WEIGHT_ROWS, Instance, quantize_name
 
@@ -41,6 +42,7 @@ class CudaDevice:
         self.processors: int = properties.multi_processor_count
         self.arch = "90a" if number == 90 else str(number)
         has_binary_mma(self.arch)  # refuses what is older than sm_80
+        self.overlaps = can_overlap(number)
         self._driver, self._runtime = _bindings()
         self._modules: list[int] = []
         self._functions: dict[str, int] = {}
@@ -55,9 +57,14 @@ class CudaDevice:
         with torch.cuda.device(self.index):
             self._runtime.setDevice(self.index)  # a new thread has no context before
             function = self._function(kernel)
-            pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
             stream = torch.cuda.current_stream(self.index).cuda_stream
             try:
+                if self.overlaps:
+                    self._driver.check_status(
+                        launch_overlapped(function, grid, threads, shared_bytes, stream, arguments)
+                    )
+                    return
+                pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
                 self._driver.launchKernel(
                     function, *grid, threads, 1, 1, shared_bytes, stream, ctypes.addressof(pointers), 0
                 )

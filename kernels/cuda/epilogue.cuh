@@ -2,6 +2,24 @@
 #pragma once
 #include <arguments.cuh>
 
+// Where worker i's part of the columns begins, in chunks (binary.cu) or steps (bytes.cu).
+DEVICE int first_of(const ProductArguments& a, int worker) {
+    return (worker * a.share + (worker < a.extra ? worker : a.extra)) * a.unit;
+}
+
+// Before earlier launches are waited for: the start of a warp's weight, and what the epilogue needs of its rows, is on its
+// way from memory meanwhile. Row tiles tile0 .. tile0 + rows - 1, at most 32, and their chunks first .. last - 1.
+DEVICE void ask_for_rows(const ProductArguments& a, int tile0, int rows, int planes, int first, int last) {
+    const int lane = thread() % 32, tile = tile0 + lane, bytes = (last - first) * planes * 512;
+    if (a.ahead == 0 || bytes <= 0 || lane >= rows || tile >= a.tiles) return;
+    const long long from = (static_cast<long long>(tile) * a.chunks + first) * planes * 32;
+    ask_for<uint4>(Global<const uint4>(a.weight), from, bytes < a.ahead ? bytes : a.ahead);
+    if (thread() >= 32 || a.groups > 1) return;
+    ask_for<float>(Global<const float>(a.scale), tile * 16, 64);
+    ask_for<int>(Global<const int>(a.sums), tile * 16, 64);
+    ask_for<short>(Global<const short>(a.zero), tile * 16, 32);
+}
+
 // What a weight row and a token bring to one group's sum.
 struct RowTerms {
     float scale;
@@ -15,8 +33,8 @@ struct TokenTerms {
 DEVICE RowTerms row_terms(const ProductArguments& a, int row, int group) {
     const int padded_n = a.tiles * 16;
     const long long i = static_cast<long long>(group) * padded_n + (row < padded_n ? row : padded_n - 1);
-    return {load<float>(Global<const float>(a.scale), i), load<short>(Global<const short>(a.zero), i),
-            load<int>(Global<const int>(a.sums), i)};
+    return {load_constant<float>(Global<const float>(a.scale), i), load_constant<short>(Global<const short>(a.zero), i),
+            load_constant<int>(Global<const int>(a.sums), i)};
 }
 DEVICE TokenTerms token_terms(const ProductArguments& a, int token, int group) {
     const int i = token < a.m ? token : a.m - 1;
@@ -37,7 +55,7 @@ DEVICE float scaled(const ProductArguments& a, int product, const RowTerms& r, c
 // y: the weight's scale is in it, the token's is not.
 DEVICE void write_output(const ProductArguments& a, float y, int token, int row) {
     y = multiply(y, load<float>(Global<const float>(a.act_scale), token));
-    if (a.bias) y = add(y, load<float>(Global<const float>(a.bias), row));
+    if (a.bias) y = add(y, load_constant<float>(Global<const float>(a.bias), row));
     store_as(a.out, a.type, static_cast<long long>(token) * a.n + row, y);
 }
 

@@ -129,28 +129,55 @@ DEVICE void input_four(const InputArguments& a, int token, int column, float fac
     }
 }
 
-// The widest range among the lanes of a warp, for all of them.
-DEVICE void widen_in_warp(float& low, float& high) {
-    for (u32 step = 16; step; step /= 2) {
-        const float other_low = shuffle_xor(low, step), other_high = shuffle_xor(high, step);
-        low = other_low < low ? other_low : low;
-        high = other_high > high ? other_high : high;
+// How far values reach to both sides of 0, as the bits of magnitudes. As integers these are ordered as their values are,
+// infinity and NaN last, and the bits of the other side's are negative.
+struct Range {
+    int below = 0, above = 0;
+
+    DEVICE void widen(float v) {
+        const int bits = static_cast<int>(float_as_bits(v)), opposite = static_cast<int>(float_as_bits(-v));
+        above = bits > above ? bits : above;
+        below = opposite > below ? opposite : below;
     }
-}
+    // The widest among the lanes of a warp, for all of them.
+    DEVICE void widen_in_warp() { below = largest_in_warp(below), above = largest_in_warp(above); }
+    DEVICE bool is_finite() const { return below < 0x7f800000 && above < 0x7f800000; }
+    DEVICE float low() const { return -bits_as_float(static_cast<u32>(below)); }
+    DEVICE float high() const { return bits_as_float(static_cast<u32>(above)); }
+};
+
+// Quotients by one divisor, correctly rounded, for many dividends: without a branch for each, which `divide` has. The
+// second correction starts within a unit in the last place, and 1 / by is correctly rounded: then its result is, too
+// (Markstein, IBM J. Res. Dev. 34, 1990). Far from 1 a remainder may not be a float; there it is `divide`.
+struct Divisor {
+    float by, inverse;
+    bool is_near;
+
+    DEVICE explicit Divisor(float divisor) : by(divisor), inverse(divide(1.0f, divisor)), is_near(divisor > 1e-20f && divisor < 1e20f) {}
+    DEVICE float quotient(float v) const {
+        if (!is_near) return divide(v, by);
+        float q = multiply(v, inverse);
+        q = fused_multiply_add(fused_multiply_add(-q, by, v), inverse, q);
+        return fused_multiply_add(fused_multiply_add(-q, by, v), inverse, q);
+    }
+};
 
 // The levels 0 .. 2^bits - 1 over [low, high], low <= 0 <= high. A range of width 0 has step 1.
 struct Grid {
-    float levels, step, offset;
+    float levels;
+    Divisor step;
+    float offset;
 
-    DEVICE Grid(float low, float high, int bits) : levels(to_float((1 << bits) - 1)) {
-        step = divide(add(high, -low), levels);
-        if (!(step > 0.0f)) step = 1.0f;
-        offset = round_even(divide(-low, step));
+    DEVICE Grid(float low, float high, int bits)
+        : levels(to_float((1 << bits) - 1)), step(step_of(add(high, -low), levels)), offset(round_even(step.quotient(-low))) {}
+    static DEVICE float step_of(float range, float levels) {
+        const float step = divide(range, levels);
+        return step > 0.0f ? step : 1.0f;
     }
     DEVICE float code(float v) const {
-        const float nearest = add(round_even(divide(v, step)), offset);
+        const float nearest = add(round_even(step.quotient(v)), offset);
         const float above = nearest > 0.0f ? nearest : 0.0f;
         return above < levels ? above : levels;
     }
-    DEVICE float value(float v) const { return multiply(add(code(v), -offset), step); }
+    DEVICE float value(float v) const { return multiply(add(code(v), -offset), step.by); }
 };

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _QUANTIZE_SHARED = 384  # bytes before the group sums in quantize.cu
 _RESOLVE_SHARED = 128
+_AHEAD = 8192  # bytes of weight that a warp asks for while the launch before it runs: about what memory gives meanwhile
 _pointer, _int = ctypes.c_uint64, ctypes.c_int32
 
 
@@ -53,7 +54,7 @@ class QuantizeArguments(ctypes.Structure):
     _fields_ = (
         ("input", InputArguments),
         *((name, _pointer) for name in ("planes", "codes", "scale", "zero", "sums", "counters")),
-        *((name, _int) for name in ("chunks", "bits", "columns", "group", "groups", "counter_count")),
+        *((name, _int) for name in ("chunks", "bits", "columns_log", "group", "groups", "counter_count")),
         ("hadamard", _int),
         *((name, ctypes.c_float) for name in ("clip", "shrinking")),
     )
@@ -71,8 +72,8 @@ class ProductArguments(ctypes.Structure):
     _fields_ = (
         *((name, _pointer) for name in ("weight", "acts", "act_scale", "act_zero", "act_sums")),
         *((name, _pointer) for name in ("scale", "zero", "sums", "bias", "out", "partial", "counters", "totals")),
-        *((name, _int) for name in ("type", "m", "n", "tiles", "chunks", "columns", "group", "groups", "steps")),
-        *((name, _int) for name in ("unit", "units", "warps_n", "spacing")),
+        *((name, _int) for name in ("type", "m", "n", "tiles", "chunks", "columns_log", "group", "groups", "steps")),
+        *((name, _int) for name in ("unit", "share", "extra", "warps_n", "ahead", "spacing")),
     )
 
 
@@ -109,6 +110,7 @@ class Launcher(Protocol):
 
     arch: str
     processors: int
+    overlaps: bool  # a launch may begin while the one before it runs, up to its `wait_for_previous`
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
@@ -133,7 +135,7 @@ def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: Activations
         counters=to.counters.data_ptr(),
         chunks=weight.chunks,
         bits=to.act_bits,
-        columns=plane_columns(to.act_bits),
+        columns_log=plane_columns(to.act_bits).bit_length() - 1,
         group=weight.segment if weight.grouped else weight.chunks * 256,
         groups=weight.groups,
         counter_count=to.counters.numel(),
@@ -173,7 +175,9 @@ def multiply(
     totals: (m, n, groups) int32, also receives the exact sums of (qa - za)(spacing qw - zw).
     """
     arguments = _product_arguments(acts, weight, out, totals)
-    arguments.unit, arguments.units = unit_of(weight, plan.instance.family)
+    arguments.unit, units = unit_of(weight, plan.instance.family)
+    arguments.share, arguments.extra = divmod(units, plan.workers)
+    arguments.ahead = _AHEAD // plan.instance.rows if launcher.overlaps else 0
     arguments.warps_n = plan.warps_n
     arguments.partial = 0 if partial is None else partial.data_ptr()
     grid = plan.grid(weight, acts.m, acts.act_bits)
@@ -199,7 +203,7 @@ def _product_arguments(acts: Activations, weight: DeviceWeight, out: Tensor, tot
         n=weight.n,
         tiles=weight.tiles,
         chunks=weight.chunks,
-        columns=plane_columns(acts.act_bits),
+        columns_log=plane_columns(acts.act_bits).bit_length() - 1,
         group=weight.segment,
         groups=weight.groups,
         steps=weight.steps,

@@ -34,6 +34,11 @@ class Plan:
         """Warps of a block."""
         return self.warps_n * self.warps_m
 
+    @property
+    def workers(self) -> int:
+        """Among how many the columns of a tile are shared out."""
+        return self.splits * (self.warps if self.instance.family == BINARY else 1)
+
     def block_rows(self) -> int:
         """Row tiles of a block."""
         return self.instance.rows * (1 if self.instance.family == BINARY else self.warps_n)

@@ -3,15 +3,24 @@
 //
 // One block takes one token, one warp 256 columns ("chunk") at a time. In a half chunk h lane 4 r + t reads the columns
 // 128 h + 16 r + 4 t + c, c = 0..3, and makes a word of four bytes. Those words are the byte fragments already. A bit
-// plane's word t of the half has column 16 r + 4 t + c at bit r + 8 c: mask the bytes, shift by r, OR over r.
+// plane's word t of the half has column 16 r + 4 t + c at bit r + 8 c: the words of eight lanes, transposed as bits.
 // A block of the Hadamard transform (kernels/hadamard.py) never leaves its chunk: a warp has all of it in registers.
 #include <inputs.cuh>
-
-DEVICE bool is_finite(float v) { return (float_as_bits(v) & 0x7f800000u) != 0x7f800000u; }
 
 struct Chunk {
     float v[2][4];  // a lane's columns of each half
 };
+
+// Words of the eight lanes with the same t are 8 x 8 bits in each byte: bit i of lane r and bit r of lane i change places.
+DEVICE u32 transpose(u32 word, u32 r) {
+    const u32 masks[3] = {0x55555555u, 0x33333333u, 0x0f0f0f0fu};
+#pragma unroll
+    for (int level = 0; level < 3; level++) {
+        const u32 gap = 1 << level, mask = masks[level], other = shuffle_xor(word, 4 * gap);
+        word = r & gap ? (word & ~mask) | ((other >> gap) & mask) : (word & mask) | ((other & mask) << gap);
+    }
+    return word;
+}
 
 DEVICE void sum_and_difference(float& first, float& second) {
     const float sum = add(first, second);
@@ -51,35 +60,43 @@ DEVICE Chunk read_chunk(const QuantizeArguments& a, int token, int chunk, float 
     return read;
 }
 
-// low, high: the row's range, widened to hold 0; bad: whether it has NaN or infinity. Every thread gets the row's.
+// The row's range, for every thread. last: the last of the warp's chunks, which most warps have no other of.
 template <int Type, int Kind>
-DEVICE void row_range(const QuantizeArguments& a, int token, float factor, float& low, float& high, int& bad) {
+DEVICE Range row_range(const QuantizeArguments& a, int token, float factor, Chunk& last) {
     const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
-    Shared<float> lows = shared_at<float>(0), highs = shared_at<float>(128);
-    Shared<int> bads = shared_at<int>(256);
-    low = 0.0f, high = 0.0f, bad = 0;
+    Shared<int> below = shared_at<int>(0), above = shared_at<int>(128);
+    Range range;
     for (int chunk = warp; chunk < a.chunks; chunk += warps) {
-        const Chunk read = read_chunk<Type, Kind>(a, token, chunk, factor);
-        for (int i = 0; i < 8; i++) {
-            const float v = read.v[i / 4][i % 4];
-            bad |= !is_finite(v);
-            low = v < low ? v : low;
-            high = v > high ? v : high;
-        }
+        last = read_chunk<Type, Kind>(a, token, chunk, factor);
+        for (int i = 0; i < 8; i++) range.widen(last.v[i / 4][i % 4]);
     }
-    widen_in_warp(low, high);
-    for (u32 step = 16; step; step /= 2) bad |= shuffle_xor(bad, step);
-    if (lane == 0) lows[warp] = low, highs[warp] = high, bads[warp] = bad;
+    range.widen_in_warp();
+    if (lane == 0) below[warp] = range.below, above[warp] = range.above;
     sync_block();
-    for (u32 w = 0; w < warps; w++) {
-        low = lows[w] < low ? lows[w] : low;
-        high = highs[w] > high ? highs[w] : high;
-        bad |= bads[w];
+    if (lane < warps) range.below = below[lane], range.above = above[lane];
+    range.widen_in_warp();
+    return range;
+}
+
+// Adds a lane's sums over the two halves of a chunk to those of their groups.
+DEVICE void add_sums(const QuantizeArguments& a, Shared<int> group_sums, int chunk, const int (&of)[2]) {
+    const u32 lane = thread() % 32;
+    if (a.group % 256 == 0) {
+        const int sum = sum_in_warp(of[0] + of[1]);
+        if (lane == 0) add_shared(group_sums, chunk * 256 / a.group, sum);
+        return;
+    }
+    for (int h = 0; h < 2; h++) {
+        int sum = of[h];
+        for (u32 step = 1; step < 8; step *= 2) sum += shuffle_xor(sum, step);
+        const int group = (chunk * 256 + h * 128 + 4 * lane) / a.group;
+        if (lane % 8 == 0 && group < a.groups) add_shared(group_sums, group, sum);
     }
 }
 
 template <int Type, int Kind>
 DEVICE void quantize(const QuantizeArguments& a) {
+    wait_for_previous();
     const int token = block_x();
     const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32, r = lane / 4, t = lane % 4;
     const bool is_padding = token >= a.input.m;
@@ -93,41 +110,35 @@ DEVICE void quantize(const QuantizeArguments& a) {
     Shared<int> group_sums = shared_at<int>(384);
     for (int g = thread(); g < a.groups; g += threads()) group_sums[g] = 0;
 
-    float low = 0.0f, high = 0.0f, factor = 0.0f;
-    int bad = 0;
+    float factor = 0.0f;
+    Range range;
+    Chunk last = {};
     if (!is_padding) {
         if constexpr (Kind == NORMED) factor = add_and_norm<Type>(a.input, token);
-        row_range<Type, Kind>(a, token, factor, low, high, bad);
+        range = row_range<Type, Kind>(a, token, factor, last);
     }
     sync_block();
-    if (bad) low = 0.0f, high = 0.0f;
-    const Grid grid(multiply(low, a.clip), multiply(high, a.clip), a.bits);
+    const bool bad = !range.is_finite();
+    if (bad) range = Range();
+    const Grid grid(multiply(range.low(), a.clip), multiply(range.high(), a.clip), a.bits);
+    const int codes_end = is_padding || bad ? 0 : k;
 
-    const u32 column_in_tile = (token % (8 / a.columns)) * a.columns;
-    const long long column_tile = token / (8 / a.columns);
+    const u32 column_in_tile = (token << a.columns_log) % 8;
+    const long long column_tile = (token << a.columns_log) / 8;
     for (int chunk = warp; chunk < a.chunks; chunk += warps) {
         u32 words[2] = {0, 0};
-        Chunk read;
-        if (!is_padding && !bad) read = read_chunk<Type, Kind>(a, token, chunk, factor);
+        Chunk read = last;
+        if (chunk + warps < a.chunks && codes_end) read = read_chunk<Type, Kind>(a, token, chunk, factor);
+        int sums_of[2] = {0, 0};
         for (int h = 0; h < 2; h++) {
             const int column = chunk * 256 + h * 128 + 4 * lane;
-            u32 four = 0;
-            int sum = 0;
-            if (!is_padding && !bad && column < k) {
-                for (int c = 0; c < 4; c++) {
-                    if (column + c >= k) continue;
-                    const float code = grid.code(read.v[h][c]);
-                    four |= static_cast<u32>(code) << 8 * c;
-                    sum += static_cast<int>(code);
-                }
+            for (int c = 0; c < 4; c++) {
+                const u32 code = column + c < codes_end ? static_cast<u32>(grid.code(read.v[h][c])) : 0;
+                words[h] |= code << 8 * c;
+                sums_of[h] += static_cast<int>(code);
             }
-            sum += shuffle_xor(sum, 1);
-            sum += shuffle_xor(sum, 2);
-            sum += shuffle_xor(sum, 4);
-            const int group = (chunk * 256 + h * 128 + 4 * lane) / a.group;
-            if (lane % 8 == 0 && group < a.groups) add_shared(group_sums, group, sum);
-            words[h] = four;
         }
+        add_sums(a, group_sums, chunk, sums_of);
         if (a.codes) {
             Global<u32> codes(a.codes);
             const long long base = (static_cast<long long>(token) * a.chunks + chunk) * 64 + t * 8 + r;
@@ -135,20 +146,10 @@ DEVICE void quantize(const QuantizeArguments& a) {
             store(codes, base + 32, words[1]);
         }
         if (a.planes) {
-            u32 mine[2] = {0, 0};
-            for (int i = 0; i < a.bits; i++) {
-                for (int h = 0; h < 2; h++) {
-                    u32 plane = ((words[h] >> i) & 0x01010101u) << r;
-                    plane |= shuffle_xor(plane, 4);
-                    plane |= shuffle_xor(plane, 8);
-                    plane |= shuffle_xor(plane, 16);
-                    if (static_cast<int>(r) == i) mine[h] = plane;
-                }
-            }
-            if (static_cast<int>(r) < a.columns) {
+            uint2 pair;
+            pair.x = transpose(words[0], r), pair.y = transpose(words[1], r);
+            if (r >> a.columns_log == 0) {
                 const Global<uint2> planes(reinterpret_cast<uint2*>(a.planes));
-                uint2 pair;
-                pair.x = mine[0], pair.y = mine[1];
                 store(planes, (column_tile * a.chunks + chunk) * 32 + (column_in_tile + r) * 4 + t, pair);
             }
         }
@@ -158,7 +159,7 @@ DEVICE void quantize(const QuantizeArguments& a) {
         store(sums, static_cast<long long>(token) * a.groups + g, static_cast<int>(group_sums[g]));
     }
     if (thread() == 0) {
-        store(scale, token, bad ? bits_as_float(0x7fc00000u) : grid.step);
+        store(scale, token, bad ? bits_as_float(0x7fc00000u) : grid.step.by);
         store(zero, token, static_cast<int>(grid.offset));
     }
 }

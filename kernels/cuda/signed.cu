@@ -21,6 +21,7 @@ struct TotalsArguments {
 
 // A warp writes a chunk of 256 columns of 16 rows.
 DEVICE void weight_rows(const RowsArguments& a) {
+    wait_for_previous();
     const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
     const int chunk = block_x() * (threads() / 32) + thread() / 32, tile = block_y();
     if (chunk >= a.chunks) return;
@@ -31,7 +32,7 @@ DEVICE void weight_rows(const RowsArguments& a) {
         for (int j = 0; j < 8; j++) {
             words[j] = 0;
             const long long fragment = (static_cast<long long>(tile) * a.chunks + chunk) * a.planes + j;
-            if (j < a.planes) words[j] = load<u32>(weight, (fragment * 32 + lane) * 4 + piece);
+            if (j < a.planes) words[j] = load_constant<u32>(weight, (fragment * 32 + lane) * 4 + piece);
         }
         const long long row = tile * 16 + 8 * (piece % 2) + g;
         for (u32 r = 0; r < 8; r++) {
@@ -45,6 +46,7 @@ DEVICE void weight_rows(const RowsArguments& a) {
 
 // A block writes a token.
 DEVICE void token_rows(const RowsArguments& a) {
+    wait_for_previous();
     const int token = block_x();
     const Global<const u32> codes(a.codes);
     const Global<u32> out(a.out);
@@ -64,6 +66,7 @@ DEVICE void token_rows(const RowsArguments& a) {
 
 // A thread turns one sum into one output.
 DEVICE void finish_totals(const TotalsArguments& all) {
+    wait_for_previous();
     const ProductArguments& a = all.product;
     const int row = block_x() * threads() + thread(), token = block_y();
     if (row >= a.n) return;

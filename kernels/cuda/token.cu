@@ -5,6 +5,7 @@
 // A token's values, as `quantize` would read them. One block a token where the kind is NORMED; else blocks share it.
 template <int Type, int Kind>
 DEVICE void resolve(const ResolveArguments& a) {
+    wait_for_previous();
     const int token = block_y(), k = a.input.k;
     float factor = 0.0f;
     if constexpr (Kind == NORMED) factor = add_and_norm<Type>(a.input, token);
@@ -18,6 +19,7 @@ DEVICE void resolve(const ResolveArguments& a) {
 // One block takes one head of the queries, keys or values. Shared memory: d floats.
 template <int Type>
 DEVICE void rotate_and_keep(const KeepArguments& a) {
+    wait_for_previous();
     typedef typename Element<Type>::One One;
     const int part = block_x(), half = a.d / 2;
     const u32 lane = thread() % 32;
@@ -42,14 +44,10 @@ DEVICE void rotate_and_keep(const KeepArguments& a) {
         }
     }
     sync_block();
-    float low = 0.0f, high = 0.0f;
-    for (int e = lane; a.bits && e < a.d; e += 32) {
-        const float v = kept[e];
-        low = v < low ? v : low;
-        high = v > high ? v : high;
-    }
-    widen_in_warp(low, high);
-    const Grid grid(low, high, a.bits);
+    Range range;
+    for (int e = lane; a.bits && e < a.d; e += 32) range.widen(kept[e]);
+    range.widen_in_warp();
+    const Grid grid(range.low(), range.high(), a.bits);
     const int head = part - a.heads - (is_value ? a.kv_heads : 0);
     const long long position = load<long long>(Global<const long long>(a.position), 0);
     const long long place = is_query ? row : (head * a.capacity + position) * a.d;
@@ -99,6 +97,7 @@ DEVICE Sums joined(const Rows& rows, long long row, int count, int d, int e) {
 // arrive joins what all have found. Shared memory: d + 2 floats a warp.
 template <int Type>
 DEVICE void attend(const AttendArguments& a) {
+    wait_for_previous();
     typedef typename Element<Type>::One One;
     const int head = block_x(), split = block_z(), splits = blocks_z();
     const int lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;

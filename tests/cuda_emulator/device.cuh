@@ -16,7 +16,10 @@ struct alignas(16) uint4 {
 
 #define DEVICE inline
 #define KERNEL(name, Arguments, threads, ...) \
-    extern "C" void name(const void* raw) { __VA_ARGS__(*static_cast<const Arguments*>(raw)); }
+    extern "C" void name(const void* raw) {           \
+        let_next_begin();                             \
+        __VA_ARGS__(*static_cast<const Arguments*>(raw)); \
+    }
 
 inline u32 thread() { return emulator::state.current; }
 inline u32 threads() { return emulator::state.threads; }
@@ -35,10 +38,14 @@ struct Global {
     Global(const Global<U>& other) : pointer(other.pointer), buffer(other.buffer) {}
 
     T* at(long long i, bool writes) const {
+        if (!emulator::state.fibres[emulator::state.current].waited) emulator::fail("memory is used before earlier launches are waited for");
+        return within(i, sizeof(T), writes);
+    }
+    T* within(long long i, size_t bytes, bool writes) const {
         if (buffer == nullptr) emulator::fail("an access through a pointer to no buffer");
         const auto address = reinterpret_cast<uintptr_t>(pointer) + i * static_cast<long long>(sizeof(T));
-        if (address < buffer->base || address + sizeof(T) > buffer->base + buffer->size) {
-            emulator::fail("element " + std::to_string(i) + " of " + std::to_string(sizeof(T)) + " bytes is outside its buffer of " +
+        if (address < buffer->base || address + bytes > buffer->base + buffer->size) {
+            emulator::fail("element " + std::to_string(i) + " of " + std::to_string(bytes) + " bytes is outside its buffer of " +
                            std::to_string(buffer->size) + " bytes");
         }
         if (address % sizeof(T)) emulator::fail("an access of " + std::to_string(sizeof(T)) + " bytes out of alignment");
@@ -50,10 +57,17 @@ struct Global {
 template <class T>
 T load(Global<const T> p, long long i) {
     const T* at = p.at(i, false);
-    if (p.buffer->written) emulator::fail("a read-only load of a buffer that this launch has written");
+    if (p.buffer->written) emulator::fail("a load of a buffer that this launch has written");
     return *at;
 }
-inline uint4 load_once(Global<const uint4> p, long long i) { return load<uint4>(p, i); }
+inline uint2 load_if(bool wanted, Global<const uint2> p, long long i) { return wanted ? load<uint2>(p, i) : uint2(); }
+template <class T>
+T load_constant(Global<const T> p, long long i) {
+    const T v = load<T>(p, i);
+    if (p.buffer->changed) emulator::fail("a read-only load of a buffer that an earlier launch has written");
+    return v;
+}
+inline uint4 load_once_if(bool wanted, Global<const uint4> p, long long i) { return wanted ? load_constant<uint4>(p, i) : uint4(); }
 template <class T>
 T load_fresh(Global<T> p, long long i) {
     return *p.at(i, false);
@@ -136,6 +150,14 @@ inline void add_shared(Shared<int> p, u32 i, int v) {
     memcpy(emulator::state.shared.data() + at, &sum, 4);
 }
 
+inline void let_next_begin() {}
+inline void wait_for_previous() { emulator::state.fibres[emulator::state.current].waited = true; }
+template <class T>
+void ask_for(Global<const T> p, long long i, u32 bytes) {
+    if (bytes % 16 || bytes == 0) emulator::fail("asked for " + std::to_string(bytes) + " bytes");
+    if (reinterpret_cast<uintptr_t>(p.within(i, bytes, false)) % 16) emulator::fail("asked for bytes out of alignment");
+}
+
 inline void sync_block() { emulator::wait_as(emulator::AT_BARRIER); }
 inline void fence() {}
 
@@ -212,6 +234,17 @@ inline void carry_out(int warp) {
         case SHUFFLE:
             for (u32 lane = 0; lane < 32; lane++) lanes[lane].out[0] = lanes[lane ^ lanes[0].parameter].in[0];
             break;
+        case LARGEST:
+        case SUM: {
+            int largest = static_cast<int>(lanes[0].in[0]);
+            u32 sum = 0;
+            for (int lane = 0; lane < 32; lane++) {
+                largest = std::max(largest, static_cast<int>(lanes[lane].in[0]));
+                sum += lanes[lane].in[0];
+            }
+            for (int lane = 0; lane < 32; lane++) lanes[lane].out[0] = lanes[0].collective == SUM ? sum : static_cast<u32>(largest);
+            break;
+        }
         case MMA_B1_K256: multiply<256, 1, 4, 2>(lanes, a_b1_k256, b_b1_k256); break;
         case MMA_B1_K128: multiply<128, 1, 2, 1>(lanes, a_b1_k128, b_b1_k128); break;
         case MMA_U8_K32: multiply<32, 8, 4, 2>(lanes, a_u8_k32, b_u8_k32); break;
@@ -233,6 +266,8 @@ T shuffle_xor(T v, u32 lanes) {
     memcpy(&v, &bits, 4);
     return v;
 }
+inline int sum_in_warp(int v) { return static_cast<int>(*emulator::meet(emulator::SUM, 0, {static_cast<u32>(v)})); }
+inline int largest_in_warp(int v) { return static_cast<int>(*emulator::meet(emulator::LARGEST, 0, {static_cast<u32>(v)})); }
 inline void mma_b1(int (&c)[4], const uint4& a, const uint2& b) {
     emulator::hand_out(c, emulator::meet(emulator::MMA_B1_K256, 0, {a.x, a.y, a.z, a.w, b.x, b.y, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
 }
@@ -245,6 +280,7 @@ inline void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 
 inline float multiply(float a, float b) { return a * b; }
 inline float add(float a, float b) { return a + b; }
+inline float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline float divide(float a, float b) { return a / b; }
 inline float square_root(float a) { return __builtin_sqrtf(a); }
 inline float exponential(float a) { return __builtin_expf(a); }

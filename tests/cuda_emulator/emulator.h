@@ -4,8 +4,10 @@
 // it is carried out for all of them; a barrier opens when all threads of the block wait there. Anything else (a lane
 // that is missing, a different collective) stops the launch with an error, as do accesses out of bounds or out of
 // alignment, reads of an asynchronous copy that was not waited for, two threads that touch a word of shared memory
-// between the same barriers where one of them writes, and read-only loads of what the launch has written.
+// between the same barriers where one of them writes, read-only loads of what the launch or an earlier one has written,
+// and all accesses of a thread that has not waited for earlier launches.
 #pragma once
+#include <algorithm>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>
@@ -20,11 +22,12 @@
 namespace emulator {
 
 enum Wait { RUNNING, AT_COLLECTIVE, AT_BARRIER, DONE };
-enum Collective { SHUFFLE, MMA_B1_K256, MMA_B1_K128, MMA_U8_K32 };
+enum Collective { SHUFFLE, LARGEST, SUM, MMA_B1_K256, MMA_B1_K128, MMA_U8_K32 };
 
 struct Buffer {
     uintptr_t base = 0, size = 0;
-    bool written = false;
+    bool written = false;  // by this launch
+    bool changed = false;  // by an earlier one
 };
 
 struct Copy {
@@ -35,7 +38,7 @@ struct Copy {
 struct Fibre {
     ucontext_t start;
     jmp_buf at;
-    bool started;
+    bool started, waited;
     Wait wait;
     Collective collective;
     uint32_t parameter;
@@ -139,7 +142,7 @@ inline void run_block(bool backwards, char* stacks) {
     state.epoch = 0;
     for (int thread = 0; thread < state.threads; thread++) {
         Fibre& fibre = state.fibres[thread];
-        fibre.started = false;
+        fibre.started = fibre.waited = false;
         fibre.wait = RUNNING;
         fibre.copies.assign(1, {});
         getcontext(&fibre.start);
@@ -168,7 +171,11 @@ extern "C" {
 
 void emulator_forget_buffers() { emulator::state.buffers.clear(); }
 
-void emulator_add_buffer(uintptr_t base, uintptr_t size) { emulator::state.buffers[base] = {base, size, false}; }
+// changed: an earlier launch has written it.
+void emulator_add_buffer(uintptr_t base, uintptr_t size, int changed) {
+    emulator::state.buffers[base] = {base, size, false, changed != 0};
+}
+int emulator_has_written(uintptr_t base) { return emulator::state.buffers[base].written; }
 
 // Runs a kernel over its grid, blocks and warps in order or backwards. Returns 0, or 1 with the reason in `message`.
 int emulator_run(void (*kernel)(const void*), const uint32_t* grid, int threads, int shared_bytes,

@@ -6,6 +6,12 @@ struct FaultArguments {
     int count;
 };
 
+template <void (*Body)(const FaultArguments&)>
+DEVICE void waited(const FaultArguments& a) {
+    wait_for_previous();
+    Body(a);
+}
+
 DEVICE void right(const FaultArguments& a) {
     const Shared<u32> words = shared_at<u32>(0);
     words[thread()] = thread();
@@ -54,6 +60,9 @@ DEVICE void copy_without_barrier(const FaultArguments& a) {
     const uint4 first = words[0];
     store(Global<u32>(a.data), thread(), first.x);
 }
+DEVICE void not_waited_for(const FaultArguments& a) { load<u32>(Global<const u32>(a.data), thread()); }
+DEVICE void changed_before(const FaultArguments& a) { load_constant<u32>(Global<const u32>(a.data), thread()); }
+DEVICE void asked_beyond_the_end(const FaultArguments& a) { ask_for<u32>(Global<const u32>(a.data), 0, 512); }
 DEVICE void stale_load(const FaultArguments& a) {
     store(Global<u32>(a.data), thread(), u32(1));
     load<u32>(Global<const u32>(a.data), thread());

@@ -44,7 +44,8 @@ def build(unit: Unit, sources: Path = SOURCES) -> ctypes.CDLL:
     loaded.emulator_to_half.argtypes = loaded.emulator_to_bfloat.argtypes = [ctypes.c_float]
     loaded.emulator_to_half.restype = loaded.emulator_to_bfloat.restype = ctypes.c_uint16
     loaded.emulator_from_half.restype, loaded.emulator_from_half.argtypes = ctypes.c_float, [ctypes.c_uint16]
-    loaded.emulator_add_buffer.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
+    loaded.emulator_add_buffer.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int]
+    loaded.emulator_has_written.argtypes = [ctypes.c_uint64]
     return loaded
 
 
@@ -59,7 +60,9 @@ class EmulatedDevice:
     ) -> None:
         self.arch, self.processors, self.backwards, self.sources = arch, processors, backwards, sources
         self.launched: list[str] = []
+        self.overlaps = True
         self._buffers: list[torch.Tensor] = []
+        self._changed: set[int] = set()
 
     def show(self, *tensors: torch.Tensor | None) -> None:
         """Let kernels touch these tensors, and nothing beside them."""
@@ -76,7 +79,7 @@ class EmulatedDevice:
         library.emulator_forget_buffers()
         for tensor in self._buffers:
             storage = tensor.untyped_storage()
-            library.emulator_add_buffer(storage.data_ptr(), storage.nbytes())
+            library.emulator_add_buffer(storage.data_ptr(), storage.nbytes(), storage.data_ptr() in self._changed)
         message = ctypes.create_string_buffer(500)
         function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
         failed = library.emulator_run(
@@ -91,6 +94,8 @@ class EmulatedDevice:
         )
         if failed:
             raise EmulatorError(f"{kernel}: {message.value.decode()}")
+        places = {tensor.untyped_storage().data_ptr() for tensor in self._buffers}
+        self._changed |= {place for place in places if library.emulator_has_written(place)}
         self.launched.append(kernel)
 
 
@@ -110,6 +115,7 @@ class EmulatedGpu(EmulatedDevice):
     def launch(self, kernel: str, *arguments: object) -> None:
         kinds = (torch.Tensor, torch.nn.Parameter)
         self._buffers = [tensor for tensor in gc.get_objects() if type(tensor) in kinds and tensor.nbytes]
+        self._changed.clear()  # memory may be another tensor's by now
         super().launch(kernel, *arguments)  # type: ignore[arg-type]
 
     def is_capturing(self) -> bool:

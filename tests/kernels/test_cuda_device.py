@@ -153,6 +153,34 @@ def test_a_cuda_graph_holds_a_product(m: int) -> None:
     assert torch.equal(y, torch.flip(before, dims=[0]))
 
 
+def test_launches_that_overlap_give_the_same_bits(device: driver.CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in a chain, where each one quantizes what the one before it wrote, and all share one set of codes."""
+    if not device.overlaps:
+        pytest.skip(f"launches do not overlap on sm_{device.arch}")
+    weights = [uploaded(Case(2, 8, 1, 2048, 2048, seed=seed))[0] for seed in range(8)]
+    _, first = uploaded(Case(2, 8, 3, 2048, 2048))
+
+    def chain() -> torch.Tensor:
+        x = first
+        for four in (weights[:4], weights[4:]) * 5:
+            for weight in four:
+                x = engine.linear(x, weight, 8)
+            x = x / x.abs().amax()
+        return x
+
+    chain()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        in_graph = chain()
+    monkeypatch.setattr(device, "overlaps", False)
+    expected = chain()
+    monkeypatch.setattr(device, "overlaps", True)
+    for _ in range(20):
+        graph.replay()
+        assert torch.equal(in_graph, expected)
+        assert torch.equal(chain(), expected)
+
+
 @pytest.mark.parametrize("kind", ["b1", "int8"])
 def test_the_ceiling_kernels_sums_are_the_products(device: driver.CudaDevice, kind: str) -> None:
     if kind == "b1" and not has_binary_mma(device.arch):

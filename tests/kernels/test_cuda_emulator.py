@@ -48,8 +48,21 @@ MUTATIONS = {
     "no barrier between the warps": (
         "binary_p2_r1_c1",
         "binary.cu",
-        "token0 = column0 * (8 / a.columns);\n        sync_block();",
-        "token0 = column0 * (8 / a.columns);",
+        "token0 = tokens_of(column0);\n        sync_block();",
+        "token0 = tokens_of(column0);",
+    ),
+    "no wait for the launch that quantizes": ("binary_p2_r1_c1", "binary.cu", "    wait_for_previous();\n", ""),
+    "the read-only path for what that launch writes": (
+        "binary_p2_r1_c1",
+        "epilogue.cuh",
+        "load<float>(Global<const float>(a.act_scale)",
+        "load_constant<float>(Global<const float>(a.act_scale)",
+    ),
+    "more of the weight asked for than there is": (
+        "binary_p2_r1_c1",
+        "epilogue.cuh",
+        "bytes < a.ahead ? bytes : a.ahead",
+        "a.ahead",
     ),
     "the tail of rows not masked": ("binary_p2_r1_c1", "epilogue.cuh", "|| row >= a.n) return;", ") return;"),
     "the plane's place in the tile": (
@@ -87,7 +100,10 @@ FAULTS = {
     "different_collectives": "different collectives",
     "copy_not_waited_for": "before a copy to it was waited for",
     "copy_without_barrier": "no barrier after a write",
-    "stale_load": "a read-only load of a buffer that this launch has written",
+    "not_waited_for": "before earlier launches are waited for",
+    "changed_before": "a read-only load of a buffer that an earlier launch has written",
+    "asked_beyond_the_end": "element 0 of 512 bytes is outside its buffer of 256 bytes",
+    "stale_load": "a load of a buffer that this launch has written",
 }
 
 
@@ -95,21 +111,68 @@ class FaultArguments(ctypes.Structure):
     _fields_ = (("data", ctypes.c_uint64), ("count", ctypes.c_int32))
 
 
+class QuotientArguments(ctypes.Structure):
+    _fields_ = (*((name, ctypes.c_uint64) for name in ("values", "divisors", "quotients")), ("count", ctypes.c_int32))
+
+
+def launched(library: ctypes.CDLL, kernel: str, threads: int, arguments: ctypes.Structure) -> tuple[int, str]:
+    """Whether one block with 1 KiB of shared memory failed, and why."""
+    message, place = ctypes.create_string_buffer(500), ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
+    grid = (ctypes.c_uint32 * 3)(1, 1, 1)
+    size = ctypes.c_size_t(len(message))
+    failed = library.emulator_run(place, grid, threads, 1024, ctypes.byref(arguments), 0, message, size)
+    return failed, message.value.decode()
+
+
+def test_a_quotient_is_rounded_as_a_division_is() -> None:
+    """Quotients beside the middle between two codes, where one bit decides, and any others; divisors near 1 and far."""
+    library = build(Unit("quotients", "quotients.cu", ("KERNEL(divide_all, QuotientArguments, 1024, (divide_all))",)))
+    random = np.random.default_rng(0)
+    count = 400_000
+    divisors = np.concatenate(
+        [
+            random.uniform(1, 2, count).astype(np.float32)
+            * np.exp2(random.integers(-20, 20, count)).astype(np.float32),
+            np.exp(random.uniform(-88, 88.7, count)).astype(np.float32),
+            np.nextafter(np.exp2(random.integers(-9, 9, count)).astype(np.float32), np.float32(0)),
+        ]
+    )
+    halves = (random.integers(-300, 300, len(divisors)) + 0.5).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        beside = (halves * divisors).view(np.int32) + random.integers(-2, 3, len(divisors)).astype(np.int32)
+        anywhere = (random.standard_normal(len(divisors)) * 100).astype(np.float32) * divisors
+    values = np.where(random.random(len(divisors)) < 0.7, beside.view(np.float32), anywhere).astype(np.float32)
+    kept = np.isfinite(values) & (divisors > 0)
+    values, divisors = values[kept], divisors[kept]
+    quotients = np.empty_like(values)
+    library.emulator_forget_buffers()
+    for tensor in (values, divisors, quotients):
+        library.emulator_add_buffer(tensor.ctypes.data, tensor.nbytes, 0)
+    places = (tensor.ctypes.data for tensor in (values, divisors, quotients))
+    assert launched(library, "divide_all", 1024, QuotientArguments(*places, len(values))) == (0, "")
+    with np.errstate(over="ignore", under="ignore"):
+        expected = values / divisors
+    codes = np.abs(expected) < 1e5  # what rounds to a level
+    assert codes.mean() > 0.9
+    assert np.array_equal(np.rint(quotients[codes]), np.rint(expected[codes]))
+    normal = codes & (np.abs(values) > 1e-15)
+    assert np.array_equal(quotients[normal], expected[normal])
+
+
 def run_fault(name: str) -> tuple[int, str, torch.Tensor]:
     unit = Unit(
         "faults",
         "faults.cu",
-        tuple(f"KERNEL(run_{fault}, FaultArguments, 256, ({fault}))" for fault in ("right", *FAULTS)),
+        tuple(
+            f"KERNEL(run_{fault}, FaultArguments, 256, ({fault if fault == 'not_waited_for' else f'waited<{fault}>'}))"
+            for fault in ("right", *FAULTS)
+        ),
     )
     library = build(unit)
-    data, message = torch.zeros(64, dtype=torch.int32), ctypes.create_string_buffer(500)
+    data = torch.zeros(64, dtype=torch.int32)
     library.emulator_forget_buffers()
-    library.emulator_add_buffer(data.data_ptr(), data.nbytes)
-    arguments = FaultArguments(data.data_ptr(), 64)
-    kernel = ctypes.cast(getattr(library, f"run_{name}"), ctypes.c_void_p)
-    grid = (ctypes.c_uint32 * 3)(1, 1, 1)
-    failed = library.emulator_run(kernel, grid, 64, 1024, ctypes.byref(arguments), 0, message, ctypes.c_size_t(500))
-    return failed, message.value.decode(), data
+    library.emulator_add_buffer(data.data_ptr(), data.nbytes, name == "changed_before")
+    return *launched(library, f"run_{name}", 64, FaultArguments(data.data_ptr(), 64)), data
 
 
 @pytest.mark.parametrize("fault", FAULTS)
