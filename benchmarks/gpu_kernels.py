@@ -3,7 +3,8 @@
 PYTHONPATH=. python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json
 
 gemlite and humming-kernels are timed too where they are installed. They compile at their first call on a shape and a
-number of tokens; when --compiling-seconds are used up, they are left out, and a line says so.
+number of tokens; when --compiling-seconds are used up, they are left out, and a line says so. The file is written anew
+after each shape and number of tokens: a run that is cut leaves what it has measured.
 """
 
 import argparse
@@ -31,38 +32,47 @@ def main(words: list[str] | None = None) -> None:
     arguments = read_arguments(words)
     shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
     tokens = [int(m) for m in arguments.m.split(",")]
-    left_out: list[LeftOut] = []
-    limits: list[Limits] = []
+    on = driver.device(0)
+    on.overlaps = on.overlaps and not arguments.apart
+    report: dict[str, Any] = {
+        "machine": {**describe_gpu(on), "launches_overlap": on.overlaps},
+        "command": sys.argv[1:] if words is None else words,
+        "limits": None,
+        "left_out": [],
+        "measurements": [],
+    }
+
+    def write() -> None:
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(report, indent=1))
 
     def tell(one: LeftOut) -> None:
-        left_out.append(one)
+        report["left_out"].append(asdict(one))
         print(one, flush=True)
 
     def tell_limits(found: Limits) -> None:
-        limits.append(found)
+        report["limits"] = asdict(found)
         rates = (f"{kind} {rate / 1e12:.0f} TOP/s" for kind, rate in found.operations_per_second.items())
         print(f"copies {found.gb_per_second:.0f} GB/s, {', '.join(rates)}", flush=True)
 
-    on = driver.device(0)
-    rows = bench_gpu(
+    def keep(row: KernelMeasurement) -> None:
+        rows = report["measurements"]
+        if rows and [rows[-1][name] for name in "nkm"] != [row.n, row.k, row.m]:
+            write()
+        rows.append(as_json(row))
+        show(row)
+
+    bench_gpu(
         on,
         arguments.precisions.split(","),
         [(n, k) for n, k in shapes],
         tokens,
-        on_measurement=show,
+        on_measurement=keep,
         on_left_out=tell,
         on_limits=tell_limits,
         compiling_seconds=arguments.compiling_seconds,
     )
-    if arguments.json is not None:
-        content = {
-            "machine": describe_gpu(on),
-            "command": sys.argv[1:] if words is None else words,
-            "limits": asdict(limits[0]),
-            "left_out": [asdict(one) for one in left_out],
-            "measurements": [as_json(row) for row in rows],
-        }
-        arguments.json.write_text(json.dumps(content, indent=1))
+    write()
 
 
 def read_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -75,6 +85,7 @@ def read_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--m", default=TOKENS, help="tokens, with commas between")
     parser.add_argument("--quick", action="store_true", help="fewer precisions, shapes and numbers of tokens")
     parser.add_argument("--compiling-seconds", type=float, default=120.0, help="for peers that compile (120)")
+    parser.add_argument("--apart", action="store_true", help="no launch begins before the one before it has ended")
     parser.add_argument("--json", type=Path, help="the file to write; none without it")
     if parser.parse_args(words).quick:
         parser.set_defaults(**QUICK)

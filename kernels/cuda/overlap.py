@@ -50,7 +50,7 @@ def launch_overlapped(
     arguments: ctypes.Structure,
     library: str = _DRIVER,
 ) -> int:
-    """Start a kernel (a `CUfunction`) that waits for earlier launches by itself. Returns the driver's `CUresult`, 0 if well.
+    """Start a kernel (a `CUfunction`) that waits for earlier launches by itself. Returns the driver's `CUresult`.
 
     Only where `can_overlap`.
     """

@@ -125,9 +125,10 @@ def test_the_script_writes_rows_limits_and_what_was_left_out(
     import gpu_kernels
 
     gpu.processors = 1
-    words = ["--precisions", "W2A8", "--shapes", "32x256", "--m", "1", "--json", str(tmp_path / "out.json")]
+    words = ["--precisions", "W2A8", "--shapes", "32x256", "--m", "1", "--json", str(tmp_path / "out.json"), "--apart"]
     gpu_kernels.main(words)
     found = json.loads((tmp_path / "out.json").read_text())
+    assert found["machine"]["launches_overlap"] is False
     assert set(found) == {"machine", "command", "limits", "left_out", "measurements"}
     assert found["command"] == words
     assert set(found["limits"]["operations_per_second"]) == {"b1", "int8", "int8-library", "fp16-library"}
@@ -140,6 +141,26 @@ def test_the_script_writes_rows_limits_and_what_was_left_out(
     assert said.count(" is left out: ") == len(found["left_out"])
     assert f"% of {ours['limit']}, exact" in said
     assert said.startswith("copies 1000 GB/s, b1 ")
+
+
+def test_a_run_that_is_cut_leaves_what_it_has_measured(
+    gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import gpu_kernels
+
+    def cut(row: Any) -> None:
+        if row.m == 2:
+            raise KeyboardInterrupt
+
+    gpu.processors = 1
+    monkeypatch.setattr(gpu_kernels, "show", cut)
+    words = ["--precisions", "W2A8", "--shapes", "32x256", "--m", "1,2", "--json", str(tmp_path / "out.json")]
+    with pytest.raises(KeyboardInterrupt):
+        gpu_kernels.main(words)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["machine"]["launches_overlap"] is True
+    assert {row["m"] for row in found["measurements"]} == {1}
 
 
 def test_quick_changes_what_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

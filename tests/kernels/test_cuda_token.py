@@ -110,9 +110,11 @@ def test_a_window_hides_what_is_older(window: int, position: int, gpu: EmulatedG
     attend(heads_of(2, 1, 16, 3 * SLICE, position, window, None, torch.float16), position)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_keys_and_values_are_rounded_as_they_are_kept(bits: int, gpu: EmulatedGpu) -> None:
-    attend(heads_of(4, 2, 32, 20, 7, None, bits, torch.float32), 7)
+def test_keys_and_values_are_rounded_as_they_are_kept(bits: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+    attend(heads_of(4, 2, 32, 20, 7, None, bits, dtype), 7)
+    attend(heads_of(32, 32, 128, 20, 7, None, bits, dtype), 7)
 
 
 def test_one_graph_serves_every_position_of_a_bucket(gpu: EmulatedGpu) -> None:

@@ -40,11 +40,10 @@ def heads_of(
 
 
 def attention_by_torch(case: Heads, cos: Tensor, sin: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention, and the new keys and values, in float32."""
-    heads, kv_heads, parts = case.heads, case.kv_heads, case.parts.float()
-    turned = parts[: heads + kv_heads] * cos.float()
-    turned = (turned + parts[: heads + kv_heads].roll(parts.shape[1] // 2, -1) * sin.float()).to(case.parts.dtype)
-    new = [rounded(part.float(), case.bits) for part in (turned[heads:], case.parts[heads + kv_heads :])]
+    """Attention, and the new keys and values, in float32. What is rounded to bits is first rounded as the modules do."""
+    heads, kv_heads, parts = case.heads, case.kv_heads, case.parts
+    turned = parts[: heads + kv_heads] * cos + parts[: heads + kv_heads].roll(parts.shape[1] // 2, -1) * sin
+    new = [rounded(part.float(), case.bits) for part in (turned[heads:], parts[heads + kv_heads :])]
     first = 0 if case.window is None else max(0, position + 1 - case.window)
     keys, kept = (
         torch.cat([old[:, first:position].float(), part[:, None]], 1)
