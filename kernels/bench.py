@@ -191,7 +191,7 @@ def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path:
             expected = x[tokens].astype(np.float64) @ weight.dequantize(rows.start, rows.stop).T.astype(np.float64)
         else:
             act_codes, act_scale, act_zero, _ = quantize_activations(x[tokens], act_bits, weight.act_clip)
-            levels, zero = weight.spacing * weight.codes(rows.start, rows.stop), weight.zero[rows]
+            levels, zero = weight.levels(rows.start, rows.stop), weight.zero[rows]
             totals = reference.integer_totals(act_codes, act_zero, levels, zero, weight.segment)
             if integers is not None and not np.array_equal(integers[:, rows], totals):
                 return False

@@ -167,7 +167,7 @@ def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -
     out = np.empty((len(x), weight.n), np.float32)
     for start in range(0, weight.n, _BLOCK_ROWS):
         rows = slice(start, min(start + _BLOCK_ROWS, weight.n))
-        levels = weight.spacing * weight.codes(rows.start, rows.stop).astype(np.float64)
+        levels = weight.levels(rows.start, rows.stop).astype(np.float64)
         zero, scale = weight.zero[rows], weight.scale[rows]
         y = np.zeros((len(x), len(levels)), np.float32)
         for g, column in enumerate(range(0, weight.k, weight.segment)):

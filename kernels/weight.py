@@ -101,14 +101,17 @@ class PackedWeight:
             word, shift = word + words, shift + width
         return codes[start - first * PANEL_ROWS : stop - first * PANEL_ROWS, : self.k]
 
+    def levels(self, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
+        """Rows start .. stop - 1 as spacing * code, from which zero points are taken: (rows, k) int16."""
+        return self.spacing * self.codes(start, stop).astype(np.int16)
+
     def dequantize(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows start .. stop - 1 as (spacing code - zero) * scale: (rows, k) float32."""
         stop = self.n if stop is None else min(stop, self.n)
-        centred = self.spacing * self.codes(start, stop).astype(np.int32)
         rows = slice(start, stop)
         zero = np.repeat(self.zero[rows], self.segment, axis=1)[:, : self.k]
         scale = np.repeat(self.scale[rows], self.segment, axis=1)[:, : self.k]
-        return (centred - zero).astype(np.float32) * scale
+        return (self.levels(start, stop) - zero).astype(np.float32) * scale
 
 
 def pack_weight(

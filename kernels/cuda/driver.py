@@ -17,7 +17,7 @@ from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, TOKEN_ROWS, TYPES, WEIGHT
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TIMED_RUNS = 20
+_TIMED_RUNS, _TIMED_REPLAYS = 20, 7
 _COPIED_BYTES = 1 << 30
 _LARGE = 8192  # rows and columns of a product that keeps a library busy
 
@@ -89,7 +89,8 @@ class CudaDevice:
                 self._function(kernel)
 
     def seconds(self, run: Any) -> float:
-        """Median time of one call of `run`, which launches and does not wait, by CUDA events."""
+        """Median time of one call of `run`, which launches and does not wait, by CUDA events: for what keeps a GPU busy
+        for longer than the host takes to launch it."""
         import torch
 
         with torch.cuda.device(self.index):
@@ -104,20 +105,27 @@ class CudaDevice:
             times = sorted(before.elapsed_time(after) for before, after in itertools.pairwise(marks))
         return float(times[len(times) // 2]) / 1e3
 
+    def seconds_in_graph(self, runs: list[Callable[[], object]]) -> float:
+        """Median time of one of the runs in a CUDA graph of all, which the host's launches do not slow."""
+        replay = self.record(runs)
+        return sorted(replay() for _ in range(_TIMED_REPLAYS))[_TIMED_REPLAYS // 2]
+
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
         """A CUDA graph of all runs, one after another; calling it replays it and gives the seconds of one run."""
         import torch
 
         with torch.cuda.device(self.index):
-            side = torch.cuda.Stream()
+            side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for run in runs:
                     run()
+                graph.capture_begin()  # `torch.cuda.graph` would empty torch's cache first, for every one of hundreds
+                try:
+                    kept = [run() for run in runs]
+                finally:
+                    graph.capture_end()
             torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                kept = [run() for run in runs]
 
         def replay() -> float:
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))

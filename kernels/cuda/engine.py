@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PATHS = {BINARY: "cuda-binary", BYTES: "cuda-int8", LIBRARY: "cuda-int8-library"}
 DEQUANTIZED = "cuda-dequantized"
+_FEW_TOKENS, _MOST_COPIES = 16, 32  # of a weight that is timed: more tokens than these take longer than reading it
 
 
 class GpuPathWarning(RuntimeWarning):
@@ -124,17 +125,21 @@ def _timed_plan(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: i
             f"{on.name}; use the CPU engine, and please report this"
         )
 
-    def seconds(plan: Plan) -> float:
-        import torch
-
-        x = torch.zeros((m, weight.k), dtype=torch.float16, device=weight.data.device)
-        out = torch.empty((m, weight.n), dtype=torch.float16, device=weight.data.device)
-        product = _Product(on, plan, m, weight, act_bits)
-        return on.seconds(lambda: product.run(x, out))
-
-    plan = _table(on.index).best(weight, m, act_bits, allowed, seconds)
+    plan = _table(on.index).best(weight, m, act_bits, allowed, partial(_seconds, on, weight, m, act_bits))
     on.load(plan.instance)
     return plan
+
+
+def _seconds(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: int, plan: Plan) -> float:
+    """Of one product by a plan, as a model sees it: in a graph, and of few tokens with a weight that is in no cache."""
+    import torch
+
+    x = torch.randn((m, weight.k), device=weight.data.device).half()
+    out = torch.empty((m, weight.n), dtype=torch.float16, device=weight.data.device)
+    wanted = -(-2 * on.cache_bytes // weight.nbytes) if m <= _FEW_TOKENS else 1
+    weights = [weight, *(weight.copy() for _ in range(min(wanted, _MOST_COPIES) - 1))]
+    products = [_Product(on, plan, m, copy, act_bits) for copy in weights]
+    return on.seconds_in_graph([partial(product.run, x, out) for product in products])
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +62,11 @@ class DeviceWeight:
         """Bytes on the device. There is no other copy."""
         parts = [self.data, self.scale, self.zero, self.sums] + ([] if self.bias is None else [self.bias])
         return sum(part.nbytes for part in parts)
+
+    def copy(self) -> DeviceWeight:
+        """The same weight elsewhere in memory, but for its bias."""
+        parts = {name: getattr(self, name).clone() for name in ("data", "scale", "zero", "sums")}
+        return replace(self, **parts)
 
 
 def upload(weight: PackedWeight, device: str) -> DeviceWeight:

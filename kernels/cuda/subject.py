@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,11 +100,8 @@ def random_subject(precision: str, n: int, k: int, seed: int, place: str, copies
     bits, starred, act_bits, group_size = parse_precision(precision)
     packed = random_weight(np.random.default_rng((seed, n, k)), n, k, bits, starred, act_bits, group_size)
     weight = upload(packed, place)
-    copies = [
-        replace(weight, data=weight.data.clone(), scale=weight.scale.clone(), zero=weight.zero.clone())
-        for _ in range(copies_of(weight.nbytes) - 1)
-    ]
-    levels = packed.spacing * packed.codes().astype(np.int16)
+    copies = [weight.copy() for _ in range(copies_of(weight.nbytes) - 1)]
+    levels = packed.levels()
     for segment in range(packed.groups):
         columns = slice(segment * packed.segment, (segment + 1) * packed.segment)
         levels[:, columns] -= packed.zero[:, segment : segment + 1]

@@ -69,7 +69,7 @@ class Expected:
         codes, scale, zero, _ = quantize_activations(seen, case.act_bits, weight.act_clip)
         groups = -(-case.k // segment)
         columns = np.arange(groups) * segment // weight.segment
-        totals = integer_totals(codes, zero, weight.spacing * weight.codes(), weight.zero[:, columns], segment)
+        totals = integer_totals(codes, zero, weight.levels(), weight.zero[:, columns], segment)
         y = linear_from_totals(totals, scale, weight.scale[:, columns], weight.bias)
         return cls(scale, zero, codes, totals, y)
 

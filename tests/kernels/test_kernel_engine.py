@@ -43,7 +43,7 @@ def tokens(seed: int, m: int, k: int) -> np.ndarray:
 
 def assert_exact(x: np.ndarray, weight: PackedWeight, act_bits: int, path: str | None = None) -> None:
     codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
-    totals = integer_totals(codes, act_zero, weight.spacing * weight.codes(), weight.zero, weight.segment)
+    totals = integer_totals(codes, act_zero, weight.levels(), weight.zero, weight.segment)
     expected = linear_from_totals(totals, act_scale, weight.scale, weight.bias)
     integers = np.full(totals.shape, -1, np.int32)
     y = engine.linear(x, weight, act_bits, path or engine.path_for(weight, len(x), act_bits), 2, integers)

@@ -40,7 +40,7 @@ def heads_of(
 
 
 def attention_by_torch(case: Heads, cos: Tensor, sin: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention, and the new keys and values, in float32. What is rounded to bits is first rounded as the modules do."""
+    """Attention, and the new keys and values, in float32. What is rounded to bits is first rounded as modules do."""
     heads, kv_heads, parts = case.heads, case.kv_heads, case.parts
     turned = parts[: heads + kv_heads] * cos + parts[: heads + kv_heads].roll(parts.shape[1] // 2, -1) * sin
     new = [rounded(part.float(), case.bits) for part in (turned[heads:], parts[heads + kv_heads :])]
