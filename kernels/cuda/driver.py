@@ -120,7 +120,8 @@ class CudaDevice:
             with torch.cuda.stream(side):
                 for run in runs:
                     run()
-                graph.capture_begin()  # `torch.cuda.graph` would empty torch's cache first, for every one of hundreds
+                # `torch.cuda.graph` would empty torch's cache first, which hundreds of recordings feel
+                graph.capture_begin(capture_error_mode="thread_local")  # while other threads may use the GPU
                 try:
                     kept = [run() for run in runs]
                 finally:
