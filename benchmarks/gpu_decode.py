@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a line for each column, write the file after each."""
     options = _options(arguments)
     on = driver.device(0) if options.device == "cuda" else None
+    if on is not None and options.apart:
+        on.overlaps = False
     result: dict[str, Any] = {
         "machine": describe_gpu(on),
         "command": sys.argv[1:] if arguments is None else list(arguments),
@@ -133,6 +135,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), help="fp16, int8 (torch) and precisions")
     parser.add_argument("--rounds", type=int, default=3, help="texts that each column writes")
     parser.add_argument("--tokens", type=int, default=1024, help="of each text")
+    parser.add_argument("--apart", action="store_true", help="no launch begins before the one before it has ended")
     parser.add_argument("--json", type=Path, help="the file to write; none without it")
     options = parser.parse_args(arguments)
     options.blocks = options.blocks or CONFIGS[options.model].num_hidden_layers

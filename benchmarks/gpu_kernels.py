@@ -33,9 +33,10 @@ def main(words: list[str] | None = None) -> None:
     shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
     tokens = [int(m) for m in arguments.m.split(",")]
     on = driver.device(0)
-    on.overlaps = on.overlaps and not arguments.apart
+    if arguments.apart:
+        on.overlaps = False
     report: dict[str, Any] = {
-        "machine": {**describe_gpu(on), "launches_overlap": on.overlaps},
+        "machine": describe_gpu(on),
         "command": sys.argv[1:] if words is None else words,
         "limits": None,
         "left_out": [],

@@ -33,6 +33,7 @@ def describe_gpu(on: driver.CudaDevice | None) -> dict[str, Any]:
             "processors": on.processors,
             "cache_bytes": on.cache_bytes,
             "driver": _driver_version(),
+            "launches_overlap": on.overlaps,
         }
     return {**device, "cuda": torch.version.cuda, "python": platform.python_version(), "versions": found}
 
