@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Finished:
-    """A column's end. tokens_per_second: of decoding, without prompt and first token; 0 where there is no second."""
+    """A column's end. tokens_per_second: of the median token after the first, so that what is loaded, compiled or
+    recorded once is no part of it; 0 where there is no second.
+    """
 
     column: str
     tokens: int
@@ -166,27 +169,24 @@ class _Column:
         self._ends = _end_tokens(model)
         self._pieces = _Pieces(model.tokenizer, prompt)
         self._next = prompt
-        self._count, self._seconds, self._first_seconds = 0, 0.0, 0.0
+        self._clock: list[float] = []  # seconds of each token
 
     def advance(self, uniform: float, last: bool) -> Token:
         """Write one token."""
         started = time.perf_counter()
         logits = self._writer.read(self._next)
         chosen = _choose(logits, self._temperature, uniform)
-        self._seconds += time.perf_counter() - started
-        if self._count == 0:
-            self._first_seconds = self._seconds
+        self._clock.append(time.perf_counter() - started)
         kl = self._kl(logits)
         self.ended = last or chosen in self._ends
         text = self._pieces.add(chosen, self.ended)
         self._next = [chosen]
-        self._count += 1
-        return Token(self._name, self._count - 1, chosen, text, kl, self._seconds)
+        return Token(self._name, len(self._clock) - 1, chosen, text, kl, sum(self._clock))
 
     def finished(self) -> Finished:
-        decoding = self._seconds - self._first_seconds
-        rate = (self._count - 1) / decoding if decoding > 0 else 0.0
-        return Finished(self._name, self._count, rate, self._first_seconds, weight_bytes(self._model))
+        first, *others = self._clock
+        rate = 1 / median(others) if others else 0.0
+        return Finished(self._name, len(self._clock), rate, first, weight_bytes(self._model))
 
     def _kl(self, logits: Tensor) -> float | None:
         if self._is_reference:

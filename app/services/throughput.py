@@ -4,8 +4,6 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas
@@ -95,13 +93,11 @@ def measure_decode(
     else:
         loaded = {column: gpu_column(explorer, column, ref, gpu.place) for column in columns}
     list(generate(loaded, None, PROMPT, WARM_UP_TOKENS))
-    ends, clocks = list[Finished](), {column: list[float]() for column in columns}
+    ends = list[Finished]()
     for event in generate(loaded, None, PROMPT, tokens):
         if isinstance(event, Finished):
             ends.append(event)
-            continue
-        clocks[event.column].append(event.seconds)
-        if on_token is not None and event.column == columns[0]:
+        elif on_token is not None and event.column == columns[0]:
             on_token(event.index + 1)
     measured_on, rows = this_device() if gpu is None else gpu.name, []
     for end in sorted(ends, key=lambda end: columns.index(end.column)):
@@ -109,7 +105,7 @@ def measure_decode(
             "column": end.column,
             "path": path_of(loaded[end.column]),
             "tokens": end.tokens,
-            "tokens_per_second": _rate(clocks[end.column]),
+            "tokens_per_second": end.tokens_per_second,
             "first_token_seconds": end.first_token_seconds,
             "weight_bytes": held_bytes(loaded[end.column]),
             "threads": torch.get_num_threads(),
@@ -118,12 +114,6 @@ def measure_decode(
         explorer.measurements.add_throughput(now(), measured_on, {"kind": "decode", **row})
         rows.append(row)
     return pandas.DataFrame(rows, columns=DECODE_COLUMNS)
-
-
-def _rate(clock: Sequence[float]) -> float:
-    """Tokens a second of the median token after the first, in which no CUDA graph is recorded. 0 for one token."""
-    between = [later - earlier for earlier, later in pairwise(clock)]
-    return 1 / median(between) if between else 0.0
 
 
 def _gpu() -> "CudaDevice":

@@ -54,9 +54,9 @@ class Streams:
         """The columns with their numbers below the title."""
         parts = [self._column(name) for name in self.columns]
         key = (
-            f'<p class="abq-key"><i></i>0 to {TINT_AT_NATS:g} nats or more of {words.term("KL")} to full precision; '
-            "point at a token to read its value. \N{NOT EQUAL TO} marks the first token that differs from the first "
-            "column.</p>"
+            f'<p class="abq-key"><i></i><span>0 to {TINT_AT_NATS:g} nats or more of {words.term("KL")} to full '
+            "precision; point at a token to read its value. \N{NOT EQUAL TO} marks the first token that differs from "
+            "the first column.</span></p>"
         )
         return f'<div class="abq-streams" style="--columns:{len(parts)}">{"".join(parts)}</div>{key}'
 
