@@ -147,7 +147,6 @@ def test_a_cubin_is_compiled_once(own_cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_nvrtc
-@needs_nvrtc
 def test_a_kept_cubin_is_a_whole_file(own_cache: Path) -> None:
     image = cuda_compile.cubin(cuda_compile.unit_of("dequantize_weight"), "90a")
     headers, size, count = (
@@ -159,6 +158,7 @@ def test_a_kept_cubin_is_a_whole_file(own_cache: Path) -> None:
     assert cuda_compile.whole(image) == cuda_compile.whole(image[:-1]) == image
 
 
+@needs_nvrtc
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path / "file" / "below"))
