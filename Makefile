@@ -8,7 +8,7 @@ DATA ?=
 AUTH ?=
 PROCESSES ?= 2
 
-.PHONY: venv app test browser check bench peers soak screenshots clean
+.PHONY: venv app test extras browser check bench peers soak screenshots clean
 
 venv: $(VENV)/.ready
 
@@ -23,6 +23,11 @@ app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder
 
 test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
 	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" --numprocesses $(PROCESSES) --dist worksteal
+
+extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray]"
+	$(BIN)/python -m pytest tests/kernels/test_cuda_compile.py tests/kernels/test_kernel_peers.py \
+		tests/app/test_ray_jobs.py tests/app/test_sweeps.py -m "not slow" --numprocesses $(PROCESSES)
 
 browser: venv  ## a person's path through the page, in Chromium
 	$(BIN)/python -m pytest -m browser

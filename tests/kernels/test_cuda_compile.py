@@ -15,8 +15,10 @@ from kernels.cuda.compile import (
     CompileError,
     CompilerMissingError,
     Unit,
+    compile_report,
     compile_unit,
     cubin,
+    kernels_of,
     parse_log,
     resources,
     unit_of,
@@ -113,11 +115,11 @@ def test_sources_need_no_cuda_header() -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", ["quantize_float16", "binary_p2_r1_c1", "bytes_p4_r1_c1_grouped"])
-def test_nothing_spills(name: str) -> None:
-    for row in resources(unit_of(name), "90a"):
-        assert row.spill_bytes == 0
-        assert 0 < row.registers <= 255
+@pytest.mark.parametrize("arch", ["80", "86", "89", "90a"])
+def test_all_kernels_compile_and_none_spills(arch: str) -> None:
+    rows = {row.kernel: row for row in compile_report([arch])}
+    assert set(rows) == {name for unit in units(arch) for name in kernels_of(unit)}
+    assert [row for row in rows.values() if row.spill_bytes or not 0 < row.registers <= 255] == []
 
 
 @needs_nvrtc
