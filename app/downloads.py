@@ -53,7 +53,7 @@ def download_routes(explorer: Explorer) -> list[Route]:
         return await _csv(lambda: explorer.predictions_frame(model), "predictions")
 
     async def throughput(request: Request) -> Response:
-        return await _csv(explorer.throughput_frame, "throughput")
+        return await _csv(lambda: explorer.throughput_frame(shipped=True), "throughput")
 
     async def run_archive(request: Request) -> Response:
         run = request.path_params["run"]

@@ -244,7 +244,7 @@ def _machine() -> dict[str, Any]:
     """The machine, and what the figures of a whole model depend on besides."""
     machine = describe_machine([], thread_count(), also=("abq-explorer", "transformers"))
     whole = {"memory_bytes": psutil.virtual_memory().total, "system": platform.platform()}
-    return {**machine, **whole, "date": time.strftime("%Y-%m-%d")}
+    return {**machine, **whole}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

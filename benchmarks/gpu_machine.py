@@ -3,6 +3,7 @@
 import platform
 import shutil
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -35,7 +36,13 @@ def describe_gpu(on: driver.CudaDevice | None) -> dict[str, Any]:
             "driver": _driver_version(),
             "launches_overlap": on.overlaps,
         }
-    return {**device, "cuda": torch.version.cuda, "python": platform.python_version(), "versions": found}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        **device,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "versions": found,
+    }
 
 
 def _driver_version() -> str | None:

@@ -1,6 +1,7 @@
 """What a timing depends on besides the code: processor, instructions, caches, memory, versions."""
 
 import platform
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ def describe_machine(peers: list[str], threads: int, also: Sequence[str] = ()) -
     """
     packages = ("numpy", "numba", "llvmlite", "torch")
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "cpu": cpu_name(),
         "flags": cpu_flags(),
         "cores": cores(),

@@ -360,9 +360,14 @@ class Explorer:
 
         return measure_decode(self, columns, tokens, model, on_token, device)
 
-    def throughput_frame(self) -> pandas.DataFrame:
-        """Stored throughput measurements, newest first; `kind` is "kernel" or "decode"."""
-        return frames.throughput_frame(self.measurements.throughput(1000))
+    def throughput_frame(self, shipped: bool = False) -> pandas.DataFrame:
+        """Stored throughput measurements, newest first; `kind` is "kernel" or "decode". shipped: then those of other
+        machines that come with the program.
+        """
+        from app.services.timings import shipped_timings
+
+        stored = self.measurements.throughput(1000)
+        return frames.throughput_frame([*stored, *shipped_timings()] if shipped else stored)
 
 
 def local_path(text: str) -> str:

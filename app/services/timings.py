@@ -4,16 +4,19 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.services.errors import ServiceError
 from kernels.dispatch import describe
+from storage.measurements import ThroughputRecord
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer
 
 FORMAT = "abq-timings-1"
+SHIPPED = Path(__file__).parents[1] / "assets" / "timings"
 _MOST_BYTES, _MOST_TIMINGS, _LONGEST_TEXT = 16 << 20, 10_000, 200
 
 
@@ -42,11 +45,23 @@ def export_timings(explorer: "Explorer", path: Path, device: str) -> int:
 
 def import_timings(explorer: "Explorer", path: Path) -> tuple[int, int]:
     """Keep the timings of a file that are not here yet: (new, known). All of them or none. Raises ServiceError."""
-    found = [_timing(path, number, row) for number, row in enumerate(_rows(path), start=1)]
+    found = read_timings(path)
     known = {_key(r.created_at, r.device, r.values) for r in explorer.measurements.throughput(_MOST_TIMINGS)}
     new = {key: timing for timing in found if (key := _key(*timing)) not in known}
     explorer.measurements.add_timings(new.values())
     return len(new), len(found) - len(new)
+
+
+def read_timings(path: Path) -> list[tuple[datetime, str, dict[str, Any]]]:
+    """When, on what device and the values of each timing in a file. Raises ServiceError."""
+    return [_timing(path, number, row) for number, row in enumerate(_rows(path), start=1)]
+
+
+@cache
+def shipped_timings() -> tuple[ThroughputRecord, ...]:
+    """Timings of other machines that come with the program (scripts/ship_timings.py); they are in no database."""
+    found = [timing for path in sorted(SHIPPED.glob("*.json")) for timing in read_timings(path)]
+    return tuple(ThroughputRecord(0, *timing) for timing in found if timing[1] != this_device())
 
 
 def _rows(path: Path) -> list[Any]:

@@ -8,6 +8,7 @@ from app.figures.throughput import BASELINES, baselines_of
 from app.tabs import words
 from app.tabs.table import Cell, Heading, table
 
+READABLE = 12  # cases in one picture
 CASE = ["precision", "n", "k", "m", "threads"]
 HEADLINE = ("torch-bf16", "cublas-fp16")  # what the answer compares with, where it was timed
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -22,11 +23,23 @@ def latest_kernels(measured: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["n", "k", "m"], kind="stable").reset_index(drop=True)
 
 
-def latest_decodes(measured: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The newest end-to-end row of each column of this model."""
+def chosen_kernels(kernels: pd.DataFrame, precisions: list[str], shapes: list[str], m: list[str]) -> pd.DataFrame:
+    """The cases that the form names, where there are more than one picture can show; if it names none, the first."""
+    if len(kernels) <= READABLE:
+        return kernels
+    shape = kernels["n"].astype(str) + "x" + kernels["k"].astype(str)
+    named = kernels["precision"].isin(precisions) & shape.isin(shapes) & kernels["m"].astype(str).isin(m)
+    return (kernels[named] if named.any() else kernels.head(READABLE)).reset_index(drop=True)
+
+
+def latest_decodes(measured: pd.DataFrame, model: str, any_model: bool = False) -> pd.DataFrame:
+    """The newest end-to-end row of each column of this model; any_model: of the newest one, where it has none."""
     if measured.empty or "column" not in measured:
         return pd.DataFrame(columns=["column"])
-    rows = measured[measured["kind"].eq("decode") & measured["model"].eq(model)]
+    decodes = measured[measured["kind"].eq("decode")]
+    if any_model and len(decodes) and model not in set(decodes["model"]):
+        model = str(decodes["model"].iloc[0])
+    rows = decodes[decodes["model"].eq(model)]
     return rows.drop_duplicates("column").sort_values("tokens_per_second", ascending=False).reset_index(drop=True)
 
 

@@ -12,6 +12,7 @@ from app.tabs import words
 from app.tabs.guard import EXPECTED, guarded
 from app.tabs.jobs_panel import PRIVATE
 from app.tabs.measurements import (
+    chosen_kernels,
     decode_table,
     kernel_answer,
     kernel_table,
@@ -42,7 +43,8 @@ STOPPED = "Stopped. What was timed completely is kept."
 EMPTY = words.empty(
     "Nothing was timed on this machine yet",
     "Here the packed engine will stand beside torch, and other engines that are installed, on the shapes you choose, "
-    "each checked against integer arithmetic before it is timed. Press Time the kernels.",
+    "each checked against integer arithmetic before it is timed. Press Time the kernels; or see what was measured on "
+    "another machine, under Timings of.",
 )
 
 
@@ -81,22 +83,26 @@ def build_throughput_tab(page: Page) -> None:
     outputs = [answer, empty, figure, table, machine]
 
     @guarded(len(outputs))
-    def show(text: str, picture: str, device: str | None) -> list[object]:
+    def show(
+        text: str, picture: str, device: str | None, precisions: list[str], shapes: list[str], m: list[str]
+    ) -> list[object]:
         selection = Selection.from_json(text)
         if selection.tab != "throughput":
             return [gr.skip()] * len(outputs)
-        everywhere = page.explorer.throughput_frame()
+        everywhere = page.explorer.throughput_frame(shipped=True)
         devices = list(dict.fromkeys([this_device(), *everywhere["machine"]]))
         device = device if device in devices else devices[0]
         choice = gr.update(choices=devices, value=device, visible=len(devices) > 1)
         measured = everywhere[everywhere["machine"].eq(device)]
-        kernels, decodes = latest_kernels(measured), latest_decodes(measured, selection.model)
+        elsewhere = "" if device == devices[0] else device
+        kernels, decodes = latest_kernels(measured), latest_decodes(measured, selection.model, bool(elsewhere))
         if kernels.empty and decodes.empty:
             return [words.answer("&nbsp;"), gr.update(visible=True), "", "", choice]
+        pictured = chosen_kernels(kernels, precisions or [], shapes or [], m or [])
         return [
-            _answer(picture, kernels, decodes, "" if device == devices[0] else device),
+            _answer(picture, pictured, len(kernels), decodes, elsewhere),
             gr.update(visible=False),
-            *_shown(picture, kernels, decodes, selection.dark),
+            *_shown(picture, pictured, kernels, decodes, selection.dark),
             choice,
         ]
 
@@ -119,11 +125,12 @@ def build_throughput_tab(page: Page) -> None:
             for done, measured in enumerate(work, start=1):
                 said = f"{done} timed; the last was {measured.precision} on {measured.path}&hellip;"
                 yield [words.answer(said), *rest]
-            yield show(text, picture if picture != PICTURES[2] else PICTURES[0], this_device())
+            picture = picture if picture != PICTURES[2] else PICTURES[0]
+            yield show(text, picture, this_device(), precisions, shapes, m)
         except EXPECTED as error:
             yield [words.problem(error), *rest]
 
-    def decode(text: str) -> Iterator[list[object]]:
+    def decode(text: str, precisions: list[str], shapes: list[str], m: list[str]) -> Iterator[list[object]]:
         """Time the whole model, all columns in turn."""
         selection, rest = Selection.from_json(text), [gr.skip()] * len(outputs)
         columns = ["fp32", "bf16", "int8", *dict.fromkeys([selection.precision, "W2A8", "W4A4"])]
@@ -132,45 +139,48 @@ def build_throughput_tab(page: Page) -> None:
         try:
             for done in Steps(lambda say: page.explorer.bench_decode(columns, model=selection.model, on_token=say)):
                 yield [words.answer(f"Decoding {len(columns)} columns in turn: token {done}&hellip;"), *rest]
-            yield [*show(text, PICTURES[2], this_device()), PICTURES[2]]
+            yield [*show(text, PICTURES[2], this_device(), precisions, shapes, m), PICTURES[2]]
         except EXPECTED as error:
             yield [words.problem(error), *rest]
 
-    shown = [page.selection, picture, machine]
-    gr.on([page.selection.change, picture.input, machine.input], show, shown, outputs, **PRIVATE)
+    cases = [precisions, shapes, m]
+    seen = [page.selection.change, *(w.input for w in (picture, machine, *cases))]
+    gr.on(seen, show, [page.selection, picture, machine, *cases], outputs, trigger_mode="always_last", **PRIVATE)
     form = [page.selection, picture, precisions, shapes, m, peers, threads]
     busy = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
     measuring = [
         time_kernels.click(measure, form, outputs, **busy),
-        time_decode.click(decode, page.selection, [*outputs, picture], **busy),
+        time_decode.click(decode, [page.selection, *cases], [*outputs, picture], **busy),
     ]
     stop.click(lambda: words.answer(STOPPED), None, answer, cancels=measuring, **PRIVATE)
     gr.on([w.change for w in form[2:]], _command, form[2:], command, trigger_mode="always_last", **PRIVATE)
     page.selection.change(_command, form[2:], command, **PRIVATE)
 
 
-def _shown(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, dark: bool) -> list[str]:
-    """Picture and table."""
+def _shown(picture: str, pictured: pd.DataFrame, kernels: pd.DataFrame, decodes: pd.DataFrame, dark: bool) -> list[str]:
+    """Picture, and the table of all cases."""
     if picture == "Whole model":
         figure = framed(decode_figure(decodes, dark), CAPTIONS[picture], "abq/throughput.csv", "decode")
         return [figure, decode_table(decodes)]
     draw = speedup_figure if picture == "Speed-up" else roofline_figure
-    figure = framed(draw(kernels, dark), CAPTIONS.get(picture, ""), "abq/throughput.csv", "kernels")
+    figure = framed(draw(pictured, dark), CAPTIONS.get(picture, ""), "abq/throughput.csv", "kernels")
     return [figure, kernel_table(kernels)]
 
 
-def _answer(picture: str, kernels: pd.DataFrame, decodes: pd.DataFrame, elsewhere: str) -> str:
-    """One sentence; elsewhere: the device, where it is not this one."""
+def _answer(picture: str, kernels: pd.DataFrame, timed: int, decodes: pd.DataFrame, elsewhere: str) -> str:
+    """One sentence about the picture. timed: cases in all.  elsewhere: the device, where it is not this one."""
     where = f" Measured on {words.escape(elsewhere)}, not on this machine." if elsewhere else ""
     if picture == "Whole model":
         if decodes.empty:
             return words.answer("The whole model was not timed yet: press Time the whole model.")
         best = decodes.loc[decodes["tokens_per_second"].idxmax()]
         return words.answer(
-            f"Decoding one token at a time, <b>{words.escape(str(best['column']))}</b> is fastest with "
+            f"Decoding {words.escape(str(best['model']))} one token at a time, "
+            f"<b>{words.escape(str(best['column']))}</b> is fastest with "
             f"<b>{best['tokens_per_second']:.1f} tokens/s</b> on {words.escape(str(best['path']))}.{where}"
         )
-    return words.answer(kernel_answer(kernels) + where)
+    part = f" The picture has {len(kernels)} of {timed} cases: the form chooses." if len(kernels) < timed else ""
+    return words.answer(kernel_answer(kernels) + where + part)
 
 
 def _absent_peers() -> str | None:

@@ -1,17 +1,22 @@
 """Timings that travel between machines: what is exported comes back the same, and nothing else comes in."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from app_cases import settings_in
 
-from app.services import Explorer
+from app.services import Explorer, timings
 from app.services.errors import ServiceError
 from app.services.timings import export_timings, import_timings, this_device
+from app.tabs.measurements import READABLE, chosen_kernels, latest_decodes
 
+ROOT = Path(__file__).parents[2]
 Rows = list[dict[str, object]]
 
 
@@ -148,3 +153,73 @@ def test_the_page_knows_which_machine_a_timing_is_of(
     import_timings(elsewhere, exported)
     import_timings(elsewhere, other)
     assert elsewhere.throughput_frame()["machine"].value_counts().to_dict() == {this_device(): 4, "AMD EPYC": 4}
+
+
+def test_shipped_timings_are_of_other_machines_and_in_no_database(elsewhere: Explorer) -> None:
+    frame = elsewhere.throughput_frame(shipped=True)
+    assert set(frame["kind"]) == {"kernel", "decode"}
+    assert this_device() not in set(frame["machine"])
+    assert set(frame.loc[frame["kind"].eq("kernel"), "engine"]) == {"abq"}
+    assert frame.loc[frame["kind"].eq("kernel"), "exact"].all()
+    assert elsewhere.throughput_frame().empty
+    assert not elsewhere.measurements.throughput()
+
+
+def test_this_machines_own_timings_are_not_shown_as_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.loads(next(timings.SHIPPED.glob("*.json")).read_text())
+    machine = content["timings"][0]["device"]
+    monkeypatch.setattr(timings, "this_device", lambda: machine)
+    timings.shipped_timings.cache_clear()
+    assert machine not in {record.device for record in timings.shipped_timings()}
+    timings.shipped_timings.cache_clear()
+
+
+def test_shipped_files_are_what_the_benchmarks_measured(tmp_path: Path) -> None:
+    ship([str(path) for path in (ROOT / "benchmarks/results").glob("[cg]pu-*.json")], tmp_path)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text() for path in timings.SHIPPED.iterdir()}
+
+
+def test_a_gpus_files_can_be_shipped(tmp_path: Path) -> None:
+    """With the fields that its benchmarks write: what they say of limits stays out, decoding has one thread."""
+    kernel = dict(next(row.values for row in timings.shipped_timings() if row.values["kind"] == "kernel"))
+    del kernel["kind"]
+    rows = [{**kernel, "limit": "memory", "limit_share": 0.7}, {**kernel, "engine": "cublas-fp16"}]
+    column = {"column": "W2A8", "path": "cuda-binary", "tokens_per_second": 900.0, "first_token_seconds": 0.02}
+    decode = {"model": "llama-7b", "tokens": 1024, "columns": [{**column, "weight_bytes": 2**31, "peak_bytes": 2**32}]}
+    machine = {"date": "2026-11-22", "device": "NVIDIA H200"}
+    files = [tmp_path / "kernels.json", tmp_path / "decode.json"]
+    for path, content in zip(files, ({"measurements": rows}, decode), strict=True):
+        path.write_text(json.dumps({"machine": machine, **content}))
+    ship([str(path) for path in files], tmp_path)
+    found = timings.read_timings(tmp_path / "nvidia-h200.json")
+    assert [(device, values["kind"]) for _, device, values in found] == [
+        ("NVIDIA H200", "decode"),
+        ("NVIDIA H200", "kernel"),
+    ]
+
+
+def ship(words: list[str], folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/ship_timings.py"), *words, "--out", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_picture_has_the_cases_that_the_form_names() -> None:
+    kernels = pd.DataFrame(
+        [(p, n, 64, m) for p in ("W2A8", "W4A4") for n in (32, 64) for m in (1, 2, 4, 8)],
+        columns=["precision", "n", "k", "m"],
+    )
+    named = chosen_kernels(kernels, ["W4A4"], ["64x64", "1x1"], ["1", "8"])
+    assert named.to_numpy().tolist() == [["W4A4", 64, 64, 1], ["W4A4", 64, 64, 8]]
+    assert len(chosen_kernels(kernels, ["W8A8"], [], [])) == READABLE
+    assert len(chosen_kernels(kernels.head(3), [], [], [])) == 3
+
+
+def test_another_machines_models_are_shown_where_it_has_not_this_one() -> None:
+    measured = pd.DataFrame(
+        [("decode", "llama-7b", "W2A8", 900.0), ("decode", "llama-1b", "W2A8", 1.0)],
+        columns=["kind", "model", "column", "tokens_per_second"],
+    )
+    assert latest_decodes(measured, "builtin").empty
+    assert latest_decodes(measured, "builtin", any_model=True)["model"].tolist() == ["llama-7b"]
+    assert latest_decodes(measured, "llama-1b", any_model=True)["model"].tolist() == ["llama-1b"]

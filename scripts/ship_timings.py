@@ -1,0 +1,56 @@
+"""Timings of a benchmark's machine for the Throughput tab of every installation, beside the visitor's own:
+
+    python scripts/ship_timings.py benchmarks/results/cpu-*.json
+
+Files of `cpu_peers.py`, `cpu_decode.py`, `gpu_kernels.py` and `gpu_decode.py`. Of the kernels it takes the packed
+engine's rows, which say how many times faster than each rival they are. Writes app/assets/timings, a file a device.
+"""
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.services.timings import FORMAT, SHIPPED, read_timings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the files and say what is in them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", help="files of benchmarks/results")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    options = parser.parse_args(arguments)
+    timings = defaultdict(list)
+    for path in sorted(options.results):
+        content = json.loads(path.read_text("utf-8"))
+        machine = content["machine"]
+        device = machine.get("device") or machine["cpu"]
+        created = f"{machine['date']}T00:00:00+00:00"
+        timings[device] += [{"created": created, "device": device, "values": values} for values in rows_of(content)]
+    for device, rows in timings.items():
+        path = options.out / f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        path.write_text(f'{{"format": "{FORMAT}", "timings": [\n{lines}\n]}}\n', "utf-8")
+        print(f"{path}: {len(read_timings(path))} timings of {device}")
+
+
+def rows_of(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The values of each timing in a benchmark's file."""
+    for row in content.get("measurements", []):
+        if row["engine"] == "abq":
+            yield {"kind": "kernel", **{name: value for name, value in row.items() if not name.startswith("limit")}}
+    models = content.get("models") or ({content["model"]: content} if "columns" in content else {})
+    threads = content["machine"].get("threads", 1)
+    for model, measured in models.items():
+        for row in measured["columns"]:
+            kept = {name: row[name] for name in _DECODED}
+            yield {"kind": "decode", **kept, "model": model, "tokens": content["tokens"], "threads": threads}
+
+
+_DECODED = ("column", "path", "tokens_per_second", "first_token_seconds", "weight_bytes")
+
+if __name__ == "__main__":
+    main()
