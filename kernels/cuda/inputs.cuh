@@ -153,7 +153,8 @@ struct Divisor {
     float by, inverse;
     bool is_near;
 
-    DEVICE explicit Divisor(float divisor) : by(divisor), inverse(divide(1.0f, divisor)), is_near(divisor > 1e-20f && divisor < 1e20f) {}
+    DEVICE explicit Divisor(float divisor)
+        : by(divisor), inverse(divide(1.0f, divisor)), is_near(divisor > 1e-20f && divisor < 1e20f) {}
     DEVICE float quotient(float v) const {
         if (!is_near) return divide(v, by);
         float q = multiply(v, inverse);
@@ -169,7 +170,8 @@ struct Grid {
     float offset;
 
     DEVICE Grid(float low, float high, int bits)
-        : levels(to_float((1 << bits) - 1)), step(step_of(add(high, -low), levels)), offset(round_even(step.quotient(-low))) {}
+        : levels(to_float((1 << bits) - 1)), step(step_of(add(high, -low), levels)),
+          offset(round_even(step.quotient(-low))) {}
     static DEVICE float step_of(float range, float levels) {
         const float step = divide(range, levels);
         return step > 0.0f ? step : 1.0f;
