@@ -16,6 +16,8 @@ from typing import Any
 
 from app.services.timings import FORMAT, SHIPPED, read_timings
 
+_DECODED = ("column", "path", "tokens_per_second", "first_token_seconds", "weight_bytes")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the files and say what is in them."""
@@ -49,8 +51,6 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             kept = {name: row[name] for name in _DECODED}
             yield {"kind": "decode", **kept, "model": model, "tokens": content["tokens"], "threads": threads}
 
-
-_DECODED = ("column", "path", "tokens_per_second", "first_token_seconds", "weight_bytes")
 
 if __name__ == "__main__":
     main()

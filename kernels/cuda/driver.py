@@ -89,8 +89,10 @@ class CudaDevice:
                 self._function(kernel)
 
     def seconds(self, run: Any) -> float:
-        """Median time of one call of `run`, which launches and does not wait, by CUDA events: for what keeps a GPU busy
-        for longer than the host takes to launch it."""
+        """Median time of one call of `run`, which launches and does not wait, by CUDA events.
+
+        For what keeps a GPU busy for longer than the host takes to launch it.
+        """
         import torch
 
         with torch.cuda.device(self.index):

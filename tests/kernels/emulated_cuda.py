@@ -49,6 +49,31 @@ def build(unit: Unit, sources: Path = SOURCES) -> ctypes.CDLL:
     return loaded
 
 
+def run(
+    library: ctypes.CDLL,
+    kernel: str,
+    grid: tuple[int, int, int],
+    threads: int,
+    shared_bytes: int,
+    arguments: ctypes.Structure,
+    backwards: bool = False,
+) -> str:
+    """Run a kernel of a library on the buffers that it was told of; what it did wrong, "" where nothing."""
+    message = ctypes.create_string_buffer(500)
+    failed = library.emulator_run(
+        ctypes.cast(getattr(library, kernel), ctypes.c_void_p),
+        (ctypes.c_uint32 * 3)(*grid),
+        threads,
+        shared_bytes,
+        ctypes.byref(arguments),
+        int(backwards),
+        message,
+        ctypes.c_size_t(len(message)),
+    )
+    assert bool(failed) == bool(message.value)
+    return message.value.decode()
+
+
 class EmulatedDevice:
     """A `Launcher` on CPU tensors. Only tensors it was shown are memory; others are out of bounds.
 
@@ -80,20 +105,8 @@ class EmulatedDevice:
         for tensor in self._buffers:
             storage = tensor.untyped_storage()
             library.emulator_add_buffer(storage.data_ptr(), storage.nbytes(), storage.data_ptr() in self._changed)
-        message = ctypes.create_string_buffer(500)
-        function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
-        failed = library.emulator_run(
-            function,
-            (ctypes.c_uint32 * 3)(*grid),
-            threads,
-            shared_bytes,
-            ctypes.byref(arguments),
-            int(self.backwards),
-            message,
-            ctypes.c_size_t(len(message)),
-        )
-        if failed:
-            raise EmulatorError(f"{kernel}: {message.value.decode()}")
+        if fault := run(library, kernel, grid, threads, shared_bytes, arguments, self.backwards):
+            raise EmulatorError(f"{kernel}: {fault}")
         places = {tensor.untyped_storage().data_ptr() for tensor in self._buffers}
         self._changed |= {place for place in places if library.emulator_has_written(place)}
         self.launched.append(kernel)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cuda_cases import Case, assert_exact
-from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice, EmulatorError, build
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice, EmulatorError, build, run
 
 from kernels.cuda.compile import SOURCES, Unit, unit_of
 from kernels.cuda.plan import Plan
@@ -115,15 +115,6 @@ class QuotientArguments(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_uint64) for name in ("values", "divisors", "quotients")), ("count", ctypes.c_int32))
 
 
-def launched(library: ctypes.CDLL, kernel: str, threads: int, arguments: ctypes.Structure) -> tuple[int, str]:
-    """Whether one block with 1 KiB of shared memory failed, and why."""
-    message, place = ctypes.create_string_buffer(500), ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
-    grid = (ctypes.c_uint32 * 3)(1, 1, 1)
-    size = ctypes.c_size_t(len(message))
-    failed = library.emulator_run(place, grid, threads, 1024, ctypes.byref(arguments), 0, message, size)
-    return failed, message.value.decode()
-
-
 def test_a_quotient_is_rounded_as_a_division_is() -> None:
     """Quotients beside the middle between two codes, where one bit decides, and any others; divisors near 1 and far."""
     library = build(Unit("quotients", "quotients.cu", ("KERNEL(divide_all, QuotientArguments, 1024, (divide_all))",)))
@@ -149,7 +140,7 @@ def test_a_quotient_is_rounded_as_a_division_is() -> None:
     for tensor in (values, divisors, quotients):
         library.emulator_add_buffer(tensor.ctypes.data, tensor.nbytes, 0)
     places = (tensor.ctypes.data for tensor in (values, divisors, quotients))
-    assert launched(library, "divide_all", 1024, QuotientArguments(*places, len(values))) == (0, "")
+    assert run(library, "divide_all", (1, 1, 1), 1024, 1024, QuotientArguments(*places, len(values))) == ""
     with np.errstate(over="ignore", under="ignore"):
         expected = values / divisors
     codes = np.abs(expected) < 1e5  # what rounds to a level
@@ -159,7 +150,7 @@ def test_a_quotient_is_rounded_as_a_division_is() -> None:
     assert np.array_equal(quotients[normal], expected[normal])
 
 
-def run_fault(name: str) -> tuple[int, str, torch.Tensor]:
+def run_fault(name: str) -> tuple[str, torch.Tensor]:
     unit = Unit(
         "faults",
         "faults.cu",
@@ -172,19 +163,18 @@ def run_fault(name: str) -> tuple[int, str, torch.Tensor]:
     data = torch.zeros(64, dtype=torch.int32)
     library.emulator_forget_buffers()
     library.emulator_add_buffer(data.data_ptr(), data.nbytes, name == "changed_before")
-    return *launched(library, f"run_{name}", 64, FaultArguments(data.data_ptr(), 64)), data
+    return run(library, f"run_{name}", (1, 1, 1), 64, 1024, FaultArguments(data.data_ptr(), 64)), data
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_emulator_stops_what_a_gpu_would_not_define(fault: str) -> None:
-    failed, message, _ = run_fault(fault)
-    assert failed == 1
+    message, _ = run_fault(fault)
     assert FAULTS[fault] in message
 
 
 def test_the_emulator_runs_what_is_right() -> None:
-    failed, message, data = run_fault("right")
-    assert (failed, message) == (0, "")
+    message, data = run_fault("right")
+    assert message == ""
     assert data.tolist() == list(reversed(range(64)))
 
 
