@@ -6,7 +6,7 @@ from typing import Any
 
 from conditions import Conditions
 
-from abq_core.evaluate import perplexity_gap
+from abq_core.evaluation.perplexity import perplexity_gap
 from abq_core.precision import FULL
 from abq_core.spec import METHODS
 

@@ -9,8 +9,8 @@ from measuring import Question, measure
 from peer_weights import PeerError
 from row_file import RowFile
 
-from abq_core.calibrate import CalibrationError
-from abq_core.evaluate import EvaluationError
+from abq_core.calibration.calibrate import CalibrationError
+from abq_core.evaluation.perplexity import EvaluationError
 
 
 class DifferentTextError(ValueError):

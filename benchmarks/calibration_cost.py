@@ -1,4 +1,4 @@
-"""What calibrations cost beside what abq_core/cost.py says: memory, room on the disk, CPU seconds.
+"""What calibrations cost beside what abq_core/planning/cost.py says: memory, room on the disk, CPU seconds.
 
     python benchmarks/calibration_cost.py                           # whole jobs on one thread, each in its own process
     python benchmarks/calibration_cost.py --shape llama-7b          # device memory of one block, without a device
@@ -25,9 +25,9 @@ from counted_device import counted_peak
 from random_models import CONFIGS, random_shape, save_random
 from row_file import RowFile
 
-from abq_core.cost import DEVICE_BYTES, SLACK, Work
-from abq_core.estimate import Estimate, estimate
-from abq_core.models import BUILTIN, model_shape
+from abq_core.models.loading import BUILTIN, model_shape
+from abq_core.planning.cost import DEVICE_BYTES, SLACK, Work
+from abq_core.planning.estimate import Estimate, estimate
 from abq_core.precision import Precision
 from abq_core.spec import METHODS, CalibrationSpec
 

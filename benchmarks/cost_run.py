@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
-import app.calibration_job  # noqa: F401 - what a worker has in memory before it works
-from abq_core.calibrate import calibrate
-from abq_core.data import segments
-from abq_core.diagnostics import diagnose
-from abq_core.evaluate import evaluate
+import app.jobs.calibration_job  # noqa: F401 - what a worker has in memory before it works
+from abq_core.analysis.diagnostics import diagnose
+from abq_core.calibration.calibrate import calibrate
+from abq_core.evaluation.perplexity import evaluate
 from abq_core.events import BlockDone, Started
-from abq_core.models import load_model
+from abq_core.inference.runtime import quantized_model
+from abq_core.models.loading import load_model
 from abq_core.precision import Precision
-from abq_core.runtime import quantized_model
 from abq_core.spec import CalibrationSpec
-from app.run_folder import BlockStore, RunFolder
+from abq_core.text.segments import segments
+from app.runs.run_folder import BlockStore, RunFolder
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from abq_core.artifacts import MemoryStore
-from abq_core.calibrate import calibrate
-from abq_core.models import LoadedModel
+from abq_core.calibration.artifacts import MemoryStore
+from abq_core.calibration.calibrate import calibrate
+from abq_core.models.loading import LoadedModel
 from abq_core.precision import FULL
 from abq_core.spec import CalibrationSpec
 

@@ -29,10 +29,10 @@ import psutil
 import torch
 from random_models import CONFIGS, one_block_model, repeat_block
 
-from abq_core.generate import Token, generate
-from abq_core.models import BUILTIN, LoadedModel, load_model
+from abq_core.inference.generate import Token, generate
+from abq_core.inference.runtime import rounded_model
+from abq_core.models.loading import BUILTIN, LoadedModel, load_model
 from abq_core.precision import Precision
-from abq_core.runtime import rounded_model
 from app.services.throughput import PROMPT, TORCH_COLUMNS, bf16, dynamic_int8, held_bytes, path_of
 from kernels.machine import describe_machine
 from kernels.threads import thread_count

@@ -4,7 +4,8 @@ PYTHONPATH=. python benchmarks/gpu_decode.py --json benchmarks/results/gpu-decod
 
 A LLaMA's shapes with random weights: one block is quantized and repeated, each copy in memory of its own. One column
 after the other, alone on the GPU, so that its memory is its own. Every column decodes by the same step in a CUDA graph
-(`abq_core/graph_decoder.py`); only the linears of its blocks differ: embedding, head, norms and attention are float16.
+(`abq_core/inference/graph_decoder.py`); only the linears of its blocks differ: embedding, head, norms and attention are
+float16.
 """
 
 import argparse
@@ -22,12 +23,12 @@ import torch
 from gpu_machine import describe_gpu
 from random_models import CONFIGS, one_block_model, repeat_block
 
-from abq_core.generate import Token, generate
-from abq_core.graph_decoder import GraphDecoder
-from abq_core.models import LoadedModel
-from abq_core.placement import in_int8, placed
+from abq_core.inference.generate import Token, generate
+from abq_core.inference.graph_decoder import GraphDecoder
+from abq_core.inference.placement import in_int8, placed
+from abq_core.inference.runtime import linear_path, rounded_model, weight_bytes
+from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
-from abq_core.runtime import linear_path, rounded_model, weight_bytes
 from kernels.cuda import driver
 
 FP16, INT8, OURS = "fp16", "int8", "W8A8"

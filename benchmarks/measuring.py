@@ -15,16 +15,16 @@ from peers.exchange import peak_mib
 from torch import Tensor
 from transformers.utils import logging
 
-from abq_core.artifacts import MemoryStore
-from abq_core.calibrate import calibrate
-from abq_core.data import recorded_segments, segments
-from abq_core.end_to_end import end_to_end_segments
-from abq_core.evaluate import evaluate
+from abq_core.calibration.artifacts import MemoryStore
+from abq_core.calibration.calibrate import calibrate
+from abq_core.calibration.end_to_end import end_to_end_segments
+from abq_core.evaluation.perplexity import evaluate
 from abq_core.events import ignore
-from abq_core.models import LoadedModel, fingerprint, load_model
+from abq_core.inference.runtime import quantized_model, weight_bytes
+from abq_core.models.loading import LoadedModel, fingerprint, load_model
 from abq_core.precision import FULL, Precision
-from abq_core.runtime import quantized_model, weight_bytes
 from abq_core.spec import METHODS, CalibrationSpec, Switches
+from abq_core.text.segments import recorded_segments, segments
 
 FULL_PRECISION = "full"
 

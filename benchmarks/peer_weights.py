@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from abq_core.architectures import blocks_of
-from abq_core.artifacts import BlockArtifact, MemoryStore
-from abq_core.models import LoadedModel
+from abq_core.calibration.artifacts import BlockArtifact, MemoryStore
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
-from abq_core.quant_linear import linears_of
-from abq_core.quantizers import QuantizedWeight
+from abq_core.quantization.quant_linear import linears_of
+from abq_core.quantization.quantizers import QuantizedWeight
 
 ROOT = Path(__file__).parent.parent
 PEERS = ("gptq", "autoround")

@@ -6,8 +6,8 @@ from typing import Any
 from conditions import Conditions
 from measuring import FULL_PRECISION, Question
 
-from abq_core.evaluate import perplexity_gap
-from abq_core.models import model_shape
+from abq_core.evaluation.perplexity import perplexity_gap
+from abq_core.models.loading import model_shape
 from abq_core.precision import Precision
 from abq_core.spec import METHODS
 

@@ -17,12 +17,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from abq_core.architectures import blocks_of
-from abq_core.attention import ATTENTION, register_attention
-from abq_core.decoder import decoder_of
-from abq_core.models import BUILTIN_FOLDER, LoadedModel, ModelShape, shape_of
+from abq_core.inference.decoder import decoder_of
+from abq_core.models.architectures import blocks_of
+from abq_core.models.attention import ATTENTION
+from abq_core.models.loading import BUILTIN_FOLDER, LoadedModel, ModelShape, shape_of
+from abq_core.models.registration import register_attention
 from abq_core.precision import FULL
-from abq_core.quant_linear import PackedLinear
+from abq_core.quantization.quant_linear import PackedLinear
 from kernels.stacked import stack
 from kernels.weight import PackedWeight
 

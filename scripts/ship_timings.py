@@ -3,7 +3,7 @@
     python scripts/ship_timings.py benchmarks/results/cpu-*.json
 
 Files of `cpu_peers.py`, `cpu_decode.py`, `gpu_kernels.py` and `gpu_decode.py`. Of the kernels it takes the packed
-engine's rows, which say how many times faster than each rival they are. Writes app/assets/timings, a file a device.
+engine's rows, which say how many times faster than each rival they are. Writes app/shipped/timings, a file a device.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from storage import sqlite
 from storage.errors import DatabaseError, StorageError
-from storage.line import Line
+from storage.write_lock import Line
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POSTGRESQL_MIGRATION_LOCK = 0x414251  # any number that all ABQ Explorers share

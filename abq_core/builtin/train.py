@@ -29,8 +29,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from abq_core.autocast import bfloat16_products
 from abq_core.builtin.corpus import Split, documents
+from abq_core.models.autocast import bfloat16_products
 
 MODEL_FOLDER = Path(__file__).parent / "model"
 VOCABULARY = 4096

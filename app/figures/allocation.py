@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
+from app.figures.palette import lens_colour, middle_scale, palette
 from app.figures.pareto import METHOD_MARKERS, lens_of
 from app.figures.signal import LABELLED_CELLS
-from app.theme import lens_colour, middle_scale, palette
 
 PALE = 0.55  # of the scale: on cells up to there ink is read better than paper
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
-from app.theme import LENSES, difference_scale, palette, probability_scale
+from app.figures.palette import LENSES, difference_scale, palette, probability_scale
 
 PANELS = ("full", "rounded", "corrected")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from app.theme import FONT_FAMILY, LENSES, lens_colour, palette, transparent
+from app.figures.palette import FONT_FAMILY, LENSES, lens_colour, palette, transparent
 
 HEIGHT = 520
 COLOUR_BAR = {"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 12}}

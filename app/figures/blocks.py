@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.figures.base import block_axis, empty_figure, line_style, sheet, style_axes
-from app.theme import LENSES, lens_colour, palette, transparent
+from app.figures.palette import LENSES, lens_colour, palette, transparent
 
 MEASURES = {
     "cosine": "cosine to full precision",

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.figures.base import HEIGHT, area_style, bar_style, empty_figure, sheet, style_axes
-from app.theme import LENSES, palette
+from app.figures.palette import LENSES, palette
 
 UNITS = {"weight": "weight value", "activation": "activation value", "output": "block output value"}
 MANY_LEVELS = 40

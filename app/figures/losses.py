@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import block_axis, empty_figure, sheet, style_axes
-from app.theme import lens_colour, palette
+from app.figures.palette import lens_colour, palette
 
 TERMS = {
     "total": ("total", "solid", "circle"),

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import empty_figure, sheet, style_axes
-from app.theme import lens_colour, palette
+from app.figures.palette import lens_colour, palette
 
 METHOD_MARKERS = {
     "none": "circle",

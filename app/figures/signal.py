@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
-from app.theme import lens_colour, middle_scale, palette
+from app.figures.palette import lens_colour, middle_scale, palette
 
 LABELLED_CELLS = 160
 

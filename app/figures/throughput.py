@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import TIMES, empty_figure, pattern, sheet, style_axes
-from app.theme import lens_colour, palette
+from app.figures.palette import lens_colour, palette
 
 _DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 

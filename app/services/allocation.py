@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from abq_core.allocate import Allocation, allocate, check_request, predicted_kl
-from abq_core.data import recorded_segments
 from abq_core.mix import MixError
-from abq_core.models import fingerprint
+from abq_core.models.loading import fingerprint
+from abq_core.planning.allocate import Allocation, allocate, check_request, predicted_kl
+from abq_core.planning.sensitivity import Sensitivity, sensitivities
 from abq_core.precision import Precision
-from abq_core.sensitivity import Sensitivity, sensitivities
 from abq_core.spec import read_precision
-from app.run_folder import write_atomically
+from abq_core.text.segments import recorded_segments
+from app.runs.run_folder import write_atomically
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from abq_core.data import recorded_segments
-from abq_core.evaluate import Evaluation, evaluate
-from abq_core.runtime import weight_bytes
+from abq_core.evaluation.perplexity import Evaluation, evaluate
+from abq_core.inference.runtime import weight_bytes
+from abq_core.text.segments import recorded_segments
 from app.clock import now
 
 if TYPE_CHECKING:

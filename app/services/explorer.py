@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pandas
 
 from abq_core.mix import ModelPrecision
-from abq_core.sources import NAMES, TextRecord, check_source
 from abq_core.spec import CalibrationSpec
+from abq_core.text.sources import NAMES, TextRecord, check_source
 from app.clock import now
-from app.run_folder import RunFolder
+from app.runs.run_folder import RunFolder
 from app.services import frames
 from app.services.errors import ServiceError
 from app.services.mixes import find_precision
-from app.services.shared import SHARED_SECONDS, Moment, Shared
+from app.services.versioned_cache import SHARED_SECONDS, Moment, Shared
 from app.settings import Settings
 from storage.database import Database
 from storage.jobs import Job, Jobs
@@ -26,13 +26,13 @@ from storage.measurements import Measurements
 from storage.runs import Run, Runs
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
-    from abq_core.allocate import Allocation
-    from abq_core.estimate import Estimate
-    from abq_core.evaluate import Evaluation
-    from abq_core.generate import Finished, Token
-    from abq_core.models import ModelShape
-    from abq_core.runtime import Engine
-    from abq_core.tasks import TaskScore
+    from abq_core.calibration.quantized_block import Engine
+    from abq_core.evaluation.perplexity import Evaluation
+    from abq_core.evaluation.tasks import TaskScore
+    from abq_core.inference.generate import Finished, Token
+    from abq_core.models.loading import ModelShape
+    from abq_core.planning.allocate import Allocation
+    from abq_core.planning.estimate import Estimate
     from app.services.models import ModelRegistry
     from kernels.bench import KernelMeasurement
 
@@ -87,7 +87,7 @@ class Explorer:
 
     def model_shape(self, ref: str) -> "ModelShape":
         """Sizes of a model, from its config alone. Raises ModelError."""
-        from abq_core.models import model_shape
+        from abq_core.models.loading import model_shape
 
         return model_shape(ref)
 
@@ -97,22 +97,22 @@ class Explorer:
 
     def estimate(self, ref: str, precision: str | ModelPrecision) -> "Estimate":
         """Size, memory and time of an ordinary calibration, from shapes alone. Raises ModelError, PrecisionError."""
-        from abq_core.cost import Work
-        from abq_core.estimate import estimate
+        from abq_core.planning.cost import Work
+        from abq_core.planning.estimate import estimate
 
         device = self.settings.device
         return estimate(self.model_shape(ref), self.precision(precision), Work(device=device, home=device))
 
     def estimate_of(self, spec: CalibrationSpec) -> "Estimate":
         """What this calibration takes. Raises ModelError."""
-        from abq_core.cost import Work
-        from abq_core.estimate import estimate
+        from abq_core.planning.cost import Work
+        from abq_core.planning.estimate import estimate
 
         return estimate(self.model_shape(spec.model), spec.precision, Work.of(spec, home=self.settings.device))
 
     def explore(self, ref: str, precision: str | ModelPrecision) -> dict[str, pandas.DataFrame]:
         """What rounding to this precision does to the weights; no calibration. Kept for the next call."""
-        from abq_core.explore import explore
+        from abq_core.analysis.explore import explore
 
         wanted = self.precision(precision)
         key = (ref, str(wanted))
@@ -156,7 +156,7 @@ class Explorer:
 
     def submit(self, spec: CalibrationSpec) -> Job:
         """Check that the calibration can run here, then queue it. Raises what `check` does."""
-        from abq_core.models import pinned
+        from abq_core.models.loading import pinned
 
         spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
         self.check(spec)
@@ -264,7 +264,7 @@ class Explorer:
 
     def report(self, run_ids: Sequence[str], path: Path) -> Path:
         """Write one self-contained HTML file about these runs (all finished ones when empty)."""
-        from app.reports import write_report
+        from app.runs.reports import write_report
 
         return write_report(self, list(run_ids), path)
 
@@ -316,7 +316,7 @@ class Explorer:
 
         model: what "full" and precisions are of; run ids bring their own model, which must be the same in all columns.
         """
-        from abq_core.generate import generate
+        from abq_core.inference.generate import generate
 
         ref = self.registry.common_model(columns, model)
         loaded = {column: self.registry.column(column, ref) for column in columns}

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import psutil
 import torch
 
+from abq_core.calibration.quantized_block import Engine
+from abq_core.inference.runtime import quantized_model, rounded_model
 from abq_core.mix import ModelPrecision
-from abq_core.models import LoadedModel, load_model, model_shape
-from abq_core.quant_linear import PackedLinear
-from abq_core.runtime import Engine, quantized_model, rounded_model
+from abq_core.models.loading import LoadedModel, load_model, model_shape
+from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.spec import read_precision
-from app.run_folder import BlockStore, RunFolder
+from app.runs.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
 from app.services.mixes import find_precision
 from app.settings import Settings

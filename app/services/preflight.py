@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from abq_core.estimate import Available
+from abq_core.planning.estimate import Available
 
 
 def available(data_dir: Path, *devices: str) -> Available:

@@ -9,8 +9,8 @@ from abq_core.spec import CalibrationSpec
 from app.services.explorer import local_path
 
 if TYPE_CHECKING:
-    from abq_core.estimate import Estimate
-    from app.executors.ray import RayCluster
+    from abq_core.planning.estimate import Estimate
+    from app.jobs.executors.ray import RayCluster
     from app.services.explorer import Explorer
     from storage.runs import Run
 
@@ -36,7 +36,7 @@ class Planned:
 
 def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned]:
     """What each calibration takes and what there is of it. Raises ModelError."""
-    from abq_core.models import pinned
+    from abq_core.models.loading import pinned
 
     models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
     specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
@@ -49,7 +49,7 @@ def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned
 
 def check_on(cluster: "RayCluster", planned: Sequence[Planned]) -> None:
     """Refuse, before anything is queued, what of a sweep cannot run on this cluster. Raises ClusterError."""
-    from app.executors.cluster import need_of
+    from app.jobs.executors.cluster import need_of
 
     left = [one for one in planned if one.state != "succeeded"]
     needs = [need_of(one.spec, one.estimate.peak_memory_bytes, cluster.cpus) for one in left]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from abq_core.runtime import Engine
-from abq_core.tasks import TaskScore, check_tasks, run_tasks
+from abq_core.calibration.quantized_block import Engine
+from abq_core.evaluation.tasks import TaskScore, check_tasks, run_tasks
 from app.clock import now
 
 if TYPE_CHECKING:

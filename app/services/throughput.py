@@ -10,13 +10,13 @@ import pandas
 import torch
 from torch import nn
 
-from abq_core.architectures import blocks_of
-from abq_core.generate import Finished, generate
-from abq_core.int8_linear import Int8Linear
-from abq_core.models import LoadedModel
-from abq_core.placement import in_int8, placed
-from abq_core.runtime import linear_path, weight_bytes
-from abq_core.tables import halve_tables
+from abq_core.inference.embeddings import halve_tables
+from abq_core.inference.generate import Finished, generate
+from abq_core.inference.int8_linear import Int8Linear
+from abq_core.inference.placement import in_int8, placed
+from abq_core.inference.runtime import linear_path, weight_bytes
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel
 from app.clock import now
 from app.services.errors import ServiceError
 from app.services.timings import this_device

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app.services.explorer import Explorer
 
 FORMAT = "abq-timings-1"
-SHIPPED = Path(__file__).parents[1] / "assets" / "timings"
+SHIPPED = Path(__file__).parents[1] / "shipped" / "timings"
 _MOST_BYTES, _MOST_TIMINGS, _LONGEST_TEXT = 16 << 20, 10_000, 200
 
 

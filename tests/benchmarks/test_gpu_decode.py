@@ -70,7 +70,7 @@ class Hiding:
 sys.exit(pytest.main({words}, plugins=[Hiding()]))
 """)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "test_cuda_device.py" in done.stdout and "test_graph_decoder_gpu.py" in done.stdout
+    assert "cuda/test_device.py" in done.stdout and "test_graph_decoder_gpu.py" in done.stdout
 
 
 def run_python(code: str) -> "subprocess.CompletedProcess[str]":

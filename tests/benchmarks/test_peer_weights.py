@@ -10,11 +10,11 @@ from benchmark_cases import CONDITIONS
 from peer_weights import PEER_PYTHON, PEERS, PeerError, integers, is_peer, run_peer, stored_blocks, supports
 from safetensors import safe_open
 
-from abq_core.models import LoadedModel, load_model
+from abq_core.inference.runtime import quantized_model
+from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
-from abq_core.quant_linear import linears_of
-from abq_core.quantizers import fake_quant_activation, quantize_weight
-from abq_core.runtime import quantized_model
+from abq_core.quantization.quant_linear import linears_of
+from abq_core.quantization.quantizers import fake_quant_activation, quantize_weight
 
 EXAMPLE = Path(__file__).parent / "peer_weights.safetensors"
 OPTIONS = {"steps": 2, "seed": 0, "symmetric": False}

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.tabs.page import WATCH_SECONDS
+from app.web.tabs.page import WATCH_SECONDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 STEP_MS = 120_000

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["abq_core.model_files", "abq_core.precision"]):
-    from abq_core.model_files import CONFIG, check_settings
+with atheris.instrument_imports(include=["abq_core.models.files", "abq_core.precision"]):
+    from abq_core.models.files import CONFIG, check_settings
     from abq_core.precision import Precision, PrecisionError
 
-from abq_core.models import BUILTIN_FOLDER, ModelError
+from abq_core.models.loading import BUILTIN_FOLDER, ModelError
 
 PRECISIONS = ("W2*A8", "W4A4g128", "W6A6kv8", "fp16", "w8a16g32KV4")
 

@@ -9,7 +9,7 @@ from soak_kills import stop_outside_a_write, worker_process
 from soak_workers import Site, ended
 
 from app.clock import now
-from app.executors.local import Supervisor
+from app.jobs.executors.local import Supervisor
 from storage.database import Database
 from storage.jobs import Job, Jobs
 

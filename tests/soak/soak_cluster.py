@@ -5,7 +5,7 @@ from pathlib import Path
 from promise import Outcome
 from suite import run_tests
 
-TESTS = "tests/app/test_ray_cluster.py"
+TESTS = "tests/app/jobs/test_ray_cluster.py"
 SHORT = f"{TESTS}::test_nodes_of_another_version_are_refused_before_anything_is_queued"
 
 

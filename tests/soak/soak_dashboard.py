@@ -16,7 +16,7 @@ import psutil
 from promise import Outcome, wait_until
 from soak_workers import Site
 
-from app.executors.local import PROJECT_ROOT
+from app.jobs.executors.local import PROJECT_ROOT
 
 
 def check_dashboard(work: Path, short: bool) -> Outcome:

@@ -16,9 +16,9 @@ from promise import Outcome
 from soak_workers import Site
 from sqlalchemy.engine.default import DefaultDialect
 
-from app import calibration_job
 from app.clock import now
-from app.lease import JobLease
+from app.jobs import calibration_job
+from app.jobs.lease import JobLease
 from storage.database import Database
 from storage.errors import DatabaseError
 from storage.jobs import Job, Jobs
@@ -57,7 +57,7 @@ def failing(what: str, at: int) -> Iterator[FailsOnce]:
     else:
         name = {"fsync": "fsync", "rename": "replace"}[what]
         fault = FailsOnce(getattr(os, name), full, at)
-        with patch(f"app.run_folder.os.{name}", fault):
+        with patch(f"app.runs.run_folder.os.{name}", fault):
             yield fault
 
 

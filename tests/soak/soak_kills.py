@@ -15,7 +15,7 @@ from soak_workers import BLOCKS, DieAt, Site, ended, start_busy
 from sqlalchemy import text
 
 from app.clock import now
-from app.executors.local import Supervisor
+from app.jobs.executors.local import Supervisor
 from storage.database import Database
 from storage.jobs import Job
 

@@ -16,7 +16,7 @@ from promise import Outcome, percentile
 from storage.database import Database
 from storage.jobs import Jobs
 
-RACE = Path(__file__).parents[1] / "storage" / "claim_race.py"
+RACE = Path(__file__).parents[1] / "cases" / "claim_race.py"
 SPEC = {"model": "builtin", "precision": "W4A4", "method": "abq"}
 READ_SECONDS = 0.5
 

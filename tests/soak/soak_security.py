@@ -11,7 +11,7 @@ from suite import run_tests
 
 REFUSED_WITHIN_SECONDS = 2.0
 MODELS = [
-    f"tests/core/test_models.py::{name}"
+    f"tests/abq_core/models/test_loading.py::{name}"
     for name in (
         "test_a_config_that_names_code_is_refused",
         "test_a_pickle_is_refused_and_never_opened",
@@ -22,12 +22,12 @@ MODELS = [
 
 
 def check_other_sites(work: Path, short: bool) -> Outcome:
-    suite = run_tests(work, "not slow", "tests/app/test_security_requests.py")
+    suite = run_tests(work, "not slow", "tests/app/web/access/test_security_requests.py")
     return Outcome(str(suite), suite.held)
 
 
 def check_files(work: Path, short: bool) -> Outcome:
-    suite = run_tests(work, "not slow" if short else "slow or not slow", "tests/app/test_security_files.py")
+    suite = run_tests(work, "not slow" if short else "slow or not slow", "tests/app/web/access/test_security_files.py")
     return Outcome(f"{suite}, 0 bytes of a file in an answer" if suite.held else str(suite), suite.held)
 
 
@@ -45,7 +45,7 @@ def check_hostile_text(work: Path, short: bool) -> Outcome:
 
 def check_input(work: Path, short: bool) -> Outcome:
     """Made cases for every reader."""
-    suite = run_tests(work, "not slow" if short else "slow", "tests/core/test_model_fuzz.py")
+    suite = run_tests(work, "not slow" if short else "slow", "tests/abq_core/models/test_model_fuzz.py")
     return Outcome(str(suite), suite.held)
 
 

@@ -28,9 +28,9 @@ from visitors import visitors
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.clock import now
-from app.limits import MOST_QUEUED
 from app.services import Explorer
 from app.settings import Settings
+from app.web.limits import MOST_QUEUED
 from storage.database import Database
 from storage.jobs import Jobs
 from storage.schema import EvaluationRow, JobRow, LossRow, RunRow
@@ -162,7 +162,7 @@ def check_visitors(work: Path, short: bool) -> Outcome:
 @contextlib.contextmanager
 def _workers(data: Path, count: int) -> Iterator[None]:
     """Workers beside the page's own, each of which claims a job, while the block runs. Started as a supervisor does."""
-    command = [sys.executable, "-m", "app.worker", "--name"]
+    command = [sys.executable, "-m", "app.jobs.worker", "--name"]
     environment = {**os.environ, "ABQ_DATA_DIR": str(data), "ABQ_THREADS": "1"}
     workers = [
         subprocess.Popen([*command, f"soak-{n}"], cwd=ROOT, env=environment, start_new_session=True)

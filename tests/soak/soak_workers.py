@@ -21,11 +21,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from abq_core.models import BUILTIN_FOLDER
+from abq_core.models.loading import BUILTIN_FOLDER
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.clock import now
-from app.lease import JobLease
+from app.jobs.lease import JobLease
 from app.services import Explorer
 from app.settings import Settings
 from storage.jobs import Job
@@ -37,7 +37,7 @@ _TEXT = "The module provides functions to read and write files, one line at a ti
 def fork_context() -> ForkServerContext:
     """Processes forked from a server that has the imports of a worker."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["app.calibration_job", "soak_workers"])
+    context.set_forkserver_preload(["app.jobs.calibration_job", "soak_workers"])
     return context
 
 
@@ -129,8 +129,8 @@ def _start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 def work(environment: dict[str, str], name: str, die_at: DieAt | None) -> None:
     """The life of a worker; `die_at` kills it in the middle. Its evaluation is short: most of its life is blocks."""
-    from app import calibration_job
-    from app.worker import run_one
+    from app.jobs import calibration_job
+    from app.jobs.worker import run_one
 
     plan = calibration_job.EvaluationPlan(2, 64)
     calibration_job.run_claimed = partial(calibration_job.run_claimed, plan=plan)  # type: ignore[assignment]
@@ -141,7 +141,7 @@ def work(environment: dict[str, str], name: str, die_at: DieAt | None) -> None:
 
 def _die_at(where: str, block: int) -> None:
     from abq_core.events import BlockDone, Event, StepDone
-    from app.calibration_job import CalibrationJob
+    from app.jobs.calibration_job import CalibrationJob
 
     original = CalibrationJob._on_event
 

@@ -1,0 +1,66 @@
+"""Distributions binned at the source: what a figure needs of a million values is 256 counts."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from abq_core.quantization.quantizers import QuantizedWeight
+
+BINS = 256
+
+
+def paired_histogram(values: Mapping[str, Tensor], labels: Mapping[str, object]) -> pd.DataFrame:
+    """Histograms of several lenses over the same bins, so that they can be laid on each other.
+
+    values: lens -> tensor of any shape.  Columns: the labels, lens, left, right, count (int64).
+    """
+    flat = {lens: t.detach().float().flatten() for lens, t in values.items()}
+    low = min(float(t.min()) for t in flat.values())
+    high = max(float(t.max()) for t in flat.values())
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, BINS + 1)
+    frames = []
+    for lens, t in flat.items():
+        counts = torch.histc(t, BINS, low, high).numpy().astype(np.int64)
+        frames.append(pd.DataFrame({**labels, "lens": lens, "left": edges[:-1], "right": edges[1:], "count": counts}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.DataFrame:
+    """How often each level is used, in steps of the grid, zero at 0; halves where a zero point lies between two levels.
+
+    Columns: the labels, level (float64), count.
+    """
+    k = weight.codes.shape[1]
+    zero = weight.zero.repeat_interleave(weight.group_size, dim=1)[:, :k]
+    levels, counts = torch.unique(weight.spacing * weight.codes - zero, return_counts=True)
+    return pd.DataFrame({**labels, "level": levels.numpy() / weight.spacing, "count": counts.numpy()})
+
+
+def snr_db(signal: Tensor, approximation: Tensor) -> float:
+    """Signal-to-noise ratio in decibel; infinite where both are equal."""
+    noise = float((signal.double() - approximation.double()).pow(2).sum())
+    power = float(signal.double().pow(2).sum())
+    if noise == 0.0:
+        return float("inf")
+    return float(10 * np.log10(power / noise)) if power > 0 else float("-inf")
+
+
+def channel_peaks(x: Tensor) -> Tensor:
+    """max|x| per last-dimension channel of (..., channels)."""
+    return x.detach().abs().flatten(0, -2).amax(0)
+
+
+def largest_channels(peaks: Tensor, labels: Mapping[str, object], count: int = 32) -> pd.DataFrame:
+    """The channels with the largest peaks. Columns: the labels, channel, value."""
+    values, channels = torch.topk(peaks, min(count, len(peaks)))
+    return pd.DataFrame({**labels, "channel": channels.numpy(), "value": values.float().numpy()})
+
+
+def outlier_ratio(peaks: Tensor) -> float:
+    """The largest channel's peak over the median channel's."""
+    return float(peaks.max() / peaks.median().clamp(min=1e-12))

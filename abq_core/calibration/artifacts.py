@@ -1,0 +1,113 @@
+"""What calibration leaves of a block (integer weights, other parameters, learned values) and where it is kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abq_core.precision import Precision
+from abq_core.quantization.quantizers import QuantizedWeight
+from kernels.planes import pack_bit_planes, unpack_bit_planes
+
+_WORD = 64  # values of a bit plane that share a machine word
+
+
+class CheckpointStore(Protocol):
+    """Keeps finished blocks, and drafts: what a block has learned where an end-to-end pass is to follow.
+
+    `load` and `load_draft` give None for what is not there, or whose content does not match. `save` ends a draft.
+    """
+
+    def load(self, block: int) -> dict[str, Tensor] | None: ...
+
+    def save(self, block: int, tensors: dict[str, Tensor]) -> None: ...
+
+    def load_draft(self, block: int) -> dict[str, Tensor] | None: ...
+
+    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> None: ...
+
+
+class MemoryStore:
+    """A CheckpointStore that lives as long as the process."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, dict[str, Tensor]] = {}
+        self.drafts: dict[int, dict[str, Tensor]] = {}
+
+    def load(self, block: int) -> dict[str, Tensor] | None:
+        return self.blocks.get(block)
+
+    def save(self, block: int, tensors: dict[str, Tensor]) -> None:
+        self.blocks[block] = tensors
+        self.drafts.pop(block, None)
+
+    def load_draft(self, block: int) -> dict[str, Tensor] | None:
+        return self.drafts.get(block)
+
+    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> None:
+        self.drafts[block] = tensors
+
+
+@dataclass(frozen=True)
+class BlockArtifact:
+    """One quantized block.
+
+    weights: integer weight of each linear.  parameters: all other parameters by name (norms and biases with the balance
+    folded in; weights too where they are not quantized).  learned: `balance.<pair>`, `clip_low.<linear>`,
+    `clip_high.<linear>`, `compensation_out`, `compensation_in`.  act_clips: () float32 factor on the range of each
+    token that enters a linear, where it was learned.  hadamards: how many channels at a time the Hadamard transform in
+    front of a linear takes, where there is one; its weight's columns went through it, too.
+    """
+
+    weights: Mapping[str, QuantizedWeight]
+    parameters: Mapping[str, Tensor]
+    learned: Mapping[str, Tensor]
+    act_clips: Mapping[str, Tensor] = field(default_factory=dict)
+    hadamards: Mapping[str, int] = field(default_factory=dict)
+
+    def to_tensors(self, precisions: Mapping[str, Precision]) -> dict[str, Tensor]:
+        """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size.
+
+        precisions: of each of `weights`.
+        """
+        tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}
+        tensors |= {f"learned.{name}": t.contiguous() for name, t in self.learned.items()}
+        tensors |= {f"act_clip.{name}": t.contiguous() for name, t in self.act_clips.items()}
+        tensors |= {f"hadamard.{name}": torch.tensor(block) for name, block in self.hadamards.items()}
+        for name, weight in self.weights.items():
+            rows, k = weight.codes.shape
+            codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
+            codes[:, :k] = weight.codes.cpu().numpy()
+            bits = precisions[name].stored_bits
+            planes = pack_bit_planes(codes if bits > 8 else codes.astype(np.uint8), bits)
+            tensors[f"weights.{name}.planes"] = torch.from_numpy(planes.view(np.uint8))
+            tensors[f"weights.{name}.scale"] = weight.scale
+            tensors[f"weights.{name}.zero"] = weight.zero.to(torch.uint8)
+            tensors[f"weights.{name}.columns"] = torch.tensor([k, weight.group_size, weight.spacing])
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "BlockArtifact":
+        """The inverse of `to_tensors`, bit for bit."""
+        weights = {}
+        for key in tensors:
+            if not key.endswith(".planes"):
+                continue
+            prefix = key.removesuffix(".planes")
+            k, group_size, *spacing = tensors[f"{prefix}.columns"].tolist()  # runs from before spacing have none
+            planes = np.ascontiguousarray(tensors[key].numpy()).view(np.uint64)
+            codes = unpack_bit_planes(planes, k).astype(np.int16)
+            zero = tensors[f"{prefix}.zero"].to(torch.int16)
+            weights[prefix.removeprefix("weights.")] = QuantizedWeight(
+                torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size, *spacing
+            )
+        parameters, learned = _below(tensors, "parameters."), _below(tensors, "learned.")
+        hadamards = {name: int(block) for name, block in _below(tensors, "hadamard.").items()}
+        return cls(weights, parameters, learned, _below(tensors, "act_clip."), hadamards)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,129 @@
+"""A model taken apart into its blocks: what enters the first one, and the arguments that each one is called with."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abq_core.models.architectures import blocks_of
+from abq_core.quantization.quant_linear import linears_of
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """hidden: (segments, tokens, hidden) before block 0.  arguments: each block's keyword arguments for one segment
+    (mask, position embeddings); they are the same for every segment of this length.
+    """
+
+    hidden: Tensor
+    arguments: list[dict[str, Any]]
+
+
+@torch.no_grad()
+def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
+    """Run ids (segments, tokens) into the model, keep what reaches the blocks.
+
+    `use_cache=False`: a captured live cache would make a second call attend to the keys of the first one.
+    """
+    blocks = blocks_of(model)
+    arguments: list[dict[str, Any]] = [{} for _ in blocks]
+    first: list[Tensor] = []
+
+    def listener(index: int) -> Callable[..., None]:
+        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            arguments[index] = kept | {"use_cache": False, "past_key_values": None}
+            if index == 0:
+                first.append(args[0] if args else kwargs["hidden_states"])
+                if len(first) > 1:  # the later blocks' arguments are known from the first segment
+                    raise _Captured
+
+        return listen
+
+    hooks = [b.register_forward_pre_hook(listener(i), with_kwargs=True) for i, b in enumerate(blocks)]
+    try:
+        for segment in ids.to(next(model.parameters()).device):
+            try:
+                model(segment.unsqueeze(0), use_cache=False)
+            except _Captured:
+                pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return BlockInputs(torch.cat(first), arguments)
+
+
+class _Captured(Exception):
+    """Leaves the model's forward once the block input is known."""
+
+
+def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
+    """The hidden states among what a block returns."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+@contextmanager
+def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
+    """While open, keeps what each of these blocks returns when it runs, in that order; gradients flow through."""
+    outputs: list[Any] = []
+    hooks = [block.register_forward_hook(lambda module, args, result: outputs.append(result)) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """(segments, tokens, hidden) through one block, segment by segment; the result is where `hidden` is."""
+    device = next(block.parameters()).device
+    outputs = torch.empty_like(hidden)
+    for output, segment in zip(outputs, hidden, strict=True):
+        output.copy_(block_output(block(segment.unsqueeze(0).to(device), **arguments))[0])
+    return outputs
+
+
+def to_device(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A block's arguments with all tensors on `device`, also those inside tuples (position embeddings)."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device)
+        return tuple(moved(part) for part in value) if isinstance(value, tuple) else value
+
+    return {name: moved(value) for name, value in arguments.items()}
+
+
+@contextmanager
+def linear_inputs(block: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While open, `take(name, rows)` gets what every linear of the block reads, (tokens, in_features)."""
+
+    def listener(name: str) -> Callable[..., None]:
+        def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            take(name, args[0].detach().flatten(0, -2))
+
+        return listen
+
+    hooks = [linear.register_forward_pre_hook(listener(name)) for name, linear in linears_of(block).items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def input_peaks(block: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While open, keeps max|X| per input channel, (in_features,) float32, of each linear of the block that runs."""
+    peaks: dict[str, Tensor] = {}
+
+    def take(name: str, rows: Tensor) -> None:
+        peak = rows.abs().amax(0).float()
+        peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+
+    with linear_inputs(block, take):
+        yield peaks

@@ -1,0 +1,169 @@
+"""What one block learns (arXiv 2408.08554, Distribution Correction): targets, loss terms, the optimisation itself."""
+
+import contextlib
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from abq_core.calibration.block_inputs import block_output
+from abq_core.calibration.block_quantizer import BlockQuantizer
+from abq_core.calibration.losses import akl_loss, dlc_loss, head_mean
+from abq_core.events import EpochDone, OnEvent, StepDone
+from abq_core.mix import ModelPrecision
+from abq_core.models.attention import attention_maps, attention_modules, set_kv_bits
+from abq_core.quantization.quant_linear import wrap_linears
+from abq_core.spec import CalibrationSpec, Switches
+
+
+class CalibrationError(RuntimeError):
+    """The optimisation broke down."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a block reads and what it should give, each (segments, tokens, hidden) and wherever there is room for it.
+
+    full_input, quantized_input: what the full-precision and the quantized model give to the block.  full: d_fp.
+    full_on_quantized: d_fp*, the full-precision block's output on the quantized input (section Distribution
+    Correction). Attention maps are not kept: one of 2,048 tokens is as large as the segment's hidden states.
+    """
+
+    full_input: Tensor
+    quantized_input: Tensor
+    full: Tensor
+    full_on_quantized: Tensor
+
+
+def wrapped_copy(block: nn.Module, precision: ModelPrecision, quantizer: BlockQuantizer) -> nn.Module:
+    """A block that quantizes activations, K and V, and takes the weights of `quantizer`; it shares those of `block`."""
+    working = copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
+    wrap_linears(working, precision.act_bits, quantizer.hadamards)
+    set_kv_bits(working, precision.kv_bits)
+    return working
+
+
+def learn_block(
+    block: nn.Module,
+    index: int,
+    quantizer: BlockQuantizer,
+    targets: Targets,
+    arguments: dict[str, Any],
+    spec: CalibrationSpec,
+    on_event: OnEvent,
+) -> None:
+    """Optimise the learned values of one block, in place. Raises CalibrationError."""
+    groups = quantizer.parameter_groups()
+    if not groups or spec.active_epochs == 0:
+        return
+    working = wrapped_copy(block, spec.precision, quantizer)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    order = torch.Generator().manual_seed(spec.seed * 1009 + index)
+    count = len(targets.full)
+    steps = spec.active_epochs * count
+    schedule = decay(optimizer, steps) if spec.active_switches.rounding else None
+    for epoch in range(spec.active_epochs):
+        sums: dict[str, float] = {}
+        for position, segment in enumerate(torch.randperm(count, generator=order).tolist()):
+            terms = _loss_terms(block, working, quantizer, targets, arguments, segment, spec.active_switches)
+            total = torch.stack(list(terms.values())).sum()
+            take_step(optimizer, total, f"block {index}", f"epoch {epoch + 1}")
+            quantizer.after_step()
+            if schedule is not None:
+                schedule.step()
+            add_losses(sums, {**terms, "total": total})
+            on_event(StepDone(index, epoch * count + position + 1, steps))
+        on_event(EpochDone(index, epoch + 1, {name: value / count for name, value in sums.items()}))
+
+
+def decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Learning rates that fall linearly to zero: offsets settle on one side of a rounding boundary."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, where: str, when: str) -> None:
+    """One optimizer step; no gradients stay: those of the offsets are as large as all weights.
+
+    Raises CalibrationError where the loss is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise CalibrationError(
+            f"The loss of {where} is {loss.item()} in {when}. Use more bits, another method, or switch compensation "
+            "off."
+        )
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def add_losses(sums: dict[str, float], terms: Mapping[str, Tensor]) -> None:
+    """Add the terms of one step to their sums."""
+    for name, value in terms.items():
+        sums[name] = sums.get(name, 0.0) + value.item()
+
+
+def _loss_terms(
+    block: nn.Module,
+    working: nn.Module,
+    quantizer: BlockQuantizer,
+    targets: Targets,
+    arguments: dict[str, Any],
+    segment: int,
+    switches: Switches,
+) -> dict[str, Tensor]:
+    """The terms of the objective that are switched on, for one segment."""
+
+    def of_segment(kept: Tensor) -> Tensor:
+        return kept[segment].unsqueeze(0).to(device_of(block))
+
+    parameters = quantizer.quantized_parameters()
+    with attention_maps(working, switches.akl) as maps:
+        result = functional_call(working, parameters, (of_segment(targets.quantized_input),), arguments)
+    output = block_output(result)
+    full, full_on_quantized = of_segment(targets.full), of_segment(targets.full_on_quantized)
+    terms = {}
+    if switches.dlc:
+        terms["dlc"] = dlc_loss(output, full, full_on_quantized)
+    if switches.akl:
+        full_maps = _maps_alone(block, of_segment(targets.full_input), arguments)
+        terms["akl"] = akl_loss(_compared(maps, switches), _compared(full_maps, switches))
+    if switches.mse != "none":
+        terms["mse"] = nn.functional.mse_loss(output, full)
+        if switches.mse == "both":
+            terms["mse"] = terms["mse"] + nn.functional.mse_loss(output, full_on_quantized)
+    return terms
+
+
+@torch.no_grad()
+def _maps_alone(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> list[Tensor]:
+    """The attention maps of a block; what comes after the attention, most of the work, is not computed."""
+
+    def stop(*_: Any) -> None:
+        raise _Attended
+
+    hooks = [module.register_forward_hook(stop) for module in attention_modules(block)]
+    try:
+        with attention_maps(block) as maps, contextlib.suppress(_Attended):
+            block(hidden, **arguments)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps
+
+
+class _Attended(Exception):
+    """Leaves a block's forward once its attention is known."""
+
+
+def _compared(maps: list[Tensor], switches: Switches) -> Tensor:
+    joined = maps[0] if len(maps) == 1 else torch.cat(maps)
+    return joined if switches.akl_per_head else head_mean(joined)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
+    return next(module.parameters()).device

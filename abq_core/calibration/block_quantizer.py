@@ -1,0 +1,206 @@
+"""One block on its way to integers: the values that the method learns, and the parameters that follow from them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abq_core.calibration.artifacts import BlockArtifact
+from abq_core.calibration.balance import Balance
+from abq_core.models.architectures import Architecture
+from abq_core.models.head_layout import HeadLayout
+from abq_core.precision import Precision
+from abq_core.quantization.hadamard import hadamard
+from abq_core.quantization.quant_linear import linears_of
+from abq_core.quantization.quantizers import (
+    WeightGrid,
+    fake_quant_weight,
+    least_error_clipping,
+    quantize_weight,
+    weight_groups,
+)
+from abq_core.spec import Switches
+from kernels.hadamard import block_of
+
+BALANCE_RATE = 5e-3
+CLIPPING_RATE = 1e-2
+ROUNDING_RATE = 5e-3
+ACT_CLIPPING_RATE = 5e-3
+_LARGEST_OFFSET = 0.5  # a block alone: a weight goes to one of its two neighbouring levels
+_SMALLEST_ACT_CLIP = 0.1
+_CLIP_START = 4.0  # sigmoid(4) = 0.982: almost no clipping
+
+
+class BlockQuantizer:
+    """Learned: log balance vectors, clipping logits, rounding offsets, factors on the range of activations, the
+    compensation vectors. All else is derived.
+
+    The balance is learned as its logarithm, so that it stays positive.  precisions: of every linear of the block;
+    `quantized` names those whose weights become integers.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        architecture: Architecture,
+        layout: HeadLayout,
+        precisions: Mapping[str, Precision],
+        switches: Switches,
+        *,
+        compensate: bool,
+        input_peaks: Mapping[str, Tensor],
+    ) -> None:
+        self.precisions = precisions
+        self._levels = WeightGrid(symmetric=switches.symmetric, half_zero=switches.half_zero)
+        self.originals = {name: p.detach().float() for name, p in block.named_parameters()}
+        self._device = next(iter(self.originals.values())).device
+        self.quantized = [name for name in linears_of(block) if precisions[name].quantizes_weights]
+        self.balance = Balance(architecture, layout, block)
+        quantized_inputs = [name for name in linears_of(block) if precisions[name].quantizes_activations]
+        transformed = quantized_inputs if switches.hadamard else []
+        self.hadamards = {name: block_of(self.originals[f"{name}.weight"].shape[1]) for name in transformed}
+        self.log_balance: dict[str, Tensor] = {}
+        if switches.balance != "none":
+            start = self.balance.start(self.originals, input_peaks)
+            self.log_balance = {
+                name: s.to(self._device).log().requires_grad_(switches.balance == "learned")
+                for name, s in start.items()
+            }
+        self.compensation: tuple[Tensor, Tensor] | None = None
+        if compensate and architecture.compensated in self.quantized:
+            rows, k = self.originals[f"{architecture.compensated}.weight"].shape
+            out, into = torch.ones(rows, 1, device=self._device), torch.zeros(1, k, device=self._device)
+            self.compensation = (out.requires_grad_(), into.requires_grad_())
+        clips = switches.clipping or switches.clip_search
+        starts = self._clip_starts(switches.clip_search) if clips else {}
+        self.clip_low = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
+        self.clip_high = {name: start.clone().requires_grad_(switches.clipping) for name, start in starts.items()}
+        self.act_clips = {
+            name: torch.ones((), device=self._device, requires_grad=True)
+            for name in (quantized_inputs if switches.act_clipping else [])
+        }
+        rounded = self.quantized if switches.rounding else []
+        self.offsets = {
+            name: torch.zeros_like(self.originals[f"{name}.weight"], requires_grad=True) for name in rounded
+        }
+
+    @torch.no_grad()
+    def _clip_starts(self, search: bool) -> dict[str, Tensor]:
+        """(rows, groups) logits of the clipping factors, the same for both ends, of every quantized linear."""
+        starts = {}
+        parameters = self.float_parameters()
+        for name in self.quantized:
+            weight, precision = parameters[f"{name}.weight"], self.precisions[name]
+            if search:
+                found = least_error_clipping(weight, precision, self._levels)
+                starts[name] = torch.logit(found).clamp(max=_CLIP_START)
+            else:
+                shape = (weight.shape[0], weight_groups(weight.shape[1], precision))
+                starts[name] = torch.full(shape, _CLIP_START, device=weight.device)
+        return starts
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for an optimizer, each with its rate and the switch it belongs to; none where nothing is learned."""
+        clips = [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]
+        rates: list[tuple[str, float, list[Tensor]]] = [
+            ("balance", BALANCE_RATE, list(self.log_balance.values())),
+            ("clipping", CLIPPING_RATE, clips),
+            ("rounding", ROUNDING_RATE, list(self.offsets.values())),
+            ("act_clipping", ACT_CLIPPING_RATE, list(self.act_clips.values())),
+        ]
+        groups = [
+            {"params": [p for p in values if p.requires_grad], "lr": rate, "switch": switch}
+            for switch, rate, values in rates
+        ]
+        return [group for group in groups if group["params"]]
+
+    @torch.no_grad()
+    def after_step(self, largest_offset: float = _LARGEST_OFFSET) -> None:
+        """Keep what an optimizer moved within its bounds. largest_offset: in steps of the grid."""
+        for offset in self.offsets.values():
+            offset.clamp_(-largest_offset, largest_offset)
+        for clip in self.act_clips.values():
+            clip.clamp_(_SMALLEST_ACT_CLIP, 1)
+
+    def float_parameters(self) -> dict[str, Tensor]:
+        """The block's parameters before rounding: balance folded in, compensation added, columns transformed."""
+        values = {name: s.exp() for name, s in self.log_balance.items()}
+        return before_rounding(self.balance, self.originals, values, self.compensation, self.hadamards)
+
+    def quantized_parameters(self) -> dict[str, Tensor]:
+        """`float_parameters` with the weights of the linears fake-quantized, and what a QuantLinear needs beside them;
+        gradients reach all learned values.
+        """
+        parameters = self.float_parameters() | {f"{name}.act_clip": clip for name, clip in self.act_clips.items()}
+        for name in self.quantized:
+            key = f"{name}.weight"
+            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], self._grid(name))
+        return parameters
+
+    @torch.no_grad()
+    def artifact(self) -> BlockArtifact:
+        """What is left when learning is over: integers and folded parameters."""
+        parameters = self.float_parameters()
+        weights = {
+            name: quantize_weight(parameters.pop(f"{name}.weight"), self.precisions[name], self._grid(name))
+            for name in self.quantized
+        }
+        learned = {f"balance.{name}": s.exp() for name, s in self.log_balance.items()}
+        for name in self.clip_low:
+            learned |= {f"clip_low.{name}": torch.sigmoid(self.clip_low[name])}
+            learned |= {f"clip_high.{name}": torch.sigmoid(self.clip_high[name])}
+        if self.compensation is not None:
+            learned |= dict(zip(("compensation_out", "compensation_in"), self.compensation, strict=True))
+        act_clips = {name: clip.detach().clone() for name, clip in self.act_clips.items()}
+        learned = {name: tensor.detach().clone() for name, tensor in learned.items()}
+        return BlockArtifact(weights, parameters, learned, act_clips, self.hadamards)
+
+    def state(self) -> dict[str, Tensor]:
+        """All learned values as they are, to go on from; `load_state` takes them back bit for bit."""
+        return {name: tensor.detach().clone() for name, tensor in self._learned().items()}
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name, tensor in self._learned().items():
+            tensor.copy_(tensors[name])
+
+    def _learned(self) -> dict[str, Tensor]:
+        kinds = {
+            "log_balance": self.log_balance,
+            "clip_low": self.clip_low,
+            "clip_high": self.clip_high,
+            "offset": self.offsets,
+            "act_clip": self.act_clips,
+            "compensation": dict(zip(("out", "in"), self.compensation or (), strict=False)),
+        }
+        return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def _grid(self, name: str) -> WeightGrid:
+        clips = self.clip_low.get(name), self.clip_high.get(name)
+        low, high = (None if logits is None else torch.sigmoid(logits) for logits in clips)
+        return replace(self._levels, clip_low=low, clip_high=high, offset=self.offsets.get(name))
+
+
+def before_rounding(
+    balance: Balance,
+    parameters: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    compensation: tuple[Tensor, Tensor] | None,
+    hadamards: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """A block's parameters with the balance values folded in (none: as they are), the rank-1 term added, and columns
+    transformed.
+
+    compensation: (rows, 1) and (1, k) vectors of the architecture's compensated linear, or None.  hadamards: of each
+    linear whose columns are transformed, how many at a time.
+    """
+    result = balance.fold(parameters, values) if values else dict(parameters)
+    if compensation is not None:
+        key, (out, into) = f"{balance.architecture.compensated}.weight", compensation
+        result[key] = result[key] + out * into
+    for name, channels in hadamards.items():
+        result[f"{name}.weight"] = hadamard(result[f"{name}.weight"], channels)
+    return result

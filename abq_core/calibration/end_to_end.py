@@ -1,0 +1,131 @@
+"""The pass after the blocks: all of them learn together, so that the model's next-token distribution is that of full
+precision. It goes beyond the paper, whose blocks each learn alone.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from abq_core.calibration.block_inputs import block_output, block_outputs
+from abq_core.calibration.block_learning import add_losses, decay, take_step, wrapped_copy
+from abq_core.calibration.block_quantizer import BlockQuantizer
+from abq_core.calibration.losses import log_cosine, token_kl
+from abq_core.events import EpochDone, Message, OnEvent, StepDone, TextChosen
+from abq_core.models.architectures import blocks_of
+from abq_core.models.autocast import bfloat16_products
+from abq_core.models.loading import LoadedModel
+from abq_core.spec import CalibrationSpec
+from abq_core.text.segments import ShortTextError, recorded_segments
+from abq_core.text.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
+
+_STEP_TOKENS = 1024
+# Of the block-wise rates. Grids hardly move, since all of a row's codes move with them; weights pass from code to code.
+_RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0.5}
+_LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may pass its neighbouring level
+_BLOCKS_SHARE = 3.0  # of the blocks' log cosines; at W2A8 1 and 10 leave a larger KL on other text
+_REPORTS = 10  # stretches of the pass whose mean loss is announced
+
+
+def end_to_end_segments(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent) -> Tensor:
+    """(segments, tokens) int64 that the pass reads, each once: as many as the spec asks for and the text has.
+
+    The built-in text's calibration split is too small for it, so there it reads the training split.
+    """
+    source = BUILTIN_TRAIN_TEXT if spec.data == BUILTIN_TEXT else spec.data
+    wanted = spec.active_end_to_end_segments
+    try:
+        ids, text = recorded_segments(source, base.tokenizer, wanted, spec.seq_len, spec.seed, "calibration")
+    except ShortTextError as short:
+        if short.available < 1:
+            raise
+        on_event(Message(f"The end-to-end pass reads {short.available:,} segments, all that '{source}' has."))
+        ids, text = recorded_segments(source, base.tokenizer, short.available, spec.seq_len, spec.seed, "calibration")
+    on_event(TextChosen(text, "end_to_end"))
+    return ids
+
+
+def end_to_end_steps(ids: Tensor) -> int:
+    """How many optimizer steps the pass over these segments has."""
+    return -(-len(ids) // _batch(ids))
+
+
+def learn_together(
+    base: LoadedModel,
+    quantizers: Sequence[BlockQuantizer],
+    ids: Tensor,
+    spec: CalibrationSpec,
+    on_event: OnEvent,
+) -> None:
+    """Go on learning what the blocks learned, all at once, in place: one pass over ids (segments, tokens) int64.
+
+    Minimises KL(full || quantized) of the next-token distributions, in nats a token; with the switch `block_targets`
+    also the log cosine of every block's output to that of full precision, DLC's first term over the whole model.
+    Raises CalibrationError.
+    """
+    student, prefixes = _student(base, spec, quantizers)
+    models = (base.model, student.model) if spec.active_switches.block_targets else ()
+    teachers, learners = [blocks_of(model) for model in models] or ([], [])
+    groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
+    groups = [group | {"lr": _RATES[group["switch"]] * group["lr"]} for group in groups]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    steps = end_to_end_steps(ids)
+    schedule = decay(optimizer, steps)
+    sums: dict[str, float] = {}
+    reported = 0
+    for step, batch in enumerate(ids.to(base.model.device).split(_batch(ids)), start=1):
+        with torch.no_grad(), bfloat16_products(batch.device), block_outputs(teachers) as targets:
+            full = base.logits(base.hidden(batch))
+        parameters = {
+            prefix + name: tensor
+            for prefix, quantizer in zip(prefixes, quantizers, strict=True)
+            for name, tensor in quantizer.quantized_parameters().items()
+        }
+        with bfloat16_products(batch.device), block_outputs(learners) as outputs:
+            output = functional_call(student.model, parameters, kwargs={"input_ids": batch, "use_cache": False})
+        terms = _loss_terms(output.logits, full, outputs, targets)
+        total = torch.stack(list(terms.values())).sum()
+        take_step(optimizer, total, "the end-to-end pass", f"step {step}")
+        for quantizer in quantizers:
+            quantizer.after_step(_LARGEST_OFFSET)
+        schedule.step()
+        add_losses(sums, {**terms, "total": total})
+        on_event(StepDone(len(quantizers), step, steps))
+        if step * _REPORTS // steps > (step - 1) * _REPORTS // steps:
+            means = {name: value / (step - reported) for name, value in sums.items()}
+            on_event(EpochDone(len(quantizers), step * _REPORTS // steps, means))
+            sums, reported = {}, step
+
+
+def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
+    """What the pass minimises. learned, full: logits (segments, tokens, vocabulary) of the quantized and the
+    full-precision model; outputs, targets: what their blocks returned, or nothing.
+    """
+    kl = token_kl(learned, full)
+    if not outputs:
+        return {"kl": kl}
+    pairs = zip(map(block_output, outputs), map(block_output, targets), strict=True)
+    cosines = [log_cosine(output, target) for output, target in pairs]
+    return {"kl": kl, "blocks": _BLOCKS_SHARE * torch.stack(cosines).sum()}
+
+
+def _student(
+    base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer]
+) -> tuple[LoadedModel, list[str]]:
+    """A model whose blocks take their weights from outside, and the names of its blocks, each with a dot."""
+    originals = blocks_of(base.model)
+    shared = [*originals, *base.model.parameters()]
+    model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
+    blocks = blocks_of(model)
+    for index, block in enumerate(originals):
+        blocks[index] = wrapped_copy(block, spec.precision, quantizers[index])
+    names = {id(module): name for name, module in model.named_modules()}
+    return LoadedModel(base.ref, model, base.tokenizer, spec.precision), [f"{names[id(b)]}." for b in blocks]
+
+
+def _batch(ids: Tensor) -> int:
+    """Segments of one step."""
+    return max(1, _STEP_TOKENS // ids.shape[1])

@@ -1,0 +1,74 @@
+"""One block of a quantized model: from a run's artifact or rounded to nearest, simulated or packed."""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+
+from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
+from abq_core.calibration.block_quantizer import BlockQuantizer
+from abq_core.mix import ModelPrecision, block_precisions
+from abq_core.models.architectures import architecture_of, blocks_of
+from abq_core.models.attention import set_kv_bits
+from abq_core.models.head_layout import HeadLayout
+from abq_core.models.loading import LoadedModel
+from abq_core.precision import Precision
+from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
+from abq_core.quantization.quantizers import QuantizedWeight
+from abq_core.spec import METHODS
+
+Engine = Literal["simulated", "packed"]
+
+
+class MissingBlockError(RuntimeError):
+    """A run lacks a block, or what is stored of it was changed."""
+
+
+def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
+    """One block of a finished run. Raises MissingBlockError."""
+    tensors = store.load(block)
+    if tensors is None:
+        raise MissingBlockError(f"Block {block} is not in this run. Resume the run to finish it.")
+    return BlockArtifact.from_tensors(tensors)
+
+
+def rounded_artifact(base: LoadedModel, block: int, precision: ModelPrecision) -> BlockArtifact:
+    """One block rounded to nearest."""
+    architecture, layout = architecture_of(base.model), HeadLayout.of(base.model.config)
+    original = blocks_of(base.model)[block]
+    precisions = block_precisions(precision, block, linears_of(original))
+    quantizer = BlockQuantizer(
+        original, architecture, layout, precisions, METHODS["rtn"], compensate=False, input_peaks={}
+    )
+    return quantizer.artifact()
+
+
+@torch.no_grad()
+def quantized_block(
+    original: nn.Module, artifact: BlockArtifact, precision: ModelPrecision, index: int, engine: Engine
+) -> nn.Module:
+    """A copy of block `index` of a model that computes at `precision` with the weights of `artifact`."""
+    block = copy.deepcopy(original)
+    wrap_linears(block, precision.act_bits, artifact.hadamards)
+    set_kv_bits(block, precision.kv_bits)
+    for name, value in artifact.parameters.items():
+        block.get_parameter(name).copy_(value)
+    for name, clip in artifact.act_clips.items():
+        block.get_buffer(f"{name}.act_clip").copy_(clip)
+    for name, weight in artifact.weights.items():
+        linear = block.get_submodule(name)
+        assert isinstance(linear, QuantLinear)
+        own = precision.of_linear(index, name)
+        if engine == "packed":
+            settings = linear.act_clip.item(), linear.hadamard, str(linear.weight.device)
+            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, *settings))
+        else:
+            linear.weight.copy_(weight.dequantize())
+            linear.stored_bytes = _stored_bytes(weight, own)
+    return block
+
+
+def _stored_bytes(weight: QuantizedWeight, precision: Precision) -> int:
+    """Bit planes, a float32 scale and a one-byte zero point per group."""
+    return weight.codes.numel() * precision.stored_bits // 8 + 5 * weight.scale.numel()

@@ -1,0 +1,1 @@
+"""Perplexity, KL divergence to full precision, and zero-shot tasks."""

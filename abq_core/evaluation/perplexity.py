@@ -1,0 +1,172 @@
+"""How good a model is: perplexity with its standard error, and its distance to full precision token by token."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abq_core.calibration.losses import kl_divergence
+from abq_core.models.loading import LoadedModel
+from abq_core.text.sources import TextRecord
+from kernels.activations import NotFiniteError
+
+_FORWARD_TOKENS = 2048  # tokens that go through the blocks at once
+_LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over
+_HOPELESS_NATS = 700.0  # exp of more is no number
+
+
+class EvaluationError(ValueError):
+    """A model that cannot be evaluated on these segments."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured.
+
+    perplexity_stderr: its standard error, from the spread of the segments' mean losses.  kl_mean, kl_median, kl_p99:
+    KL(full || model) over tokens, in nats.  same_top: share of tokens whose likeliest next token is the same.
+    segment_losses: mean loss of each segment in nats a token, for comparing two models on the same text.
+    """
+
+    perplexity: float
+    perplexity_stderr: float
+    kl_mean: float
+    kl_median: float
+    kl_p99: float
+    same_top: float
+    segment_losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation(Scores):
+    """Scores with all that is needed to compare and repeat them. `tokens` are all that were read; `seconds` rough."""
+
+    precision: str
+    method: str
+    stored_bits: float
+    weight_bytes: int
+    tokens: int
+    segments: int
+    seq_len: int
+    data: str
+    text: TextRecord
+    seed: int
+    seconds: float
+
+
+@torch.inference_mode()
+def evaluate(
+    model: LoadedModel,
+    reference: LoadedModel | None,
+    segments: Tensor,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score `model` on segments (n, tokens) int64, next to `reference`, the full-precision model.
+
+    Where `reference` is None or the model itself, the KL values are 0 and same_top is 1. `on_step(done, total)` counts
+    segments, and may raise to stop. Raises EvaluationError.
+    """
+    _check(model, reference, segments)
+    compared = None if reference is None or reference.model is model.model else reference
+    losses: list[Tensor] = []
+    distances: list[Tensor] = []
+    same: list[Tensor] = []
+    done = 0
+    for batch in segments.split(max(1, _FORWARD_TOKENS // segments.shape[1])):
+        try:
+            loss, kl, top = _score_batch(model, compared, batch)
+        except NotFiniteError as error:  # of the packed engine
+            raise _hopeless(model, math.nan) from error
+        if not loss.mean() < _HOPELESS_NATS:
+            raise _hopeless(model, float(loss.mean()))
+        losses.append(loss.double().mean(1))
+        distances.append(kl)
+        same.append(top)
+        done += len(batch)
+        if on_step is not None:
+            on_step(done, len(segments))
+    segment_losses = torch.cat(losses).numpy()
+    perplexity, stderr = _perplexity(segment_losses)
+    kl_values, same_values = torch.cat(distances).double().numpy(), torch.cat(same)
+    return Scores(
+        perplexity=perplexity,
+        perplexity_stderr=stderr,
+        kl_mean=float(kl_values.mean()),
+        kl_median=float(np.median(kl_values)),
+        kl_p99=float(np.quantile(kl_values, 0.99)),
+        same_top=float(same_values.double().mean()),
+        segment_losses=tuple(segment_losses.tolist()),
+    )
+
+
+def _hopeless(model: LoadedModel, nats: float) -> EvaluationError:
+    return EvaluationError(
+        f"The {model.precision} model of '{model.ref}' loses {nats:.3g} nats a token, so it has no usable perplexity. "
+        "Use more bits or another method."
+    )
+
+
+def perplexity_gap(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float]:
+    """How much larger the second perplexity is, and the standard error of that difference.
+
+    Both are `segment_losses` of the same segments. The error is that of paired differences: the segments' own
+    difficulty, which is most of a perplexity's standard error, is the same on both sides and drops out.
+    """
+    if len(better) != len(worse) or len(better) < 2:
+        raise EvaluationError(
+            f"{len(better)} and {len(worse)} segment losses cannot be paired: evaluate both on the same segments, "
+            "at least 2."
+        )
+    first, second = np.asarray(better), np.asarray(worse)
+    low, high = math.exp(first.mean()), math.exp(second.mean())
+    spread = (high * second - low * first).std(ddof=1)  # delta method on exp of both means
+    return high - low, float(spread) / math.sqrt(len(first))
+
+
+def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor) -> None:
+    if segments.ndim != 2 or segments.shape[0] < 2 or segments.shape[1] < 2:
+        raise EvaluationError(
+            f"Segments of shape {tuple(segments.shape)} cannot be evaluated: a standard error needs at least 2 "
+            "segments of 2 tokens."
+        )
+    if segments.shape[1] > model.context:
+        raise EvaluationError(
+            f"Segments of {segments.shape[1]:,} tokens are longer than the context of '{model.ref}', {model.context:,}."
+        )
+    if reference is not None and reference.vocabulary != model.vocabulary:
+        raise EvaluationError(
+            f"'{model.ref}' has {model.vocabulary:,} tokens and '{reference.ref}' {reference.vocabulary:,}: they "
+            "cannot be compared token by token. Use the full-precision original as the reference."
+        )
+
+
+def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """ids (b, t) -> losses (b, t - 1) in nats, KL (b * (t - 1),) in nats, same likeliest token (b * (t - 1),) bool.
+
+    The logits are made for a few tokens at a time: those of a whole batch would not fit with a large vocabulary.
+    """
+    targets = ids[:, 1:].reshape(-1)
+    hidden = model.hidden(ids)[:, :-1].flatten(0, 1)
+    full_hidden = None if reference is None else reference.hidden(ids)[:, :-1].flatten(0, 1)
+    losses = torch.empty(len(targets))
+    kl = torch.zeros(len(targets))
+    same = torch.ones(len(targets), dtype=torch.bool)
+    for part in torch.arange(len(targets)).split(max(1, _LOGITS_AT_ONCE // model.vocabulary)):
+        here = slice(int(part[0]), int(part[-1]) + 1)
+        log_q = torch.log_softmax(model.logits(hidden[here]), dim=-1)
+        chosen = targets[here].to(log_q.device).unsqueeze(1)
+        losses[here] = -log_q.gather(1, chosen).squeeze(1).cpu()
+        if reference is not None and full_hidden is not None:
+            log_p = torch.log_softmax(reference.logits(full_hidden[here]), dim=-1).to(log_q.device)
+            kl[here] = kl_divergence(log_p, log_q).cpu()
+            same[here] = (log_p.argmax(-1) == log_q.argmax(-1)).cpu()
+    return losses.view(len(ids), -1), kl, same
+
+
+def _perplexity(segment_losses: np.ndarray) -> tuple[float, float]:
+    """exp of the mean loss, and its standard error by the delta method: perplexity times that of the mean loss."""
+    perplexity = math.exp(segment_losses.mean())
+    return perplexity, perplexity * float(segment_losses.std(ddof=1)) / math.sqrt(len(segment_losses))

@@ -1,0 +1,92 @@
+"""A loaded model as lm-eval sees it. Imports lm-eval: only tasks.py imports this, and only when tasks are run.
+
+Tokens are made as lm-eval's own adapter for Hugging Face models makes them, so that scores can be compared.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from abq_core.evaluation.likelihood import log_likelihoods
+from abq_core.evaluation.task_errors import TaskError
+from abq_core.inference.generate import greedy_continuation
+from abq_core.models.loading import LoadedModel
+
+_DEFAULT_NEW_TOKENS = 256
+
+
+class TaskModel(TemplateLM):
+    """`model`, of either engine. `on_step(done, total)` counts the requests of one kind, and may raise to stop."""
+
+    def __init__(self, model: LoadedModel, on_step: Callable[[int, int], None] | None = None) -> None:
+        super().__init__()
+        self._model = model
+        self._on_step = on_step
+        self.tokenizer = model.tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        """The end-of-text token, or the first one where the model has no such."""
+        token = self.tokenizer.eos_token_id
+        return self.prefix_token_id if token is None else int(token)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that has nothing before it."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise TaskError(
+            f"The tokenizer of '{self._model.ref}' has no token for the beginning or the end of a text: texts without "
+            "context cannot be scored. Use another model."
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids; the tokenizer's own beginning-of-text token comes once, also where the text has it already."""
+        start = self.tokenizer.bos_token
+        if add_special_tokens is None:
+            add_special_tokens = not (start and string.startswith(start))
+        ids: list[int] = self.tokenizer(string, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+        return ids
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation in nats, and whether it is what greedy decoding writes."""
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        return log_likelihoods(self._model, [(context, target) for _, context, target in requests], self._on_step)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
+        """Log-likelihood of each whole text in nats: every token once, in windows of the model's context."""
+        pairs, owners = [], []
+        for number, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0])
+            for window in get_rolling_token_windows(ids, self.prefix_token_id, self._model.context, context_len=1):
+                pairs.append(make_disjoint_window(window))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for owner, (score, _) in zip(owners, log_likelihoods(self._model, pairs, self._on_step), strict=True):
+            totals[owner] += score
+        return totals
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
+        """The greedy continuation of each context up to a stop text. At most half of the model's context is for it."""
+        texts = []
+        for number, request in enumerate(requests, start=1):
+            context, settings = request.args
+            if settings.get("do_sample"):
+                raise TaskError("A task with do_sample: true cannot be run: only greedy decoding gives the same twice.")
+            until = settings.get("until") or []
+            stops = [until] if isinstance(until, str) else [str(stop) for stop in until]
+            wanted = int(settings.get("max_gen_toks", _DEFAULT_NEW_TOKENS))
+            new = max(1, min(wanted, self._model.context // 2))
+            ids = self.tok_encode(context)[-(self._model.context - new) :]
+            texts.append(greedy_continuation(self._model, ids, new, stops))
+            if self._on_step is not None:
+                self._on_step(number, len(requests))
+        return texts

@@ -1,0 +1,44 @@
+"""A model as a GPU runs it: on the device, its floats in 16 bits, its decode step in one graph; and INT8 beside it."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from abq_core.inference.decoder import decoder_of
+from abq_core.inference.embeddings import whole_tables
+from abq_core.inference.int8_linear import Int8Linear
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel
+from abq_core.quantization.quant_linear import PackedLinear, linears_of, replace_module
+from kernels.cuda.operands import upload
+from kernels.weight import PackedWeight
+
+
+@torch.no_grad()
+def placed(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
+    """A copy on "cpu" or a GPU ("cuda:0") with its parameters in float16 or bfloat16; packed weights stay as they are.
+
+    Buffers keep their type, as transformers loads them: rotary embeddings are computed from one.
+    """
+    model = copy.deepcopy(loaded.model)
+    whole_tables(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(device, dtype)
+    model.to(device)
+    for module in model.modules():
+        if device != "cpu" and isinstance(module, PackedLinear) and isinstance(module.packed, PackedWeight):
+            module.packed = upload(module.packed, device)
+    return replace(loaded, model=model, decoder=decoder_of(model))
+
+
+@torch.no_grad()
+def in_int8(loaded: LoadedModel) -> LoadedModel:
+    """A copy with torch's INT8 product in the linears of its blocks, the same ones that the engine replaces."""
+    model = copy.deepcopy(loaded.model)
+    for block in blocks_of(model):
+        for name, linear in linears_of(block).items():
+            if type(linear) is nn.Linear:
+                replace_module(block, name, Int8Linear.round(linear))
+    return replace(loaded, model=model, decoder=decoder_of(model))

@@ -1,0 +1,1 @@
+"""Loading Hugging Face models safely, and the architectures that the project supports."""

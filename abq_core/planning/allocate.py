@@ -1,0 +1,182 @@
+"""Bits under a budget: one precision for each linear, so that the predicted loss is smallest (a small integer program).
+
+The prediction is the sum of the linears' own distances to full precision (`sensitivity.py`): first order, as if no
+linear minded what the others do.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from abq_core.mix import MixedLinear, ModelPrecision, PrecisionMix
+from abq_core.planning.sensitivity import Sensitivity
+from abq_core.precision import Precision
+
+_SPREAD = 1e3  # the largest coefficient of the objective, far above the solver's absolute tolerance of 1e-6
+
+
+class BudgetError(ValueError):
+    """A budget that cannot be met, or candidates among which nothing can be chosen."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What was chosen. precision: a mix, or the one precision that all linears got.  predicted_kl: the sum of the
+    linears' distances, in nats.  stored_bits: a weight, the mean, without scales.  stored_bytes: of the blocks'
+    linears with scales and zero points.  chosen: one a linear, in the order in which they were measured.
+    uniform: the prediction where all linears get the same candidate.
+    """
+
+    precision: ModelPrecision
+    predicted_kl: float
+    stored_bits: float
+    stored_bytes: int
+    chosen: tuple[Sensitivity, ...]
+    uniform: Mapping[Precision, float]
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-ready dictionary with the whole mix; `spec.read_precision` reads the precision out of it."""
+        mix = {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else {}
+        return {
+            "precision": str(self.precision),
+            "stored_bits": self.stored_bits,
+            "information_bits": self.precision.information_bits,
+            "weight_bytes": self.stored_bytes,
+            "predicted_kl": self.predicted_kl,
+            "uniform_kl": {str(precision): kl for precision, kl in self.uniform.items()},
+            **mix,
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """One row a linear: block, tensor, precision, stored_bits, kl, weights."""
+        return pd.DataFrame(
+            {
+                "block": one.block,
+                "tensor": one.name,
+                "precision": str(one.precision),
+                "stored_bits": one.precision.stored_bits,
+                "kl": one.kl,
+                "weights": one.weights,
+            }
+            for one in self.chosen
+        )
+
+
+def allocate(
+    measured: Sequence[Sensitivity], *, stored_bits: float | None = None, stored_bytes: int | None = None
+) -> Allocation:
+    """Choose for every linear one of its measured precisions, within a budget of either kind.
+
+    stored_bits: at most so many bit planes a weight, the mean over all weights; 16 for a linear that is not quantized.
+    stored_bytes: at most so many bytes for all linears, scales and zero points included.  The same input gives the
+    same choice. Raises BudgetError.
+    """
+    options = sorted(measured, key=lambda one: (one.block, one.name, one.stored_bytes, str(one.precision)))
+    candidates = dict.fromkeys(one.precision for one in measured)
+    check_request(candidates, stored_bits, stored_bytes)
+    _check_finite(options)
+    weights = sum({(one.block, one.name): one.weights for one in options}.values())
+    if stored_bits is not None:
+        costs = [one.precision.stored_bits * one.weights for one in options]
+        budget = math.floor(stored_bits * weights * (1 + 1e-12))
+    else:
+        assert stored_bytes is not None
+        costs, budget = [one.stored_bytes for one in options], stored_bytes
+    places = _places(options)
+    smallest = sum(min(costs[i] for i in place) for place in places)
+    if budget < smallest:
+        least = f"{smallest / weights:.4g} bits a weight" if stored_bits is not None else f"{smallest:,} bytes"
+        asked = f"{stored_bits:g} bits a weight" if stored_bits is not None else f"{stored_bytes:,} bytes"
+        raise BudgetError(
+            f"The budget of {asked} cannot be met: with these candidates the smallest possible is {least}. "
+            "Raise the budget, or add a candidate with fewer bits."
+        )
+    picked = _solve([one.kl for one in options], costs, places, budget)
+    order = {(one.block, one.name): place for place, one in reversed(list(enumerate(measured)))}
+    chosen = tuple(sorted((options[i] for i in picked), key=lambda one: order[one.block, one.name]))
+    return Allocation(
+        precision=_precision(chosen),
+        predicted_kl=sum(one.kl for one in chosen),
+        stored_bits=sum(one.precision.stored_bits * one.weights for one in chosen) / weights,
+        stored_bytes=sum(one.stored_bytes for one in chosen),
+        chosen=chosen,
+        uniform={one: kl for one in candidates if (kl := predicted_kl(measured, one)) is not None},
+    )
+
+
+def predicted_kl(measured: Iterable[Sensitivity], precision: ModelPrecision) -> float | None:
+    """The sum of the linears' distances at this precision; None where one of them was not measured at it."""
+    linears: set[tuple[int, str]] = set()
+    known: dict[tuple[int, str], float] = {}
+    for one in measured:
+        linears.add((one.block, one.name))
+        if one.precision == precision.of_linear(one.block, one.name):
+            known[one.block, one.name] = one.kl
+    return sum(known.values()) if linears and linears == known.keys() else None
+
+
+def check_request(
+    candidates: Collection[Precision], stored_bits: float | None = None, stored_bytes: int | None = None
+) -> None:
+    """Raise BudgetError unless there are candidates that can be mixed, and one budget above 0."""
+    if (stored_bits is None) == (stored_bytes is None):
+        raise BudgetError("Give one budget: bits a weight, or bytes.")
+    budget = stored_bytes if stored_bits is None else stored_bits
+    if budget is None or not (math.isfinite(budget) and budget > 0):
+        raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits a weight.")
+    if not candidates:
+        raise BudgetError("There are no candidates: name the precisions to choose from, such as W2A8, W3A8 and W4A8.")
+    shared = {(one.act_bits, one.kv_bits): one for one in candidates}
+    if len(shared) > 1:
+        first, second = list(shared.values())[:2]
+        raise BudgetError(
+            f"{first} and {second} cannot be mixed: activation and KV bits must be the same for all candidates."
+        )
+
+
+def _check_finite(options: Iterable[Sensitivity]) -> None:
+    for one in options:
+        if not math.isfinite(one.kl):
+            raise BudgetError(
+                f"The distance of {one.name} in block {one.block} at {one.precision} is {one.kl}. "
+                "Leave this candidate away."
+            )
+
+
+def _places(options: Sequence[Sensitivity]) -> list[list[int]]:
+    """The options of each linear, as positions."""
+    places: dict[tuple[int, str], list[int]] = {}
+    for position, one in enumerate(options):
+        places.setdefault((one.block, one.name), []).append(position)
+    return list(places.values())
+
+
+def _solve(losses: Sequence[float], costs: Sequence[int], places: Sequence[Sequence[int]], budget: int) -> list[int]:
+    """One position of every place, so that the losses' sum is smallest and the costs' at most the budget."""
+    one_each = np.zeros((len(places), len(losses)))
+    for row, place in enumerate(places):
+        one_each[row, list(place)] = 1
+    unit = math.gcd(*costs)  # small numbers, so that the solver's tolerance is far below one weight
+    within = np.asarray(costs)[None, :] / unit
+    result = milp(
+        np.asarray(losses) * (_SPREAD / max(max(losses), 1e-300)),
+        integrality=np.ones(len(losses)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(within, -np.inf, budget // unit)],
+        options={"mip_rel_gap": 0},
+    )
+    assert result.x is not None, result.message  # the cheapest choice meets the budget
+    picked = [place[int(np.argmax(result.x[list(place)]))] for place in places]
+    assert sum(costs[i] for i in picked) <= budget
+    return picked
+
+
+def _precision(chosen: Sequence[Sensitivity]) -> ModelPrecision:
+    """The mix, or the precision itself where it is one and the same."""
+    if len({one.precision for one in chosen}) == 1:
+        return chosen[0].precision
+    return PrecisionMix(tuple(MixedLinear(one.block, one.name, one.precision, one.weights) for one in chosen))

@@ -1,0 +1,117 @@
+"""How much each linear minds a precision: KL to full precision where only this linear is quantized."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abq_core.calibration.block_inputs import block_outputs
+from abq_core.calibration.losses import kl_divergence
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel
+from abq_core.planning.estimate import linear_bytes
+from abq_core.precision import Precision, PrecisionError
+from abq_core.quantization.quant_linear import QuantLinear, linears_of, replace_module
+from abq_core.quantization.quantizers import fake_quant_weight
+
+_LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose distributions are held: 16 MiB in float32, a few times over
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One linear at one precision. kl: mean KL(full || model with only this linear quantized) over tokens, in nats.
+
+    rows, columns: of its weight.
+    """
+
+    block: int
+    name: str
+    precision: Precision
+    kl: float
+    rows: int
+    columns: int
+
+    @property
+    def weights(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bit planes, scales and zero points at this precision."""
+        return linear_bytes(self.rows, self.columns, self.precision)
+
+
+@torch.no_grad()
+def sensitivities(
+    base: LoadedModel,
+    candidates: Sequence[Precision],
+    ids: Tensor,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Sensitivity]:
+    """Round every linear of `base` by itself to each candidate, on ids (segments, tokens) int64.
+
+    Weights are rounded to nearest and the linear's input is fake-quantized; KV bits belong to no linear and stay out.
+    Blocks before the linear's own are not run again. `on_step(done, total)` counts, and may raise to stop. `base`
+    stays as it was. Raises PrecisionError where there is no candidate, or one twice.
+    """
+    if not candidates or len(set(candidates)) != len(candidates):
+        shown = ", ".join(map(str, candidates)) or "none"
+        raise PrecisionError(f"The candidates are {shown}: give at least one precision, each once.")
+    model = _private(base)
+    batches = ids.split(max(1, _LOGITS_AT_ONCE // (ids.shape[1] * base.vocabulary)))
+    linears = [linears_of(block) for block in blocks_of(model.model)]
+    total, done = len(batches) * len(candidates) * sum(map(len, linears)), 0
+    sums: dict[tuple[int, str, Precision], float] = {}
+    for batch in batches:
+        for key, kl in _batch(_private(model), candidates, batch):
+            sums[key] = sums.get(key, 0.0) + kl * len(batch)
+            done += 1
+            if on_step is not None:
+                on_step(done, total)
+    return [
+        Sensitivity(block, name, precision, kl / len(ids), *linears[block][name].weight.shape)
+        for (block, name, precision), kl in sums.items()
+    ]
+
+
+def _batch(
+    model: LoadedModel, candidates: Sequence[Precision], ids: Tensor
+) -> Iterator[tuple[tuple[int, str, Precision], float]]:
+    """Mean KL of each linear at each candidate on a few segments. Replaces the forwards of the model's blocks."""
+    blocks = blocks_of(model.model)
+    with block_outputs(blocks) as outputs:
+        full = _log_probabilities(model, ids)
+    for index, block in enumerate(blocks):
+        for name, linear in linears_of(block).items():
+            for precision in candidates:
+                replace_module(block, name, _quantized(linear, precision))
+                yield (index, name, precision), kl_divergence(full, _log_probabilities(model, ids)).mean().item()
+            replace_module(block, name, linear)
+        block.forward = _giving(outputs[index])  # later linears see what full precision makes of the blocks before
+
+
+def _private(base: LoadedModel) -> LoadedModel:
+    """The same tensors in modules of their own, so that what is done to these does not reach another thread."""
+    shared = {id(t): t for t in (*base.model.parameters(), *base.model.buffers())}
+    return LoadedModel(base.ref, copy.deepcopy(base.model, memo=shared), base.tokenizer, base.precision)
+
+
+def _giving(output: Any) -> Callable[..., Any]:
+    return lambda *args, **kwargs: output
+
+
+def _log_probabilities(model: LoadedModel, ids: Tensor) -> Tensor:
+    """(segments, tokens - 1, vocabulary) of each next token."""
+    return torch.log_softmax(model.logits(model.hidden(ids)[:, :-1]), dim=-1)
+
+
+def _quantized(linear: nn.Linear, precision: Precision) -> QuantLinear:
+    """The linear rounded to nearest, with a quantized input."""
+    quantized = QuantLinear.wrap(linear, precision.act_bits)
+    if precision.quantizes_weights:
+        weight = fake_quant_weight(linear.weight.float(), precision).to(linear.weight.dtype)
+        quantized.weight = nn.Parameter(weight, requires_grad=False)
+    return quantized

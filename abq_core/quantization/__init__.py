@@ -1,0 +1,1 @@
+"""Integer grids, quantizers, the Hadamard transform and the quantized linear layer."""

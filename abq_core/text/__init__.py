@@ -1,0 +1,1 @@
+"""Calibration and evaluation text: sources, segments, and the record of what was read."""

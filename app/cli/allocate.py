@@ -1,0 +1,98 @@
+"""abq allocate: bits under a budget, and reading back what it wrote."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from abq_core.mix import MIX_SUFFIX
+from app.cli import words
+from app.cli.answers import Answer, JsonOption, Table, answers, as_json_text
+from app.cli.options import DataOption, OptionError, SeedOption, read_list
+from app.cli.session import open_explorer
+
+if TYPE_CHECKING:
+    import pandas
+
+    from abq_core.mix import ModelPrecision
+    from app.services import Explorer
+
+
+@answers
+def allocate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a folder with a model, or a hub id.")],
+    bits: Annotated[float | None, typer.Option("--bits", help="Stored bits a weight, the mean, such as 2.5.")] = None,
+    mib: Annotated[
+        float | None, typer.Option("--mib", help="Instead: MiB of the blocks' linears, with scales.")
+    ] = None,
+    candidates: Annotated[
+        str, typer.Option("--candidates", help="Precisions to choose from, with commas between.")
+    ] = "W2A8,W2*A8,W3A8,W4A8",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the mix to this file for abq calibrate.")] = None,
+    data: DataOption = "builtin",
+    segments: Annotated[int, typer.Option("--segments", help="Pieces of calibration text to measure on.")] = 4,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", help="Tokens in each; default: 256, or the context.")
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Choose a precision for every linear, so that the predicted loss is smallest within a budget of bits or bytes.
+
+    Examples:
+
+      abq allocate builtin --bits 2.5 --out mix.json
+
+      abq calibrate builtin --precision mix.json --wait
+    """
+    if (bits is None) == (mib is None):
+        raise OptionError("Give one budget: --bits for stored bits a weight, or --mib for the size of the linears.")
+    if out is not None and out.suffix != MIX_SUFFIX:
+        raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}, as abq calibrate expects it.")
+    from app.jobs.foreground import ProgressLine
+
+    explorer = open_explorer()
+    line = ProgressLine()
+
+    def on_step(done: int, total: int) -> None:
+        line.show("allocate", done / max(total, 1), "Quantizing one linear at a time.", None)
+
+    size = None if mib is None else _bytes(mib)
+    chosen = explorer.allocate(model, read_list(candidates), bits, size, data, segments, seq_len, seed, on_step)
+    line.close()
+    content = {"model": model, **chosen.to_dict()}
+    if out is not None:
+        from app.runs.run_folder import write_atomically
+
+        write_atomically(out.expanduser().absolute(), as_json_text(content).encode())
+    uniform = ", ".join(f"{precision} {words.nats(kl)}" for precision, kl in chosen.uniform.items())
+    said = (
+        f"{chosen.precision}: {words.bits(chosen.stored_bits)} stored bits a weight "
+        f"({words.bits(chosen.precision.information_bits)} of information), {words.mebibytes(chosen.stored_bytes)}.\n"
+        f"Predicted KL to full precision: {words.nats(chosen.predicted_kl)} nats; one precision for all: {uniform}.\n"
+    )
+    kept = "" if out is None else f"Written to {out}.\n"
+    return Answer(content, [_table(chosen.frame()), said + kept])
+
+
+def read_precision_option(explorer: "Explorer", text: str) -> "ModelPrecision":
+    """The notation, the name of a stored run's mix, or a file that `abq allocate` wrote. Raises PrecisionError."""
+    if not text.endswith(MIX_SUFFIX):
+        return explorer.precision(text)
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise OptionError(f"--precision {text}: there is no such file. `abq allocate --out {text}` writes one.")
+    return explorer.precision(path.read_text("utf-8", errors="replace"))
+
+
+def _bytes(mib: float) -> int:
+    if not 0 < mib < float("inf"):
+        raise OptionError(f"--mib is {mib}: give a number above 0, such as 1.5.")
+    return int(mib * 2**20)
+
+
+def _table(frame: "pandas.DataFrame") -> Table:
+    """Linears down, blocks across."""
+    wide = frame.pivot(index="tensor", columns="block", values="precision").reindex(dict.fromkeys(frame["tensor"]))
+    rows = [[str(name), *map(str, row)] for name, row in zip(wide.index, wide.fillna("-").values, strict=True)]
+    return Table(["Linear", *(f"Block {block}" for block in wide.columns)], rows)

@@ -1,0 +1,58 @@
+"""abq auth: the accounts of a password file. Passwords are typed or piped, never part of a command line."""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.answers import Answer, JsonOption, Table, answers
+
+auth = typer.Typer(no_args_is_help=True, help="Who may log in to the page: set-password, list, remove.")
+FileOption = Annotated[Path, typer.Option("--file", help="The password file.")]
+Name = Annotated[str, typer.Argument(help="Name of the account.")]
+
+
+@auth.command("set-password")
+@answers
+def set_password(name: Name, file: FileOption, as_json: JsonOption = False) -> Answer:
+    """Add an account or change its password, which is asked for, or read from stdin.
+    Example: abq auth set-password ada --file ~/abq-accounts
+    """
+    from app.web.access.accounts import Accounts
+
+    Accounts(file.expanduser()).set_password(name, _password(name))
+    return Answer({"account": name, "file": str(file)}, f"{name} can log in where abq app --auth {file} is served.")
+
+
+@auth.command("list")
+@answers
+def list_accounts(file: FileOption, as_json: JsonOption = False) -> Answer:
+    """List the names in a password file."""
+    from app.web.access.accounts import Accounts
+
+    names = Accounts(file.expanduser()).names()
+    return Answer({"accounts": names}, Table(["Account"], [[name] for name in names]) if names else "No accounts.")
+
+
+@auth.command()
+@answers
+def remove(name: Name, file: FileOption, as_json: JsonOption = False) -> Answer:
+    """Remove an account; whoever is logged in with it is out at once."""
+    from app.web.access.accounts import Accounts
+
+    Accounts(file.expanduser()).remove(name)
+    return Answer({"removed": name, "file": str(file)}, f"{name} cannot log in any more.")
+
+
+def _password(name: str) -> str:
+    """Typed twice at a terminal, else the first line of stdin."""
+    from app.web.access.accounts import MAX_PASSWORD, AccountsError
+
+    if not sys.stdin.isatty():
+        return sys.stdin.readline(4 * MAX_PASSWORD).rstrip("\r\n")
+    password = getpass.getpass(f"Password for {name}: ")
+    if getpass.getpass("The same again: ") != password:
+        raise AccountsError("The two passwords differ. Nothing was changed.")
+    return password

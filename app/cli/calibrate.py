@@ -1,0 +1,104 @@
+"""abq calibrate: queue a calibration, or run it to its end."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from abq_core.spec import METHODS, CalibrationSpec
+from app.cli import words
+from app.cli.allocate import read_precision_option
+from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
+from app.cli.options import DataOption, SeedOption, read_switches
+from app.cli.session import open_explorer
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.services import Explorer
+    from storage.jobs import Job
+
+
+@answers
+def calibrate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a folder with a model, or a hub id.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="W<p>[*]A<q>[g<size>][kv<bits>], such as W2*A8, or mix.json.")
+    ],
+    method: Annotated[str, typer.Option("--method", help=", ".join(METHODS))] = "abq",
+    data: DataOption = "builtin",
+    segments: Annotated[int, typer.Option("--segments", help="Pieces of text to calibrate on.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens in each.")] = 256,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over them; default: the method's own.")] = None,
+    end_to_end_segments: Annotated[
+        int | None, typer.Option("--end-to-end-segments", help="Pieces of text that abq+'s last pass reads, once each.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: ABQ_DEVICE, or cpu.")] = None,
+    switch: Annotated[
+        list[str] | None,
+        typer.Option("--switch", help="NAME=VALUE takes one component away or adds it, such as akl=false."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Run it here, to its end, with progress on stderr.")] = False,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Calibrate a model at a precision. Without --wait the job is queued, and a worker in the background runs it.
+
+    Examples:
+
+      abq calibrate builtin --precision 'W2*A8' --wait
+
+      abq calibrate ./my-llama --precision W4A4 --method omniquant --data notes.txt --segments 64 --json
+    """
+    settings = Settings.from_environment()
+    explorer = open_explorer(settings)
+    spec = CalibrationSpec(
+        model=model,
+        precision=read_precision_option(explorer, precision),
+        method=method,
+        switches=read_switches(method, switch or []),
+        data=data,
+        segments=segments,
+        seq_len=seq_len,
+        epochs=epochs,
+        end_to_end_segments=end_to_end_segments,
+        seed=seed,
+        device=device or settings.device,
+    )
+    job = explorer.submit(spec)
+    if wait:
+        from app.jobs.foreground import bring_to_end
+
+        return _ended(explorer, bring_to_end(explorer, job, f"{spec.precision} {spec.method}"))
+    from app.jobs.executors.local import start_detached
+
+    start_detached(settings)
+    text = f"Run {job.run_id} is queued (job {job.id}). `abq jobs show {job.id}` says how far it is."
+    return Answer({"run": job.run_id, "job": job.id, "state": job.state}, text)
+
+
+def _ended(explorer: "Explorer", job: "Job") -> Answer:
+    data: dict[str, Any] = {"run": job.run_id, "job": job.id, "state": job.state}
+    if job.state != "succeeded":
+        reason = job.error or f"The job is {job.state}."
+        return Answer(data | {"error": reason}, f"Run {job.run_id} {job.state}: {reason}", FAILURE)
+    row = explorer.runs_frame().set_index("run").loc[job.run_id]
+    data |= {name: row[name] for name in EVALUATION_FIELDS}
+    return Answer(data, Table(["Run", *EVALUATION_HEADER], [[job.run_id, *evaluation_cells(row)]]))
+
+
+EVALUATION_FIELDS = (
+    "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits", "weight_bytes",
+)  # fmt: skip
+EVALUATION_HEADER = ("Precision", "Method", "Perplexity", "KL to full", "Same top", "Stored bits", "Weights")
+
+
+def evaluation_cells(row: Any) -> list[str]:
+    """An evaluation as the cells under EVALUATION_HEADER."""
+    return [
+        str(row["precision"]),
+        str(row["method"]),
+        words.perplexity(row["perplexity"], row["perplexity_stderr"]),
+        words.nats(row["kl_mean"]),
+        words.share(row["same_top"]),
+        words.bits(row["stored_bits"]),
+        words.mebibytes(row["weight_bytes"]),
+    ]

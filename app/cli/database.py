@@ -1,0 +1,40 @@
+"""abq db: looking after the database."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli import words
+from app.cli.answers import Answer, JsonOption, answers
+from app.settings import Settings
+from kernels.environment import check_environment
+
+database = typer.Typer(no_args_is_help=True, help="The database: backup.")
+
+
+@database.callback()
+def group() -> None:
+    """What stands before a command of this group."""
+
+
+@database.command()
+@answers
+def backup(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file that is not there yet.")],
+    as_json: JsonOption = False,
+) -> Answer:
+    """Copy the database into one file, also while jobs run. Restore it by copying it back (docs/operations.md).
+
+    Example: abq db backup abq-2026-01-31.sqlite3
+    """
+    from storage.database import Database
+
+    check_environment()
+    settings = Settings.from_environment()
+    settings.prepare()
+    target = path.expanduser().absolute()
+    with Database.open(settings.database_url) as opened:
+        opened.backup(target)
+    size = target.stat().st_size
+    return Answer({"path": str(target), "bytes": size}, f"{target} ({words.mebibytes(size)})")

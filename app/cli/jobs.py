@@ -1,0 +1,76 @@
+"""abq jobs: the queue."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import words
+from app.cli.answers import Answer, JsonOption, Table, answers
+from app.cli.options import JobId
+from app.cli.session import open_explorer
+
+if TYPE_CHECKING:
+    from storage.jobs import Job
+
+jobs = typer.Typer(no_args_is_help=True, help="The queue: list, show, cancel, resume.")
+
+
+@jobs.command("list")
+@answers
+def list_jobs(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> Answer:
+    """List jobs, newest first. Example: abq jobs list --json"""
+    frame = open_explorer().jobs_frame().head(limit)
+    rows = [
+        [
+            row["job"],
+            row["run"],
+            row["model"],
+            f"{row['precision']} {row['method']}",
+            row["state"],
+            f"{100 * row['progress']:.0f} %",
+            words.seconds(row["eta_seconds"]),
+            row["error"] or row["message"],
+        ]
+        for row in frame.to_dict("records")
+    ]
+    header = ["Job", "Run", "Model", "What", "State", "Done", "Left", "Says"]
+    return Answer({"jobs": frame.to_dict("records")}, Table(header, rows) if rows else "There are no jobs yet.")
+
+
+@jobs.command()
+@answers
+def show(job: JobId, as_json: JsonOption = False) -> Answer:
+    """Show a job with its log. Example: abq jobs show j-0123456789"""
+    explorer = open_explorer()
+    found = explorer.job(job)
+    log = explorer.logs(found.id)
+    return Answer({**asdict(found), "log": log.splitlines()}, f"{_line(found)}\n\n{log}")
+
+
+@jobs.command()
+@answers
+def cancel(job: JobId, as_json: JsonOption = False) -> Answer:
+    """Stop a job; its finished blocks are kept. Example: abq jobs cancel j-0123456789"""
+    found = open_explorer().cancel(job)
+    return Answer(asdict(found), f"{_line(found)}{' (stopping)' if found.cancel_requested else ''}")
+
+
+@jobs.command()
+@answers
+def resume(job: JobId, as_json: JsonOption = False) -> Answer:
+    """Queue a failed or cancelled job again; it goes on after its last finished block."""
+    from app.jobs.executors.local import start_detached
+
+    explorer = open_explorer()
+    found = explorer.resume(job)
+    start_detached(explorer.settings)
+    return Answer(asdict(found), _line(found))
+
+
+def _line(job: "Job") -> str:
+    says = job.error or job.message
+    return f"Job {job.id}, run {job.run_id}: {job.state}, {100 * job.progress:.0f} % done.{' ' + says if says else ''}"

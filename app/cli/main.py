@@ -1,0 +1,82 @@
+"""`abq`, the command line: puts the commands together. Answers go to stdout, everything else to stderr; exit code 2
+means that the user can mend it. Heavy imports are inside the commands, so that help is instant.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from app.cli.allocate import allocate
+from app.cli.answers import INTERRUPTED
+from app.cli.auth import auth
+from app.cli.bench import bench
+from app.cli.calibrate import calibrate
+from app.cli.database import database
+from app.cli.jobs import jobs
+from app.cli.measure import evaluate, generate
+from app.cli.quickstart import quickstart
+from app.cli.runs import report, runs
+from app.cli.serve import serve, work
+from app.cli.sweep import sweep
+from app.cli.warmup import warmup
+from kernels.threads import THREADS_WAIT
+
+app = typer.Typer(
+    name="abq",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="ABQ Explorer: see what W2A8, W4A4 or any WpAq does to a language model, and what it buys.",
+    epilog="Start with: abq quickstart. Settings: ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS, ABQ_DEVICE.",
+)
+app.command("app")(serve)
+app.command()(calibrate)
+app.command()(sweep)
+app.command()(allocate)
+app.add_typer(jobs, name="jobs")
+app.command("eval")(evaluate)
+app.command()(generate)
+app.add_typer(bench, name="bench")
+app.command()(warmup)
+app.add_typer(runs, name="runs")
+app.command()(report)
+app.command()(quickstart)
+app.add_typer(database, name="db")
+app.command("worker")(work)
+app.add_typer(auth, name="auth")
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=lambda asked: _version(asked))] = False,
+) -> None:
+    """What stands before a command."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line. Returns the exit code."""
+    for name, value in THREADS_WAIT.items():
+        os.environ.setdefault(name, value)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(sys.argv[1:] if arguments is None else arguments, prog_name="abq", standalone_mode=False)
+    except TyperException as error:
+        message = " ".join(error.format_message().split())
+        sys.stderr.write(f"abq: {message} See abq --help.\n" if message else "")
+        return error.exit_code
+    except typer.Abort:
+        sys.stderr.write("abq: nothing was done.\n")
+        return INTERRUPTED
+    return int(code or 0)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"abq-explorer {version('abq-explorer')}")
+        raise typer.Exit

@@ -1,0 +1,126 @@
+"""abq eval and abq generate: what a run or a model does."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli import words
+from app.cli.answers import Answer, JsonOption, Table, answers
+from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
+from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption, read_list
+from app.cli.session import open_explorer
+
+if TYPE_CHECKING:
+    from abq_core.inference.generate import Finished, Token
+    from app.services import Explorer
+
+
+@answers
+def evaluate(
+    run_or_model: RunOrModel,
+    data: DataOption = "builtin",
+    segments: Annotated[int, typer.Option("--segments", min=2, help="Pieces of text to read.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in each.")] = 512,
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Ask these instead: piqa, arc_easy, ... or .yaml files, with commas between.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task; default: all.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="With --tasks, of a run: simulated or packed.")] = "simulated",
+    as_json: JsonOption = False,
+) -> Answer:
+    """Measure perplexity and the distance to full precision, or what zero-shot tasks give.
+
+    Examples:
+
+      abq eval r-0123456789 --data wikitext2 --json
+
+      abq eval r-0123456789 --tasks piqa,arc_easy,my_task.yaml --limit 200
+    """
+    from app.jobs.foreground import ProgressLine
+
+    explorer = open_explorer()
+    if tasks:
+        return _tasks(explorer, run_or_model, read_list(tasks), limit, engine)
+    line = ProgressLine()
+
+    def on_step(step: int, steps: int) -> None:
+        line.show("eval", step / max(steps, 1), "Measuring perplexity.", None)
+
+    result = asdict(explorer.evaluate(run_or_model, data, segments, seq_len, on_step))
+    line.close()
+    del result["segment_losses"]  # kept in the database, for comparing runs segment by segment
+    return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
+
+
+def _tasks(explorer: "Explorer", run_or_model: str, tasks: list[str], limit: int | None, engine: str) -> Answer:
+    from app.jobs.foreground import ProgressLine
+
+    if engine not in ("simulated", "packed"):
+        raise OptionError(f"--engine {engine}: use simulated or packed.")
+    line = ProgressLine()
+
+    def on_step(task: str, done: int, total: int) -> None:
+        line.show(task, done / max(total, 1), f"{done:,} of {total:,} requests.", None)
+
+    scores = explorer.evaluate_tasks(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
+    line.close()
+    is_run = run_or_model.startswith("r-")
+    found = explorer.runs_frame()
+    row = found[found["run"].eq(run_or_model if is_run else "") & (is_run or found["model"].eq(run_or_model))].iloc[0]
+    data = {
+        "run" if is_run else "model": run_or_model,
+        **{name: row[name] for name in ("precision", "method", "task_score", "task_stderr")},
+        "engine": engine if is_run else "full",
+        "tasks": [asdict(score) for score in scores],
+    }
+    average = f"Mean accuracy of all tasks asked so far: {words.task_average(row)}\n"
+    return Answer(data, [Table(words.TASK_HEADER, [words.task_cells(asdict(score)) for score in scores]), average])
+
+
+@answers
+def generate(
+    run_or_model: RunOrModel,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")],
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to write.")] = 64,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Write text with a run (on the integer engine) or a model. Example: abq generate builtin --prompt 'def main('"""
+    explorer = open_explorer()
+    is_run = run_or_model.startswith("r-")
+    column = run_or_model if is_run else "full"
+    model = explorer.run(run_or_model).model if is_run else run_or_model
+    stream = explorer.generate([column], prompt, max_new_tokens, temperature, seed, model)
+    if not as_json:
+        return Answer(None, _as_it_comes(prompt, stream))
+    from abq_core.inference.generate import Token
+
+    events = list(stream)
+    tokens = [event for event in events if isinstance(event, Token)]
+    finished = next(event for event in events if not isinstance(event, Token))
+    values: dict[str, Any] = {
+        "run" if is_run else "model": run_or_model,
+        "prompt": prompt,
+        "text": "".join(token.text for token in tokens),
+        "tokens": [{"id": t.id, "text": t.text, "kl": t.kl} for t in tokens],
+        "tokens_per_second": finished.tokens_per_second,
+        "first_token_seconds": finished.first_token_seconds,
+        "weight_bytes": finished.weight_bytes,
+    }
+    return Answer(values, "")
+
+
+def _as_it_comes(prompt: str, stream: "Iterator[Token | Finished]") -> Iterator[str]:
+    from abq_core.inference.generate import Token
+
+    yield prompt
+    for event in stream:
+        if isinstance(event, Token):
+            yield event.text
+        else:
+            size, rate = words.mebibytes(event.weight_bytes), event.tokens_per_second
+            yield "\n"
+            typer.echo(f"{event.tokens} tokens, {rate:.3g} tokens/s, weights {size}", err=True)

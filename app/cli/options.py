@@ -1,0 +1,61 @@
+"""Options that several commands share, and reading their text."""
+
+from typing import Annotated
+
+import typer
+
+from abq_core.spec import METHODS, SpecError, Switches
+from abq_core.text.sources import CHOICES
+
+RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a folder or a hub id.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, such as r-0123456789.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id or a run id.")]
+DataOption = Annotated[str, typer.Option("--data", help=f"{CHOICES}; name@revision for a hub text.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="What every random choice follows from.")]
+
+
+class OptionError(ValueError):
+    """An option whose text cannot be read."""
+
+
+def read_switches(method: str, texts: list[str]) -> Switches | None:
+    """The method's switches with NAME=VALUE changes, or None without any. Raises SpecError."""
+    if not texts:
+        return None
+    if method not in METHODS:
+        raise SpecError(f"'{method}' is not a method: use one of {', '.join(METHODS)}.")
+    values: dict[str, object] = dict(vars(METHODS[method]))
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or name not in values:
+            raise SpecError(f"--switch {text!r} is not NAME=VALUE with a name of {', '.join(values)}.")
+        if isinstance(values[name], bool) and value not in ("true", "false"):
+            raise SpecError(f"--switch {text!r}: {name} takes true or false.")
+        values[name] = value == "true" if isinstance(values[name], bool) else value
+    return Switches(**values)  # type: ignore[arg-type]
+
+
+def read_list(text: str) -> list[str]:
+    """Words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def read_counts(name: str, text: str) -> list[int]:
+    """Whole numbers from 1 between commas. Raises OptionError."""
+    words = read_list(text)
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise OptionError(f"{name} is {text!r}: give whole numbers from 1 with commas between, such as 1,8.")
+    return [int(word) for word in words]
+
+
+def read_shapes(text: str) -> list[tuple[int, int]]:
+    """Shapes N x K between commas, such as 4096x4096,11008x4096. Raises OptionError."""
+    shapes = []
+    for word in read_list(text):
+        n, separator, k = word.lower().partition("x")
+        if not (separator and n.isdecimal() and k.isdecimal() and int(n) > 0 and int(k) > 0):
+            raise OptionError(f"--shapes has {word!r}: give outputs x inputs with commas between, such as 4096x4096.")
+        shapes.append((int(n), int(k)))
+    if not shapes:
+        raise OptionError("--shapes is empty: give outputs x inputs, such as 4096x4096.")
+    return shapes

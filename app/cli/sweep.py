@@ -1,0 +1,190 @@
+"""abq sweep: every model at every precision with every method, from one file."""
+
+import contextlib
+import io
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from abq_core.planning.sweep import read_sweep
+from app.cli import words
+from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
+from app.cli.session import open_explorer
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from app.jobs.executors.ray import RayCluster
+    from app.services import Explorer
+    from app.services.sweeps import Planned
+    from storage.jobs import Job
+
+
+class ExecutorError(ValueError):
+    """An executor that cannot be used, or an option that does not belong to it."""
+
+
+@answers
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML: models, precisions, methods, and settings.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be queued and what it takes.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Run them here, one after the other.")] = False,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option("--executor", help="ray: on a Ray cluster; stays until all is done.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="HOST:PORT of the cluster's head; default: this machine's own.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Calibrate every model at every precision with every method. What has a run already is not queued again.
+
+    Examples:
+
+      abq sweep grid.yaml --dry-run
+
+      abq sweep grid.yaml --wait --json
+
+      abq sweep grid.yaml --executor ray --ray-address 10.0.0.1:6379
+    """
+    from app.services import sweeps
+
+    if ray_address is not None and executor != "ray":
+        raise ExecutorError(f"--ray-address {ray_address} is for --executor ray: give both or none.")
+    settings = Settings.from_environment()
+    explorer = open_explorer(settings)
+    planned = sweeps.plan(explorer, read_sweep(file))
+    rows = [_row(one) for one in planned]
+    left = sum(one.is_left for one in planned)
+    if dry_run:
+        return Answer({"sweep": rows}, [_table(planned), _totals(planned)])
+    if executor == "ray" and any(one.state != "succeeded" for one in planned):
+        with _ray_cluster(ray_address, settings) as cluster:
+            sweeps.check_on(cluster, planned)
+            _name_runs(rows, sweeps.queue(explorer, planned))
+            _bring_to_end_on(cluster, explorer, rows)
+        return _ended(explorer, rows)
+    _name_runs(rows, sweeps.queue(explorer, planned))
+    if wait or executor == "ray":
+        _bring_to_end(explorer, rows)
+        return _ended(explorer, rows)
+    from app.jobs.executors.local import start_detached
+
+    if left:
+        start_detached(settings)
+    _read_states(explorer, rows)
+    return Answer({"sweep": rows}, f"{left} of {len(rows)} calibrations are queued. See them with: abq jobs list")
+
+
+def _bring_to_end(explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
+    """Bring every run to its end in this process, one after the other."""
+    from app.jobs.foreground import bring_to_end
+
+    for row in rows:
+        job = explorer.job(row["run"])
+        if job.state in ("queued", "running"):
+            bring_to_end(explorer, job, f"{row['precision']} {row['method']}")
+
+
+@contextlib.contextmanager
+def _ray_cluster(address: str | None, settings: Settings) -> "Iterator[RayCluster]":
+    """The cluster, connected; what Ray itself prints of it goes to a log."""
+    if find_spec("ray") is None:
+        raise ExecutorError(
+            "--executor ray needs the package ray, which is not installed: pip install 'abq-explorer[ray]'."
+        )
+    from app.jobs.executors.local import open_log
+    from app.jobs.executors.ray import RayCluster
+
+    with open_log(settings.logs_dir / "ray.log") as file, io.TextIOWrapper(file, "utf-8", write_through=True) as log:
+        with contextlib.redirect_stdout(log), RayCluster(address, settings.threads) as cluster:
+            yield cluster
+
+
+def _bring_to_end_on(cluster: "RayCluster", explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
+    """Bring every run to its end on a cluster, as many at once as it has room for."""
+    from app.jobs.executors.cluster import ClusterJobs
+    from app.jobs.foreground import ProgressLine
+    from app.jobs.worker import stop_on_signals
+
+    line = ProgressLine()
+
+    def show(jobs: "Sequence[Job]") -> None:
+        done = len(rows) - len(jobs) + sum(job.progress for job in jobs)
+        names = [f"{job.spec['precision']} {job.spec['method']}" for job in jobs if job.state == "running"]
+        at_work = f"at work: {', '.join(names)}" if names else "waiting for room on the cluster"
+        line.show(f"{len(rows) - len(jobs)} of {len(rows)}", done / len(rows), at_work, None)
+
+    jobs = ClusterJobs(explorer, cluster, show)
+    try:
+        with stop_on_signals(jobs):
+            jobs.bring_to_end([explorer.job(row["run"]).id for row in rows])
+    finally:
+        line.close()
+
+
+def _name_runs(rows: list[dict[str, Any]], runs: list[str]) -> None:
+    for row, run in zip(rows, runs, strict=True):
+        row["run"] = run
+
+
+def _read_states(explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row["state"] = explorer.run(row["run"]).state
+
+
+def _ended(explorer: "Explorer", rows: list[dict[str, Any]]) -> Answer:
+    _read_states(explorer, rows)
+    done = sum(row["state"] == "succeeded" for row in rows)
+    text = f"{done} of {len(rows)} calibrations are done. See them with: abq runs list"
+    return Answer({"sweep": rows}, text, 0 if done == len(rows) else FAILURE)
+
+
+def _row(one: "Planned") -> dict[str, Any]:
+    spec, estimate = one.spec, one.estimate
+    return {
+        "model": spec.model,
+        "precision": str(spec.precision),
+        "method": spec.method,
+        "seed": spec.seed,
+        "state": one.state,
+        "run": None if one.run is None else one.run.id,
+        "peak_memory_bytes": estimate.peak_memory_bytes,
+        "run_bytes": estimate.run_bytes,
+        "quantized_bytes": estimate.quantized_bytes,
+        "seconds": estimate.seconds,
+    }
+
+
+def _table(planned: "list[Planned]") -> Table:
+    header = ["Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "Time", "Size"]
+    cells = [
+        [
+            one.spec.model,
+            str(one.spec.precision),
+            one.spec.method,
+            str(one.spec.seed),
+            one.state,
+            "-" if one.run is None else one.run.id,
+            words.mebibytes(one.estimate.peak_memory_bytes),
+            words.seconds(one.estimate.seconds),
+            words.mebibytes(one.estimate.quantized_bytes),
+        ]
+        for one in planned
+    ]
+    return Table(header, cells)
+
+
+def _totals(planned: "list[Planned]") -> str:
+    left = [one.estimate for one in planned if one.is_left]
+    if not left:
+        return f"All {len(planned)} calibrations have a run: nothing would be queued.\n"
+    seconds, memory = sum(e.seconds for e in left), max(e.peak_memory_bytes for e in left)
+    return (
+        f"{len(left)} of {len(planned)} calibrations would be queued: about {words.seconds(seconds)} on one core, "
+        f"{words.mebibytes(memory)} of memory, "
+        f"{words.mebibytes(sum(e.run_bytes for e in left))} on disk.\n"
+    )

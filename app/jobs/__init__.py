@@ -1,0 +1,1 @@
+"""Running calibration jobs: worker, lease, progress and executors."""

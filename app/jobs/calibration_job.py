@@ -1,0 +1,262 @@
+"""One calibrate job from claim to end: calibrate, diagnose, evaluate. Takes abq_core's events to storage and files."""
+
+import errno
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from abq_core.analysis.diagnostics import diagnose
+from abq_core.calibration.calibrate import calibrate
+from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextChosen
+from abq_core.models.loading import LoadedModel
+from abq_core.spec import CalibrationSpec
+from abq_core.text.segments import ShortTextError
+from abq_core.text.segments import segments as text_segments
+from abq_core.text.sources import TextRecord
+from app.clock import now
+from app.jobs.lease import JobLease, JobStopped, throttled
+from app.jobs.progress import Progress
+from app.runs.block_adoption import find_sibling
+from app.runs.provenance import provenance, what_changed
+from app.runs.run_folder import BlockStore, RunFolder
+from app.secrets import redacted
+from app.services.errors import ServiceError
+from app.services.evaluation import EVALUATION_SEED
+from app.services.explorer import DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN, Explorer
+from storage.errors import DatabaseError, LostLeaseError
+from storage.jobs import Job
+
+PROGRESS_SECONDS = 0.5
+DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN = 8, 256
+OnProgress = Callable[[Progress], None]
+Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # makes the blocks that the store lacks
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How much text the job's evaluation reads."""
+
+    segments: int = DEFAULT_SEGMENTS
+    seq_len: int = DEFAULT_SEQ_LEN
+
+
+class CalibrationJob:
+    """The work of one claimed job. `run` leaves it succeeded, failed, cancelled, or back in the queue.
+
+    calibrator: makes the blocks, by default in this process; diagnostics and evaluation are always made here.
+    """
+
+    def __init__(
+        self,
+        explorer: Explorer,
+        lease: JobLease,
+        plan: EvaluationPlan | None = None,
+        on_progress: OnProgress | None = None,
+        calibrator: Calibrator | None = None,
+    ) -> None:
+        self._explorer = explorer
+        self._jobs = explorer.jobs
+        self._lease = lease
+        self._plan = plan or EvaluationPlan()
+        self._on_progress = on_progress
+        self._calibrate = calibrator or self._calibrate_here
+        self._elsewhere = calibrator is not None
+        self._job: Job = lease.job
+        self._spec = CalibrationSpec.from_dict(self._job.spec)
+        self._progress = Progress(learns=self._spec.active_epochs > 0)
+        self._store_progress = throttled(self._write_progress, PROGRESS_SECONDS)
+        self._folder = RunFolder(explorer.settings.runs_dir, self._job.run_id)
+        blocks = {block.block: block.sha256 for block in explorer.runs.blocks(self._job.run_id)}
+        self._store = BlockStore(self._folder, blocks, lease.assert_owned)
+
+    def run(self) -> None:
+        """Do all parts in turn. Raises what stopped them; `run_claimed` turns that into the job's end."""
+        self._log(f"Started: {self._spec.command_line()}")
+        self._store_progress(force=True)
+        self._write_spec()
+        self._calibrate(self._spec, self._store, self._on_event)
+        self._diagnose()
+        self._evaluate()
+        self._jobs.finish(self._job.id, self._job.epoch, now())
+
+    @cached_property
+    def _provenance(self) -> dict[str, object]:
+        return provenance(self._spec)
+
+    def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
+        base = self._explorer.registry.full(spec.model)
+        self._lease.check()
+        calibrate(base, spec, store, on_event)
+
+    def _write_spec(self) -> None:
+        before = self._folder.read_spec()
+        changed = what_changed(before, self._provenance) if before is not None and self._store.hashes else None
+        if changed:
+            raise ServiceError(
+                f"Since this run began, {changed}, so its {len(self._store.hashes)} finished blocks do not fit any "
+                "more. Start a new calibration."
+            )
+        self._folder.write_spec(self._provenance)
+
+    def _on_event(self, event: Event) -> None:
+        ids = (self._job.id, self._job.epoch, now())
+        self._progress.calibration_event(event)
+        if isinstance(event, EpochDone):
+            self._jobs.record_losses(*ids, event.block, event.epoch, dict(event.losses))
+        elif isinstance(event, BlockDone):
+            if not event.adopted:
+                sha256 = self._store.hashes[event.block]
+                self._jobs.record_block(*ids, event.block, sha256, event.seconds, dict(event.distances))
+            self._log(self._progress.message)
+        elif isinstance(event, TextChosen):
+            self._keep_text(event.part, event.record)
+        elif isinstance(event, Message):
+            self._log(event.text)
+        self._store_progress(force=isinstance(event, BlockDone | Started))
+        self._lease.check()
+
+    def _keep_text(self, part: str, record: TextRecord) -> None:
+        """Write down which text a part of the run learns from; one that was begun on another cannot go on."""
+        kept = self._folder.read_texts()
+        before = kept.get(part)
+        if before is not None and self._store.hashes and before != record:
+            raise ServiceError(
+                f"The text '{record.source}' changed since this run began ({before.revision}, now {record.revision}), "
+                f"so its {len(self._store.hashes)} finished blocks do not fit any more. Start a new calibration."
+            )
+        self._folder.write_texts({**kept, part: record})
+        if part == "blocks" and not self._store.hashes and not self._elsewhere:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Start with the blocks that a sibling made from the same inputs, with their losses and distances."""
+        sibling = find_sibling(self._explorer.runs, self._spec, self._provenance, self._folder)
+        if sibling is None:
+            return
+        losses = self._jobs.losses(sibling.job_id)
+        for record, data in sibling.files():
+            ids = (self._job.id, self._job.epoch, now())
+            self._store.adopt(record.block, data)
+            for loss in losses:
+                if loss.block == record.block:
+                    self._jobs.record_losses(*ids, loss.block, loss.step, loss.terms)
+            self._jobs.record_block(*ids, record.block, record.sha256, 0.0, record.distances)
+            self._lease.check()
+        of = f"run {sibling.folder.run_id}, which made them from the same inputs"
+        self._log(f"Blocks taken over from {of}: {len(self._store.hashes)}.")
+
+    def _diagnose(self) -> None:
+        self._progress.diagnosing()
+        self._store_progress(force=True)
+        base = self._explorer.registry.full(self._spec.model)
+        seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
+        count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
+        text = self._evaluation_text(base, count, seq_len)
+        blocks, said = max(len(self._store.hashes), 1), 0
+
+        def on_event(event: Event) -> None:  # one Message a block
+            nonlocal said
+            said += 1
+            self._progress.diagnosing(min(said / blocks, 1.0))
+            self._store_progress()
+            self._lease.check()
+
+        for name, frame in diagnose(base, self._spec.precision, self._store, text, on_event).items():
+            self._folder.write_frame(name, frame)
+
+    def _evaluate(self) -> None:
+        self._progress.evaluating()
+        self._store_progress(force=True)
+        base = self._explorer.registry.full(self._spec.model)
+        seq_len = min(self._plan.seq_len, base.context)
+        segments = len(self._evaluation_text(base, self._plan.segments, seq_len))
+        if segments < self._plan.segments:
+            self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read.")
+        baseline = not self._explorer.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
+        parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
+        for index, part in enumerate(parts):
+
+            def on_step(step: int, steps: int, index: int = index) -> None:
+                self._progress.evaluating((index + step / max(steps, 1)) / len(parts))
+                self._store_progress()
+                self._lease.check()
+
+            self._explorer.evaluate(part, self._spec.data, segments, seq_len, on_step)
+
+    def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
+        """The segments that are asked for, or half as many (and so on, down to 2) where the text is short."""
+        while True:
+            try:
+                return text_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED, "evaluation")
+            except ShortTextError:
+                if count <= 2:
+                    raise
+                count //= 2
+
+    def _write_progress(self) -> None:
+        progress = self._progress
+        self._jobs.progress(
+            self._job.id,
+            self._job.epoch,
+            now(),
+            progress.fraction,
+            progress.message,
+            progress.eta_seconds,
+            progress.blocks,
+        )
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def _log(self, text: str) -> None:
+        self._jobs.log(self._job.id, self._job.epoch, now(), redacted(text))
+
+
+def run_claimed(
+    explorer: Explorer,
+    lease: JobLease,
+    plan: EvaluationPlan | None = None,
+    on_progress: OnProgress | None = None,
+    calibrator: Calibrator | None = None,
+) -> None:
+    """Run a claimed job, its lease entered, to one of its ends, and write that end. Raises nothing the job caused.
+
+    A calibrator may raise JobStopped("lost") where what calibrates died: the job stays the worker's, to be given back.
+    """
+    ids = (lease.job.id, lease.job.epoch)
+    try:
+        try:
+            CalibrationJob(explorer, lease, plan, on_progress, calibrator).run()
+        except JobStopped as stop:
+            if stop.reason == "cancelled":
+                explorer.jobs.end_cancelled(*ids, now())
+            elif stop.reason == "shutdown":
+                explorer.jobs.release(*ids, now(), "Its worker was asked to stop.")
+        except LostLeaseError:
+            raise
+        except Exception as error:
+            explorer.jobs.log(*ids, now(), redacted(traceback.format_exc()))
+            explorer.jobs.fail(*ids, now(), redacted(sentence_for(error, explorer.settings.data_dir)))
+    except LostLeaseError:
+        return  # another worker has the job: nothing of ours may be written
+
+
+def sentence_for(error: Exception, data_dir: Path) -> str:
+    """One sentence for a person: what went wrong and what to do."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk of {data_dir} is full. Free some space, then resume the job: finished blocks are kept."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        return "There was not enough memory. Use fewer segments, a shorter --seq-len or a smaller model."
+    if isinstance(error, DatabaseError):
+        return f"The database could not be written: {_first_line(error)} Resume the job when that is mended."
+    if type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage"):
+        return _first_line(error)
+    return f"{type(error).__name__}: {_first_line(error)} (The log has the details.)"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message."

@@ -1,0 +1,57 @@
+"""What the blocks of a run are a function of: calibration, model files, versions. Two kinds are never mixed."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from abq_core.models.loading import fingerprint
+from abq_core.precision import PrecisionError
+from abq_core.spec import CalibrationSpec, SpecError
+
+_PACKAGES = ("abq-explorer", "torch", "transformers", "numpy")
+
+
+def provenance(spec: CalibrationSpec) -> dict[str, object]:
+    """The calibration, the sha256 over the model's files, and what computes here."""
+    return {"spec": spec.to_dict(), "fingerprint": fingerprint(spec.model), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything whose arithmetic or text a block depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def same_ground(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two runs have the same model files and versions under them, whatever their calibrations."""
+    return all(one.get(name) == other.get(name) for name in ("fingerprint", "versions"))
+
+
+def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
+    """Why blocks made under the one do not fit to the other, in words; None where they do."""
+    if before.get("fingerprint") != after["fingerprint"]:
+        return "the files of its model changed"
+    if not same_calibration(before.get("spec"), after["spec"]):
+        return "its calibration is not the one in its spec.json"
+    old, new = before.get("versions"), after["versions"]
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or old == new:
+        return None if old == new else "its spec.json has no versions"
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {old.get(name, 'missing')} and is {new.get(name, 'missing')}" for name in changed)
+
+
+def same_calibration(one: object, other: object) -> bool:
+    """Whether two stored calibrations ask for the same, fields that one was stored without being at their defaults."""
+    try:
+        return (
+            isinstance(one, Mapping)
+            and isinstance(other, Mapping)
+            and CalibrationSpec.from_dict(one) == CalibrationSpec.from_dict(other)
+        )
+    except (SpecError, PrecisionError):
+        return False

@@ -1,0 +1,101 @@
+"""Looking after the files of runs: what is wrong with a run, and what no run needs any more."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.runs.provenance import same_calibration
+from app.runs.run_folder import RunFolder
+from storage.jobs import Jobs
+from storage.runs import Run, Runs
+
+_RUN_FOLDER = re.compile(r"r-[0-9a-f]{4,32}")
+_AT_WORK = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that no run needs, its size in bytes, and why it is not needed."""
+
+    path: Path
+    bytes: int
+    why: str
+
+    def remove(self) -> None:
+        """Delete it. What is gone already is no error."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def verify(runs: Runs, runs_dir: Path, run: Run) -> list[str]:
+    """What is wrong with a run's files, one sentence each; nothing where all that is recorded is there, unchanged."""
+    folder = RunFolder(runs_dir, run.id)
+    wrong = []
+    records = runs.blocks(run.id)
+    for record in records:
+        paths = [path for path in (folder.block_path(record.block), folder.draft_path(record.block)) if path.is_file()]
+        if not paths:
+            wrong.append(f"The file of block {record.block} is missing.")
+        elif record.sha256 not in map(_sha256, paths):
+            wrong.append(f"The file of block {record.block} is not the one that was recorded.")
+    if run.state == "succeeded" and run.blocks_total not in (None, len(records)):
+        wrong.append(f"{len(records)} of its {run.blocks_total} blocks are recorded.")
+    if run.state == "succeeded" or records:
+        wrong += _spec_problems(folder, run)
+    return wrong
+
+
+def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
+    """What can be removed: folders of deleted runs, and in runs nobody works on temporary files and unrecorded blocks.
+
+    Only what is named as a run names it is looked at; links are left alone.
+    """
+    known = {run.id: run for run in runs.list()}
+    found = []
+    for folder in sorted(runs_dir.iterdir()) if runs_dir.is_dir() else []:
+        if folder.is_symlink() or not folder.is_dir() or not _RUN_FOLDER.fullmatch(folder.name):
+            continue
+        run = known.get(folder.name)
+        if run is None:
+            found.append(Leftover(folder, sum(map(_size, folder.rglob("*"))), "its run was deleted"))
+        elif run.state not in _AT_WORK and jobs.get(run.job_id).state not in _AT_WORK:  # as it is now
+            found += _unneeded(folder, {record.block: record.sha256 for record in runs.blocks(run.id)})
+    return found
+
+
+def _unneeded(folder: Path, hashes: dict[int, str]) -> Iterator[Leftover]:
+    for path in sorted(folder.rglob(".*.tmp")):
+        yield Leftover(path, _size(path), "its writer died")
+    finished = {path.name for path in (folder / "blocks").glob("*.safetensors")}
+    for kind in ("blocks", "drafts"):
+        for path in sorted((folder / kind).glob("[0-9]*.safetensors")):
+            recorded = hashes.get(int(path.stem)) if path.stem.isdecimal() else None
+            if recorded is None:
+                yield Leftover(path, _size(path), "it was never recorded, and would be made again")
+            elif kind == "drafts" and path.name in finished and recorded != _sha256(path):
+                yield Leftover(path, _size(path), "the finished block took its place")
+
+
+def _spec_problems(folder: RunFolder, run: Run) -> list[str]:
+    try:
+        content = folder.read_spec()
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return ["Its spec.json cannot be read."]
+    if content is None:
+        return ["Its spec.json is missing."]
+    return [] if same_calibration(content.get("spec"), run.spec) else ["Its spec.json is of another calibration."]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.lstat().st_size if path.is_symlink() or path.is_file() else 0

@@ -1,0 +1,191 @@
+"""The files of one run: spec.json, data.json, blocks/NNN.safetensors, diagnostics/*.parquet.
+
+Which blocks count is in storage.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abq_core.text.sources import TextRecord
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+
+_RUN_ID = re.compile(r"r-[0-9a-f]{4,32}")
+_FRAME_NAME = re.compile(r"[a-z_]{1,40}")
+
+
+class RunFolderError(ValueError):
+    """A run id or file name that is not one, or a file of a run that is missing or damaged."""
+
+
+def write_atomically(path: Path, data: bytes, before_replace: Callable[[], None] | None = None) -> None:
+    """Leave the old file or the new one, never half: temporary file, fsync, rename, fsync of the folder.
+
+    before_replace: called when the bytes are safe and the rename is next; it may raise to leave the old file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if before_replace is not None:
+            before_replace()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open folders, and its renames are durable without it
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunFolder:
+    """One run's files, reached by run id only: a path from outside cannot name another folder."""
+
+    def __init__(self, runs_dir: Path, run_id: str) -> None:
+        if not _RUN_ID.fullmatch(run_id):
+            raise RunFolderError(
+                f"{run_id[:60]!r} is not a run id. `abq runs list` shows them; they look like r-0123456789."
+            )
+        self.run_id = run_id
+        self.path = runs_dir / run_id
+
+    def write_spec(self, content: Mapping[str, object]) -> None:
+        """What the run is a function of: the calibration, versions and the model's fingerprint."""
+        self._write_json("spec.json", content)
+
+    def read_spec(self) -> dict[str, object] | None:
+        """What `write_spec` wrote, or None before that."""
+        return self._read_json("spec.json")
+
+    def write_texts(self, records: Mapping[str, TextRecord]) -> None:
+        """Exactly which texts the run learns from: "blocks", and "end_to_end" where there is such a pass."""
+        self._write_json("data.json", {part: record.to_dict() for part, record in records.items()})
+
+    def read_texts(self) -> dict[str, TextRecord]:
+        """What `write_texts` wrote; nothing before that."""
+        return {part: TextRecord.from_dict(record) for part, record in (self._read_json("data.json") or {}).items()}
+
+    def block_path(self, block: int) -> Path:
+        return self.path / "blocks" / f"{block:03d}.safetensors"
+
+    def read_block(self, block: int, sha256: str) -> bytes | None:
+        """The file of a finished block, or None where it is not there or its bytes are not those."""
+        return _read_checked(self.block_path(block), sha256)
+
+    def draft_path(self, block: int) -> Path:
+        """What a block learned before the end-to-end pass; gone when the run is finished."""
+        return self.path / "drafts" / f"{block:03d}.safetensors"
+
+    def write_frame(self, name: str, frame: "pandas.DataFrame") -> None:
+        """Keep one diagnostics frame as parquet."""
+        write_atomically(self._frame_path(name), frame.to_parquet(index=False))
+
+    def read_frame(self, name: str) -> "pandas.DataFrame":
+        """A diagnostics frame by name. Raises RunFolderError where the run has none (yet)."""
+        import pandas
+
+        path = self._frame_path(name)
+        if not path.is_file():
+            raise RunFolderError(
+                f"Run {self.run_id} has no '{name}' diagnostics (yet): they are written when its job ends."
+            )
+        return pandas.read_parquet(path)
+
+    def frame_names(self) -> list[str]:
+        """The diagnostics frames that are there."""
+        return sorted(path.stem for path in (self.path / "diagnostics").glob("*.parquet"))
+
+    def delete(self) -> None:
+        """Remove all files of the run."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+    def _frame_path(self, name: str) -> Path:
+        if not _FRAME_NAME.fullmatch(name):
+            raise RunFolderError(f"{name[:60]!r} is not the name of a diagnostics frame.")
+        return self.path / "diagnostics" / f"{name}.parquet"
+
+
+class BlockStore:
+    """The blocks of a run as `abq_core` sees them (its CheckpointStore).
+
+    hashes: block -> sha256 of the blocks that storage knows; a file whose hash differs does not count.
+    may_write: asked before a file takes its place; raises where this process no longer owns the job.
+    """
+
+    def __init__(
+        self, folder: RunFolder, hashes: Mapping[int, str], may_write: Callable[[], None] | None = None
+    ) -> None:
+        self.hashes = dict(hashes)
+        self._folder = folder
+        self._may_write = may_write
+
+    def load(self, block: int) -> "dict[str, torch.Tensor] | None":
+        """The tensors of a block, or None where it is not there or its bytes are not the recorded ones."""
+        return self._loaded(block, self._folder.block_path(block))
+
+    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
+        """Make a block durable and remember its hash; the caller records the hash in storage next."""
+        self._write(block, self._folder.block_path(block), tensors)
+        self._folder.draft_path(block).unlink(missing_ok=True)
+
+    def load_draft(self, block: int) -> "dict[str, torch.Tensor] | None":
+        """What a block had learned when the end-to-end pass was still to come, or None as `load`."""
+        return self._loaded(block, self._folder.draft_path(block))
+
+    def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
+        """As `save`; the hash is the draft's until the finished block replaces it."""
+        self._write(block, self._folder.draft_path(block), tensors)
+
+    def adopt(self, block: int, data: bytes) -> None:
+        """Take a finished block over as the file that another run has of it; else as `save`."""
+        self._keep(block, self._folder.block_path(block), data)
+
+    def _loaded(self, block: int, path: Path) -> "dict[str, torch.Tensor] | None":
+        from safetensors.torch import load
+
+        expected = self.hashes.get(block)
+        data = None if expected is None else _read_checked(path, expected)
+        return None if data is None else load(data)
+
+    def _write(self, block: int, path: Path, tensors: "dict[str, torch.Tensor]") -> None:
+        from safetensors.torch import save
+
+        self._keep(block, path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+    def _keep(self, block: int, path: Path, data: bytes) -> None:
+        write_atomically(path, data, self._may_write)
+        self.hashes[block] = hashlib.sha256(data).hexdigest()
+
+
+def _read_checked(path: Path, sha256: str) -> bytes | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None

@@ -1,0 +1,1 @@
+"""The dashboard: page, tabs, endpoints, downloads and metrics."""

@@ -1,0 +1,19 @@
+"""What several tests of the core start from; a module with other wishes has fixtures of its own."""
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.text.segments import segments
+
+
+@pytest.fixture(scope="module")
+def base(tiny_llama: Path) -> LoadedModel:
+    return load_model(str(tiny_llama))
+
+
+@pytest.fixture(scope="module")
+def ids(base: LoadedModel) -> Tensor:
+    return segments("builtin", base.tokenizer, 2, 24, 0, "evaluation")

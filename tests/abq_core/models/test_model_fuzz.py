@@ -1,0 +1,170 @@
+"""Whatever a model's files, a precision or a spec say: the answer is a value or a named error, never a traceback.
+
+The long forms (marker slow) read 10,000 cases each.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from abq_core.mix import MixError
+from abq_core.models.files import WEIGHTS, check_settings, check_weights
+from abq_core.models.loading import ModelError, model_shape
+from abq_core.precision import Precision, PrecisionError
+from abq_core.spec import METHODS, CalibrationSpec, SpecError
+
+LONG = 10_000
+FAST = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(10**400)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner))
+hostile_keys = st.sampled_from(
+    [
+        "model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size",
+        "head_dim", "rope_scaling", "rope_parameters", "layer_types", "torch_dtype", "dtype", "architectures",
+        "max_position_embeddings", "tie_word_embeddings", "hidden_act", "pad_token_id", "use_cache", "rms_norm_eps",
+        "quantization_config", "auto_map", "text_config", "sliding_window", "attention_bias", "id2label", "num_labels",
+        "output_attentions", "is_encoder_decoder", "pruned_heads", "problem_type", "transformers_version",
+        "attn_implementation", "_name_or_path", "return_dict", "layer_norm_epsilon", "initializer_range",
+    ]
+)  # fmt: skip
+notation = st.text("W0123456789*AaGgKkVv \t-.e\u0664\uff14", max_size=16)
+shapes = st.lists(st.integers(-4, 2**70) | st.floats() | st.none() | st.text(max_size=2), max_size=10)
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "F16", "I8", "BOOL", "F8_E4M3", "", None, 3]),
+        "shape": shapes | values,
+        "data_offsets": st.lists(st.integers(-9, 2**70), max_size=3) | values,
+        "other": values,
+    },
+)
+headers = st.dictionaries(st.text(max_size=12) | st.just("__metadata__"), entries | values, max_size=5) | values
+
+
+@pytest.fixture
+def spoilt(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model whose files a case may replace."""
+    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+
+
+def named(read: Callable[[], object], *errors: type[ValueError]) -> None:
+    """Run it: a named error that says something is as good as an answer."""
+    try:
+        read()
+    except errors as error:
+        assert len(str(error)) > 10
+
+
+def check_config_case(folder: Path, original: dict[str, Any], changes: dict[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps({**original, **changes}))
+    named(lambda: model_shape(str(folder)), ModelError)
+
+
+def check_bytes_case(folder: Path, raw: bytes) -> None:
+    (folder / "config.json").write_bytes(raw)
+    named(lambda: check_settings(folder), ModelError)
+
+
+def check_header_case(folder: Path, header: object, length: int | None, body: bytes) -> None:
+    raw = json.dumps(header).encode()
+    size = len(raw) if length is None else length
+    (folder / WEIGHTS).write_bytes(size.to_bytes(8, "little") + raw + body)
+    named(lambda: check_weights(folder), ModelError)
+
+
+def check_precision_case(text: str) -> None:
+    named(lambda: Precision.parse(text), PrecisionError)
+
+
+def check_spec_case(data: dict[str, Any]) -> None:
+    named(lambda: CalibrationSpec.from_dict(data), SpecError, PrecisionError, MixError)
+
+
+specs = st.fixed_dictionaries(
+    {"model": st.just("builtin") | values, "precision": st.sampled_from(["W4A4", "W2*A8g64"]) | notation | values},
+    optional={
+        "method": st.sampled_from(sorted(METHODS)) | values, "switches": values, "data": values, "segments": values,
+        "seq_len": values, "epochs": values, "end_to_end_segments": values, "seed": values, "device": values,
+        "mix": values, "more": values,
+    },
+)  # fmt: skip
+
+
+def run_all(folder: Path, original: dict[str, Any], cases: int, shapes_of: int) -> None:
+    """Every reader on so many cases; model_shape, which builds a model, on `shapes_of`."""
+    some = settings(FAST, max_examples=cases)
+    some(given(notation | st.text(max_size=40))(check_precision_case))()
+    some(given(specs)(check_spec_case))()
+    some(given(st.binary(max_size=200) | st.text().map(lambda t: t.encode("utf-8", "surrogatepass")))(
+        lambda raw: check_bytes_case(folder, raw)
+    ))()  # fmt: skip
+    changes = st.dictionaries(hostile_keys | st.text(max_size=20), values, max_size=3)
+    settings(FAST, max_examples=shapes_of)(given(changes)(lambda c: check_config_case(folder, original, c)))()
+    lengths = st.none() | st.integers(0, 2**64 - 1)
+    some(given(headers, lengths, st.binary(max_size=64))(lambda h, n, b: check_header_case(folder, h, n, b)))()
+
+
+@pytest.fixture(scope="module")
+def original(tiny_llama: Path) -> dict[str, Any]:
+    return json.loads((tiny_llama / "config.json").read_text())
+
+
+def test_any_input_gets_an_answer(spoilt: Path, original: dict[str, Any]) -> None:
+    run_all(spoilt, original, 150, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_any_of_ten_thousand_inputs_gets_an_answer(
+    spoilt: Path, original: dict[str, Any], record_property: Callable[..., None]
+) -> None:
+    record_property("made cases a reader", LONG)
+    run_all(spoilt, original, LONG, LONG)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"dtype": "F32", "shape": [-1, -4], "data_offsets": [0, 16]}, "no tensor has"),
+        ({"dtype": "F32", "shape": [2.0, 2], "data_offsets": [0, 16]}, "no tensor has"),
+        ({"dtype": "F32", "shape": [True, 4], "data_offsets": [0, 16]}, "no tensor has"),
+        ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, "no tensor has"),
+        ({"dtype": "F32", "shape": [2**46], "data_offsets": [0, 2**48]}, "no tensor has"),
+        ({"dtype": "F32", "shape": [2**40, 0], "data_offsets": [0, 0]}, "damaged"),
+    ],
+)
+def test_sizes_of_tensors_are_bounded(spoilt: Path, entry: dict[str, Any], said: str) -> None:
+    raw = json.dumps({"t": entry}).encode()
+    (spoilt / WEIGHTS).write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
+    with pytest.raises(ModelError, match=said):
+        check_weights(spoilt)
+
+
+def test_a_number_of_a_million_digits_is_no_number(spoilt: Path) -> None:
+    raw = b'{"t": {"dtype": "F32", "shape": [' + b"9" * 1_000_000 + b'], "data_offsets": [0, 4]}}'
+    (spoilt / WEIGHTS).write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with pytest.raises(ModelError, match="cannot be read"):
+        check_weights(spoilt)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_local_experts": 5000}, "num_local_experts 5000"),
+        ({"num_experts": 1000, "num_hidden_layers": 500}, "500,000 experts"),
+        ({"num_hidden_layers": 513}, "num_hidden_layers 513"),
+    ],
+)
+def test_numbers_of_parts_are_bounded(
+    spoilt: Path, original: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    (spoilt / "config.json").write_text(json.dumps({**original, **changes}))
+    with pytest.raises(ModelError, match=said):
+        check_settings(spoilt)

@@ -1,0 +1,142 @@
+"""Estimates against what is really stored, their order, and refusals that say what would fit."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abq_core.inference.runtime import rounded_model, weight_bytes
+from abq_core.models.loading import ModelShape, load_model, model_shape
+from abq_core.planning.cost import Work
+from abq_core.planning.estimate import Available, Estimate, EstimateError, estimate
+from abq_core.precision import FULL, Precision
+from abq_core.spec import METHODS, CalibrationSpec
+
+_WIDTH, _INNER = 4096, 11008
+LLAMA_7B = ModelShape(
+    ref="llama-7b",
+    family="llama",
+    blocks=32,
+    hidden=_WIDTH,
+    heads=32,
+    kv_heads=32,
+    intermediate=_INNER,
+    vocabulary=32000,
+    context=2048,
+    linears={
+        **{f"self_attn.{n}_proj": (_WIDTH, _WIDTH) for n in "qkvo"},
+        "mlp.gate_proj": (_INNER, _WIDTH),
+        "mlp.up_proj": (_INNER, _WIDTH),
+        "mlp.down_proj": (_WIDTH, _INNER),
+    },
+    parameters=6_738_415_616,
+)
+
+
+@pytest.mark.parametrize("precision", ["W8A8", "W4A4", "W2*A8", "W2A8g32", "W3A16", "W16A8", "FP16"])
+def test_sizes_are_those_of_the_model_as_stored(tiny_llama: Path, precision: str) -> None:
+    parsed = Precision.parse(precision)
+    shape, base = model_shape(str(tiny_llama)), load_model(str(tiny_llama))
+    found = estimate(shape, parsed)
+    stored = weight_bytes(base if parsed.is_full else rounded_model(base, parsed, "simulated"))
+    rest = found.full_bytes - weight_bytes(base)
+    assert found.quantized_bytes == rest + stored
+    assert found.full_bytes == 2 * sum(p.numel() for p in base.model.parameters())
+    assert found.ratio == pytest.approx(found.full_bytes / found.quantized_bytes)
+    assert found.linears_ratio == pytest.approx(weight_bytes(base) / stored)
+
+
+def test_known_sizes() -> None:
+    starred, plain = (estimate(LLAMA_7B, Precision.parse(p)) for p in ("W2*A8", "W8A8"))
+    assert plain.linears_ratio / starred.linears_ratio == pytest.approx(3 / 8, rel=0.01)
+    assert estimate(LLAMA_7B, FULL).ratio == 1
+    assert 13.4e9 < plain.full_bytes < 13.5e9
+
+
+SPEC = CalibrationSpec("llama-7b", Precision.parse("W4A4"), data="text.txt", segments=128, seq_len=2048)
+PLENTY = 1 << 50
+
+
+def of(spec: CalibrationSpec, **changes: Any) -> Estimate:
+    """The estimate of a calibration of LLAMA_7B; `home` is where the model is."""
+    home = changes.pop("home", "cpu")
+    changed = replace(spec, **changes)
+    return estimate(LLAMA_7B, changed.precision, Work.of(changed, home=home))
+
+
+def test_more_work_takes_more() -> None:
+    small = of(SPEC, segments=8, seq_len=256, epochs=5)
+    for larger in (of(SPEC, segments=128, seq_len=256, epochs=5), of(SPEC, segments=8, seq_len=2048, epochs=5)):
+        assert larger.seconds > small.seconds and larger.peak_memory_bytes >= small.peak_memory_bytes
+    assert of(SPEC, segments=8, seq_len=256, epochs=0).seconds < small.seconds
+    assert small.peak_memory_bytes > 4 * LLAMA_7B.parameters
+
+
+def test_methods_cost_what_their_parts_do() -> None:
+    rtn, omniquant, abq, plus = (
+        of(SPEC, method=method, device="cuda") for method in METHODS if method != "smoothquant"
+    )
+    per_head = of(SPEC, switches=replace(METHODS["abq"], akl_per_head=True), device="cuda")
+    memory = [one.device_memory_bytes for one in (rtn, omniquant, abq, per_head, plus)]
+    assert memory == sorted(memory) and len(set(memory)) == len(memory)
+    assert rtn.seconds < omniquant.seconds < abq.seconds
+    assert plus.run_bytes > abq.run_bytes  # drafts: an offset for every weight
+    alone = of(SPEC, method="abq+", switches=replace(METHODS["abq+"], end_to_end=False))
+    assert alone.run_bytes == abq.run_bytes and alone.seconds < plus.seconds
+    free = of(SPEC, method="abq+", switches=replace(METHODS["abq+"], block_targets=False), device="cuda")
+    assert free.device_memory_bytes < plus.device_memory_bytes and free.seconds < plus.seconds
+    unmixed = of(SPEC, method="abq+", switches=replace(METHODS["abq+"], hadamard=False), device="cuda")
+    assert unmixed.seconds < plus.seconds
+
+
+def test_a_7b_model_fits_24_gib_where_its_blocks_move() -> None:
+    moved = of(SPEC, device="cuda")
+    moved.refuse(Available(PLENTY, PLENTY, 24 << 30))
+    assert moved.device_memory_bytes < 16 << 30
+    assert moved.peak_memory_bytes > 4 * LLAMA_7B.parameters  # which the host has
+    with pytest.raises(EstimateError, match=r"memory of cuda \(24.0 GiB free\).*ABQ_DEVICE=cpu"):
+        of(SPEC, device="cuda", home="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))
+
+
+def test_an_end_to_end_pass_that_does_not_fit_can_be_left_away() -> None:
+    plus = of(SPEC, method="abq+", device="cuda")
+    with pytest.raises(
+        EstimateError, match=r"GiB of memory of cuda.*Leave the end-to-end pass away .*=false\)"
+    ) as caught:
+        plus.refuse(Available(PLENTY, PLENTY, 24 << 30))
+    assert f"{plus.device_memory_bytes / 2**30:.1f} GiB" in str(caught.value)
+    with pytest.raises(EstimateError, match=r"ABQ_DEVICE=cpu.*Leave the end-to-end pass away"):
+        of(SPEC, method="abq+", device="cuda", home="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))
+    alone = replace(METHODS["abq+"], end_to_end=False)
+    of(SPEC, method="abq+", switches=alone, device="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))
+
+
+def test_what_fits_is_not_refused() -> None:
+    found = of(SPEC)
+    found.refuse(Available(found.peak_memory_bytes, found.run_bytes))
+    for less in (Available(found.peak_memory_bytes - 1, PLENTY), Available(PLENTY, found.run_bytes - 1)):
+        with pytest.raises(EstimateError):
+            found.refuse(less)
+
+
+def test_a_refusal_names_settings_that_fit() -> None:
+    found, least = of(SPEC, segments=1024), of(SPEC, segments=1)
+    fewer = Available((found.peak_memory_bytes + least.peak_memory_bytes) // 2, PLENTY)
+    with pytest.raises(EstimateError, match=r"at most .* segments of 2048") as caught:
+        found.refuse(fewer)
+    segments = int(re.findall(r"at most (\d+) segments", str(caught.value))[0])
+    of(SPEC, segments=segments).refuse(fewer)
+    with pytest.raises(EstimateError):
+        of(SPEC, segments=segments + 1).refuse(fewer)
+    with pytest.raises(EstimateError, match="too large for this machine"):
+        found.refuse(Available(4 * LLAMA_7B.parameters, PLENTY))
+
+
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(EstimateError, match=r"GiB of disk \(100 MiB free\).*ABQ_DATA_DIR"):
+        of(SPEC).refuse(Available(PLENTY, 100 << 20))
+    plus = of(SPEC, method="abq+")
+    with pytest.raises(EstimateError, match=r"end_to_end=false"):
+        plus.refuse(Available(PLENTY, plus.run_bytes - 1))

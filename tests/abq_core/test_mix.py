@@ -1,0 +1,239 @@
+"""A precision for each linear: read, written, named and checked; a model made of it on both engines."""
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abq_core.analysis.diagnostics import diagnose
+from abq_core.analysis.explore import explore
+from abq_core.calibration.artifacts import MemoryStore
+from abq_core.calibration.calibrate import calibrate
+from abq_core.events import Event
+from abq_core.inference.runtime import quantized_model, rounded_model, weight_bytes
+from abq_core.mix import MixedLinear, MixError, PrecisionMix, is_mix_name, precision_name
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel, load_model, model_shape
+from abq_core.planning.estimate import estimate
+from abq_core.precision import Precision, PrecisionError
+from abq_core.quantization.quant_linear import PackedLinear, linears_of
+from abq_core.spec import CalibrationSpec, SpecError, read_precision
+from abq_core.text.segments import segments
+
+NAMES = st.from_regex(r"[a-z_]{1,8}(\.[a-z_0-9]{1,8}){0,2}", fullmatch=True)
+
+
+def weight_precisions(act_bits: int, kv_bits: int | None) -> st.SearchStrategy[Precision]:
+    quantized = st.builds(
+        Precision,
+        weight_bits=st.integers(1, 8),
+        act_bits=st.just(act_bits),
+        balanced=st.booleans(),
+        group_size=st.sampled_from([None, 32, 128]),
+        kv_bits=st.just(kv_bits),
+    )
+    return quantized | st.just(Precision(16, act_bits, kv_bits=kv_bits))
+
+
+@st.composite
+def mixes(draw: st.DrawFn) -> PrecisionMix:
+    act_bits, kv_bits = draw(st.sampled_from([4, 8, 16])), draw(st.none() | st.integers(1, 8))
+    keys = draw(st.lists(st.tuples(st.integers(0, 40), NAMES), min_size=1, max_size=8, unique=True))
+    weights = st.integers(1, 2**40)
+    return PrecisionMix(
+        tuple(MixedLinear(*key, draw(weight_precisions(act_bits, kv_bits)), draw(weights)) for key in keys)
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(mixes())
+def test_a_mix_survives_json_whatever_its_order(mix: PrecisionMix) -> None:
+    text = json.dumps(mix.to_dict(), sort_keys=True)
+    again = PrecisionMix.from_dict(json.loads(text))
+    assert again == mix and hash(again) == hash(mix) and str(again) == str(mix)
+    assert PrecisionMix(tuple(reversed(mix.linears))) == mix
+    assert is_mix_name(str(mix)) and precision_name(f" {mix} ") == str(mix)
+    low, high = (pick(one.precision.stored_bits for one in mix.linears) for pick in (min, max))
+    assert low - 1e-9 <= mix.stored_bits <= high + 1e-9
+
+
+@settings(max_examples=50, deadline=None)
+@given(mixes())
+def test_a_calibration_of_a_mix_is_read_back_equal(mix: PrecisionMix) -> None:
+    if mix.is_full:
+        with pytest.raises(SpecError, match="quantizes nothing"):
+            CalibrationSpec("builtin", mix)
+        return
+    spec = CalibrationSpec("builtin", mix, "omniquant", seed=3)
+    data = json.loads(json.dumps(spec.to_dict(), sort_keys=True))
+    assert isinstance(data["precision"], str) and CalibrationSpec.from_dict(data) == spec
+    assert f"--precision {mix}" in spec.command_line()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+def test_anything_else_is_a_named_error(data: object) -> None:
+    with pytest.raises(PrecisionError):
+        PrecisionMix.from_dict(data)
+
+
+def test_the_name_tells_one_assignment_from_another() -> None:
+    first, second = mix_of("W2A8", "W4A8"), mix_of("W4A8", "W2A8")
+    assert str(first) != str(second) and first.stored_bits == second.stored_bits == 3
+    assert str(first).startswith("W3A8mix-")
+    assert not is_mix_name("W2A8") and precision_name("w2*a8") == "W2*A8"
+    with pytest.raises(MixError, match="one of them was changed"):
+        read_precision({"precision": str(first), "mix": second.to_dict()})
+    assert read_precision({"precision": "W2A8"}) == Precision.parse("W2A8")
+
+
+def test_bits_are_means_over_weights() -> None:
+    mix = PrecisionMix(
+        (MixedLinear(0, "small", Precision.parse("W4A8"), 1), MixedLinear(0, "large", Precision.parse("W2*A8"), 3))
+    )
+    assert mix.stored_bits == (4 + 3 * 3) / 4
+    assert mix.information_bits == pytest.approx((4 + 3 * math.log2(5)) / 4)
+    assert (mix.act_bits, mix.kv_bits, mix.quantizes_weights, mix.is_full) == (8, None, True, False)
+
+
+@pytest.mark.parametrize(
+    ("linears", "said"),
+    [
+        ((), "no linear"),
+        ((("0", "W2A8"), ("0", "W3A8")), "more than once"),
+        ((("0", "W2A8"), ("1", "W3A4")), "activation and KV bits"),
+        ((("0", "W2A8kv4"), ("1", "W2A8")), "activation and KV bits"),
+    ],
+)
+def test_what_is_no_mix_is_refused(linears: tuple[tuple[str, str], ...], said: str) -> None:
+    with pytest.raises(MixError, match=said):
+        PrecisionMix(tuple(MixedLinear(int(block), "q", Precision.parse(text), 64) for block, text in linears))
+
+
+def mix_of(*texts: str) -> PrecisionMix:
+    return PrecisionMix(tuple(MixedLinear(i, "q", Precision.parse(text), 64) for i, text in enumerate(texts)))
+
+
+# On a model
+
+
+@pytest.fixture(scope="module")
+def base(tiny_llama: Path) -> LoadedModel:
+    return load_model(str(tiny_llama))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    words = random.Random(0)
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(words.choice(("import", "def", "return", "the", "list", "of")) for _ in range(20_000)))
+    return str(path)
+
+
+def spread(base: LoadedModel, texts: tuple[str, ...]) -> PrecisionMix:
+    """These precisions in turn over the model's linears."""
+    linears = [
+        (block, name, linear)
+        for block, module in enumerate(blocks_of(base.model))
+        for name, linear in linears_of(module).items()
+    ]
+    return PrecisionMix(
+        tuple(
+            MixedLinear(block, name, Precision.parse(texts[i % len(texts)]), linear.weight.numel())
+            for i, (block, name, linear) in enumerate(linears)
+        )
+    )
+
+
+def mixed_spec(base: LoadedModel, text: str, method: str, *texts: str) -> CalibrationSpec:
+    spec = CalibrationSpec(base.ref, spread(base, texts), method, data=text, segments=4, seq_len=32, epochs=2)
+    return dataclasses.replace(spec, end_to_end_segments=32)
+
+
+MIXED = ("W2A8", "W2*A8", "W4A8g32", "W16A8", "W3A8")
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["rtn", "abq", "abq+"])
+def test_a_resumed_mix_equals_an_uninterrupted_one(base: LoadedModel, text: str, method: str) -> None:
+    spec = mixed_spec(base, text, method, *MIXED)
+    whole, store = MemoryStore(), MemoryStore()
+    events: list[Event] = []
+    calibrate(base, spec, whole, events.append)
+    left = iter(range(2 * len(events) // 3))
+
+    def stop(event: Event) -> None:
+        if next(left, None) is None:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        calibrate(base, spec, store, stop)
+    calibrate(base, spec, store)
+    for index, tensors in whole.blocks.items():
+        assert tensors.keys() == store.blocks[index].keys()
+        assert all(torch.equal(tensors[name], store.blocks[index][name]) for name in tensors)
+
+
+def test_a_mix_of_one_precision_is_that_precision(base: LoadedModel, text: str) -> None:
+    same = mixed_spec(base, text, "abq", "W2*A8")
+    uniform = dataclasses.replace(same, precision=Precision.parse("W2*A8"))
+    one, other = MemoryStore(), MemoryStore()
+    calibrate(base, same, one)
+    calibrate(base, uniform, other)
+    assert all(torch.equal(t, other.blocks[index][name]) for index in (0, 1) for name, t in one.blocks[index].items())
+
+
+def test_packed_and_simulated_mixes_give_the_same_logits(base: LoadedModel, text: str) -> None:
+    ids = segments(text, base.tokenizer, 2, 24, 0, "evaluation")
+    spec, store = mixed_spec(base, text, "abq", *MIXED), MemoryStore()
+    calibrate(base, spec, store)
+    packed = quantized_model(base, spec.precision, store, "packed")
+    simulated = quantized_model(base, spec.precision, store, "simulated")
+    expected, actual = simulated.model(ids).logits, packed.model(ids).logits
+    assert (expected - actual).abs().median() < 1e-5 * expected.abs().max()
+    planes = [module.packed.planes for module in packed.model.modules() if isinstance(module, PackedLinear)]
+    linears = sum(len(linears_of(block)) for block in blocks_of(base.model))
+    assert 0 < len(planes) < linears  # W16 linears stay as they are
+    assert weight_bytes(packed) < weight_bytes(base)
+
+
+def test_what_a_mix_takes_is_known_from_shapes(base: LoadedModel) -> None:
+    mix = spread(base, MIXED)
+    foreseen = estimate(model_shape(base.ref), mix)
+    rest = estimate(model_shape(base.ref), Precision.parse("W16A8"))
+    made = weight_bytes(rounded_model(base, mix, "simulated"))
+    assert foreseen.quantized_bytes - made == rest.quantized_bytes - weight_bytes(base)
+
+
+def test_a_mix_of_another_model_is_refused(base: LoadedModel) -> None:
+    mix = spread(base, MIXED)
+    fewer = PrecisionMix(mix.linears[1:])
+    resized = PrecisionMix((dataclasses.replace(mix.linears[0], weights=7), *mix.linears[1:]))
+    for wrong in (fewer, resized, mix_of("W2A8")):
+        with pytest.raises(MixError, match="another model"):
+            estimate(model_shape(base.ref), wrong)
+    with pytest.raises(MixError, match="another model"):
+        rounded_model(base, fewer, "simulated")
+
+
+def test_exploring_and_diagnosing_know_each_linear_s_levels(base: LoadedModel, text: str) -> None:
+    mix = spread(base, MIXED)
+    levels = explore(base, mix)["levels"]
+    spec, store = mixed_spec(base, text, "rtn", *MIXED), MemoryStore()
+    calibrate(base, spec, store)
+    frames = diagnose(base, mix, store, segments(text, base.tokenizer, 2, 24, 0, "evaluation"))
+    for frame, lens in ((levels, "rounded"), (frames["levels"], "corrected")):
+        counts = dict.fromkeys(MIXED, 0)
+        for one in mix.linears:
+            own = frame[frame["block"].eq(one.block) & frame["tensor"].eq(one.name) & frame["lens"].eq(lens)]
+            counts[str(one.precision)] = max(counts[str(one.precision)], len(own))
+        assert 0 == counts["W16A8"] < counts["W2A8"] < counts["W3A8"] < counts["W4A8g32"]

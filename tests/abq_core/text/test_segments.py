@@ -1,0 +1,153 @@
+"""Segments: the same for the same seed, disjoint, from the right split, and again from their record; clear errors."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from abq_core.builtin.corpus import documents
+from abq_core.models.loading import load_model
+from abq_core.text.segments import recorded_segments, segments, segments_of
+from abq_core.text.sources import DataError, TextRecord
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama: Path) -> Any:
+    return load_model(str(tiny_llama)).tokenizer
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    file = tmp_path / "numbers.txt"
+    file.write_text(" ".join(str(i) for i in range(2000)))
+    return file
+
+
+@pytest.fixture
+def small_builtin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few documents a split: the whole text takes seconds to tokenize."""
+    monkeypatch.setattr("abq_core.text.sources.documents", lambda split: documents(split)[:12])
+
+
+@pytest.mark.usefixtures("small_builtin")
+def test_builtin_segments_are_repeatable_and_change_with_the_seed(tokenizer: Any) -> None:
+    first = segments("builtin", tokenizer, 6, 64, 0, "calibration")
+    assert first.shape == (6, 64) and first.dtype == torch.int64
+    assert torch.equal(first, segments("builtin", tokenizer, 6, 64, 0, "calibration"))
+    assert not torch.equal(first, segments("builtin", tokenizer, 6, 64, 1, "calibration"))
+    assert len({tuple(s.tolist()) for s in segments("builtin", tokenizer, 6, 64, 0, "calibration")}) == 6
+
+
+@pytest.mark.usefixtures("small_builtin")
+def test_builtin_segments_are_text_of_their_split(tokenizer: Any) -> None:
+    for split in ("calibration", "evaluation"):
+        texts = [document.text for document in documents(split)[:12]]
+        for segment in segments("builtin", tokenizer, 8, 128, 3, split):
+            for piece in tokenizer.decode(segment).split("<|endoftext|>"):
+                assert any(piece.strip("\ufffd") in text for text in texts)
+
+
+def test_documents_are_shuffled_with_an_end_token_between_two(tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "letters.jsonl"
+    file.write_text("\n".join(json.dumps({"text": letter * 7}) for letter in "abcdefghij"))
+    last = set()
+    for seed in range(8):  # 9 documents of 7 tokens with 8 ends between them: 8 windows, and the last document over
+        found = segments(str(file), tokenizer, 8, 8, seed, "calibration")
+        assert all(segment.tolist().index(0) == 7 for segment in found)
+        letters = set(tokenizer.decode(found.flatten()).replace("<|endoftext|>", ""))
+        assert len(letters) == 8 and letters < set("abcdefghi")
+        last |= set("abcdefghi") - letters
+    assert len(last) > 1
+
+
+def test_a_text_file_is_split_nine_to_one(tokenizer: Any, text_file: Path) -> None:
+    text = text_file.read_text()
+    cut = int(0.9 * len(text))
+    for split, part in (("calibration", text[:cut]), ("evaluation", text[cut:])):
+        ids = tokenizer(part, add_special_tokens=False)["input_ids"]
+        available = len(ids) // 50
+        found = segments(str(text_file), tokenizer, available, 50, 0, split)
+        whole = sorted(torch.tensor(ids[: available * 50]).view(-1, 50).tolist())
+        assert sorted(found.tolist()) == whole  # every window once, none twice
+        with pytest.raises(DataError, match=f"{available} segments of 50, but {available + 1} are asked"):
+            segments(str(text_file), tokenizer, available + 1, 50, 0, split)
+
+
+def test_a_jsonl_file_is_split_by_lines(tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"{'ab'[i >= 18]}" * 30, "id": i}) for i in range(20)) + "\n\n")
+    calibration = tokenizer.decode(segments(str(file), tokenizer, 4, 8, 0, "calibration").flatten())
+    evaluation = tokenizer.decode(segments(str(file), tokenizer, 2, 8, 0, "evaluation").flatten())
+    assert "b" not in calibration.replace("<|endoftext|>", "") and "a" in calibration
+    assert "a" not in evaluation.replace("<|endoftext|>", "") and "b" in evaluation
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "Line 2 .* no field 'text'"),
+        ("x.jsonl", b'{"text": "a"}\n[1]\n', "Line 2 .* no field"),
+        ("x.jsonl", b"not json\n", "Line 1 .* not JSON"),
+        ("x.jsonl", b"", "has 0 tokens: 0 segments"),
+        ("x.txt", b"", "has 0 tokens"),
+        ("x.txt", b"abc \xff\xfe", "not UTF-8 text: byte 4"),
+        ("x.csv", b"a,b", "no known text"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(
+    tokenizer: Any, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        segments(str(tmp_path / name), tokenizer, 1, 8, 0, "calibration")
+
+
+def test_what_makes_no_sense_is_named(tokenizer: Any, text_file: Path, tmp_path: Path) -> None:
+    for count, seq_len in ((0, 8), (-1, 8), (1, 1)):
+        with pytest.raises(DataError, match="make no sense"):
+            segments(str(text_file), tokenizer, count, seq_len, 0, "calibration")
+    with pytest.raises(DataError, match="context of 128"):
+        segments(str(text_file), tokenizer, 1, 129, 0, "calibration")
+    with pytest.raises(DataError, match="no file"):
+        segments(str(tmp_path / "absent.txt"), tokenizer, 1, 8, 0, "calibration")
+    with pytest.raises(DataError, match="no known text"):
+        segments("wikitext103", tokenizer, 1, 8, 0, "calibration")
+    with pytest.raises(DataError, match="split 'train'"):
+        segments(str(text_file), tokenizer, 1, 8, 0, "train")  # type: ignore[arg-type]
+
+
+def test_equal_calls_give_equal_records(tokenizer: Any, text_file: Path) -> None:
+    ids, record = recorded_segments(str(text_file), tokenizer, 5, 16, 7, "calibration")
+    again, same = recorded_segments(str(text_file), tokenizer, 5, 16, 7, "calibration")
+    assert record == same and torch.equal(ids, again)
+    assert (record.source, record.split, record.seed, record.documents) == (str(text_file), "calibration", 7, 1)
+    assert len(set(record.windows)) == 5 and max(record.windows) < record.tokens // 16
+    for count, seed, split in ((4, 7, "calibration"), (5, 8, "calibration"), (5, 7, "evaluation")):
+        other = recorded_segments(str(text_file), tokenizer, count, 16, seed, split)[1]
+        assert other.sha256 != record.sha256
+
+
+@pytest.mark.usefixtures("small_builtin")
+def test_segments_come_back_from_their_record(tokenizer: Any, text_file: Path) -> None:
+    for source in ("builtin", "builtin-train", str(text_file)):
+        ids, record = recorded_segments(source, tokenizer, 4, 32, 3, "calibration")
+        written = json.loads(json.dumps(record.to_dict()))
+        assert torch.equal(segments_of(TextRecord.from_dict(written), tokenizer), ids)
+        stream = record.tokens // 32 * 32
+        assert ids.shape == (4, 32) and stream >= 4 * 32
+
+
+def test_the_record_of_a_changed_text_is_refused(tokenizer: Any, text_file: Path) -> None:
+    _, record = recorded_segments(str(text_file), tokenizer, 4, 32, 3, "calibration")
+    text_file.write_text("x" + text_file.read_text())
+    with pytest.raises(DataError, match="no longer gives the segments that were recorded"):
+        segments_of(record, tokenizer)
+
+
+def test_the_sha256_is_of_the_ids(tokenizer: Any, text_file: Path) -> None:
+    ids, record = recorded_segments(str(text_file), tokenizer, 2, 8, 0, "calibration")
+    data = b"".join(int(token).to_bytes(8, "little") for token in ids.flatten())
+    assert record.sha256 == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,251 @@
+"""The command line: answers alone on stdout; one line and exit code 2 for mistakes; JSON with fixed names."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from app_cases import SpecMaker
+
+from app.cli import main
+from app.jobs.executors.local import PROJECT_ROOT
+from app.services import Explorer
+from storage.jobs import Job
+
+EVALUATION = {
+    "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits", "weight_bytes",
+}  # fmt: skip
+KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "exact", "speedup"}
+COMMANDS = [
+    "app", "calibrate", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
+    "generate", "bench kernels", "bench decode", "bench export", "bench import", "runs list", "runs show",
+    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "report", "quickstart", "worker", "warmup",
+]  # fmt: skip
+Ask = Callable[..., dict[str, object]]
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Runs a command with --json and reads its answer."""
+
+    def run(*words: str) -> dict[str, object]:
+        code = main([*words, "--json"])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def in_finished(folder: Path, finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch) -> tuple[Explorer, Job]:
+    """The commands of this test see the finished run."""
+    monkeypatch.setenv("ABQ_DATA_DIR", str(finished[0].settings.data_dir))
+    return finished
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'gradio', 'pandas', 'plotly', 'sqlalchemy', 'numba'}"
+    code = f"import sys, app.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert f"abq {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_calibrate_and_wait_prints_only_json_on_stdout(folder: Path, tiny_spec: SpecMaker) -> None:
+    spec = tiny_spec()
+    words = ["calibrate", spec.model, "--precision", "W2*A8", "--method", "abq", "--data", spec.data]
+    amounts = ["--segments", "2", "--seq-len", "32", "--epochs", "1", "--seed", "3", "--switch", "akl=false"]
+    command = [sys.executable, "-m", "app.cli", *words, *amounts, "--wait", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
+    answer = json.loads(done.stdout)
+    assert answer.keys() >= EVALUATION | {"run", "job", "state"}
+    assert (answer["state"], answer["precision"], answer["method"]) == ("succeeded", "W2*A8", "abq")
+    assert answer["stored_bits"] == 3 and answer["perplexity"] > 1 and answer["perplexity_stderr"] > 0
+    assert "W2*A8 abq" in done.stderr
+
+
+def test_calibrate_without_wait_leaves_the_job_to_a_worker(folder: Path, ask: Ask, tiny_spec: SpecMaker) -> None:
+    spec = tiny_spec()
+    words = ["calibrate", spec.model, "--precision", "W4A4", "--method", "rtn", "--data", spec.data]
+    queued = ask(*words, "--segments", "2", "--seq-len", "32")
+    assert queued.keys() == {"run", "job", "state"} and queued["state"] == "queued"
+    deadline = time.monotonic() + 240
+    while (job := ask("jobs", "show", str(queued["job"])))["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline, job
+        time.sleep(0.2)
+    assert job["state"] == "succeeded", job["log"]
+
+
+def test_a_run_is_listed_measured_generated_from_and_exported(
+    in_finished: tuple[Explorer, Job], ask: Ask, text_file: Path, tmp_path: Path
+) -> None:
+    _, job = in_finished
+    assert job.run_id in [row["run"] for row in ask("runs", "list")["runs"]]
+    assert ask("jobs", "list")["jobs"][0]["state"] == "succeeded"
+    shown = ask("runs", "show", job.run_id)
+    assert shown.keys() >= EVALUATION and len(shown["blocks"]) == 2 and "--precision W4A4" in shown["command"]
+    amount = ("--data", str(text_file), "--segments", "4", "--seq-len", "32")
+    assert ask("eval", job.run_id, *amount).keys() >= EVALUATION
+    full = ask("eval", str(job.spec["model"]), *amount)
+    assert (full["precision"], full["method"], full["kl_mean"], full["same_top"]) == ("FP16", "none", 0, 1)
+    written = ask("generate", job.run_id, "--prompt", "The module", "--max-new-tokens", "4", "--temperature", "0.8")
+    assert len(written["tokens"]) <= 4 and written["text"] == "".join(token["text"] for token in written["tokens"])
+    exported = ask("runs", "export", job.run_id, "--to", str(tmp_path))
+    assert (Path(exported["path"]) / "spec.json").is_file()
+    report = ask("report", job.run_id, "--out", str(tmp_path / "report.html"))
+    assert Path(report["path"]).read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_text_answers_are_for_people(in_finished: tuple[Explorer, Job], capsys: pytest.CaptureFixture[str]) -> None:
+    _, job = in_finished
+    assert main(["runs", "list"]) == 0
+    out = capsys.readouterr().out
+    assert job.run_id in out and re.search(r"\d+\.\d\d ± \d+\.\d\d", out) and "MiB" in out
+    assert main(["generate", job.run_id, "--prompt", "The module", "--max-new-tokens", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("The module") and "tokens/s" in err and "tokens/s" not in out
+
+
+def test_kernels_are_timed_and_checked(in_finished: tuple[Explorer, Job], ask: Ask) -> None:
+    words = ("--precisions", "W2A8", "--shapes", "128x192", "--m", "1", "--threads", "1")
+    measured = ask("bench", "kernels", *words)["measurements"]
+    engine = next(row for row in measured if row["engine"] == "abq")
+    assert engine.keys() >= KERNEL and engine["exact"] and engine["speedup"].keys() >= {"torch-fp32", "torch-int8"}
+
+
+def test_the_engine_is_compiled_ahead_and_only_once(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    first = ask("warmup", "--precisions", "W2A8,W4A16")
+    assert "dequantized-fp32" in first["paths"] and first["seconds"] > 0
+    assert ask("warmup", "--precisions", "W2A8,W4A16")["compiled"] == 0
+    assert main(["warmup", "--precisions", "W2A8"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing was left to compile, and ")
+    assert main(["warmup", "--precisions", "W2X8"]) == 2
+
+
+def test_jobs_are_cancelled_and_resumed(folder: Path, ask: Ask, explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    job = explorer.submit(tiny_spec("W4A4", "rtn"))
+    assert ask("jobs", "cancel", job.id)["state"] == "cancelled"
+    explorer.resume(job.run_id)
+    assert ask("jobs", "show", job.run_id)["state"] == "queued"
+    assert ask("runs", "delete", job.run_id, "--yes") == {"deleted": job.run_id}
+
+
+def test_quickstart_measures_all_and_reports(folder: Path, ask: Ask, tiny_llama: Path) -> None:
+    amount = ["--segments", "2", "--seq-len", "32", "--epochs", "1", "--eval-segments", "2", "--eval-seq-len", "64"]
+    answer = ask("quickstart", "--model", str(tiny_llama), *amount)
+    names = [(row["precision"], row["method"]) for row in answer["rows"]]
+    assert names == [("FP16", "none"), ("W4A4", "rtn"), ("W4A4", "abq"), ("W2*A8", "rtn"), ("W2*A8", "abq")]
+    assert all(row.keys() >= EVALUATION for row in answer["rows"])
+    for row, better in ((1, 2), (2, 0), (3, 4), (4, 0)):
+        low, high = answer["rows"][better], answer["rows"][row]
+        assert high["gap"] == pytest.approx(high["perplexity"] - low["perplexity"]) and high["gap_stderr"] > 0
+        assert high["above"] == low["method"]
+    assert Path(str(answer["report"])).is_file() and answer["seconds"] > 0
+
+
+def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny, pickled, ignore=shutil.ignore_patterns("*.safetensors"))
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    calibrate = ["calibrate", tiny, "--precision"]
+    return {
+        "precision": ([*calibrate, "W9A9"], "9 weight bits"),
+        "method": ([*calibrate, "W4A4", "--method", "magic"], "magic"),
+        "switch": ([*calibrate, "W4A4", "--switch", "akl"], "--switch"),
+        "data": ([*calibrate, "W4A4", "--data", "missing.txt"], "missing.txt"),
+        "empty folder": (["calibrate", str(empty), "--precision", "W4A4"], "empty"),
+        "pickle": (["calibrate", str(pickled), "--precision", "W4A4"], "safetensors"),
+        "memory": ([*calibrate, "W4A4", "--segments", "4096", "--seq-len", "131072"], "memory"),
+        "prompt": (["generate", tiny, "--prompt", "word " * 400], "context"),
+        "empty prompt": (["generate", tiny, "--prompt", " "], "empty"),
+        "run": (["eval", "r-0123456789"], "r-0123456789"),
+        "job": (["jobs", "show", "j-0123456789"], "j-0123456789"),
+        "report": (["report"], "no finished run"),
+        "shapes": (["bench", "kernels", "--shapes", "4096"], "4096"),
+        "bench precision": (["bench", "kernels", "--precisions", "W9A1", "--shapes", "64x64"], "W9A1"),
+        "device": (["bench", "kernels", "--device", "tpu"], "cpu or cuda"),
+        "decode device": (["bench", "decode", "--device", "tpu"], "cpu or cuda"),
+        "host": (["app", "--host", "0.0.0.0"], "--auth"),
+        "missing option": (["calibrate", tiny], "--precision"),
+        "command": (["nonsense"], "nonsense"),
+        "number": ([*calibrate, "W4A4", "--segments", "many"], "--segments"),
+    }
+
+
+def test_mistakes_get_one_line_and_exit_code_2(
+    folder: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (words, said) in mistakes(folder, str(tiny_llama)).items():
+        code = main(words)
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, ""), f"{name}: {code} {out} {err}"
+        assert err.startswith("abq: ") and err.count("\n") == 1 and said in err, f"{name}: {err}"
+    assert main(["jobs", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"jobs": []}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_missing_gpu_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("kernels", "decode"):
+        assert main(["bench", what, "--device", "cuda"]) == 2
+        assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["app", "--port", port]) == 2
+    err = capsys.readouterr().err
+    assert port in err and "--port" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("bad", ["ABQ_DATA_DIR", "ABQ_DATABASE_URL", "ABQ_THREADS"])
+def test_settings_that_cannot_work_are_said(
+    bad: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file").write_text("not a database, and longer than the header of one, so that it is looked at")
+    monkeypatch.setenv(bad, f"sqlite:///{folder / 'file'}" if bad == "ABQ_DATABASE_URL" else str(folder / "file"))
+    assert main(["runs", "list"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and str(folder / "file") in err and err.count("\n") == 1
+
+
+def test_what_nobody_expected_is_a_bug_with_a_log(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("app.services.Explorer.runs_frame", broken)
+    assert main(["runs", "list"]) == 1
+    err = capsys.readouterr().err
+    assert "internal error, KeyError" in err and err.count("\n") == 1
+    assert "Traceback" in (folder / "data" / "logs" / "errors.log").read_text("utf-8")
+
+
+def test_a_full_disk_is_said(
+    folder: Path, in_finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("app.runs.run_folder.os.fsync", full)
+    assert main(["report", "--out", str(folder / "report.html")]) == 2
+    assert "disk is full" in capsys.readouterr().err and not (folder / "report.html").exists()

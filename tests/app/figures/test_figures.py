@@ -1,0 +1,246 @@
+"""Every figure, from the frames of a real (tiny) run: it draws, says its units, keeps the lenses' colours."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from app.figures.attention import attention_figure
+from app.figures.base import empty_figure
+from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
+from app.figures.histograms import level_figure, paired_figure, weight_figure
+from app.figures.losses import loss_figure
+from app.figures.palette import DARK, LENSES, LIGHT, lens_colour, palette
+from app.figures.pareto import front, pareto_figure
+from app.figures.signal import outlier_figure, signal_figure
+from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
+from app.services import Explorer
+from storage.jobs import Job
+
+Q = "self_attn.q_proj"
+HOSTILE = "<script>alert(1)</script>"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of one run and of one exploration."""
+
+    run: dict[str, pd.DataFrame]
+    explored: dict[str, pd.DataFrame]
+    losses: pd.DataFrame
+    runs: pd.DataFrame
+
+
+@pytest.fixture(scope="session")
+def frames(finished: tuple[Explorer, Job]) -> Frames:
+    explorer, job = finished
+    names = (
+        "histograms",
+        "levels",
+        "blocks",
+        "linears",
+        "outliers",
+        "balance",
+        "clipping",
+        "attention",
+        "attention_tokens",
+    )
+    run = {name: explorer.diagnostics(job.run_id, name) for name in names}
+    explored = explorer.explore(str(job.spec["model"]), "W2*A8")
+    return Frames(run, explored, explorer.losses_frame(job.id), explorer.runs_frame())
+
+
+def kernel_rows() -> pd.DataFrame:
+    speedup = {"torch-fp32": 12.0, "torch-bf16": 10.0, "torch-int8": 0.8}
+    case = {
+        "engine": "abq",
+        "n": 4096,
+        "k": 4096,
+        "path": HOSTILE,
+        "iqr_us": 3.0,
+        "cold_us": 400.0,
+        "exact": True,
+        "threads": 1,
+    }
+    sizes = {"packed_bytes": 6 << 20, "bytes_moved": 7 << 20, "read_gb_per_second": 18.0}
+    return pd.DataFrame(
+        [
+            {**case, **sizes, "precision": "W2*A8", "m": 1, "median_us": 200.0, "speedup": speedup},
+            {**case, **sizes, "precision": "W4A4", "m": 8, "median_us": 900.0, "speedup": {"torch-bf16": 3.0}},
+        ]
+    )
+
+
+def decode_rows() -> pd.DataFrame:
+    rows = [("fp32", 40.0, 18 << 20), ("W2A8", 90.0, 2 << 20), ("r-0123456789", 80.0, 3 << 20)]
+    return pd.DataFrame(rows, columns=["column", "tokens_per_second", "weight_bytes"])
+
+
+DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
+    "weights": lambda f, dark: weight_figure(f.explored["histograms"], f.explored["levels"], 0, Q, dark, "balanced"),
+    "levels": lambda f, dark: level_figure(f.explored["levels"], 1, Q, dark),
+    "signal": lambda f, dark: signal_figure(f.explored["linears"], dark),
+    "signal of a run": lambda f, dark: signal_figure(f.run["linears"], dark, lens="corrected"),
+    "outliers": lambda f, dark: outlier_figure(f.explored["outliers"], 0, Q, dark),
+    "paired weights": lambda f, dark: paired_figure(f.run["histograms"], 0, Q, "weight", dark),
+    "paired activations": lambda f, dark: paired_figure(f.run["histograms"], 1, Q, "activation", dark),
+    "paired outputs": lambda f, dark: paired_figure(f.run["histograms"], 1, "block", "output", dark),
+    "attention": lambda f, dark: attention_figure(f.run["attention"], f.run["attention_tokens"], 0, 1, dark),
+    "blocks": lambda f, dark: blocks_figure(f.run["blocks"], dark),
+    "balance": lambda f, dark: balance_figure(f.run["balance"], 0, str(f.run["balance"]["pair"].iloc[0]), dark),
+    "clipping": lambda f, dark: clipping_figure(f.run["clipping"], 0, Q, dark),
+    "losses": lambda f, dark: loss_figure(f.losses, 2, dark),
+    "speed-up": lambda f, dark: speedup_figure(kernel_rows(), dark),
+    "roofline": lambda f, dark: roofline_figure(kernel_rows(), dark),
+    "decode": lambda f, dark: decode_figure(decode_rows(), dark),
+    "pareto": lambda f, dark: pareto_figure(f.runs, dark),
+}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_has_data_units_and_the_page_s_background(frames: Frames, name: str, dark: bool) -> None:
+    figure = DRAWN[name](frames, dark)
+    assert figure.data, figure.layout.annotations
+    assert figure.layout.paper_bgcolor == palette(dark).background
+    assert figure.layout.uirevision
+    titles = [axis.title.text for axis in [*figure.select_xaxes(), *figure.select_yaxes()]]
+    assert any(titles)
+    hovers = [trace for trace in figure.data if trace.hoverinfo != "skip"]
+    assert all("<extra></extra>" in trace.hovertemplate for trace in hovers)
+    assert len(figure.to_json()) < 400_000
+
+
+@pytest.mark.parametrize("name", ["weights", "paired weights", "paired activations", "paired outputs"])
+def test_distributions_have_256_bins_at_most_and_one_range(frames: Frames, name: str) -> None:
+    figure = DRAWN[name](frames, False)
+    outlines = [trace for trace in figure.data if trace.type == "scatter"]
+    assert len(outlines) >= 2
+    assert all(len(trace.x) <= 256 for trace in outlines)
+    assert len({(trace.x[0], trace.x[-1]) for trace in outlines}) == 1
+    logarithmic = [axis for axis in figure.select_yaxes() if axis.type == "log" or axis.matches]
+    assert len(logarithmic) >= 1
+
+
+def test_a_lens_has_its_colour_in_every_figure(frames: Frames) -> None:
+    for dark in (False, True):
+        for name in ("weights", "paired weights", "blocks"):
+            for trace in DRAWN[name](frames, dark).data:
+                lens = next(lens for lens, style in LENSES.items() if trace.name.startswith(style.word))
+                colour = trace.line.color if trace.type == "scatter" else trace.marker.color
+                assert colour == lens_colour(lens, dark)
+
+
+def test_what_colour_says_is_said_again() -> None:
+    assert len({(lens.dash, lens.marker, lens.pattern) for lens in LENSES.values()}) == len(LENSES)
+
+
+def test_colours_can_be_seen_on_their_background() -> None:
+    for dark, colours in ((False, LIGHT), (True, DARK)):
+        assert contrast(colours.ink, colours.background) >= 7
+        assert contrast(colours.muted, colours.background) >= 4.5
+        assert all(contrast(lens.colour(dark), colours.background) >= 3 for lens in LENSES.values())
+
+
+def test_attention_leaves_the_future_blank_and_shares_one_colour_bar(frames: Frames) -> None:
+    figure = DRAWN["attention"](frames, False)
+    assert len(figure.data) == 4
+    for heatmap in figure.data:
+        square = [[value is None or value != value for value in row] for row in heatmap.z]
+        assert all(square[query][key] == (key > query) for query in range(len(square)) for key in range(len(square)))
+    assert sum(bool(heatmap.coloraxis) for heatmap in figure.data) == 3
+    assert figure.data[3].showscale is False
+    assert figure.data[3].zmin == -figure.data[3].zmax
+
+
+def test_the_front_keeps_only_what_nothing_beats() -> None:
+    rows = [("a", 10, 30.0), ("b", 20, 20.0), ("worse than b", 25, 22.0), ("c", 40, 10.0), ("same size as c", 40, 11.0)]
+    best = front(pd.DataFrame(rows, columns=["run", "weight_bytes", "perplexity"]))
+    assert list(best["run"]) == ["a", "b", "c"]
+
+
+def test_the_end_to_end_pass_has_a_place_of_its_own_behind_the_blocks() -> None:
+    alone = [(block, epoch, term, 1.0) for block in (0, 1) for epoch in (1, 2) for term in ("dlc", "total")]
+    together = [(2, part, term, 0.5) for part in range(1, 11) for term in ("kl", "blocks", "total")]
+    columns = ["block", "epoch", "term", "value"]
+    running, whole = (pd.DataFrame(rows, columns=columns) for rows in (alone, alone + together))
+    before, after = loss_figure(running, 4), loss_figure(whole, 2)
+    assert before.layout.xaxis.ticktext == ("0", "1", "2", "3") and after.layout.xaxis.ticktext == ("0", "1", "all")
+    (total,) = (trace for trace in after.data if trace.name == "total")
+    assert [round(x, 2) for x in total.x if x is not None][3:5] == [1.42, 1.66]  # the blocks' epochs fill their place
+    places = {place for place, _ in total.customdata if place}
+    assert places == {"block 0, epoch", "block 1, epoch", "all blocks, part"}
+    assert len(after.data) == 4
+
+
+def test_without_data_a_figure_says_why() -> None:
+    nothing = pd.DataFrame()
+    for figure in (blocks_figure(nothing), speedup_figure(nothing), decode_figure(nothing), pareto_figure(nothing)):
+        assert not figure.data
+        assert figure.layout.annotations[0].text.endswith(".")
+    assert not loss_figure(nothing, 0).data
+    assert not balance_figure(nothing, 0, "q").data
+
+
+def test_hostile_text_is_inert(frames: Frames) -> None:
+    assert "&lt;script&gt;" in empty_figure(HOSTILE, False).layout.annotations[0].text
+    runs = frames.runs.assign(precision=HOSTILE, method=HOSTILE, run=HOSTILE)
+    tokens = frames.run["attention_tokens"].assign(text=HOSTILE)
+    drawn = [
+        pareto_figure(runs),
+        attention_figure(frames.run["attention"], tokens, 0, 0),
+        roofline_figure(kernel_rows()),
+        speedup_figure(kernel_rows()),
+        decode_figure(decode_rows().assign(column=HOSTILE)),
+    ]
+    for figure in drawn:
+        assert HOSTILE not in json.dumps(json.loads(figure.to_json()))
+
+
+def test_a_gpu_has_a_roof_for_each_kind_of_product() -> None:
+    case = {"engine": "abq", "n": 4096, "k": 4096, "cold_us": 9.0, "bytes_moved": 5 << 20, "read_gb_per_second": 3e3}
+    bits = {"path": "cuda-binary", "operations": 2 * 16 * 4096**2, "ceiling_gop_per_second": 3.2e6}
+    bytes_ = {"path": "cuda-int8", "operations": 2 * 512 * 4096**2, "ceiling_gop_per_second": 9e5}
+    rows = pd.DataFrame(
+        [
+            {**case, **bits, "precision": "W2A8", "m": 1},
+            {**case, **bits, "precision": "W4A4", "m": 1},
+            {**case, **bytes_, "precision": "W8A8", "m": 512},
+            {**case, "path": "cuda-binary", "precision": "W2A4", "m": 1},  # an older timing
+        ]
+    )
+    lines = {trace.name: trace for trace in roofline_figure(rows).data if trace.mode == "lines"}
+    assert list(lines) == [
+        "memory: 3,000.0 GB/s",
+        "cuda-int8: 900,000 GOP/s",
+        "cuda-binary, 16 products of bits: 200,000 GOP/s",
+    ]
+    slope, _, binary = lines.values()
+    assert slope.x[-1] == pytest.approx(300) and slope.y[-1] == pytest.approx(9e5)  # ends at the highest roof
+    assert binary.x[0] == pytest.approx(2e5 / 3e3) and set(binary.y) == {2e5}
+
+
+@pytest.mark.parametrize("broken", [{"read_gb_per_second": 0.0}, {"read_gb_per_second": None}, {"cold_us": 0.0}])
+def test_timings_without_bandwidth_or_time_draw_no_roofline(broken: dict[str, float | None]) -> None:
+    figure = roofline_figure(kernel_rows().assign(**broken))
+    assert not figure.data and "No kernel" in figure.layout.annotations[0].text
+
+
+def test_a_ceiling_of_nothing_is_none() -> None:
+    figure = roofline_figure(kernel_rows().assign(operations=[0, 5], ceiling_gop_per_second=[9.0, 0.0]))
+    assert [t.name.partition(":")[0] for t in figure.data if t.mode == "lines"] == ["memory", "best seen"]
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG contrast ratio of two #rrggbb colours."""
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

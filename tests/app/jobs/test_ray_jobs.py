@@ -1,0 +1,223 @@
+"""Jobs of which the blocks are made elsewhere: nodes die, are silent, differ; what this process writes of it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from app_cases import SpecMaker, settings_in, work_on
+from ray_cases import DiesAt, FakeCluster
+
+from abq_core.events import BlockDone, EpochDone, Event, Message, StepDone
+from app.clock import now
+from app.jobs.calibration_job import EvaluationPlan
+from app.jobs.executors.cluster import ClusterJobs, Need
+from app.jobs.executors.local import PROJECT_ROOT
+from app.jobs.executors.node import Delivery, Ended, Outbox, check_node, prepare_process
+from app.runs.provenance import versions
+from app.services import Explorer
+from storage.jobs import Job
+
+PLAN = EvaluationPlan(4, 32)
+
+
+def bring_to_end(explorer: Explorer, cluster: FakeCluster, *jobs: Job) -> list[Job]:
+    ClusterJobs(explorer, cluster, plan=PLAN).bring_to_end([job.id for job in jobs])
+    return [explorer.job(job.id) for job in jobs]
+
+
+def hashes(explorer: Explorer, job: Job) -> dict[int, str]:
+    return {block.block: block.sha256 for block in explorer.runs.blocks(job.run_id)}
+
+
+def before(kind: type[Event], block: int) -> DiesAt:
+    return lambda item: isinstance(item, Delivery) and isinstance(item.event, kind) and item.event.block == block
+
+
+def in_background(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_node_that_dies_in_a_block_costs_that_block(explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+    spec = tiny_spec()
+    cluster = FakeCluster(dies_at={"W4A4 abq": [before(EpochDone, 1)]})
+    job = explorer.submit(spec)
+    first: list[object] = []
+
+    def look(jobs: object) -> None:  # as soon as the node died
+        if not first and explorer.job(job.id).blocks_done == 1:
+            path = explorer.folder(job.run_id).block_path(0)
+            first.append((path.stat().st_mtime_ns, explorer.runs.blocks(job.run_id)[0]))
+
+    ClusterJobs(explorer, cluster, look, PLAN).bring_to_end([job.id])
+    ended = explorer.job(job.id)
+    assert (ended.state, ended.epoch, ended.attempts) == ("succeeded", 2, 0), explorer.logs(job.id)
+    assert [sorted(sent) for sent in cluster.sent] == [[], [(0, False)]]
+    path = explorer.folder(job.run_id).block_path(0)
+    assert [(path.stat().st_mtime_ns, explorer.runs.blocks(job.run_id)[0])] == first, "a finished block was redone"
+    assert "Its node is gone." in explorer.logs(job.id)
+
+    other = Explorer.open(settings_in(tmp_path / "here"))
+    assert hashes(explorer, job) == hashes(other, work_on(other, other.submit(spec)))
+    assert sorted(explorer.folder(job.run_id).frame_names()) and len(explorer.losses_frame(job.id))
+
+
+def test_a_node_that_dies_in_the_end_to_end_pass_leaves_the_drafts(
+    explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path
+) -> None:
+    spec = tiny_spec("W2A8", "abq+", epochs=1, end_to_end_segments=16)
+    cluster = FakeCluster(dies_at={"W2A8 abq+": [before(EpochDone, 2)]})
+    (job,) = bring_to_end(explorer, cluster, explorer.submit(spec))
+    assert job.state == "succeeded", explorer.logs(job.id)
+    assert sorted(cluster.sent[1]) == [(0, True), (1, True)]
+    assert not any(explorer.folder(job.run_id).draft_path(block).exists() for block in (0, 1))
+    other = Explorer.open(settings_in(tmp_path / "here"))
+    assert hashes(explorer, job) == hashes(other, work_on(other, other.submit(spec)))
+
+
+def test_a_job_whose_nodes_all_die_fails_and_the_others_go_on(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    deaths = {"W4A4 abq": [before(EpochDone, 0)] * 3}
+    submitted = explorer.submit(tiny_spec()), explorer.submit(tiny_spec("W4A4", "rtn"))
+    poisonous, other = bring_to_end(explorer, FakeCluster(dies_at=deaths), *submitted)
+    assert (poisonous.state, other.state) == ("failed", "succeeded"), explorer.logs(poisonous.id)
+    assert poisonous.error is not None and "tried 3 times without finishing a new block" in poisonous.error
+
+
+def test_an_attempt_with_a_new_block_does_not_count(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    deaths = {"W4A4 abq": [before(EpochDone, 0)] * 2 + [before(EpochDone, 1)] * 2}
+    (job,) = bring_to_end(explorer, FakeCluster(dies_at=deaths), explorer.submit(tiny_spec()))
+    assert (job.state, job.epoch) == ("succeeded", 5), explorer.logs(job.id)
+
+
+def test_a_cancel_ends_a_calibration_that_says_nothing(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    cluster = FakeCluster(silent=True)
+    job = explorer.submit(tiny_spec())
+    work = in_background(lambda: ClusterJobs(explorer, cluster).bring_to_end([job.id]))
+    assert cluster.began.wait(60)
+    explorer.cancel(job.id)
+    work.join(60)
+    assert not work.is_alive() and explorer.job(job.id).state == "cancelled" and not cluster.alive
+
+
+def test_a_submitting_process_that_is_asked_to_stop_gives_its_jobs_back(
+    explorer: Explorer, tiny_spec: SpecMaker
+) -> None:
+    cluster = FakeCluster(silent=True)
+    one, two = explorer.submit(tiny_spec()), explorer.submit(tiny_spec("W4A4", "rtn"))
+    jobs = ClusterJobs(explorer, cluster)
+    work = in_background(lambda: jobs.bring_to_end([one.id, two.id]))
+    assert cluster.began.wait(60)
+    jobs.stop("shutdown")
+    work.join(60)
+    assert not work.is_alive() and not cluster.alive
+    assert [(job.state, job.attempts) for job in map(explorer.job, (one.id, two.id))] == [("queued", 0)] * 2
+
+
+def test_ctrl_c_cancels_what_has_not_ended(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    cluster = FakeCluster(silent=True)
+    one, two = explorer.submit(tiny_spec()), explorer.submit(tiny_spec("W4A4", "rtn"))
+
+    def look(jobs: object) -> None:
+        if cluster.began.is_set():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ClusterJobs(explorer, cluster, look).bring_to_end([one.id, two.id])
+    assert [explorer.job(job.id).state for job in (one, two)] == ["cancelled", "cancelled"]
+
+
+def test_as_many_at_once_as_there_is_room_and_first_come_first_served(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    cluster = FakeCluster(rooms=2)
+    precisions = ["W2A8", "W3A8", "W4A8", "W5A8"]
+    jobs = bring_to_end(explorer, cluster, *[explorer.submit(tiny_spec(name, "rtn")) for name in precisions])
+    assert {job.state for job in jobs} == {"succeeded"}
+    assert cluster.most_alive == 2
+    assert sorted(cluster.specs[:2]) == ["W2A8 rtn", "W3A8 rtn"] and len(cluster.specs) == 4
+
+
+def test_the_jobs_of_a_submitting_process_that_died_are_taken_over(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+    job = explorer.submit(tiny_spec("W4A4", "rtn"))
+    assert explorer.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=job.id) is not None
+    (job,) = bring_to_end(explorer, FakeCluster(), job)
+    assert (job.state, job.epoch) == ("succeeded", 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"versions": {**versions(), "torch": "1.0"}}, "install the same versions on all of them"),
+        ({"fingerprint": "0" * 64}, "are not those of the submitting machine"),
+    ],
+)
+def test_a_node_that_differs_is_refused_in_a_sentence(
+    explorer: Explorer, tiny_spec: SpecMaker, changes: dict[str, object], sentence: str
+) -> None:
+    (job,) = bring_to_end(explorer, FakeCluster(changes=changes), explorer.submit(tiny_spec("W4A4", "rtn")))
+    assert job.state == "failed" and job.error is not None and sentence in job.error
+    log = explorer.logs(job.id)
+    assert "Traceback" in log and "in _calibrate\n" in log, "the node's traceback is not in the log"
+    assert not hashes(explorer, job)
+
+
+def test_room_is_what_the_scarcest_resource_allows() -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    from app.jobs.executors.ray import _fitting
+
+    node = {"Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 20.0 * 2**30}}
+    assert _fitting(node, Need(1, 0, 4 * 2**30)) == 5
+    assert _fitting(node, Need(1, 1, 4 * 2**30)) == 2
+    assert _fitting(node, Need(3, 0, 2**30)) == 2
+    assert _fitting(node, Need(1, 0, 21 * 2**30)) == 0
+    assert _fitting({"Resources": {"CPU": 8.0}}, Need(1, 1, 1)) == 0
+
+
+def test_nothing_passes_a_block_that_is_not_safe() -> None:
+    outbox, passed = Outbox(), threading.Event()
+
+    def put() -> None:
+        outbox.put(Delivery(BlockDone(0, 1.0, False, {}), b"block"))
+        passed.set()
+        outbox.put(Ended())
+
+    thread = in_background(put)
+    (block,) = outbox.take(60)
+    assert isinstance(block, Delivery) and block.saved == b"block"
+    time.sleep(0.05)
+    assert not passed.is_set()
+    assert [*outbox.take(60), *outbox.take(0)] == [Ended()]
+    thread.join(60)
+
+
+def test_of_steps_in_a_row_the_last_is_passed_on() -> None:
+    outbox = Outbox()
+    for item in (Message("a"), StepDone(0, 1, 4), StepDone(0, 2, 4), Message("b"), StepDone(0, 3, 4)):
+        outbox.put(Delivery(item))
+    events = [item.event for item in outbox.take(0) if isinstance(item, Delivery)]
+    assert events == [Message("a"), StepDone(0, 2, 4), Message("b"), StepDone(0, 3, 4)]
+    outbox.put(Delivery(StepDone(0, 4, 4)))
+    assert outbox.take(0) == [Delivery(StepDone(0, 4, 4))]
+
+
+def test_a_path_that_is_not_on_a_node_is_named() -> None:
+    (sentence,) = check_node(versions(), [str(Path(__file__)), "/nowhere/model"])
+    assert sentence.startswith("/nowhere/model is not on node") and "on every node at the same path" in sentence
+
+
+def test_a_node_can_be_prepared_before_torch_is_imported() -> None:
+    code = "import sys, app.jobs.executors.node; print({'torch', 'huggingface_hub'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    assert found.stdout == "set()\n"
+
+
+def test_a_node_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"HF_TOKEN": "hf_0123456789", "PATH": "/bin"})
+    prepare_process()
+    assert "HF_TOKEN" not in os.environ and os.environ["PATH"] == "/bin"
+    assert os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"

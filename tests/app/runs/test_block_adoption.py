@@ -1,0 +1,166 @@
+"""A run that begins as another one did takes its first blocks over, bit for bit as it would have made them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from app_cases import SpecMaker, settings_in, work_on
+
+from abq_core.mix import MixedLinear, PrecisionMix
+from abq_core.planning.shared_prefix import blocks_alike
+from abq_core.planning.sweep import SweepError, read_sweep
+from abq_core.precision import Precision
+from abq_core.spec import METHODS, CalibrationSpec
+from app.cli import main
+from app.runs.run_folder import RunFolder
+from app.services import Explorer
+from storage.jobs import Job
+
+MixMaker = Callable[..., PrecisionMix]
+
+
+@pytest.fixture(scope="module")
+def mix(tiny_spec: SpecMaker, tmp_path_factory: pytest.TempPathFactory) -> MixMaker:
+    """A mix whose linears have one precision a block, of the tiny model's two blocks."""
+    shape = Explorer.open(settings_in(tmp_path_factory.mktemp("shape"))).model_shape(tiny_spec().model)
+
+    def make(*blocks: str) -> PrecisionMix:
+        return PrecisionMix(
+            tuple(
+                MixedLinear(block, name, Precision.parse(precision), rows * columns)
+                for block, precision in enumerate(blocks)
+                for name, (rows, columns) in shape.linears.items()
+            )
+        )
+
+    return make
+
+
+def finish(explorer: Explorer, spec: CalibrationSpec) -> Job:
+    job = work_on(explorer, explorer.submit(spec))
+    assert job.state == "succeeded", job.error
+    return job
+
+
+def hashes(explorer: Explorer, job: Job) -> list[str]:
+    return [record.sha256 for record in explorer.runs.blocks(job.run_id)]
+
+
+def taken_over(explorer: Explorer, job: Job) -> list[int]:
+    """The blocks that the run did not make itself: they took no time."""
+    return [record.block for record in explorer.runs.blocks(job.run_id) if record.seconds == 0]
+
+
+@pytest.fixture
+def first(explorer: Explorer, tiny_spec: SpecMaker, mix: MixMaker) -> Job:
+    """A finished run: its first block at W4A8, its second at W2A8."""
+    return finish(explorer, replace(tiny_spec(), precision=mix("W4A8", "W2A8")))
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_what_is_taken_over_is_what_would_have_been_made(
+    uniform: bool, explorer: Explorer, first: Job, tiny_spec: SpecMaker, mix: MixMaker, tmp_path: Path
+) -> None:
+    spec = tiny_spec("W4A8") if uniform else replace(tiny_spec(), precision=mix("W4A8", "W3A8"))
+    alone = Explorer.open(settings_in(tmp_path / "alone"))
+    job, untouched = finish(explorer, spec), finish(alone, spec)
+    assert taken_over(explorer, job) == [0] and not taken_over(alone, untouched)
+    assert hashes(explorer, job) == hashes(alone, untouched)
+    assert hashes(explorer, job)[0] == hashes(explorer, first)[0] and len(set(hashes(explorer, job))) == 2
+    losses, made = explorer.jobs.losses(job.id), alone.jobs.losses(untouched.id)
+    assert [(one.block, one.step, one.terms) for one in losses] == [(one.block, one.step, one.terms) for one in made]
+    frames = (explorer.diagnostics(job.run_id, "blocks"), alone.diagnostics(untouched.run_id, "blocks"))
+    assert frames[0].equals(frames[1])
+    log = " ".join(line.text for line in explorer.jobs.logs(job.id))
+    assert f"taken over from run {first.run_id}, which made them from the same inputs: 1." in log
+
+
+def test_who_asks_for_the_same_again_has_it_made_again(explorer: Explorer, first: Job) -> None:
+    again = finish(explorer, CalibrationSpec.from_dict(first.spec))
+    assert not taken_over(explorer, again)
+    assert hashes(explorer, again) == hashes(explorer, first)
+
+
+def damage_block(folder: RunFolder) -> None:
+    data = bytearray(folder.block_path(0).read_bytes())
+    data[-1] ^= 1
+    folder.block_path(0).write_bytes(data)
+
+
+def other_version(folder: RunFolder) -> None:
+    content = folder.read_spec() or {}
+    folder.write_spec(content | {"versions": {**content["versions"], "torch": "1.0"}})  # type: ignore[dict-item]
+
+
+def other_model(folder: RunFolder) -> None:
+    folder.write_spec((folder.read_spec() or {}) | {"fingerprint": "0" * 64})
+
+
+def other_text(folder: RunFolder) -> None:
+    (name, record), *_ = folder.read_texts().items()
+    folder.write_texts({name: replace(record, sha256="0" * 64)})
+
+
+def no_record(folder: RunFolder) -> None:
+    (folder.path / "data.json").write_text("[")
+
+
+@pytest.mark.parametrize("change", [damage_block, other_version, other_model, other_text, no_record])
+def test_nothing_is_taken_that_may_differ(
+    change: Callable[[RunFolder], None], explorer: Explorer, first: Job, tiny_spec: SpecMaker
+) -> None:
+    before = hashes(explorer, first)
+    change(explorer.folder(first.run_id))
+    job = finish(explorer, tiny_spec("W4A8"))
+    assert not taken_over(explorer, job)
+    assert hashes(explorer, job)[0] == before[0], "made here, and the same"
+
+
+def test_blocks_are_alike_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
+    spec = replace(tiny_spec(), precision=mix("W4A8", "W2A8"))
+    assert blocks_alike(spec, spec, 2) == 2
+    assert blocks_alike(spec, tiny_spec("W4A8"), 2) == blocks_alike(tiny_spec("W4A8"), spec, 2) == 1
+    assert blocks_alike(spec, tiny_spec("W2A8"), 2) == 0
+    assert blocks_alike(tiny_spec("W4A8"), tiny_spec("W4A8"), 2) == 2
+    assert blocks_alike(tiny_spec("W4A8"), tiny_spec("W4A4"), 2) == 0
+    assert blocks_alike(tiny_spec("W4A8kv4"), tiny_spec("W4A8"), 2) == 0
+    written_out = replace(spec, method="rtn", switches=METHODS["abq"])
+    assert blocks_alike(spec, written_out, 2) == 2
+    changes = {"seed": 1, "segments": 3, "seq_len": 16, "epochs": 3, "method": "omniquant", "data": "builtin"}
+    for name, value in changes.items():
+        assert blocks_alike(spec, replace(spec, **{name: value}), 2) == 0, name
+    together = replace(spec, method="abq+")
+    assert together.learns_end_to_end and blocks_alike(together, together, 2) == 0
+
+
+def test_a_sweep_over_mixes_makes_what_they_share_once(
+    folder: Path, tiny_spec: SpecMaker, mix: MixMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, second in {"two": "W2A8", "three": "W3A8"}.items():
+        precision = mix("W4A8", second)
+        content = {"precision": str(precision), "mix": precision.to_dict()}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    spec = tiny_spec()
+    grid = {"models": [spec.model], "precisions": ["two.json", "W4A8", "three.json"], "methods": ["omniquant"]}
+    settings = {"data": spec.data, "segments": 2, "seq_len": 32, "epochs": 1}
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid | settings))
+    assert main(["sweep", str(path), "--wait", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["sweep"]
+    explorer = Explorer.open(settings_in(folder / "data"))
+    jobs = [explorer.job(row["run"]) for row in rows]
+    assert [taken_over(explorer, job) for job in jobs] == [[], [0], [0]]
+    assert str(mix("W4A8", "W3A8")) == jobs[2].spec["precision"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"precision": "W2A8", "mix": [1]}'])
+def test_a_sweep_says_which_mix_cannot_be_read(content: str | None, folder: Path) -> None:
+    if content is not None:
+        (folder / "mix.json").write_text(content)
+    path = folder / "grid.yaml"
+    path.write_text("models: [builtin]\nprecisions: [mix.json]\n")
+    with pytest.raises((SweepError, ValueError), match=r"mix\.json|mix of precisions"):
+        read_sweep(path)

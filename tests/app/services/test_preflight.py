@@ -1,0 +1,79 @@
+"""What cannot fit is refused before anything is queued, in the service and on the command line, and says what would."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from app_cases import SpecMaker
+
+from abq_core.planning.cost import Work
+from abq_core.planning.estimate import Available, EstimateError
+from app.cli import main
+from app.jobs.calibration_job import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, EvaluationPlan
+from app.services import Explorer, preflight
+
+KIB, MIB = 1 << 10, 1 << 20
+PLENTY = 1 << 50
+
+
+def free(monkeypatch: pytest.MonkeyPatch, available: Available) -> None:
+    """Make the machine one with so much room."""
+    monkeypatch.setattr(preflight, "available", lambda data_dir, *devices: available)
+
+
+def test_work_without_room_is_not_queued(
+    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EstimateError, match=r"GiB of memory \(.* free\)"):  # on this machine as it is
+        explorer.submit(tiny_spec(segments=4096, seq_len=131072))
+    free(monkeypatch, Available(4096 * MIB, PLENTY))
+    huge = tiny_spec(segments=4096, seq_len=2048)
+    with pytest.raises(EstimateError, match=r"\(4.0 GiB free\)\. Use at most \d+ segments") as caught:
+        explorer.submit(huge)
+    assert not explorer.jobs.list()
+    count = int(re.findall(r"at most (\d+) segments", str(caught.value))[0])
+    explorer.submit(replace(huge, segments=count))
+    with pytest.raises(EstimateError):
+        explorer.submit(replace(huge, segments=count + 1))
+
+
+@pytest.mark.parametrize(
+    ("available", "words"),
+    [
+        (Available(PLENTY, KIB), r"of disk \(1 KiB free\).*ABQ_DATA_DIR"),
+        (Available(MIB, PLENTY), r"of memory \(1 MiB free\).*too large for this machine"),
+        (Available(MIB, KIB), r"of memory \(1 MiB free\), .* of disk \(1 KiB free\)"),
+        (Available(PLENTY, PLENTY, MIB), r"of memory of cuda \(1 MiB free\)"),
+    ],
+)
+def test_every_kind_of_room_counts(
+    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, available: Available, words: str
+) -> None:
+    free(monkeypatch, available)
+    with pytest.raises(EstimateError, match=words):
+        explorer.submit(tiny_spec(device="cuda"))
+    assert not explorer.jobs.list()
+    free(monkeypatch, Available(PLENTY, PLENTY, PLENTY))
+    assert explorer.submit(tiny_spec(device="cuda")).state == "queued"
+
+
+def test_what_is_free_is_read_from_the_machine(tmp_path: Path) -> None:
+    found = preflight.available(tmp_path, "cpu")
+    assert found.host > 0 and found.disk > 0 and found.device is None
+
+
+def test_the_command_line_says_so_in_one_line(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ABQ_DATA_DIR", str(tmp_path / "data"))
+    free(monkeypatch, Available(MIB, PLENTY))
+    assert main(["calibrate", str(tiny_llama), "--precision", "W4A4"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.strip().splitlines()) == 1 and "of memory (1 MiB free)" in err
+
+
+def test_the_estimate_counts_what_a_job_measures_afterwards() -> None:
+    plan = EvaluationPlan()
+    assert Work().diagnosed == (DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN)
+    assert Work().evaluated == (plan.segments, plan.seq_len)

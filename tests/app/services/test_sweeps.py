@@ -1,0 +1,126 @@
+"""`abq sweep`: says what it would do, does it once, goes on where it stopped."""
+
+import json
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from app_cases import SpecMaker, settings_in
+
+from app.cli import main
+from app.clock import now
+from app.services import Explorer
+
+
+@pytest.fixture
+def explorer(folder: Path) -> Explorer:
+    return Explorer.open(settings_in(folder / "data"))
+
+
+@pytest.fixture
+def grid(folder: Path, tiny_spec: SpecMaker) -> Path:
+    return write(folder, tiny_spec)
+
+
+def write(folder: Path, tiny_spec: SpecMaker, **changes: object) -> Path:
+    spec = tiny_spec()
+    asked = {
+        "models": [spec.model],
+        "precisions": ["W4A4", "W2*A8"],
+        "methods": ["rtn", "omniquant"],
+        "data": spec.data,
+        "segments": 2,
+        "seq_len": 32,
+        "epochs": 1,
+    }
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(asked | changes))
+    return path
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, object]]]:
+    code = main(["sweep", *words, "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out)["sweep"] if out else [{"error": err}]
+
+
+def test_a_dry_run_says_what_each_takes_and_queues_nothing(
+    grid: Path, explorer: Explorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows = ask(capsys, str(grid), "--dry-run")
+    assert code == 0 and [row["state"] for row in rows] == ["new"] * 4
+    assert all(row["peak_memory_bytes"] > 0 and row["run_bytes"] > 0 and row["seconds"] > 0 for row in rows)
+    assert not explorer.jobs.list()
+    assert main(["sweep", str(grid), "--dry-run"]) == 0
+    assert "4 of 4 calibrations would be queued" in capsys.readouterr().out
+
+
+def test_a_sweep_is_done_once_and_goes_on_where_it_stopped(
+    grid: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_up = explorer.submit(tiny_spec("W4A4", "rtn", epochs=1))
+    explorer.cancel(given_up.id)
+    code, rows = ask(capsys, str(grid), "--wait")
+    assert code == 0 and {row["state"] for row in rows} == {"succeeded"}
+    assert rows[0]["run"] == given_up.run_id
+    assert len(explorer.runs.list()) == 4
+    code, again = ask(capsys, str(grid), "--wait")
+    assert [row["run"] for row in again] == [row["run"] for row in rows]
+    assert len(explorer.runs.list()) == 4
+    code, more = ask(capsys, str(write(grid.parent, tiny_spec, precisions=["W4A4", "W3A8"])), "--dry-run")
+    assert [row["state"] for row in more] == ["succeeded", "succeeded", "new", "new"]
+
+
+def test_nothing_is_queued_where_one_cannot_run(
+    folder: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(folder, tiny_spec, data=str(folder / "none.txt"))
+    assert main(["sweep", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and "none.txt" in err and err.count("\n") == 1
+    assert not explorer.runs.list()
+
+
+def test_a_sweep_takes_over_what_a_dead_one_held(
+    folder: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = explorer.submit(tiny_spec("W4A4", "rtn", epochs=1))
+    assert explorer.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=held.id) is not None
+    path = write(folder, tiny_spec, precisions=["W4A4"], methods=["rtn"])
+    code, (row,) = ask(capsys, str(path), "--wait")
+    assert (code, row["run"], row["state"]) == (0, held.run_id, "succeeded")
+    code, (again,) = ask(capsys, str(path), "--executor", "ray", "--ray-address", "nowhere:1")
+    assert (code, again) == (0, row), "nothing is left, so no cluster is needed"
+
+
+def test_ray_is_an_extra(grid: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cli.sweep.find_spec", lambda name: None)
+    assert main(["sweep", str(grid), "--executor", "ray"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and "pip install 'abq-explorer[ray]'" in err and err.count("\n") == 1
+
+
+def test_an_address_is_for_ray(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(grid), "--ray-address", "127.0.0.1:6379"]) == 2
+    assert "is for --executor ray" in capsys.readouterr().err
+    assert main(["sweep", str(grid), "--executor", "dask"]) == 2
+
+
+def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
+    grid: Path, explorer: Explorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        closed = f"127.0.0.1:{taken.getsockname()[1]}"
+        for address, sentence in {
+            closed: "No Ray cluster answers",
+            "ray://127.0.0.1:10001": "give HOST:PORT",
+            "somewhere": "give HOST:PORT",
+        }.items():
+            assert main(["sweep", str(grid), "--executor", "ray", "--ray-address", address]) == 2
+            out, err = capsys.readouterr()
+            assert not out and sentence in err and err.count("\n") == 1
+    assert not explorer.jobs.list()

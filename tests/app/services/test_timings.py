@@ -1,0 +1,225 @@
+"""Timings that travel between machines: what is exported comes back the same, and nothing else comes in."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from app_cases import settings_in
+
+from app.services import Explorer, timings
+from app.services.errors import ServiceError
+from app.services.timings import export_timings, import_timings, this_device
+from app.web.tabs.measurements import READABLE, chosen_kernels, latest_decodes
+
+ROOT = Path(__file__).parents[3]
+Rows = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Explorer:
+    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("measured")))
+    explorer.bench_kernels(["W2A8"], [(64, 96)], [1], threads=1)
+    return explorer
+
+
+@pytest.fixture
+def exported(measured: Explorer, tmp_path: Path) -> Path:
+    path = tmp_path / "timings.json"
+    assert export_timings(measured, path, this_device()) == 4
+    return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Explorer:
+    return Explorer.open(settings_in(tmp_path / "elsewhere"))
+
+
+def test_what_is_exported_comes_back_once(measured: Explorer, exported: Path, elsewhere: Explorer) -> None:
+    assert import_timings(elsewhere, exported) == (4, 0)
+    assert import_timings(elsewhere, exported) == (0, 4)
+    here = [(r.created_at, r.device, r.values) for r in measured.measurements.throughput()]
+    assert [(r.created_at, r.device, r.values) for r in elsewhere.measurements.throughput()] == here
+
+
+def test_timings_of_an_older_version_are_known_again(elsewhere: Explorer, exported: Path, tmp_path: Path) -> None:
+    content = json.loads(exported.read_text())
+    for row in content["timings"]:
+        for added_later in ("cold_iqr_us", "operations", "ceiling_gop_per_second"):
+            row["values"].pop(added_later)
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(content))
+    timings = [(datetime.fromisoformat(t["created"]), t["device"], t["values"]) for t in content["timings"]]
+    elsewhere.measurements.add_timings(timings)
+    assert import_timings(elsewhere, older) == (0, 4)
+    empty = Explorer.open(settings_in(tmp_path / "empty"))
+    assert import_timings(empty, older) == (4, 0)
+    assert {r.values["operations"] for r in empty.measurements.throughput()} == {None}
+
+
+def test_operations_and_their_ceiling_travel(exported: Path, elsewhere: Explorer) -> None:
+    content = json.loads(exported.read_text())
+    set_value("operations", 2**40)(content["timings"])
+    set_value("ceiling_gop_per_second", 9.25e6)(content["timings"])
+    exported.write_text(json.dumps(content))
+    assert import_timings(elsewhere, exported) == (4, 0)
+    kept = [(r.values["operations"], r.values["ceiling_gop_per_second"]) for r in elsewhere.measurements.throughput()]
+    assert sorted(kept, key=str) == [(2**40, 9.25e6), *[(None, None)] * 3]
+
+
+def test_only_the_asked_device_is_exported(measured: Explorer, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no timing of 'H200' yet"):
+        export_timings(measured, tmp_path / "none.json", "H200")
+
+
+def test_a_file_that_is_there_is_not_written_over(measured: Explorer, exported: Path) -> None:
+    before = exported.read_bytes()
+    with pytest.raises(ServiceError, match="is there already"):
+        export_timings(measured, exported, this_device())
+    assert exported.read_bytes() == before
+
+
+def set_value(name: str, value: object) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        rows[-1]["values"][name] = value  # type: ignore[index]
+
+    return change
+
+
+def set_row(name: str, value: object) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        rows[-1][name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_value("kind", "guess"), "guess"),
+        (set_value("median_us", "fast"), "median_us is 'fast'"),
+        (set_value("median_us", -1), "median_us is '-1'"),
+        (set_value("n", 0), "n is '0'"),
+        (set_value("operations", -2), "operations is '-2'"),
+        (set_value("precision", "W" * 201), "precision is"),
+        (set_value("speedup", {"torch-bf16": "<b>"}), "speedup is"),
+        (set_row("device", 7), "lacks a device"),
+        (set_row("created", "2026-01-01T00:00:00"), "time zone"),
+        (set_row("created", "yesterday"), "cannot be read"),
+        (set_row("values", []), "cannot be read"),
+    ],
+)
+def test_a_wrong_timing_is_named_and_nothing_is_kept(
+    exported: Path, elsewhere: Explorer, change: Callable[[Rows], None], says: str
+) -> None:
+    content = json.loads(exported.read_text())
+    change(content["timings"])
+    exported.write_text(json.dumps(content))
+    with pytest.raises(ServiceError, match=r"Timing 4 of .*Nothing was imported") as caught:
+        import_timings(elsewhere, exported)
+    assert says in str(caught.value)
+    assert not elsewhere.measurements.throughput()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "no JSON"),
+        ("{}", "holds no timings"),
+        ('{"format": "abq-timings-1", "timings": 3}', "holds no timings"),
+        ('{"format": "abq-timings-1", "timings": [' + ",".join(["0"] * 10_001) + "]}", "10,001 timings"),
+        ('{"format": "abq-timings-1", "timings": [' + " " * (16 << 20) + "]}", "at most 16,777,216"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, elsewhere: Explorer, text: str, says: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ServiceError, match=says):
+        import_timings(elsewhere, path)
+
+
+def test_the_page_knows_which_machine_a_timing_is_of(
+    measured: Explorer, exported: Path, elsewhere: Explorer, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    content = json.loads(exported.read_text())
+    for row in content["timings"]:
+        row["device"] = "AMD EPYC"
+    other.write_text(json.dumps(content))
+    import_timings(elsewhere, exported)
+    import_timings(elsewhere, other)
+    assert elsewhere.throughput_frame()["machine"].value_counts().to_dict() == {this_device(): 4, "AMD EPYC": 4}
+
+
+def test_shipped_timings_are_of_other_machines_and_in_no_database(elsewhere: Explorer) -> None:
+    frame = elsewhere.throughput_frame(shipped=True)
+    assert set(frame["kind"]) == {"kernel", "decode"}
+    assert this_device() not in set(frame["machine"])
+    assert set(frame.loc[frame["kind"].eq("kernel"), "engine"]) == {"abq"}
+    assert frame.loc[frame["kind"].eq("kernel"), "exact"].all()
+    assert elsewhere.throughput_frame().empty
+    assert not elsewhere.measurements.throughput()
+
+
+def test_this_machines_own_timings_are_not_shown_as_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.loads(next(timings.SHIPPED.glob("*.json")).read_text())
+    machine = content["timings"][0]["device"]
+    monkeypatch.setattr(timings, "this_device", lambda: machine)
+    timings.shipped_timings.cache_clear()
+    assert machine not in {record.device for record in timings.shipped_timings()}
+    timings.shipped_timings.cache_clear()
+
+
+def test_shipped_files_are_what_the_benchmarks_measured(tmp_path: Path) -> None:
+    ship([str(path) for path in (ROOT / "benchmarks/results").glob("[cg]pu-*.json")], tmp_path)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text() for path in timings.SHIPPED.iterdir()}
+
+
+def test_a_gpus_files_can_be_shipped(tmp_path: Path) -> None:
+    """With the fields that its benchmarks write: what they say of limits stays out, decoding has one thread."""
+    kernel = dict(next(row.values for row in timings.shipped_timings() if row.values["kind"] == "kernel"))
+    del kernel["kind"]
+    rows = [{**kernel, "limit": "memory", "limit_share": 0.7}, {**kernel, "engine": "cublas-fp16"}]
+    column = {"column": "W2A8", "path": "cuda-binary", "tokens_per_second": 900.0, "first_token_seconds": 0.02}
+    decode = {"model": "llama-7b", "tokens": 1024, "columns": [{**column, "weight_bytes": 2**31, "peak_bytes": 2**32}]}
+    machine = {"date": "2026-11-22", "device": "NVIDIA H200"}
+    files = [tmp_path / "kernels.json", tmp_path / "decode.json"]
+    for path, content in zip(files, ({"measurements": rows}, decode), strict=True):
+        path.write_text(json.dumps({"machine": machine, **content}))
+    ship([str(path) for path in files], tmp_path)
+    found = timings.read_timings(tmp_path / "nvidia-h200.json")
+    assert [(device, values["kind"]) for _, device, values in found] == [
+        ("NVIDIA H200", "decode"),
+        ("NVIDIA H200", "kernel"),
+    ]
+
+
+def ship(words: list[str], folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/ship_timings.py"), *words, "--out", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_picture_has_the_cases_that_the_form_names() -> None:
+    kernels = pd.DataFrame(
+        [(p, n, 64, m) for p in ("W2A8", "W4A4") for n in (32, 64) for m in (1, 2, 4, 8)],
+        columns=["precision", "n", "k", "m"],
+    )
+    named = chosen_kernels(kernels, ["W4A4"], ["64x64", "1x1"], ["1", "8"])
+    assert named.to_numpy().tolist() == [["W4A4", 64, 64, 1], ["W4A4", 64, 64, 8]]
+    assert len(chosen_kernels(kernels, ["W8A8"], [], [])) == READABLE
+    assert len(chosen_kernels(kernels.head(3), [], [], [])) == 3
+
+
+def test_another_machines_models_are_shown_where_it_has_not_this_one() -> None:
+    measured = pd.DataFrame(
+        [("decode", "llama-7b", "W2A8", 900.0), ("decode", "llama-1b", "W2A8", 1.0)],
+        columns=["kind", "model", "column", "tokens_per_second"],
+    )
+    assert latest_decodes(measured, "builtin").empty
+    assert latest_decodes(measured, "builtin", any_model=True)["model"].tolist() == ["llama-7b"]
+    assert latest_decodes(measured, "llama-1b", any_model=True)["model"].tolist() == ["llama-1b"]

@@ -1,0 +1,178 @@
+"""Limits of one visitor, one copy of each model in bounded memory, secrets, and that two visitors see nothing of each
+other."""
+
+import contextlib
+import gc
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from app_cases import SpecMaker, settings_in
+from gradio.state_holder import SessionState
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from served import served
+
+from app.secrets import HIDDEN, redacted, without_secrets
+from app.services import Explorer, ServiceError
+from app.services.models import ModelRegistry
+from app.web import dashboard
+from app.web.limits import MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_QUEUED, TEXTS_A_MINUTE, LimitError, Limits
+
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
+
+
+def test_text_is_bounded_in_length_and_number() -> None:
+    time = [0.0]
+    limits = Limits(lambda: time[0])
+    for columns, prompt, tokens, said in (
+        ([], "a", 8, "0 columns"),
+        (["full"] * 5, "a", 8, "5 columns"),
+        (["full"], "a" * (MOST_CHARACTERS + 1), 8, "20,001 characters"),
+        (["full"], "a", MOST_NEW_TOKENS + 1, "1,025 new tokens"),
+        (["full"], "a", float("nan"), "nan new tokens"),
+    ):
+        with pytest.raises(LimitError, match=said):
+            limits.check_text(None, columns, prompt, tokens)
+    for _ in range(TEXTS_A_MINUTE):
+        limits.check_text(None, ["full"], "a", 8)
+    with pytest.raises(LimitError, match="Wait 61 seconds"):
+        limits.check_text(None, ["full"], "a", 8)
+    time[0] = 60.0
+    limits.check_text(None, ["full"], "a", 8)
+
+
+def test_the_queue_has_an_end(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer.jobs, "counts", lambda: {"queued": MOST_QUEUED - 1, "failed": 9999})
+    Limits().check_queue(explorer)
+    with pytest.raises(LimitError, match="999 jobs wait"):
+        Limits().check_queue(explorer, 2)
+
+
+def test_a_model_gets_room_before_it_is_loaded(
+    explorer: Explorer, tiny_llama: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(p.numel() * 4 for p in explorer.registry.full(str(tiny_llama)).model.parameters())
+    registry = ModelRegistry(explorer.settings, explorer.runs, max_bytes=int(1.5 * size))
+    first = registry.full(str(tiny_llama))
+    assert registry.full(str(tiny_llama)) is first
+    held: list[int] = []
+    monkeypatch.setattr(
+        "app.services.models.load_model", lambda ref, device: held.append(len(registry._loaded)) or first
+    )
+    registry.full(str(tiny_opt))
+    assert held == [0]  # the other one was gone before this one came
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000, "total": 1000})())
+    with pytest.raises(ServiceError, match="GiB of memory"):
+        ModelRegistry(explorer.settings, explorer.runs).full(str(tiny_llama))
+
+
+def test_secrets_stay_out_of_workers_and_logs() -> None:
+    given = {
+        "HF_TOKEN": "hf_" + "a" * 30, "MY_API_KEY": "key-12345678", "DB_PASSWORD": "short", "PATH": "/bin",
+        "TOKENIZERS_PARALLELISM": "false", "ABQ_DATA_DIR": "/data", "AWS_SECRET_ACCESS_KEY": "x" * 20,
+    }  # fmt: skip
+    kept = without_secrets(given)
+    assert set(kept) == {
+        "PATH", "TOKENIZERS_PARALLELISM", "ABQ_DATA_DIR", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_PATH",
+    }  # fmt: skip
+    text = f"401 for {given['HF_TOKEN']} and hf_{'b' * 30}, key-12345678; a short word stays"
+    assert redacted(text, given) == f"401 for {HIDDEN} and {HIDDEN}, {HIDDEN}; a short word stays"
+
+
+def test_a_worker_is_started_without_tokens(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.jobs.executors import local
+
+    seen: dict[str, str] = {}
+
+    class Started:
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str], **options: object) -> None:
+            seen.update(env)
+
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
+    monkeypatch.setattr(local.subprocess, "Popen", Started)
+    local.Supervisor(explorer.settings, explorer.jobs)._start_worker()
+    assert "HF_TOKEN" not in seen and seen["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+    assert seen["ABQ_DATA_DIR"] == str(explorer.settings.data_dir)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(Explorer.open(settings_in(tmp_path_factory.mktemp("limits")))) as address:
+        yield address
+
+
+def test_two_visitors_see_nothing_of_each_others_prompts(address: str, tiny_llama: Path) -> None:
+    secrets = ["open the amber door", "count the violet keys"]
+    clients = [Client(address, verbose=False) for _ in secrets]
+    got: list[list[object]] = [[], []]
+
+    def write(index: int) -> None:
+        job = clients[index].submit(["full"], secrets[index], 12, 0.0, 0, str(tiny_llama), api_name="/generate")
+        got[index] = list(job)
+
+    threads = [threading.Thread(target=write, args=[index]) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got[0]) > 1 and len(got[1]) > 1 and clients[0].session_hash != clients[1].session_hash
+    alone = [
+        list(c.submit(["full"], s, 12, 0.0, 0, str(tiny_llama), api_name="/generate"))
+        for c, s in zip(clients, secrets, strict=True)
+    ]
+    assert got == alone  # each has its own text, whole, and nothing else
+    public = [httpx.get(f"{address}{path}", timeout=300) for path in ("config", "", "gradio_api/info", "abq/runs.csv")]
+    seen = " ".join(answer.text for answer in public)
+    other = ""
+    stream = httpx.stream("GET", f"{address}gradio_api/queue/data?session_hash=somebody-else", timeout=300)
+    with contextlib.suppress(httpx.RemoteProtocolError), stream as answer:  # it breaks off after its message
+        for text in answer.iter_text():
+            other += text
+    for end in ("models", "jobs", "runs"):
+        seen += json.dumps(clients[1].predict(api_name=f"/{end}"))
+    assert "session_not_found" in other
+    assert not any(secret in seen + other for secret in secrets)
+
+
+def test_old_sessions_are_forgotten(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "MOST_SESSIONS", 3)
+
+    def sessions() -> int:
+        return sum(type(found) is SessionState for found in gc.get_objects())
+
+    gc.collect()
+    before = sessions()
+    with served(explorer) as address, httpx.Client(base_url=address, timeout=300) as client:
+        for _ in range(8):
+            asked = client.post("gradio_api/call/models", json={"data": []}).json()
+            assert "builtin" in client.get(f"gradio_api/call/models/{asked['event_id']}").text
+        gc.collect()
+        assert 1 <= sessions() - before <= 3
+
+
+def test_the_page_refuses_too_many_columns_and_jobs(
+    address: str, tiny_llama: Path, tiny_spec: SpecMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(address, verbose=False)
+    with pytest.raises(AppError, match="5 columns"):
+        client.predict(["full"] * 5, "def", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
+    monkeypatch.setattr("app.web.limits.MOST_QUEUED", 0)
+    with pytest.raises(AppError, match="0 jobs wait"):
+        client.predict(str(tiny_llama), "W4A4", "rtn", str(text_file), 2, 32, -1, 0, api_name="/submit")
+
+
+def test_the_figures_for_monitoring(address: str) -> None:
+    answer = httpx.get(f"{address}metrics", timeout=300)
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    assert values['abq_jobs{state="queued"}'] == values["abq_workers_alive"] == 0
+    assert values['abq_http_requests_total{answer="2xx"}'] >= 1
+    httpx.get(f"{address}nowhere", timeout=300)
+    assert 'answer="4xx"' in httpx.get(f"{address}metrics", timeout=300).text

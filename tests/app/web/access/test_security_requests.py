@@ -1,0 +1,197 @@
+"""Requests that the page did not send: of other sites, under other names, to addresses it has not, too large, too many.
+
+Every address of the web framework is asked, found in its own tables, so that a new one is asked too.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import io
+import json
+import time
+import urllib.parse
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from app_cases import settings_in
+from gradio_client import Client
+from served import served
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app.services import Explorer
+from app.web.access.addresses import is_known
+from app.web.access.security import MAX_BODY_BYTES, middleware, names_of
+from app.web.dashboard import web_application
+
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
+
+FOREIGN = [
+    ({"Origin": "https://evil.example"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Origin": "http://127.0.0.1:1"}, 403),
+    ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
+    ({"Sec-Fetch-Site": "same-site"}, 403),
+    ({"Host": "evil.example"}, 400),
+    ({"Host": "127.0.0.1.evil.example"}, 400),
+    ({"Host": ""}, 400),
+]
+PARAMETERS = {"api_name": "cancel", "event_id": "e", "session_hash": "s", "component_id": "1", "run": "1"}
+
+
+class CountingExplorer(Explorer):
+    """Counts what was asked of it."""
+
+    asked: list[str]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in (
+            "models",
+            "submit",
+            "cancel",
+            "resume",
+            "delete_run",
+            "set_note",
+            "runs_frame",
+            "newest_runs_frame",
+        ):
+            self.asked.append(name)
+        return super().__getattribute__(name)
+
+
+@pytest.fixture(scope="module")
+def explorer(tmp_path_factory: pytest.TempPathFactory) -> CountingExplorer:
+    opened = CountingExplorer.open(settings_in(tmp_path_factory.mktemp("requests")))
+    opened.asked = []
+    return opened
+
+
+@pytest.fixture(scope="module")
+def host(explorer: CountingExplorer) -> Iterator[str]:
+    with served(explorer) as address:
+        yield urllib.parse.urlsplit(address).netloc
+
+
+@pytest.fixture(scope="module")
+def routes(explorer: CountingExplorer, host: str) -> list[tuple[str, str]]:
+    """(method, path) of every route of the application and of all that is mounted in it."""
+    assert ask(host, "GET", "/")[0] == 200  # Gradio cannot build two pages at the same time
+
+    async def build() -> Any:  # inside a loop: outside of one, Gradio makes loops that nobody closes
+        return web_application(explorer)
+
+    found = sorted(set(_routes(asyncio.run(build()))))
+    assert ("POST", "/gradio_api/queue/join") in found and ("POST", "/gradio_api/upload") in found
+    return found
+
+
+def _routes(application: Any) -> Iterator[tuple[str, str]]:
+    for route in application.routes:
+        inner = getattr(route, "app", None) or getattr(route, "original_router", None)
+        if hasattr(inner, "routes"):
+            yield from _routes(inner)
+        else:
+            path = route.path
+            for name, value in PARAMETERS.items():
+                path = path.replace(f"{{{name}}}", value)
+            yield from ((method, path) for method in route.methods or ())
+
+
+def ask(host: str, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body of the answer to exactly these headers; a stream is not read to its end."""
+    connection = http.client.HTTPConnection(host, timeout=300)
+    with contextlib.closing(connection):
+        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(body or b"")))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read(4096)
+
+
+def test_no_route_answers_another_site_and_no_callback_runs(
+    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
+) -> None:
+    posts = [path for method, path in routes if method == "POST"]
+    assert len(posts) > 15
+    bodies = [json.dumps({"data": [], "fn_index": n, "session_hash": "s", "event_id": "e"}).encode() for n in (0, 60)]
+    explorer.asked.clear()
+    assert ask(host, "POST", "/gradio_api/call/models", b'{"data": []}')[0] == 200
+    deadline = time.monotonic() + 60
+    while "models" not in explorer.asked:  # the answer comes before the callback runs
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    explorer.asked.clear()
+    asked = [*posts, "/gradio_api/call/models", "/gradio_api/call/runs", "/gradio_api/queue/join?tab=explore"]
+    for path in asked:
+        for headers, status in FOREIGN:
+            for body in bodies:
+                assert ask(host, "POST", path, body, **headers)[0] == status, (path, headers)
+    assert explorer.asked == []
+    record_property("requests of other sites refused", len(asked) * len(FOREIGN) * len(bodies))
+
+
+def test_other_sites_read_nothing_either(
+    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
+) -> None:
+    explorer.asked.clear()
+    asked = [*(path for method, path in routes if method == "GET" and path != "/"), "/abq/runs.csv"]
+    for path in asked:
+        for headers, status in FOREIGN:
+            assert ask(host, "GET", path, **headers)[0] == status, (path, headers)
+    assert explorer.asked == []
+    assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 200  # a link
+    assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"})[0] == 403
+    record_property("requests of other sites refused", len(asked) * len(FOREIGN))
+
+
+def test_only_the_addresses_of_the_page_answer(host: str, routes: list[tuple[str, str]]) -> None:
+    closed = [(method, path) for method, path in routes if not is_known(method, path)]
+    for needed in ("/gradio_api/upload", "/gradio_api/run/cancel", "/gradio_api/api/cancel", "/gradio_api/reset/"):
+        assert ("POST", needed) in closed
+    for needed in ("/monitoring", "/gradio_api/runs", "/gradio_api/deep_link", "/gradio_api/openapi.json"):
+        assert ("GET", needed) in closed
+    for method, path in closed:
+        assert ask(host, method, path)[0] == 404, (method, path)
+    for path in ("/", "/config", "/theme.css", "/gradio_api/info", "/abq/page.js"):
+        assert ask(host, "GET", path)[0] == 200
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        assert ask(host, method, "/gradio_api/call/models")[0] == 404
+
+
+def test_the_page_is_the_same_whatever_its_address_asks_of_the_server(host: str) -> None:
+    for query in ("deep_link=../../x", "view=api", "__theme=dark", "deep_link=" + "a" * 5000):
+        assert ask(host, "GET", f"/?{query}") == ask(host, "GET", "/")
+
+
+def test_a_body_is_counted_and_what_it_unpacks_to_is_never_there(host: str) -> None:
+    megabytes = b"x" * (50 << 20)
+    connection = http.client.HTTPConnection(host)
+    with contextlib.closing(connection):
+        chunks = (megabytes[i : i + 65536] for i in range(0, len(megabytes), 65536))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server hung up before the end
+            connection.request("POST", "/gradio_api/call/models", chunks, encode_chunked=True)
+        with contextlib.suppress(http.client.RemoteDisconnected, ConnectionResetError):
+            assert connection.getresponse().status == 413
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("zeros", bytes(500 << 20))
+    packed = archive.getvalue()
+    assert len(packed) < MAX_BODY_BYTES
+    for encoding in ("gzip", "deflate", "identity"):
+        assert ask(host, "POST", "/gradio_api/upload", packed, **{"Content-Encoding": encoding})[0] == 404
+        answer = ask(host, "POST", "/gradio_api/call/models", packed, **{"Content-Encoding": encoding})
+        assert answer[0] in (400, 422), answer
+
+
+def test_gradios_own_client_still_works(host: str) -> None:
+    client = Client(f"http://{host}/", verbose=False)
+    assert client.predict(api_name="/models") == ["builtin"]
+
+
+def test_the_names_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"127.0.0.1", "localhost", "box.example"} <= set(names_of("box.example"))
+    assert "127.0.0.1" in names_of("0.0.0.0") and "0.0.0.0" not in names_of("0.0.0.0")
+    assert middleware()[0].cls is TrustedHostMiddleware

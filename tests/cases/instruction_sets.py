@@ -1,0 +1,32 @@
+"""The engine as it is on processors with fewer instructions than this one: in processes that compile for those."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels.cpu.target import target
+
+CASES = Path(__file__).parent
+OTHERS = {"avx2": ("haswell", "+avx2,+fma"), "portable": ("generic", "")}
+_CHECKED = """
+import sys
+sys.path[:0] = {folders!r}
+from kernels.cpu.target import target
+assert target().name == {name!r}, target()
+"""
+
+
+def run_with(name: str, code: str) -> None:
+    """Run Python code with one of OTHERS, warnings being errors. Skips where this processor has less than that."""
+    if name == "avx2" and target().name == "portable":
+        pytest.skip("this processor has no AVX2")
+    cpu, features = OTHERS[name]
+    code = _CHECKED.format(folders=[str(CASES), str(CASES.parent / "kernels")], name=name) + code
+    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,130 @@
+"""The decode step of a GPU with packed weights on a GPU, the emulator in the driver's place."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
+
+import kernels.cuda.int8
+import kernels.cuda.token
+from abq_core.inference.decode_ops import ByKernels, ByTorch, between_for
+from abq_core.inference.graph_decoder import GraphDecoder
+from abq_core.inference.kv_cache import StaticCache
+from abq_core.inference.placement import in_int8
+from abq_core.inference.runtime import rounded_model
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.precision import Precision
+from abq_core.quantization.quant_linear import PackedLinear
+from kernels.cuda.compile import CompilerMissingError
+from kernels.cuda.operands import upload
+from kernels.weight import PackedWeight
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
+
+
+# What a block starts for a token: a quantizing launch and a product for each of four packed linears, where three of the
+# former norm or gate; beside 16-bit linears norms and gate are launches of their own; and two of attention.
+LAUNCHES = {
+    "W2A8": ["quantize_normed", "binary", "rotate_and_keep", "attend", "quantize", "binary",
+             "quantize_normed", "binary", "quantize_gated", "binary"],
+    "W4*A16": ["dequantize_weight", "resolve_normed", "rotate_and_keep", "attend", "dequantize_weight",
+               "dequantize_weight", "resolve_normed", "dequantize_weight", "resolve_gated"],
+}  # fmt: skip
+
+
+def hidden(model: LoadedModel, decoder: GraphDecoder, gpu: EmulatedGpu) -> torch.Tensor:
+    """Of two tokens after a prompt; a graph would be recorded after the first."""
+    cache = StaticCache(model.model.config, 8)
+    with torch.inference_mode():
+        model.hidden(torch.tensor([[20, 21]]), cache)
+        first = decoder.hidden(40, cache)
+        gpu.capturing = True
+        return torch.stack([first, decoder.hidden(41, cache)])
+
+
+def upload_all(model: LoadedModel) -> None:
+    for module in blocks_of(model.model).modules():
+        if isinstance(module, PackedLinear):
+            assert isinstance(module.packed, PackedWeight)
+            module.packed = upload(module.packed, "cpu")  # the emulator's memory is the CPU's
+
+
+@pytest.mark.parametrize(("precision", "launches"), [("W2A8", 2 * 4), ("W4*A16", 4)])
+def test_the_first_step_does_all_that_a_graph_cannot_hold(
+    gpu: EmulatedGpu, precision: str, launches: int, tiny_llama: Path
+) -> None:
+    base = load_model(str(tiny_llama))
+    del blocks_of(base.model)[1:]  # one block: every launch of the emulator takes a while
+    base.model.config.num_hidden_layers = 1
+    model = rounded_model(base, Precision.parse(precision), "packed")
+    expected = hidden(model, GraphDecoder(model.model), gpu)
+    gpu.capturing = False
+    upload_all(model)
+    done: list[tuple[int, int]] = []
+    decoder = GraphDecoder(model.model)
+    launch = gpu.launch
+
+    def counted(kernel: str, *arguments: object) -> None:
+        done.append((gpu.timed, len(gpu.loaded)))
+        launch(kernel, *arguments)
+
+    gpu.launch = counted  # type: ignore[method-assign]
+    found = hidden(model, decoder, gpu)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    assert len(set(done[-launches:])) == 1  # the second token neither times nor loads
+    timed, loaded = done[-1]
+    assert (timed > 0 and loaded > 0) == (precision == "W2A8")
+
+
+@pytest.mark.parametrize("precision", LAUNCHES)
+def test_its_kernels_compute_what_torch_does_between_the_products(
+    precision: str, gpu: EmulatedGpu, tiny_llama: Path
+) -> None:
+    base = load_model(str(tiny_llama))
+    model = rounded_model(base, Precision.parse(precision), "packed")
+    expected = hidden(model, GraphDecoder(model.model, ByTorch()), gpu)
+    gpu.capturing = False
+    upload_all(model)
+    found = hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    started = [name.removesuffix("_float32").split("_p")[0] for name in gpu.launched]
+    token = [*LAUNCHES[precision] * len(blocks_of(model.model)), "resolve_normed"]
+    assert started[-len(token) :] == token
+
+
+INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_keep", "attend", "round_plain", "scale_sums", "round_normed",
+                 "scale_sums", "round_gated", "scale_sums"]  # fmt: skip
+
+
+def test_int8_has_as_few_launches_beside_its_products(
+    gpu: EmulatedGpu, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = in_int8(load_model(str(tiny_llama)))
+    expected = hidden(model, GraphDecoder(model.model, ByTorch()), gpu)
+    gpu.capturing = False
+    found = hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    started = [name.removesuffix("_float32") for name in gpu.launched]
+    token = [*INT8_LAUNCHES * len(blocks_of(model.model)), "resolve_normed"]
+    assert started[-len(token) :] == token
+    monkeypatch.setattr(kernels.cuda.int8, "works", lambda index: False)
+    gpu.launched.clear()
+    hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    assert not any(name.startswith(("round", "scale")) for name in gpu.launched)
+
+
+def test_which_calls_a_device_gets(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda:0")
+    assert isinstance(between_for(torch.device("cpu"), 64), ByTorch)
+    monkeypatch.setattr(kernels.cuda.token, "works", lambda index: True)
+    assert isinstance(between_for(cuda, 64), ByKernels) and isinstance(between_for(cuda, 66), ByTorch)
+    monkeypatch.setattr(kernels.cuda.token, "works", lambda index: False)
+    assert isinstance(between_for(cuda, 64), ByTorch)
+
+    def without_cupy(index: int) -> bool:
+        raise CompilerMissingError("no CuPy")
+
+    monkeypatch.setattr(kernels.cuda.token, "works", without_cupy)
+    assert isinstance(between_for(cuda, 64), ByTorch)

@@ -1,0 +1,47 @@
+"""A model's linear on the GPU engine, with the emulator in the driver's place."""
+
+import pytest
+import torch
+from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
+
+from abq_core.precision import Precision
+from abq_core.quantization.quant_linear import PackedLinear
+from abq_core.quantization.quantizers import QuantizedWeight
+from kernels.cuda.operands import DeviceWeight, upload
+from kernels.weight import PackedWeight
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
+
+
+@pytest.mark.parametrize(("hadamard", "spacing"), [(1, 1), (4, 1), (4, 2)])
+@pytest.mark.parametrize("precision", ["W2A8", "W2*A8", "W4A4g128"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_it_computes_what_the_cpu_engine_computes(
+    gpu: EmulatedGpu, precision: str, dtype: torch.dtype, hadamard: int, spacing: int
+) -> None:
+    asked = Precision.parse(precision)
+    groups = 1 if asked.group_size is None else 300 // asked.group_size + 1
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, asked.levels, (40, 300), generator=generator, dtype=torch.int16)
+    scale = torch.rand((40, groups), generator=generator) + 0.1
+    zero = torch.full((40, groups), 2 ** (asked.weight_bits - 1) + spacing // 2, dtype=torch.int16)
+    weight = QuantizedWeight(codes, scale, zero, asked.group_size or 300, spacing)
+    bias = torch.randn(40, generator=generator)
+    here = PackedLinear.pack(weight, asked, bias, 0.9, hadamard)
+    assert isinstance(here.packed, PackedWeight)
+    there = PackedLinear(upload(here.packed, "cpu"), asked.act_bits)  # the emulator's memory is the CPU's
+    assert isinstance(there.packed, DeviceWeight) and there.stored_bytes > 0
+    x = torch.randn((2, 3, 300), generator=generator).to(dtype)
+    y = there(x)
+    assert y.shape == (2, 3, 40) and y.dtype == dtype
+    torch.testing.assert_close(y.float(), here(x.float()), rtol=2e-3, atol=2e-2)
+
+
+def test_weights_that_meet_whole_activations_are_transformed_too(gpu: EmulatedGpu) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 8, (40, 320), generator=generator, dtype=torch.int16)
+    weight = QuantizedWeight(codes, torch.full((40, 1), 0.1), torch.full((40, 1), 4, dtype=torch.int16), 320)
+    here = PackedLinear.pack(weight, Precision.parse("W3A16"), None, hadamard=64)
+    assert isinstance(here.packed, PackedWeight)
+    x = torch.randn((3, 320), generator=generator)
+    torch.testing.assert_close(PackedLinear(upload(here.packed, "cpu"), 16)(x), here(x), rtol=1e-4, atol=1e-4)
