@@ -60,7 +60,7 @@ def test_it_runs_where_the_page_and_the_database_are_not_installed(script: str) 
 
 
 def test_so_do_the_tests_that_need_a_gpu() -> None:
-    words = ["-m", "gpu", "--collect-only", "-q", "tests/kernels", "tests/core"]
+    words = ["-m", "gpu", "--collect-only", "-q", "tests/kernels", "tests/abq_core"]
     done = run_python(f"""
 import sys, pytest
 class Hiding:

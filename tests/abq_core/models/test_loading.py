@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import is_kernels_available
 
-from abq_core import hub, models
+from abq_core.models import hub
+from abq_core.models import loading as models
 from abq_core.models.files import WEIGHTS, WEIGHTS_INDEX
 from abq_core.models.loading import (
     ModelError,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from app_cases import SpecMaker
 
-from app.cli import main
+from app.cli.main import main
 from app.jobs.executors.local import PROJECT_ROOT
 from app.services import Explorer
 from storage.jobs import Job

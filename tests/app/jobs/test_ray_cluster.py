@@ -109,7 +109,12 @@ def start_sweep(folder: Path, address: str, change: str = "") -> "subprocess.Pop
     (folder / "grid.yaml").write_text(GRID)
     words = ["sweep", str(folder / "grid.yaml"), "--executor", "ray", "--ray-address", address, "--json"]
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys; from app.cli import main\n{change}\nsys.exit(main(sys.argv[1:]))", *words],
+        [
+            sys.executable,
+            "-c",
+            f"import sys; from app.cli.main import main\n{change}\nsys.exit(main(sys.argv[1:]))",
+            *words,
+        ],
         cwd=PROJECT_ROOT,
         env={**os.environ, "ABQ_DATA_DIR": str(folder / "data"), "ABQ_THREADS": "1"},
         stdout=subprocess.PIPE,

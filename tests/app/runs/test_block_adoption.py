@@ -14,7 +14,7 @@ from abq_core.planning.shared_prefix import blocks_alike
 from abq_core.planning.sweep import SweepError, read_sweep
 from abq_core.precision import Precision
 from abq_core.spec import METHODS, CalibrationSpec
-from app.cli import main
+from app.cli.main import main
 from app.runs.run_folder import RunFolder
 from app.services import Explorer
 from storage.jobs import Job

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from app_cases import SpecMaker, work_on
 
-from app.cli import main
+from app.cli.main import main
 from app.clock import now
 from app.runs.run_check import leftovers, verify
 from app.services import Explorer

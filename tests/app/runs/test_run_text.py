@@ -8,7 +8,7 @@ import torch
 from app_cases import SpecMaker, work_on
 
 from abq_core.text.segments import segments, segments_of
-from app.cli import main
+from app.cli.main import main
 from app.services import Explorer
 from storage.jobs import Job
 

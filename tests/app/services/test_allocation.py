@@ -13,7 +13,7 @@ from app_cases import SpecMaker, settings_in, work_on
 from abq_core.mix import MixError, PrecisionMix
 from abq_core.planning.allocate import BudgetError
 from abq_core.precision import PrecisionError
-from app.cli import main
+from app.cli.main import main
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.services import Explorer
 from app.web.tabs.budget_panel import Chosen

@@ -9,7 +9,7 @@ from app_cases import SpecMaker
 
 from abq_core.planning.cost import Work
 from abq_core.planning.estimate import Available, EstimateError
-from app.cli import main
+from app.cli.main import main
 from app.jobs.calibration_job import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, EvaluationPlan
 from app.services import Explorer, preflight
 

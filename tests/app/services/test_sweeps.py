@@ -9,7 +9,7 @@ import pytest
 import yaml
 from app_cases import SpecMaker, settings_in
 
-from app.cli import main
+from app.cli.main import main
 from app.clock import now
 from app.services import Explorer
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from abq_core.evaluation.task_errors import TaskError
-from app.cli import main
+from app.cli.main import main
 from app.services import Explorer
 from app.web.tabs import words
 from app.web.tabs.task_scores import task_table

@@ -179,7 +179,7 @@ def test_code_that_does_not_compile_shows_the_compilers_words() -> None:
 def test_the_command_lists_registers_spills_and_shared_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from app.cli import main
+    from app.cli.main import main
 
     monkeypatch.setattr(cuda_compile, "units", lambda arch: (unit_of("dequantize_weight"),))
     assert main(["bench", "kernels", "--compile-only", "--arch", "80,90a", "--json"]) == 0

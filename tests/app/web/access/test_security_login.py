@@ -17,7 +17,7 @@ from served import served
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from app.cli import main
+from app.cli.main import main
 from app.services import Explorer
 from app.web.access import accounts as accounts_module
 from app.web.access.accounts import Accounts, AccountsError, hash_password, matches
