@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from abq_core.mix import MIX_SUFFIX
-from app.cli import words
+from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers, as_json_text
 from app.cli.options import DataOption, OptionError, SeedOption, read_list
 from app.cli.session import open_explorer
@@ -65,11 +65,12 @@ def allocate(
         from app.runs.run_folder import write_atomically
 
         write_atomically(out.expanduser().absolute(), as_json_text(content).encode())
-    uniform = ", ".join(f"{precision} {words.nats(kl)}" for precision, kl in chosen.uniform.items())
+    uniform = ", ".join(f"{precision} {formatting.nats(kl)}" for precision, kl in chosen.uniform.items())
     said = (
-        f"{chosen.precision}: {words.bits(chosen.stored_bits)} stored bits a weight "
-        f"({words.bits(chosen.precision.information_bits)} of information), {words.mebibytes(chosen.stored_bytes)}.\n"
-        f"Predicted KL to full precision: {words.nats(chosen.predicted_kl)} nats; one precision for all: {uniform}.\n"
+        f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits a weight "
+        f"({formatting.bits(chosen.precision.information_bits)} of information), "
+        f"{formatting.size(chosen.stored_bytes)}.\n"
+        f"Predicted KL to full precision: {formatting.nats(chosen.predicted_kl)}; one precision for all: {uniform}.\n"
     )
     kept = "" if out is None else f"Written to {out}.\n"
     return Answer(content, [_table(chosen.frame()), said + kept])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import words
+from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import OptionError, read_counts, read_list, read_shapes
 from app.cli.session import open_explorer
@@ -78,11 +78,11 @@ def kernels(
             str(k.m),
             k.engine,
             k.path,
-            f"{k.median_us:.1f} µs ± {k.iqr_us:.1f}",
-            f"{k.cold_us:.1f} µs",
+            f"{formatting.seconds(k.median_us / 1e6)} ({formatting.seconds(k.iqr_us / 1e6)})",
+            formatting.seconds(k.cold_us / 1e6),
             "yes" if k.exact else "NO",
             ", ".join(f"{factor:.2f}x {peer}" for peer, factor in k.speedup.items()),
-            words.mebibytes(k.packed_bytes),
+            formatting.size(k.packed_bytes),
             *([_share(k.limit)] if counted else []),
         ]
         for k in measured
@@ -141,9 +141,9 @@ def decode(
         [
             row["column"],
             row["path"],
-            f"{row['tokens_per_second']:.3g} tokens/s",
-            words.seconds(row["first_token_seconds"]),
-            words.mebibytes(row["weight_bytes"]),
+            formatting.tokens_per_second(row["tokens_per_second"]),
+            formatting.seconds(row["first_token_seconds"]),
+            formatting.size(row["weight_bytes"]),
         ]
         for row in records
     ]

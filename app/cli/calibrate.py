@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abq_core.spec import METHODS, CalibrationSpec
-from app.cli import words
+from app import formatting
 from app.cli.allocate import read_precision_option
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, SeedOption, read_switches
@@ -96,9 +96,9 @@ def evaluation_cells(row: Any) -> list[str]:
     return [
         str(row["precision"]),
         str(row["method"]),
-        words.perplexity(row["perplexity"], row["perplexity_stderr"]),
-        words.nats(row["kl_mean"]),
-        words.share(row["same_top"]),
-        words.bits(row["stored_bits"]),
-        words.mebibytes(row["weight_bytes"]),
+        formatting.perplexity(row["perplexity"], row["perplexity_stderr"]),
+        formatting.nats(row["kl_mean"]),
+        formatting.percent(row["same_top"]),
+        formatting.bits(row["stored_bits"]),
+        formatting.size(row["weight_bytes"]),
     ]

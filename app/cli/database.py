@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import words
+from app import formatting
 from app.cli.answers import Answer, JsonOption, answers
 from app.settings import Settings
 from kernels.environment import check_environment
@@ -37,4 +37,4 @@ def backup(
     with Database.open(settings.database_url) as opened:
         opened.backup(target)
     size = target.stat().st_size
-    return Answer({"path": str(target), "bytes": size}, f"{target} ({words.mebibytes(size)})")
+    return Answer({"path": str(target), "bytes": size}, f"{target} ({formatting.size(size)})")

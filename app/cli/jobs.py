@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli import words
+from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import JobId
 from app.cli.session import open_explorer
@@ -32,7 +32,7 @@ def list_jobs(
             f"{row['precision']} {row['method']}",
             row["state"],
             f"{100 * row['progress']:.0f} %",
-            words.seconds(row["eta_seconds"]),
+            formatting.seconds(row["eta_seconds"]),
             row["error"] or row["message"],
         ]
         for row in frame.to_dict("records")

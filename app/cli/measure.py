@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli import words
+from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption, read_list
@@ -75,8 +75,10 @@ def _tasks(explorer: "Explorer", run_or_model: str, tasks: list[str], limit: int
         "engine": engine if is_run else "full",
         "tasks": [asdict(score) for score in scores],
     }
-    average = f"Mean accuracy of all tasks asked so far: {words.task_average(row)}\n"
-    return Answer(data, [Table(words.TASK_HEADER, [words.task_cells(asdict(score)) for score in scores]), average])
+    average = f"Mean accuracy of all tasks asked so far: {formatting.task_average(row)}\n"
+    return Answer(
+        data, [Table(formatting.TASK_HEADER, [formatting.task_cells(asdict(score)) for score in scores]), average]
+    )
 
 
 @answers
@@ -121,6 +123,6 @@ def _as_it_comes(prompt: str, stream: "Iterator[Token | Finished]") -> Iterator[
         if isinstance(event, Token):
             yield event.text
         else:
-            size, rate = words.mebibytes(event.weight_bytes), event.tokens_per_second
+            size, rate = formatting.size(event.weight_bytes), formatting.tokens_per_second(event.tokens_per_second)
             yield "\n"
-            typer.echo(f"{event.tokens} tokens, {rate:.3g} tokens/s, weights {size}", err=True)
+            typer.echo(f"{event.tokens} tokens, {rate}, weights {size}", err=True)

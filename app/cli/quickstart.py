@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import words
+from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.session import open_explorer
@@ -36,7 +36,7 @@ def quickstart(
             [*EVALUATION_HEADER, "Perplexity above"],
             [[*evaluation_cells(row), _gap(row)] for row in result.rows],
         )
-        yield f"Report: {result.report}\nTook {words.seconds(result.seconds)}.\n"
+        yield f"Report: {result.report}\nTook {formatting.seconds(result.seconds)}.\n"
 
     return Answer(data, text())
 

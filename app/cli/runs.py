@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import words
+from app import formatting
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import RunId
@@ -21,7 +21,14 @@ def list_runs(as_json: JsonOption = False) -> Answer:
     """List runs with their latest evaluation, newest first. Example: abq runs list --json"""
     records = open_explorer().runs_frame().to_dict("records")
     rows = [
-        [row["run"] or "-", row["model"], row["state"], *evaluation_cells(row), words.task_average(row), row["note"]]
+        [
+            row["run"] or "-",
+            row["model"],
+            row["state"],
+            *evaluation_cells(row),
+            formatting.task_average(row),
+            row["note"],
+        ]
         for row in records
     ]
     header = ["Run", "Model", "State", *EVALUATION_HEADER, "Tasks", "Note"]
@@ -40,7 +47,7 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     blocks = explorer.runs.blocks(found.id)
     command = CalibrationSpec.from_dict(found.spec).command_line()
     rows = [
-        [str(b.block), f"{b.distances.get('cosine', float('nan')):.5f}", f"{b.seconds:.3g} s", b.sha256[:12]]
+        [str(b.block), f"{b.distances.get('cosine', float('nan')):.5f}", formatting.seconds(b.seconds), b.sha256[:12]]
         for b in blocks
     ]
     texts = explorer.texts(found.id)
@@ -56,9 +63,9 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     }
     pieces: list[str | Table] = [
         Table(["Run", "State", *EVALUATION_HEADER], [[found.id, found.state, *evaluation_cells(record)]]),
-        *([Table(words.TASK_HEADER, [words.task_cells(row) for row in asked])] if asked else []),
+        *([Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in asked])] if asked else []),
         Table(["Block", "Cosine to full", "Took", "sha256"], rows),
-        f"Calibrated on {words.texts(texts)}.\n{command}\n",
+        f"Calibrated on {formatting.texts(texts)}.\n{command}\n",
     ]
     return Answer(data, pieces)
 
@@ -120,8 +127,8 @@ def gc(
     data = {"removed": yes, "bytes": size, "leftovers": found}
     if not found:
         return Answer(data, "Nothing is left over.")
-    rows = [[str(leftover.path), words.mebibytes(leftover.bytes), leftover.why] for leftover in found]
-    total = f"{words.mebibytes(size)} {'is removed' if yes else 'can be removed with --yes'}."
+    rows = [[str(leftover.path), formatting.size(leftover.bytes), leftover.why] for leftover in found]
+    total = f"{formatting.size(size)} {'is removed' if yes else 'can be removed with --yes'}."
     return Answer(data, [Table(["Left over", "Size", "Why"], rows), total])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from abq_core.planning.sweep import read_sweep
-from app.cli import words
+from app import formatting
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.session import open_explorer
 from app.settings import Settings
@@ -169,9 +169,9 @@ def _table(planned: "list[Planned]") -> Table:
             str(one.spec.seed),
             one.state,
             "-" if one.run is None else one.run.id,
-            words.mebibytes(one.estimate.peak_memory_bytes),
-            words.seconds(one.estimate.seconds),
-            words.mebibytes(one.estimate.quantized_bytes),
+            formatting.size(one.estimate.peak_memory_bytes),
+            formatting.seconds(one.estimate.seconds),
+            formatting.size(one.estimate.quantized_bytes),
         ]
         for one in planned
     ]
@@ -184,7 +184,7 @@ def _totals(planned: "list[Planned]") -> str:
         return f"All {len(planned)} calibrations have a run: nothing would be queued.\n"
     seconds, memory = sum(e.seconds for e in left), max(e.peak_memory_bytes for e in left)
     return (
-        f"{len(left)} of {len(planned)} calibrations would be queued: about {words.seconds(seconds)} on one core, "
-        f"{words.mebibytes(memory)} of memory, "
-        f"{words.mebibytes(sum(e.run_bytes for e in left))} on disk.\n"
+        f"{len(left)} of {len(planned)} calibrations would be queued: about {formatting.seconds(seconds)} on one core, "
+        f"{formatting.size(memory)} of memory, "
+        f"{formatting.size(sum(e.run_bytes for e in left))} on disk.\n"
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from app import formatting
 from app.cli.answers import Answer, JsonOption, answers
 from app.cli.options import read_list
 from kernels.environment import check_environment
@@ -23,5 +24,5 @@ def warmup(
 
     done = warm_up(EVERY_PATH if precisions is None else read_list(precisions))
     what = f"{done.compiled} functions were compiled" if done.compiled else "Nothing was left to compile"
-    text = f"{what}, and {', '.join(done.paths)} are ready, in {done.seconds:.1f} s."
+    text = f"{what}, and {', '.join(done.paths)} are ready, in {formatting.seconds(done.seconds)}."
     return Answer(asdict(done), text)

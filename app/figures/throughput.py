@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from app import formatting
 from app.figures.base import TIMES, empty_figure, pattern, sheet, style_axes
 from app.figures.palette import lens_colour, palette
 
@@ -150,7 +151,8 @@ def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
             orientation="h",
             marker={"color": [lens_colour(lens, dark) for lens in lenses]},
             text=[
-                f"{row.tokens_per_second:.1f} tokens/s, {row.weight_bytes / 2**20:.2f} MiB" for row in rows.itertuples()
+                f"{formatting.tokens_per_second(row.tokens_per_second)}, {formatting.size(row.weight_bytes)}"
+                for row in rows.itertuples()
             ],
             textposition="outside",
             textfont={"color": palette(dark).ink},

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from app.cli import words
+from app import formatting
 from app.clock import now
 from app.jobs.lease import JobLease
 from app.jobs.worker import stop_on_signals
@@ -30,7 +30,7 @@ class ProgressLine:
 
     def show(self, label: str, fraction: float, message: str, eta_seconds: float | None) -> None:
         """Say how far the job is."""
-        eta = "" if eta_seconds is None else f", {words.seconds(eta_seconds)} left"
+        eta = "" if eta_seconds is None else f", {formatting.seconds(eta_seconds)} left"
         line = f"{label}  {100 * fraction:5.1f} %{eta}  {message}"
         if line == self._shown or (not self._moves and time.monotonic() - self._at < LINE_SECONDS):
             return

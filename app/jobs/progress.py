@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from abq_core.events import BlockDone, Event, Started, StepDone
+from app import formatting
 
 WEIGHTS = {"calibrate": 0.80, "diagnose": 0.08, "evaluate": 0.12}
 WEIGHTS_WITHOUT_LEARNING = {"calibrate": 0.25, "diagnose": 0.30, "evaluate": 0.45}
@@ -47,7 +48,7 @@ class Progress:
             self.message = f"Calibrating block {event.block + 1} of {self.blocks}, {step}; {self._next(event.block)}"
         elif isinstance(event, BlockDone):
             self._calibrated(event.block + 1, 0)
-            done = "taken over from before" if event.adopted else f"done in {event.seconds:.3g} s"
+            done = "taken over from before" if event.adopted else f"done in {formatting.seconds(event.seconds)}"
             self.message = f"Block {event.block + 1} of {self.blocks} {done}; {self._next(event.block)}"
             if event.adopted:
                 self._restart_clock()

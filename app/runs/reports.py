@@ -13,7 +13,7 @@ import plotly.io
 import plotly.offline
 
 from abq_core.spec import CalibrationSpec
-from app.cli import words
+from app import formatting
 from app.figures.attention import attention_figure
 from app.figures.blocks import blocks_figure
 from app.figures.histograms import level_figure, paired_figure
@@ -82,13 +82,13 @@ def _table_row(row: dict[str, Any]) -> str:
         row["run"] or "-",
         row["precision"],
         row["method"],
-        words.perplexity(row["perplexity"], row["perplexity_stderr"]),
-        words.nats(row["kl_mean"]),
-        words.share(row["same_top"]),
-        words.task_average(row),
-        words.bits(row["stored_bits"]),
-        f"{row['information_bits']:.2f}",
-        words.mebibytes(row["weight_bytes"]),
+        formatting.perplexity(row["perplexity"], row["perplexity_stderr"]),
+        formatting.nats(row["kl_mean"]),
+        formatting.percent(row["same_top"]),
+        formatting.task_average(row),
+        formatting.bits(row["stored_bits"]),
+        formatting.bits(row["information_bits"]),
+        formatting.size(row["weight_bytes"]),
         row["note"],
     ]
     return f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
@@ -103,8 +103,8 @@ def _answer(table: pandas.DataFrame) -> str:
     best = runs.sort_values("same_top").iloc[-1]
     smaller = full.iloc[0]["weight_bytes"] / best["weight_bytes"]
     return (
-        f"{best['precision']} with {best['method']} keeps {words.share(best['same_top'])} of the top tokens, and its "
-        f"weights are {smaller:.1f} times smaller than 16-bit ones."
+        f"{best['precision']} with {best['method']} keeps {formatting.percent(best['same_top'])} of the top tokens, "
+        f"and its weights are {smaller:.1f} times smaller than 16-bit ones."
     )
 
 
@@ -117,7 +117,7 @@ def _run_section(explorer: "Explorer", run_id: str) -> str:
     return (
         f"<section><h2>{escape(run.precision)} {escape(run.method)} of {escape(run.model)}</h2>"
         f"<p class='quiet'>Run {escape(run_id)}. Made by <code>{escape(command)}</code>. "
-        f"Calibrated on {escape(words.texts(explorer.texts(run_id)))}.</p>"
+        f"Calibrated on {escape(formatting.texts(explorer.texts(run_id)))}.</p>"
         f"{_tasks(explorer.task_frame(run_id))}{figures}</section>"
     )
 
@@ -126,9 +126,9 @@ def _tasks(scores: pandas.DataFrame) -> str:
     """What each task gave, as a table; nothing where none was asked."""
     if scores.empty:
         return ""
-    header = "".join(f"<th scope='col'>{escape(name)}</th>" for name in words.TASK_HEADER)
+    header = "".join(f"<th scope='col'>{escape(name)}</th>" for name in formatting.TASK_HEADER)
     rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in words.task_cells(row))}</tr>"
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in formatting.task_cells(row))}</tr>"
         for row in scores.to_dict("records")
     )
     return f"<div class='wide'><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"

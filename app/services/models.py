@@ -13,6 +13,7 @@ from abq_core.mix import ModelPrecision
 from abq_core.models.loading import LoadedModel, load_model, model_shape
 from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.spec import read_precision
+from app import formatting
 from app.runs.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
 from app.services.mixes import find_precision
@@ -87,7 +88,7 @@ class ModelRegistry:
         free = psutil.virtual_memory().available
         if wanted > free:
             raise ServiceError(
-                f"{ref} takes {wanted / 2**30:.1f} GiB of memory in fp32, and {free / 2**30:.1f} GiB are free. Use a "
+                f"{ref} takes {formatting.size(wanted)} of memory in fp32, and {formatting.size(free)} are free. Use a "
                 "smaller model, or a machine with more memory."
             )
         return load_model(ref, device=self._settings.device)

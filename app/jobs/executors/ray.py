@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from abq_core.spec import CalibrationSpec
+from app import formatting
 from app.jobs.executors.cluster import ClusterError, Need
 from app.jobs.executors.node import Assignment, BlockKey, Delivery, Ended
 from app.jobs.executors.ray_node import RayCalibrator, look
@@ -64,7 +65,7 @@ class RayCluster:
             if not self.room(need):
                 gpu = ", a GPU" if need.gpus else ""
                 raise ClusterError(
-                    f"No node of the cluster has {need.cpus} CPUs{gpu} and {need.memory_bytes / 2**30:.1f} GiB of "
+                    f"No node of the cluster has {need.cpus} CPUs{gpu} and {formatting.size(need.memory_bytes)} of "
                     f"memory for {spec.command_line()}. Add one, or set ABQ_THREADS lower."
                 )
         paths = sorted({path for spec in specs for path in (spec.model, spec.data) if Path(path).is_absolute()})

@@ -10,6 +10,7 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.spec import METHODS, CalibrationSpec
+from app import formatting
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.web.tabs import words
 from app.web.tabs.guard import EXPECTED, guarded
@@ -153,7 +154,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
 
 
 def _number(bits: object) -> float:
-    number = words.number(bits)
+    number = formatting.number(bits)
     if number is None:
         raise ValueError("The budget is empty: give a number of bits, such as 2.5.")
     return number
@@ -162,17 +163,27 @@ def _number(bits: object) -> float:
 def _answer(chosen: Chosen) -> str:
     """The choice in words, beside the candidates used for all linears alike."""
     content = chosen.content
-    alike = ", ".join(f"{words.escape(name)} {kl:.2f}" for name, kl in content["uniform_kl"].items())
+    alike = ", ".join(f"{words.escape(name)} {formatting.nats(kl)}" for name, kl in content["uniform_kl"].items())
     return (
-        f"<b>{words.escape(str(content['precision']))}</b>: {words.bits(content['stored_bits'])} "
-        f"{words.term('stored bits')} a weight ({words.bits(content['information_bits'])} "
-        f"{words.term('information bits', 'of information')}), {words.mib(content['weight_bytes'])}. Predicted "
-        f"{words.term('KL')} <b>{content['predicted_kl']:.2f}</b> nats; one precision for all linears: {alike}."
+        f"<b>{words.escape(str(content['precision']))}</b>: {formatting.bits(content['stored_bits'])} "
+        f"{words.term('stored bits')} a weight ({formatting.bits(content['information_bits'])} "
+        f"{words.term('information bits', 'of information')}), {formatting.size(content['weight_bytes'])}. Predicted "
+        f"{words.term('KL')} <b>{formatting.nats(content['predicted_kl'])}</b>; one precision for all linears: {alike}."
     )
 
 
 def _command(model: str, bits: float | None, candidates: list[str] | None, method: str) -> str:
     named = ",".join(candidates or [])
-    choose = ["abq", "allocate", model, "--bits", f"{words.number(bits) or 0:g}", "--candidates", named, "--out", FILE]
+    choose = [
+        "abq",
+        "allocate",
+        model,
+        "--bits",
+        f"{formatting.number(bits) or 0:g}",
+        "--candidates",
+        named,
+        "--out",
+        FILE,
+    ]
     calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
     return f"{shlex.join(choose)}\n{shlex.join(calibrate)}"

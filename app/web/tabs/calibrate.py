@@ -11,6 +11,7 @@ from abq_core.spec import (
     own_epochs,
 )
 from abq_core.text.sources import NAMES
+from app import formatting
 from app.web.tabs import switches, words
 from app.web.tabs.guard import guarded
 from app.web.tabs.jobs_panel import PRIVATE, build_jobs_panel
@@ -132,7 +133,7 @@ def _pass_segments(value: object) -> int | None:
 
 
 def _whole(value: object, name: str) -> int:
-    number = words.number(value)
+    number = formatting.number(value)
     if number is None:
         raise SpecError(f"{name} is empty: type a whole number.")
     return int(number)
@@ -146,12 +147,14 @@ def _preflight(page: Page, spec: CalibrationSpec) -> str:
         if spec.active_epochs
         else "nothing is learned"
     )
-    how_long = f"roughly <b>{words.seconds(estimate.seconds)}</b> on one core, " if spec.device == "cpu" else ""
-    of_device = f", {words.mib(estimate.device_memory_bytes)} of the GPU's" if estimate.device_memory_bytes else ""
+    how_long = f"roughly <b>{formatting.seconds(estimate.seconds)}</b> on one core, " if spec.device == "cpu" else ""
+    of_device = (
+        f", {formatting.size(estimate.device_memory_bytes)} of the GPU's" if estimate.device_memory_bytes else ""
+    )
     return (
         f"<b>{words.escape(str(spec.precision))}</b> with <b>{spec.method}</b>: {learned}, "
         f"{how_long}"
-        f"about {words.mib(estimate.peak_memory_bytes)} of memory{of_device} "
-        f"and {words.mib(estimate.run_bytes)} on the disk; "
-        f"the weights go from {words.mib(estimate.full_bytes)} to {words.mib(estimate.quantized_bytes)}."
+        f"about {formatting.size(estimate.peak_memory_bytes)} of memory{of_device} "
+        f"and {formatting.size(estimate.run_bytes)} on the disk; "
+        f"the weights go from {formatting.size(estimate.full_bytes)} to {formatting.size(estimate.quantized_bytes)}."
     )

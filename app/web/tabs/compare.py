@@ -7,6 +7,7 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.spec import METHODS, CalibrationSpec
+from app import formatting
 from app.figures.pareto import front, lens_of, pareto_figure
 from app.web.tabs import words
 from app.web.tabs.budget_panel import build_budget_panel
@@ -150,8 +151,8 @@ def _answer(runs: pd.DataFrame) -> str:
     return (
         f"{len(on_front)} of {len(measured)} are on the front. The smallest is "
         f"<b>{words.escape(str(best['precision']))} {words.escape(str(best['method']))}</b>: "
-        f"{words.mib(best['weight_bytes'])} at {words.term('perplexity')} "
-        f"{words.perplexity(best['perplexity'], best['perplexity_stderr'])}. "
+        f"{formatting.size(best['weight_bytes'])} at {words.term('perplexity')} "
+        f"{formatting.perplexity(best['perplexity'], best['perplexity_stderr'])}. "
         "Choose a row to carry it to the other tabs."
     )
 
@@ -168,8 +169,8 @@ def _table(runs: pd.DataFrame, chosen: str) -> str:
     for run in runs.to_dict("records"):
         lens = lens_of(str(run["method"]))
         method = "full precision" if run["method"] == "none" else str(run["method"])
-        kl = words.number(run["kl_mean"])
-        measured = words.perplexity(run["perplexity"], run["perplexity_stderr"])
+        kl = formatting.number(run["kl_mean"])
+        measured = formatting.perplexity(run["perplexity"], run["perplexity_stderr"])
         rows.append(
             (
                 str(run["run"]),
@@ -181,15 +182,15 @@ def _table(runs: pd.DataFrame, chosen: str) -> str:
                     ),
                     Cell(method),
                     Cell(measured if kl is not None else str(run["state"]), _order(run["perplexity"])),
-                    Cell(words.NOTHING if kl is None else f"{kl:.3f} nats", _order(kl)),
-                    Cell(words.percent(run["same_top"]), _order(run["same_top"])),
-                    Cell(words.task_average(run), _order(run["task_score"])),
+                    Cell(formatting.nats(kl), _order(kl)),
+                    Cell(formatting.percent(run["same_top"]), _order(run["same_top"])),
+                    Cell(formatting.task_average(run), _order(run["task_score"])),
                     Cell(
-                        f"{words.bits(run['stored_bits'])} ({words.bits(run['information_bits'])})",
+                        f"{formatting.bits(run['stored_bits'])} ({formatting.bits(run['information_bits'])})",
                         _order(run["information_bits"]),
                     ),
-                    Cell(words.mib(run["weight_bytes"]), _order(run["weight_bytes"])),
-                    Cell(str(run["run"]) or words.NOTHING),
+                    Cell(formatting.size(run["weight_bytes"]), _order(run["weight_bytes"])),
+                    Cell(str(run["run"]) or formatting.MISSING),
                     Cell(
                         f'<span class="abq-wrap">{words.escape(str(run["note"]))}</span>', str(run["note"]), html=True
                     ),
@@ -200,7 +201,7 @@ def _table(runs: pd.DataFrame, chosen: str) -> str:
 
 
 def _order(value: object) -> float | str:
-    number = words.number(value)
+    number = formatting.number(value)
     return "" if number is None else number
 
 

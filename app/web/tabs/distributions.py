@@ -4,6 +4,7 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.spec import CalibrationSpec
+from app import formatting
 from app.figures.attention import attention_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure
@@ -187,8 +188,8 @@ def _answer(page: Page, selection: Selection, blocks: pd.DataFrame) -> str:
     last = blocks[blocks["block"].eq(blocks["block"].max())].set_index("lens")["cosine"]
     return (
         f"<b>{words.escape(selection.precision)}</b> {words.escape(str(run['method']))} keeps "
-        f"<b>{words.percent(run['same_top'])}</b> of the {words.term('same top token', 'top tokens')} at "
-        f"{words.term('perplexity')} {words.perplexity(run['perplexity'], run['perplexity_stderr'])}. "
+        f"<b>{formatting.percent(run['same_top'])}</b> of the {words.term('same top token', 'top tokens')} at "
+        f"{words.term('perplexity')} {formatting.perplexity(run['perplexity'], run['perplexity_stderr'])}. "
         f"After the last block the outputs' cosine to full precision is {last['corrected']:.4f} "
         f'<span class="abq-corrected">corrected</span>, '
         f'{last["rounded"]:.4f} <span class="abq-rounded">only rounded</span>.'

@@ -8,6 +8,7 @@ import pandas as pd
 
 from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.precision import Precision
+from app import formatting
 from app.figures.base import empty_figure
 from app.figures.histograms import level_figure, weight_figure
 from app.figures.signal import outlier_figure, signal_figure
@@ -131,8 +132,8 @@ def _facts(page: Page, selection: Selection) -> str:
             ("parameters", f"{shape.parameters / 1e6:,.1f} M"),
             ("blocks", f"{shape.blocks} of width {shape.hidden}"),
             ("heads", f"{shape.heads}, keys {shape.kv_heads}"),
-            ("now, in FP16", words.mib(estimate.full_bytes)),
-            ("then", f"<b>{words.mib(estimate.quantized_bytes)}</b>"),
-            ("memory to calibrate", f"about {words.mib(estimate.peak_memory_bytes)}"),
+            ("now, in FP16", formatting.size(estimate.full_bytes)),
+            ("then", f"<b>{formatting.size(estimate.quantized_bytes)}</b>"),
+            ("memory to calibrate", f"about {formatting.size(estimate.peak_memory_bytes)}"),
         ]
     )

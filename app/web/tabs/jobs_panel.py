@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import gradio as gr
 
+from app import formatting
 from app.figures.losses import loss_figure
 from app.web.tabs import words
 from app.web.tabs.guard import guarded
@@ -60,7 +61,7 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
             return [gr.skip(), queue_html(jobs, ""), gr.update(visible=False), *[gr.skip()] * 3, "", "", now]
         job = jobs[jobs["job"].eq(chosen)].iloc[0]
         picture = framed(
-            loss_figure(losses, int(words.number(job["blocks_total"]) or 0), selection.dark),
+            loss_figure(losses, int(formatting.number(job["blocks_total"]) or 0), selection.dark),
             CAPTION if len(losses) else "", f"abq/job/{chosen}/losses.csv", f"losses-{job['run']}",
         )  # fmt: skip
         return [

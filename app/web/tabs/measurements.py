@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 
+from app import formatting
 from app.figures.throughput import BASELINES, baselines_of
 from app.web.tabs import words
 from app.web.tabs.table import Cell, Heading, table
@@ -56,7 +57,7 @@ def kernel_table(kernels: pd.DataFrame) -> str:
     ]  # fmt: skip
     rows = []
     for row in kernels.to_dict("records"):
-        speeds = [words.number((row["speedup"] or {}).get(engine)) for engine in baselines]
+        speeds = [formatting.number((row["speedup"] or {}).get(engine)) for engine in baselines]
         rows.append(
             (
                 "",
@@ -66,7 +67,7 @@ def kernel_table(kernels: pd.DataFrame) -> str:
                     Cell(str(row["m"]), row["m"]),
                     Cell(str(row["path"])),
                     Cell(
-                        f"{words.seconds(row['median_us'] / 1e6)} ({words.seconds(row['iqr_us'] / 1e6)})",
+                        f"{formatting.seconds(row['median_us'] / 1e6)} ({formatting.seconds(row['iqr_us'] / 1e6)})",
                         row["median_us"],
                     ),
                     Cell(
@@ -74,10 +75,10 @@ def kernel_table(kernels: pd.DataFrame) -> str:
                         int(bool(row["exact"])),
                     ),
                     *(
-                        Cell(words.NOTHING if s is None else f"{s:.2f}{TIMES}", s if s is not None else "")
+                        Cell(formatting.MISSING if s is None else f"{s:.2f}{TIMES}", s if s is not None else "")
                         for s in speeds
                     ),
-                    Cell(words.mib(row["packed_bytes"]), row["packed_bytes"]),
+                    Cell(formatting.size(row["packed_bytes"]), row["packed_bytes"]),
                     Cell(str(row["threads"]), row["threads"]),
                 ],
             )
@@ -101,8 +102,8 @@ def decode_table(decodes: pd.DataFrame) -> str:
                 Cell(str(row["column"])),
                 Cell(str(row["path"])),
                 Cell(f"{row['tokens_per_second']:.1f}", row["tokens_per_second"]),
-                Cell(words.seconds(row["first_token_seconds"]), row["first_token_seconds"]),
-                Cell(words.mib(row["weight_bytes"]), row["weight_bytes"]),
+                Cell(formatting.seconds(row["first_token_seconds"]), row["first_token_seconds"]),
+                Cell(formatting.size(row["weight_bytes"]), row["weight_bytes"]),
                 Cell(f"{int(row['threads'])}", row["threads"]),
             ],
         )

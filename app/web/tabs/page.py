@@ -9,6 +9,7 @@ import pandas as pd
 
 from abq_core.mix import ModelPrecision
 from abq_core.precision import PrecisionError
+from app import formatting
 from app.services import Explorer
 from app.web.limits import Limits
 from app.web.tabs import words
@@ -174,6 +175,6 @@ class Header:
 def bits_line(precision: ModelPrecision) -> str:
     """Stored and information bits, which always stand next to a precision's name."""
     return (
-        f'<p class="abq-bits"><b>{words.bits(precision.stored_bits)}</b> {words.term("stored bits")}<br>'
-        f"<b>{words.bits(precision.information_bits)}</b> {words.term('information bits')} a weight</p>"
+        f'<p class="abq-bits"><b>{formatting.bits(precision.stored_bits)}</b> {words.term("stored bits")}<br>'
+        f"<b>{formatting.bits(precision.information_bits)}</b> {words.term('information bits')} a weight</p>"
     )

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from app import formatting
 from app.web.tabs import words
 from app.web.tabs.table import Cell, Heading, table
 
@@ -22,10 +23,10 @@ def queue_html(jobs: pd.DataFrame, chosen: str) -> str:
         return EMPTY
     rows = []
     for job in jobs.to_dict("records"):
-        share = words.number(job["progress"]) or 0.0
+        share = formatting.number(job["progress"]) or 0.0
         share = 1.0 if job["state"] == "succeeded" else share
         bar = f'<span class="abq-bar"><i style="width:{100 * share:.1f}%"></i></span>{100 * share:.0f} %'
-        left = words.seconds(job["eta_seconds"]) if job["state"] == "running" else words.NOTHING
+        left = formatting.seconds(job["eta_seconds"]) if job["state"] == "running" else formatting.MISSING
         rows.append(
             (
                 str(job["job"]),
@@ -36,8 +37,8 @@ def queue_html(jobs: pd.DataFrame, chosen: str) -> str:
                     Cell(str(job["method"])),
                     Cell(state_words(job)),
                     Cell(bar, share, html=True),
-                    Cell(words.seconds(job["seconds"]), words.number(job["seconds"])),
-                    Cell(left, words.number(job["eta_seconds"])),
+                    Cell(formatting.seconds(job["seconds"]), formatting.number(job["seconds"])),
+                    Cell(left, formatting.number(job["eta_seconds"])),
                     Cell(f'<span class="abq-wrap">{words.escape(_now(job))}</span>', _now(job), html=True),
                 ],
             )

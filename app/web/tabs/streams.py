@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
 
+from app import formatting
 from app.web.tabs import words
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Streams:
             at = self.first_difference(name)
             place = "writes the same text" if at is None else f"first differs at token {at + 1}"
             kl = [token.kl for token in column.tokens if token.kl is not None]
-            mean = f", mean KL {sum(kl) / len(kl):.3f} nats" if kl else ""
+            mean = f", mean KL {formatting.nats(sum(kl) / len(kl))}" if kl else ""
             said.append(f'<b class="abq-{column.lens}">{escape(column.title)}</b> {place}{mean}')
         return "; ".join(said) + "." if said else ""
 
@@ -86,7 +87,7 @@ def _span(token: "Token", first: bool) -> str:
     if token.kl is None:
         return f"<span{mark}>{escape(token.text)}</span>"
     strength = STRONGEST * min(1.0, math.sqrt(max(token.kl, 0.0) / TINT_AT_NATS))
-    tip = f"token {token.index + 1}: KL {token.kl:.4f} nats"
+    tip = f"token {token.index + 1}: KL {formatting.nats(token.kl)}"
     return (
         f'<span{mark} data-kl="{token.kl:.4f}" title="{tip}" style="background:rgba({TINT},{strength:.2f})">'
         f"{escape(token.text)}</span>"
@@ -98,6 +99,7 @@ def _numbers(column: Column) -> str:
     if end is None:
         return f"{len(column.tokens)} tokens&hellip;" if column.tokens else "waiting for the first token&hellip;"
     return (
-        f"{end.tokens_per_second:.3g} tokens/s, first token after {words.seconds(end.first_token_seconds)}<br>"
-        f"{words.mib(end.weight_bytes)} of weights in its linears"
+        f"{formatting.tokens_per_second(end.tokens_per_second)}, "
+        f"first token after {formatting.seconds(end.first_token_seconds)}<br>"
+        f"{formatting.size(end.weight_bytes)} of weights in its linears"
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from app import formatting
 from app.web.tabs import words
 from app.web.tabs.table import Cell, Heading, table
 
@@ -21,8 +22,10 @@ def task_table(scores: pd.DataFrame, model: str) -> str:
     for run, found in mine.groupby("run", sort=False):
         first, by_task = found.iloc[0], found.set_index("task").to_dict("index")
         method = "full precision" if first["method"] == "none" else str(first["method"])
-        cells = [_cell(by_task[name]) if name in by_task else Cell(words.NOTHING, "") for name in names]
-        rows.append((str(run), [Cell(str(first["precision"])), Cell(method), *cells, Cell(str(run) or words.NOTHING)]))
+        cells = [_cell(by_task[name]) if name in by_task else Cell(formatting.MISSING, "") for name in names]
+        rows.append(
+            (str(run), [Cell(str(first["precision"])), Cell(method), *cells, Cell(str(run) or formatting.MISSING)])
+        )
     headings = [Heading("precision"), Heading("method"), *tasks, Heading("run")]
     return table(headings, rows, CAPTION, selectable=False)
 
@@ -30,9 +33,9 @@ def task_table(scores: pd.DataFrame, model: str) -> str:
 def _cell(score: dict[str, Any]) -> Cell:
     """The task's own metric; acc_norm below it, and how many questions were asked where it was not all."""
     metrics, stderr, name = score["metrics"], score["stderr"], score["headline"]
-    lines = [words.score(name, metrics[name], stderr.get(name))]
+    lines = [formatting.task_metric(name, metrics[name], stderr.get(name))]
     if name != "acc_norm" and "acc_norm" in metrics:
-        lines.append(words.score("acc_norm", metrics["acc_norm"], stderr.get("acc_norm")))
+        lines.append(formatting.task_metric("acc_norm", metrics["acc_norm"], stderr.get("acc_norm")))
     if score["samples"] != score["of"]:
         lines.append(f"{score['samples']:,} of {score['of']:,}")
     return Cell("<br>".join(words.escape(line) for line in lines), metrics[name], html=True)

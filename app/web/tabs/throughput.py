@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import gradio as gr
 import pandas as pd
 
+from app import formatting
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
 from app.services.timings import this_device
 from app.web.tabs import words
@@ -177,7 +178,8 @@ def _answer(picture: str, kernels: pd.DataFrame, timed: int, decodes: pd.DataFra
         return words.answer(
             f"Decoding {words.escape(str(best['model']))} one token at a time, "
             f"<b>{words.escape(str(best['column']))}</b> is fastest with "
-            f"<b>{best['tokens_per_second']:.1f} tokens/s</b> on {words.escape(str(best['path']))}.{where}"
+            f"<b>{formatting.tokens_per_second(best['tokens_per_second'])}</b> on "
+            f"{words.escape(str(best['path']))}.{where}"
         )
     part = f" The picture has {len(kernels)} of {timed} cases: the form chooses." if len(kernels) < timed else ""
     return words.answer(kernel_answer(kernels) + where + part)

@@ -1,9 +1,6 @@
-"""Numbers and terms in words: one place decides how a size, a time or a perplexity reads. All of it is safe in HTML."""
+"""Terms with their explanations, and the pieces of HTML that the tabs share. All of it is safe HTML."""
 
-import math
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 TERMS = {
     "stored bits": "Bit planes of a weight in memory; with bit balance one more than the name says.",
@@ -33,86 +30,12 @@ SECTIONS = {
     "compensation": "Distribution Correction",
 }
 PAPER = "arXiv 2408.08554"
-NOTHING = "\N{EN DASH}"
 
 
 def term(name: str, text: str | None = None) -> str:
     """A term with its one-sentence explanation as tooltip."""
     tip = TERMS[name] + (f" See {SECTIONS[name]} in {PAPER}." if name in SECTIONS else "")
     return f'<abbr title="{escape(tip)}" tabindex="0">{escape(text or name)}</abbr>'
-
-
-def number(value: object) -> float | None:
-    """A finite float, or None."""
-    try:
-        result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return result if math.isfinite(result) else None
-
-
-def perplexity(value: object, stderr: object = None) -> str:
-    """Two decimals with the standard error."""
-    mean, error = number(value), number(stderr)
-    if mean is None:
-        return NOTHING
-    shown = f"{mean:,.2f}" if mean < 1e5 else f"{mean:.2e}"
-    return shown + (f" \N{PLUS-MINUS SIGN} {error:.2f}" if error else "")
-
-
-def mib(size: object) -> str:
-    """Bytes as MiB, without decimals where they would say nothing, or GiB where they are many."""
-    value = number(size)
-    if value is None:
-        return NOTHING
-    if value >= 2**30:
-        return f"{value / 2**30:.2f} GiB"
-    return f"{value / 2**20:.{0 if value >= 100 * 2**20 else 2}f} MiB"
-
-
-def bits(value: object) -> str:
-    """Two decimals, or a whole number where it is one."""
-    shown = number(value)
-    return NOTHING if shown is None else f"{shown:.0f}" if shown == int(shown) else f"{shown:.2f}"
-
-
-def seconds(value: object) -> str:
-    """A time with unit and three figures; minutes and hours from there."""
-    shown = number(value)
-    if shown is None:
-        return NOTHING
-    if shown < 1e-3:
-        return f"{shown * 1e6:.3g} \N{GREEK SMALL LETTER MU}s"
-    if shown < 1:
-        return f"{shown * 1e3:.3g} ms"
-    if shown < 60:
-        return f"{shown:.3g} s"
-    if shown < 3600:
-        return f"{int(shown // 60)} min {int(shown % 60)} s"
-    return f"{int(shown // 3600)} h {int(shown % 3600 // 60)} min"
-
-
-def percent(share: object) -> str:
-    """A share of 1 as percent with one decimal."""
-    shown = number(share)
-    return NOTHING if shown is None else f"{100 * shown:.1f} %"
-
-
-def task_average(run: Mapping[str, Any]) -> str:
-    """The mean accuracy of a run's tasks with its standard error, and of how many."""
-    if number(run["task_score"]) is None:
-        return NOTHING
-    return f"{score('acc', run['task_score'], run['task_stderr'])} ({int(run['tasks'])})"
-
-
-def score(metric: str, value: object, stderr: object) -> str:
-    """A metric of a task with its standard error: shares as percent, others as they are."""
-    mean, error = number(value), number(stderr)
-    if mean is None:
-        return NOTHING
-    if not metric.startswith(("acc", "exact_match")):
-        return f"{metric} {mean:.4g}" + (f" \N{PLUS-MINUS SIGN} {error:.2g}" if error else "")
-    return percent(mean) + (f" \N{PLUS-MINUS SIGN} {100 * error:.1f}" if error else "")
 
 
 def answer(html: str) -> str:

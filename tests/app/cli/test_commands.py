@@ -53,7 +53,7 @@ def in_finished(folder: Path, finished: tuple[Explorer, Job], monkeypatch: pytes
 
 def test_start_up_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'gradio', 'pandas', 'plotly', 'sqlalchemy', 'numba'}"
-    code = f"import sys, app.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, app.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from abq_core.evaluation.task_errors import TaskError
+from app import formatting
 from app.cli.main import main
 from app.services import Explorer
-from app.web.tabs import words
 from app.web.tabs.task_scores import task_table
 from storage.jobs import Job
 
@@ -85,7 +85,7 @@ def test_tasks_are_asked_stored_and_shown(
     assert [row["task"] for row in shown["task_scores"]] == ["reading", "writing"]
     assert main(["runs", "show", job.run_id]) == 0
     out = capsys.readouterr().out
-    assert words.percent(reading["metrics"]["acc"]) in out and "2 of 8" in out
+    assert formatting.percent(reading["metrics"]["acc"]) in out and "2 of 8" in out
     assert main(["runs", "list"]) == 0
     assert "(2)" in capsys.readouterr().out
     page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
@@ -95,7 +95,7 @@ def test_tasks_are_asked_stored_and_shown(
 
     table = task_table(explorer.task_frame(), str(job.spec["model"]))
     assert "reading" in table and "writing" in table and "2 of 8" in table
-    assert table.count("<tr") == 3 and words.NOTHING in table  # full precision was not asked the second
+    assert table.count("<tr") == 3 and formatting.MISSING in table  # full precision was not asked the second
     assert task_table(explorer.task_frame(), "another model") == ""
 
 
@@ -106,7 +106,10 @@ def test_a_model_without_perplexity_is_listed_with_its_tasks(
     row = explorer.runs_frame().iloc[0]
     assert (row["run"], row["model"], row["precision"], row["tasks"]) == ("", str(tiny_llama), "FP16", 1)
     assert row["task_score"] == score.metrics["acc"] and row.isna()["perplexity"]
-    assert words.task_average(row) == f"{words.score('acc', score.metrics['acc'], score.stderr['acc'])} (1)"
+    assert (
+        formatting.task_average(row)
+        == f"{formatting.task_metric('acc', score.metrics['acc'], score.stderr['acc'])} (1)"
+    )
 
 
 def test_what_cannot_be_asked_is_said_in_a_line(
