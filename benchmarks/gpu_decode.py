@@ -25,7 +25,7 @@ from random_models import CONFIGS, one_block_model, repeat_block
 
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.graph_decoder import GraphDecoder
-from abq_core.inference.placement import in_int8, placed
+from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import linear_path, rounded_model, weight_bytes
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
@@ -85,8 +85,8 @@ def column_model(name: str, blocks: int, column: str, place: str) -> LoadedModel
     model = one_block_model(name)
     if column not in (FP16, INT8):
         model = rounded_model(model, Precision.parse(column), "packed")
-    model = placed(model, place, torch.float16)
-    model = repeat_block(in_int8(model) if column == INT8 else model, blocks)
+    model = to_device(model, place, torch.float16)
+    model = repeat_block(to_int8(model) if column == INT8 else model, blocks)
     model.model.generation_config.eos_token_id = None
     model.tokenizer.eos_token = None  # every column writes as many tokens as it is asked for
     return replace(model, decoder=model.decoder if place != "cpu" else GraphDecoder(model.model))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.activations import NotFiniteError, quantize_activations, refuse_not_finite
-from kernels.cuda.operands import DeviceWeight
+from kernels.cuda.device_tensors import DeviceWeight
 from kernels.hadamard import transformed
 from kernels.planes import ShapeError
 from kernels.threads import thread_count
@@ -41,9 +41,9 @@ def linear(
 
     x: (m, k) float32.  act_bits: 1..8, quantized per token, or 16: the weight is dequantized and the product is in
     float32.  threads: at most this many (None: ABQ_THREADS, or all cores).  Returns (m, n) float32.
-    A weight on a GPU (`kernels.cuda.operands.upload`) takes a tensor beside it and gives a tensor of the same dtype.
-    Raises ShapeError, NotFiniteError for a token with NaN or infinity (on a GPU, where looking would mean waiting, that
-    token's outputs are NaN), and ThreadsError.
+    A weight on a GPU (`kernels.gpu.upload`) multiplies a tensor on that GPU; the result has the tensor's dtype.
+    Raises ShapeError, ThreadsError, and NotFiniteError for a token with NaN or infinity. On a GPU that check would
+    force a synchronization, so the outputs of such a token are NaN instead.
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().linear(x, weight, act_bits)

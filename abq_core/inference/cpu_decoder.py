@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from abq_core.inference.kv_cache import StaticCache, StaticLayer
-from abq_core.inference.linear_stacks import stacked
+from abq_core.inference.kv_cache import PreallocatedCache, PreallocatedLayer
+from abq_core.inference.linear_stacks import stack_linears
 from abq_core.models.architectures import blocks_of
 from abq_core.quantization.quant_linear import PackedLinear
 from kernels.dispatch import linear
@@ -33,7 +33,7 @@ class CpuDecoder:
         self._norm = _Norm(model.base_model.norm)
 
     @torch.inference_mode()
-    def hidden(self, token: int, cache: StaticCache) -> Tensor:
+    def hidden(self, token: int, cache: PreallocatedCache) -> Tensor:
         """The last hidden state, (hidden,) float32, after one more token; the cache, which holds some, grows by it.
 
         Raises CacheFullError.
@@ -60,7 +60,7 @@ class _Stack:
     """Linears that read the same input: one product where their settings agree, else one after the other."""
 
     def __init__(self, linears: list[PackedLinear]) -> None:
-        self._products = [(_weight_of(linear), linear.act_bits) for linear in stacked(linears)]
+        self._products = [(_weight_of(linear), linear.act_bits) for linear in stack_linears(linears)]
 
     def of(self, x: _Floats) -> _Floats:
         """(1, k) float32 -> (rows of all,) float32."""
@@ -86,12 +86,12 @@ class _Block:
         self._scale = float(attention.scaling)
         self.kv_bits: int | None = attention.kv_bits
 
-    def run(self, x: _Floats, added: _Floats, cos: _Floats, sin: _Floats, layer: StaticLayer) -> _Floats:
+    def run(self, x: _Floats, added: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
         """x (hidden,) gets `added`, what the block before computed, and attention; returns what the MLP adds."""
         seen = self._attention(self._qkv.of(self._before.of(x, added)), cos, sin, layer)
         return self._down.of(gated(self._gate_up.of(self._between.of(x, self._out.of(seen)))))
 
-    def _attention(self, qkv: _Floats, cos: _Floats, sin: _Floats, layer: StaticLayer) -> _Floats:
+    def _attention(self, qkv: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
         queries, kv = self._heads
         parts = qkv.reshape(queries + 2 * kv, -1)
         rotate(parts[: queries + kv], cos, sin)

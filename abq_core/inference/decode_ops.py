@@ -8,29 +8,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-import kernels.cuda.token
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.quantization.quantizers import fake_quant_activation
-from kernels.cuda import engine, int8
-from kernels.cuda.compile import CompileError
-from kernels.cuda.driver import CudaError
-from kernels.cuda.inputs import Gated, Normed
-from kernels.cuda.operands import DeviceWeight
-from kernels.cuda.token import Heads
 from kernels.dispatch import linear as packed_linear
-
-if TYPE_CHECKING:
-    from kernels.cuda.inputs import Input
+from kernels.gpu import (
+    AttentionInput,
+    CompileError,
+    CudaError,
+    DeviceWeight,
+    Gated,
+    Input,
+    Normed,
+    decode_attention,
+    int8,
+    materialize,
+)
 
 
 @dataclass(frozen=True)
-class At:
+class DecodePosition:
     """Where a token stands: position (1,) int64, below `bucket`; cos and sin (d,), the first half of sin negative."""
 
     position: Tensor
@@ -50,40 +52,40 @@ class At:
         return self._masks[window]
 
 
-class Between(Protocol):
+class DecodeOps(Protocol):
     """The calls that a block makes. A `Normed` is read once: then its x is the sum."""
 
     def products(self, linears: list[nn.Module], x: Input) -> Tensor:
         """The outputs of all linears for one token, side by side, (1, n)."""
         ...
 
-    def resolved(self, x: Gated | Normed) -> Tensor:
+    def materialize(self, x: Gated | Normed) -> Tensor:
         """The values that x stands for, (1, k)."""
         ...
 
-    def attention(self, token: Heads, at: At) -> Tensor:
+    def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
         """The token's keys and values are kept, and its attention comes back, (heads, d). Changes `token.parts`."""
         ...
 
 
-def between_for(device: torch.device, d: int) -> Between:
+def decode_ops_for(device: torch.device, d: int) -> DecodeOps:
     """The kernels on a GPU where they work for heads of d values, else torch."""
-    if device.type == "cuda" and kernels.cuda.token.fits(d):
+    if device.type == "cuda" and decode_attention.fits(d):
         try:
-            if kernels.cuda.token.works(device.index or 0):
-                return ByKernels()
+            if decode_attention.works(device.index or 0):
+                return CudaOps()
         except (CompileError, CudaError):  # without CuPy, torch alone decodes what is not packed
             pass
-    return ByTorch()
+    return TorchOps()
 
 
-class ByTorch:
-    """`Between` on any device."""
+class TorchOps:
+    """`DecodeOps` on any device."""
 
     def products(self, linears: list[nn.Module], x: Input) -> Tensor:
-        return _side_by_side(linears, x if isinstance(x, Tensor) else self.resolved(x))
+        return _side_by_side(linears, x if isinstance(x, Tensor) else self.materialize(x))
 
-    def resolved(self, x: Gated | Normed) -> Tensor:
+    def materialize(self, x: Gated | Normed) -> Tensor:
         if isinstance(x, Gated):
             gate, up = x.gate_up.chunk(2, dim=-1)
             return nn.functional.silu(gate) * up
@@ -91,7 +93,7 @@ class ByTorch:
             x.x.add_(x.added)
         return nn.functional.rms_norm(x.x, x.x.shape[-1:], x.norm, x.epsilon)
 
-    def attention(self, token: Heads, at: At) -> Tensor:
+    def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
         parts, heads, kv_heads = token.parts, token.heads, token.kv_heads
         turned = parts[: heads + kv_heads]
         turned = torch.addcmul(turned * at.cos, turned.roll(turned.shape[-1] // 2, -1), at.sin)
@@ -103,8 +105,8 @@ class ByTorch:
         return (torch.softmax(scores, dim=-1) @ values).view(heads, -1)  # in 16 bits too, softmax adds up in float32
 
 
-class ByKernels:
-    """`Between` on a GPU."""
+class CudaOps:
+    """`DecodeOps` on a GPU."""
 
     def products(self, linears: list[nn.Module], x: Input) -> Tensor:
         first = linears[0]
@@ -112,13 +114,13 @@ class ByKernels:
             return packed_linear(x, first.packed, first.act_bits)
         if len(linears) == 1 and isinstance(first, Int8Linear) and _in_two_launches(first):
             return int8.linear(x, first.codes, first.scale, first.bias)
-        return _side_by_side(linears, x if isinstance(x, Tensor) else self.resolved(x))
+        return _side_by_side(linears, x if isinstance(x, Tensor) else self.materialize(x))
 
-    def resolved(self, x: Gated | Normed) -> Tensor:
-        return engine.resolved(x)
+    def materialize(self, x: Gated | Normed) -> Tensor:
+        return materialize(x)
 
-    def attention(self, token: Heads, at: At) -> Tensor:
-        return kernels.cuda.token.attention(token, at.cos, at.sin, at.position, at.bucket)
+    def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
+        return decode_attention.attention(token, at.cos, at.sin, at.position, at.bucket)
 
 
 def _in_two_launches(linear: Int8Linear) -> bool:

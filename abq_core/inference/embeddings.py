@@ -13,7 +13,7 @@ from kernels.token import bfloat16_product
 _ROWS = 4096  # of the head that are float32 at a time
 
 
-class HalfEmbedding(nn.Embedding):
+class Bfloat16Embedding(nn.Embedding):
     """An embedding held in bfloat16 that gives float32."""
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ class HalfEmbedding(nn.Embedding):
         return super().forward(ids).float()
 
 
-class HalfHead(nn.Module):
+class Bfloat16Head(nn.Module):
     """A linear without bias held in bfloat16, whose inputs, sums and outputs are float32. CPU, inference only."""
 
     def __init__(self, weight: nn.Parameter) -> None:
@@ -39,7 +39,7 @@ class HalfHead(nn.Module):
 
 
 @torch.no_grad()
-def halve_tables(model: PreTrainedModel) -> None:
+def embeddings_to_bfloat16(model: PreTrainedModel) -> None:
     """Hold embedding and head of a float32 model on the CPU in bfloat16, in place, where no value changes by it."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head.weight is embedding.weight
@@ -49,23 +49,23 @@ def halve_tables(model: PreTrainedModel) -> None:
     half_head = half if tied else _half(head.weight)
     if type(head) is not nn.Linear or head.bias is not None or half_head is None:
         return
-    smaller = HalfEmbedding(
+    smaller = Bfloat16Embedding(
         embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device="meta", dtype=half.dtype
     )
     smaller.weight = half
     model.set_input_embeddings(smaller)
-    model.set_output_embeddings(HalfHead(half_head))
+    model.set_output_embeddings(Bfloat16Head(half_head))
 
 
-def whole_tables(model: PreTrainedModel) -> None:
-    """torch's own embedding and head again after `halve_tables`, in place; what they hold stays in bfloat16."""
+def restore_embeddings(model: PreTrainedModel) -> None:
+    """Undo `embeddings_to_bfloat16` in place: torch's own modules again, with the weights still in bfloat16."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(embedding, HalfEmbedding):
+    if isinstance(embedding, Bfloat16Embedding):
         rows, width = embedding.weight.shape
         plain = nn.Embedding(rows, width, embedding.padding_idx, device="meta")
         plain.weight = embedding.weight
         model.set_input_embeddings(plain)
-    if isinstance(head, HalfHead):
+    if isinstance(head, Bfloat16Head):
         rows, width = head.weight.shape
         linear = nn.Linear(width, rows, bias=False, device="meta")
         linear.weight = head.weight

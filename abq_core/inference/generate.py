@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from abq_core.calibration.losses import kl_divergence
-from abq_core.inference.kv_cache import StaticCache
+from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
 from kernels.activations import NotFiniteError
@@ -105,14 +105,6 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
     return text
 
 
-def first_difference(columns: Sequence[Sequence[int]]) -> int | None:
-    """The index of the first token that differs between columns, as far as all of them have come; None: none yet."""
-    for index, ids in enumerate(zip(*columns, strict=False)):
-        if len(set(ids)) > 1:
-            return index
-    return None
-
-
 def _prompt_ids(model: LoadedModel, prompt: str, max_new_tokens: int) -> list[int]:
     if not prompt.strip():
         raise PromptError("The prompt is empty: write at least a word.")
@@ -203,7 +195,7 @@ class _Reader:
     def __init__(self, model: LoadedModel, capacity: int) -> None:
         self._model, self._decoder = model, model.decoder
         kv_bits = None if model.decoder is None else model.decoder.kv_bits
-        self._cache = StaticCache(model.model.config, capacity, kv_bits)
+        self._cache = PreallocatedCache(model.model.config, capacity, kv_bits)
 
     @torch.inference_mode()
     def read(self, ids: list[int]) -> Tensor:

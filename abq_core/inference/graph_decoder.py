@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from abq_core.inference.decode_ops import At, Between, between_for, rounded
-from abq_core.inference.kv_cache import StaticCache
-from abq_core.inference.linear_stacks import stacked
+from abq_core.inference.decode_ops import DecodeOps, DecodePosition, decode_ops_for, rounded
+from abq_core.inference.kv_cache import PreallocatedCache
+from abq_core.inference.linear_stacks import stack_linears
 from abq_core.models.architectures import blocks_of
-from kernels.cuda.inputs import Gated, Normed
-from kernels.cuda.token import Heads
+from kernels.gpu import AttentionInput, Gated, Normed
 
 BUCKET = 256  # positions that attention reads at a time
 _UNSTEADY_ROPE = ("dynamic", "longrope")
@@ -31,14 +30,14 @@ class GraphDecoder:
     Where K and V are quantized it rounds them as the modules do and keeps them as floats: they take no less memory.
     """
 
-    def __init__(self, model: PreTrainedModel, between: Between | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, between: DecodeOps | None = None) -> None:
         """Stacks the linears that read the same input, in place. between: None for the best there is."""
         self.kv_bits: int | None = None
         self._model = _Model(model, between)
-        self._steps: WeakKeyDictionary[StaticCache, _Step] = WeakKeyDictionary()
+        self._steps: WeakKeyDictionary[PreallocatedCache, _Step] = WeakKeyDictionary()
 
     @torch.inference_mode()
-    def hidden(self, token: int, cache: StaticCache) -> Tensor:
+    def hidden(self, token: int, cache: PreallocatedCache) -> Tensor:
         """The last hidden state, (hidden,) of the model's dtype, after one more token; the cache, which holds some,
         grows by it. Raises CacheFullError.
         """
@@ -69,7 +68,7 @@ def bucket_of(filled: int, capacity: int) -> int:
 class _Step:
     """The decode step on the buffers of one cache."""
 
-    def __init__(self, model: "_Model", cache: StaticCache) -> None:
+    def __init__(self, model: "_Model", cache: PreallocatedCache) -> None:
         self._model, self._capacity = model, cache.capacity
         self._kept = [_Kept(layer.keys[0], layer.values[0], layer.window) for layer in cache.layers]
         self._token, self._position = (torch.zeros(1, dtype=torch.int64, device=model.device) for _ in range(2))
@@ -119,12 +118,12 @@ class _Kept:
 class _Model:
     """The parts of a model that a step calls. The rotary embedding is its own module."""
 
-    def __init__(self, model: PreTrainedModel, between: Between | None) -> None:
+    def __init__(self, model: PreTrainedModel, between: DecodeOps | None) -> None:
         self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
         self._norm = model.base_model.norm
         self.device, self.dtype, self.width = model.device, self._norm.weight.dtype, model.config.hidden_size
         first: Any = blocks_of(model)[0]
-        self._between = between or between_for(model.device, first.self_attn.head_dim)
+        self._between = between or decode_ops_for(model.device, first.self_attn.head_dim)
         self._blocks = [_Block(block, self._between) for block in blocks_of(model)]
 
     def hidden(self, token: Tensor, position: Tensor, kept: list[_Kept], bucket: int) -> Tensor:
@@ -135,7 +134,7 @@ class _Model:
         at = self._place(x, position, bucket)
         for block, own in zip(self._blocks, kept, strict=True):
             added = block.run(x, added, own, at)
-        return self._between.resolved(_normed(x, added, self._norm))[0]
+        return self._between.materialize(_normed(x, added, self._norm))[0]
 
     def round_kept(self, kept: list[_Kept], filled: int) -> None:
         """Round the keys and values of the first positions where the cache is quantized. Twice is as good as once."""
@@ -143,30 +142,30 @@ class _Model:
             for values in (own.keys[:, :filled], own.values[:, :filled]):
                 values.copy_(rounded(values, block.kv_bits))
 
-    def _place(self, x: Tensor, position: Tensor, bucket: int) -> At:
+    def _place(self, x: Tensor, position: Tensor, bucket: int) -> DecodePosition:
         cos, sin = (part[0, 0] for part in self._rotary(x, position[None]))
         half = len(sin) // 2
         turned = torch.cat([-sin[:half], sin[half:]])  # so that halves that change places need no change of sign
-        return At(position, cos, turned, bucket)
+        return DecodePosition(position, cos, turned, bucket)
 
 
 class _Block:
     """One block: attention and MLP of one token."""
 
-    def __init__(self, block: Any, between: Between) -> None:
+    def __init__(self, block: Any, between: DecodeOps) -> None:
         attention, mlp = block.self_attn, block.mlp
         self._between = between
         self._before, self._after = block.input_layernorm, block.post_attention_layernorm
-        self._qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._gate_up = stacked([mlp.gate_proj, mlp.up_proj])
+        self._qkv = stack_linears([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._gate_up = stack_linears([mlp.gate_proj, mlp.up_proj])
         self._out, self._down = attention.o_proj, mlp.down_proj
         self._head_dim, self._scale = attention.head_dim, float(attention.scaling)
         self.kv_bits: int | None = getattr(attention, "kv_bits", None)
 
-    def run(self, x: Tensor, added: Tensor | None, kept: _Kept, at: At) -> Tensor:
+    def run(self, x: Tensor, added: Tensor | None, kept: _Kept, at: DecodePosition) -> Tensor:
         """x (1, hidden) gets `added`, what the block before computed, and attention; returns what the MLP adds."""
         parts = self._between.products(self._qkv, _normed(x, added, self._before)).view(-1, self._head_dim)
-        heads = Heads(parts, kept.keys, kept.values, kept.window, self.kv_bits, self._scale)
+        heads = AttentionInput(parts, kept.keys, kept.values, kept.window, self.kv_bits, self._scale)
         seen = self._between.products([self._out], self._between.attention(heads, at).view(1, -1))
         gate_up = self._between.products(self._gate_up, _normed(x, seen, self._after))
         return self._between.products([self._down], Gated(gate_up))

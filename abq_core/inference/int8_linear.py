@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kernels.cuda.operands import library_tokens
+from kernels.gpu import int8_matmul, padded_int8_tokens
 
 _TOP = 127
 _LEAST = 1e-6  # of a row's peak: a row of zeros has no scale of its own
@@ -47,9 +47,9 @@ class Int8Linear(nn.Module):
         """x (..., in_features) float32, float16 or bfloat16 -> (..., out_features) of the same dtype."""
         rows = x.reshape(-1, self.in_features)
         scale = _peaks(rows) / _TOP
-        padded = rows.new_zeros((library_tokens(len(rows)), self.in_features), dtype=torch.int8)
+        padded = rows.new_zeros((padded_int8_tokens(len(rows)), self.in_features), dtype=torch.int8)
         padded[: len(rows)] = torch.round(rows / scale)
-        totals = torch._int_mm(padded, self.codes.T)[: len(rows)]
+        totals = int8_matmul(padded, self.codes.T)[: len(rows)]
         y = (totals * scale * self.scale).to(x.dtype)
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], self.out_features)

@@ -17,7 +17,7 @@ class CacheFullError(RuntimeError):
     """A cache that holds as many tokens as it was made for."""
 
 
-class StaticLayer(CacheLayerMixin):
+class PreallocatedLayer(CacheLayerMixin):
     """Keys and values of one block, (batch, kv_heads, capacity, d), of the first `length` positions.
 
     window: positions that a token sees, itself included; None for all.  bits: K and V are kept as integers (batch 1),
@@ -107,7 +107,7 @@ class StaticLayer(CacheLayerMixin):
         return 0 if self.window is None else max(0, self.length - self.window + 1)
 
 
-class StaticCache(DynamicCache):
+class PreallocatedCache(DynamicCache):
     """A cache for at most `capacity` tokens of a model with this config.
 
     bits: of K and V in memory, for a model whose tokens after the first call come by a `Decoder`.  Layers that are
@@ -131,12 +131,12 @@ class StaticCache(DynamicCache):
     @property
     def nbytes(self) -> int:
         """Bytes that keys and values hold, whether filled or not."""
-        return sum(layer.nbytes for layer in self.layers if isinstance(layer, StaticLayer))
+        return sum(layer.nbytes for layer in self.layers if isinstance(layer, PreallocatedLayer))
 
 
 def _static(layer: CacheLayerMixin, capacity: int, bits: int | None) -> CacheLayerMixin:
     if type(layer) is DynamicLayer:
-        return StaticLayer(capacity, None, bits)
+        return PreallocatedLayer(capacity, None, bits)
     if type(layer) is DynamicSlidingWindowLayer:
-        return StaticLayer(capacity, layer.sliding_window, bits)
+        return PreallocatedLayer(capacity, layer.sliding_window, bits)
     return layer

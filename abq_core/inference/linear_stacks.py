@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-import kernels.cuda.stacked
+import kernels.gpu
 import kernels.stacked
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.quantization.quant_linear import PackedLinear
@@ -15,7 +15,7 @@ from kernels.weight import PackedWeight
 Linear = TypeVar("Linear", bound=nn.Module)
 
 
-def stacked(linears: Sequence[Linear]) -> list[Linear]:
+def stack_linears(linears: Sequence[Linear]) -> list[Linear]:
     """One linear with the rows of all, where they differ in nothing else, or the linears as they are.
 
     They go on as parts of the whole, in place: no weight is held twice.
@@ -39,7 +39,7 @@ def _packed(linears: Sequence[PackedLinear]) -> PackedLinear | None:
     weights = [linear.packed for linear in linears]
     if len({(type(linear.packed), linear.act_bits) for linear in linears}) > 1:
         return None
-    engine = kernels.stacked if isinstance(weights[0], PackedWeight) else kernels.cuda.stacked
+    engine = kernels.stacked if isinstance(weights[0], PackedWeight) else kernels.gpu
     if not engine.can_stack(weights):
         return None
     whole, parts = engine.stack(weights)

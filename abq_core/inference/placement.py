@@ -7,23 +7,23 @@ import torch
 from torch import nn
 
 from abq_core.inference.decoder import decoder_of
-from abq_core.inference.embeddings import whole_tables
+from abq_core.inference.embeddings import restore_embeddings
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.quant_linear import PackedLinear, linears_of, replace_module
-from kernels.cuda.operands import upload
+from kernels.gpu import upload
 from kernels.weight import PackedWeight
 
 
 @torch.no_grad()
-def placed(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
+def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
     """A copy on "cpu" or a GPU ("cuda:0") with its parameters in float16 or bfloat16; packed weights stay as they are.
 
     Buffers keep their type, as transformers loads them: rotary embeddings are computed from one.
     """
     model = copy.deepcopy(loaded.model)
-    whole_tables(model)
+    restore_embeddings(model)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(device, dtype)
     model.to(device)
@@ -34,7 +34,7 @@ def placed(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
 
 
 @torch.no_grad()
-def in_int8(loaded: LoadedModel) -> LoadedModel:
+def to_int8(loaded: LoadedModel) -> LoadedModel:
     """A copy with torch's INT8 product in the linears of its blocks, the same ones that the engine replaces."""
     model = copy.deepcopy(loaded.model)
     for block in blocks_of(model):

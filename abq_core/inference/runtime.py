@@ -9,7 +9,7 @@ from torch import nn
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import Engine, quantized_block, rounded_artifact, stored_artifact
 from abq_core.inference.decoder import decoder_of
-from abq_core.inference.embeddings import halve_tables
+from abq_core.inference.embeddings import embeddings_to_bfloat16
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.mix import ModelPrecision
 from abq_core.models.architectures import blocks_of
@@ -46,7 +46,7 @@ def _with_blocks(
     for index, original in enumerate(originals):
         blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
     if engine == "packed":
-        halve_tables(model)
+        embeddings_to_bfloat16(model)
     return LoadedModel(base.ref, model, base.tokenizer, precision, decoder_of(model))
 
 

@@ -60,7 +60,7 @@ class Decoder(Protocol):
     kv_bits: int | None
 
     def hidden(self, token: int, cache: Any) -> Tensor:
-        """Append one token to a `StaticCache` that is not empty. Returns the last hidden state, (hidden,).
+        """Append one token to a `PreallocatedCache` that is not empty. Returns the last hidden state, (hidden,).
 
         Raises CacheFullError.
         """

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from abq_core.precision import Precision
 from abq_core.quantization.hadamard import hadamard
 from abq_core.quantization.quantizers import QuantizedWeight, fake_quant_activation
-from kernels.cuda.operands import DeviceWeight, upload
 from kernels.dispatch import linear as packed_linear
+from kernels.gpu import DeviceWeight, upload
 from kernels.weight import PackedWeight, pack_weight
 
 

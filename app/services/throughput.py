@@ -10,10 +10,10 @@ import pandas
 import torch
 from torch import nn
 
-from abq_core.inference.embeddings import halve_tables
+from abq_core.inference.embeddings import embeddings_to_bfloat16
 from abq_core.inference.generate import Finished, generate
 from abq_core.inference.int8_linear import Int8Linear
-from abq_core.inference.placement import in_int8, placed
+from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import linear_path, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
@@ -24,7 +24,7 @@ from kernels.bench import KernelMeasurement, bench_kernels
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer
-    from kernels.cuda.driver import CudaDevice
+    from kernels.gpu import CudaDevice
 
 PROMPT = "The following functions are"
 WARM_UP_TOKENS = 3
@@ -117,9 +117,9 @@ def measure_decode(
 
 
 def _gpu() -> "CudaDevice":
-    from kernels.cuda import driver
+    from kernels.gpu import device
 
-    return driver.device(0)
+    return device(0)
 
 
 def _column(explorer: "Explorer", column: str, ref: str) -> LoadedModel:
@@ -136,16 +136,16 @@ def gpu_column(explorer: "Explorer", column: str, ref: str, place: str) -> Loade
     if column == "fp32":
         raise ServiceError("fp32 is no column on a GPU, where nobody decodes with it: use fp16.")
     if column == "bf16":
-        return placed(explorer.registry.full(ref), place, torch.bfloat16)
+        return to_device(explorer.registry.full(ref), place, torch.bfloat16)
     if column in ("fp16", "int8"):
-        full = placed(explorer.registry.full(ref), place, torch.float16)
-        return full if column == "fp16" else in_int8(full)
-    return placed(explorer.registry.column(column, ref), place, torch.float16)
+        full = to_device(explorer.registry.full(ref), place, torch.float16)
+        return full if column == "fp16" else to_int8(full)
+    return to_device(explorer.registry.column(column, ref), place, torch.float16)
 
 
 def bf16(full: LoadedModel) -> LoadedModel:
     """The model with its weights in bfloat16, where it is."""
-    return placed(full, str(full.model.device), torch.bfloat16)
+    return to_device(full, str(full.model.device), torch.bfloat16)
 
 
 def dynamic_int8(full: LoadedModel) -> LoadedModel:
@@ -157,7 +157,7 @@ def dynamic_int8(full: LoadedModel) -> LoadedModel:
         warnings.simplefilter("ignore")  # torch warns that quantized tensors will go
         for block in blocks_of(model):
             torch.ao.quantization.quantize_dynamic(block, {nn.Linear}, dtype=torch.qint8, inplace=True)
-    halve_tables(model)
+    embeddings_to_bfloat16(model)
     return replace(full, model=model)
 
 

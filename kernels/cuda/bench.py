@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from kernels.bench import KernelMeasurement, baselines, parse_precision, spread, weight_bits
+from kernels.cuda.bench_weight import BenchWeight, random_bench_weight
 from kernels.cuda.ceiling import CeilingDevice, measure_ceilings
-from kernels.cuda.peers import LeftOut, Product, Rivals
-from kernels.cuda.subject import Subject, random_subject
+from kernels.cuda.peers import LeftOut, PeerSet, Product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ def bench_gpu(
     limits = Limits(on.copy_gb_per_second(), measure_ceilings(on))
     if on_limits is not None:
         on_limits(limits)
-    rivals = Rivals(on_left_out, compiling_seconds)
+    peer_set = PeerSet(on_left_out, compiling_seconds)
     measurements = []
     for n, k in shapes:
         subjects = _subjects(on, precisions, n, k)
@@ -93,7 +93,7 @@ def bench_gpu(
         for tokens in m:
             x = _tensor(random.standard_normal((tokens, k), np.float32), on)
             contenders = [_recorded(on, subject.is_exact(x), subject.product(x)) for subject in subjects]
-            contenders += rivals.of(full, x, partial(_copies_of, on), partial(_recorded, on, True))
+            contenders += peer_set.of(full, x, partial(_copies_of, on), partial(_recorded, on, True))
             for measurement in _measure(on.name, contenders, (n, k, tokens), limits):
                 measurements.append(measurement)
                 if on_measurement is not None:
@@ -101,11 +101,11 @@ def bench_gpu(
     return measurements
 
 
-def _subjects(on: Recorder, precisions: list[str], n: int, k: int) -> list[Subject]:
+def _subjects(on: Recorder, precisions: list[str], n: int, k: int) -> list[BenchWeight]:
     """Packing is NumPy's work, which leaves Python's lock: several at once."""
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         made = [
-            pool.submit(random_subject, name, n, k, seed, on.place, partial(_copies_of, on))
+            pool.submit(random_bench_weight, name, n, k, seed, on.place, partial(_copies_of, on))
             for seed, name in enumerate(precisions)
         ]
         return [future.result() for future in made]

@@ -1,7 +1,6 @@
 """CUDA C++ to cubins by NVRTC, without a driver or a toolkit; kept on disk, with what the compiler says of them."""
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kernels.cuda.private_apis import CupyMissingError, nvrtc
 from kernels.cuda.tiles import (
     BINARY,
     BYTES,
@@ -168,7 +168,7 @@ def _token_unit() -> Unit:
         *_of_each_type(keep_name, "KeepArguments", KEEP_THREADS, "rotate_and_keep"),
         *_of_each_type(attend_name, "AttendArguments", THREADS, "attend"),
     )
-    return Unit("token", "token.cu", kernels)
+    return Unit("token", "decode_step.cu", kernels)
 
 
 def _of_each_input(
@@ -212,22 +212,22 @@ def cubin(unit: Unit, arch: str) -> bytes:
 def compile_unit(unit: Unit, arch: str) -> tuple[bytes, str]:
     """(cubin, the compiler's log) of a unit for an architecture such as "90a". Raises CompileError."""
     arch_number(arch)
-    nvrtc = _nvrtc()
+    compiler = _nvrtc()
     options = (f"-arch=sm_{arch}", "--std=c++17", "-default-device", "--ptxas-options=-v")
     texts = {name: (SOURCES / name).read_text() for name in (*HEADERS, unit.file)}
-    key = repr((nvrtc.getVersion(), options, unit.source, sorted(texts.items())))
+    key = repr((compiler.getVersion(), options, unit.source, sorted(texts.items())))
     stem = cache_folder("cuda") / f"{unit.name}-sm{arch}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
     kept, log = stem.with_suffix(".cubin"), stem.with_suffix(".log")
     if kept.exists() and log.exists():
         return kept.read_bytes(), log.read_text()
-    image, said = _compile(nvrtc, unit, options, texts)
+    image, said = _compile(compiler, unit, options, texts)
     write_whole(log, said.encode())
     write_whole(kept, image)
     return image, said
 
 
-def _compile(nvrtc: Any, unit: Unit, options: tuple[str, ...], texts: dict[str, str]) -> tuple[bytes, str]:
-    program = nvrtc.createProgram(
+def _compile(compiler: Any, unit: Unit, options: tuple[str, ...], texts: dict[str, str]) -> tuple[bytes, str]:
+    program = compiler.createProgram(
         unit.source,
         f"unit_{unit.name}.cu",
         [text.encode() for text in texts.values()],
@@ -235,13 +235,13 @@ def _compile(nvrtc: Any, unit: Unit, options: tuple[str, ...], texts: dict[str, 
     )
     try:
         try:
-            nvrtc.compileProgram(program, options)
-        except nvrtc.NVRTCError as error:
-            said = nvrtc.getProgramLog(program)
+            compiler.compileProgram(program, options)
+        except compiler.NVRTCError as error:
+            said = compiler.getProgramLog(program)
             raise CompileError(f"NVRTC could not compile {unit.name} with {options[0]} ({error}):\n{said}") from error
-        return whole(nvrtc.getCUBIN(program)), nvrtc.getProgramLog(program)
+        return whole(compiler.getCUBIN(program)), compiler.getProgramLog(program)
     finally:
-        nvrtc.destroyProgram(program)
+        compiler.destroyProgram(program)
 
 
 def whole(image: bytes) -> bytes:
@@ -282,14 +282,11 @@ def compile_report(archs: Iterable[str]) -> Iterator[KernelResources]:
             yield from resources(unit, arch)
 
 
-@cache
 def _nvrtc() -> Any:
     try:
-        nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError) as error:
+        return nvrtc()
+    except CupyMissingError as error:
         raise CompilerMissingError(
-            f"CUDA kernels are compiled by NVRTC through CuPy, and that is not there ({error}). "
+            f"CUDA kernels are compiled by NVRTC through CuPy, which cannot be imported ({error}). "
             "Install the extra: pip install 'abq-explorer[gpu]'"
         ) from error
-    return nvrtc

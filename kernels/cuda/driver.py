@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import itertools
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kernels.cuda.compile import CompilerMissingError, cubin, has_binary_mma, unit_of
 from kernels.cuda.overlap import can_overlap, launch_overlapped
 from kernels.cuda.plan import SHARED_LIMIT
+from kernels.cuda.private_apis import CudaBindings, CupyMissingError, cuda_bindings, int8_matmul
 from kernels.cuda.tiles import FINISH_TOTALS, LIBRARY, TOKEN_ROWS, TYPES, WEIGHT_ROWS, Instance, quantize_name
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class CudaDevice:
         values = torch.randn((2, _LARGE, _LARGE), device=self.place)
         if dtype == "int8":
             left, right = (values * 40).clamp(-127, 127).to(torch.int8)
-            return 2 * _LARGE**3 / self.seconds(lambda: torch._int_mm(left, right.T))
+            return 2 * _LARGE**3 / self.seconds(lambda: int8_matmul(left, right.T))
         left, right = values.half()
         return 2 * _LARGE**3 / self.seconds(lambda: left @ right.T)
 
@@ -189,11 +189,11 @@ def device_of(tensor: Tensor) -> CudaDevice:
     return device(tensor.device.index or 0)
 
 
-def _bindings() -> tuple[Any, ...]:
+def _bindings() -> CudaBindings:
     try:
-        return tuple(importlib.import_module(f"cupy_backends.cuda.api.{name}") for name in ("driver", "runtime"))
-    except ImportError as error:
+        return cuda_bindings()
+    except CupyMissingError as error:
         raise CompilerMissingError(
-            f"CUDA kernels are started through CuPy, and that is not there ({error}). "
+            f"CUDA kernels are launched through CuPy, which cannot be imported ({error}). "
             "Install the extra: pip install 'abq-explorer[gpu]'"
         ) from error

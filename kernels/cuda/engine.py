@@ -19,8 +19,8 @@ from kernels import reference
 from kernels.activations import quantize_activations
 from kernels.cuda import driver, launch
 from kernels.cuda.compile import has_binary_mma
+from kernels.cuda.device_tensors import DeviceWeight, Int8Workspace, QuantizedActivations, upload
 from kernels.cuda.inputs import Gated, Normed, values_of
-from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, upload
 from kernels.cuda.plan import Plan, default_plan, families
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.cuda.tuning import PlanTable
@@ -66,7 +66,7 @@ def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
         full = torch.empty((weight.n, weight.k), dtype=values.dtype, device=values.device)
         launch.dequantize(on, weight, full)
         bias = None if weight.bias is None else weight.bias[: weight.n].to(values.dtype)
-        x = x if isinstance(x, torch.Tensor) else resolved(x)
+        x = x if isinstance(x, torch.Tensor) else materialize(x)
         if weight.hadamard > 1:
             x = transformed_tensor(x.float(), weight.hadamard).to(x.dtype)
         return torch.nn.functional.linear(x, full, bias)
@@ -74,7 +74,7 @@ def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
     return out
 
 
-def resolved(x: Gated | Normed) -> Tensor:
+def materialize(x: Gated | Normed) -> Tensor:
     """The values (m, k) that x stands for, on its device. Raises ShapeError, CudaError, CompileError."""
     import torch
 
@@ -147,10 +147,10 @@ def works(family: str, index: int) -> bool:
     """Whether a kind of kernel passed its self-test on a device: exact integers on a small awkward product."""
     if family == BINARY and not has_binary_mma(driver.device(index).arch):
         return False
-    return passes(partial(_self_test, family), index, f"The GPU path '{PATHS[family]}'", "It is switched off")
+    return passes_self_test(partial(_self_test, family), index, f"The GPU path '{PATHS[family]}'", "It is switched off")
 
 
-def passes(test: Callable[[str], bool], index: int, subject: str, instead: str) -> bool:
+def passes_self_test(test: Callable[[str], bool], index: int, subject: str, instead: str) -> bool:
     """Whether a self-test, called with a device's name in torch, holds there; warns where it does not."""
     on = driver.device(index)
     right = test(on.place)
@@ -182,9 +182,11 @@ class _Product:
         by_library = plan.instance.family == LIBRARY
         tiles = launch.output_tiles(plan, weight, m, act_bits)
         words = launch.partial_words(plan, weight, m)
-        self.acts = Activations.empty(m, act_bits, BYTES if by_library else plan.instance.family, weight, tiles)
+        self.acts = QuantizedActivations.empty(
+            m, act_bits, BYTES if by_library else plan.instance.family, weight, tiles
+        )
         self.partial = torch.empty(words, dtype=torch.int32, device=weight.data.device) if words else None
-        self.library = LibraryRoom.empty(m, weight) if by_library else None
+        self.library = Int8Workspace.empty(m, weight) if by_library else None
 
     def run(self, x: Input, out: Tensor, totals: Tensor | None = None) -> None:
         """Launch all of it; allocates nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kernels.cuda.tiles import GATED, NORMED, PLAIN, TYPES
 from kernels.planes import ShapeError
@@ -54,8 +54,7 @@ class Normed:
         return len(self.x), self.x.shape[1]
 
 
-if TYPE_CHECKING:
-    Input = Tensor | Gated | Normed
+Input: TypeAlias = "Tensor | Gated | Normed"
 
 
 class InputArguments(ctypes.Structure):

@@ -10,10 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from kernels.cuda import driver
-from kernels.cuda.engine import passes
+from kernels.cuda.device_tensors import padded_int8_tokens
+from kernels.cuda.engine import passes_self_test
 from kernels.cuda.inputs import InputArguments, input_arguments, kind_of, type_name, values_of
 from kernels.cuda.launch import threads_of_a_token
-from kernels.cuda.operands import library_tokens
+from kernels.cuda.private_apis import int8_matmul
 from kernels.cuda.tiles import THREADS, round_name, scale_name
 from kernels.planes import ShapeError
 
@@ -64,10 +65,10 @@ def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tenso
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=values.device)
 
-    rounded, token_scale = empty(library_tokens(m), k, dtype=torch.int8), empty(m, dtype=torch.float32)
+    rounded, token_scale = empty(padded_int8_tokens(m), k, dtype=torch.int8), empty(m, dtype=torch.float32)
     arguments = RoundArguments(input_arguments(x), rounded.data_ptr(), token_scale.data_ptr())
     on.launch(round_name(name, kind_of(x)), (m, 1, 1), threads_of_a_token(k), _SHARED, arguments)
-    sums = torch._int_mm(rounded, codes.T)
+    sums = int8_matmul(rounded, codes.T)
     out = empty(m, n, dtype=values.dtype)
     after = ScaleArguments(sums.data_ptr(), token_scale.data_ptr(), scale.data_ptr(), n=n, out=out.data_ptr())
     after.bias = 0 if bias is None else bias.data_ptr()
@@ -79,7 +80,7 @@ def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tenso
 def works(index: int) -> bool:
     """Whether the kernels around the product passed their self-test on a device."""
     instead = "Torch's own operations take their place, so that INT8 is slower than it need be"
-    return passes(_self_test, index, "One of the GPU kernels around torch's INT8 product", instead)
+    return passes_self_test(_self_test, index, "One of the GPU kernels around torch's INT8 product", instead)
 
 
 def _self_test(place: str) -> bool:

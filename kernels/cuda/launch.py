@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Protocol
 
+from kernels.cuda.device_tensors import DeviceWeight, Int8Workspace, QuantizedActivations, padded_tokens, plane_columns
 from kernels.cuda.fragments import CHUNK
 from kernels.cuda.inputs import (
     Gated,
@@ -20,8 +21,8 @@ from kernels.cuda.inputs import (
     type_number,
     values_of,
 )
-from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, padded_tokens, plane_columns
 from kernels.cuda.plan import Plan, unit_of
+from kernels.cuda.private_apis import int8_matmul
 from kernels.cuda.tiles import (
     BINARY,
     DEQUANTIZE,
@@ -118,7 +119,7 @@ class Launcher(Protocol):
         """Start `kernel`; does not wait for it."""
 
 
-def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: Activations) -> None:
+def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: QuantizedActivations) -> None:
     """Quantize x (m, k) float32, float16 or bfloat16, per token into `to`. Rows may be strided, columns not.
 
     Raises ShapeError where x does not fit.
@@ -164,7 +165,7 @@ def resolve(launcher: Launcher, x: Gated | Normed, out: Tensor) -> None:
 def multiply(
     launcher: Launcher,
     plan: Plan,
-    acts: Activations,
+    acts: QuantizedActivations,
     weight: DeviceWeight,
     out: Tensor,
     partial: Tensor | None,
@@ -184,7 +185,9 @@ def multiply(
     launcher.launch(plan.instance.name, grid, 32 * plan.warps, plan.shared_bytes(acts.act_bits), arguments)
 
 
-def _product_arguments(acts: Activations, weight: DeviceWeight, out: Tensor, totals: Tensor | None) -> ProductArguments:
+def _product_arguments(
+    acts: QuantizedActivations, weight: DeviceWeight, out: Tensor, totals: Tensor | None
+) -> ProductArguments:
     return ProductArguments(
         weight=weight.data.data_ptr(),
         acts=acts.codes.data_ptr(),
@@ -213,18 +216,16 @@ def _product_arguments(acts: Activations, weight: DeviceWeight, out: Tensor, tot
 
 def multiply_by_library(
     launcher: Launcher,
-    acts: Activations,
+    acts: QuantizedActivations,
     weight: DeviceWeight,
     out: Tensor,
-    room: LibraryRoom,
+    room: Int8Workspace,
     totals: Tensor | None = None,
 ) -> None:
     """The same as `multiply` with torch's INT8 product in the middle (cuBLASLt on a GPU). acts: of the BYTES kind.
 
     For weights of at most 8 planes with one scale a row.
     """
-    import torch
-
     act_shift, weight_shift = 128 if acts.act_bits == 8 else 0, 128 if weight.planes == 8 else 0
     rows = RowsArguments(out=room.weight.data_ptr(), weight=weight.data.data_ptr(), shift=weight_shift)
     rows.chunks, rows.planes, rows.count, rows.k = weight.chunks, weight.planes, weight.n, weight.k
@@ -233,7 +234,7 @@ def multiply_by_library(
     tokens = RowsArguments(out=room.acts.data_ptr(), codes=acts.codes.data_ptr(), shift=act_shift)
     tokens.chunks, tokens.count, tokens.k = weight.chunks, acts.m, weight.k
     launcher.launch(TOKEN_ROWS, (len(room.acts), 1, 1), THREADS, 16, tokens)
-    torch._int_mm(room.acts, room.weight.T, out=room.sums)
+    int8_matmul(room.acts, room.weight.T, out=room.sums)
     finish = TotalsArguments(_product_arguments(acts, weight, out, totals), room.sums.data_ptr(), weight.k)
     finish.act_shift, finish.weight_shift = act_shift, weight_shift
     launcher.launch(FINISH_TOTALS, (-(-weight.n // THREADS), acts.m, 1), THREADS, 16, finish)

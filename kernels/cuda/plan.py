@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from kernels.cuda.compile import has_binary_mma
+from kernels.cuda.device_tensors import DeviceWeight, plane_columns
 from kernels.cuda.fragments import CHUNK, HALF
-from kernels.cuda.operands import DeviceWeight, plane_columns
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY, Instance, instances
 from kernels.planes import ShapeError
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kernels.cuda.device_tensors import DeviceWeight
 from kernels.cuda.fragments import TILE_ROWS
-from kernels.cuda.operands import DeviceWeight
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kernels.cuda.operands import DeviceWeight, plane_columns
+from kernels.cuda.device_tensors import DeviceWeight, plane_columns
 from kernels.cuda.plan import Plan, candidates, default_plan
 from kernels.cuda.tiles import LIBRARY, Instance, instances
 from kernels.kept_files import cache_folder, write_whole

@@ -7,7 +7,7 @@ import torch
 
 from kernels.activations import quantize_activations
 from kernels.cuda import launch
-from kernels.cuda.operands import Activations, DeviceWeight, LibraryRoom, upload
+from kernels.cuda.device_tensors import DeviceWeight, Int8Workspace, QuantizedActivations, upload
 from kernels.cuda.plan import Plan
 from kernels.cuda.tiles import BYTES, LIBRARY
 from kernels.hadamard import transformed
@@ -78,7 +78,7 @@ class Expected:
 class Ran:
     """What a launcher gave for a case."""
 
-    acts: Activations
+    acts: QuantizedActivations
     y: torch.Tensor
     totals: torch.Tensor
 
@@ -87,8 +87,10 @@ def run(case: Case, device: launch.Launcher, weight: DeviceWeight, x: torch.Tens
     """Quantize and multiply on a launcher, every output filled with poison before."""
     tiles = launch.output_tiles(plan, weight, case.m, case.act_bits)
     by_library = plan.instance.family == LIBRARY
-    acts = Activations.empty(case.m, case.act_bits, BYTES if by_library else plan.instance.family, weight, tiles)
-    room = LibraryRoom.empty(case.m, weight) if by_library else None
+    acts = QuantizedActivations.empty(
+        case.m, case.act_bits, BYTES if by_library else plan.instance.family, weight, tiles
+    )
+    room = Int8Workspace.empty(case.m, weight) if by_library else None
     on = x.device
     out = torch.full((case.m, weight.n), float("nan"), dtype=case.dtype, device=on)
     totals = torch.full((case.m, weight.n, weight.groups), POISON, dtype=torch.int32, device=on)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from emulated_cuda import EmulatedGpu
 
-from kernels.cuda import driver, engine, int8, token
+from kernels.cuda import decode_attention, driver, engine, int8
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EmulatedGpu
     emulated = EmulatedGpu()
     monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path))
     monkeypatch.setattr(driver, "device", lambda index: emulated)
-    kept = (engine.works, engine._table, token.works, int8.works)
+    kept = (engine.works, engine._table, decode_attention.works, int8.works)
     for known in kept:
         known.cache_clear()
     yield emulated

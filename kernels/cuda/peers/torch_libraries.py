@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kernels.cuda.ceiling import FP16_LIBRARY, INT8_LIBRARY
 from kernels.cuda.peers.peer import GROUP, Peer, PeerError, Product, from_groups, to_groups, to_int8
+from kernels.cuda.private_apis import int4_matmul, int8_matmul, pack_int4
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ def _int8(weight: Tensor, x: Tensor, copies_of: Callable[[int], int]) -> Peer:
         path=f"torch._int_mm, integers only, M padded to {len(padded)}",
         weight_bytes=codes.nbytes,
         weights=[codes.clone() for _ in range(copies_of(codes.nbytes))],
-        multiply=lambda w: torch._int_mm(padded, w.T),
+        multiply=lambda w: int8_matmul(padded, w.T),
         kind=INT8_LIBRARY,
     )
     return Peer(product, lambda some: tokens[some].double() @ codes.double().T, tolerance=0.0)  # exact below 2^53
@@ -78,7 +79,7 @@ def _int4(weight: Tensor, x: Tensor, copies_of: Callable[[int], int]) -> Peer:
     if n % _INT4_ROWS or k % _INT4_COLUMNS:
         raise PeerError(f"it takes rows by {_INT4_ROWS} and columns by {_INT4_COLUMNS}, not {n}x{k}")
     codes, scale, low = to_groups(weight, 4, torch.bfloat16)
-    packed = torch._convert_weight_to_int4pack(codes[:, ::2] << 4 | codes[:, 1::2], _INT4_TILES)
+    packed = pack_int4(codes[:, ::2] << 4 | codes[:, 1::2], _INT4_TILES)
     middle = (low.float() + 8 * scale.float()).bfloat16()  # its zero is the value of code 8
     pairs = torch.stack([scale, middle], dim=-1).transpose(0, 1).contiguous()
     tokens = x.bfloat16()
@@ -86,7 +87,7 @@ def _int4(weight: Tensor, x: Tensor, copies_of: Callable[[int], int]) -> Peer:
     stored_low = middle.double() - 8 * scale.double()
 
     def multiply(parts: tuple[Tensor, Tensor]) -> Tensor:
-        return torch._weight_int4pack_mm(tokens, parts[0], GROUP, parts[1])
+        return int4_matmul(tokens, parts[0], GROUP, parts[1])
 
     product = Product(
         engine="torch-int4",

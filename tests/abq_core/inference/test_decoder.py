@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from abq_core.inference.cpu_decoder import CpuDecoder
 from abq_core.inference.decoder import decoder_of
 from abq_core.inference.generate import Token, generate
-from abq_core.inference.kv_cache import StaticCache
+from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.mix import MixedLinear, PrecisionMix
 from abq_core.models.architectures import blocks_of
@@ -34,7 +34,7 @@ def read_on(model: LoadedModel, cache: DynamicCache) -> Tensor:
         return torch.cat([model.hidden(torch.tensor([part]), cache)[0] for part in parts])
 
 
-def decode_on(model: LoadedModel, cache: StaticCache) -> Tensor:
+def decode_on(model: LoadedModel, cache: PreallocatedCache) -> Tensor:
     """The hidden states of the following tokens, by the decoder."""
     decoder = model.decoder
     assert decoder is not None
@@ -46,7 +46,7 @@ def decode_on(model: LoadedModel, cache: StaticCache) -> Tensor:
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_cache_of_fixed_size_changes_nothing(case: str, folders: dict[str, Path]) -> None:
     model = load_model(str(folders[case]))
-    cache = StaticCache(model.model.config, len(PROMPT) + len(FOLLOWING))
+    cache = PreallocatedCache(model.model.config, len(PROMPT) + len(FOLLOWING))
     expected = read_on(model, DynamicCache(config=model.model.config))
     torch.testing.assert_close(read_on(model, cache), expected, rtol=1e-5, atol=1e-5)
     assert cache.get_seq_length() == len(PROMPT) + len(FOLLOWING)
@@ -58,7 +58,7 @@ def test_the_decoder_computes_what_the_modules_do(case: str, precision: str, fol
     model = rounded_model(load_model(str(folders[case])), Precision.parse(precision), "packed")
     assert model.decoder is not None
     expected = read_on(model, DynamicCache(config=model.model.config))[len(PROMPT) :]
-    cache = StaticCache(model.model.config, len(PROMPT) + len(FOLLOWING), model.decoder.kv_bits)
+    cache = PreallocatedCache(model.model.config, len(PROMPT) + len(FOLLOWING), model.decoder.kv_bits)
     torch.testing.assert_close(decode_on(model, cache), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -67,7 +67,7 @@ def test_keys_and_values_take_their_bits(folders: dict[str, Path]) -> None:
     for precision in ("W4A8", "W4A8kv8", "W4A8kv4", "W4A8kv2"):
         model = rounded_model(load_model(str(folders["llama"])), Precision.parse(precision), "packed")
         assert model.decoder is not None
-        cache = StaticCache(model.model.config, 100, model.decoder.kv_bits)
+        cache = PreallocatedCache(model.model.config, 100, model.decoder.kv_bits)
         decode_on(model, cache)
         held[precision] = cache.nbytes
     kv_heads, d, positions = 2, 16, 2 * 100
@@ -107,7 +107,7 @@ def test_a_mix_of_precisions_decodes_as_its_modules(folders: dict[str, Path]) ->
     ]
     model = rounded_model(base, PrecisionMix(tuple(mixed)), "packed")
     expected = read_on(model, DynamicCache(config=model.model.config))[len(PROMPT) :]
-    cache = StaticCache(model.model.config, len(PROMPT) + len(FOLLOWING))
+    cache = PreallocatedCache(model.model.config, len(PROMPT) + len(FOLLOWING))
     torch.testing.assert_close(decode_on(model, cache), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from family_cases import family_folder
 
-from abq_core.inference.embeddings import HalfEmbedding, HalfHead, halve_tables
+from abq_core.inference.embeddings import Bfloat16Embedding, Bfloat16Head, embeddings_to_bfloat16
 from abq_core.models.loading import LoadedModel, load_model
 
 IDS = torch.arange(20, 45).view(1, -1)
@@ -34,9 +34,9 @@ def test_half_the_memory_and_the_same_logits(llama: LoadedModel, tied: bool) -> 
     loaded = in_bfloat16(llama, tied)
     with torch.inference_mode():
         expected = loaded.logits(loaded.hidden(IDS))
-        halve_tables(loaded.model)
+        embeddings_to_bfloat16(loaded.model)
         embedding, head = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
-        assert isinstance(embedding, HalfEmbedding) and isinstance(head, HalfHead)
+        assert isinstance(embedding, Bfloat16Embedding) and isinstance(head, Bfloat16Head)
         assert embedding.weight.dtype == head.weight.dtype == torch.bfloat16
         assert (embedding.weight is head.weight) == tied
         hidden = loaded.hidden(IDS)
@@ -50,7 +50,7 @@ def test_values_that_would_change_stay(llama: LoadedModel) -> None:
     head = loaded.model.get_output_embeddings()
     with torch.no_grad():
         head.weight[3, 5] = 1 + 2**-12
-    halve_tables(loaded.model)
+    embeddings_to_bfloat16(loaded.model)
     assert loaded.model.get_output_embeddings() is head and head.weight.dtype == torch.float32
     assert type(loaded.model.get_input_embeddings()) is torch.nn.Embedding
 
@@ -59,5 +59,5 @@ def test_a_head_with_a_bias_stays(llama: LoadedModel) -> None:
     loaded = in_bfloat16(llama, tied=False)
     head = loaded.model.get_output_embeddings()
     head.bias = torch.nn.Parameter(torch.zeros(len(head.weight)), requires_grad=False)
-    halve_tables(loaded.model)
+    embeddings_to_bfloat16(loaded.model)
     assert loaded.model.get_output_embeddings() is head

@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 import torch
 
-from abq_core.inference.generate import Finished, GenerationError, PromptError, Token, first_difference, generate
+from abq_core.inference.generate import Finished, GenerationError, PromptError, Token, generate
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
@@ -156,15 +156,6 @@ def test_the_end_token_ends_a_column_and_the_others_go_on(llama: LoadedModel) ->
     assert [e.id for e in short] == [70, 71, 0] and short[-1].text == ""
     ends = {e.column: e.tokens for e in events if isinstance(e, Finished)}
     assert ends == {"short": 3, "long": 5}
-
-
-def test_first_difference() -> None:
-    assert first_difference([[1, 2, 3], [1, 2, 3]]) is None
-    assert first_difference([[1, 2, 3], [1, 5, 3]]) == 1
-    assert first_difference([[1, 2], [1, 2, 9]]) is None
-    assert first_difference([[1, 2], [1, 2], [3]]) == 0
-    assert first_difference([[1], []]) is None
-    assert first_difference([]) is None
 
 
 def test_errors_come_at_once_and_say_what_to_do(llama: LoadedModel) -> None:

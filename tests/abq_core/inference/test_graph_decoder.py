@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_map
 from transformers import DynamicCache
 
 from abq_core.inference.decoder import decoder_of
-from abq_core.inference.embeddings import HalfEmbedding
+from abq_core.inference.embeddings import Bfloat16Embedding
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.graph_decoder import BUCKET, GraphDecoder, bucket_of, is_steady
 from abq_core.inference.int8_linear import Int8Linear
-from abq_core.inference.kv_cache import CacheFullError, StaticCache
-from abq_core.inference.placement import in_int8, placed
+from abq_core.inference.kv_cache import CacheFullError, PreallocatedCache
+from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.attention import set_kv_bits
@@ -42,7 +42,7 @@ def by_modules(model: LoadedModel, following: list[int] = FOLLOWING) -> Tensor:
         return torch.cat([model.hidden(torch.tensor([[token]]), cache)[0] for token in following])
 
 
-def by_steps(model: LoadedModel, cache: StaticCache, following: list[int] = FOLLOWING) -> Tensor:
+def by_steps(model: LoadedModel, cache: PreallocatedCache, following: list[int] = FOLLOWING) -> Tensor:
     """The same by the decoder of a GPU, after a prompt that the modules read."""
     decoder = GraphDecoder(model.model)
     with torch.inference_mode():
@@ -53,7 +53,7 @@ def by_steps(model: LoadedModel, cache: StaticCache, following: list[int] = FOLL
 def assert_same(model: LoadedModel, tolerance: float = 1e-4, capacity: int = len(PROMPT) + len(FOLLOWING)) -> None:
     """Hidden states are close, and the likeliest tokens the same, but for those that rounding makes alike."""
     expected = by_modules(model)
-    found = by_steps(model, StaticCache(model.model.config, capacity))
+    found = by_steps(model, PreallocatedCache(model.model.config, capacity))
     assert found.dtype == expected.dtype
     size = float(expected.float().abs().max())
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * size)
@@ -72,12 +72,12 @@ def test_it_computes_what_the_modules_do(case: str, capacity: int, models: dict[
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", DECODED)
 def test_in_16_bits(case: str, dtype: torch.dtype, models: dict[str, LoadedModel]) -> None:
-    assert_same(placed(models[case], "cpu", dtype), 0.02)
+    assert_same(to_device(models[case], "cpu", dtype), 0.02)
 
 
 @pytest.mark.parametrize("case", DECODED)
 def test_torchs_int8(case: str, models: dict[str, LoadedModel]) -> None:
-    model = in_int8(models[case])
+    model = to_int8(models[case])
     assert sum(isinstance(module, Int8Linear) for module in model.model.modules()) == 2 * 7
     assert_same(model, 0.02)
 
@@ -91,7 +91,7 @@ def test_packed_linears(case: str, precision: str, models: dict[str, LoadedModel
 def test_keys_and_values_are_rounded_as_the_modules_round_them(models: dict[str, LoadedModel]) -> None:
     plain, rounded = (rounded_model(models["llama"], Precision.parse(p), "packed") for p in ("W4A16", "W4A16kv2"))
     capacity = len(PROMPT) + len(FOLLOWING)
-    caches = [StaticCache(models["llama"].model.config, capacity) for _ in range(2)]
+    caches = [PreallocatedCache(models["llama"].model.config, capacity) for _ in range(2)]
     exact, coarse = (by_steps(model, cache) for model, cache in zip((plain, rounded), caches, strict=True))
     assert (exact - coarse).abs().max() > 0.1
     assert caches[0].nbytes == caches[1].nbytes  # and take no less memory
@@ -102,7 +102,7 @@ def test_keys_and_values_are_rounded_as_the_modules_round_them(models: dict[str,
 @pytest.mark.parametrize("kv", ["", "kv4"])
 def test_modules_and_steps_in_turn(kv: str, models: dict[str, LoadedModel]) -> None:
     model = rounded_model(models["mistral"], Precision.parse(f"W4A16{kv}"), "packed")
-    decoder, cache = GraphDecoder(model.model), StaticCache(model.model.config, 100)
+    decoder, cache = GraphDecoder(model.model), PreallocatedCache(model.model.config, 100)
     expected = by_modules(model)[-1]
     with torch.inference_mode():
         for _ in range(2):  # a cache that was emptied is as good as a new one
@@ -118,7 +118,7 @@ def test_a_text_across_buckets(models: dict[str, LoadedModel], monkeypatch: pyte
     monkeypatch.setattr("abq_core.inference.graph_decoder.BUCKET", 4)
     following = list(range(40, 80))
     for case in ("llama", "mistral"):
-        cache = StaticCache(models[case].model.config, len(PROMPT) + len(following))
+        cache = PreallocatedCache(models[case].model.config, len(PROMPT) + len(following))
         found = by_steps(models[case], cache, following)
         torch.testing.assert_close(found, by_modules(models[case], following), rtol=1e-4, atol=1e-4)
 
@@ -139,11 +139,11 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("kind", ["fp16", "int8", "kv4"])
 @pytest.mark.parametrize("case", DECODED)
 def test_a_recording_would_hold_at_every_position(kind: str, case: str, models: dict[str, LoadedModel]) -> None:
-    model = placed(models[case], "cpu", torch.float16)
-    model = in_int8(model) if kind == "int8" else model
+    model = to_device(models[case], "cpu", torch.float16)
+    model = to_int8(model) if kind == "int8" else model
     for block in blocks_of(model.model):
         set_kv_bits(block, 4 if kind == "kv4" else None)
-    decoder, cache = GraphDecoder(model.model), StaticCache(model.model.config, 100)
+    decoder, cache = GraphDecoder(model.model), PreallocatedCache(model.model.config, 100)
     steps = []
     with torch.inference_mode():
         model.hidden(torch.tensor([PROMPT]), cache)
@@ -175,7 +175,7 @@ def test_a_full_cache_is_refused_by_name(models: dict[str, LoadedModel]) -> None
     packed = rounded_model(models["llama"], Precision.parse("W4A8"), "packed")
     assert packed.decoder is not None
     for model, decoder in ((models["llama"], GraphDecoder(models["llama"].model)), (packed, packed.decoder)):
-        cache = StaticCache(model.model.config, capacity)
+        cache = PreallocatedCache(model.model.config, capacity)
         with torch.inference_mode():
             model.hidden(torch.tensor([PROMPT]), cache)
             for token in FOLLOWING:
@@ -187,7 +187,7 @@ def test_a_full_cache_is_refused_by_name(models: dict[str, LoadedModel]) -> None
 
 def test_two_texts_at_once(models: dict[str, LoadedModel]) -> None:
     model = models["qwen2"]
-    decoder, caches = GraphDecoder(model.model), [StaticCache(model.model.config, 50) for _ in range(2)]
+    decoder, caches = GraphDecoder(model.model), [PreallocatedCache(model.model.config, 50) for _ in range(2)]
     expected = by_modules(model)
     with torch.inference_mode():
         for cache in caches:
@@ -202,8 +202,8 @@ def test_two_texts_at_once(models: dict[str, LoadedModel]) -> None:
 def test_generation_takes_it(kind: str, models: dict[str, LoadedModel]) -> None:
     model = {
         "fp32": lambda: models["llama"],
-        "bf16": lambda: placed(models["llama"], "cpu", torch.bfloat16),
-        "int8": lambda: in_int8(models["llama"]),
+        "bf16": lambda: to_device(models["llama"], "cpu", torch.bfloat16),
+        "int8": lambda: to_int8(models["llama"]),
         "packed": lambda: rounded_model(models["llama"], Precision.parse("W4A16"), "packed"),
     }[kind]()
 
@@ -216,7 +216,7 @@ def test_generation_takes_it(kind: str, models: dict[str, LoadedModel]) -> None:
 
 def test_int8_holds_half_and_is_near(models: dict[str, LoadedModel]) -> None:
     full = models["llama-3.1"]
-    eight = in_int8(full)
+    eight = to_int8(full)
     weights = sum(m.codes.numel() for m in eight.model.modules() if isinstance(m, Int8Linear))
     rows = sum(m.out_features for m in eight.model.modules() if isinstance(m, Int8Linear))
     assert weight_bytes(full) == 2 * weights and weight_bytes(eight) == weights + 4 * rows
@@ -228,11 +228,11 @@ def test_int8_holds_half_and_is_near(models: dict[str, LoadedModel]) -> None:
 
 
 def test_a_packed_model_in_16_bits_has_torchs_own_tables(models: dict[str, LoadedModel]) -> None:
-    base = placed(models["llama"], "cpu", torch.bfloat16)
+    base = to_device(models["llama"], "cpu", torch.bfloat16)
     base = replace(base, model=base.model.float())  # values that bfloat16 holds, as most models have them
     packed = rounded_model(base, Precision.parse("W4A8"), "packed")
-    assert isinstance(packed.model.get_input_embeddings(), HalfEmbedding)
-    half = placed(packed, "cpu", torch.float16)
+    assert isinstance(packed.model.get_input_embeddings(), Bfloat16Embedding)
+    half = to_device(packed, "cpu", torch.float16)
     assert packed.decoder is not None and half.decoder is None  # the CPU's is compiled for float32
     assert type(half.model.get_input_embeddings()) is torch.nn.Embedding
     ids = torch.tensor([PROMPT])
@@ -249,7 +249,7 @@ def test_which_models_get_one(models: dict[str, LoadedModel], monkeypatch: pytes
     unsteady = replace(base, model=load_model(base.ref).model)
     unsteady.model.model.rotary_emb.rope_type = "dynamic"
     assert is_steady(base.model) and not is_steady(unsteady.model)
-    for model, found in ((base, GraphDecoder), (in_int8(base), GraphDecoder), (simulated, type(None))):
+    for model, found in ((base, GraphDecoder), (to_int8(base), GraphDecoder), (simulated, type(None))):
         with monkeypatch.context() as patched:
             patched.setattr(type(model.model), "device", cuda)
             patched.setattr("abq_core.inference.decoder.GraphDecoder", lambda model: GraphDecoder.__new__(GraphDecoder))

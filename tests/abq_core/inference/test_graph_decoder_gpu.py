@@ -15,8 +15,8 @@ from abq_core.calibration.losses import kl_divergence
 from abq_core.inference import graph_decoder
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.graph_decoder import GraphDecoder
-from abq_core.inference.kv_cache import StaticCache
-from abq_core.inference.placement import in_int8, placed
+from abq_core.inference.kv_cache import PreallocatedCache
+from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import BUILTIN, LoadedModel, load_model
 from abq_core.precision import Precision
@@ -32,14 +32,14 @@ PROMPT_TEXT = "The following functions are"
 def column(base: LoadedModel, kind: str) -> LoadedModel:
     """A model on the GPU in float16 with that kind of linears."""
     if kind in ("fp16", "int8"):
-        half = placed(base, ON, torch.float16)
-        return half if kind == "fp16" else in_int8(half)
-    return placed(rounded_model(base, Precision.parse(kind), "packed"), ON, torch.float16)
+        half = to_device(base, ON, torch.float16)
+        return half if kind == "fp16" else to_int8(half)
+    return to_device(rounded_model(base, Precision.parse(kind), "packed"), ON, torch.float16)
 
 
 def decoded(model: LoadedModel, tokens: list[int]) -> Tensor:
     """Hidden states of tokens after the prompt, by a new decoder."""
-    decoder, cache = GraphDecoder(model.model), StaticCache(model.model.config, len(PROMPT) + len(tokens))
+    decoder, cache = GraphDecoder(model.model), PreallocatedCache(model.model.config, len(PROMPT) + len(tokens))
     with torch.inference_mode():
         model.hidden(torch.tensor([PROMPT]), cache)
         return torch.stack([decoder.hidden(token, cache) for token in tokens])
@@ -72,7 +72,7 @@ def test_two_texts_keep_their_own_graphs(tiny_llama: Path) -> None:
     model = column(load_model(str(tiny_llama)), "W4A8")
     decoder = GraphDecoder(model.model)
     expected = decoded(model, [40, 41, 42, 43])
-    caches = [StaticCache(model.model.config, capacity) for capacity in (15, 60)]
+    caches = [PreallocatedCache(model.model.config, capacity) for capacity in (15, 60)]
     with torch.inference_mode():
         for cache in caches:
             model.hidden(torch.tensor([PROMPT]), cache)
@@ -85,7 +85,7 @@ def test_two_texts_keep_their_own_graphs(tiny_llama: Path) -> None:
 def test_a_packed_model_says_what_its_simulation_says(precision: str) -> None:
     base = load_model(BUILTIN)
     packed = column(base, precision)
-    simulated = placed(rounded_model(base, Precision.parse(precision), "simulated"), ON, torch.float32)
+    simulated = to_device(rounded_model(base, Precision.parse(precision), "simulated"), ON, torch.float32)
     assert isinstance(packed.decoder, GraphDecoder) and simulated.decoder is None
     tokens = [e for e in generate({"packed": packed}, simulated, PROMPT_TEXT, 64) if isinstance(e, Token)]
     assert sum(token.kl or 0.0 for token in tokens) / len(tokens) < 0.02  # float16 moves some codes to a neighbour
@@ -95,7 +95,7 @@ def test_it_writes_what_the_modules_write() -> None:
     full = column(load_model(BUILTIN), "fp16")
 
     def logits(model: LoadedModel) -> Tensor:
-        cache = StaticCache(model.model.config, 100)
+        cache = PreallocatedCache(model.model.config, 100)
         with torch.inference_mode():
             model.hidden(torch.tensor([PROMPT]), cache)
             if model.decoder is None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from abq_core.inference.int8_linear import Int8Linear
-from abq_core.inference.linear_stacks import stacked
+from abq_core.inference.linear_stacks import stack_linears
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.quantization.quantizers import QuantizedWeight
@@ -37,18 +37,18 @@ def test_one_linear_with_the_rows_of_all(make: Callable[..., nn.Module], bias: b
     torch.manual_seed(0)
     linears, x = [make(rows, bias) for rows in (32, 16, 7)], torch.randn(2, K)
     expected = torch.cat([linear(x) for linear in linears], dim=-1)
-    (whole,) = stacked(linears)
+    (whole,) = stack_linears(linears)
     assert type(whole) is type(linears[0]) and whole.out_features == 55
     torch.testing.assert_close(whole(x), expected)
     torch.testing.assert_close(torch.cat([linear(x) for linear in linears], dim=-1), expected)
-    (again,) = stacked(linears)  # parts of a whole are linears like any other
+    (again,) = stack_linears(linears)  # parts of a whole are linears like any other
     torch.testing.assert_close(again(x), expected)
 
 
 @pytest.mark.parametrize("make", [floats, int8])
 def test_nothing_is_held_twice(make: Callable[..., nn.Module]) -> None:
     linears = [make(32, False), make(16, False)]
-    (whole,) = stacked(linears)
+    (whole,) = stack_linears(linears)
     kept = [next(iter(module.state_dict().values())) for module in (whole, *linears)]
     assert len({tensor.untyped_storage().data_ptr() for tensor in kept}) == 1
 
@@ -62,4 +62,4 @@ def test_what_is_not_alike_stays_as_it_is() -> None:
         [packed(32, precision="W3A8"), packed(16, precision="W2A8")],
         [floats(32)],
     ):
-        assert stacked(pair) == pair
+        assert stack_linears(pair) == pair

@@ -8,6 +8,7 @@ import pytest
 from emulated_cuda import EMULATOR
 
 from kernels.cuda import compile as cuda_compile
+from kernels.cuda import private_apis
 from kernels.cuda.compile import (
     HEADERS,
     SOURCES,
@@ -98,13 +99,13 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(cuda_compile.importlib, "import_module", missing)
-    cuda_compile._nvrtc.cache_clear()
+    monkeypatch.setattr(private_apis.importlib, "import_module", missing)
+    private_apis.nvrtc.cache_clear()
     try:
         with pytest.raises(CompilerMissingError, match=r"pip install 'abq-explorer\[gpu\]'"):
             cubin(unit_of("quantize_float16"), "80")
     finally:
-        cuda_compile._nvrtc.cache_clear()
+        private_apis.nvrtc.cache_clear()
 
 
 def test_sources_need_no_cuda_header() -> None:

@@ -6,19 +6,19 @@ import pytest
 import torch
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 
+import kernels.cuda.decode_attention
 import kernels.cuda.int8
-import kernels.cuda.token
-from abq_core.inference.decode_ops import ByKernels, ByTorch, between_for
+from abq_core.inference.decode_ops import CudaOps, TorchOps, decode_ops_for
 from abq_core.inference.graph_decoder import GraphDecoder
-from abq_core.inference.kv_cache import StaticCache
-from abq_core.inference.placement import in_int8
+from abq_core.inference.kv_cache import PreallocatedCache
+from abq_core.inference.placement import to_int8
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear
 from kernels.cuda.compile import CompilerMissingError
-from kernels.cuda.operands import upload
+from kernels.cuda.device_tensors import upload
 from kernels.weight import PackedWeight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
@@ -36,7 +36,7 @@ LAUNCHES = {
 
 def hidden(model: LoadedModel, decoder: GraphDecoder, gpu: EmulatedGpu) -> torch.Tensor:
     """Of two tokens after a prompt; a graph would be recorded after the first."""
-    cache = StaticCache(model.model.config, 8)
+    cache = PreallocatedCache(model.model.config, 8)
     with torch.inference_mode():
         model.hidden(torch.tensor([[20, 21]]), cache)
         first = decoder.hidden(40, cache)
@@ -84,10 +84,10 @@ def test_its_kernels_compute_what_torch_does_between_the_products(
 ) -> None:
     base = load_model(str(tiny_llama))
     model = rounded_model(base, Precision.parse(precision), "packed")
-    expected = hidden(model, GraphDecoder(model.model, ByTorch()), gpu)
+    expected = hidden(model, GraphDecoder(model.model, TorchOps()), gpu)
     gpu.capturing = False
     upload_all(model)
-    found = hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    found = hidden(model, GraphDecoder(model.model, CudaOps()), gpu)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
     started = [name.removesuffix("_float32").split("_p")[0] for name in gpu.launched]
     token = [*LAUNCHES[precision] * len(blocks_of(model.model)), "resolve_normed"]
@@ -101,30 +101,30 @@ INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_keep", "attend", "rou
 def test_int8_has_as_few_launches_beside_its_products(
     gpu: EmulatedGpu, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = in_int8(load_model(str(tiny_llama)))
-    expected = hidden(model, GraphDecoder(model.model, ByTorch()), gpu)
+    model = to_int8(load_model(str(tiny_llama)))
+    expected = hidden(model, GraphDecoder(model.model, TorchOps()), gpu)
     gpu.capturing = False
-    found = hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    found = hidden(model, GraphDecoder(model.model, CudaOps()), gpu)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
     started = [name.removesuffix("_float32") for name in gpu.launched]
     token = [*INT8_LAUNCHES * len(blocks_of(model.model)), "resolve_normed"]
     assert started[-len(token) :] == token
     monkeypatch.setattr(kernels.cuda.int8, "works", lambda index: False)
     gpu.launched.clear()
-    hidden(model, GraphDecoder(model.model, ByKernels()), gpu)
+    hidden(model, GraphDecoder(model.model, CudaOps()), gpu)
     assert not any(name.startswith(("round", "scale")) for name in gpu.launched)
 
 
 def test_which_calls_a_device_gets(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda:0")
-    assert isinstance(between_for(torch.device("cpu"), 64), ByTorch)
-    monkeypatch.setattr(kernels.cuda.token, "works", lambda index: True)
-    assert isinstance(between_for(cuda, 64), ByKernels) and isinstance(between_for(cuda, 66), ByTorch)
-    monkeypatch.setattr(kernels.cuda.token, "works", lambda index: False)
-    assert isinstance(between_for(cuda, 64), ByTorch)
+    assert isinstance(decode_ops_for(torch.device("cpu"), 64), TorchOps)
+    monkeypatch.setattr(kernels.cuda.decode_attention, "works", lambda index: True)
+    assert isinstance(decode_ops_for(cuda, 64), CudaOps) and isinstance(decode_ops_for(cuda, 66), TorchOps)
+    monkeypatch.setattr(kernels.cuda.decode_attention, "works", lambda index: False)
+    assert isinstance(decode_ops_for(cuda, 64), TorchOps)
 
     def without_cupy(index: int) -> bool:
         raise CompilerMissingError("no CuPy")
 
-    monkeypatch.setattr(kernels.cuda.token, "works", without_cupy)
-    assert isinstance(between_for(cuda, 64), ByTorch)
+    monkeypatch.setattr(kernels.cuda.decode_attention, "works", without_cupy)
+    assert isinstance(decode_ops_for(cuda, 64), TorchOps)

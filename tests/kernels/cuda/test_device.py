@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attention_cases import attend, heads_of, normed, values
 from cuda_cases import Case, Expected, assert_exact
-from token_cases import attend, heads_of, normed, values
 
 from abq_core.inference.int8_linear import Int8Linear
 from kernels import dispatch
 from kernels.activations import quantize_activations
-from kernels.cuda import driver, engine, int8, token
+from kernels.cuda import decode_attention, driver, engine, int8
 from kernels.cuda.ceiling import CeilingArguments, expected_sums, measure_ceilings, random_operands
 from kernels.cuda.compile import has_binary_mma
+from kernels.cuda.device_tensors import DeviceWeight, upload
 from kernels.cuda.inputs import Gated
-from kernels.cuda.operands import DeviceWeight, upload
-from kernels.cuda.peers import LeftOut, Rivals
+from kernels.cuda.peers import LeftOut, PeerSet
 from kernels.cuda.plan import candidates, families
 from kernels.cuda.tiles import CEILINGS, THREADS
 from kernels.hadamard import transformed, transformed_tensor
@@ -205,9 +205,9 @@ def test_every_ceiling_is_measured(device: driver.CudaDevice) -> None:
 
 def test_torchs_libraries_are_right_and_none_is_left_out() -> None:
     left_out: list[LeftOut] = []
-    rivals = Rivals(left_out.append, 0.0)
+    peer_set = PeerSet(left_out.append, 0.0)
     weight, x = (torch.randn((rows, 512), device=ON).half() for rows in (256, 5))
-    engines = rivals.of(weight, x, lambda size: 2, lambda product: product.engine)
+    engines = peer_set.of(weight, x, lambda size: 2, lambda product: product.engine)
     assert set(engines) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8", "torch-int4"}
     assert not [one for one in left_out if one.engine == "torch"]
 
@@ -221,7 +221,7 @@ def test_compute_sanitizer_finds_nothing() -> None:
         "from cuda_cases import Case, assert_exact\n"
         "from kernels.cuda import driver\n"
         "from kernels.cuda.plan import candidates, families\n"
-        "from kernels.cuda.operands import upload\n"
+        "from kernels.cuda.device_tensors import upload\n"
         "on = driver.device(0)\n"
         "for bits, group in ((2, None), (3, 128), (8, 32)):\n"
         "    case = Case(bits, 8, 5, 50, 700, False, group)\n"
@@ -238,7 +238,7 @@ def test_compute_sanitizer_finds_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads", "d"), [(32, 32, 128), (32, 8, 128), (9, 3, 64), (4, 2, 256)])
 def test_attention_of_one_token(heads: int, kv_heads: int, d: int, dtype: torch.dtype) -> None:
-    assert token.works(0)
+    assert decode_attention.works(0)
     for position, window, bits in ((0, None, None), (128, None, 4), (2047, None, None), (2000, 300, 8)):
         attend(heads_of(heads, kv_heads, d, 2048, position, window, bits, dtype, ON), position)
 
@@ -251,7 +251,7 @@ def test_a_norm_and_a_gate_in_the_quantizing_launch(act_bits: int) -> None:
         lambda: Gated(values(1, 22016, dtype=torch.float16).to(ON)),
     ):
         assert torch.equal(
-            engine.linear(make(), weight, act_bits), engine.linear(engine.resolved(make()), weight, act_bits)
+            engine.linear(make(), weight, act_bits), engine.linear(engine.materialize(make()), weight, act_bits)
         )
 
 
@@ -264,4 +264,4 @@ def test_int8_is_what_torchs_operations_give(m: int, n: int, k: int) -> None:
     assert torch.equal(int8.linear(x, linear.codes, linear.scale, None), linear(x))
     normed_x = normed(m, k, torch.float16, on=ON)
     found = int8.linear(normed_x, linear.codes, linear.scale, None)
-    assert torch.equal(found, linear(engine.resolved(normed(m, k, torch.float16, on=ON))))
+    assert torch.equal(found, linear(engine.materialize(normed(m, k, torch.float16, on=ON))))

@@ -9,8 +9,8 @@ from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 from kernels import dispatch
 from kernels.cuda import driver, engine
 from kernels.cuda.compile import ArchitectureError
+from kernels.cuda.device_tensors import upload
 from kernels.cuda.driver import CudaError
-from kernels.cuda.operands import upload
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.planes import ShapeError
 

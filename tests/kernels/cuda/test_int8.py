@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_cases import normed, values
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu, EmulatorError
-from token_cases import normed, values
 
 from abq_core.inference.int8_linear import Int8Linear
 from kernels.cuda import engine, int8
@@ -53,7 +53,7 @@ def test_a_norm_or_a_gate_is_read_as_it_is_rounded(kind: str, dtype: torch.dtype
         return normed(2, 304, dtype) if kind == "normed" else Gated(values(2, 608, dtype=dtype))
 
     of = weight(16, 304, dtype)
-    assert torch.equal(product(made(), of), of(engine.resolved(made())))
+    assert torch.equal(product(made(), of), of(engine.materialize(made())))
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])

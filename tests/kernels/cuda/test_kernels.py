@@ -8,7 +8,7 @@ from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice
 
 from kernels.activations import quantize_activations
 from kernels.cuda import launch
-from kernels.cuda.operands import Activations, upload
+from kernels.cuda.device_tensors import QuantizedActivations, upload
 from kernels.cuda.plan import SHARED_LIMIT, Plan, candidates, families
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY, Instance, instances
 from kernels.weight import pack_weight
@@ -149,7 +149,7 @@ def test_activations_are_quantized_as_calibration_does(family: str, act_bits: in
     x[2, 7] = float("nan")
     x[3] = -x[3].abs()
     x[4, 9] = float("inf")
-    acts = Activations.empty(5, act_bits, family, weight, 1)
+    acts = QuantizedActivations.empty(5, act_bits, family, weight, 1)
     acts.codes.fill_(POISON)
     device = EmulatedDevice()
     device.show(x, acts.codes, acts.scale, acts.zero, acts.sums, acts.counters)

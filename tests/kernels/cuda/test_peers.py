@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.cuda.peers import LeftOut, Peer, PeerError, Product, Rivals, gemlite, humming, torch_libraries
+from kernels.cuda.peers import LeftOut, Peer, PeerError, PeerSet, Product, gemlite, humming, torch_libraries
 from kernels.cuda.peers.peer import GROUP, check, from_groups, to_groups, to_int8
 
 LIBRARIES = ("gemlite", "humming")
@@ -34,14 +34,14 @@ def two(size: int) -> int:
     return 2
 
 
-def engines(rivals: Rivals, weight: torch.Tensor, x: torch.Tensor) -> set[str]:
+def engines(peer_set: PeerSet, weight: torch.Tensor, x: torch.Tensor) -> set[str]:
     """Of the products that can be timed."""
-    return set(rivals.of(weight, x, two, lambda product: product.engine))
+    return set(peer_set.of(weight, x, two, lambda product: product.engine))
 
 
-def rivals_and_left_out(seconds: float = 60.0) -> tuple[Rivals, list[LeftOut]]:
+def peer_set_and_left_out(seconds: float = 60.0) -> tuple[PeerSet, list[LeftOut]]:
     left_out: list[LeftOut] = []
-    return Rivals(left_out.append, seconds), left_out
+    return PeerSet(left_out.append, seconds), left_out
 
 
 @pytest.mark.parametrize("m", [1, 5, 33])
@@ -105,9 +105,9 @@ def test_int8_uses_the_range_of_each_row() -> None:
 def test_what_is_not_installed_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
-    rivals, left_out = rivals_and_left_out()
+    peer_set, left_out = peer_set_and_left_out()
     for m in (1, 2):
-        assert engines(rivals, *operands(m=m)) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8"}  # int4 is a GPU's
+        assert engines(peer_set, *operands(m=m)) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8"}  # int4 is a GPU's
     absent = [str(one) for one in left_out if one.engine in LIBRARIES]
     assert len(absent) == 2
     assert absent[1].startswith("humming is left out: ")
@@ -121,7 +121,7 @@ def test_a_library_whose_import_fails_is_named_with_its_words(
     (tmp_path / library).mkdir()
     (tmp_path / library / "__init__.py").write_text("raise RuntimeError('No CUDA GPUs are available\\nmore lines')")
     monkeypatch.syspath_prepend(tmp_path)
-    _, left_out = rivals_and_left_out()
+    _, left_out = peer_set_and_left_out()
     expected = f"{library} is left out: importing it failed with RuntimeError: No CUDA GPUs are available"
     assert expected in [str(one) for one in left_out]
 
@@ -142,9 +142,9 @@ def fake_peer(weight: torch.Tensor, x: torch.Tensor, wrong_by: float) -> Peer:
 
 def test_a_peer_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_library(monkeypatch, lambda weight, x, copies_of: fake_peer(weight, x, 5.0 if len(x) == 2 else 0.0))
-    rivals, left_out = rivals_and_left_out()
-    assert "gemlite" in engines(rivals, *operands(m=1))
-    assert "gemlite" not in engines(rivals, *operands(m=2))
+    peer_set, left_out = peer_set_and_left_out()
+    assert "gemlite" in engines(peer_set, *operands(m=1))
+    assert "gemlite" not in engines(peer_set, *operands(m=2))
     (told,) = (one for one in left_out if one.engine == "gemlite")
     assert str(told).startswith("gemlite W4A16 is left out: PeerError: its product differs from the float64 one by 5")
 
@@ -156,9 +156,9 @@ def test_a_peer_that_fails_is_named_and_asked_again(monkeypatch: pytest.MonkeyPa
         return fake_peer(weight, x, 0.0)
 
     fake_library(monkeypatch, make)
-    rivals, left_out = rivals_and_left_out()
-    assert "gemlite" not in engines(rivals, *operands(96))
-    assert "gemlite" in engines(rivals, *operands(64))
+    peer_set, left_out = peer_set_and_left_out()
+    assert "gemlite" not in engines(peer_set, *operands(96))
+    assert "gemlite" in engines(peer_set, *operands(64))
     assert "gemlite W4A16 is left out: NotImplementedError: no reason given" in map(str, left_out)
 
 
@@ -168,8 +168,8 @@ def test_a_peer_that_no_graph_can_hold_is_named() -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
         return product.precision
 
-    rivals, left_out = rivals_and_left_out()
-    assert rivals.of(*operands(), two, record) == ["FP16", "W8A8"]
+    peer_set, left_out = peer_set_and_left_out()
+    assert peer_set.of(*operands(), two, record) == ["FP16", "W8A8"]
     assert "torch BF16 is left out: RuntimeError: operation not permitted when stream is capturing" in map(
         str, left_out
     )
@@ -183,9 +183,9 @@ def test_libraries_that_compile_have_so_many_seconds(monkeypatch: pytest.MonkeyP
         return fake_peer(weight, x, 0.0)
 
     fake_library(monkeypatch, make)
-    rivals, left_out = rivals_and_left_out(seconds=0.0)
+    peer_set, left_out = peer_set_and_left_out(seconds=0.0)
     for m in (1, 2, 3):
-        assert ("gemlite" in engines(rivals, *operands(m=m))) == (m == 1)
+        assert ("gemlite" in engines(peer_set, *operands(m=m))) == (m == 1)
     assert made == [1]
     assert [str(one) for one in left_out if one.engine == "gemlite"] == [
         "gemlite is left out: the 0 seconds for libraries that compile are used up"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.cuda.operands import DeviceWeight, plane_columns
+from kernels.cuda.device_tensors import DeviceWeight, plane_columns
 from kernels.cuda.plan import SHARED_LIMIT, Plan, candidates, default_plan, families, unit_of
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.cuda.tuning import PlanTable, plan_key

@@ -7,8 +7,8 @@ import pytest
 import torch
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 
+from kernels.cuda.device_tensors import DeviceWeight, upload
 from kernels.cuda.engine import exact_integers, linear
-from kernels.cuda.operands import DeviceWeight, upload
 from kernels.cuda.stacked import can_stack, stack
 from kernels.weight import pack_weight
 

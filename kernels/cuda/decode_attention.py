@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from kernels.cuda import driver
-from kernels.cuda.engine import passes, resolved
+from kernels.cuda.engine import materialize, passes_self_test
 from kernels.cuda.inputs import Gated, Normed, type_name
 from kernels.cuda.tiles import KEEP_THREADS, THREADS, attend_name, keep_name
 
@@ -46,7 +46,7 @@ class AttendArguments(ctypes.Structure):
 
 
 @dataclass(frozen=True, eq=False)
-class Heads:
+class AttentionInput:
     """One token's queries, keys and values, (heads + 2 kv_heads, d), and the cache that receives the last two.
 
     keys, values: (kv_heads, capacity, d).  window: positions that a token sees, itself included; None for all.
@@ -66,7 +66,7 @@ class Heads:
 
     @property
     def heads(self) -> int:
-        """Heads of the queries."""
+        """AttentionInput of the queries."""
         return len(self.parts) - 2 * self.kv_heads
 
 
@@ -75,7 +75,7 @@ def fits(d: int) -> bool:
     return d % 4 == 0 and d <= _MOST_VALUES
 
 
-def attention(token: Heads, cos: Tensor, sin: Tensor, position: Tensor, bucket: int) -> Tensor:
+def attention(token: AttentionInput, cos: Tensor, sin: Tensor, position: Tensor, bucket: int) -> Tensor:
     """Rotate queries and keys, keep keys and values at `position` (1,) int64, attend: (heads, d).
 
     cos, sin: (d,), the first half of sin negative.  position: below `bucket`, which is at most the capacity and says
@@ -109,7 +109,9 @@ def attention(token: Heads, cos: Tensor, sin: Tensor, position: Tensor, bucket: 
 @cache
 def works(index: int) -> bool:
     """Whether the kernels of one token passed their self-test on a device: what torch computes, within rounding."""
-    return passes(_self_test, index, "One of the GPU kernels between the products", "Torch's take their place")
+    return passes_self_test(
+        _self_test, index, "One of the GPU kernels between the products", "Torch's take their place"
+    )
 
 
 def _self_test(place: str) -> bool:
@@ -125,9 +127,9 @@ def _self_test(place: str) -> bool:
     expected = summed * torch.rsqrt((summed**2).mean() + 1e-6) * norm
     gate, up = gate_up.chunk(2, dim=-1)
     close = [
-        _is_close(resolved(Normed(x, added, norm, 1e-6)), expected),
+        _is_close(materialize(Normed(x, added, norm, 1e-6)), expected),
         _is_close(x, summed),
-        _is_close(resolved(Gated(gate_up)), gate * torch.sigmoid(gate) * up),
+        _is_close(materialize(Gated(gate_up)), gate * torch.sigmoid(gate) * up),
     ]
     heads, kv_heads, d, position = 4, 2, 64, 2 * SLICE + 9
     parts, keys, kept = values(heads + 2 * kv_heads, d), values(kv_heads, 3 * SLICE, d), values(kv_heads, 3 * SLICE, d)
@@ -140,7 +142,7 @@ def _self_test(place: str) -> bool:
     scores = groups @ all_keys[:, seen].transpose(1, 2) * 0.1
     expected = (torch.softmax(scores, -1) @ all_values[:, seen]).view(heads, d)
     at = torch.tensor([position], device=place)
-    found = attention(Heads(parts, keys, kept, 200, None, 0.1), cos, sin, at, 3 * SLICE)
+    found = attention(AttentionInput(parts, keys, kept, 200, None, 0.1), cos, sin, at, 3 * SLICE)
     return all([*close, _is_close(found, expected), _is_close(keys, all_keys), _is_close(kept, all_values)])
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from abq_core.inference.decode_ops import rounded
-from kernels.cuda import token
+from kernels.cuda import decode_attention
+from kernels.cuda.decode_attention import AttentionInput
 from kernels.cuda.inputs import Normed
-from kernels.cuda.token import Heads
 
 NEAR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -31,15 +31,15 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 def heads_of(
     heads: int, kv_heads: int, d: int, capacity: int, position: int, window: int | None, bits: int | None,
     dtype: torch.dtype, on: str = "cpu",
-) -> Heads:  # fmt: skip
+) -> AttentionInput:  # fmt: skip
     """A token at `position` of a cache that is NaN from there on."""
     keys, kept = (values(kv_heads, capacity, d, dtype=dtype, seed=seed) for seed in (3, 4))
     keys[:, position:] = kept[:, position:] = torch.nan
     parts = 2 * values(heads + 2 * kv_heads, d, dtype=dtype, seed=5)
-    return Heads(parts.to(on), keys.to(on), kept.to(on), window, bits, d**-0.5)
+    return AttentionInput(parts.to(on), keys.to(on), kept.to(on), window, bits, d**-0.5)
 
 
-def attention_by_torch(case: Heads, cos: Tensor, sin: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+def attention_by_torch(case: AttentionInput, cos: Tensor, sin: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
     """Attention, and the new keys and values, in float32. What is rounded to bits is first rounded as modules do."""
     heads, kv_heads, parts = case.heads, case.kv_heads, case.parts
     turned = parts[: heads + kv_heads] * cos + parts[: heads + kv_heads].roll(parts.shape[1] // 2, -1) * sin
@@ -54,13 +54,15 @@ def attention_by_torch(case: Heads, cos: Tensor, sin: Tensor, position: int) -> 
     return (scores @ kept).view(heads, -1), new[0], new[1]
 
 
-def attend(case: Heads, position: int) -> None:
+def attend(case: AttentionInput, position: int) -> None:
     """Run a case where its tensors are, and compare it."""
     d, dtype = case.parts.shape[1], case.parts.dtype
     cos, sin = (values(d, dtype=dtype, seed=seed).to(case.parts.device) for seed in (6, 7))
     expected, key, value = attention_by_torch(case, cos, sin, position)
     before = case.keys.clone()
-    found = token.attention(case, cos, sin, torch.tensor([position], device=case.parts.device), case.keys.shape[1])
+    found = decode_attention.attention(
+        case, cos, sin, torch.tensor([position], device=case.parts.device), case.keys.shape[1]
+    )
     assert_near(found, expected.to(dtype))
     assert_near(case.keys[:, position], key.to(dtype))
     assert_near(case.values[:, position], value.to(dtype))

@@ -20,7 +20,7 @@ _LONGEST_REASON = 200
 _COMPILING = ("gemlite", "humming")  # at the first call on a shape, for seconds or longer
 
 
-class Rivals:
+class PeerSet:
     """The peers of one benchmark. What cannot be timed is told to `on_left_out`, each reason once.
 
     seconds: how long libraries that compile at their first calls may take for that, together; then they are left out.

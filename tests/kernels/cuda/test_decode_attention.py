@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_cases import assert_near, attend, heads_of, normed, values
 from cuda_cases import POISON, Case
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu, EmulatorError
-from token_cases import assert_near, attend, heads_of, normed, values
 from torch import Tensor
 
-from kernels.cuda import engine, launch, token
+from kernels.cuda import decode_attention, engine, launch
 from kernels.cuda.compile import SOURCES
+from kernels.cuda.decode_attention import SLICE
+from kernels.cuda.device_tensors import QuantizedActivations, upload
 from kernels.cuda.engine import GpuPathWarning
 from kernels.cuda.inputs import Gated, Normed
-from kernels.cuda.operands import Activations, upload
 from kernels.cuda.tiles import BINARY, BYTES
-from kernels.cuda.token import SLICE
 from kernels.planes import ShapeError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
@@ -41,7 +41,7 @@ def test_a_norm_is_written_out_and_its_sum_kept(m: int, k: int, dtype: torch.dty
     for with_added in (True, False):
         x = normed(m, k, dtype, with_added)
         expected, summed = by_torch(x), x.x if x.added is None else x.x + x.added
-        assert_near(engine.resolved(x), expected)
+        assert_near(engine.materialize(x), expected)
         assert torch.equal(x.x, summed)
 
 
@@ -50,7 +50,7 @@ def test_a_norm_is_written_out_and_its_sum_kept(m: int, k: int, dtype: torch.dty
 def test_a_gate_is_written_out(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     x = Gated(4 * values(m, 2 * k, dtype=dtype))
     x.gate_up[0, 0] = -200  # whose exponential is infinite
-    assert_near(engine.resolved(x), by_torch(x))
+    assert_near(engine.materialize(x), by_torch(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -64,8 +64,8 @@ def test_quantizing_them_is_quantizing_what_they_stand_for(
 
     weight = upload(Case(2, act_bits, 3, 16, k).weight(), "cpu")
     found = []
-    for x in (made(), engine.resolved(made())):
-        acts = Activations.empty(3, act_bits, family, weight, 1)
+    for x in (made(), engine.materialize(made())):
+        acts = QuantizedActivations.empty(3, act_bits, family, weight, 1)
         for tensor in (acts.codes, acts.zero, acts.sums):
             tensor.fill_(POISON)
         launch.quantize(gpu, x, weight, acts)
@@ -77,7 +77,7 @@ def test_quantizing_them_is_quantizing_what_they_stand_for(
 def test_a_product_takes_them(act_bits: int, gpu: EmulatedGpu) -> None:
     weight = upload(Case(2, act_bits, 1, 32, 128).weight(), "cpu")
     for make in (lambda: normed(1, 128, torch.float16), lambda: Gated(values(1, 256, dtype=torch.float16))):
-        expected = engine.linear(engine.resolved(make()), weight, act_bits)
+        expected = engine.linear(engine.materialize(make()), weight, act_bits)
         assert torch.equal(engine.linear(make(), weight, act_bits), expected)
 
 
@@ -91,7 +91,7 @@ def test_inputs_that_do_not_fit_are_refused(gpu: EmulatedGpu) -> None:
     ]
     for x in wrong:
         with pytest.raises(ShapeError):
-            engine.resolved(x)
+            engine.materialize(x)
     with pytest.raises(ShapeError, match=r"do not fit a weight \(16, 256\)"):
         engine.linear(fits, upload(Case(2, 8).weight(), "cpu"), 8)
 
@@ -125,18 +125,18 @@ def test_one_graph_serves_every_position_of_a_bucket(gpu: EmulatedGpu) -> None:
 
 
 MUTATIONS = {
-    "the window's first position": ("token.cu", "end - a.window > first", "end - a.window > first + 1"),
-    "a position too many": ("token.cu", "(a.position), 0)) + 1;", "(a.position), 0)) + 2;"),
+    "the window's first position": ("decode_step.cu", "end - a.window > first", "end - a.window > first + 1"),
+    "a position too many": ("decode_step.cu", "(a.position), 0)) + 1;", "(a.position), 0)) + 2;"),
     "no barrier before the warps' sums": (
-        "token.cu",
+        "decode_step.cu",
         "sync_block();\n    const Global<float> partial",
         "const Global<float> partial",
     ),
-    "what was found before a larger score": ("token.cu", "weight *= shrink;", ""),
-    "halves not exchanged": ("token.cu", "side ? first : second", "side ? second : first"),
-    "the values' head": ("token.cu", "(is_value ? a.kv_heads : 0)", "0"),
-    "counters not cleared": ("token.cu", "store(Global<u32>(a.counters), i, u32(0))", "(void)i"),
-    "another head's keys": ("token.cu", "head / (a.heads / a.kv_heads)", "head % a.kv_heads"),
+    "what was found before a larger score": ("decode_step.cu", "weight *= shrink;", ""),
+    "halves not exchanged": ("decode_step.cu", "side ? first : second", "side ? second : first"),
+    "the values' head": ("decode_step.cu", "(is_value ? a.kv_heads : 0)", "0"),
+    "counters not cleared": ("decode_step.cu", "store(Global<u32>(a.counters), i, u32(0))", "(void)i"),
+    "another head's keys": ("decode_step.cu", "head / (a.heads / a.kv_heads)", "head % a.kv_heads"),
 }
 
 
@@ -154,14 +154,14 @@ def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path:
 
 
 def test_the_self_test(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    token.works.cache_clear()
-    assert token.works(0)
-    token.works.cache_clear()
-    monkeypatch.setattr(token, "_is_close", lambda found, expected: False)
+    decode_attention.works.cache_clear()
+    assert decode_attention.works(0)
+    decode_attention.works.cache_clear()
+    monkeypatch.setattr(decode_attention, "_is_close", lambda found, expected: False)
     with pytest.warns(GpuPathWarning, match="between the products gave wrong results on Emulated GPU"):
-        assert not token.works(0)
-    token.works.cache_clear()
+        assert not decode_attention.works(0)
+    decode_attention.works.cache_clear()
 
 
 def test_which_heads_fit() -> None:
-    assert [d for d in (2, 4, 6, 96, 128, 256, 260) if token.fits(d)] == [4, 96, 128, 256]
+    assert [d for d in (2, 4, 6, 96, 128, 256, 260) if decode_attention.fits(d)] == [4, 96, 128, 256]

@@ -12,7 +12,7 @@ from kernels.activations import quantize_activations
 from kernels.bench import parse_precision, random_weight
 from kernels.cuda import engine
 from kernels.cuda.ceiling import BITS, FP16_LIBRARY, INT8, INT8_LIBRARY
-from kernels.cuda.operands import DeviceWeight, upload
+from kernels.cuda.device_tensors import DeviceWeight, upload
 from kernels.cuda.peers import Product
 from kernels.cuda.peers.peer import checked_tokens
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
@@ -30,8 +30,8 @@ _KINDS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """One precision's weight (n, k) on a device. Made by `random_subject`."""
+class BenchWeight:
+    """One precision's weight (n, k) on a device. Made by `random_bench_weight`."""
 
     precision: str
     act_bits: int
@@ -93,7 +93,9 @@ def _close(y: Tensor, expected: Tensor, tolerance: float) -> bool:
     return torch.allclose(y, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
-def random_subject(precision: str, n: int, k: int, seed: int, place: str, copies_of: Callable[[int], int]) -> Subject:
+def random_bench_weight(
+    precision: str, n: int, k: int, seed: int, place: str, copies_of: Callable[[int], int]
+) -> BenchWeight:
     """A weight of random codes, scales and zero points. copies_of(bytes): how many. Raises BenchError."""
     import torch
 
@@ -105,4 +107,4 @@ def random_subject(precision: str, n: int, k: int, seed: int, place: str, copies
     for segment in range(packed.groups):
         columns = slice(segment * packed.segment, (segment + 1) * packed.segment)
         levels[:, columns] -= packed.zero[:, segment : segment + 1]
-    return Subject(precision, act_bits, packed, [weight, *copies], torch.from_numpy(levels).to(place))
+    return BenchWeight(precision, act_bits, packed, [weight, *copies], torch.from_numpy(levels).to(place))

@@ -104,13 +104,13 @@ def padded_tokens(m: int, family: str, act_bits: int) -> int:
     return -(-m // step) * step
 
 
-def library_tokens(m: int) -> int:
+def padded_int8_tokens(m: int) -> int:
     """Tokens as cuBLASLt multiplies them in INT8: whole 32, since it takes no fewer than 17."""
     return -(-m // _LIBRARY_TOKENS) * _LIBRARY_TOKENS
 
 
 @dataclass(frozen=True, eq=False)
-class Activations:
+class QuantizedActivations:
     """m tokens of k values as integers on a device; empty tensors until `kernels.cuda.launch.quantize` fills them."""
 
     m: int
@@ -123,7 +123,7 @@ class Activations:
     counters: Tensor  # int32, at least one for each output tile
 
     @classmethod
-    def empty(cls, m: int, act_bits: int, family: str, weight: DeviceWeight, tiles: int) -> Activations:
+    def empty(cls, m: int, act_bits: int, family: str, weight: DeviceWeight, tiles: int) -> QuantizedActivations:
         """Room for m tokens beside a weight; tiles: output tiles of the product that follows."""
         import torch
 
@@ -146,7 +146,7 @@ class Activations:
 
 
 @dataclass(frozen=True, eq=False)
-class LibraryRoom:
+class Int8Workspace:
     """Operands and sums of a library's INT8 product: rows padded so that cuBLASLt takes them."""
 
     weight: Tensor  # (n padded to 16, k padded to 256) int8
@@ -154,11 +154,11 @@ class LibraryRoom:
     sums: Tensor  # (m padded, n padded) int32
 
     @classmethod
-    def empty(cls, m: int, weight: DeviceWeight) -> LibraryRoom:
+    def empty(cls, m: int, weight: DeviceWeight) -> Int8Workspace:
         """Room for the product of m tokens."""
         import torch
 
-        rows, columns, tokens = weight.tiles * TILE_ROWS, weight.chunks * CHUNK, library_tokens(m)
+        rows, columns, tokens = weight.tiles * TILE_ROWS, weight.chunks * CHUNK, padded_int8_tokens(m)
 
         def empty(first: int, second: int, dtype: torch.dtype) -> Tensor:
             return torch.empty((first, second), dtype=dtype, device=weight.data.device)
