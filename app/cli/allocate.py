@@ -7,7 +7,7 @@ import typer
 
 from abq_core.mix import MIX_SUFFIX
 from app import formatting
-from app.cli.answers import Answer, JsonOption, Table, answers, as_json_text
+from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, OptionError, SeedOption, read_list
 from app.cli.session import open_explorer
 
@@ -62,9 +62,10 @@ def allocate(
     line.close()
     content = {"model": model, **chosen.to_dict()}
     if out is not None:
-        from app.runs.run_folder import write_atomically
+        from app.files import write_atomically
+        from app.json_values import to_json_text
 
-        write_atomically(out.expanduser().absolute(), as_json_text(content).encode())
+        write_atomically(out.expanduser().absolute(), to_json_text(content).encode())
     uniform = ", ".join(f"{precision} {formatting.nats(kl)}" for precision, kl in chosen.uniform.items())
     said = (
         f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits a weight "

@@ -4,17 +4,15 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import json
-import math
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
+from app.json_values import to_json_text
 from app.settings import Settings, SettingsError
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -65,33 +63,9 @@ def answers(command: Callable[..., Answer | None]) -> Callable[..., None]:
     return run
 
 
-def plain(value: object) -> Any:
-    """A value as JSON can hold it: numbers of numpy become Python's, NaN and infinity become null."""
-    if value is None or isinstance(value, bool | str | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, date):
-        return None if value != value else value.isoformat()  # pandas' NaT is a date that equals nothing
-    if hasattr(value, "item"):
-        return plain(value.item())
-    return str(value)
-
-
-def as_json_text(data: object) -> str:
-    """What --json prints."""
-    return json.dumps(plain(data), indent=2, allow_nan=False) + "\n"
-
-
 def _print(answer: Answer, out: TextIO, as_json: bool) -> None:
     if as_json:
-        out.write(as_json_text(answer.data))
+        out.write(to_json_text(answer.data))
     elif isinstance(answer.text, str | Table):
         _print_piece(answer.text, out, end="\n")
     else:

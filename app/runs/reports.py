@@ -20,7 +20,7 @@ from app.figures.histograms import level_figure, paired_figure
 from app.figures.losses import loss_figure
 from app.figures.palette import DARK, FONT_FAMILY, LIGHT, Palette
 from app.figures.pareto import pareto_figure
-from app.runs.run_folder import write_atomically
+from app.files import write_atomically
 from app.services.errors import ServiceError
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ Which blocks count is in storage.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abq_core.text.sources import TextRecord
+from app.files import write_atomically
+from app.json_values import to_json_text
 
 if TYPE_CHECKING:
     import pandas
@@ -24,36 +25,6 @@ _FRAME_NAME = re.compile(r"[a-z_]{1,40}")
 
 class RunFolderError(ValueError):
     """A run id or file name that is not one, or a file of a run that is missing or damaged."""
-
-
-def write_atomically(path: Path, data: bytes, before_replace: Callable[[], None] | None = None) -> None:
-    """Leave the old file or the new one, never half: temporary file, fsync, rename, fsync of the folder.
-
-    before_replace: called when the bytes are safe and the rename is next; it may raise to leave the old file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if before_replace is not None:
-            before_replace()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders, and its renames are durable without it
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class RunFolder:
@@ -119,7 +90,7 @@ class RunFolder:
             shutil.rmtree(self.path)
 
     def _write_json(self, name: str, content: Mapping[str, object]) -> None:
-        write_atomically(self.path / name, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+        write_atomically(self.path / name, to_json_text(content, sort_keys=True).encode())
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

@@ -15,7 +15,7 @@ from abq_core.planning.sensitivity import Sensitivity, sensitivities
 from abq_core.precision import Precision
 from abq_core.spec import read_precision
 from abq_core.text.segments import recorded_segments
-from app.runs.run_folder import write_atomically
+from app.files import write_atomically
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer

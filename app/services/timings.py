@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.files import write_atomically
 from app.services.errors import ServiceError
 from kernels.dispatch import describe
 from storage.measurements import ThroughputRecord
@@ -37,7 +38,8 @@ def export_timings(explorer: "Explorer", path: Path, device: str) -> int:
         for record in reversed(kept)
     ]
     try:
-        path.write_text(json.dumps({"format": FORMAT, "timings": rows}, indent=1) + "\n", "utf-8")
+        content = json.dumps({"format": FORMAT, "timings": rows}, indent=1) + "\n"
+        write_atomically(path, content.encode(), make_parents=False)
     except OSError as error:
         raise ServiceError(f"{path} cannot be written: {error}.") from error
     return len(rows)

@@ -57,7 +57,7 @@ def failing(what: str, at: int) -> Iterator[FailsOnce]:
     else:
         name = {"fsync": "fsync", "rename": "replace"}[what]
         fault = FailsOnce(getattr(os, name), full, at)
-        with patch(f"app.runs.run_folder.os.{name}", fault):
+        with patch(f"app.files.os.{name}", fault):
             yield fault
 
 

@@ -1,44 +1,26 @@
-"""A lock that one process at a time can hold, and that the system takes back when the process dies."""
+"""A lock file that one process at a time can hold; the system releases it when the process dies."""
 
-import sys
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 
 class SingleInstance:
-    """An exclusive lock on a file. `acquire` may be called again by the holder."""
+    """An exclusive lock on a file (flock), held by at most one process. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
+        self._lock = FileLock(path, thread_local=False)
 
     def acquire(self) -> bool:
-        """Take the lock without waiting. False where another process has it."""
-        if self._file is not None:
+        """Take the lock without waiting; True at once if it is held already. False if another process holds it."""
+        if self._lock.is_locked:
             return True
-        file = self._path.open("ab")
         try:
-            _lock(file)
-        except OSError:
-            file.close()
+            self._lock.acquire(blocking=False)
+        except Timeout:
             return False
-        self._file = file
         return True
 
     def release(self) -> None:
-        """Let another process have it."""
-        if self._file is not None:
-            self._file.close()  # closing unlocks
-            self._file = None
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Release the lock if it is held."""
+        self._lock.release(force=True)

@@ -7,9 +7,10 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import threading
 from pathlib import Path
+
+from app.files import OWNER_ONLY, NotRegularFileError, write_atomically
 
 MIN_PASSWORD, MAX_PASSWORD = 12, 256  # characters
 _COST, _BLOCK, _PARALLEL = 1 << 15, 8, 3  # 32 MiB and about a quarter of a second for each guess
@@ -83,17 +84,11 @@ class Accounts:
 
     def _write(self, accounts: dict[str, str]) -> None:
         """Replace the file, readable by its owner only."""
+        content = "".join(f"{name}:{stored}\n" for name, stored in sorted(accounts.items()))
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write("".join(f"{name}:{stored}\n" for name, stored in sorted(accounts.items())))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+            write_atomically(self.path, content.encode(), mode=OWNER_ONLY)
+        except NotRegularFileError as error:
+            raise AccountsError(f"The password file cannot be written: {error}") from error
         except OSError as error:
             raise AccountsError(f"The password file {self.path} cannot be written ({error.strerror}).") from error
 

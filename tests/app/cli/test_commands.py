@@ -246,6 +246,6 @@ def test_a_full_disk_is_said(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("app.runs.run_folder.os.fsync", full)
+    monkeypatch.setattr("app.files.os.fsync", full)
     assert main(["report", "--out", str(folder / "report.html")]) == 2
     assert "disk is full" in capsys.readouterr().err and not (folder / "report.html").exists()

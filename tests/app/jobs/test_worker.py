@@ -263,7 +263,7 @@ def test_a_job_that_fails_says_why_in_a_sentence_and_can_be_resumed(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.runs.run_folder.os.fsync", full)
+        patch.setattr("app.files.os.fsync", full)
         job = work_on(explorer, explorer.submit(tiny_spec("W4A4", "rtn")))
     assert job.state == "failed" and job.error is not None
     assert "disk" in job.error and "full" in job.error and "Traceback" not in job.error

@@ -13,7 +13,7 @@ from abq_core.planning.estimate import EstimateError
 from abq_core.precision import PrecisionError
 from abq_core.text.sources import DataError
 from app.clock import now
-from app.runs.run_folder import RunFolder, RunFolderError, write_atomically
+from app.runs.run_folder import RunFolder, RunFolderError
 from app.services import Explorer, ServiceError
 from storage.errors import JobNotFoundError, RunNotFoundError
 from storage.jobs import Job
@@ -151,18 +151,3 @@ def test_an_exported_run_is_complete_and_overwrites_nothing(finished: tuple[Expl
     assert {"spec.json", "evaluation.json", "blocks/000.safetensors", "diagnostics/blocks.parquet"} <= names
     with pytest.raises(ServiceError, match="already"):
         explorer.export_folder(job.run_id, tmp_path)
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    for name in ("fsync", "replace"):
-
-        def fail(*arguments: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(f"app.runs.run_folder.os.{name}", fail)
-            with pytest.raises(OSError, match="No space"):
-                write_atomically(path, b"new")
-        assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
