@@ -1,1 +1,1 @@
-"""The dashboard: page, tabs, endpoints, downloads and metrics."""
+"""The dashboard: page, tabs, API endpoints, downloads, metrics and access checks."""

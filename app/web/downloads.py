@@ -1,4 +1,7 @@
-"""Files that the page links to: the numbers behind each figure, the report, plotly. By id and name, never by path."""
+"""Downloads of the page: CSV data of the figures, reports, exported runs, plotly.
+
+A request names a run or job id and one of a fixed set of names, never a path.
+"""
 
 import shutil
 import tempfile
@@ -18,14 +21,14 @@ from app.services import Explorer
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 EXPLORE_FRAMES = frozenset({"histograms", "levels", "linears", "outliers"})
-A_DAY = {"Cache-Control": "max-age=86400"}
+CACHE_ONE_DAY = {"Cache-Control": "max-age=86400"}
 
 
 def download_routes(explorer: Explorer) -> list[Route]:
-    """Everything under /abq/."""
+    """The routes under /abq/."""
 
     async def plotly_library(request: Request) -> Response:
-        return FileResponse(PLOTLY, media_type="text/javascript", headers=A_DAY)
+        return FileResponse(PLOTLY, media_type="text/javascript", headers=CACHE_ONE_DAY)
 
     async def page_script(request: Request) -> Response:
         return FileResponse(ASSETS / "page.js", media_type="text/javascript", headers={"Cache-Control": "no-cache"})
@@ -38,7 +41,7 @@ def download_routes(explorer: Explorer) -> list[Route]:
         name, model = request.path_params["name"], request.query_params.get("model", "")
         precision = request.query_params.get("precision", "")
         if name not in EXPLORE_FRAMES:
-            return PlainTextResponse("There is no such frame.", 404)
+            return PlainTextResponse("There is no table of this name.", 404)
         return await _csv(lambda: explorer.explore(model, precision)[name], name)
 
     async def losses(request: Request) -> Response:
@@ -67,10 +70,10 @@ def download_routes(explorer: Explorer) -> list[Route]:
         return FileResponse(path, filename=Path(path).name, background=BackgroundTask(folder.cleanup))
 
     async def report(request: Request) -> Response:
-        wanted = [run for run in request.query_params.get("runs", "").split(",") if run]
+        run_ids = [run for run in request.query_params.get("runs", "").split(",") if run]
         folder = tempfile.TemporaryDirectory(prefix="abq-report-")
         try:
-            path = await run_in_threadpool(explorer.report, wanted, Path(folder.name) / "report.html")
+            path = await run_in_threadpool(explorer.report, run_ids, Path(folder.name) / "report.html")
         except (ValueError, RuntimeError, OSError) as error:
             folder.cleanup()
             return PlainTextResponse(str(error), 404)
@@ -91,12 +94,11 @@ def download_routes(explorer: Explorer) -> list[Route]:
 
 
 async def _csv(read: Callable[[], pd.DataFrame], name: str) -> Response:
-    """A frame as a CSV file; a sentence with 404 where the services have none."""
+    """A DataFrame as a CSV attachment, or 404 with the error message if it cannot be read."""
     try:
         frame = await run_in_threadpool(read)
     except (ValueError, RuntimeError, OSError) as error:
         return PlainTextResponse(str(error), 404)
-    headers = {
-        "Content-Disposition": f'attachment; filename="{"".join(c for c in name if c.isalnum() or c in "-_*")}.csv"'
-    }
+    safe_name = "".join(c for c in name if c.isalnum() or c in "-_*")
+    headers = {"Content-Disposition": f'attachment; filename="{safe_name}.csv"'}
     return Response(frame.to_csv(index=False), media_type="text/csv", headers=headers)

@@ -1,9 +1,12 @@
-"""Numbers for a monitoring system, as Prometheus reads them: jobs by state, workers alive, requests by answer."""
+"""Prometheus metrics: jobs by state, live workers, HTTP responses by status class."""
 
-import threading
-from collections import Counter
+from collections.abc import Iterator
 from typing import get_args
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,35 +14,60 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.clock import now
-from app.services import Explorer
+from storage.jobs import Jobs
 from storage.schema import JobState
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+class RequestCounter(Collector):
+    """Number of HTTP responses of each status class ("2xx", "4xx") since the application was created.
 
-class RequestCounter:
-    """How many requests got an answer of each kind since this process began."""
+    A `prometheus_client.Counter` would add an `abq_http_requests_created` series for each class.
+    """
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
 
     def add(self, status: int) -> None:
-        with self._lock:
-            self._counts[f"{status // 100}xx"] += 1
+        """Count a response. Call this from the event loop only."""
+        answer = f"{status // 100}xx"
+        self._counts[answer] = self._counts.get(answer, 0) + 1
 
-    def read(self) -> dict[str, int]:
-        with self._lock:
-            return dict(sorted(self._counts.items()))
+    def collect(self) -> Iterator[Metric]:
+        """The counter `abq_http_requests_total`."""
+        family = CounterMetricFamily(
+            "abq_http_requests_total", "HTTP responses by status class since the page started.", labels=["answer"]
+        )
+        for answer, count in sorted(self._counts.copy().items()):
+            family.add_metric([answer], count)
+        yield family
+
+
+class JobsCollector(Collector):
+    """Gauges that are read from the database at every scrape."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges `abq_jobs` and `abq_workers_alive`."""
+        counts = self._jobs.counts()
+        by_state = GaugeMetricFamily("abq_jobs", "Jobs by state.", labels=["state"])
+        for state in get_args(JobState):
+            by_state.add_metric([state], counts.get(state, 0))
+        yield by_state
+        alive = sum(job.lease_until is not None and job.lease_until > now() for job in self._jobs.list("running"))
+        yield GaugeMetricFamily("abq_workers_alive", "Running jobs whose worker holds its lease.", alive)
 
 
 class CountRequestsMiddleware:
-    """Counts every answer, refusals too."""
+    """Count every HTTP response, including refusals."""
 
     def __init__(self, app: ASGIApp, counter: RequestCounter) -> None:
         self.app, self.counter = app, counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and count its response."""
+
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.counter.add(message["status"])
@@ -48,32 +76,14 @@ class CountRequestsMiddleware:
         await self.app(scope, receive, counted)
 
 
-def metrics_route(explorer: Explorer, counter: RequestCounter) -> Route:
-    """GET /metrics."""
+def metrics_route(jobs: Jobs, counter: RequestCounter) -> Route:
+    """GET /metrics in Prometheus' text format 0.0.4, from a registry of this application alone."""
+    registry = CollectorRegistry()
+    registry.register(JobsCollector(jobs))
+    registry.register(counter)
 
     async def metrics(request: Request) -> Response:
-        text = await run_in_threadpool(metrics_text, explorer, counter)
-        return Response(text, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+        text = await run_in_threadpool(generate_latest, registry)
+        return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4, headers={"Cache-Control": "no-store"})
 
     return Route("/metrics", metrics)
-
-
-def metrics_text(explorer: Explorer, counter: RequestCounter) -> str:
-    """All figures; the lines of a figure have the same name and differ in a label."""
-    jobs = explorer.jobs.counts()
-    alive = sum(job.lease_until is not None and job.lease_until > now() for job in explorer.jobs.list("running"))
-    figures = [
-        ("abq_jobs", "gauge", "Jobs by state.", {f'{{state="{s}"}}': jobs.get(s, 0) for s in get_args(JobState)}),
-        ("abq_workers_alive", "gauge", "Running jobs whose worker holds its lease.", {"": alive}),
-        (
-            "abq_http_requests_total",
-            "counter",
-            "Requests by kind of answer since the page was started.",
-            {f'{{answer="{answer}"}}': count for answer, count in counter.read().items()},
-        ),
-    ]
-    lines = []
-    for name, kind, help_text, values in figures:
-        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
-        lines += [f"{name}{label} {value}" for label, value in values.items()]
-    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The dashboard's Gradio theme: flat, hairlines instead of boxes, system fonts."""
+"""Gradio theme of the dashboard: flat, hairlines instead of boxes, system fonts."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation
 
 @cache
 def gradio_theme() -> gr.themes.Base:
-    """The page's theme: flat, hairlines instead of boxes, fonts of the system (nothing is fetched from elsewhere)."""
+    """The page's theme. System fonts, so that the browser fetches nothing from other hosts."""
     theme = gr.themes.Base(
         primary_hue="teal",
         neutral_hue="slate",

@@ -1,4 +1,4 @@
-"""The page served from a thread of the test, on a port that the system chooses."""
+"""Serve the page from a thread of the test, on a free port."""
 
 import asyncio
 import contextlib
@@ -17,16 +17,16 @@ BUILT_WITHIN_SECONDS = 120
 
 @contextlib.contextmanager
 def served(explorer: Explorer, accounts: Accounts | None = None) -> Iterator[str]:
-    """The page's address while the block runs, open or for these accounts.
+    """The page's URL while the block runs. accounts: None disables the login.
 
-    No supervisor: jobs stay queued until the test works on them.
+    There is no supervisor: jobs stay queued until the test runs them.
     """
     listening = socket.create_server(("127.0.0.1", 0))
     stop: list[uvicorn.Server] = []
     built = threading.Event()
 
     async def serve() -> None:
-        # Built inside the loop: outside of one, Gradio makes loops that nobody closes.
+        # Built inside the loop: without a running loop, Gradio creates loops and does not close them.
         application = web_application(explorer, accounts=accounts)
         configuration = uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1)
         stop.append(uvicorn.Server(configuration))

@@ -1,1 +1,1 @@
-"""Who may use the page: login, accounts, origin checks and rate limits."""
+"""Access to the page: login, accounts, origin checks and rate limits."""

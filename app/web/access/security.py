@@ -1,4 +1,4 @@
-"""Who may talk to the page: hosts by name, no other site's requests, no body larger than a form needs."""
+"""Access checks of every request: host name, origin, URL path, body size, login."""
 
 import socket
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.access.accounts import Accounts
-from app.web.access.addresses import KnownAddressesMiddleware
 from app.web.access.login import LoginMiddleware
+from app.web.access.paths import KnownPathsMiddleware
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_BODY_BYTES = 1 << 20
@@ -28,8 +28,8 @@ POLICY = {
 }
 
 
-def names_of(host: str) -> tuple[str, ...]:
-    """The names under which a server that listens on `host` is reached: this machine's own where it is everywhere."""
+def allowed_hosts(host: str) -> tuple[str, ...]:
+    """Host names of a server that listens on `host`; for "0.0.0.0" and "::" all IPv4 addresses of this machine."""
     if host not in ("0.0.0.0", "::"):
         return tuple(dict.fromkeys([*LOOPBACK_HOSTS, host]))
     interfaces = psutil.net_if_addrs().values()
@@ -38,32 +38,34 @@ def names_of(host: str) -> tuple[str, ...]:
 
 
 class BodyTooLargeError(ValueError):
-    """A request's body is larger than any form of the page sends."""
+    """A request body exceeds the limit."""
 
 
 def middleware(hosts: Sequence[str] = LOOPBACK_HOSTS, accounts: Accounts | None = None) -> list[Middleware]:
-    """All checks in the order in which a request meets them. hosts: names under which this program is reached;
-    accounts: who may log in, None where nobody has to.
+    """All access checks, in the order in which they run.
+
+    hosts: host names that requests may use. accounts: None disables the login.
     """
     return [
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(SameSiteMiddleware),
-        Middleware(KnownAddressesMiddleware),
+        Middleware(KnownPathsMiddleware),
         Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES),
         Middleware(LoginMiddleware, accounts=accounts),
     ]
 
 
 class SameSiteMiddleware:
-    """Refuses what another site's page sends; a program without a browser sends neither header and passes.
+    """Refuse requests of other sites' pages, by Sec-Fetch-Site and Origin, and add security headers to responses.
 
-    A link from elsewhere to the page itself is allowed: it changes nothing.
+    Programs send neither header and pass. A link from another site to the page is allowed: it changes nothing.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -72,25 +74,26 @@ class SameSiteMiddleware:
             await response(scope, receive, send)
             return
 
-        async def with_policy(message: Message) -> None:
+        async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *POLICY.items()]
             await send(message)
 
-        await self.app(scope, receive, with_policy)
+        await self.app(scope, receive, send_with_policy)
 
 
 class BodyLimitMiddleware:
-    """Refuses a body that is too large: by its Content-Length, and by counting where there is none."""
+    """Refuse a body that is too large, by its Content-Length, and by counting the bytes that arrive."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        too_large = PlainTextResponse(f"A request may have at most {self.limit} bytes.", 413)
+        too_large = PlainTextResponse(f"The request body is too large: the limit is {self.limit} bytes.", 413)
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdigit() or int(declared) > self.limit:
             await too_large(scope, receive, send)
@@ -105,7 +108,7 @@ class BodyLimitMiddleware:
                 raise BodyTooLargeError(f"more than {self.limit} bytes")
             return message
 
-        async def unless_too_large(message: Message) -> None:
+        async def send_unless_too_large(message: Message) -> None:
             nonlocal answered
             if received <= self.limit or answered:
                 await send(message)
@@ -113,7 +116,7 @@ class BodyLimitMiddleware:
                 answered = True
 
         try:
-            await self.app(scope, counted, unless_too_large)
+            await self.app(scope, counted, send_unless_too_large)
         except BodyTooLargeError:
             pass
         if received > self.limit and not answered:
@@ -121,6 +124,7 @@ class BodyLimitMiddleware:
 
 
 def _from_own_site(scope: Scope) -> bool:
+    """True if a program, the page itself, or a link to the page sent the request."""
     headers = Headers(scope=scope)
     method = scope.get("method", "GET")
     navigation = method in SAFE_METHODS and scope["path"] in ("", "/") and headers.get("sec-fetch-mode") == "navigate"

@@ -137,7 +137,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             method,
             device=page.explorer.settings.device,
         )
-        page.limits.check_queue(page.explorer)
+        page.limits.check_queue()
         job = page.explorer.submit(spec)
         return [words.answer(f"Queued as run <b>{words.escape(job.run_id)}</b>."), gr.Tabs(selected="calibrate")]
 

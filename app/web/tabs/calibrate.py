@@ -72,7 +72,7 @@ def build_calibrate_tab(page: Page) -> None:
 
     @guarded(2 + len(page.header.outputs))
     def start(text: str, *values: object) -> list[object]:
-        page.limits.check_queue(page.explorer)
+        page.limits.check_queue()
         job = page.explorer.submit(_spec(page, Selection.from_json(text), *values))
         queued = (
             f"Queued as run <b>{words.escape(job.run_id)}</b>. You may close this page; the work goes on without it."

@@ -88,7 +88,7 @@ def build_compare_tab(page: Page) -> None:
         specs = _specs(page, Selection.from_json(text), precisions, methods)
         if not 1 <= len(specs) <= MOST_JOBS:
             raise ValueError(f"That is {len(specs)} calibrations: choose 1 to {MOST_JOBS} at a time.")
-        page.limits.check_queue(page.explorer, len(specs))
+        page.limits.check_queue(len(specs))
         jobs = [page.explorer.submit(spec) for spec in specs]
         said = words.answer(f"{len(specs)} calibrations are queued.")
         return [said, gr.Tabs(selected="calibrate"), *page.header.follow(text, str(jobs[0].spec["model"]))]

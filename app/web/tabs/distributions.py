@@ -113,7 +113,7 @@ def build_distributions_tab(page: Page) -> None:
         spec = CalibrationSpec(
             selection.model, page.explorer.precision(selection.precision), device=page.explorer.settings.device
         )
-        page.limits.check_queue(page.explorer)
+        page.limits.check_queue()
         page.explorer.submit(spec)
         return [gr.skip(), gr.Tabs(selected="calibrate")]
 

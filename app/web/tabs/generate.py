@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from app.web.limits import MOST_COLUMNS
+from app.web.limits import MAX_COLUMNS
 from app.web.tabs import words
 from app.web.tabs.guard import EXPECTED
 from app.web.tabs.jobs_panel import PRIVATE
@@ -29,7 +29,7 @@ def build_generate_tab(page: Page) -> None:
         with gr.Column(elem_classes="abq-choices"):
             prompt = gr.Textbox(PROMPT, label="Prompt", lines=5, max_lines=12, elem_id="generate-prompt")
             columns = gr.Dropdown(
-                [], label="Columns (2 to 4)", multiselect=True, max_choices=MOST_COLUMNS, elem_id="generate-columns"
+                [], label="Columns (2 to 4)", multiselect=True, max_choices=MAX_COLUMNS, elem_id="generate-columns"
             )
             tokens = gr.Slider(8, 256, value=64, step=8, label="New tokens", elem_id="generate-tokens")
             temperature = gr.Slider(
@@ -69,8 +69,8 @@ def build_generate_tab(page: Page) -> None:
         """Stream; a sentence where it cannot be done."""
         selection = Selection.from_json(text)
         try:
-            if not 2 <= len(columns or []) <= MOST_COLUMNS:
-                raise ValueError(f"{len(columns or [])} columns are chosen: choose 2 to {MOST_COLUMNS} to compare.")
+            if not 2 <= len(columns or []) <= MAX_COLUMNS:
+                raise ValueError(f"{len(columns or [])} columns are chosen: choose 2 to {MAX_COLUMNS} to compare.")
             page.limits.check_text(request, columns, prompt or "", tokens)
             yield [words.answer("Preparing the columns&hellip;"), gr.skip()]
             events = page.explorer.generate(

@@ -1,4 +1,4 @@
-"""The page's endpoints through gradio_client, its downloads, and who is refused."""
+"""The page's endpoints through gradio_client, its downloads, and refused requests."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' i
 
 @pytest.fixture(scope="module")
 def site(finished: tuple[Explorer, Job]) -> Iterator[str]:
-    """The page on one finished run, which tests leave as it is."""
+    """The page with one finished run, which tests do not change."""
     with served(finished[0]) as address:
         yield address
 
@@ -49,7 +49,7 @@ def client(site: str) -> Client:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Explorer, Client]]:
-    """A page of its own for what changes things."""
+    """A separate page for tests that change data."""
     explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("own")))
     with served(explorer) as address:
         yield explorer, Client(address, verbose=False)
@@ -65,13 +65,13 @@ def fetch(address: str, data: bytes | None = None, **headers: str) -> tuple[int,
         return error.code, error.read()
 
 
-def test_the_public_endpoints_are_these(client: Client) -> None:
+def test_the_public_endpoints(client: Client) -> None:
     described = client.view_api(return_format="dict", print_info=False)
     assert set(described["named_endpoints"]) == PUBLIC
     assert not described["unnamed_endpoints"]
 
 
-def test_models_runs_jobs_and_diagnostics_are_read(client: Client, finished: tuple[Explorer, Job]) -> None:
+def test_models_runs_jobs_and_diagnostics(client: Client, finished: tuple[Explorer, Job]) -> None:
     job = finished[1]
     assert client.predict(api_name="/models") == ["builtin", job.spec["model"]]
     row = next(row for row in client.predict(api_name="/runs") if row["run"] == job.run_id)
@@ -82,7 +82,7 @@ def test_models_runs_jobs_and_diagnostics_are_read(client: Client, finished: tup
     assert {block["lens"] for block in blocks} == {"rounded", "corrected"}
 
 
-def test_rows_of_jobs_and_runs_have_dates_in_iso_and_null_for_what_is_missing(
+def test_rows_of_jobs_and_runs_have_iso_dates_and_null_for_missing_values(
     client: Client, finished: tuple[Explorer, Job]
 ) -> None:
     explorer, job = finished
@@ -95,7 +95,7 @@ def test_rows_of_jobs_and_runs_have_dates_in_iso_and_null_for_what_is_missing(
     assert rows[0]["task_score"] is None and client.predict(api_name="/jobs")[0]["eta_seconds"] is None
 
 
-def test_exploring_gives_a_ratio_for_every_linear(client: Client, tiny_llama: Path) -> None:
+def test_explore_returns_a_ratio_for_every_linear(client: Client, tiny_llama: Path) -> None:
     linears = client.predict(str(tiny_llama), "W2*A8", api_name="/explore")
     assert {row["block"] for row in linears} == {0, 1}
     assert all(row["weight_snr_db"] > 0 for row in linears)
@@ -121,9 +121,7 @@ def test_an_evaluation_and_a_kernel_timing_are_stored(
     assert len(client.predict(api_name="/throughput")) == len(measured)
 
 
-def test_bits_are_chosen_within_a_budget_and_the_mix_is_submitted(
-    own: tuple[Explorer, Client], tiny_llama: Path, text_file: Path
-) -> None:
+def test_an_allocated_mix_is_submitted(own: tuple[Explorer, Client], tiny_llama: Path, text_file: Path) -> None:
     explorer, client = own
     chosen = client.predict(str(tiny_llama), 3.0, ["W2A8", "W4A8"], api_name="/allocate")
     assert "mix-" in chosen["precision"] and chosen["stored_bits"] <= 3 and chosen["predicted_kl"] > 0
@@ -137,9 +135,7 @@ def test_bits_are_chosen_within_a_budget_and_the_mix_is_submitted(
     client.predict(made["run"], api_name="/delete")
 
 
-def test_a_job_is_submitted_cancelled_resumed_noted_and_deleted(
-    own: tuple[Explorer, Client], tiny_spec: SpecMaker, text_file: Path
-) -> None:
+def test_the_life_of_a_job(own: tuple[Explorer, Client], tiny_spec: SpecMaker, text_file: Path) -> None:
     explorer, client = own
 
     def shown(endpoint: str, column: str) -> list[object]:
@@ -159,7 +155,7 @@ def test_a_job_is_submitted_cancelled_resumed_noted_and_deleted(
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "arguments", "said"),
+    ("endpoint", "arguments", "message"),
     [
         ("/explore", ["builtin", "W9A8"], "9 weight bits"),
         ("/explore", ["/nowhere/at/all", "W2A8"], "nowhere"),
@@ -169,18 +165,20 @@ def test_a_job_is_submitted_cancelled_resumed_noted_and_deleted(
         ("/bench", [["W2A8"], ["64"], [1], 1], "shape"),
     ],
 )
-def test_bad_input_gets_a_sentence(client: Client, endpoint: str, arguments: list[object], said: str) -> None:
-    with pytest.raises(AppError, match=said) as caught:
+def test_invalid_input_is_answered_with_a_message(
+    client: Client, endpoint: str, arguments: list[object], message: str
+) -> None:
+    with pytest.raises(AppError, match=message) as caught:
         client.predict(*arguments, api_name=endpoint)
     assert "Traceback" not in str(caught.value)
 
 
-def test_an_empty_prompt_gets_a_sentence(client: Client, tiny_llama: Path) -> None:
+def test_an_empty_prompt_is_answered_with_a_message(client: Client, tiny_llama: Path) -> None:
     with pytest.raises(AppError, match="prompt"):
         client.predict(["full", "W2A8"], "", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
 
 
-def test_the_numbers_behind_figures_are_downloads(site: str, finished: tuple[Explorer, Job], tiny_llama: Path) -> None:
+def test_downloads(site: str, finished: tuple[Explorer, Job], tiny_llama: Path) -> None:
     job = finished[1]
     for path, column in [
         (f"run/{job.run_id}/blocks.csv", "cosine"),
@@ -196,8 +194,8 @@ def test_the_numbers_behind_figures_are_downloads(site: str, finished: tuple[Exp
     status, body = fetch(f"{site}abq/run/{job.run_id}.zip")
     assert status == 200
     names = set(zipfile.ZipFile(io.BytesIO(body)).namelist())
-    wanted = {"spec.json", "evaluation.json", "blocks/000.safetensors", "diagnostics/blocks.parquet"}
-    assert {f"{job.run_id}/{name}" for name in wanted} <= names
+    files = {"spec.json", "evaluation.json", "blocks/000.safetensors", "diagnostics/blocks.parquet"}
+    assert {f"{job.run_id}/{name}" for name in files} <= names
 
 
 @pytest.mark.parametrize(
@@ -211,13 +209,13 @@ def test_the_numbers_behind_figures_are_downloads(site: str, finished: tuple[Exp
         "run/r-00000000.zip",
     ],
 )
-def test_downloads_name_no_paths(site: str, path: str) -> None:
+def test_downloads_accept_no_paths(site: str, path: str) -> None:
     status, body = fetch(f"{site}abq/{path}")
     assert status == 404
     assert b"Traceback" not in body
 
 
-def test_other_sites_and_rebound_hosts_are_refused(site: str, own: tuple[Explorer, Client]) -> None:
+def test_other_sites_and_host_names_are_refused(site: str, own: tuple[Explorer, Client]) -> None:
     call = f"{site}gradio_api/call/models"
     ask = json.dumps({"data": []}).encode()
     kind = {"Content_Type": "application/json"}
@@ -231,7 +229,7 @@ def test_other_sites_and_rebound_hosts_are_refused(site: str, own: tuple[Explore
     assert fetch(site, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200
 
 
-def test_a_large_body_is_refused_before_it_is_read(site: str) -> None:
+def test_a_body_that_declares_a_large_size_is_refused(site: str) -> None:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(site).netloc)
     connection.putrequest("POST", "/gradio_api/call/models")
     connection.putheader("Content-Length", str(50 << 20))
@@ -240,9 +238,9 @@ def test_a_large_body_is_refused_before_it_is_read(site: str) -> None:
         assert connection.getresponse().status == 413
 
 
-def test_a_body_without_a_length_is_counted(site: str) -> None:
+def test_a_large_body_without_a_length_is_refused(site: str) -> None:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(site).netloc)
-    chunks = (b"x" * 65536 for _ in range(17))  # one more than a megabyte holds
+    chunks = (b"x" * 65536 for _ in range(17))  # 64 KiB more than the limit
     connection.request(
         "POST", "/gradio_api/call/models", chunks, {"Content-Type": "application/json"}, encode_chunked=True
     )
@@ -250,16 +248,16 @@ def test_a_body_without_a_length_is_counted(site: str) -> None:
         assert connection.getresponse().status == 413
 
 
-def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUseError, match="another"):
         launch(settings_in(tmp_path), "127.0.0.1", taken.getsockname()[1])
 
 
-def test_answers_that_ctrl_c_cuts_off_are_no_errors() -> None:
+def test_responses_that_shutdown_cancels_are_not_logged_as_errors() -> None:
     def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
         raised = None if error is None else (type(error), error, None)
         return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, message, (), raised)
 
-    assert dashboard.is_cut_off(record("Exception in ASGI application", asyncio.CancelledError()))
-    assert dashboard.is_cut_off(record("Cancel 2 running task(s), timeout graceful shutdown exceeded"))
-    assert not dashboard.is_cut_off(record("Exception in ASGI application", ValueError("no")))
+    assert dashboard.is_shutdown_cancellation(record("Exception in ASGI application", asyncio.CancelledError()))
+    assert dashboard.is_shutdown_cancellation(record("Cancel 2 running task(s), timeout graceful shutdown exceeded"))
+    assert not dashboard.is_shutdown_cancellation(record("Exception in ASGI application", ValueError("no")))

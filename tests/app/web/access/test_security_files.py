@@ -1,5 +1,6 @@
-"""No file leaks: paths of every kind where a run, a model, a text or an address is asked for. Nothing of a file that is
-not offered comes back, whatever the answer says.
+"""No file leaks: file paths of every kind in place of a run, a model, a text or a URL.
+
+Whatever the response is, it holds no contents of a file that the page does not offer.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from app.services import Explorer
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
 
 CANARY = "canary-7f3a91"
-ENDPOINTS: dict[str, list[Any]] = {  # "PATH" is where a path goes
+ENDPOINTS: dict[str, list[Any]] = {  # "PATH" is replaced by a path
     "explore": ["PATH", "W2A8"],
     "allocate": ["PATH", 3.0, ["W2A8"]],
     "submit": ["PATH", "W4A4", "rtn", "PATH", 2, 32, -1, 0],
@@ -47,7 +48,7 @@ ADDRESSES = [
 
 @pytest.fixture(scope="module")
 def explorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
-    """A data folder with canaries: beside the database, in the runs, outside, and behind links."""
+    """A data folder with canary files: next to the database, among the runs, outside, and behind symlinks."""
     folder = tmp_path_factory.mktemp("files")
     opened = Explorer.open(settings_in(folder / "data"))
     places = [folder, opened.settings.data_dir, opened.settings.runs_dir, opened.settings.logs_dir]
@@ -62,7 +63,7 @@ def explorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
     (outside / "spec.json").write_text(CANARY)
     os.symlink(outside, opened.settings.runs_dir / "r-0123456789")
     os.symlink(folder / "canary.txt", opened.settings.runs_dir / "link.txt")
-    with pytest.MonkeyPatch.context() as patch:  # some of the paths could be hub ids
+    with pytest.MonkeyPatch.context() as patch:  # some of the paths are valid hub ids
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield opened
 
@@ -93,7 +94,7 @@ def paths(explorer: Explorer) -> list[str]:
 
 
 def get(address: str, path: str) -> bytes:
-    """The answer to exactly this request line; of a stream only its head."""
+    """The body of the response to exactly this request line, empty for an event stream."""
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=300)
     with contextlib.closing(connection):
         connection.putrequest("GET", path, skip_accept_encoding=True)
@@ -105,7 +106,7 @@ def get(address: str, path: str) -> bytes:
 
 
 def call(client: httpx.Client, endpoint: str, data: list[Any]) -> str:
-    """All that an endpoint answers."""
+    """Everything that an endpoint returns."""
     asked = client.post(f"/gradio_api/call/{endpoint}", json={"data": data})
     if asked.status_code != 200:
         return asked.text
@@ -119,11 +120,11 @@ def filled(value: Any, path: str) -> Any:
 
 
 def leaks(text: str) -> bool:
-    """True where something of a file is in the answer; what was asked may come back in it."""
+    """True if the response holds file contents. It may repeat the requested path."""
     return CANARY in text or "[project]" in text or "ABQ_DATA_DIR=" in text or "SQLite format" in text
 
 
-def test_no_address_gives_a_file_away(address: str, paths: list[str], record_property: Callable[..., None]) -> None:
+def test_no_url_leaks_a_file(address: str, paths: list[str], record_property: Callable[..., None]) -> None:
     record_property("paths", len(paths))
     record_property("requests", 2 * len(paths) * len(ADDRESSES))
     for form in ADDRESSES:
@@ -134,7 +135,7 @@ def test_no_address_gives_a_file_away(address: str, paths: list[str], record_pro
 
 
 def check_endpoints(address: str, paths: list[str]) -> int:
-    """Ask every endpoint for every path, as text and as a file of gradio's; how many requests that were."""
+    """Send every path to every endpoint, as text and as Gradio file data. Returns the number of requests."""
     asked = 0
     with httpx.Client(base_url=address, timeout=300) as client:
         for endpoint, arguments in ENDPOINTS.items():
@@ -146,17 +147,17 @@ def check_endpoints(address: str, paths: list[str]) -> int:
     return asked
 
 
-def test_no_endpoint_gives_a_file_away(address: str, paths: list[str], record_property: Callable[..., None]) -> None:
+def test_no_endpoint_leaks_a_file(address: str, paths: list[str], record_property: Callable[..., None]) -> None:
     record_property("requests", check_endpoints(address, [*paths[:3], paths[9], paths[16]]))
 
 
 @pytest.mark.slow
-def test_no_endpoint_gives_a_file_away_whatever_the_path(
+def test_no_endpoint_leaks_a_file_for_any_path(
     address: str, paths: list[str], record_property: Callable[..., None]
 ) -> None:
     record_property("requests", check_endpoints(address, paths))
 
 
-def test_the_page_has_no_component_for_files(address: str) -> None:
+def test_the_page_has_no_file_components(address: str) -> None:
     types = {component["type"] for component in httpx.get(f"{address}/config", timeout=300).json()["components"]}
     assert types and not types & {"file", "downloadbutton", "uploadbutton", "image", "video", "audio", "fileexplorer"}

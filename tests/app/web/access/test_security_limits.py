@@ -1,5 +1,4 @@
-"""Limits of one visitor, one copy of each model in bounded memory, secrets, and that two visitors see nothing of each
-other."""
+"""Limits of a visitor, bounded memory for models, secrets, and the separation of two visitors."""
 
 import contextlib
 import gc
@@ -20,39 +19,39 @@ from app.secrets import HIDDEN, redacted, without_secrets
 from app.services import Explorer, ServiceError
 from app.services.models import ModelRegistry
 from app.web import dashboard
-from app.web.limits import MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_QUEUED, TEXTS_A_MINUTE, LimitError, Limits
+from app.web.limits import MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_QUEUED_JOBS, TEXTS_PER_MINUTE, LimitError, Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
 
 
-def test_text_is_bounded_in_length_and_number() -> None:
+def test_text_is_limited_in_length_and_rate(explorer: Explorer) -> None:
     time = [0.0]
-    limits = Limits(lambda: time[0])
-    for columns, prompt, tokens, said in (
+    limits = Limits(explorer.jobs, lambda: time[0])
+    for columns, prompt, tokens, message in (
         ([], "a", 8, "0 columns"),
         (["full"] * 5, "a", 8, "5 columns"),
-        (["full"], "a" * (MOST_CHARACTERS + 1), 8, "20,001 characters"),
-        (["full"], "a", MOST_NEW_TOKENS + 1, "1,025 new tokens"),
+        (["full"], "a" * (MAX_PROMPT_CHARACTERS + 1), 8, "20,001 characters"),
+        (["full"], "a", MAX_NEW_TOKENS + 1, "1,025 new tokens"),
         (["full"], "a", float("nan"), "nan new tokens"),
     ):
-        with pytest.raises(LimitError, match=said):
+        with pytest.raises(LimitError, match=message):
             limits.check_text(None, columns, prompt, tokens)
-    for _ in range(TEXTS_A_MINUTE):
+    for _ in range(TEXTS_PER_MINUTE):
         limits.check_text(None, ["full"], "a", 8)
-    with pytest.raises(LimitError, match="Wait 61 seconds"):
+    with pytest.raises(LimitError, match="Try again in 61 seconds"):
         limits.check_text(None, ["full"], "a", 8)
     time[0] = 60.0
     limits.check_text(None, ["full"], "a", 8)
 
 
-def test_the_queue_has_an_end(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explorer.jobs, "counts", lambda: {"queued": MOST_QUEUED - 1, "failed": 9999})
-    Limits().check_queue(explorer)
-    with pytest.raises(LimitError, match="999 jobs wait"):
-        Limits().check_queue(explorer, 2)
+def test_the_queue_is_limited(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer.jobs, "counts", lambda: {"queued": MAX_QUEUED_JOBS - 1, "failed": 9999})
+    Limits(explorer.jobs).check_queue()
+    with pytest.raises(LimitError, match="999 jobs are queued"):
+        Limits(explorer.jobs).check_queue(2)
 
 
-def test_a_model_gets_room_before_it_is_loaded(
+def test_models_are_evicted_before_the_next_one_is_loaded(
     explorer: Explorer, tiny_llama: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = sum(p.numel() * 4 for p in explorer.registry.full(str(tiny_llama)).model.parameters())
@@ -64,13 +63,13 @@ def test_a_model_gets_room_before_it_is_loaded(
         "app.services.models.load_model", lambda ref, device: held.append(len(registry._loaded)) or first
     )
     registry.full(str(tiny_opt))
-    assert held == [0]  # the other one was gone before this one came
+    assert held == [0]  # the first model was evicted before the second was loaded
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000, "total": 1000})())
     with pytest.raises(ServiceError, match="GiB of memory"):
         ModelRegistry(explorer.settings, explorer.runs).full(str(tiny_llama))
 
 
-def test_secrets_stay_out_of_workers_and_logs() -> None:
+def test_secrets_are_removed_from_worker_environments_and_logs() -> None:
     given = {
         "HF_TOKEN": "hf_" + "a" * 30, "MY_API_KEY": "key-12345678", "DB_PASSWORD": "short", "PATH": "/bin",
         "TOKENIZERS_PARALLELISM": "false", "ABQ_DATA_DIR": "/data", "AWS_SECRET_ACCESS_KEY": "x" * 20,
@@ -83,7 +82,7 @@ def test_secrets_stay_out_of_workers_and_logs() -> None:
     assert redacted(text, given) == f"401 for {HIDDEN} and {HIDDEN}, {HIDDEN}; a short word stays"
 
 
-def test_a_worker_is_started_without_tokens(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_start_without_tokens(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     from app.jobs.executors import local
 
     seen: dict[str, str] = {}
@@ -107,7 +106,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def test_two_visitors_see_nothing_of_each_others_prompts(address: str, tiny_llama: Path) -> None:
+def test_visitors_cannot_see_prompts_of_others(address: str, tiny_llama: Path) -> None:
     secrets = ["open the amber door", "count the violet keys"]
     clients = [Client(address, verbose=False) for _ in secrets]
     got: list[list[object]] = [[], []]
@@ -126,12 +125,12 @@ def test_two_visitors_see_nothing_of_each_others_prompts(address: str, tiny_llam
         list(c.submit(["full"], s, 12, 0.0, 0, str(tiny_llama), api_name="/generate"))
         for c, s in zip(clients, secrets, strict=True)
     ]
-    assert got == alone  # each has its own text, whole, and nothing else
+    assert got == alone  # the streams are complete and not mixed
     public = [httpx.get(f"{address}{path}", timeout=300) for path in ("config", "", "gradio_api/info", "abq/runs.csv")]
     seen = " ".join(answer.text for answer in public)
     other = ""
-    stream = httpx.stream("GET", f"{address}gradio_api/queue/data?session_hash=somebody-else", timeout=300)
-    with contextlib.suppress(httpx.RemoteProtocolError), stream as answer:  # it breaks off after its message
+    stream = httpx.stream("GET", f"{address}gradio_api/queue/data?session_hash=another-visitor", timeout=300)
+    with contextlib.suppress(httpx.RemoteProtocolError), stream as answer:  # the stream ends after its message
         for text in answer.iter_text():
             other += text
     for end in ("models", "jobs", "runs"):
@@ -140,8 +139,10 @@ def test_two_visitors_see_nothing_of_each_others_prompts(address: str, tiny_llam
     assert not any(secret in seen + other for secret in secrets)
 
 
-def test_old_sessions_are_forgotten(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "MOST_SESSIONS", 3)
+def test_the_number_of_browser_sessions_in_memory_is_limited(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "MAX_SESSIONS", 3)
 
     def sessions() -> int:
         return sum(type(found) is SessionState for found in gc.get_objects())
@@ -162,16 +163,22 @@ def test_the_page_refuses_too_many_columns_and_jobs(
     client = Client(address, verbose=False)
     with pytest.raises(AppError, match="5 columns"):
         client.predict(["full"] * 5, "def", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
-    monkeypatch.setattr("app.web.limits.MOST_QUEUED", 0)
-    with pytest.raises(AppError, match="0 jobs wait"):
+    monkeypatch.setattr("app.web.limits.MAX_QUEUED_JOBS", 0)
+    with pytest.raises(AppError, match="0 jobs are queued"):
         client.predict(str(tiny_llama), "W4A4", "rtn", str(text_file), 2, 32, -1, 0, api_name="/submit")
 
 
-def test_the_figures_for_monitoring(address: str) -> None:
+def test_metrics(address: str) -> None:
     answer = httpx.get(f"{address}metrics", timeout=300)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    types = [line.removeprefix("# TYPE ") for line in answer.text.splitlines() if line.startswith("# TYPE ")]
+    assert types == ["abq_jobs gauge", "abq_workers_alive gauge", "abq_http_requests_total counter"]
     lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
     values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    assert {name for name in values if "http" not in name} == {
+        "abq_workers_alive",
+        *(f'abq_jobs{{state="{state}"}}' for state in ("queued", "running", "succeeded", "failed", "cancelled")),
+    }
     assert values['abq_jobs{state="queued"}'] == values["abq_workers_alive"] == 0
     assert values['abq_http_requests_total{answer="2xx"}'] >= 1
     httpx.get(f"{address}nowhere", timeout=300)

@@ -1,6 +1,6 @@
-"""Requests that the page did not send: of other sites, under other names, to addresses it has not, too large, too many.
+"""Requests that the page does not send: from other sites, to other host names, to closed paths, or too large.
 
-Every address of the web framework is asked, found in its own tables, so that a new one is asked too.
+The tests read all routes from the application, so that they cover routes that a new version of Gradio adds.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from served import served
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.services import Explorer
-from app.web.access.addresses import is_known
-from app.web.access.security import MAX_BODY_BYTES, middleware, names_of
+from app.web.access.paths import is_known
+from app.web.access.security import MAX_BODY_BYTES, allowed_hosts, middleware
 from app.web.dashboard import web_application
 
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
@@ -41,7 +41,7 @@ PARAMETERS = {"api_name": "cancel", "event_id": "e", "session_hash": "s", "compo
 
 
 class CountingExplorer(Explorer):
-    """Counts what was asked of it."""
+    """Records which services were called."""
 
     asked: list[str]
 
@@ -75,10 +75,10 @@ def host(explorer: CountingExplorer) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def routes(explorer: CountingExplorer, host: str) -> list[tuple[str, str]]:
-    """(method, path) of every route of the application and of all that is mounted in it."""
+    """(method, path) of every route of the application, including mounted applications."""
     assert ask(host, "GET", "/")[0] == 200  # Gradio cannot build two pages at the same time
 
-    async def build() -> Any:  # inside a loop: outside of one, Gradio makes loops that nobody closes
+    async def build() -> Any:  # Gradio creates event loops and does not close them if none is running
         return web_application(explorer)
 
     found = sorted(set(_routes(asyncio.run(build()))))
@@ -99,7 +99,7 @@ def _routes(application: Any) -> Iterator[tuple[str, str]]:
 
 
 def ask(host: str, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    """Status and body of the answer to exactly these headers; a stream is not read to its end."""
+    """Status and body of the response to exactly these headers. At most 4 KiB are read."""
     connection = http.client.HTTPConnection(host, timeout=300)
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
@@ -111,7 +111,7 @@ def ask(host: str, method: str, path: str, body: bytes | None = None, **headers:
         return answer.status, answer.read(4096)
 
 
-def test_no_route_answers_another_site_and_no_callback_runs(
+def test_requests_of_other_sites_are_refused_before_a_callback_runs(
     host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
 ) -> None:
     posts = [path for method, path in routes if method == "POST"]
@@ -120,7 +120,7 @@ def test_no_route_answers_another_site_and_no_callback_runs(
     explorer.asked.clear()
     assert ask(host, "POST", "/gradio_api/call/models", b'{"data": []}')[0] == 200
     deadline = time.monotonic() + 60
-    while "models" not in explorer.asked:  # the answer comes before the callback runs
+    while "models" not in explorer.asked:  # the response comes before the callback runs
         assert time.monotonic() < deadline
         time.sleep(0.05)
     explorer.asked.clear()
@@ -133,7 +133,7 @@ def test_no_route_answers_another_site_and_no_callback_runs(
     record_property("requests of other sites refused", len(asked) * len(FOREIGN) * len(bodies))
 
 
-def test_other_sites_read_nothing_either(
+def test_other_sites_cannot_read_anything(
     host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
 ) -> None:
     explorer.asked.clear()
@@ -147,7 +147,7 @@ def test_other_sites_read_nothing_either(
     record_property("requests of other sites refused", len(asked) * len(FOREIGN))
 
 
-def test_only_the_addresses_of_the_page_answer(host: str, routes: list[tuple[str, str]]) -> None:
+def test_only_the_paths_of_the_page_are_open(host: str, routes: list[tuple[str, str]]) -> None:
     closed = [(method, path) for method, path in routes if not is_known(method, path)]
     for needed in ("/gradio_api/upload", "/gradio_api/run/cancel", "/gradio_api/api/cancel", "/gradio_api/reset/"):
         assert ("POST", needed) in closed
@@ -161,17 +161,17 @@ def test_only_the_addresses_of_the_page_answer(host: str, routes: list[tuple[str
         assert ask(host, method, "/gradio_api/call/models")[0] == 404
 
 
-def test_the_page_is_the_same_whatever_its_address_asks_of_the_server(host: str) -> None:
+def test_the_query_string_does_not_change_the_page(host: str) -> None:
     for query in ("deep_link=../../x", "view=api", "__theme=dark", "deep_link=" + "a" * 5000):
         assert ask(host, "GET", f"/?{query}") == ask(host, "GET", "/")
 
 
-def test_a_body_is_counted_and_what_it_unpacks_to_is_never_there(host: str) -> None:
+def test_bodies_are_counted_and_never_decompressed(host: str) -> None:
     megabytes = b"x" * (50 << 20)
     connection = http.client.HTTPConnection(host)
     with contextlib.closing(connection):
         chunks = (megabytes[i : i + 65536] for i in range(0, len(megabytes), 65536))
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server hung up before the end
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server closes the connection early
             connection.request("POST", "/gradio_api/call/models", chunks, encode_chunked=True)
         with contextlib.suppress(http.client.RemoteDisconnected, ConnectionResetError):
             assert connection.getresponse().status == 413
@@ -186,12 +186,12 @@ def test_a_body_is_counted_and_what_it_unpacks_to_is_never_there(host: str) -> N
         assert answer[0] in (400, 422), answer
 
 
-def test_gradios_own_client_still_works(host: str) -> None:
+def test_gradio_client_works(host: str) -> None:
     client = Client(f"http://{host}/", verbose=False)
     assert client.predict(api_name="/models") == ["builtin"]
 
 
-def test_the_names_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"127.0.0.1", "localhost", "box.example"} <= set(names_of("box.example"))
-    assert "127.0.0.1" in names_of("0.0.0.0") and "0.0.0.0" not in names_of("0.0.0.0")
+def test_allowed_host_names() -> None:
+    assert {"127.0.0.1", "localhost", "box.example"} <= set(allowed_hosts("box.example"))
+    assert "127.0.0.1" in allowed_hosts("0.0.0.0") and "0.0.0.0" not in allowed_hosts("0.0.0.0")
     assert middleware()[0].cls is TrustedHostMiddleware

@@ -1,6 +1,6 @@
-"""The addresses under which the page answers. Everything else that the web framework brings along is closed.
+"""Allow-list of the page's URL paths. All other routes of Gradio are closed.
 
-Uploads, files by path, streams, proxies, saved states and monitoring are not used here, so nobody can abuse them.
+The page uses no uploads, files by path, streams, proxies, saved states or monitoring, so their routes cannot be abused.
 """
 
 import re
@@ -16,28 +16,29 @@ READ = re.compile(
     rf"|/gradio_api/(info|heartbeat/{_NAME}|queue/data|call/{_NAME}/{_NAME})"
 )
 SENT = re.compile(rf"/login|/logout|/gradio_api/(queue/join|cancel|reset|call/{_NAME})")
-_CLIMBS = re.compile(r"[\\\0]|(^|/)\.\.(/|$)")
+_TRAVERSAL = re.compile(r"[\\\0]|(^|/)\.\.(/|$)")
 
 
 def is_known(method: str, path: str) -> bool:
-    """True for a request (path: percent signs decoded) that some part of the page or `gradio_client` sends."""
-    if _CLIMBS.search(path):
+    """True for a request that the page or `gradio_client` sends. path: percent-decoded."""
+    if _TRAVERSAL.search(path):
         return False
     if method in ("GET", "HEAD"):
         return READ.fullmatch(path) is not None
     return method == "POST" and SENT.fullmatch(path) is not None
 
 
-class KnownAddressesMiddleware:
-    """404 for every address that is not the page's own, websockets among them.
+class KnownPathsMiddleware:
+    """404 for every path that the page does not use; websockets are closed.
 
-    What follows the question mark of the page itself is for its script; the server does not look at it.
+    The query string of the page itself is read by its script in the browser; the server removes it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -46,7 +47,7 @@ class KnownAddressesMiddleware:
             await send({"type": "websocket.close", "code": 1008})
             return
         if not is_known(scope["method"], scope["path"]):
-            await PlainTextResponse("There is nothing at this address.", 404)(scope, receive, send)
+            await PlainTextResponse("Not found.", 404)(scope, receive, send)
             return
         if scope["path"] == "/":
             scope = {**scope, "query_string": b""}

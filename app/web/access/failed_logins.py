@@ -1,0 +1,51 @@
+"""Budgets of failed logins, by address and by account name."""
+
+import ipaddress
+import time
+from collections.abc import Callable
+
+from app.web.access.rates import RateLimit
+
+MAX_FAILURES_PER_ADDRESS = 10
+MAX_FAILURES_PER_NAME = 10
+WINDOW_SECONDS = 300.0
+
+
+class FailedLogins:
+    """Failed logins of the last WINDOW_SECONDS. Successful logins are not counted.
+
+    No budget is shared by all visitors, and a name's budget applies only to addresses that have failed themselves.
+    So guessing passwords never locks out a person at another address, not even the owner of the guessed name.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._by_address = RateLimit(MAX_FAILURES_PER_ADDRESS, WINDOW_SECONDS, clock)
+        self._by_name = RateLimit(MAX_FAILURES_PER_NAME, WINDOW_SECONDS, clock)
+
+    def wait(self, name: str, address: str) -> float:
+        """Seconds until this address may try this name again, 0 if it may try now."""
+        network = network_of(address)
+        if not self._by_address.count(network):
+            return 0.0
+        return max(self._by_address.wait(network), self._by_name.wait(name))
+
+    def add(self, name: str, address: str) -> None:
+        """Count a failed login."""
+        self._by_address.hit(network_of(address))
+        self._by_name.hit(name)
+
+
+def network_of(address: str) -> str:
+    """The network that one visitor controls: an IPv4 address, or the /64 network of an IPv6 address.
+
+    Text that is not an IP address, such as the name of a Unix socket, stands for itself.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped:  # an IPv4 client of a server that listens on "::"
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found.packed[:8] + bytes(8), 64)))
