@@ -26,7 +26,7 @@ test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
 
 extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray]"
-	$(BIN)/python -m pytest tests/kernels/cuda/test_compile.py tests/kernels/test_peers.py \
+	$(BIN)/python -m pytest tests/kernels/cuda/test_compile.py tests/kernels/benchmark/test_peers.py \
 		tests/app/jobs/test_ray_jobs.py tests/app/services/test_sweeps.py -m "not slow" --numprocesses $(PROCESSES)
 
 browser: venv  ## a person's path through the page, in Chromium

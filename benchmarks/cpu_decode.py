@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kernels.threads import THREADS_WAIT
+from kernels.host.threads import THREADS_WAIT
 
 os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 
@@ -34,8 +34,8 @@ from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import BUILTIN, LoadedModel, load_model
 from abq_core.precision import Precision
 from app.services.throughput import PROMPT, TORCH_COLUMNS, bf16, dynamic_int8, held_bytes, path_of
-from kernels.machine import describe_machine
-from kernels.threads import thread_count
+from kernels.benchmark.machine import describe_machine
+from kernels.host.threads import thread_count
 
 COLUMNS = (*TORCH_COLUMNS, "W2A8", "W2*A8", "W4A4", "W4A8", "W6A6", "W8A8")
 RESULT = Path(__file__).parent / "results" / "cpu-decode.json"
@@ -67,7 +67,7 @@ def start_up() -> dict[str, float]:
     """Median seconds of new processes to import the engine, and from there to the end of their first product."""
     code = (
         "import time; begin = time.perf_counter(); import numpy as np; from kernels import dispatch; "
-        "from kernels.cpu import engine; from kernels.weight import pack_weight; ready = time.perf_counter(); "
+        "from kernels.cpu import engine; from kernels.formats.weight import pack_weight; ready = time.perf_counter(); "
         "ones = np.ones(64, np.float32); weight = pack_weight(np.ones((64, 64), int), 2, ones, np.ones(64, int)); "
         "dispatch.linear(ones[None], weight, 8); print(ready - begin, time.perf_counter() - ready)"
     )

@@ -13,10 +13,11 @@ from typing import Any
 
 from cpu_peers_page import page, row_text
 
-from kernels.bench import QUICK, KernelMeasurement, Matrix, bench_kernels
-from kernels.machine import describe_machine
-from kernels.peers import PEERS, installed_peers
-from kernels.threads import thread_count
+from kernels.benchmark.machine import describe_machine
+from kernels.benchmark.matmul import QUICK, Matrix, bench_kernels
+from kernels.benchmark.peers import PEERS, installed_peers
+from kernels.host.threads import thread_count
+from kernels.measurement import KernelMeasurement
 
 SHAPES = [(2048, 2048), (4096, 4096), (4096, 11008), (11008, 4096), (8192, 28672)]
 M = [1, 2, 4, 8, 16, 64, 256]

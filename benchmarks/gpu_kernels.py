@@ -16,10 +16,10 @@ from typing import Any
 
 from gpu_machine import describe_gpu
 
-from kernels.bench import KernelMeasurement
 from kernels.cuda import driver
 from kernels.cuda.bench import Limits, bench_gpu
 from kernels.cuda.peers import LeftOut
+from kernels.measurement import KernelMeasurement
 
 PRECISIONS = "W2A8,W2*A8,W2A2,W3A8,W4A4,W4A8,W6A6,W8A8"
 LLAMA_7B, LLAMA_13B, LLAMA_70B = "4096x4096,11008x4096,4096x11008", "5120x5120,13824x5120,5120x13824", "8192x28672"

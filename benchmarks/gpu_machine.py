@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from kernels.cpu.target import cpu_name
 from kernels.cuda import driver
+from kernels.host.processor import cpu_name
 
 PACKAGES = (
     "torch", "triton", "transformers", "numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "gemlite",

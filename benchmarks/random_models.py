@@ -24,8 +24,8 @@ from abq_core.models.loading import BUILTIN_FOLDER, LoadedModel, ModelShape, sha
 from abq_core.models.registration import register_attention
 from abq_core.precision import FULL
 from abq_core.quantization.quant_linear import PackedLinear
-from kernels.stacked import stack
-from kernels.weight import PackedWeight
+from kernels.formats.stacked import stack
+from kernels.formats.weight import PackedWeight
 
 _CONTEXT = 2048
 

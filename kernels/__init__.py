@@ -1,5 +1,5 @@
 """Bit planes and integer matmuls: y = x W^T with p-bit weights and q-bit activations, exactly.
 
-Import what you need from its module (`kernels.dispatch.linear`, `kernels.weight.pack_weight`, ...). This file stays
-empty of code on purpose: transformers probes for a Hugging Face library of the same name, and must not find one here.
+Import from the modules, for example `kernels.dispatch.linear` and `kernels.formats.weight.pack_weight`. This file holds
+no code on purpose: transformers probes for a Hugging Face library of the same name and must not find one here.
 """

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.activations import NotFiniteError, quantize_activations, refuse_not_finite
 from kernels.cuda.device_tensors import DeviceWeight
+from kernels.formats.activations import NotFiniteError, quantize_activations, refuse_not_finite
+from kernels.formats.planes import ShapeError
+from kernels.formats.weight import PackedWeight
 from kernels.hadamard import transformed
-from kernels.planes import ShapeError
-from kernels.threads import thread_count
-from kernels.weight import PackedWeight
+from kernels.host.threads import thread_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ def path_for(weight: PackedWeight | DeviceWeight, m: int, act_bits: int) -> str:
 
 def describe() -> dict[str, object]:
     """What this machine offers: {"cpu", "instructions", "paths": {path: passed its self-test}, "threads"}."""
-    from kernels.cpu.target import cpu_name, features
+    from kernels.host.processor import cpu_name, features
 
     engine = _engine()
     shown = [name for name in ("avx2", "avxvnni", "avx512f", "avx512vnni", "avx512vpopcntdq") if name in features()]

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.threads import run_ranges, thread_count
+from kernels.host.threads import run_ranges, thread_count
 
 _Floats = NDArray[np.float32]
 _WORTH_A_THREAD = 1 << 16  # values

@@ -14,23 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.threads import run_ranges, thread_count
+from kernels.host.threads import run_ranges, thread_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST_BLOCK = 256  # the columns that a warp holds (kernels/cuda/quantize.cu)
 _WORTH_A_THREAD = 1 << 18  # values
-
-
-def block_of(k: int) -> int:
-    """Channels of a block where a token has k: the largest power of two up to 256 that divides k; 1 is no transform."""
-    return min(k & -k, LARGEST_BLOCK)
-
-
-def is_block_of(block: int, k: int) -> bool:
-    """Whether k channels can be cut into such blocks."""
-    return 1 <= block <= LARGEST_BLOCK and block & (block - 1) == 0 and k % block == 0
 
 
 def transformed(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:

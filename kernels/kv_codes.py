@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.activations import quantize_activations
+from kernels.formats.activations import quantize_activations
 
 _Floats = NDArray[np.float32]
 _WIDTHS = (1, 2, 4, 8)

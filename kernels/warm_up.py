@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import dispatch, fake_quant, hadamard, token
-from kernels.background import stand_back
-from kernels.bench import parse_precision
+from kernels import decode_ops, dispatch, fake_quant, hadamard
+from kernels.formats.weight import pack_weight
+from kernels.host.priority import lower_priority
 from kernels.kv_codes import KvCodes
-from kernels.weight import pack_weight
+from kernels.precision_names import parse_precision
 
 EVERY_PATH = ("W2A8", "W2A2", "W4A16")  # one precision for each of an engine's ways to multiply one token
 _TOKENS = (1, 2, 16)
@@ -37,14 +37,14 @@ def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
     """
     parsed = [parse_precision(name) for name in precisions]
     started = time.perf_counter()
-    from kernels.cpu.compile import compiled_anew
+    from kernels.cpu.compile import compiled_here
 
-    before = compiled_anew()
+    before = compiled_here()
     paths = dict.fromkeys(path for bits, starred, act, _ in parsed for path in _multiply(bits + starred, act))
     _decode_a_token()
     _fake_quantize_a_row()
     hadamard.transformed(np.ones((1, 64), np.float32), 64)
-    return WarmUp(tuple(paths), compiled_anew() - before, time.perf_counter() - started)
+    return WarmUp(tuple(paths), compiled_here() - before, time.perf_counter() - started)
 
 
 def _multiply(planes: int, act_bits: int) -> list[str]:
@@ -58,12 +58,12 @@ def _multiply(planes: int, act_bits: int) -> list[str]:
 def _decode_a_token() -> None:
     heads, d = 2, 8
     x, cache = np.ones(heads * d, np.float32), np.ones((1, 4, d), np.float32)
-    token.add_norm(x, x, x, 1e-6)
-    token.gated(x)
+    decode_ops.add_norm(x, x, x, 1e-6)
+    decode_ops.gated(x)
     query = x.reshape(heads, d)
-    token.rotate(query, cache[0, 0], cache[0, 0])
-    token.attend(query, cache, cache, 0, 4, 1.0)
-    token.bfloat16_product(np.ones((4, x.size), np.uint16), x, 1)
+    decode_ops.rotate(query, cache[0, 0], cache[0, 0])
+    decode_ops.attend(query, cache, cache, 0, 4, 1.0)
+    decode_ops.bfloat16_product(np.ones((4, x.size), np.uint16), x, 1)
     codes = KvCodes(1, 4, d, 4)
     codes.write(0, cache, cache)
     codes.attend(query, 0, 4, 1.0)
@@ -76,5 +76,5 @@ def _fake_quantize_a_row() -> None:
 
 
 if __name__ == "__main__":
-    stand_back()
+    lower_priority()
     warm_up()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kernels.threads import THREADS_WAIT
+from kernels.host.threads import THREADS_WAIT
 
 os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from abq_core.precision import Precision
 from abq_core.quantization.quantizers import QuantizedWeight
-from kernels.planes import pack_bit_planes, unpack_bit_planes
+from kernels.formats.planes import pack_bit_planes, unpack_bit_planes
 
 _WORD = 64  # values of a bit plane that share a machine word
 

@@ -22,7 +22,7 @@ from abq_core.quantization.quantizers import (
     weight_groups,
 )
 from abq_core.spec import Switches
-from kernels.hadamard import block_of
+from kernels.formats.hadamard_block import block_of
 
 BALANCE_RATE = 5e-3
 CLIPPING_RATE = 1e-2

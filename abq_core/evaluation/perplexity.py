@@ -11,7 +11,7 @@ from torch import Tensor
 from abq_core.calibration.losses import kl_divergence
 from abq_core.models.loading import LoadedModel
 from abq_core.text.sources import TextRecord
-from kernels.activations import NotFiniteError
+from kernels.formats.activations import NotFiniteError
 
 _FORWARD_TOKENS = 2048  # tokens that go through the blocks at once
 _LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over

@@ -15,9 +15,9 @@ from abq_core.inference.kv_cache import PreallocatedCache, PreallocatedLayer
 from abq_core.inference.linear_stacks import stack_linears
 from abq_core.models.architectures import blocks_of
 from abq_core.quantization.quant_linear import PackedLinear
+from kernels.decode_ops import add_norm, gated, rotate
 from kernels.dispatch import linear
-from kernels.token import add_norm, gated, rotate
-from kernels.weight import PackedWeight
+from kernels.formats.weight import PackedWeight
 
 _Floats = NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from abq_core.inference.int8_linear import Int8Linear
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import Decoder
 from abq_core.quantization.quant_linear import PackedLinear
-from kernels.weight import PackedWeight
+from kernels.formats.weight import PackedWeight
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 _LINEARS = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kernels.token import bfloat16_product
+from kernels.decode_ops import bfloat16_product
 
 _ROWS = 4096  # of the head that are float32 at a time
 

@@ -15,7 +15,7 @@ from abq_core.calibration.losses import kl_divergence
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
-from kernels.activations import NotFiniteError
+from kernels.formats.activations import NotFiniteError
 
 _CHARACTERS_PER_TOKEN = 64  # a longer prompt cannot fit; it is not even tokenized
 _CONTEXT_TOKENS = 6  # tokens before the first new one that decide how it is written

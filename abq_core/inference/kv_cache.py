@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
+from kernels.decode_ops import attend
 from kernels.kv_codes import KvCodes
-from kernels.token import attend
 
 
 class CacheFullError(RuntimeError):

@@ -6,11 +6,11 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+import kernels.formats.stacked
 import kernels.gpu
-import kernels.stacked
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.quantization.quant_linear import PackedLinear
-from kernels.weight import PackedWeight
+from kernels.formats.weight import PackedWeight
 
 Linear = TypeVar("Linear", bound=nn.Module)
 
@@ -39,7 +39,7 @@ def _packed(linears: Sequence[PackedLinear]) -> PackedLinear | None:
     weights = [linear.packed for linear in linears]
     if len({(type(linear.packed), linear.act_bits) for linear in linears}) > 1:
         return None
-    engine = kernels.stacked if isinstance(weights[0], PackedWeight) else kernels.gpu
+    engine = kernels.formats.stacked if isinstance(weights[0], PackedWeight) else kernels.gpu
     if not engine.can_stack(weights):
         return None
     whole, parts = engine.stack(weights)

@@ -12,8 +12,8 @@ from abq_core.inference.int8_linear import Int8Linear
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.quant_linear import PackedLinear, linears_of, replace_module
+from kernels.formats.weight import PackedWeight
 from kernels.gpu import upload
-from kernels.weight import PackedWeight
 
 
 @torch.no_grad()

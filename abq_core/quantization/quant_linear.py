@@ -11,8 +11,8 @@ from abq_core.precision import Precision
 from abq_core.quantization.hadamard import hadamard
 from abq_core.quantization.quantizers import QuantizedWeight, fake_quant_activation
 from kernels.dispatch import linear as packed_linear
+from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.gpu import DeviceWeight, upload
-from kernels.weight import PackedWeight, pack_weight
 
 
 class QuantLinear(nn.Linear):

@@ -56,9 +56,9 @@ def kernels(
         raise OptionError(
             "--quick, --threads and --peers are for --device cpu: on a GPU every peer is timed that is installed."
         )
-    from kernels.bench import QUICK
-    from kernels.machine import describe_machine
-    from kernels.peers import installed_peers
+    from kernels.benchmark.machine import describe_machine
+    from kernels.benchmark.matmul import QUICK
+    from kernels.benchmark.peers import installed_peers
 
     explorer = open_explorer()
     if quick:

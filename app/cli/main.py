@@ -22,7 +22,7 @@ from app.cli.runs import report, runs
 from app.cli.serve import serve, work
 from app.cli.sweep import sweep
 from app.cli.warmup import warmup
-from kernels.threads import THREADS_WAIT
+from kernels.host.threads import THREADS_WAIT
 
 app = typer.Typer(
     name="abq",

@@ -11,7 +11,7 @@ from app.clock import now
 from app.jobs.lease import JobLease
 from app.jobs.parent_watchdog import ParentWatch, Stoppable
 from app.settings import Settings
-from kernels.background import NICENESS, stand_back
+from kernels.host.priority import NICENESS, lower_priority
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def run_one(settings: Settings, name: str, parent: int | None, niceness: int = 0
     with stop_on_signals(lease), lease:  # the lease is held while torch is imported
         from app.jobs.calibration_job import run_claimed
 
-        stand_back(niceness)
+        lower_priority(niceness)
         run_claimed(explorer, lease)
     return 0
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no mo
     from abq_core.planning.allocate import Allocation
     from abq_core.planning.estimate import Estimate
     from app.services.models import ModelRegistry
-    from kernels.bench import KernelMeasurement
+    from kernels.measurement import KernelMeasurement
 
 BUILTIN = "builtin"
 DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN = 32, 512
@@ -334,7 +334,8 @@ class Explorer:
     ) -> "list[KernelMeasurement]":
         """Time an engine against others on these shapes, each checked first. Stores the rows.
 
-        peers: of `kernels.peers`, on the CPU.  device: "cpu" or "cuda".  Raises CudaError where there is no GPU.
+        peers: of `kernels.benchmark.peers`, on the CPU.  device: "cpu" or "cuda".
+        Raises CudaError where there is no GPU.
         """
         from app.services import throughput
 

@@ -20,7 +20,8 @@ from abq_core.models.loading import LoadedModel
 from app.clock import now
 from app.services.errors import ServiceError
 from app.services.timings import this_device
-from kernels.bench import KernelMeasurement, bench_kernels
+from kernels.benchmark.matmul import bench_kernels
+from kernels.measurement import KernelMeasurement
 
 if TYPE_CHECKING:
     from app.services.explorer import Explorer

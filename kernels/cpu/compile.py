@@ -10,6 +10,8 @@ from numba import njit
 from numba.core.caching import FunctionCache
 from numba.core.runtime import rtsys
 
+from kernels.host import processor
+
 _REORDERED = {"reassoc", "contract", "nsz"}
 _functions: list[Any] = []
 
@@ -30,7 +32,7 @@ def compiled(function: Callable[..., Any], *, reorder_sums: bool = False) -> Any
     return made
 
 
-def compiled_anew() -> int:
+def compiled_here() -> int:
     """How many functions this process compiled itself, since they were not on disk."""
     return sum(sum(function.stats.cache_misses.values()) for function in _functions)
 
@@ -54,8 +56,8 @@ class _SourcesCache(FunctionCache):
 
 @cache
 def _sources() -> str:
-    """What every compiled function may be made of: a hash of this folder's files."""
+    """Hash of every file that compiled code may depend on: this folder and the vector widths of the processor."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(processor.__file__)):
         digest.update(file.read_bytes())
     return digest.hexdigest()

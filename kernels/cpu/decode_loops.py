@@ -1,6 +1,7 @@
 """The inner loops of a few tokens' product, as Numba intrinsics: bytes against fields, planes against planes.
 
-Offsets into weights are in 32-bit words, into int8 activations in bytes. The layouts are described in `kernels.weight`.
+Offsets into weights are in 32-bit words, into int8 activations in bytes. `kernels.formats.weight` describes
+the layouts.
 """
 
 from collections.abc import Callable

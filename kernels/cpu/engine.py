@@ -12,17 +12,17 @@ import numpy as np
 from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
-from kernels import reference
-from kernels.activations import not_finite, quantize_activations, refuse_not_finite
+from kernels.cpu.crossover import ALWAYS_UNPACKED, CrossoverTable
 from kernels.cpu.decode import decode
 from kernels.cpu.prefill import prefill
 from kernels.cpu.quantize import quantize_tokens
-from kernels.cpu.switch import ALWAYS_UNPACKED, SwitchTable
-from kernels.cpu.target import cpu_name, target
 from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, TILE_TOKENS
 from kernels.cpu.weight_only import weight_only
-from kernels.threads import run_ranges, thread_count
-from kernels.weight import PackedWeight, pack_weight
+from kernels.formats import reference
+from kernels.formats.activations import not_finite, quantize_activations, refuse_not_finite
+from kernels.formats.weight import PackedWeight, pack_weight
+from kernels.host.processor import cpu_name, target
+from kernels.host.threads import run_ranges, thread_count
 
 DOT = target().name
 BIT_SERIAL = f"{DOT.partition('-')[0]}-bitserial"
@@ -57,8 +57,8 @@ def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
 
 
 @cache
-def _switches() -> SwitchTable:
-    return SwitchTable()
+def _switches() -> CrossoverTable:
+    return CrossoverTable()
 
 
 def _seconds(like: PackedWeight, act_bits: int, path: str, m: int) -> tuple[float, float]:

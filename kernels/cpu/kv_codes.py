@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.cpu.compile import compiled
+from kernels.cpu.decode_ops import softmax
 from kernels.cpu.quantize import row_range
-from kernels.cpu.token import softmax
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ def attend(
     scale: np.float32,
     out: Array,
 ) -> None:
-    """`kernels.cpu.token.attend` where keys and values are scale (code - zero)."""
+    """`kernels.cpu.decode_ops.attend` where keys and values are scale (code - zero)."""
     heads, d = query.shape
     group, part = heads // key_codes.shape[0], key_codes.shape[2]
     mask = np.uint8((1 << width) - 1)

@@ -1,4 +1,4 @@
-"""Activation quantization for the engine: to the bit `kernels.activations`, packed for the products, with sums."""
+"""Activation quantization for the engine: bit-equal to `kernels.formats.activations`, packed, with sums."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def quantize_tokens(
     zero: Array,
     sums: Array,
 ) -> int:
-    """Quantize x (m, k) float32 for the integer product and pack it; clip as in `kernels.activations`.
+    """Quantize x (m, k) float32 for the integer product and pack it; clip as in `kernels.formats.activations`.
 
     Returns the first token that has no scale, for NaN, infinity or a range beyond float32, and writes nothing after it;
     m where all of them have one.

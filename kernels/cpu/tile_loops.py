@@ -1,6 +1,7 @@
 """The inner loops of many tokens' products, as Numba intrinsics: unpacking, tiles in integers and in float32.
 
-Offsets into weights are in 32-bit words, into int8 activations in bytes. The layouts are described in `kernels.weight`.
+Offsets into weights are in 32-bit words, into int8 activations in bytes. `kernels.formats.weight` describes
+the layouts.
 """
 
 from collections.abc import Callable

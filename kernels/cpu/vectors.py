@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from kernels.cpu.target import target
+from kernels.host.processor import target
 
 TARGET = target()
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kernels.bench import KernelMeasurement, baselines, parse_precision, spread, weight_bits
 from kernels.cuda.bench_weight import BenchWeight, random_bench_weight
 from kernels.cuda.ceiling import CeilingDevice, measure_ceilings
 from kernels.cuda.peers import LeftOut, PeerSet, Product
+from kernels.measurement import KernelMeasurement, baselines, spread
+from kernels.precision_names import parse_precision, weight_bits
 
 if TYPE_CHECKING:
     from torch import Tensor

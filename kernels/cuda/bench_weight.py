@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernels.activations import quantize_activations
-from kernels.bench import parse_precision, random_weight
 from kernels.cuda import engine
 from kernels.cuda.ceiling import BITS, FP16_LIBRARY, INT8, INT8_LIBRARY
 from kernels.cuda.device_tensors import DeviceWeight, upload
 from kernels.cuda.peers import Product
 from kernels.cuda.peers.peer import checked_tokens
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
-from kernels.weight import PackedWeight
+from kernels.formats.activations import quantize_activations
+from kernels.formats.random_weight import random_weight
+from kernels.formats.weight import PackedWeight
+from kernels.precision_names import parse_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

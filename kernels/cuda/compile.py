@@ -32,7 +32,7 @@ from kernels.cuda.tiles import (
     round_name,
     scale_name,
 )
-from kernels.kept_files import cache_folder, write_whole
+from kernels.host.cache_files import cache_folder, write_atomically
 
 SOURCES = Path(__file__).parent
 HEADERS = ("device.cuh", "arguments.cuh", "inputs.cuh", "epilogue.cuh")
@@ -221,8 +221,8 @@ def compile_unit(unit: Unit, arch: str) -> tuple[bytes, str]:
     if kept.exists() and log.exists():
         return kept.read_bytes(), log.read_text()
     image, said = _compile(compiler, unit, options, texts)
-    write_whole(log, said.encode())
-    write_whole(kept, image)
+    write_atomically(log, said.encode())
+    write_atomically(kept, image)
     return image, said
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels.cuda.fragments import CHUNK, HALF, TILE_ROWS, to_fragments
 from kernels.cuda.tiles import BINARY
-from kernels.weight import PackedWeight
+from kernels.formats.weight import PackedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class DeviceWeight:
     sums: Tensor  # (groups, n padded) int32
     bias: Tensor | None  # (n padded,) float32
     spacing: int = 1  # w = (spacing code - zero) scale
-    act_clip: float = 1.0  # factor on the range of each token (`kernels.activations`)
+    act_clip: float = 1.0  # factor on the range of each token (`kernels.formats.activations`)
     hadamard: int = 1  # channels of a block of the transform that each token goes through (`kernels.hadamard`)
 
     @property

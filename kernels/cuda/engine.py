@@ -15,8 +15,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import reference
-from kernels.activations import quantize_activations
 from kernels.cuda import driver, launch
 from kernels.cuda.compile import has_binary_mma
 from kernels.cuda.device_tensors import DeviceWeight, Int8Workspace, QuantizedActivations, upload
@@ -24,9 +22,12 @@ from kernels.cuda.inputs import Gated, Normed, values_of
 from kernels.cuda.plan import Plan, default_plan, families
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.cuda.tuning import PlanTable
-from kernels.hadamard import block_of, transformed, transformed_tensor
-from kernels.planes import ShapeError
-from kernels.weight import pack_weight
+from kernels.formats import reference
+from kernels.formats.activations import quantize_activations
+from kernels.formats.hadamard_block import block_of
+from kernels.formats.planes import ShapeError
+from kernels.formats.weight import pack_weight
+from kernels.hadamard import transformed, transformed_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.planes import ShapeError
-from kernels.weight import PackedWeight, most_columns
+from kernels.formats.planes import ShapeError
+from kernels.formats.weight import PackedWeight, most_columns
 
 TILE_ROWS = 16
 CHUNK = 256

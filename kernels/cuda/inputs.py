@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from kernels.cuda.tiles import GATED, NORMED, PLAIN, TYPES
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from kernels.cuda.inputs import InputArguments, input_arguments, kind_of, type_n
 from kernels.cuda.launch import threads_of_a_token
 from kernels.cuda.private_apis import int8_matmul
 from kernels.cuda.tiles import THREADS, round_name, scale_name
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -35,8 +35,8 @@ from kernels.cuda.tiles import (
     quantize_name,
     resolve_name,
 )
+from kernels.formats.planes import ShapeError
 from kernels.hadamard import shrinking
-from kernels.planes import ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from kernels.cuda.compile import has_binary_mma
 from kernels.cuda.device_tensors import DeviceWeight, plane_columns
 from kernels.cuda.fragments import CHUNK, HALF
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY, Instance, instances
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 SHARED_LIMIT = 48 * 1024
 _STAGES = 3  # of activations in bytes.cu

@@ -11,7 +11,7 @@ from typing import Any
 from kernels.cuda.device_tensors import DeviceWeight, plane_columns
 from kernels.cuda.plan import Plan, candidates, default_plan
 from kernels.cuda.tiles import LIBRARY, Instance, instances
-from kernels.kept_files import cache_folder, write_whole
+from kernels.host.cache_files import cache_folder, write_atomically
 
 _FORMAT = 1
 
@@ -47,7 +47,7 @@ class PlanTable:
         timed = [(seconds(plan), plan) for plan in candidates(weight, m, act_bits, allowed, self.processors)]
         taken, plan = min(timed, key=lambda pair: pair[0])
         self._table()[key] = {**_as_json(plan), "microseconds": round(taken * 1e6, 2)}
-        write_whole(self.path, json.dumps({"format": _FORMAT, "plans": self._table()}, indent=1).encode())
+        write_atomically(self.path, json.dumps({"format": _FORMAT, "plans": self._table()}, indent=1).encode())
         return plan
 
     def _table(self) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import cpu_peers
 import pytest
 from cpu_peers_page import PROMISES, bandwidth_text, page, ratio
 
-from kernels import bench, timing
+from kernels.benchmark import matmul, timing
 
 MACHINE = {
     "cpu": "A Processor",
@@ -84,7 +84,7 @@ def test_the_limit_that_binds_is_named(issue: float, part: str) -> None:
 def test_a_small_run_writes_figures_and_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "_BUDGET_SECONDS", 0.01)
+    monkeypatch.setattr(matmul, "_BUDGET_SECONDS", 0.01)
     monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 1e-5)
     monkeypatch.setattr(timing, "_MOST_COPIES", 2)
     monkeypatch.setattr(cpu_peers, "installed_peers", lambda: ["torch"])

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.activations import quantize_activations
 from kernels.cuda import launch
 from kernels.cuda.device_tensors import DeviceWeight, Int8Workspace, QuantizedActivations, upload
 from kernels.cuda.plan import Plan
 from kernels.cuda.tiles import BYTES, LIBRARY
+from kernels.formats.activations import quantize_activations
+from kernels.formats.reference import integer_totals, linear_from_totals
+from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.hadamard import transformed
-from kernels.reference import integer_totals, linear_from_totals
-from kernels.weight import PackedWeight, pack_weight
 
 POISON = -0x5A5A5A5B
 

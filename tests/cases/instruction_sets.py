@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from kernels.cpu.target import target
+from kernels.host.processor import target
 
 CASES = Path(__file__).parent
+TESTS = CASES.parent / "kernels"
 OTHERS = {"avx2": ("haswell", "+avx2,+fma"), "portable": ("generic", "")}
 _CHECKED = """
 import sys
 sys.path[:0] = {folders!r}
-from kernels.cpu.target import target
+from kernels.host.processor import target
 assert target().name == {name!r}, target()
 """
 
@@ -24,7 +25,7 @@ def run_with(name: str, code: str) -> None:
     if name == "avx2" and target().name == "portable":
         pytest.skip("this processor has no AVX2")
     cpu, features = OTHERS[name]
-    code = _CHECKED.format(folders=[str(CASES), str(CASES.parent / "kernels")], name=name) + code
+    code = _CHECKED.format(folders=[str(CASES), str(TESTS), str(TESTS / "cpu")], name=name) + code
     environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.weight import PackedWeight, pack_weight
+from kernels.formats.weight import PackedWeight, pack_weight
 
 
 def random_weight(

@@ -10,12 +10,13 @@ from scipy.linalg import hadamard
 
 from kernels import dispatch
 from kernels import hadamard as door
-from kernels.activations import NotFiniteError
 from kernels.cpu import engine
 from kernels.dispatch import DEQUANTIZED, NUMPY, exact_integers, linear
-from kernels.hadamard import block_of, is_block_of, transformed, transformed_tensor
-from kernels.stacked import can_stack
-from kernels.weight import PackedWeight, pack_weight
+from kernels.formats.activations import NotFiniteError
+from kernels.formats.hadamard_block import block_of, is_block_of
+from kernels.formats.stacked import can_stack
+from kernels.formats.weight import PackedWeight, pack_weight
+from kernels.hadamard import transformed, transformed_tensor
 
 RANDOM = np.random.default_rng(5)
 BLOCKS = [2**i for i in range(9)]

@@ -8,12 +8,12 @@ import pytest
 from instruction_sets import OTHERS, run_with
 from numpy.typing import NDArray
 
-from kernels import dispatch, token
-from kernels.activations import NotFiniteError
+from kernels import decode_ops, dispatch
 from kernels.cpu import engine
 from kernels.dispatch import DEQUANTIZED, NUMPY
+from kernels.formats.activations import NotFiniteError
+from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.kv_codes import KvCodes
-from kernels.weight import PackedWeight, pack_weight
 
 Floats = NDArray[np.float32]
 RANDOM = np.random.default_rng(11)
@@ -30,7 +30,7 @@ PATHS = [
 
 def packed(k: int, by_planes: bool) -> PackedWeight:
     codes, zero = RANDOM.integers(0, 4, (37, k)), RANDOM.integers(0, 4, 37)
-    with patch("kernels.weight._by_planes", lambda planes, act_bits: by_planes):
+    with patch("kernels.formats.weight._by_planes", lambda planes, act_bits: by_planes):
         return pack_weight(codes, 2, RANDOM.uniform(0.5, 1.5, 37).astype(np.float32), zero)
 
 
@@ -98,7 +98,7 @@ def test_a_norm_refuses_them(bad: np.float32, column: int) -> None:
     x = np.ones(257, np.float32)
     x[column] = bad
     with pytest.raises(NotFiniteError, match="more bits or another method"):
-        token.add_norm(x, np.empty(0, np.float32), np.ones(257, np.float32), 1e-6)
+        decode_ops.add_norm(x, np.empty(0, np.float32), np.ones(257, np.float32), 1e-6)
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -110,7 +110,7 @@ def test_attention_hands_them_on(bad: np.float32, part: str, position: int) -> N
         query[:, position % 16] = bad
     else:
         (keys if part == "key" else values)[0, position, 3] = bad
-    seen = token.attend(query, keys, values, 0, 19, 1.0)
+    seen = decode_ops.attend(query, keys, values, 0, 19, 1.0)
     assert not np.isfinite(seen.reshape(2, 16)[:, 3]).any()
 
 
@@ -119,10 +119,10 @@ def test_gate_and_head_hand_them_on(bad: np.float32) -> None:
     for column in (0, 40):  # of the gate, and of what it multiplies
         x = np.ones(80, np.float32)
         x[column] = bad
-        assert not np.isfinite(token.gated(x)[0, 0])
+        assert not np.isfinite(decode_ops.gated(x)[0, 0])
     x = np.ones(70, np.float32)
     x[69] = bad
-    assert not np.isfinite(token.bfloat16_product(np.ones((5, 70), np.uint16), x)).any()
+    assert not np.isfinite(decode_ops.bfloat16_product(np.ones((5, 70), np.uint16), x)).any()
 
 
 @pytest.mark.parametrize("bad", BAD)

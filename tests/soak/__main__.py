@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from kernels.threads import THREADS_WAIT
+from kernels.host.threads import THREADS_WAIT
 
 os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 

@@ -24,7 +24,7 @@ from app.clock import now
 from app.jobs.executors.single_instance import SingleInstance
 from app.secrets import without_secrets
 from app.settings import Settings
-from kernels.threads import THREADS_WAIT
+from kernels.host.threads import THREADS_WAIT
 from storage.errors import StorageError
 from storage.jobs import LEASE, Job, Jobs
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from abq_core.events import BlockDone, Event, Message, StepDone
 from app.secrets import redacted, without_secrets
-from kernels.threads import THREADS_WAIT
+from kernels.host.threads import THREADS_WAIT
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,7 @@ from app.web.tabs.picture import build_picture, framed
 from app.web.tabs.selection import Selection
 from app.web.tabs.steps import Steps
 from app.web.tabs.table import build_table
-from kernels.peers import PEERS, installed_peers
+from kernels.benchmark.peers import PEERS, installed_peers
 
 PICTURES = ["Speed-up", "Roofline", "Whole model"]
 SHAPES = ["1024x1024", "4096x4096", "11008x4096", "4096x11008"]

@@ -5,7 +5,7 @@ import pytest
 
 from app.figures.throughput import BASELINES, baselines_of, speedup_figure
 from app.web.tabs.measurements import kernel_answer, kernel_table
-from kernels.peers import PEERS
+from kernels.benchmark.peers import PEERS
 
 
 def timed(*speedups: dict[str, float] | None) -> pd.DataFrame:

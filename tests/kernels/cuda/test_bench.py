@@ -10,10 +10,11 @@ import pytest
 import torch
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 
-from kernels.bench import BenchError, KernelMeasurement
 from kernels.cuda import bench, engine
 from kernels.cuda.bench import Limits, bench_gpu
 from kernels.cuda.peers import LeftOut
+from kernels.measurement import KernelMeasurement
+from kernels.precision_names import BenchError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 WIDE = {"cublas-fp16", "cublas-bf16"}  # peers whose weights hold as many bits as anyone's

@@ -18,7 +18,7 @@ from kernels.cuda.device_tensors import QuantizedActivations, upload
 from kernels.cuda.engine import GpuPathWarning
 from kernels.cuda.inputs import Gated, Normed
 from kernels.cuda.tiles import BINARY, BYTES
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 

@@ -19,7 +19,7 @@ from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear
 from kernels.cuda.compile import CompilerMissingError
 from kernels.cuda.device_tensors import upload
-from kernels.weight import PackedWeight
+from kernels.formats.weight import PackedWeight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 

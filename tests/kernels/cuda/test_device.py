@@ -13,7 +13,6 @@ from cuda_cases import Case, Expected, assert_exact
 
 from abq_core.inference.int8_linear import Int8Linear
 from kernels import dispatch
-from kernels.activations import quantize_activations
 from kernels.cuda import decode_attention, driver, engine, int8
 from kernels.cuda.ceiling import CeilingArguments, expected_sums, measure_ceilings, random_operands
 from kernels.cuda.compile import has_binary_mma
@@ -22,8 +21,9 @@ from kernels.cuda.inputs import Gated
 from kernels.cuda.peers import LeftOut, PeerSet
 from kernels.cuda.plan import candidates, families
 from kernels.cuda.tiles import CEILINGS, THREADS
+from kernels.formats.activations import quantize_activations
+from kernels.formats.planes import ShapeError
 from kernels.hadamard import transformed, transformed_tensor
-from kernels.planes import ShapeError
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ from kernels.cuda.compile import ArchitectureError
 from kernels.cuda.device_tensors import upload
 from kernels.cuda.driver import CudaError
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.cuda.fragments import pack_fragments, to_fragments, unpack_fragments
-from kernels.planes import ShapeError
-from kernels.weight import PackedWeight, pack_weight
+from kernels.formats.planes import ShapeError
+from kernels.formats.weight import PackedWeight, pack_weight
 
 
 def random_codes(seed: int, n: int, k: int, planes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from kernels.cuda import engine, int8
 from kernels.cuda.compile import SOURCES
 from kernels.cuda.engine import GpuPathWarning
 from kernels.cuda.inputs import Gated, Normed
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 

@@ -6,12 +6,12 @@ import torch
 from cuda_cases import POISON, Case, assert_exact, run
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedDevice
 
-from kernels.activations import quantize_activations
 from kernels.cuda import launch
 from kernels.cuda.device_tensors import QuantizedActivations, upload
 from kernels.cuda.plan import SHARED_LIMIT, Plan, candidates, families
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY, Instance, instances
-from kernels.weight import pack_weight
+from kernels.formats.activations import quantize_activations
+from kernels.formats.weight import pack_weight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 

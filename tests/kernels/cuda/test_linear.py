@@ -8,7 +8,7 @@ from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.quantization.quantizers import QuantizedWeight
 from kernels.cuda.device_tensors import DeviceWeight, upload
-from kernels.weight import PackedWeight
+from kernels.formats.weight import PackedWeight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 

@@ -10,7 +10,7 @@ from kernels.cuda.device_tensors import DeviceWeight, plane_columns
 from kernels.cuda.plan import SHARED_LIMIT, Plan, candidates, default_plan, families, unit_of
 from kernels.cuda.tiles import BINARY, BYTES, LIBRARY
 from kernels.cuda.tuning import PlanTable, plan_key
-from kernels.planes import ShapeError
+from kernels.formats.planes import ShapeError
 
 BOTH = (BINARY, BYTES)
 

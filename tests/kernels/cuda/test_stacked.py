@@ -10,7 +10,7 @@ from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 from kernels.cuda.device_tensors import DeviceWeight, upload
 from kernels.cuda.engine import exact_integers, linear
 from kernels.cuda.stacked import can_stack, stack
-from kernels.weight import pack_weight
+from kernels.formats.weight import pack_weight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 RANDOM = np.random.default_rng(3)

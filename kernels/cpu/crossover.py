@@ -1,0 +1,63 @@
+"""Up to how many tokens are multiplied with the weight as it is packed, before unpacking it for all of them pays.
+
+Found by timing both on this processor when it is first asked for, and kept on disk under the processor's name.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kernels.host.cache_files import cache_folder, write_atomically
+from kernels.host.processor import cpu_name, target
+
+ALWAYS_UNPACKED = 16  # tokens from which nothing is timed
+_TIMED = (2, 3, 4, 6, 8, 12)
+_FORMAT = 2
+
+
+class CrossoverTable:
+    """The last number of tokens that are better multiplied with the packed weight, by kind of weight."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{cpu_name()} {target().name}").strip("-").lower()
+        self.path = (folder or cache_folder("cpu")) / f"switch-{stem}.json"
+        self._lock = threading.Lock()
+        self._known: dict[str, int] | None = None
+
+    def last_packed(self, kind: str, seconds: Callable[[int], tuple[float, float]]) -> int:
+        """What is known of a kind of weight, else found now and written down.
+
+        seconds(m): of a product of m tokens with the weight as it is packed, and unpacked.
+        """
+        with self._lock:
+            if self._known is None:
+                self._known = _read(self.path)
+            if kind not in self._known:
+                self._known[kind] = _last_packed(seconds)
+                content = {"format": _FORMAT, "cpu": cpu_name(), "last_packed": self._known}
+                write_atomically(self.path, json.dumps(content, indent=1).encode())
+            return self._known[kind]
+
+
+def _last_packed(seconds: Callable[[int], tuple[float, float]]) -> int:
+    last = 1
+    for m in _TIMED:
+        packed, unpacked = seconds(m)
+        if unpacked < packed:
+            return last
+        last = m
+    return last
+
+
+def _read(path: Path) -> dict[str, int]:
+    """The file's table; a file that is missing, broken or of another format has none."""
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    table = stored.get("last_packed") if isinstance(stored, dict) and stored.get("format") == _FORMAT else None
+    if not isinstance(table, dict) or not all(type(m) is int and 1 <= m < ALWAYS_UNPACKED for m in table.values()):
+        return {}
+    return table

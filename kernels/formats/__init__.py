@@ -1,0 +1,1 @@
+"""Data formats: bit planes, packed weights, quantized activations, and readable reference arithmetic."""

@@ -1,0 +1,277 @@
+"""A quantized weight as it lies in memory: fields of 8, 4, 2 or 1 bits in panels of 16 rows.
+
+A code of b bits is cut into fields, low bits first: powers of two for the byte dot product (3 = 2 + 1, 6 = 4 + 2),
+single bits for the bit-serial product. A field of width f is a row of 32-bit words, each of four bytes with 8 / f
+positions: position j of byte c in word w holds column (w * 8 / f + j) * 4 + c. So a word masked to one position faces
+four neighbouring activations, whatever the width, and the packed size is b bits per weight exactly (rows padded to 16,
+columns to 32). Sixteen rows lie side by side, one per vector lane, so that no product needs a sum across lanes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.formats.hadamard_block import is_block_of
+from kernels.formats.planes import ShapeError
+
+PANEL_ROWS = 16
+COLUMN_STEP = 32
+MAX_PLANES = 9
+FIELD_WIDTHS = (8, 4, 2, 1)
+_SUMMED_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight (n, k) of `planes` stored bits per value, w = (spacing * code - zero) * scale. Made by `pack_weight`."""
+
+    n: int
+    k: int
+    planes: int
+    group_size: int | None
+    segment: int  # columns that share a stored scale: group_size, or all (fewer where an int32 total could overflow)
+    widths: NDArray[np.int64]  # bits of each field, low bits first
+    data: NDArray[np.uint32]  # flat (panels, planes * k_padded / 32, 16)
+    panel_scale: NDArray[np.float32]  # flat (groups, n_padded)
+    panel_zero: NDArray[np.int16]  # flat (groups, n_padded)
+    panel_sum: NDArray[np.int32]  # flat (groups, n_padded): sum of spacing code - zero, the paper's sum(q_w) - K z_w
+    bias: NDArray[np.float32] | None
+    spacing: int = 1  # of neighbouring levels, in scales: 2 where zero points may lie halfway between two
+    act_clip: float = 1.0  # factor on the range of each token that meets this weight (`kernels.formats.activations`)
+    hadamard: int = 1  # channels of a block of the transform that each token goes through before (`kernels.hadamard`)
+
+    @property
+    def groups(self) -> int:
+        """Scales per row."""
+        return -(-self.k // self.segment)
+
+    @property
+    def panels(self) -> int:
+        """Blocks of 16 rows."""
+        return -(-self.n // PANEL_ROWS)
+
+    @property
+    def k_padded(self) -> int:
+        """Columns as stored."""
+        return -(-self.k // COLUMN_STEP) * COLUMN_STEP
+
+    @property
+    def is_bit_serial(self) -> bool:
+        """Whether every field is one bit plane."""
+        return len(self.widths) == self.planes
+
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """(n, groups) float32."""
+        return self.panel_scale.reshape(self.groups, -1)[:, : self.n].T
+
+    @property
+    def zero(self) -> NDArray[np.int16]:
+        """(n, groups) int16."""
+        return self.panel_zero.reshape(self.groups, -1)[:, : self.n].T
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes this weight really occupies: codes, scales, zero points, sums, bias. There is no other copy."""
+        bias = 0 if self.bias is None else self.bias.nbytes
+        return self.data.nbytes + self.panel_scale.nbytes + self.panel_zero.nbytes + self.panel_sum.nbytes + bias
+
+    def copy(self) -> "PackedWeight":
+        """The same weight elsewhere in memory."""
+        data = aligned_zeros(self.data.size)
+        data[:] = self.data
+        return replace(self, data=data)
+
+    def codes(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint16]:
+        """Rows start .. stop - 1 unpacked: (rows, k) uint16. Readable, not fast."""
+        stop = self.n if stop is None else min(stop, self.n)
+        first, last = start // PANEL_ROWS, -(-stop // PANEL_ROWS)
+        panels = self.data.reshape(self.panels, -1, PANEL_ROWS)[first:last]
+        codes = np.zeros(((last - first) * PANEL_ROWS, self.k_padded), np.uint16)
+        word, shift = 0, 0
+        for width in self.widths.tolist():
+            words = self.k_padded * width // 32
+            octets = panels[:, word : word + words].astype("<u4", copy=False).transpose(0, 2, 1).copy().view(np.uint8)
+            octets = octets.reshape(len(codes), words, 1, 4)
+            positions = np.arange(0, 8, width, dtype=np.uint8)[:, None]
+            field = (octets >> positions) & np.uint8((1 << width) - 1)
+            codes |= field.reshape(len(codes), -1).astype(np.uint16) << shift
+            word, shift = word + words, shift + width
+        return codes[start - first * PANEL_ROWS : stop - first * PANEL_ROWS, : self.k]
+
+    def levels(self, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
+        """Rows start .. stop - 1 as spacing * code, from which zero points are taken: (rows, k) int16."""
+        return self.spacing * self.codes(start, stop).astype(np.int16)
+
+    def dequantize(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows start .. stop - 1 as (spacing code - zero) * scale: (rows, k) float32."""
+        stop = self.n if stop is None else min(stop, self.n)
+        rows = slice(start, stop)
+        zero = np.repeat(self.zero[rows], self.segment, axis=1)[:, : self.k]
+        scale = np.repeat(self.scale[rows], self.segment, axis=1)[:, : self.k]
+        return (self.levels(start, stop) - zero).astype(np.float32) * scale
+
+
+def pack_weight(
+    codes: NDArray[np.integer],
+    planes: int,
+    scale: NDArray[np.float32],
+    zero: NDArray[np.integer],
+    group_size: int | None = None,
+    bias: NDArray[np.float32] | None = None,
+    act_bits: int = 8,
+    act_clip: float = 1.0,
+    hadamard: int = 1,
+    spacing: int = 1,
+) -> PackedWeight:
+    """Pack integer codes for the engine.
+
+    codes: (n, k) integers in 0 .. 2**planes - 1.  planes: 1..9 (p, or p + 1 for a starred weight).  scale, zero:
+    (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight), or with spacing 2 the sum of two.
+    group_size: a multiple of 32, or None for one scale a row.  bias: (n,) float32.  act_bits: the activations the
+    layout is meant for (any others work, slower).  act_clip: factor in (0, 1] on each token's range.  hadamard: columns
+    of a block of the transform that the weight went through and each token will; 1 for none.  spacing: 1 or 2, where
+    w = (spacing code - zero) * scale.  Raises ShapeError, which says what does not fit.
+    """
+    codes = np.asarray(codes)
+    _check_codes(codes, planes)
+    n, k = codes.shape
+    if group_size is not None and (group_size < COLUMN_STEP or group_size % COLUMN_STEP):
+        raise ShapeError(f"group size {group_size} is not a multiple of {COLUMN_STEP}; use 32, 64, 128 ...")
+    groups = 1 if group_size is None else -(-k // group_size)
+    scale, zero = _per_group("scale", scale, n, groups), _per_group("zero", zero, n, groups)
+    if spacing not in (1, 2):
+        raise ShapeError(f"levels are {spacing} scales apart; use 1, or 2 for zero points halfway between two levels")
+    largest = spacing * ((1 << planes) - 1)
+    if zero.size and (int(zero.min()) < 0 or int(zero.max()) > largest):
+        raise ShapeError(f"zero points {zero.min()}..{zero.max()} are not among the levels 0..{largest}")
+    _check_finite("scale", scale)
+    if bias is not None and np.shape(bias) != (n,):
+        raise ShapeError(f"the bias has shape {np.shape(bias)}, expected ({n},)")
+    if bias is not None:
+        _check_finite("bias", np.asarray(bias)[:, None])
+    if not 0 < act_clip <= 1:
+        raise ShapeError(f"a factor of {act_clip} on the range of activations is not in (0, 1]")
+    if not is_block_of(hadamard, k):
+        raise ShapeError(
+            f"{k} columns cannot be transformed {hadamard} at a time; use a power of two that divides them"
+        )
+    segment = _segment(k, planes, group_size, spacing)
+    if group_size is None:
+        scale, zero = (np.repeat(a, -(-k // segment), axis=1) for a in (scale, zero))
+    widths = [1] * planes if _by_planes(planes, act_bits) else [f for f in FIELD_WIDTHS if planes & f]
+    return PackedWeight(
+        n=n,
+        k=k,
+        planes=planes,
+        group_size=group_size,
+        segment=segment,
+        widths=np.array(widths, np.int64),
+        data=_pack_fields(codes, widths),
+        panel_scale=_panel_major(scale, np.float32),
+        panel_zero=_panel_major(zero, np.int16),
+        panel_sum=_panel_major(_centred_sums(codes, zero, segment, spacing), np.int32),
+        bias=None if bias is None else np.array(bias, np.float32),
+        act_clip=act_clip,
+        hadamard=hadamard,
+        spacing=spacing,
+    )
+
+
+def _by_planes(planes: int, act_bits: int) -> bool:
+    """Whether the bit-serial product will be the faster one: few bits, how few depends on the processor."""
+    if planes * act_bits >= 8:
+        return False
+    from kernels.host.processor import target  # Numba, which takes a moment to import
+
+    return planes * act_bits <= target().serial_products
+
+
+def _check_codes(codes: NDArray[np.integer], planes: int) -> None:
+    if not 1 <= planes <= MAX_PLANES:
+        raise ShapeError(f"a weight can have 1..{MAX_PLANES} bit planes, got {planes}")
+    if codes.ndim != 2 or 0 in codes.shape or codes.dtype.kind not in "ui":
+        raise ShapeError(f"codes must be a non-empty (n, k) array of integers, got {codes.dtype} {codes.shape}")
+    if int(codes.min()) < 0 or int(codes.max()) >= 1 << planes:
+        raise ShapeError(f"codes {codes.min()}..{codes.max()} do not fit {planes} bit planes (0..{(1 << planes) - 1})")
+
+
+def _per_group(name: str, values: NDArray[Any], n: int, groups: int) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.shape == (n,) and groups == 1:
+        array = array[:, None]
+    if array.shape != (n, groups):
+        raise ShapeError(f"{name} has shape {array.shape}, expected ({n}, {groups})")
+    return array
+
+
+def _check_finite(name: str, values: NDArray[Any]) -> None:
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ShapeError(f"the {name} of row {row} is {values[row, column]}; a weight to pack must be finite")
+
+
+def most_columns(planes: int, spacing: int) -> int:
+    """Columns whose sum of (qa - za)(spacing qw - zw) cannot leave int32."""
+    return (2**31 - 1) // (255 * spacing * ((1 << planes) - 1))
+
+
+def _segment(k: int, planes: int, group_size: int | None, spacing: int) -> int:
+    """Columns per scale such that no sum leaves int32."""
+    limit = most_columns(planes, spacing) // COLUMN_STEP * COLUMN_STEP
+    if group_size is None:
+        return min(-(-k // COLUMN_STEP) * COLUMN_STEP, limit)
+    if group_size > limit:
+        raise ShapeError(f"a group of {group_size} columns at {planes} bits could overflow; use at most {limit}")
+    return group_size
+
+
+def _centred_sums(
+    codes: NDArray[np.integer], zero: NDArray[np.integer], segment: int, spacing: int
+) -> NDArray[np.int64]:
+    """(n, groups): sum over a segment of spacing code - zero."""
+    k = codes.shape[1]
+    starts = np.arange(0, k, segment)
+    lengths = np.minimum(segment, k - starts)
+    sums = [
+        np.add.reduceat(codes[row : row + _SUMMED_ROWS].astype(np.int64), starts, axis=1)
+        for row in range(0, len(codes), _SUMMED_ROWS)  # a few rows at a time: eight bytes a code are many
+    ]
+    return spacing * np.concatenate(sums) - zero.astype(np.int64) * lengths
+
+
+def _panel_major(values: NDArray[Any], dtype: type) -> NDArray[Any]:
+    """(n, groups) -> flat (groups, n padded to 16)."""
+    n, groups = values.shape
+    out = np.zeros((groups, -(-n // PANEL_ROWS) * PANEL_ROWS), dtype)
+    out[:, :n] = values.T
+    return out.reshape(-1)
+
+
+def _pack_fields(codes: NDArray[np.integer], widths: list[int]) -> NDArray[np.uint32]:
+    n, k = codes.shape
+    panels, k_padded = -(-n // PANEL_ROWS), -(-k // COLUMN_STEP) * COLUMN_STEP
+    data = aligned_zeros(panels * sum(widths) * k_padded // 32 * PANEL_ROWS)
+    words_of = data.reshape(panels, -1, PANEL_ROWS)
+    for panel in range(panels):
+        block = np.zeros((PANEL_ROWS, k_padded), np.uint16)
+        rows = codes[panel * PANEL_ROWS : (panel + 1) * PANEL_ROWS]
+        block[: len(rows), :k] = rows
+        word, shift = 0, 0
+        for width in widths:
+            words, positions = k_padded * width // 32, 8 // width
+            field = ((block >> shift) & ((1 << width) - 1)).astype(np.uint8).reshape(PANEL_ROWS, words, positions, 4)
+            octets = np.bitwise_or.reduce(field << np.arange(0, 8, width, dtype=np.uint8)[:, None], axis=2)
+            words_of[panel, word : word + words] = octets.view("<u4")[:, :, 0].T
+            word, shift = word + words, shift + width
+    return data
+
+
+def aligned_zeros(count: int) -> NDArray[np.uint32]:
+    """count uint32 zeros that start on a cache line, as whole-line loads want it."""
+    raw = np.zeros(count + 15, np.uint32)
+    start = -raw.ctypes.data % 64 // 4
+    return raw[start : start + count]

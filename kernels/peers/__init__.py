@@ -1,6 +1,0 @@
-"""Products of other engines on the same CPU, to be timed beside ours: torch always, the others where installed."""
-
-from kernels.peers.installed import PEERS, PeerMissingError, installed_peers, make_peers, versions
-from kernels.peers.peer import Peer, is_exact
-
-__all__ = ["PEERS", "Peer", "PeerMissingError", "installed_peers", "is_exact", "make_peers", "versions"]

@@ -1,0 +1,77 @@
+"""Other engines' products: exact on integers, by name, or refused by name."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from kernels.benchmark.peers import (
+    PEERS,
+    Peer,
+    PeerMissingError,
+    installed,
+    installed_peers,
+    is_exact,
+    make_peers,
+    versions,
+)
+
+N, K = 64, 256
+
+
+def peers_of(name: str) -> list[Peer]:
+    missing = [package for package in PEERS[name] if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed")
+    return make_peers([name], N, K, lambda nbytes: 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "precisions"),
+    [
+        ("torch", ["FP32", "BF16", "W8A8", "W4A16"]),
+        ("onnxruntime", ["W2A8", "W4A8", "W8A8"]),
+        ("llama.cpp", ["W2A8", "W2A8", "W4A8"]),
+    ],
+)
+def test_peers_are_exact_on_integers(name: str, precisions: list[str]) -> None:
+    peers = peers_of(name)
+    assert [peer.precision for peer in peers] == precisions
+    for peer in peers:
+        assert peer.integers.shape == (N, K)
+        assert is_exact(peer, 1) and is_exact(peer, 9), peer.path
+        changed = peer.integers.copy()
+        changed[N // 2, 3] ^= 1
+        assert not is_exact(replace(peer, integers=changed), 9), peer.path
+
+
+@pytest.mark.parametrize("name", list(PEERS))
+def test_every_copy_computes_the_same_and_keeps_its_result(name: str) -> None:
+    x = np.random.default_rng(0).standard_normal((3, K), np.float32)
+    for peer in peers_of(name):
+        first, second = (peer.to_numpy(run()) for run in peer.bind(x))
+        assert first.shape == (3, N)
+        assert np.array_equal(first, second)
+        approximate = x.astype(np.float64) @ peer.integers.T
+        assert np.abs(first - approximate).max() < 0.05 * np.abs(approximate).max()
+        assert peer.weight_bytes > 0
+
+
+def test_shapes_that_a_format_cannot_hold_are_left_out() -> None:
+    for name in installed_peers():
+        assert {peer.engine for peer in make_peers([name], 30, 96, lambda nbytes: 1, 1)} <= {
+            "torch-fp32", "torch-bf16", "torch-int8",
+        }  # fmt: skip
+
+
+def test_unknown_and_missing_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PeerMissingError, match="'tensorflow' is no engine to compare with; use some of torch"):
+        make_peers(["tensorflow"], N, K, lambda nbytes: 1, 1)
+    monkeypatch.setattr(installed, "installed_peers", lambda: ["torch"])
+    with pytest.raises(PeerMissingError, match=r"onnxruntime and onnx must be installed .*abq-explorer"):
+        make_peers(["torch", "onnxruntime"], N, K, lambda nbytes: 1, 1)
+
+
+def test_versions_are_those_of_the_packages() -> None:
+    assert set(versions(["torch"])) == {"torch"}
