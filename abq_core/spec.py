@@ -1,104 +1,17 @@
-"""A calibration as one frozen, validated value: everything that a run does is a function of it."""
+"""A calibration as one frozen, validated, canonical value: everything that a run does is a function of it."""
 
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
 
+from abq_core.methods import METHOD_TABLE, METHODS, SpecError, Switches, default_switches, read_switches
 from abq_core.mix import MixError, ModelPrecision, PrecisionMix
 from abq_core.precision import Precision
 
-Balance = Literal["none", "started", "learned"]
-MseTerm = Literal["none", "full", "both"]
+__all__ = ["METHODS", "CalibrationSpec", "SpecError", "Switches", "read_precision"]
 
-
-class SpecError(ValueError):
-    """A calibration that cannot be run as asked."""
-
-
-@dataclass(frozen=True)
-class Switches:
-    """The components of a method, each of which can be taken away.
-
-    balance: balance vectors not used, started as SmoothQuant does, or learned.  clipping: learnable weight clipping.
-    compensation: rank-1 term on the down projection of the first and last blocks.  dlc, akl: the losses of the
-    paper's section Distribution Correction.  akl_per_head: AKL on every head's map instead of the
-    mean over heads.  mse: squared error against the full-precision block on full-precision input, or also on the
-    quantized input.  rounding: a learned offset per weight that decides between its two neighbouring levels.
-    end_to_end: after the blocks, one pass in which all of them learn together, by KL of the next-token distributions.
-    block_targets: in that pass every block's output is held to full precision's, too, by the log cosine.
-    clip_search: clipping starts where rounding has the least squared error, not at almost none; it stays there where
-    `clipping` is not learned.
-    act_clipping: a learned factor for each linear on the range of every token that enters it.
-    symmetric: levels around a fixed zero point for weights without a star, as some engines need.
-    hadamard: a Hadamard transform of weights and, at run time too, of the quantized activations that meet them.
-    half_zero: zero points of weights without a star, below 8 bits, may lie halfway between two levels.
-    """
-
-    balance: Balance
-    clipping: bool
-    compensation: bool
-    dlc: bool
-    akl: bool
-    mse: MseTerm
-    akl_per_head: bool = False
-    rounding: bool = False
-    end_to_end: bool = False
-    clip_search: bool = False
-    act_clipping: bool = False
-    symmetric: bool = False
-    block_targets: bool = False
-    hadamard: bool = False
-    half_zero: bool = False
-
-    def __post_init__(self) -> None:
-        if self.balance not in ("none", "started", "learned"):
-            raise SpecError(f"balance '{self.balance}' is unknown: use none, started or learned.")
-        if self.mse not in ("none", "full", "both"):
-            raise SpecError(f"mse '{self.mse}' is unknown: use none, full or both.")
-        if self.learns and not (self.dlc or self.akl or self.mse != "none"):
-            raise SpecError("Something is to be learned but no loss is on: switch on dlc, akl or mse.")
-
-        if self.end_to_end and not self.learns:
-            raise SpecError("end_to_end goes on learning what blocks learned, and nothing is: switch on rounding.")
-
-    @property
-    def learns(self) -> bool:
-        """True where there is anything to optimise."""
-        return self.balance == "learned" or self.clipping or self.compensation or self.rounding or self.act_clipping
-
-
-METHODS: Mapping[str, Switches] = {
-    "rtn": Switches("none", clipping=False, compensation=False, dlc=False, akl=False, mse="none"),
-    "smoothquant": Switches("started", clipping=False, compensation=False, dlc=False, akl=False, mse="none"),
-    "omniquant": Switches("learned", clipping=True, compensation=False, dlc=False, akl=False, mse="full"),
-    "abq": Switches("learned", clipping=True, compensation=True, dlc=True, akl=True, mse="both"),
-    "abq+": Switches(
-        "learned",
-        clipping=True,
-        compensation=False,
-        dlc=True,
-        akl=False,
-        mse="both",
-        rounding=True,
-        end_to_end=True,
-        clip_search=True,
-        act_clipping=True,
-        block_targets=True,
-        hadamard=True,
-        half_zero=True,
-    ),
-}
-DEFAULT_EPOCHS = 20
-_OWN_EPOCHS = {"abq+": 10}  # the end-to-end pass goes on where they stop
 DEFAULT_END_TO_END_SEGMENTS = 1024
-
-
-def own_epochs(method: str) -> int:
-    """The epochs of a method that learns, where none are given."""
-    return _OWN_EPOCHS.get(method, DEFAULT_EPOCHS)
-
-
+EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN = 32, 512  # read when a calibration is done
 _LIMITS = {
     "segments": (1, 4096),
     "seq_len": (8, 131072),
@@ -110,9 +23,16 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """One calibration. `switches` and `epochs` None: the method's own (20 epochs where it learns, 10 of abq+).
+    """One calibration, in canonical form: two specs of the same method that calibrate the same way are equal.
 
-    end_to_end_segments: of `seq_len` tokens, for the end-to-end pass, which reads each once; None for 1,024.
+    switches, epochs and end_to_end_segments are None for the default: the switches of the method, its epochs (20, for
+    abq+ 10), 1,024 segments. An explicit value that equals the default, or that has no effect because nothing is
+    learned or there is no end-to-end pass, becomes None too. `active_switches`, `active_epochs` and
+    `active_end_to_end_segments` are the values in force. data, segments and seed always count: every method reads text
+    for its diagnostics and its evaluation.
+
+    segments, end_to_end_segments: of `seq_len` tokens; the end-to-end pass reads each of its segments once.
+    Raises SpecError.
     """
 
     model: str
@@ -128,6 +48,16 @@ class CalibrationSpec:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        self._check()
+        if self.switches == METHODS[self.method]:
+            object.__setattr__(self, "switches", None)
+        if not self.active_switches.learns or self.epochs == METHOD_TABLE[self.method].epochs:
+            object.__setattr__(self, "epochs", None)
+        if not self.learns_end_to_end or self.end_to_end_segments == DEFAULT_END_TO_END_SEGMENTS:
+            object.__setattr__(self, "end_to_end_segments", None)
+
+    def _check(self) -> None:
+        """Raise SpecError for the first field that cannot be used."""
         for name in ("model", "method", "data", "device"):
             if not isinstance(value := getattr(self, name), str):
                 raise SpecError(f"{name} is {str(value)[:80]}: use text.")
@@ -135,8 +65,7 @@ class CalibrationSpec:
             raise SpecError(f"switches is {str(self.switches)[:80]}: use the names of components, each with its value.")
         if not self.model.strip():
             raise SpecError("No model is given: use builtin, a folder with a model, or a hub id such as org/name.")
-        if self.method not in METHODS:
-            raise SpecError(f"'{self.method}' is not a method: use one of {', '.join(METHODS)}.")
+        default_switches(self.method)
         if not self.data.strip():
             raise SpecError("No data is given: use builtin, wikitext2, c4, pile, or a .txt or .jsonl file.")
         if self.precision.is_full:
@@ -156,41 +85,51 @@ class CalibrationSpec:
 
     @property
     def active_epochs(self) -> int:
-        """The epochs in force: 0 where nothing is learned."""
+        """The epochs in force; 0 if nothing is learned."""
         if not self.active_switches.learns:
             return 0
-        return own_epochs(self.method) if self.epochs is None else self.epochs
+        return METHOD_TABLE[self.method].epochs if self.epochs is None else self.epochs
+
+    @property
+    def all_but_precision(self) -> tuple[object, ...]:
+        """Everything but the precision that a block's tensors depend on; the name of the method is not among it."""
+        text = (self.data, self.segments, self.seq_len, self.seed)
+        learning = (self.active_switches, self.active_epochs, self.active_end_to_end_segments)
+        return (self.model, *text, *learning, self.device)
 
     @property
     def learns_end_to_end(self) -> bool:
-        """True where the blocks learn together after each has learned alone."""
+        """True if the blocks learn together after each has learned alone."""
         return self.active_switches.end_to_end and self.active_epochs > 0
 
     @property
     def active_end_to_end_segments(self) -> int:
-        """Segments that the end-to-end pass reads, where there is one."""
+        """Segments that the end-to-end pass reads; 0 without a pass."""
+        if not self.learns_end_to_end:
+            return 0
         return DEFAULT_END_TO_END_SEGMENTS if self.end_to_end_segments is None else self.end_to_end_segments
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready dictionary; `from_dict` reads it back to an equal spec. A mix is under "mix", its name under
-        "precision".
+        """A JSON-ready dictionary that `from_dict` reads back to an equal spec.
+
+        "precision" holds the notation, or the name of a mix; the mix itself is then under "mix".
         """
         data = {**asdict(self), "precision": str(self.precision)}
         return data | {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "CalibrationSpec":
-        """Read `to_dict`'s dictionary. Raises SpecError or PrecisionError."""
+        """Read `to_dict`'s dictionary, also one that an earlier version stored. Raises SpecError or PrecisionError."""
         known = {field.name for field in fields(cls)}
         values = dict(data)
-        values.pop("mix", None)  # read with the precision that it is
+        values.pop("mix", None)  # part of the precision
         if unknown := sorted(values.keys() - known):
             raise SpecError(f"Unknown field '{unknown[0]}': a calibration has {', '.join(sorted(known))}.")
         try:
             values["precision"] = read_precision(data)
             switches = values.get("switches")
             if isinstance(switches, Mapping):
-                values["switches"] = Switches(**switches)
+                values["switches"] = read_switches(switches)
             return cls(**values)  # type: ignore[arg-type]
         except (KeyError, TypeError) as error:
             raise SpecError(
@@ -198,30 +137,29 @@ class CalibrationSpec:
             ) from error
 
     def command_line(self) -> str:
-        """The `abq calibrate` line that does the same."""
+        """The `abq calibrate` command line for this calibration; defaults are left out."""
         words = ["abq", "calibrate", self.model, "--precision", str(self.precision), "--method", self.method]
         defaults = {field.name: field.default for field in fields(self)}
         for name in ("data", "segments", "seq_len", "epochs", "end_to_end_segments", "seed", "device"):
             value = getattr(self, name)
             if value != defaults[name]:
                 words += [f"--{name.replace('_', '-')}", str(value)]
-        own = METHODS[self.method]
-        for field in fields(Switches):
-            value = getattr(self.active_switches, field.name)
-            if value != getattr(own, field.name):
-                words += ["--switch", f"{field.name}={str(value).lower()}"]
+        for name, value in self.active_switches.changes_from(METHODS[self.method]).items():
+            words += ["--switch", f"{name}={str(value).lower()}"]
         return shlex.join(words)
 
 
 def read_precision(data: Mapping[str, object]) -> ModelPrecision:
-    """The precision among the fields of a stored calibration or of a file that `abq allocate` wrote.
+    """Read the precision of a stored calibration, or of a file that `abq allocate` wrote.
 
-    Raises PrecisionError, KeyError where there is none.
+    Raises PrecisionError, or KeyError if `data` has no precision.
     """
     text, mix = str(data["precision"]), data.get("mix")
     if mix is None:
         return Precision.parse(text)
     found = PrecisionMix.from_dict(mix)
     if str(found) != text:
-        raise MixError(f"The name says {text[:40]!r} and the mix under it is {found}: one of them was changed.")
+        raise MixError(
+            f"The precision is named {text[:40]!r}, but the mix stored with it is {found}: one of them was changed."
+        )
     return found

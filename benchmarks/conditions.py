@@ -6,7 +6,8 @@ from pathlib import Path
 
 from peer_weights import PEER_PYTHON
 
-from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, DEFAULT_EPOCHS
+from abq_core.methods import METHOD_TABLE
+from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="builtin", help="builtin, wikitext2, c4, or a .txt or .jsonl file")
     parser.add_argument("--segments", type=int, default=32, help="segments to calibrate with")
     parser.add_argument("--seq-len", type=int, default=256, help="tokens of each")
-    parser.add_argument("--epochs", type=int, default=DEFAULT_EPOCHS, help="of our methods that learn")
+    parser.add_argument("--epochs", type=int, default=METHOD_TABLE["abq"].epochs, help="of our methods that learn")
     parser.add_argument(
         "--end-to-end-segments", type=int, default=DEFAULT_END_TO_END_SEGMENTS, help="of our methods with such a pass"
     )

@@ -32,6 +32,7 @@ from abq_core.quantization.hadamard import hadamard
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.quantization.quantizers import fake_quant_activation
 
+DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN = 8, 256  # of a run's calibration, at most
 ATTENTION_TOKENS = 48
 SAMPLED_TOKENS = 512  # tokens of each linear's input that are kept for its distribution
 Frames = dict[str, pd.DataFrame]

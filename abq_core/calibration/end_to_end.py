@@ -22,7 +22,7 @@ from abq_core.spec import CalibrationSpec
 from abq_core.text.segments import ShortTextError, recorded_segments
 from abq_core.text.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
 
-_STEP_TOKENS = 1024
+STEP_TOKENS = 1024  # of one optimizer step, at most, unless a segment is longer
 # Of the block-wise rates. Grids hardly move, since all of a row's codes move with them; weights pass from code to code.
 _RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0.5}
 _LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may pass its neighbouring level
@@ -50,7 +50,7 @@ def end_to_end_segments(base: LoadedModel, spec: CalibrationSpec, on_event: OnEv
 
 def end_to_end_steps(ids: Tensor) -> int:
     """How many optimizer steps the pass over these segments has."""
-    return -(-len(ids) // _batch(ids))
+    return -(-len(ids) // segments_per_step(ids.shape[1]))
 
 
 def learn_together(
@@ -76,7 +76,7 @@ def learn_together(
     schedule = decay(optimizer, steps)
     sums: dict[str, float] = {}
     reported = 0
-    for step, batch in enumerate(ids.to(base.model.device).split(_batch(ids)), start=1):
+    for step, batch in enumerate(ids.to(base.model.device).split(segments_per_step(ids.shape[1])), start=1):
         with torch.no_grad(), bfloat16_products(batch.device), block_outputs(teachers) as targets:
             full = base.logits(base.hidden(batch))
         parameters = {
@@ -126,6 +126,6 @@ def _student(
     return LoadedModel(base.ref, model, base.tokenizer, spec.precision), [f"{names[id(b)]}." for b in blocks]
 
 
-def _batch(ids: Tensor) -> int:
-    """Segments of one step."""
-    return max(1, _STEP_TOKENS // ids.shape[1])
+def segments_per_step(seq_len: int) -> int:
+    """Segments of `seq_len` tokens in one optimizer step."""
+    return max(1, STEP_TOKENS // seq_len)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.models.loading import LoadedModel
 
 Ids = Sequence[int]
 
 _FORWARD_TOKENS = 2048  # padding included, that go through the blocks at once
-_LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary: 16 MiB in float32
 
 
 class LikelihoodError(ValueError):
@@ -82,7 +82,7 @@ def _score(model: LoadedModel, hidden: Tensor, continuation: Ids) -> tuple[float
     """hidden (tokens, hidden), each of which predicts the token of the continuation at its place."""
     targets = torch.tensor(continuation)
     total, greedy = 0.0, True
-    for part in torch.arange(len(targets)).split(max(1, _LOGITS_AT_ONCE // model.vocabulary)):
+    for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // model.vocabulary)):
         here = slice(int(part[0]), int(part[-1]) + 1)
         log_p = torch.log_softmax(model.logits(hidden[here]), dim=-1).cpu()
         total += log_p.gather(1, targets[here].unsqueeze(1)).double().sum().item()

@@ -14,7 +14,7 @@ from abq_core.text.sources import TextRecord
 from kernels.formats.activations import NotFiniteError
 
 _FORWARD_TOKENS = 2048  # tokens that go through the blocks at once
-_LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over
+LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over
 _HOPELESS_NATS = 700.0  # exp of more is no number
 
 
@@ -154,7 +154,7 @@ def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor)
     losses = torch.empty(len(targets))
     kl = torch.zeros(len(targets))
     same = torch.ones(len(targets), dtype=torch.bool)
-    for part in torch.arange(len(targets)).split(max(1, _LOGITS_AT_ONCE // model.vocabulary)):
+    for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // model.vocabulary)):
         here = slice(int(part[0]), int(part[-1]) + 1)
         log_q = torch.log_softmax(model.logits(hidden[here]), dim=-1)
         chosen = targets[here].to(log_q.device).unsqueeze(1)

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from abq_core.calibration.block_inputs import block_outputs
 from abq_core.calibration.losses import kl_divergence
+from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
 from abq_core.planning.estimate import linear_bytes
 from abq_core.precision import Precision, PrecisionError
 from abq_core.quantization.quant_linear import QuantLinear, linears_of, replace_module
 from abq_core.quantization.quantizers import fake_quant_weight
-
-_LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose distributions are held: 16 MiB in float32, a few times over
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def sensitivities(
         shown = ", ".join(map(str, candidates)) or "none"
         raise PrecisionError(f"The candidates are {shown}: give at least one precision, each once.")
     model = _private(base)
-    batches = ids.split(max(1, _LOGITS_AT_ONCE // (ids.shape[1] * base.vocabulary)))
+    batches = ids.split(max(1, LOGITS_AT_ONCE // (ids.shape[1] * base.vocabulary)))
     linears = [linears_of(block) for block in blocks_of(model.model)]
     total, done = len(batches) * len(candidates) * sum(map(len, linears)), 0
     sums: dict[tuple[int, str, Precision], float] = {}

@@ -1,39 +1,22 @@
-"""Which blocks two calibrations make alike, so that the later one may take them over from the earlier."""
-
-from dataclasses import replace
+"""The first blocks that two calibrations have in common, so that a later run can adopt those of an earlier one."""
 
 from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.spec import CalibrationSpec
 
 
-def blocks_alike(one: CalibrationSpec, other: CalibrationSpec, blocks: int) -> int:
-    """How many of the model's first blocks both make from the same inputs at the same precisions: 0 to `blocks`.
+def shared_blocks(one: CalibrationSpec, other: CalibrationSpec, blocks: int) -> int:
+    """Count the first blocks that both calibrations quantize to the same tensors: 0 to `blocks`.
 
-    A block is a function of the quantized blocks before it, so they are alike up to the first one whose linears differ.
-    None are where an end-to-end pass follows, in which every block depends on all, or where anything but the precision
-    differs.
+    A block depends on the quantized blocks before it, so the shared prefix ends at the first block with a linear whose
+    precision differs. It is empty if anything else differs, and with an end-to-end pass, in which every block depends
+    on all others.
     """
-    if one.learns_end_to_end or _but_precision(one, other) != _but_precision(other, other):
+    if one.learns_end_to_end or one.all_but_precision != other.all_but_precision:
         return 0
     a, b = one.precision, other.precision
     if (a.act_bits, a.kv_bits) != (b.act_bits, b.kv_bits):
         return 0
-    for block in range(blocks):
-        if not _same_linears(a, b, block):
-            return block
-    return blocks
-
-
-def _but_precision(spec: CalibrationSpec, precision_of: CalibrationSpec) -> CalibrationSpec:
-    """The calibration with what stands for its method's own written out, at another's precision."""
-    return replace(
-        spec,
-        precision=precision_of.precision,
-        method="rtn",
-        switches=spec.active_switches,
-        epochs=spec.active_epochs,
-        end_to_end_segments=None,
-    )
+    return next((block for block in range(blocks) if not _same_linears(a, b, block)), blocks)
 
 
 def _same_linears(one: ModelPrecision, other: ModelPrecision, block: int) -> bool:

@@ -7,8 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from abq_core.methods import SpecError, default_switches, read_switches
 from abq_core.mix import MIX_SUFFIX
-from abq_core.spec import METHODS, CalibrationSpec, Switches
+from abq_core.spec import CalibrationSpec
 
 _AXES = {"models": "model", "precisions": "precision", "methods": "method", "seeds": "seed"}
 _DEFAULT_METHODS = ["abq"]
@@ -82,18 +83,17 @@ def _mix(path: Path, precision: str) -> dict[str, Any]:
 
 
 def _switches(path: Path, shared: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The method's own switches with the file's changes; nothing where there are none."""
+    """The switches of the method with the file's changes; empty if the file changes none."""
     changes = shared.get("switches")
     if changes is None:
         return {}
-    own = METHODS.get(method)
-    if not isinstance(changes, Mapping) or own is None:
-        raise SweepError(
-            f"{path}: switches is {changes!r} for {method!r}: write lines such as `akl: false` of a method."
-        )
-    if unknown := sorted(changes.keys() - {field.name for field in fields(Switches)}):
-        raise SweepError(f"{path}: there is no switch '{unknown[0]}'.")
-    return {"switches": {**vars(own), **changes}}
+    if not isinstance(changes, Mapping):
+        raise SweepError(f"{path}: switches is {changes!r}: write lines such as `akl: false` of a method.")
+    base = default_switches(method)
+    try:
+        return {"switches": read_switches(changes, base)}
+    except SpecError as error:
+        raise SweepError(f"{path}: {error}") from error
 
 
 _EXAMPLES = {"models": "builtin", "precisions": "W4A4, W2*A8", "methods": "rtn, abq", "seeds": "0, 1"}

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abq_core.spec import METHODS, CalibrationSpec
+from abq_core.methods import METHODS, SWITCHES
+from abq_core.spec import CalibrationSpec
 from app import formatting
 from app.cli.allocate import read_precision_option
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
-from app.cli.options import DataOption, SeedOption, read_switches
+from app.cli.options import DataOption, SeedOption, switch_option
 from app.cli.session import open_explorer
 from app.settings import Settings
 
@@ -35,7 +36,10 @@ def calibrate(
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: ABQ_DEVICE, or cpu.")] = None,
     switch: Annotated[
         list[str] | None,
-        typer.Option("--switch", help="NAME=VALUE takes one component away or adds it, such as akl=false."),
+        typer.Option(
+            "--switch",
+            help=f"NAME=VALUE changes one component of the method, such as akl=false. Names: {', '.join(SWITCHES)}.",
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Run it here, to its end, with progress on stderr.")] = False,
     as_json: JsonOption = False,
@@ -54,7 +58,7 @@ def calibrate(
         model=model,
         precision=read_precision_option(explorer, precision),
         method=method,
-        switches=read_switches(method, switch or []),
+        switches=switch_option(method, switch or []),
         data=data,
         segments=segments,
         seq_len=seq_len,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from abq_core.spec import METHODS, SpecError, Switches
+from abq_core.methods import SWITCHES, SpecError, Switches, default_switches, read_switches
 from abq_core.text.sources import CHOICES
 
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a folder or a hub id.")]
@@ -18,21 +18,19 @@ class OptionError(ValueError):
     """An option whose text cannot be read."""
 
 
-def read_switches(method: str, texts: list[str]) -> Switches | None:
-    """The method's switches with NAME=VALUE changes, or None without any. Raises SpecError."""
-    if not texts:
-        return None
-    if method not in METHODS:
-        raise SpecError(f"'{method}' is not a method: use one of {', '.join(METHODS)}.")
-    values: dict[str, object] = dict(vars(METHODS[method]))
+def switch_option(method: str, texts: list[str]) -> Switches:
+    """The switches of a method with the NAME=VALUE changes of `--switch`. Raises SpecError."""
+    changes: dict[str, object] = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        if not separator or name not in values:
-            raise SpecError(f"--switch {text!r} is not NAME=VALUE with a name of {', '.join(values)}.")
-        if isinstance(values[name], bool) and value not in ("true", "false"):
-            raise SpecError(f"--switch {text!r}: {name} takes true or false.")
-        values[name] = value == "true" if isinstance(values[name], bool) else value
-    return Switches(**values)  # type: ignore[arg-type]
+        if not separator or name not in SWITCHES:
+            raise SpecError(f"--switch {text!r} is not NAME=VALUE with a name of {', '.join(SWITCHES)}.")
+        changes[name] = value
+    defaults = default_switches(method)
+    try:
+        return read_switches(changes, defaults)
+    except SpecError as error:
+        raise SpecError(f"--switch: {error}") from error
 
 
 def read_list(text: str) -> list[str]:

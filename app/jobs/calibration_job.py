@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from abq_core.analysis.diagnostics import diagnose
+from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, diagnose
 from abq_core.calibration.calibrate import calibrate
 from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextChosen
 from abq_core.models.loading import LoadedModel
-from abq_core.spec import CalibrationSpec
+from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 from abq_core.text.segments import ShortTextError
 from abq_core.text.segments import segments as text_segments
 from abq_core.text.sources import TextRecord
@@ -26,12 +26,11 @@ from app.runs.run_folder import BlockStore, RunFolder
 from app.secrets import redacted
 from app.services.errors import ServiceError
 from app.services.evaluation import EVALUATION_SEED
-from app.services.explorer import DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN, Explorer
+from app.services.explorer import Explorer
 from storage.errors import DatabaseError, LostLeaseError
 from storage.jobs import Job
 
 PROGRESS_SECONDS = 0.5
-DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN = 8, 256
 OnProgress = Callable[[Progress], None]
 Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # makes the blocks that the store lacks
 
@@ -40,8 +39,8 @@ Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # makes the
 class EvaluationPlan:
     """How much text the job's evaluation reads."""
 
-    segments: int = DEFAULT_SEGMENTS
-    seq_len: int = DEFAULT_SEQ_LEN
+    segments: int = EVALUATION_SEGMENTS
+    seq_len: int = EVALUATION_SEQ_LEN
 
 
 class CalibrationJob:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from abq_core.planning.shared_prefix import blocks_alike
+from abq_core.planning.shared_prefix import shared_blocks
 from abq_core.precision import PrecisionError
 from abq_core.spec import CalibrationSpec, SpecError
 from abq_core.text.sources import TextRecord
@@ -50,7 +50,7 @@ def _alike(run: Run, spec: CalibrationSpec, blocks: int) -> int:
         other = CalibrationSpec.from_dict(run.spec)
     except (SpecError, PrecisionError):  # a run of a later version
         return 0
-    return 0 if other == spec else blocks_alike(other, spec, blocks)
+    return 0 if other == spec else shared_blocks(other, spec, blocks)
 
 
 def _same_ground(folder: RunFolder, found: Mapping[str, object], texts: Mapping[str, TextRecord]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas
 
 from abq_core.mix import ModelPrecision
-from abq_core.spec import CalibrationSpec
+from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 from abq_core.text.sources import NAMES, TextRecord, check_source
 from app.clock import now
 from app.runs.run_folder import RunFolder
@@ -37,7 +37,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no mo
     from kernels.measurement import KernelMeasurement
 
 BUILTIN = "builtin"
-DEFAULT_SEGMENTS, DEFAULT_SEQ_LEN = 32, 512
 RUNS_SHOWN = 500
 
 
@@ -274,8 +273,8 @@ class Explorer:
         self,
         ref_or_run: str,
         data: str = BUILTIN,
-        segments: int = DEFAULT_SEGMENTS,
-        seq_len: int = DEFAULT_SEQ_LEN,
+        segments: int = EVALUATION_SEGMENTS,
+        seq_len: int = EVALUATION_SEQ_LEN,
         on_step: Callable[[int, int], None] | None = None,
     ) -> "Evaluation":
         """Perplexity and distance to full precision of a run, or of a model as it is. Stores the row."""

@@ -2,14 +2,8 @@
 
 import gradio as gr
 
-from abq_core.spec import (
-    DEFAULT_END_TO_END_SEGMENTS,
-    DEFAULT_EPOCHS,
-    METHODS,
-    CalibrationSpec,
-    SpecError,
-    own_epochs,
-)
+from abq_core.methods import METHOD_TABLE, METHODS
+from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, CalibrationSpec, SpecError
 from abq_core.text.sources import NAMES
 from app import formatting
 from app.web.tabs import switches, words
@@ -18,14 +12,6 @@ from app.web.tabs.jobs_panel import PRIVATE, build_jobs_panel
 from app.web.tabs.page import Page
 from app.web.tabs.selection import Selection
 
-HOW = {
-    "rtn": "Rounds to the nearest level. Nothing is learned.",
-    "smoothquant": "Balances activations against weights by their maxima. Nothing is learned.",
-    "omniquant": "Learns balance and clipping against the block's output.",
-    "abq": "The paper's method: learns balance, clipping and compensation with DLC and AKL.",
-    "abq+": "Beyond the paper: a Hadamard transform, learned rounding, one pass in which all blocks learn together.",
-}
-OWN = "As the method has them."
 LOSSES, GRIDS = ["DLC", "AKL", "MSE"], ["Hadamard transform", "half-step zero points"]
 TERMS = ["balance vectors", "clipping", "compensation", *LOSSES, *GRIDS]
 GLOSSARY = f'<p class="abq-glossary">What is {", ".join(words.term(name) for name in TERMS)}?</p>'
@@ -35,9 +21,11 @@ def build_calibrate_tab(page: Page) -> None:
     """Form on the left; preflight, queue and one job's progress on the right."""
     with gr.Row(elem_classes="abq-tab"):
         with gr.Column(elem_classes="abq-choices"):
-            method = gr.Radio(list(METHODS), value="abq", label="Method", info=HOW["abq"], elem_id="calibrate-method")
+            method = gr.Radio(
+                list(METHODS), value="abq", label="Method", info=METHOD_TABLE["abq"].help, elem_id="calibrate-method"
+            )
             boxes = gr.CheckboxGroup(
-                switches.CHOICES, value=switches.to_boxes(METHODS["abq"]), label="Components", info=OWN,
+                switches.CHOICES, value=switches.to_boxes(METHODS["abq"]), label="Components", info=_components("abq"),
                 elem_id="calibrate-switches",
             )  # fmt: skip
             gr.HTML(GLOSSARY, js_on_load=None)
@@ -49,7 +37,7 @@ def build_calibrate_tab(page: Page) -> None:
                 segments = _number("Segments", 32, "calibrate-segments")
                 seq_len = _number("Tokens each", 256, "calibrate-seq-len")
             with gr.Row():
-                epochs = _number("Epochs", DEFAULT_EPOCHS, "calibrate-epochs")
+                epochs = _number("Epochs", METHOD_TABLE["abq"].epochs, "calibrate-epochs")
                 seed = _number("Seed", 0, "calibrate-seed")
             pass_segments = gr.Number(
                 DEFAULT_END_TO_END_SEGMENTS, label="Segments of the end-to-end pass", precision=0, visible=False,
@@ -80,14 +68,12 @@ def build_calibrate_tab(page: Page) -> None:
         return [words.answer(queued), str(job.id), *page.header.follow(text, str(job.spec["model"]))]
 
     def choose_method(method: str) -> list[object]:
-        boxes = gr.update(value=switches.to_boxes(METHODS[method]), info=OWN)
+        boxes = gr.update(value=switches.to_boxes(METHODS[method]), info=_components(method))
         shown = gr.update(visible=METHODS[method].end_to_end)
-        return [gr.update(info=HOW[method]), boxes, gr.update(value=_own_epochs(method)), shown]
+        return [gr.update(info=METHOD_TABLE[method].help), boxes, gr.update(value=_default_epochs(method)), shown]
 
     def choose_boxes(method: str, boxes: list[str]) -> list[object]:
-        changed = switches.away(boxes, method)
-        info = gr.update(info=f"Away from {method}: {changed}." if changed else OWN)
-        return [info, gr.update(visible=switches.END_TO_END in boxes)]
+        return [gr.update(info=_components(method, boxes)), gr.update(visible=switches.END_TO_END in boxes)]
 
     form = [page.selection, *widgets]
     asked = {"fn": preflight, "inputs": form, "outputs": [answer, command], **PRIVATE}
@@ -106,30 +92,31 @@ def _number(label: str, value: int, elem_id: str) -> gr.Number:
 def _spec(page: Page, selection: Selection, *values: object) -> CalibrationSpec:
     """The form as a spec. Raises SpecError, PrecisionError."""
     method, boxes, data, segments, seq_len, epochs, seed, pass_segments = values
-    own = switches.from_boxes(boxes if isinstance(boxes, list) else [], str(method))
-    active = own or METHODS.get(str(method), METHODS["rtn"])
+    components = switches.from_boxes(boxes if isinstance(boxes, list) else [])
     return CalibrationSpec(
         model=selection.model,
         precision=page.explorer.precision(selection.precision),
         method=str(method),
-        switches=own,
+        switches=components,
         data=str(data or "").strip(),
         segments=_whole(segments, "Segments"),
         seq_len=_whole(seq_len, "Tokens each"),
-        epochs=None if epochs in (None, _own_epochs(str(method))) else _whole(epochs, "Epochs"),
-        end_to_end_segments=_pass_segments(pass_segments) if active.end_to_end else None,
+        epochs=None if epochs in (None, _default_epochs(str(method))) else _whole(epochs, "Epochs"),
+        end_to_end_segments=_whole(pass_segments, "Segments of the end-to-end pass") if components.end_to_end else None,
         seed=_whole(seed, "Seed"),
         device=page.explorer.settings.device,
     )
 
 
-def _own_epochs(method: str) -> int:
-    return own_epochs(method) if METHODS[method].learns else 0
+def _default_epochs(method: str) -> int:
+    """Epochs that the form shows for a method; 0 stands for the default of one that learns nothing by itself."""
+    return METHOD_TABLE[method].epochs if METHODS[method].learns else 0
 
 
-def _pass_segments(value: object) -> int | None:
-    count = _whole(value, "Segments of the end-to-end pass")
-    return None if count == DEFAULT_END_TO_END_SEGMENTS else count
+def _components(method: str, boxes: list[str] | None = None) -> str:
+    """The sentence under the boxes: the default components of the method, or the changes from them."""
+    changed = "" if boxes is None else switches.changed_boxes(boxes, method)
+    return f"Changed from {method}: {changed}." if changed else f"Default components of {method}."
 
 
 def _whole(value: object, name: str) -> int:

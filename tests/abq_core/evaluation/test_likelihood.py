@@ -43,7 +43,7 @@ def test_they_equal_a_direct_computation(
     base: LoadedModel, monkeypatch: pytest.MonkeyPatch, forward_tokens: int, logits_at_once: int
 ) -> None:
     monkeypatch.setattr(module, "_FORWARD_TOKENS", forward_tokens)
-    monkeypatch.setattr(module, "_LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(module, "LOGITS_AT_ONCE", logits_at_once)
     pairs = some_pairs([(1, 1), (5, 3), (3, 5), (40, 8), (1, 20), (100, 28), (20, 1), (7, 7)])
     for (total, greedy), (context, continuation) in zip(log_likelihoods(base, pairs), pairs, strict=True):
         expected, is_greedy = slow(base, context, continuation)

@@ -50,7 +50,7 @@ def slow_scores(model: LoadedModel, full: LoadedModel, text: torch.Tensor) -> di
 def test_scores_equal_the_slow_formulas(
     base: LoadedModel, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch, logits_at_once: int, forward_tokens: int
 ) -> None:
-    monkeypatch.setattr(module, "_LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(module, "LOGITS_AT_ONCE", logits_at_once)
     monkeypatch.setattr(module, "_FORWARD_TOKENS", forward_tokens)
     rounded = rounded_model(base, Precision.parse("W4A6"), "simulated")
     scores = evaluate(rounded, base, text)

@@ -58,9 +58,7 @@ def test_each_distance_is_that_of_the_model_with_this_linear_quantized(base: Loa
 
 def test_text_in_pieces_gives_the_same_means(base: LoadedModel, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sensitivities(base, [W4], ids)
-    monkeypatch.setattr(
-        abq_core.planning.sensitivity, "_LOGITS_AT_ONCE", 2 * 16 * base.vocabulary
-    )  # 2 segments, then 1
+    monkeypatch.setattr(abq_core.planning.sensitivity, "LOGITS_AT_ONCE", 2 * 16 * base.vocabulary)  # 2 segments, then 1
     for one, other in zip(whole, sensitivities(base, [W4], ids), strict=True):
         assert (one.block, one.name) == (other.block, other.name)
         assert other.kl == pytest.approx(one.kl, rel=1e-3, abs=1e-8)

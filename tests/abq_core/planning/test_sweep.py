@@ -40,6 +40,18 @@ def test_switches_change_each_methods_own(tmp_path: Path) -> None:
     assert not abq.switches.clipping and omniquant.switches.mse == "both"
 
 
+def test_calibrations_that_are_the_same_are_asked_once_however_they_are_written(tmp_path: Path) -> None:
+    plain = "models: [builtin]\nprecisions: [W2A8]\n"
+    written_out = plain + "methods: [abq, abq]\nepochs: 20\nend_to_end_segments: 64\nswitches: {akl: true, mse: both}\n"
+    assert read_sweep(write(tmp_path, written_out)) == read_sweep(write(tmp_path, plain))
+
+
+@pytest.mark.parametrize("value", ["false", "'false'", "False"])
+def test_a_switch_is_off_however_its_value_is_quoted(tmp_path: Path, value: str) -> None:
+    (spec,) = read_sweep(write(tmp_path, f"models: [builtin]\nprecisions: [W2A8]\nswitches: {{akl: {value}}}\n"))
+    assert spec.active_switches.akl is False
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -51,6 +63,7 @@ def test_switches_change_each_methods_own(tmp_path: Path) -> None:
         ("models: []\nprecisions: [W4A4]", "give a list"),
         ("models: [builtin]\nprecisions: [W4A4]\nepoch: 3", "'epoch' is unknown: use models"),
         ("models: [builtin]\nprecisions: [W4A4]\nswitches: {alk: false}", "no switch 'alk'"),
+        ("models: [builtin]\nprecisions: [W4A4]\nswitches: {akl: maybe}", "akl is 'maybe': use false or true"),
         ("models: [builtin]\nprecisions: [W4A4]\nswitches: akl", "write lines such as"),
         ("models: [builtin]\nprecisions: [W4A4]\nseeds: [" + ",".join(map(str, range(10_001))) + "]", "10,001"),
     ],

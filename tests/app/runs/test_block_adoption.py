@@ -10,7 +10,7 @@ import yaml
 from app_cases import SpecMaker, settings_in, work_on
 
 from abq_core.mix import MixedLinear, PrecisionMix
-from abq_core.planning.shared_prefix import blocks_alike
+from abq_core.planning.shared_prefix import shared_blocks
 from abq_core.planning.sweep import SweepError, read_sweep
 from abq_core.precision import Precision
 from abq_core.spec import METHODS, CalibrationSpec
@@ -121,19 +121,19 @@ def test_nothing_is_taken_that_may_differ(
 
 def test_blocks_are_alike_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
     spec = replace(tiny_spec(), precision=mix("W4A8", "W2A8"))
-    assert blocks_alike(spec, spec, 2) == 2
-    assert blocks_alike(spec, tiny_spec("W4A8"), 2) == blocks_alike(tiny_spec("W4A8"), spec, 2) == 1
-    assert blocks_alike(spec, tiny_spec("W2A8"), 2) == 0
-    assert blocks_alike(tiny_spec("W4A8"), tiny_spec("W4A8"), 2) == 2
-    assert blocks_alike(tiny_spec("W4A8"), tiny_spec("W4A4"), 2) == 0
-    assert blocks_alike(tiny_spec("W4A8kv4"), tiny_spec("W4A8"), 2) == 0
+    assert shared_blocks(spec, spec, 2) == 2
+    assert shared_blocks(spec, tiny_spec("W4A8"), 2) == shared_blocks(tiny_spec("W4A8"), spec, 2) == 1
+    assert shared_blocks(spec, tiny_spec("W2A8"), 2) == 0
+    assert shared_blocks(tiny_spec("W4A8"), tiny_spec("W4A8"), 2) == 2
+    assert shared_blocks(tiny_spec("W4A8"), tiny_spec("W4A4"), 2) == 0
+    assert shared_blocks(tiny_spec("W4A8kv4"), tiny_spec("W4A8"), 2) == 0
     written_out = replace(spec, method="rtn", switches=METHODS["abq"])
-    assert blocks_alike(spec, written_out, 2) == 2
+    assert shared_blocks(spec, written_out, 2) == 2
     changes = {"seed": 1, "segments": 3, "seq_len": 16, "epochs": 3, "method": "omniquant", "data": "builtin"}
     for name, value in changes.items():
-        assert blocks_alike(spec, replace(spec, **{name: value}), 2) == 0, name
+        assert shared_blocks(spec, replace(spec, **{name: value}), 2) == 0, name
     together = replace(spec, method="abq+")
-    assert together.learns_end_to_end and blocks_alike(together, together, 2) == 0
+    assert together.learns_end_to_end and shared_blocks(together, together, 2) == 0
 
 
 def test_a_sweep_over_mixes_makes_what_they_share_once(

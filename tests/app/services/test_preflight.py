@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from app_cases import SpecMaker
 
+from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN
 from abq_core.planning.cost import Work
 from abq_core.planning.estimate import Available, EstimateError
 from app.cli.main import main
-from app.jobs.calibration_job import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, EvaluationPlan
+from app.jobs.calibration_job import EvaluationPlan
 from app.services import Explorer, preflight
 
 KIB, MIB = 1 << 10, 1 << 20
