@@ -25,7 +25,8 @@ from counted_device import counted_peak
 from random_models import CONFIGS, random_shape, save_random
 from row_file import RowFile
 
-from abq_core.models.loading import BUILTIN, model_shape
+from abq_core.models.reference import BUILTIN
+from abq_core.models.shape import model_shape
 from abq_core.planning.cost import DEVICE_BYTES, SLACK, Work
 from abq_core.planning.estimate import Estimate, estimate
 from abq_core.precision import Precision

@@ -31,7 +31,8 @@ from random_models import CONFIGS, one_block_model, repeat_block
 
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.runtime import rounded_model
-from abq_core.models.loading import BUILTIN, LoadedModel, load_model
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.reference import BUILTIN
 from abq_core.precision import Precision
 from app.services.throughput import PROMPT, TORCH_COLUMNS, bf16, dynamic_int8, held_bytes, path_of
 from kernels.benchmark.machine import describe_machine

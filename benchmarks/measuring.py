@@ -21,7 +21,8 @@ from abq_core.calibration.end_to_end import end_to_end_segments
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.events import ignore
 from abq_core.inference.runtime import quantized_model, weight_bytes
-from abq_core.models.loading import LoadedModel, fingerprint, load_model
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.reference import fingerprint
 from abq_core.precision import FULL, Precision
 from abq_core.spec import METHODS, CalibrationSpec, Switches
 from abq_core.text.segments import recorded_segments, segments

@@ -7,7 +7,7 @@ from conditions import Conditions
 from measuring import FULL_PRECISION, Question
 
 from abq_core.evaluation.perplexity import perplexity_gap
-from abq_core.models.loading import model_shape
+from abq_core.models.shape import model_shape
 from abq_core.precision import Precision
 from abq_core.spec import METHODS
 

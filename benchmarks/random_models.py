@@ -20,8 +20,10 @@ from transformers.utils import logging
 from abq_core.inference.decoder import decoder_of
 from abq_core.models.architectures import blocks_of
 from abq_core.models.attention import ATTENTION
-from abq_core.models.loading import BUILTIN_FOLDER, LoadedModel, ModelShape, shape_of
+from abq_core.models.loading import LoadedModel
+from abq_core.models.reference import BUILTIN_FOLDER
 from abq_core.models.registration import register_attention
+from abq_core.models.shape import ModelShape, shape_of
 from abq_core.precision import FULL
 from abq_core.quantization.quant_linear import PackedLinear
 from kernels.formats.stacked import stack

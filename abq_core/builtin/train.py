@@ -31,8 +31,8 @@ from transformers import (
 
 from abq_core.builtin.corpus import Split, documents
 from abq_core.models.autocast import bfloat16_products
+from abq_core.models.reference import BUILTIN_FOLDER
 
-MODEL_FOLDER = Path(__file__).parent / "model"
 VOCABULARY = 4096
 CONTEXT = 1024
 END_OF_TEXT = "<|endoftext|>"
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--check-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="a sixth faster; needs a C++ compiler")
-    parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     train(arguments)

@@ -92,10 +92,10 @@ class QueryKeyPair:
     layout: HeadLayout
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
-        return torch.ones(self.layout.free, device=parameters[f"{self.key}.weight"].device)
+        return torch.ones(self.layout.query_key_values, device=parameters[f"{self.key}.weight"].device)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
-        keys = self.layout.turned(s)
+        keys = self.layout.expand_query_key(s)
         _scale_rows(folded, self.query, self.query_index, self.layout.to_queries(keys))
         _scale_rows(folded, self.key, self.key_index, 1 / keys)
 
@@ -163,7 +163,7 @@ class Balance:
         return [name for name in self._rows if fnmatchcase(name, pattern)]
 
     def _index(self, rows: Rows) -> Tensor:
-        return self._layout.index(rows, self._rows[rows.linear])
+        return self._layout.row_indices(rows, self._rows[rows.linear])
 
 
 def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: Tensor) -> None:

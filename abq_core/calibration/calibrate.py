@@ -38,7 +38,7 @@ def calibrate(base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, 
     Raises CalibrationError where a loss is no longer finite; whatever `on_event` raises passes through.
     """
     architecture = architecture_of(base.model)
-    if not architecture.known:
+    if not architecture.has_pairs:
         on_event(
             Message(f"The family '{architecture.family}' has no balance pairs in the table: balancing is left out.")
         )

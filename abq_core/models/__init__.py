@@ -1,1 +1,1 @@
-"""Loading Hugging Face models safely, and the architectures that the project supports."""
+"""Load Hugging Face models safely; the table of supported architectures."""

@@ -1,5 +1,7 @@
-"""What the method must know of a family of models, one table row each: which norm feeds which linears, which linear
-feeds which. Blocks themselves stay transformers' own; what the rows mean for weights is in `balance.py`.
+"""The table of supported architectures: which norm feeds which linears, and which linear feeds which.
+
+Blocks remain transformers' modules; `calibration/balance.py` applies the table to their weights. To add a family, add a
+row to `_TABLE` and a config to `tests/cases/family_cases.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,16 +15,16 @@ Part = Literal["query", "key", "value", "up"]
 
 
 class ArchitectureError(ValueError):
-    """A model in which no stack of blocks can be found."""
+    """A model without a list of transformer blocks."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Output rows of a linear: all of them, or one part of a fused one.
+    """Output rows of a linear: all rows, or one part of a fused projection.
 
-    query, key, value: of a linear that computes the three; `by_head` where the rows of one kv head stand together (its
-    queries, its key, its value), otherwise all queries come first, then all keys, then all values.  up: the second half
-    of a linear that computes gate and up.
+    part: query, key or value of a fused QKV projection; up: the second half of a fused gate-up projection.
+    by_head: the fused rows are grouped by kv head (its queries, key, value); otherwise all queries come first, then all
+    keys, then all values.
     """
 
     linear: str
@@ -35,12 +37,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module names are relative to a block; a `*` stands for every expert. No pairs: nothing is balanced.
+    """One row of the table: the balance pairs of a family. Without pairs, nothing is balanced.
 
-    norms: norm -> what reads it, linears and routers; a pair counts where the block has all of it.  chain: rows -> the
-    linear that reads them, channel by channel.  value_output: value rows and output projection (one balance value per
-    kv channel).  query_key: query and key rows.  compensated: the linear that gets the rank-1 compensation.
-    gain_offset: what the norms add to their weight (1 for Gemma).
+    Module names are relative to a block; `*` stands for every expert.
+    blocks: path of the list of blocks.
+    norms: norm -> its consumers (linears and routers); a pair is used if the block has all of its modules.
+    chain: rows -> the linear that consumes them, channel by channel.
+    value_output: value rows and output projection (one balance value per kv channel).
+    query_key: query and key rows.
+    compensated: the linear that gets the rank-1 compensation.
+    gain_offset: constant that the norms add to their weight (1 for Gemma).
     """
 
     family: str
@@ -53,8 +59,8 @@ class Architecture:
     gain_offset: float = 0.0
 
     @property
-    def known(self) -> bool:
-        """False for a family without balance pairs of its own."""
+    def has_pairs(self) -> bool:
+        """Whether the family has balance pairs."""
         return bool(self.norms or self.chain or self.value_output)
 
 
@@ -83,7 +89,7 @@ def _llama_like(
 
 
 def _mixture(config: Any, *, query_key: bool = True, shared: tuple[str, ...] = ()) -> Architecture:
-    """LLaMA's attention before experts; some blocks may have one dense MLP instead."""
+    """LLaMA's attention with experts; single blocks may have a dense MLP instead."""
     return Architecture(
         config.model_type,
         "model.layers",
@@ -121,8 +127,8 @@ def _phi(config: Any) -> Architecture:
     return Architecture(
         config.model_type,
         "model.layers",
-        norms=(("input_layernorm", (*_QKV, "mlp.fc1")),),  # attention and MLP side by side
-        chain=_through(config.hidden_act, "mlp.fc1", "mlp.fc2"),
+        norms=(("input_layernorm", (*_QKV, "mlp.fc1")),),  # attention and MLP are parallel
+        chain=_activation_chain(config.hidden_act, "mlp.fc1", "mlp.fc2"),
         value_output=(Rows("self_attn.v_proj"), "self_attn.dense"),
         query_key=None if config.qk_layernorm else _QUERY_KEY,
         compensated="mlp.fc2",
@@ -130,27 +136,27 @@ def _phi(config: Any) -> Architecture:
 
 
 def _opt(config: Any) -> Architecture:
-    before = config.do_layer_norm_before  # a norm after the residual sum feeds the residual too
+    pre_norm = config.do_layer_norm_before  # a norm after the residual sum also feeds the residual
     return Architecture(
         config.model_type,
         "model.decoder.layers",
-        norms=(("self_attn_layer_norm", _QKV), ("final_layer_norm", ("fc1",))) if before else (),
-        chain=_through(config.activation_function, "fc1", "fc2"),
+        norms=(("self_attn_layer_norm", _QKV), ("final_layer_norm", ("fc1",))) if pre_norm else (),
+        chain=_activation_chain(config.activation_function, "fc1", "fc2"),
         value_output=(Rows("self_attn.v_proj"), "self_attn.out_proj"),
         query_key=_QUERY_KEY,
         compensated="fc2",
     )
 
 
-def _by_head(config: Any, blocks: str, attention: str, act: str, norms: tuple[str, str]) -> Architecture:
-    """GPT-NeoX and Falcon: one linear for query, key and value. norms: before attention and MLP, maybe one for both."""
-    fused, into = f"{attention}.query_key_value", "mlp.dense_h_to_4h"
+def _fused_by_head(config: Any, blocks: str, attention: str, act: str, norms: tuple[str, str]) -> Architecture:
+    """GPT-NeoX and Falcon: a fused QKV projection. norms: of attention and MLP, equal if one norm feeds both."""
+    fused, mlp_up = f"{attention}.query_key_value", "mlp.dense_h_to_4h"
     one_norm = norms[0] == norms[1]
     return Architecture(
         config.model_type,
         blocks,
-        norms=((norms[0], (fused, into)),) if one_norm else ((norms[0], (fused,)), (norms[1], (into,))),
-        chain=_through(act, into, "mlp.dense_4h_to_h"),
+        norms=((norms[0], (fused, mlp_up)),) if one_norm else ((norms[0], (fused,)), (norms[1], (mlp_up,))),
+        chain=_activation_chain(act, mlp_up, "mlp.dense_4h_to_h"),
         value_output=(Rows(fused, "value", by_head=True), f"{attention}.dense"),
         query_key=(Rows(fused, "query", by_head=True), Rows(fused, "key", by_head=True)),
         compensated="mlp.dense_4h_to_h",
@@ -159,7 +165,7 @@ def _by_head(config: Any, blocks: str, attention: str, act: str, norms: tuple[st
 
 def _gpt_neox(config: Any) -> Architecture:
     norms = ("input_layernorm", "post_attention_layernorm")
-    return _by_head(config, "gpt_neox.layers", "attention", config.hidden_act, norms)
+    return _fused_by_head(config, "gpt_neox.layers", "attention", config.hidden_act, norms)
 
 
 def _falcon(config: Any) -> Architecture:
@@ -169,11 +175,11 @@ def _falcon(config: Any) -> Architecture:
         norms = ("input_layernorm", "input_layernorm")
     else:
         norms = ("input_layernorm", "post_attention_layernorm")
-    return _by_head(config, "transformer.h", "self_attention", config.activation, norms)
+    return _fused_by_head(config, "transformer.h", "self_attention", config.activation, norms)
 
 
-def _through(activation: str, first: str, second: str) -> tuple[tuple[Rows, str], ...]:
-    """The chain over an activation: only ReLU lets a positive factor through."""
+def _activation_chain(activation: str, first: str, second: str) -> tuple[tuple[Rows, str], ...]:
+    """The chain through an activation: a positive factor commutes with ReLU only."""
     return ((Rows(first), second),) if activation == "relu" else ()
 
 
@@ -181,7 +187,7 @@ _TABLE: Mapping[str, Callable[[Any], Architecture]] = {
     "falcon": _falcon,
     "gemma": lambda c: _llama_like(c, gain=1.0),
     "gemma2": lambda c: _llama_like(c, gain=1.0, before_mlp="pre_feedforward_layernorm"),
-    # Qwen3 and Gemma 3 have a norm between the projection and the dot product
+    # Qwen3 and Gemma 3 normalize queries and keys between projection and dot product
     "gemma3_text": lambda c: _llama_like(c, gain=1.0, before_mlp="pre_feedforward_layernorm", query_key=False),
     "gpt_neox": _gpt_neox,
     "llama": _llama_like,
@@ -196,18 +202,21 @@ _TABLE: Mapping[str, Callable[[Any], Architecture]] = {
     "qwen3_moe": lambda c: _mixture(c, query_key=False),
 }
 SUPPORTED_FAMILIES = frozenset(_TABLE)
-PARTLY_ROTATED = frozenset({"gpt_neox", "phi", "phi3"})  # the families that heed `partial_rotary_factor`
+PARTLY_ROTATED = frozenset({"gpt_neox", "phi", "phi3"})  # families that use `partial_rotary_factor`
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:
-    """The table row of a model; for a family that has none, one without pairs."""
+    """The table row of a model; for a family that is not in the table, a row without pairs."""
     family = model.config.model_type
     row = _TABLE.get(family)
     return Architecture(family) if row is None else row(model.config)
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The stack of transformer blocks: where the table says, else the longest list of modules."""
+    """The list of transformer blocks: at the table's path, otherwise the longest ModuleList.
+
+    Raises ArchitectureError if the model has no ModuleList.
+    """
     path = architecture_of(model).blocks
     if path is not None:
         found = model.get_submodule(path)

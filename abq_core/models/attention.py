@@ -1,6 +1,7 @@
-"""Attention as the explorer needs it: the one place where K and V are quantized and attention maps are taken.
+"""The attention function of every supported family: quantizes K and V, and records attention maps.
 
-Registered with transformers under the name "abq"; it gets query, key and value after the position embedding.
+Registered with transformers under the name "abq" (`registration.py`). It receives query, key and value after the
+position embedding.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ ATTENTION = "abq"
 
 
 class AttentionError(RuntimeError):
-    """An attention that cannot be quantized or looked at, because it does not call `abq_attention`."""
+    """An attention module that cannot be quantized or recorded because it does not call `abq_attention`."""
 
 
 def abq_attention(
@@ -32,8 +33,9 @@ def abq_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Scaled dot-product attention; query (batch, heads, q, d), key and value (batch, kv_heads, k, d).
 
-    `module.kv_bits` (int or None) quantizes K and V per token and head. While `attention_maps` is open on the module,
-    the probabilities (batch, heads, q, k) are appended to its list. Returns (batch, q, heads, d) and no weights.
+    `module.kv_bits` (int or None) quantizes K and V per token and head. While `attention_maps` is active on the module,
+    the probabilities (batch, heads, q, k) are appended to its list. Returns (batch, q, heads, d) and None for the
+    attention weights.
     """
     kv_bits = getattr(module, "kv_bits", None)
     if kv_bits is not None:
@@ -48,7 +50,7 @@ def abq_attention(
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scores = query @ key.transpose(2, 3)
-    scores *= scaling if scaling is not None else query.shape[-1] ** -0.5  # in place: a map of all heads is large
+    scores *= scaling if scaling is not None else query.shape[-1] ** -0.5  # in place: the scores of all heads are large
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
@@ -60,7 +62,7 @@ def abq_attention(
 
 
 def attention_modules(parent: nn.Module) -> list[Any]:
-    """The modules below `parent` that call the attention function, by the names that transformers gives them."""
+    """The modules below `parent` that call the attention function, found by transformers' names for them."""
     return [m for name, m in parent.named_modules() if name.rsplit(".", 1)[-1] in _ATTENTION_NAMES]
 
 
@@ -68,27 +70,28 @@ _ATTENTION_NAMES = frozenset({"self_attn", "attention", "self_attention", "attn"
 
 
 def set_kv_bits(parent: nn.Module, bits: int | None) -> None:
-    """Quantize K and V of every attention below `parent` to `bits`; None takes it away.
+    """Quantize K and V of every attention below `parent` to `bits`; None turns quantization off.
 
-    Raises AttentionError where there is no attention to quantize.
+    Raises AttentionError if `parent` contains no attention.
     """
     modules = attention_modules(parent)
     if bits is not None and not modules:
         raise AttentionError(
-            f"{type(parent).__name__} has no attention whose K and V could get {bits} bits: leave kv{bits} away."
+            f"{type(parent).__name__} has no attention whose K and V could be quantized: remove kv{bits} from the "
+            "precision."
         )
     for module in modules:
         module.kv_bits = bits
 
 
 @contextmanager
-def attention_maps(parent: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
-    """Collect the attention probabilities of every call below `parent` while open; nothing where not `wanted`.
+def attention_maps(parent: nn.Module, enabled: bool = True) -> Iterator[list[Tensor]]:
+    """Record the attention probabilities of every call below `parent`; if not `enabled`, record nothing.
 
-    Raises AttentionError where no attention gave any.
+    Raises AttentionError on exit if nothing was recorded.
     """
     collected: list[Tensor] = []
-    modules = attention_modules(parent) if wanted else []
+    modules = attention_modules(parent) if enabled else []
     for module in modules:
         module.captured_maps = collected
     try:
@@ -96,8 +99,8 @@ def attention_maps(parent: nn.Module, wanted: bool = True) -> Iterator[list[Tens
     finally:
         for module in modules:
             del module.captured_maps
-    if wanted and not collected:
+    if enabled and not collected:
         raise AttentionError(
-            f"{type(parent).__name__} gave no attention map: load the model with load_model, and switch akl off where "
-            "its family has no attention of its own."
+            f"{type(parent).__name__} recorded no attention map. Load the model with load_model; if its family is not "
+            "supported, turn akl off."
         )

@@ -1,13 +1,15 @@
-"""Matrices multiplied in bfloat16, where that is faster."""
+"""Matrix products in bfloat16 on devices where that is faster than float32."""
 
 import torch
 
+from kernels.host.processor import features
+
 
 def bfloat16_products(device: torch.device) -> torch.autocast:
-    """A context in which `device` multiplies float32 matrices in bfloat16 if it has instructions for that.
+    """An autocast context: float32 products run in bfloat16 if `device` has instructions for it.
 
-    Elsewhere nothing changes: a CPU without them emulates bfloat16, slowly. The type holds every activation code of up
-    to 8 bits exactly.
+    Enabled on CUDA and on CPUs with AVX512-BF16; other CPUs emulate bfloat16 slowly, so nothing changes there. bfloat16
+    represents activation codes of up to 8 bits exactly.
     """
-    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    fast = device.type == "cuda" or "avx512bf16" in features()
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)

@@ -1,8 +1,8 @@
-"""What can be wrong with a model that somebody names.
+"""Errors of models.
 
 ModelError
-├── ModelNotFoundError   there is no model at that place
-└── UnsafeModelError     it could run code, or hurt the machine, on the way in
+├── ModelNotFoundError   the model does not exist, or the hub cannot be reached
+└── UnsafeModelError     loading it could run code or exhaust memory
 """
 
 
@@ -11,8 +11,8 @@ class ModelError(ValueError):
 
 
 class ModelNotFoundError(ModelError):
-    """No model at that place, or it cannot be reached."""
+    """A reference without a model behind it, or one that cannot be reached."""
 
 
 class UnsafeModelError(ModelError):
-    """A model that was refused before any of it was loaded."""
+    """A model that was refused before any of its files were loaded."""

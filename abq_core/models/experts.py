@@ -1,7 +1,7 @@
-"""Mixtures of experts, taken apart into linears: transformers keeps all experts of a block in two 3-D parameters.
+"""Split mixtures of experts into linears; transformers stores all experts of a block in two 3-D parameters.
 
-With a linear for each, experts are quantized, balanced, stored and packed as everything else is. What decides between
-experts stays no `nn.Linear`, so that it is never quantized.
+With separate linears, experts are quantized, balanced, stored and packed like every other linear. The router and the
+gate of a shared expert are not `nn.Linear`, so they are never quantized.
 """
 
 from typing import Any
@@ -21,17 +21,17 @@ class Expert(nn.Module):
         self.act_fn = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (tokens, hidden) -> (tokens, hidden)."""
+        """Map x (tokens, hidden) to (tokens, hidden)."""
         output: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
         return output
 
 
 class Experts(nn.ModuleList):
-    """The experts of a block; an expert that no token is sent to does not run."""
+    """The experts of a block; an expert without tokens does not run."""
 
     @classmethod
-    def split(cls, fused: Any) -> "Experts":
-        """From transformers' module: gate_up_proj (experts, 2 * inner, hidden), down_proj (experts, hidden, inner).
+    def from_fused(cls, fused: Any) -> "Experts":
+        """Split transformers' module: gate_up_proj (experts, 2 * inner, hidden), down_proj (experts, hidden, inner).
 
         The linears share its memory.
         """
@@ -39,34 +39,37 @@ class Experts(nn.ModuleList):
         parts = zip(gates, ups, fused.down_proj.detach(), strict=True)
         return cls(Expert(gate, up, down, fused.act_fn) for gate, up, down in parts)
 
-    def forward(self, hidden: Tensor, chosen: Tensor, share: Tensor) -> Tensor:
-        """hidden (tokens, hidden), the experts of each token (tokens, k) int64, and their shares (tokens, k)."""
+    def forward(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Sum the weighted outputs of each token's experts.
+
+        hidden (tokens, hidden); top_k_index (tokens, k) int64; top_k_weights (tokens, k). Returns (tokens, hidden).
+        """
         output = torch.zeros_like(hidden)
-        for number in chosen.unique().tolist():
-            token, place = torch.where(chosen == number)
-            result = self[number](hidden[token]) * share[token, place].unsqueeze(1)
+        for expert in top_k_index.unique().tolist():
+            token, rank = torch.where(top_k_index == expert)
+            result = self[expert](hidden[token]) * top_k_weights[token, rank].unsqueeze(1)
             output = output.index_add(0, token, result.to(output.dtype))
         return output
 
 
 class SharedExpertGate(nn.Module):
-    """How much the expert that sees every token counts: one logit per token."""
+    """The gate of the shared expert: one logit per token. Not an `nn.Linear`, so that it is not quantized."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.weight = linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., hidden) -> (..., 1)."""
+        """Map x (..., hidden) to (..., 1)."""
         return nn.functional.linear(x, self.weight)
 
 
 def split_experts(model: nn.Module) -> None:
-    """Take the experts of all blocks apart, in place; the function of the model stays. Nothing where there are none."""
+    """Replace the fused experts of all blocks by Experts, in place; outputs are unchanged. Dense models stay as is."""
     for name, module in list(model.named_modules()):
         weight = getattr(module, "gate_up_proj", None)
         if isinstance(weight, Tensor) and weight.ndim == 3:
-            replace_module(model, name, Experts.split(module))
+            replace_module(model, name, Experts.from_fused(module))
         elif name.endswith(".shared_expert_gate") and isinstance(module, nn.Linear):
             replace_module(model, name, SharedExpertGate(module))
 

@@ -1,25 +1,21 @@
-"""Falcon, made like the other families: its attention goes through `abq_attention`, its linears are torch's.
+"""Falcon adapted to the other families: attention through `abq_attention`, and plain `nn.Linear` layers.
 
-transformers picks Falcon's attention by class and not by function, so it never asks `AttentionInterface`. The class
-here joins the two: splitting, RoPE and cache are transformers' own.
+transformers selects Falcon's attention by class, not through `AttentionInterface`. The class below connects the two;
+splitting into heads, RoPE and the KV cache remain transformers' code.
 """
 
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.models.falcon.modeling_falcon import (
-    FalconAttention,
-    FalconLinear,
-    apply_rotary_pos_emb,
-)
 
 from abq_core.models.attention import abq_attention
+from abq_core.models.transformers_internals import FalconAttention, FalconLinear, apply_rotary_pos_emb, split_heads
 from abq_core.quantization.quant_linear import replace_module
 
 
 class InterfaceFalconAttention(FalconAttention):
-    """FalconAttention with the same parameters and results. The mask carries ALiBi where the model has it."""
+    """FalconAttention with the same parameters and results. For an ALiBi model the mask includes the ALiBi bias."""
 
     def forward(
         self,
@@ -30,8 +26,8 @@ class InterfaceFalconAttention(FalconAttention):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states (batch, tokens, hidden) -> (batch, tokens, hidden), and no weights."""
-        query, key, value = (x.transpose(1, 2) for x in self._split_heads(self.query_key_value(hidden_states)))
+        """Map hidden_states (batch, tokens, hidden) to (batch, tokens, hidden) and None for the weights."""
+        query, key, value = (x.transpose(1, 2) for x in split_heads(self, self.query_key_value(hidden_states)))
         if alibi is None and position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if layer_past is not None:
@@ -40,8 +36,11 @@ class InterfaceFalconAttention(FalconAttention):
         return self.dense(output.flatten(2)), weights
 
 
-def plain_linears(model: nn.Module) -> None:
-    """Put a `nn.Linear` with the same weight in the place of every FalconLinear, which other tools do not know."""
+def replace_falcon_linears(model: nn.Module) -> None:
+    """Replace every FalconLinear by an `nn.Linear` that shares its parameters, in place.
+
+    Quantization finds linears by the type `nn.Linear`, and export formats expect it.
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, FalconLinear):
             linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")

@@ -1,18 +1,18 @@
-"""The files of a model folder, checked before transformers sees them. Leaves building the model to `models.py`.
+"""Check the files of a model folder before transformers opens them.
 
-`trust_remote_code=False` is no boundary by itself: a config can name code, kernels or other repositories under several
-keys. So every JSON file is read here first, weights are safetensors only, and their headers are read from the raw
-bytes.
+`trust_remote_code=False` is not a trust boundary: a config can name code, kernels or other repositories under several
+keys. Every JSON file is therefore checked here first, weights must be safetensors, and their headers are read from the
+raw bytes.
 """
 
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from abq_core.models.architectures import SUPPORTED_FAMILIES
+from abq_core.models.config_sizes import check_sizes
 from abq_core.models.errors import ModelError, ModelNotFoundError, UnsafeModelError
+from abq_core.models.safetensors_header import check_header
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -35,27 +35,17 @@ _CODE_KEYS = frozenset(
 )
 _CODE_PREFIXES = ("_attn_implementation", "_experts_implementation")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.distcp")
-_BYTES_OF = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _MAX_SETTINGS_BYTES = 16 << 20
 _MAX_TOKENIZER_BYTES = 128 << 20
-_MAX_HEADER_BYTES = 2 << 20  # a file of 2,000 tensors has a tenth of it
-_MAX_TENSORS = 20_000
-_MAX_DIMENSIONS = 8
-_MAX_BYTES = 1 << 46  # of one tensor, and values along one side of it
-_MAX_BLOCKS = 512
-_MAX_EXPERTS = 1024
-_MAX_EXPERTS_OF_ALL_BLOCKS = 1 << 16  # each becomes modules of its own, before any weight is there
-_MAX_SIZE = 1 << 24
 _SUPPORTED = f"Use a model of a supported family: {', '.join(sorted(SUPPORTED_FAMILIES))}."
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """Check all files of a model folder that would be opened, and return its config.
+    """Check every file of a model folder that loading opens. Returns the config.
 
-    Raises UnsafeModelError for what could run code or exhaust memory (`auto_map`, `_attn_implementation*`,
-    `trust_remote_code` at any depth, weights only as pickle, oversized headers), ModelNotFoundError where there is no
-    model, ModelError for an unsupported family, malformed JSON or damaged weights.
+    Raises UnsafeModelError for files that could run code or exhaust memory (`auto_map`, `_attn_implementation*` or
+    `trust_remote_code` at any depth, weights only as pickle, oversized headers), ModelNotFoundError if the folder has
+    no model, ModelError for an unsupported family, malformed JSON or damaged weights.
     """
     config = check_settings(folder)
     check_weights(folder)
@@ -63,12 +53,12 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(folder: Path) -> dict[str, Any]:
-    """`check_config` without the weights: the JSON files only."""
+    """Check the JSON files of a model folder, not its weights. Returns the config. Raises as check_config does."""
     if not folder.is_dir():
-        raise ModelNotFoundError(f"There is no folder '{folder}'. Check the path, or use 'builtin'.")
+        raise ModelNotFoundError(f"The folder '{folder}' does not exist. Check the path, or use 'builtin'.")
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(
-            f"'{folder}' holds no model: it has no {CONFIG}. Name a folder as save_pretrained writes it, or use "
+            f"'{folder}' does not contain a model: it has no {CONFIG}. Use a folder written by save_pretrained, or "
             "'builtin'."
         )
     for name in SETTINGS:
@@ -77,22 +67,22 @@ def check_settings(folder: Path) -> dict[str, Any]:
     for name in TOKENIZER_DATA:
         file = folder / name
         if file.exists() and (not file.is_file() or file.stat().st_size > _MAX_TOKENIZER_BYTES):
-            raise UnsafeModelError(f"{file} is no plain file of at most {_MAX_TOKENIZER_BYTES >> 20} MiB.")
+            raise UnsafeModelError(f"{file} is not a regular file of at most {_MAX_TOKENIZER_BYTES >> 20} MiB.")
     config = _read_json(folder / CONFIG)
     _check_family(config, folder / CONFIG)
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZER_FORMS):
         raise ModelError(
-            f"'{folder}' has no tokenizer that can be read: neither tokenizer.json nor vocab.json with merges.txt. "
-            "Save it there with transformers' AutoTokenizer and save_pretrained()."
+            f"'{folder}' has no tokenizer in a supported format: neither tokenizer.json nor vocab.json with "
+            "merges.txt. Save one with transformers' AutoTokenizer and save_pretrained()."
         )
     return config
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model: one, or the shards that its index names.
+    """The safetensors files of a model: one file, or the shards that its index names.
 
-    Raises UnsafeModelError where there are only pickled weights or the index leaves the folder, ModelNotFoundError
-    where there are none.
+    Raises UnsafeModelError if the weights are only stored as pickles or the index points outside the folder,
+    ModelNotFoundError if the folder has no weights, ModelError for a broken index or a missing shard.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -106,22 +96,22 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UnsafeModelError(
-            f"'{folder}' was refused: its weights are only there as '{pickles[0]}', a format that can run code when "
-            "it is opened. Convert it where you trust it: load it with transformers and save_pretrained(), which "
-            f"writes {WEIGHTS}."
+            f"'{folder}' was refused: its weights are only stored as '{pickles[0]}', a format that can run code when "
+            "it is opened. If you trust the file, convert it: load it with transformers and call save_pretrained(), "
+            f"which writes {WEIGHTS}."
         )
     raise ModelNotFoundError(
-        f"'{folder}' has no weights: neither {WEIGHTS} nor {WEIGHTS_INDEX} is there. Other formats are not opened."
+        f"'{folder}' has no weights: it has neither {WEIGHTS} nor {WEIGHTS_INDEX}. Other formats are not supported."
     )
 
 
 def check_weights(folder: Path) -> int:
-    """Check the header of every weight file; returns how many floating-point values they hold together."""
-    return sum(_check_header(path) for path in weight_files(folder))
+    """Check the header of every weight file. Returns the total number of floating-point values. Raises ModelError."""
+    return sum(check_header(path) for path in weight_files(folder))
 
 
 def link_files(folder: Path, target: Path, weights: bool = True) -> None:
-    """Put links to the checked files of `folder`, and to nothing else, into the empty folder `target`."""
+    """Link the checked files of `folder`, and only those, into the empty folder `target`."""
     names = [*SETTINGS, *TOKENIZER_DATA]
     if weights:
         names += [path.name for path in weight_files(folder)]
@@ -132,22 +122,24 @@ def link_files(folder: Path, target: Path, weights: bool = True) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a plain file of bounded size."""
+    """Read a JSON object from a regular file of bounded size."""
     if not file.is_file():
-        raise UnsafeModelError(f"{file} is not a plain file.")
+        raise UnsafeModelError(f"{file} is not a regular file.")
     if (size := file.stat().st_size) > _MAX_SETTINGS_BYTES:
-        raise UnsafeModelError(f"{file} has {size:,} bytes; at most {_MAX_SETTINGS_BYTES:,} are read.")
+        raise UnsafeModelError(f"{file} has {size:,} bytes; the limit is {_MAX_SETTINGS_BYTES:,}.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON ({error}). Download the model again, or mend the file.") from error
+        raise ModelError(
+            f"{file} is not valid JSON ({error}). Download the model again, or correct the file."
+        ) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{file} holds a JSON {type(content).__name__}, not an object. Download the model again.")
+        raise ModelError(f"{file} contains a JSON {type(content).__name__}, not an object. Download the model again.")
     return content
 
 
 def _refuse_code(content: dict[str, Any], file: Path) -> None:
-    """Refuse keys that name code, at any depth."""
+    """Refuse keys that can name code, at any depth."""
     pending: list[Any] = [content]
     while pending:
         value = pending.pop()
@@ -155,8 +147,8 @@ def _refuse_code(content: dict[str, Any], file: Path) -> None:
             for key in value:
                 if key in _CODE_KEYS or key.startswith(_CODE_PREFIXES):
                     raise UnsafeModelError(
-                        f"{file} was refused: it has '{key}', which can run code that comes with the model or from "
-                        f"elsewhere. {_SUPPORTED}"
+                        f"{file} was refused: it has '{key}', which can run code from the model's repository or "
+                        f"another one. {_SUPPORTED}"
                     )
             pending.extend(value.values())
         elif isinstance(value, list):
@@ -173,79 +165,12 @@ def _check_family(config: dict[str, Any], file: Path) -> None:
     check_sizes(config, str(file))
 
 
-def check_sizes(config: Mapping[str, Any], name: str) -> None:
-    """Refuse sizes that no model has: building one would take all memory. Raises UnsafeModelError with `name`."""
-    experts = 1
-    for key, value in config.items():
-        if not (key.startswith("num_") or key.endswith(("_size", "_dim")) or key == "max_position_embeddings"):
-            continue
-        is_experts = key.startswith("num_") and key.endswith("experts")
-        limit = _MAX_BLOCKS if key == "num_hidden_layers" else _MAX_EXPERTS if is_experts else _MAX_SIZE
-        if isinstance(value, int | float) and not 0 <= value <= limit:
-            raise UnsafeModelError(f"{name} has {key} {str(value)[:40]}: it must be between 0 and {limit:,}.")
-        if is_experts and isinstance(value, int):
-            experts = max(experts, value)
-    blocks = config.get("num_hidden_layers")
-    if isinstance(blocks, int) and blocks * experts > _MAX_EXPERTS_OF_ALL_BLOCKS:
-        raise UnsafeModelError(
-            f"{name} has {blocks * experts:,} experts in all its blocks; at most {_MAX_EXPERTS_OF_ALL_BLOCKS:,} are "
-            "taken apart."
-        )
-
-
 def _shard(folder: Path, name: str) -> Path:
     if Path(name).name != name or not name.endswith(".safetensors"):
         raise UnsafeModelError(
             f"{folder / WEIGHTS_INDEX} names the weight file {name[:80]!r}: only .safetensors files of the same "
-            "folder are opened."
+            "folder are supported."
         )
     if not (folder / name).is_file():
         raise ModelError(f"'{folder}' is incomplete: {name} is missing. Download the model again.")
     return folder / name
-
-
-def _check_header(file: Path) -> int:
-    """Read a safetensors header from the raw bytes; returns the number of floating-point values in the file."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise ModelError(f"{file} is a Git LFS pointer, not the weights. Run 'git lfs pull' in that folder.")
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > size - 8:
-            raise ModelError(f"{file} is no complete safetensors file ({size:,} bytes). Download it again.")
-        if length > _MAX_HEADER_BYTES:
-            raise UnsafeModelError(f"{file} has a header of {length:,} bytes; at most {_MAX_HEADER_BYTES:,} are read.")
-        raw = stream.read(length)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        if len(header) > _MAX_TENSORS:
-            raise UnsafeModelError(f"{file} has {len(header):,} tensors; at most {_MAX_TENSORS:,} are read.")
-        values, end = 0, 0
-        for name, entry in header.items():
-            values += _check_tensor(file, name, entry)
-            end = max(end, entry["data_offsets"][1])
-    except ModelError:
-        raise
-    except (RecursionError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ModelError(f"{file} has a header that cannot be read ({error!r}). Download it again.") from error
-    if end != size - 8 - length:
-        raise ModelError(
-            f"{file} is damaged: its header speaks of {end:,} bytes, {size - 8 - length:,} follow. Download it again."
-        )
-    return values
-
-
-def _check_tensor(file: Path, name: str, entry: dict[str, Any]) -> int:
-    """Floating-point values of one tensor (0 for masks and indices). Raises ModelError for integer weights."""
-    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < _MAX_BYTES for n in (*shape, *offsets)):
-        raise UnsafeModelError(f"{file} has a tensor '{name[:80]}' of a size that no tensor has. Download it again.")
-    count = math.prod(shape)
-    matrix = len(shape) == 2
-    if kind not in _FLOATS and (matrix or kind not in _BYTES_OF):
-        raise ModelError(f"{file} holds '{name[:80]}' as {kind}: the model is quantized already. Use the original.")
-    if len(offsets) != 2 or count * _BYTES_OF[kind] != offsets[1] - offsets[0]:
-        raise ModelError(f"{file} is damaged: '{name[:80]}' of shape {shape} has bytes {offsets}. Download it again.")
-    return count if kind in _FLOATS else 0

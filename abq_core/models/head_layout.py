@@ -1,4 +1,4 @@
-"""How a block's attention channels divide into heads, and which of them RoPE rotates together."""
+"""The layout of a block's attention channels: heads, grouped-query groups and RoPE pairs."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ from abq_core.models.architectures import PARTLY_ROTATED, Rows
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How a block's attention channels divide into heads. rotary: channels of a head that RoPE turns, the first ones;
-    channel j is turned together with channel j + rotary / 2.
+    """How attention channels divide into heads.
+
+    rotary: how many channels of each head RoPE rotates. They come first; channel j is paired with j + rotary / 2.
     """
 
     heads: int
@@ -21,32 +22,33 @@ class HeadLayout:
 
     @classmethod
     def of(cls, config: object) -> "HeadLayout":
+        """The layout that a transformers config describes."""
         heads = int(getattr(config, "num_attention_heads", 1))
         head_dim = int(getattr(config, "head_dim", None) or getattr(config, "hidden_size", heads) // heads)
         return cls(heads, _kv_heads(config, heads), head_dim, _rotary(config, head_dim))
 
     def to_queries(self, per_kv_channel: Tensor) -> Tensor:
-        """(kv_heads * head_dim,) -> (heads * head_dim,): each kv head serves a group of query heads."""
+        """Repeat per kv head: (kv_heads * head_dim,) -> (heads * head_dim,), once for each query head of the group."""
         grouped = per_kv_channel.view(self.kv_heads, 1, self.head_dim)
         return grouped.expand(-1, self.heads // self.kv_heads, -1).reshape(-1)
 
     def per_kv_channel(self, per_query_channel: Tensor) -> Tensor:
-        """(heads * head_dim,) -> (kv_heads * head_dim,): the largest value over the query heads of a kv head."""
+        """Maximum over each group: (heads * head_dim,) -> (kv_heads * head_dim,)."""
         return per_query_channel.view(self.kv_heads, -1, self.head_dim).amax(1).reshape(-1)
 
     @property
-    def free(self) -> int:
-        """How many values a query-key pair has: channels that are turned together share one."""
+    def query_key_values(self) -> int:
+        """The number of independent balance values of a query-key pair: two channels that RoPE pairs share one."""
         return self.kv_heads * (self.head_dim - self.rotary // 2)
 
-    def turned(self, free: Tensor) -> Tensor:
-        """(free,) -> (kv_heads * head_dim,): each value at all of its channels."""
+    def expand_query_key(self, values: Tensor) -> Tensor:
+        """(query_key_values,) -> (kv_heads * head_dim,): each value at every channel that shares it."""
         half = self.rotary // 2
-        by_head = free.view(self.kv_heads, -1)
+        by_head = values.view(self.kv_heads, -1)
         return torch.cat([by_head[:, :half], by_head], dim=1).reshape(-1)
 
-    def index(self, rows: Rows, count: int) -> Tensor:
-        """Which of a linear's `count` output rows these are, int64, in the order of heads."""
+    def row_indices(self, rows: Rows, count: int) -> Tensor:
+        """The indices of `rows` among a linear's `count` output rows, int64, in the order of the heads."""
         every, group = torch.arange(count), self.heads // self.kv_heads
         if rows.part is None:
             return every
@@ -62,7 +64,7 @@ class HeadLayout:
 
 
 def _kv_heads(config: object, heads: int) -> int:
-    """Falcon says it in three keys."""
+    """Falcon spreads the number of kv heads over three keys."""
     if getattr(config, "new_decoder_architecture", False):
         return int(getattr(config, "num_kv_heads", None) or heads)
     if getattr(config, "multi_query", False):
@@ -71,7 +73,7 @@ def _kv_heads(config: object, heads: int) -> int:
 
 
 def _rotary(config: object, head_dim: int) -> int:
-    """A model without RoPE has no `rope_parameters`, or says `alibi`."""
+    """Rotated channels per head; 0 for a model without `rope_parameters` or with ALiBi."""
     rope = getattr(config, "rope_parameters", None)
     if not rope or getattr(config, "alibi", False):
         return 0

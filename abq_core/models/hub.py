@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: the config is fetched and checked before any weight is."""
+"""Download models from the Hugging Face hub; the config is checked before the weights are fetched."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def hub_folder(ref: str, weights: bool) -> Path:
     """The local snapshot of "org/name" or "org/name@revision"; without `weights`, only its checked JSON files.
 
-    Where the hub is out of reach, what was downloaded before. Raises ModelNotFoundError, and as check_settings does.
+    If the hub cannot be reached, an earlier download is used. Raises ModelNotFoundError, ModelError, UnsafeModelError.
     """
     match = _HUB_ID.fullmatch(ref)
     if match is None:
         raise ModelNotFoundError(
             f"{ref[:120]!r} is neither a folder nor a hub id such as org/name or org/name@revision. Use 'builtin' for "
-            "the model that comes with the project."
+            "the built-in model."
         )
     folder = _download(ref, match["repo"], match["revision"], [*SETTINGS, *TOKENIZER_DATA, WEIGHTS_INDEX])
     check_settings(folder)
@@ -29,17 +29,17 @@ def hub_folder(ref: str, weights: bool) -> Path:
     return folder
 
 
-def pinned(ref: str) -> str:
-    """A hub id with the commit that it means today, "org/name@<40 hex digits>"; raises as hub_folder does.
+def pinned_hub_id(ref: str) -> str:
+    """A hub id with its current commit, "org/name@<40 hex digits>". Raises as hub_folder does.
 
-    The folder of a snapshot is named after its commit, so that this needs no hub once the config was fetched.
+    A snapshot's folder is named after its commit, so this works offline once the config was downloaded.
     """
     match = _HUB_ID.fullmatch(ref)
     if match is not None and match["revision"] and _COMMIT.fullmatch(match["revision"]):
         return ref
     commit = hub_folder(ref, weights=False).name
     if match is None or not _COMMIT.fullmatch(commit):
-        raise ModelError(f"'{ref}' has no commit that could be kept with the run. Name one: org/name@commit.")
+        raise ModelError(f"The commit of '{ref}' is unknown, so the run could not be repeated. Write org/name@commit.")
     return f"{match['repo']}@{commit}"
 
 
@@ -51,15 +51,15 @@ def _download(ref: str, repo: str, revision: str | None, patterns: list[str]) ->
     except errors.GatedRepoError as error:
         raise ModelError(
             f"'{ref}' is gated: accept its licence on its page, run 'hf auth login' and 'hf download {repo}', and try "
-            "again. Jobs run without your token and find it among the downloaded models."
+            "again. Jobs run without your token and use the downloaded files."
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise ModelNotFoundError(
-            f"'{ref}' is no folder here, and the hub has no such model or revision. Check the spelling, or use "
-            "'builtin'."
+            f"'{ref}' is neither a folder on this machine nor a model or revision on the hub. Check the spelling, or "
+            "use 'builtin'."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise ModelNotFoundError(
-            f"'{ref}' is no folder here, and the hub cannot be reached ({type(error).__name__}). Offline, use "
-            "'builtin', a folder with a model, or a hub id that was downloaded before."
+            f"'{ref}' is not a folder on this machine, and the hub cannot be reached ({type(error).__name__}). "
+            "Offline, use 'builtin', a folder with a model, or a hub id that was downloaded before."
         ) from error

@@ -11,7 +11,7 @@ from abq_core.analysis.diagnostics import ATTENTION_TOKENS, DIAGNOSED_SEGMENTS, 
 from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches
-from abq_core.models.loading import ModelShape
+from abq_core.models.shape import ModelShape
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 
 HOST = "cpu"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from abq_core.mix import ModelPrecision, PrecisionMix
-from abq_core.models.loading import ModelShape
+from abq_core.models.shape import ModelShape
 from abq_core.planning.cost import Work, disk, memory, seconds
 from abq_core.precision import Precision
 from abq_core.quantization.quantizers import weight_groups

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from abq_core.models.loading import fingerprint
+from abq_core.models.reference import fingerprint
 from abq_core.precision import PrecisionError
 from abq_core.spec import CalibrationSpec, SpecError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from abq_core.mix import MixError
-from abq_core.models.loading import fingerprint
+from abq_core.models.reference import fingerprint
 from abq_core.planning.allocate import Allocation, allocate, check_request, predicted_kl
 from abq_core.planning.sensitivity import Sensitivity, sensitivities
 from abq_core.precision import Precision

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no mo
     from abq_core.evaluation.perplexity import Evaluation
     from abq_core.evaluation.tasks import TaskScore
     from abq_core.inference.generate import Finished, Token
-    from abq_core.models.loading import ModelShape
+    from abq_core.models.shape import ModelShape
     from abq_core.planning.allocate import Allocation
     from abq_core.planning.estimate import Estimate
     from app.services.models import ModelRegistry
@@ -86,7 +86,7 @@ class Explorer:
 
     def model_shape(self, ref: str) -> "ModelShape":
         """Sizes of a model, from its config alone. Raises ModelError."""
-        from abq_core.models.loading import model_shape
+        from abq_core.models.shape import model_shape
 
         return model_shape(ref)
 
@@ -155,7 +155,7 @@ class Explorer:
 
     def submit(self, spec: CalibrationSpec) -> Job:
         """Check that the calibration can run here, then queue it. Raises what `check` does."""
-        from abq_core.models.loading import pinned
+        from abq_core.models.reference import pinned
 
         spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
         self.check(spec)

@@ -10,7 +10,8 @@ import torch
 from abq_core.calibration.quantized_block import Engine
 from abq_core.inference.runtime import quantized_model, rounded_model
 from abq_core.mix import ModelPrecision
-from abq_core.models.loading import LoadedModel, load_model, model_shape
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.shape import model_shape
 from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.spec import read_precision
 from app import formatting

@@ -36,7 +36,7 @@ class Planned:
 
 def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned]:
     """What each calibration takes and what there is of it. Raises ModelError."""
-    from abq_core.models.loading import pinned
+    from abq_core.models.reference import pinned
 
     models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
     specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]

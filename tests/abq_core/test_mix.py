@@ -19,7 +19,8 @@ from abq_core.events import Event
 from abq_core.inference.runtime import quantized_model, rounded_model, weight_bytes
 from abq_core.mix import MixedLinear, MixError, PrecisionMix, is_mix_name, precision_name
 from abq_core.models.architectures import blocks_of
-from abq_core.models.loading import LoadedModel, load_model, model_shape
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.shape import model_shape
 from abq_core.planning.estimate import estimate
 from abq_core.precision import Precision, PrecisionError
 from abq_core.quantization.quant_linear import PackedLinear, linears_of

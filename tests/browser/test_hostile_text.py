@@ -9,7 +9,7 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import Page, expect
 
-from abq_core.models.loading import BUILTIN_FOLDER
+from abq_core.models.reference import BUILTIN_FOLDER
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 STEP_MS = 120_000

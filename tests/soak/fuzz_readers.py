@@ -13,7 +13,8 @@ with atheris.instrument_imports(include=["abq_core.models.files", "abq_core.prec
     from abq_core.models.files import CONFIG, check_settings
     from abq_core.precision import Precision, PrecisionError
 
-from abq_core.models.loading import BUILTIN_FOLDER, ModelError
+from abq_core.models.errors import ModelError
+from abq_core.models.reference import BUILTIN_FOLDER
 
 PRECISIONS = ("W2*A8", "W4A4g128", "W6A6kv8", "fp16", "w8a16g32KV4")
 

@@ -21,7 +21,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from abq_core.models.loading import BUILTIN_FOLDER
+from abq_core.models.reference import BUILTIN_FOLDER
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.clock import now

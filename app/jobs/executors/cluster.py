@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from abq_core.events import Message, OnEvent
-from abq_core.models.loading import fingerprint
+from abq_core.models.reference import fingerprint
 from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.jobs.calibration_job import Calibrator, EvaluationPlan, run_claimed

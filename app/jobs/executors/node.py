@@ -192,7 +192,8 @@ def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Calla
     import torch
 
     from abq_core.calibration.calibrate import calibrate
-    from abq_core.models.loading import fingerprint, load_model
+    from abq_core.models.loading import load_model
+    from abq_core.models.reference import fingerprint
 
     spec = assignment.spec
     put(Delivery(Message(f"It runs on {socket.gethostname()}, process {os.getpid()}.")))

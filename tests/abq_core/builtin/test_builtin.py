@@ -8,7 +8,8 @@ import torch
 from abq_core.builtin.corpus import documents
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.inference.runtime import rounded_model
-from abq_core.models.loading import BUILTIN_FOLDER, load_model
+from abq_core.models.loading import load_model
+from abq_core.models.reference import BUILTIN_FOLDER
 from abq_core.precision import Precision
 from abq_core.text.segments import segments
 

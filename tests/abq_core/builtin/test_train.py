@@ -1,14 +1,16 @@
-"""The recipe's two families: the built-in LLaMA as it was, and a Qwen2 of another width beside it."""
+"""The training recipe of the built-in LLaMA and of the Qwen2 for benchmarks."""
 
 import argparse
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from abq_core.builtin.train import CONTEXT, VOCABULARY, build_model, optimizers, save, write_card
-from abq_core.models.loading import BUILTIN_FOLDER, load_model, model_shape
+from abq_core.models.loading import load_model
+from abq_core.models.reference import BUILTIN_FOLDER
+from abq_core.models.shape import model_shape
 
 
 def test_the_default_family_is_the_built_in_model() -> None:
@@ -47,11 +49,3 @@ def test_each_parameter_has_one_optimizer_and_the_saved_model_loads(
     card = (tmp_path / "README.md").read_text()
     assert f"--family {family}" in card and "perplexity 7.39" in card
     assert f"hidden {model.config.hidden_size}" in " ".join(card.split())
-
-
-def test_a_tokenizer_of_its_own_is_not_replaced_by_the_familys(tmp_path: Path) -> None:
-    own = PreTrainedTokenizerFast.from_pretrained(BUILTIN_FOLDER)
-    save(build_model("qwen2", 0), own, tmp_path)
-    text = "def open(path):\n    return 1234\n\n\nThe file's path"
-    assert load_model(str(tmp_path)).tokenizer(text)["input_ids"] == own(text)["input_ids"]
-    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != own(text)["input_ids"]  # else not needed

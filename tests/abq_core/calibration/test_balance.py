@@ -1,13 +1,12 @@
 """Where balance values start and which rows they reach; that they fold into every family is in test_families.py."""
 
-import pytest
 import torch
 from family_cases import family_model
 from torch import nn
 
 from abq_core.calibration.balance import Balance
 from abq_core.calibration.block_inputs import capture_block_inputs, input_peaks
-from abq_core.models.architectures import Rows, architecture_of, blocks_of
+from abq_core.models.architectures import architecture_of, blocks_of
 from abq_core.models.attention import ATTENTION
 from abq_core.models.experts import split_experts
 from abq_core.models.head_layout import HeadLayout
@@ -43,29 +42,6 @@ def test_values_are_per_channel_that_can_be_scaled_by_itself() -> None:
     fused = "attention.query_key_value"
     assert len(values[f"{fused}[query]>{fused}[key]"]) == 4 * (2 + 12)  # 4 of a head's 16 channels are rotated
     assert len(values[f"{fused}[value]>attention.dense"]) == 64
-
-
-@pytest.mark.parametrize(
-    ("part", "by_head", "expected"),
-    [
-        ("query", True, [0, 1, 2, 3, 8, 9, 10, 11]),
-        ("key", True, [4, 5, 12, 13]),
-        ("value", True, [6, 7, 14, 15]),
-        ("query", False, [0, 1, 2, 3, 4, 5, 6, 7]),
-        ("key", False, [8, 9, 10, 11]),
-        ("value", False, [12, 13, 14, 15]),
-        ("up", False, [8, 9, 10, 11, 12, 13, 14, 15]),
-        (None, False, list(range(16))),
-    ],
-)
-def test_rows_of_a_fused_linear(part: str | None, by_head: bool, expected: list[int]) -> None:
-    layout = HeadLayout(heads=4, kv_heads=2, head_dim=2, rotary=2)
-    assert layout.index(Rows("fused", part, by_head), 16).tolist() == expected
-
-
-def test_channels_that_rope_turns_together_share_a_value() -> None:
-    layout = HeadLayout(heads=4, kv_heads=2, head_dim=4, rotary=2)
-    assert layout.turned(torch.arange(6.0)).tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
 
 
 def test_what_no_token_reaches_starts_at_one() -> None:

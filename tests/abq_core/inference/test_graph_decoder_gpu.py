@@ -18,7 +18,8 @@ from abq_core.inference.graph_decoder import GraphDecoder
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import rounded_model
-from abq_core.models.loading import BUILTIN, LoadedModel, load_model
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.reference import BUILTIN
 from abq_core.precision import Precision
 
 pytestmark = [

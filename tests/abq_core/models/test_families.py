@@ -19,9 +19,10 @@ from abq_core.events import BlockDone, Event, Message
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.runtime import quantized_model, rounded_model, weight_bytes
 from abq_core.models.architectures import SUPPORTED_FAMILIES, architecture_of, blocks_of
-from abq_core.models.attention import ATTENTION, AttentionError, attention_maps, set_kv_bits
+from abq_core.models.attention import ATTENTION, attention_maps, set_kv_bits
 from abq_core.models.head_layout import HeadLayout
-from abq_core.models.loading import LoadedModel, load_model, model_shape
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.shape import model_shape
 from abq_core.planning.estimate import estimate
 from abq_core.precision import FULL, Precision
 from abq_core.quantization.quant_linear import linears_of
@@ -210,11 +211,3 @@ def test_a_family_that_is_not_in_the_table_works_without_pairs_and_says_so(
     ]
     assert not any(name.startswith("balance") for name in BlockArtifact.from_tensors(store.blocks[0]).learned)
     assert errors(events)[-1] < errors(run(base, "rtn", text)[1])[-1]
-
-
-def test_attention_that_does_not_ask_for_ours_is_named() -> None:
-    block = blocks_of(family_model("falcon"))[0]
-    with pytest.raises(AttentionError, match="no attention map"), attention_maps(block):
-        pass
-    with pytest.raises(AttentionError, match="kv4"):
-        set_kv_bits(block.mlp, 4)

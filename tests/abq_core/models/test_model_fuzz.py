@@ -1,10 +1,9 @@
-"""Whatever a model's files, a precision or a spec say: the answer is a value or a named error, never a traceback.
+"""Property tests of everything that reads untrusted input: each input gives a value or a named error.
 
-The long forms (marker slow) read 10,000 cases each.
+The slow test reads 10,000 cases with each reader.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from abq_core.mix import MixError
+from abq_core.models.errors import ModelError
 from abq_core.models.files import WEIGHTS, check_settings, check_weights
-from abq_core.models.loading import ModelError, model_shape
+from abq_core.models.shape import model_shape
 from abq_core.precision import Precision, PrecisionError
 from abq_core.spec import METHODS, CalibrationSpec, SpecError
 
@@ -48,14 +48,8 @@ entries = st.fixed_dictionaries(
 headers = st.dictionaries(st.text(max_size=12) | st.just("__metadata__"), entries | values, max_size=5) | values
 
 
-@pytest.fixture
-def spoilt(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model whose files a case may replace."""
-    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
-
-
-def named(read: Callable[[], object], *errors: type[ValueError]) -> None:
-    """Run it: a named error that says something is as good as an answer."""
+def answers(read: Callable[[], object], *errors: type[ValueError]) -> None:
+    """Call `read`; it may raise one of `errors` with a message, and nothing else."""
     try:
         read()
     except errors as error:
@@ -64,27 +58,27 @@ def named(read: Callable[[], object], *errors: type[ValueError]) -> None:
 
 def check_config_case(folder: Path, original: dict[str, Any], changes: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps({**original, **changes}))
-    named(lambda: model_shape(str(folder)), ModelError)
+    answers(lambda: model_shape(str(folder)), ModelError)
 
 
 def check_bytes_case(folder: Path, raw: bytes) -> None:
     (folder / "config.json").write_bytes(raw)
-    named(lambda: check_settings(folder), ModelError)
+    answers(lambda: check_settings(folder), ModelError)
 
 
 def check_header_case(folder: Path, header: object, length: int | None, body: bytes) -> None:
     raw = json.dumps(header).encode()
     size = len(raw) if length is None else length
     (folder / WEIGHTS).write_bytes(size.to_bytes(8, "little") + raw + body)
-    named(lambda: check_weights(folder), ModelError)
+    answers(lambda: check_weights(folder), ModelError)
 
 
 def check_precision_case(text: str) -> None:
-    named(lambda: Precision.parse(text), PrecisionError)
+    answers(lambda: Precision.parse(text), PrecisionError)
 
 
 def check_spec_case(data: dict[str, Any]) -> None:
-    named(lambda: CalibrationSpec.from_dict(data), SpecError, PrecisionError, MixError)
+    answers(lambda: CalibrationSpec.from_dict(data), SpecError, PrecisionError, MixError)
 
 
 specs = st.fixed_dictionaries(
@@ -97,8 +91,8 @@ specs = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-def run_all(folder: Path, original: dict[str, Any], cases: int, shapes_of: int) -> None:
-    """Every reader on so many cases; model_shape, which builds a model, on `shapes_of`."""
+def run_all(folder: Path, original: dict[str, Any], cases: int, shape_cases: int) -> None:
+    """Run every reader on `cases` inputs, and model_shape, which builds a model, on `shape_cases`."""
     some = settings(FAST, max_examples=cases)
     some(given(notation | st.text(max_size=40))(check_precision_case))()
     some(given(specs)(check_spec_case))()
@@ -106,7 +100,7 @@ def run_all(folder: Path, original: dict[str, Any], cases: int, shapes_of: int) 
         lambda raw: check_bytes_case(folder, raw)
     ))()  # fmt: skip
     changes = st.dictionaries(hostile_keys | st.text(max_size=20), values, max_size=3)
-    settings(FAST, max_examples=shapes_of)(given(changes)(lambda c: check_config_case(folder, original, c)))()
+    settings(FAST, max_examples=shape_cases)(given(changes)(lambda c: check_config_case(folder, original, c)))()
     lengths = st.none() | st.integers(0, 2**64 - 1)
     some(given(headers, lengths, st.binary(max_size=64))(lambda h, n, b: check_header_case(folder, h, n, b)))()
 
@@ -116,55 +110,14 @@ def original(tiny_llama: Path) -> dict[str, Any]:
     return json.loads((tiny_llama / "config.json").read_text())
 
 
-def test_any_input_gets_an_answer(spoilt: Path, original: dict[str, Any]) -> None:
-    run_all(spoilt, original, 150, 25)
+def test_any_input_gets_an_answer(folder: Path, original: dict[str, Any]) -> None:
+    run_all(folder, original, 150, 25)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_any_of_ten_thousand_inputs_gets_an_answer(
-    spoilt: Path, original: dict[str, Any], record_property: Callable[..., None]
+def test_ten_thousand_inputs_get_an_answer(
+    folder: Path, original: dict[str, Any], record_property: Callable[..., None]
 ) -> None:
-    record_property("made cases a reader", LONG)
-    run_all(spoilt, original, LONG, LONG)
-
-
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [
-        ({"dtype": "F32", "shape": [-1, -4], "data_offsets": [0, 16]}, "no tensor has"),
-        ({"dtype": "F32", "shape": [2.0, 2], "data_offsets": [0, 16]}, "no tensor has"),
-        ({"dtype": "F32", "shape": [True, 4], "data_offsets": [0, 16]}, "no tensor has"),
-        ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, "no tensor has"),
-        ({"dtype": "F32", "shape": [2**46], "data_offsets": [0, 2**48]}, "no tensor has"),
-        ({"dtype": "F32", "shape": [2**40, 0], "data_offsets": [0, 0]}, "damaged"),
-    ],
-)
-def test_sizes_of_tensors_are_bounded(spoilt: Path, entry: dict[str, Any], said: str) -> None:
-    raw = json.dumps({"t": entry}).encode()
-    (spoilt / WEIGHTS).write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
-    with pytest.raises(ModelError, match=said):
-        check_weights(spoilt)
-
-
-def test_a_number_of_a_million_digits_is_no_number(spoilt: Path) -> None:
-    raw = b'{"t": {"dtype": "F32", "shape": [' + b"9" * 1_000_000 + b'], "data_offsets": [0, 4]}}'
-    (spoilt / WEIGHTS).write_bytes(len(raw).to_bytes(8, "little") + raw)
-    with pytest.raises(ModelError, match="cannot be read"):
-        check_weights(spoilt)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"num_local_experts": 5000}, "num_local_experts 5000"),
-        ({"num_experts": 1000, "num_hidden_layers": 500}, "500,000 experts"),
-        ({"num_hidden_layers": 513}, "num_hidden_layers 513"),
-    ],
-)
-def test_numbers_of_parts_are_bounded(
-    spoilt: Path, original: dict[str, Any], changes: dict[str, Any], said: str
-) -> None:
-    (spoilt / "config.json").write_text(json.dumps({**original, **changes}))
-    with pytest.raises(ModelError, match=said):
-        check_settings(spoilt)
+    record_property("cases per reader", LONG)
+    run_all(folder, original, LONG, LONG)

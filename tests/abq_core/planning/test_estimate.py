@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from abq_core.inference.runtime import rounded_model, weight_bytes
-from abq_core.models.loading import ModelShape, load_model, model_shape
+from abq_core.models.loading import load_model
+from abq_core.models.shape import ModelShape, model_shape
 from abq_core.planning.cost import Work
 from abq_core.planning.estimate import Available, Estimate, EstimateError, estimate
 from abq_core.precision import FULL, Precision

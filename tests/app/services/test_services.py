@@ -8,7 +8,7 @@ from app_cases import SpecMaker, work_on
 
 from abq_core.calibration.quantized_block import MissingBlockError
 from abq_core.inference.generate import Finished, PromptError, Token
-from abq_core.models.loading import ModelError
+from abq_core.models.errors import ModelError
 from abq_core.planning.estimate import EstimateError
 from abq_core.precision import PrecisionError
 from abq_core.text.sources import DataError

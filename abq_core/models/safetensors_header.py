@@ -1,0 +1,71 @@
+"""Check the header of a safetensors file from its raw bytes, before any library opens the file."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from abq_core.models.errors import ModelError, UnsafeModelError
+
+_BYTES_OF = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_MAX_HEADER_BYTES = 2 << 20  # ten times the header of a file with 2,000 tensors
+_MAX_TENSORS = 20_000
+_MAX_DIMENSIONS = 8
+_MAX_EXTENT = 1 << 46  # of one dimension, and of a byte offset
+
+
+def check_header(file: Path) -> int:
+    """Check the header of a safetensors file. Returns the number of floating-point values in the file.
+
+    Raises UnsafeModelError for a header beyond the limits, ModelError for damaged files and integer weights.
+    """
+    size = file.stat().st_size
+    raw = _header_bytes(file, size)
+    body_bytes = size - 8 - len(raw)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        if len(header) > _MAX_TENSORS:
+            raise UnsafeModelError(f"{file} has {len(header):,} tensors; the limit is {_MAX_TENSORS:,}.")
+        values, end = 0, 0
+        for name, entry in header.items():
+            values += _check_tensor(file, name, entry)
+            end = max(end, entry["data_offsets"][1])
+    except ModelError:
+        raise
+    except (RecursionError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(f"{file} has a header that cannot be read ({error!r}). Download it again.") from error
+    if end != body_bytes:
+        raise ModelError(
+            f"{file} is damaged: its header describes {end:,} bytes, but {body_bytes:,} follow. Download it again."
+        )
+    return values
+
+
+def _header_bytes(file: Path, size: int) -> bytes:
+    """The JSON part of the header: its length is the little-endian integer in the first 8 bytes."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":
+            raise ModelError(f"{file} is a Git LFS pointer, not the weights. Run 'git lfs pull' in that folder.")
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise ModelError(f"{file} is not a complete safetensors file ({size:,} bytes). Download it again.")
+        if length > _MAX_HEADER_BYTES:
+            raise UnsafeModelError(f"{file} has a header of {length:,} bytes; the limit is {_MAX_HEADER_BYTES:,}.")
+        return stream.read(length)
+
+
+def _check_tensor(file: Path, name: str, entry: dict[str, Any]) -> int:
+    """Floating-point values of one tensor; 0 for masks and indices. Raises ModelError for integer weights."""
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (*shape, *offsets)):
+        raise UnsafeModelError(f"{file} has a tensor '{name[:80]}' of an impossible size. Download it again.")
+    count = math.prod(shape)
+    is_matrix = len(shape) == 2
+    if kind not in _FLOATS and (is_matrix or kind not in _BYTES_OF):
+        raise ModelError(f"{file} stores '{name[:80]}' as {kind}: the model is quantized already. Use the original.")
+    if len(offsets) != 2 or count * _BYTES_OF[kind] != offsets[1] - offsets[0]:
+        raise ModelError(f"{file} is damaged: '{name[:80]}' of shape {shape} has bytes {offsets}. Download it again.")
+    return count if kind in _FLOATS else 0

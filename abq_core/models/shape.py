@@ -1,0 +1,82 @@
+"""The sizes of a model, read from its config without its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from abq_core.models import hub
+from abq_core.models.architectures import blocks_of
+from abq_core.models.building import checked_files, empty_model, parameter_count, read_config
+from abq_core.models.files import check_config
+from abq_core.models.head_layout import HeadLayout
+from abq_core.models.reference import local_folder
+from abq_core.quantization.quant_linear import linears_of
+
+LinearShapes = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model.
+
+    linears: (out, in) of each linear of a block, by its name relative to the block.
+    exceptions: by index, the linears of blocks that differ (dense blocks in a mixture of experts).
+    intermediate: width of the MLP, or of one expert.  parameters: tied embeddings count once.
+    """
+
+    ref: str
+    family: str
+    blocks: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+    context: int
+    linears: LinearShapes
+    parameters: int
+    exceptions: Mapping[int, LinearShapes] = field(default_factory=dict)
+
+    def block_linears(self, block: int) -> LinearShapes:
+        """(out, in) of each linear of one block, by name."""
+        return self.exceptions.get(block, self.linears)
+
+
+def model_shape(ref: str) -> ModelShape:
+    """The sizes of a model from its config alone; weights are neither read nor downloaded.
+
+    Raises UnsafeModelError, ModelNotFoundError, ModelError.
+    """
+    local = local_folder(ref)
+    if local is not None:
+        check_config(local)
+    folder = local or hub.hub_folder(ref, weights=False)
+    with checked_files(ref, folder, weights=False) as links:
+        return shape_of(ref, read_config(links))
+
+
+def shape_of(ref: str, config: Any) -> ModelShape:
+    """The sizes of the model that a transformers config describes, named `ref`. Allocates no weights."""
+    model = empty_model(config)
+    sizes = [{n: (m.out_features, m.in_features) for n, m in linears_of(b).items()} for b in blocks_of(model)]
+    layout = HeadLayout.of(config)
+    return ModelShape(
+        ref=ref,
+        family=config.model_type,
+        blocks=len(sizes),
+        hidden=config.hidden_size,
+        heads=layout.heads,
+        kv_heads=layout.kv_heads,
+        intermediate=_intermediate(config),
+        vocabulary=config.vocab_size,
+        context=int(config.max_position_embeddings),
+        linears=sizes[0],
+        parameters=parameter_count(model),
+        exceptions={index: shapes for index, shapes in enumerate(sizes) if shapes != sizes[0]},
+    )
+
+
+def _intermediate(config: Any) -> int:
+    """The width of the MLP or of one expert; families store it under different names."""
+    names = ("moe_intermediate_size", "ffn_dim", "ffn_hidden_size", "intermediate_size")
+    return next(int(width) for name in names if (width := getattr(config, name, None)))
