@@ -49,7 +49,7 @@ def allocate(
         raise OptionError("Give one budget: --bits for stored bits a weight, or --mib for the size of the linears.")
     if out is not None and out.suffix != MIX_SUFFIX:
         raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}, as abq calibrate expects it.")
-    from app.jobs.foreground import ProgressLine
+    from app.jobs.progress_line import ProgressLine
 
     explorer = open_explorer()
     line = ProgressLine()

@@ -38,7 +38,7 @@ def evaluate(
 
       abq eval r-0123456789 --tasks piqa,arc_easy,my_task.yaml --limit 200
     """
-    from app.jobs.foreground import ProgressLine
+    from app.jobs.progress_line import ProgressLine
 
     explorer = open_explorer()
     if tasks:
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def _tasks(explorer: "Explorer", run_or_model: str, tasks: list[str], limit: int | None, engine: str) -> Answer:
-    from app.jobs.foreground import ProgressLine
+    from app.jobs.progress_line import ProgressLine
 
     if engine not in ("simulated", "packed"):
         raise OptionError(f"--engine {engine}: use simulated or packed.")

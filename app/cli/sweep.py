@@ -107,7 +107,7 @@ def _ray_cluster(address: str | None, settings: Settings) -> "Iterator[RayCluste
 def _bring_to_end_on(cluster: "RayCluster", explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
     """Bring every run to its end on a cluster, as many at once as it has room for."""
     from app.jobs.executors.cluster import ClusterJobs
-    from app.jobs.foreground import ProgressLine
+    from app.jobs.progress_line import ProgressLine
     from app.jobs.worker import stop_on_signals
 
     line = ProgressLine()
