@@ -1,5 +1,5 @@
-"""Jobs, runs and measurements as rows. Knows no torch; no session and no row leaves this package.
+"""Jobs, runs and measurements as database rows. Imports no torch; sessions and ORM rows never leave this package.
 
-`storage.database` opens the database, `storage.jobs`, `storage.runs` and `storage.measurements` are what the app calls,
-`storage.errors` is all they raise.
+`storage.database` opens the database. The app calls `storage.jobs`, `storage.runs` and `storage.measurements`; all
+errors they raise are in `storage.errors`.
 """

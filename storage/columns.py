@@ -1,4 +1,4 @@
-"""Column types that come back as they were put in, on SQLite and on PostgreSQL: UTC times and JSON objects."""
+"""Column types that round-trip on SQLite and PostgreSQL: times in UTC, and JSON objects with NaN and infinity."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,10 @@ FLOAT_MARK = "$float"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A timezone-aware time, kept in UTC. SQLite holds text without a zone, which still sorts by time."""
+    """A timezone-aware time, stored in UTC. SQLite stores it as text without a zone, which sorts by time.
+
+    Raises UnstorableValueError for a time without a time zone.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -33,7 +36,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class JsonObject(TypeDecorator[dict[str, Any]]):
-    """A dict of JSON values. NaN and infinity, which a diverged run measures and JSON lacks, survive the trip."""
+    """A dict of JSON values. NaN and infinity, which JSON lacks but a diverged run produces, are stored as objects.
+
+    Raises UnstorableValueError for values that JSON cannot hold, and for keys that are not strings.
+    """
 
     impl = JSON
     cache_ok = True

@@ -1,4 +1,4 @@
-"""The database: opened and brought up to date, transactions on it, and its errors in words."""
+"""The database: opening and migrating it, transactions, and its errors as sentences."""
 
 import logging
 import os
@@ -20,38 +20,38 @@ from sqlalchemy.orm import Session
 
 from storage import sqlite
 from storage.errors import DatabaseError, StorageError
-from storage.write_lock import Line
+from storage.write_lock import FairWriteLock
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-POSTGRESQL_MIGRATION_LOCK = 0x414251  # any number that all ABQ Explorers share
+POSTGRESQL_MIGRATION_LOCK = 0x414251  # advisory lock key; every installation must use the same
 
 logger = logging.getLogger(__name__)
 
 
 class Database:
-    """An open database at the newest schema. One per process: make it after a process starts, never before a fork."""
+    """An open database at the newest schema. Open it in each process: it cannot be used after a fork."""
 
     def __init__(self, url: URL, engine: Engine) -> None:
         self.url = url
         self._engine = engine
         self._writing = engine.execution_options(**{sqlite.WRITE: True})
-        self._line = None if self.path is None else Line(self.path)
+        self._write_lock = None if self.path is None else FairWriteLock(self.path)
         self._pid = os.getpid()
         self._writes, self._writes_lock = 0, threading.Lock()
 
     @classmethod
     def open(cls, location: str | Path) -> Self:
-        """Open the database, creating folder, file and tables where they are missing, and migrating an older one.
+        """Open the database. Missing folder, file and tables are created; an older schema is migrated.
 
         location: a URL (sqlite:////folder/abq.db, postgresql+psycopg://user@host/name) or the path of a SQLite file.
-        Raises DatabaseError where it cannot be opened or written, is no database, or comes from a newer version.
+        Raises DatabaseError if it cannot be opened or written, is not a database, or was written by a newer version.
         """
         url = _parse(location)
-        with _in_words(url):
+        with _readable_errors(url):
             if url.get_backend_name() == "sqlite":
                 sqlite.make_folder(Path(url.database or ""))
                 migration_engine, engine = sqlite.make_migration_engine(url), sqlite.make_engine(url)
-                with Line(Path(url.database or "")).turn():
+                with FairWriteLock(Path(url.database or "")).held():
                     sqlite.probe_write(migration_engine)
                     _migrate(migration_engine)
                 logger.info(
@@ -69,40 +69,40 @@ class Database:
 
     @property
     def writes(self) -> int:
-        """How many transactions that may have written have ended here. While it stays, only others write."""
+        """Number of write transactions ended by this process. If it is unchanged, only other processes have written."""
         with self._writes_lock:
             return self._writes
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """One transaction that may write: committed at the end, rolled back if anything is raised."""
+        """One write transaction: committed at the end, rolled back on any exception."""
         try:
-            with self._in_turn(), self._session(self._writing) as session:
+            with self._hold_write_lock(), self._session(self._writing) as session:
                 yield session
-        finally:  # after an error too: the commit whose answer was lost may have been made
+        finally:  # after an error too: a commit that reported failure may have taken effect
             with self._writes_lock:
                 self._writes += 1
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """One transaction that only reads, all of it at one moment."""
+        """One read-only transaction, which sees a single snapshot of the database."""
         with self._session(self._engine) as session:
             yield session
 
     def backup(self, target: Path) -> None:
-        """Copy the database as it is at one moment into a new file, while others go on using it; it is checked first.
+        """Copy a snapshot of the database to a new file while others use it. The copy's integrity is checked.
 
-        Raises DatabaseError where the file is there already, cannot be written, or the database is on a server.
+        Raises DatabaseError if the file exists or cannot be written, or if the database is on a server.
         """
         if self.path is None:
             raise DatabaseError(f"{self.url} is on a server. Back it up with PostgreSQL's pg_dump.")
-        with _in_words(self.url), self._engine.connect() as connection:
+        with _readable_errors(self.url), self._engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
             sqlite.back_up(driver, target)
 
     def close(self) -> None:
-        """Give the connections back. The database can be opened again."""
+        """Close the pooled connections. The database can be used again; connections are reopened on demand."""
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -113,17 +113,17 @@ class Database:
     ) -> None:
         self.close()
 
-    def _in_turn(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._line is None else self._line.turn()
+    def _hold_write_lock(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._write_lock is None else self._write_lock.held()
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
         if os.getpid() != self._pid:
             raise DatabaseError(
-                f"The database was opened by process {self._pid} and used in its fork {os.getpid()}, which can damage "
-                "it. Start processes with 'spawn' and open the database in each."
+                f"The database was opened by process {self._pid} and is used in its fork {os.getpid()}, which can "
+                "damage it. Start processes with 'spawn' and open the database in each."
             )
-        with _in_words(self.url), Session(engine, expire_on_commit=False) as session, session.begin():
+        with _readable_errors(self.url), Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
 
@@ -145,7 +145,7 @@ def _parse(location: str | Path) -> URL:
         return url
     if url.database in (None, "", ":memory:") or url.query:
         raise DatabaseError(
-            f"{url} names no file that worker processes could share. Use sqlite:////folder/abq.db, without options."
+            f"{url} names no file that worker processes can share. Use sqlite:////folder/abq.db, without options."
         )
     return url.set(drivername="sqlite", database=str(Path(str(url.database)).expanduser().absolute()))
 
@@ -161,7 +161,7 @@ def _make_engine(url: URL) -> Engine:
 
 
 def _migrate(engine: Engine) -> None:
-    """Bring the tables to the newest revision, in one transaction that waits for other processes doing the same."""
+    """Migrate to the newest revision in one transaction; other processes that migrate wait for it."""
     config = alembic.config.Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.execution_options(**{sqlite.WRITE: True}).begin() as connection:
@@ -178,8 +178,8 @@ def _migrate(engine: Engine) -> None:
 
 
 @contextmanager
-def _in_words(url: URL) -> Iterator[None]:
-    """Turn what the database layer raises into a DatabaseError that a person can act on."""
+def _readable_errors(url: URL) -> Iterator[None]:
+    """Turn SQLAlchemy errors into a DatabaseError whose message says what to do."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -192,7 +192,7 @@ def _in_words(url: URL) -> Iterator[None]:
                 f"The database {name} refused values that contradict each other; nothing was written. "
                 f"Please report this ({_first_line(cause)})."
             ) from error
-        advice = sqlite.explain(cause) or "it answered with an error. Check that it runs and can be reached"
+        advice = sqlite.explain(cause) or "it returned an error. Check that the server is running and reachable"
         raise DatabaseError(f"The database {name} cannot be used: {advice} ({_first_line(cause)}).") from error
 
 

@@ -1,19 +1,19 @@
-"""Everything that storage raises.
+"""All errors that storage raises.
 
 StorageError
 +-- DatabaseError          the database cannot be opened, read or written
 +-- JobNotFoundError       no job has this id
 +-- RunNotFoundError       no run has this id
-+-- JobStateError          the job's state does not allow what was asked
++-- JobStateError          the job's state does not allow the operation
 +-- RunBusyError           the run cannot be deleted while its job is running
-+-- LostLeaseError         the worker that writes no longer owns the job
-+-- JobSpecError           a job was submitted without what a run needs
-+-- UnstorableValueError   a value has no place in a column (a naive time, an object that is not JSON)
++-- LostLeaseError         the worker no longer owns the job it writes to
++-- JobSpecError           the submitted spec lacks a field that a run needs
++-- UnstorableValueError   a column cannot hold the value (a time without a zone, an object that is not JSON)
 """
 
 
 class StorageError(RuntimeError):
-    """The base of all that storage raises."""
+    """Base class of all errors in storage."""
 
 
 class DatabaseError(StorageError):
@@ -35,7 +35,7 @@ class RunNotFoundError(StorageError):
 
 
 class JobStateError(StorageError):
-    """The job's state does not allow what was asked."""
+    """The job's state does not allow the operation."""
 
 
 class RunBusyError(StorageError):
@@ -43,7 +43,7 @@ class RunBusyError(StorageError):
 
 
 class LostLeaseError(StorageError):
-    """The worker that writes no longer owns the job: it must stop and write nothing more, files included."""
+    """The worker no longer owns the job it writes to: it must stop and write nothing more, including files."""
 
     def __init__(self, job_id: str, epoch: int) -> None:
         super().__init__(
@@ -53,8 +53,8 @@ class LostLeaseError(StorageError):
 
 
 class JobSpecError(StorageError):
-    """A job was submitted without what a run needs."""
+    """The submitted spec lacks a field that a run needs."""
 
 
 class UnstorableValueError(StorageError):
-    """A value has no place in a column."""
+    """A column cannot hold the value."""

@@ -1,4 +1,4 @@
-"""What a job leaves behind line by line: its log and its losses, inside the caller's transaction."""
+"""A job's log lines and losses, read and written inside the caller's transaction."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from storage.schema import JobRow, LogRow, LossRow
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of a job's log; its id is what `Jobs.logs(after=...)` goes on from."""
+    """One line of a job's log. Pass its id to `Jobs.logs(after=...)` to read what follows."""
 
     id: int
     at: datetime
@@ -34,12 +34,12 @@ def add_log(session: Session, job: JobRow, now: datetime, text: str) -> None:
 
 
 def read_log(session: Session, job_id: str, after: int, limit: int) -> list[LogLine]:
-    """The first lines, at most `limit`, after the one with this id."""
+    """The job's lines after the line with id `after`, in order, at most `limit`."""
     query = select(LogRow).where(LogRow.job_id == job_id, LogRow.id > after).order_by(LogRow.id).limit(limit)
     return [LogLine(row.id, row.at, row.text) for row in session.scalars(query)]
 
 
 def read_losses(session: Session, job_id: str) -> list[LossRecord]:
-    """All losses by block and step."""
+    """All losses of the job, ordered by block and step."""
     query = select(LossRow).where(LossRow.job_id == job_id).order_by(LossRow.block, LossRow.step)
     return [LossRecord(row.block, row.step, row.terms, row.recorded_at) for row in session.scalars(query)]

@@ -1,7 +1,7 @@
-"""The job queue: submitted, claimed under a lease, worked on, cancelled, resumed. What workers write is in here too.
+"""The job queue: submit, claim under a lease, record progress, cancel, resume, requeue.
 
-A claim raises the job's epoch. Every later write of that worker names job, epoch and the state 'running' in its UPDATE;
-where no row matches, the job belongs to someone else, and the write raises LostLeaseError and leaves nothing.
+A claim increments the job's epoch. Every later write by that worker matches job id, epoch and state 'running' in its
+UPDATE. If no row matches, another worker owns the job: the write raises LostLeaseError and changes nothing.
 """
 
 import secrets
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from storage.database import Database
 from storage.errors import JobSpecError, JobStateError
 from storage.history import LogLine, LossRecord, add_log, read_log, read_losses
-from storage.lifecycle import end_attempt, find_job, own_job, queue_again, settle, show
+from storage.lifecycle import end_attempt, end_job, find_job, own_job, queue_again, set_progress
 from storage.runs import BlockRecord, Runs
 from storage.schema import BlockRow, JobRow, JobState, LossRow, RunRow
 
@@ -24,10 +24,10 @@ LEASE = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it was when it was read.
+    """A snapshot of a job.
 
-    attempts: claims since the last new block. heartbeat_at: when its worker last wrote anything; progress_at: when it
-    last got further. progress: 0..1. error: why it failed, or why its last attempt ended.
+    attempts: claims since the last new block.  heartbeat_at: last write by its worker.  progress_at: last write that
+    recorded progress.  progress: 0..1.  error: why it failed, or why its last attempt ended.
     """
 
     number: int
@@ -55,18 +55,21 @@ class Job:
 
 
 class Jobs:
-    """All that is done with jobs: one method, one transaction."""
+    """The operations on jobs. Each method is one transaction; times are passed in."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # What the app asks
+    # Called by the app
 
     def submit(self, spec: Mapping[str, Any], now: datetime, kind: str = "calibrate") -> Job:
-        """Create a run for this spec, and the job that is to make it. Raises JobSpecError."""
+        """Create a run for this spec and queue the job that calibrates it.
+
+        Raises JobSpecError if model, precision or method is missing, UnstorableValueError.
+        """
         missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
         if missing:
-            raise JobSpecError(f"The spec has no text for {', '.join(missing)}: {dict(spec)}. Pass spec.to_dict().")
+            raise JobSpecError(f"The spec lacks {', '.join(missing)} (as text): {dict(spec)}. Pass spec.to_dict().")
         run = RunRow(
             id=_new_id("r"),
             model=spec["model"],
@@ -93,7 +96,7 @@ class Jobs:
         return self.get(Runs(self._database).get(run_id).job_id)
 
     def list(self, state: JobState | None = None, limit: int = 100) -> Sequence[Job]:
-        """The newest jobs, newest first; with a state, only those."""
+        """At most `limit` jobs, newest first; with a state, only jobs in that state."""
         query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
         if state is not None:
             query = query.where(JobRow.state == state)
@@ -101,52 +104,61 @@ class Jobs:
             return [_job(row) for row in session.scalars(query)]
 
     def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state that has any."""
+        """Number of jobs in each state. States without jobs are left out."""
         with self._database.reading() as session:
             rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
             return {state: count for state, count in rows}
 
     def logs(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[LogLine]:
-        """The job's log in order, after the line with this id. Raises JobNotFoundError."""
+        """The job's log lines after the line with id `after`, in order. Raises JobNotFoundError."""
         with self._database.reading() as session:
             find_job(session, job_id)
             return read_log(session, job_id, after, limit)
 
     def losses(self, job_id: str) -> Sequence[LossRecord]:
-        """The job's losses by block and step. Raises JobNotFoundError."""
+        """The job's losses, ordered by block and step. Raises JobNotFoundError."""
         with self._database.reading() as session:
             find_job(session, job_id)
             return read_losses(session, job_id)
 
     def blocks(self, run_id: str) -> Sequence[BlockRecord]:
-        """The run's finished blocks in order. Raises RunNotFoundError."""
+        """The run's finished blocks, in order. Raises RunNotFoundError."""
         return Runs(self._database).blocks(run_id)
 
     def request_cancel(self, job_id: str, now: datetime) -> Job:
-        """Cancel a queued job at once and ask a running one to stop; one that has ended stays as it is."""
+        """Cancel a queued job at once; ask a running job to stop; leave an ended job unchanged.
+
+        Raises JobNotFoundError.
+        """
         with self._database.transaction() as session:
             job = find_job(session, job_id, lock=True)
             if job.state == "queued":
-                settle(job, "cancelled", now)
+                end_job(job, "cancelled", now)
             elif job.state == "running":
                 job.cancel_requested = True
             return _job(job)
 
     def resume(self, job_id: str, now: datetime) -> Job:
-        """Queue a failed or cancelled job again, keeping its finished blocks. Raises JobStateError for others."""
+        """Queue a failed or cancelled job again; its finished blocks are kept.
+
+        Raises JobStateError in any other state, JobNotFoundError.
+        """
         with self._database.transaction() as session:
             job = find_job(session, job_id, lock=True)
             if job.state not in ("failed", "cancelled"):
                 raise JobStateError(f"Job {job_id!r} is {job.state}. Only a failed or cancelled job can be resumed.")
             queue_again(job)
             job.attempts, job.error = 0, None
-            add_log(session, job, now, "Resumed: it goes on after its last finished block.")
+            add_log(session, job, now, "Resumed: calibration continues after the last finished block.")
             return _job(job)
 
-    # What a worker writes
+    # Called by the worker that owns the job. All raise LostLeaseError if it no longer does.
 
     def claim_next(self, worker: str, now: datetime, lease: timedelta = LEASE, job_id: str | None = None) -> Job | None:
-        """Take the oldest queued job (or this one, if queued), or None. The new epoch shuts out earlier owners."""
+        """Claim the oldest queued job, or the named one if it is queued; None if there is nothing to claim.
+
+        The new epoch fences out every earlier owner.
+        """
         oldest = select(JobRow.number).where(JobRow.state == "queued").order_by(JobRow.number).limit(1)
         if job_id is not None:
             oldest = oldest.where(JobRow.id == job_id)
@@ -172,7 +184,7 @@ class Jobs:
             return None if job is None else _job(job)
 
     def heartbeat(self, job_id: str, epoch: int, now: datetime, lease: timedelta = LEASE) -> bool:
-        """Hold the job for another lease. True where its cancel was requested."""
+        """Extend the lease. Returns whether a cancel was requested."""
         with self._database.transaction() as session:
             return own_job(session, job_id, epoch, now, lease_until=now + lease).cancel_requested
 
@@ -186,10 +198,10 @@ class Jobs:
         eta_seconds: float | None = None,
         blocks_total: int | None = None,
     ) -> None:
-        """Record how far the job is. progress is clamped to 0..1; blocks_total is kept once it is given."""
+        """Record progress (clamped to 0..1) with its message. blocks_total: None keeps the recorded number."""
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now, progress_at=now)
-            show(job, progress, message, eta_seconds)
+            set_progress(job, progress, message, eta_seconds)
             job.blocks_total = job.blocks_total if blocks_total is None else blocks_total
 
     def record_block(
@@ -201,14 +213,13 @@ class Jobs:
         sha256: str,
         seconds: float,
         distances: Mapping[str, float],
-        *,
-        progress: float | None = None,
-        message: str | None = None,
-        eta_seconds: float | None = None,
         lease: timedelta = LEASE,
     ) -> None:
-        """Record a block whose file is safely on disk, with lease and progress. Call it again and nothing changes;
-        a block that was redone (another sha256) replaces its record, and does not count as a new one."""
+        """Record a block whose file is already on disk, and extend the lease.
+
+        sha256: of the file.  seconds: spent on the block.  distances: to full precision, by name.
+        Idempotent. A redone block (another sha256) replaces the record and does not count as a new block.
+        """
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now, progress_at=now)
             job.lease_until = max(job.lease_until or now, now + lease)
@@ -220,13 +231,11 @@ class Jobs:
                 job.blocks_done += 1
             if row.sha256 != sha256:
                 row.sha256, row.seconds, row.distances, row.recorded_at = sha256, seconds, dict(distances), now
-            if progress is not None:
-                show(job, progress, job.message if message is None else message, eta_seconds)
 
     def record_losses(
         self, job_id: str, epoch: int, now: datetime, block: int, step: int, losses: Mapping[str, float]
     ) -> None:
-        """Record the loss terms of one step (an epoch over the data) of a block; a redone block overwrites them."""
+        """Record the loss terms of one step (an epoch over the data) of a block. A redone block overwrites them."""
         with self._database.transaction() as session:
             own_job(session, job_id, epoch, now, progress_at=now)
             session.merge(LossRow(job_id=job_id, block=block, step=step, terms=dict(losses), recorded_at=now))
@@ -237,22 +246,22 @@ class Jobs:
             add_log(session, own_job(session, job_id, epoch, now), now, text)
 
     def finish(self, job_id: str, epoch: int, now: datetime) -> Job:
-        """The job succeeded; a cancel that came too late is forgotten."""
+        """End the job as succeeded. A cancel that arrives too late has no effect."""
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now, progress_at=now, progress=1.0)
-            settle(job, "succeeded", now)
+            end_job(job, "succeeded", now)
             return _job(job)
 
     def fail(self, job_id: str, epoch: int, now: datetime, error: str) -> Job:
-        """The job cannot go on, until someone resumes it."""
+        """End the job as failed, with a sentence that says why. It can be resumed."""
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now)
             add_log(session, job, now, error)
-            settle(job, "failed", now, error)
+            end_job(job, "failed", now, error)
             return _job(job)
 
     def release(self, job_id: str, epoch: int, now: datetime, reason: str) -> Job:
-        """The worker gives the job back in good order: queued again, and the attempt does not count."""
+        """Give the job back before its end: it is queued again and the attempt does not count."""
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now)
             job.attempts = max(0, job.attempts - 1)
@@ -260,26 +269,29 @@ class Jobs:
             return _job(job)
 
     def end_cancelled(self, job_id: str, epoch: int, now: datetime) -> Job:
-        """The worker stopped because it was asked to."""
+        """End the job as cancelled."""
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now)
-            settle(job, "cancelled", now)
+            end_job(job, "cancelled", now)
             return _job(job)
 
-    # What a supervisor does
+    # Called by supervisors
 
     def requeue_expired(self, now: datetime) -> Sequence[Job]:
-        """Take running jobs whose lease is over from their workers: queued again, cancelled where that was asked for,
-        failed after 3 attempts without a new block. Returns them as they are now."""
+        """End the attempt of every running job whose lease has expired.
+
+        Each is queued again; cancelled if that was requested; failed after 3 attempts without a new block.
+        Returns the changed jobs.
+        """
         return self._take_back(now, "stopped answering", JobRow.lease_until < now)
 
     def requeue_worker(self, worker: str, now: datetime) -> Sequence[Job]:
-        """The same for all jobs of a worker that is known to have exited."""
+        """Do the same for every running job of a worker that has exited."""
         return self._take_back(now, "exited", JobRow.worker == worker)
 
     def _take_back(self, now: datetime, what: str, which: ColumnElement[bool]) -> Sequence[Job]:
         found = (JobRow.state == "running", which)
-        with self._database.reading() as session:  # asked twice a second: a look takes no lock
+        with self._database.reading() as session:  # called twice a second: check without the write lock
             if session.scalar(select(JobRow.number).where(*found).limit(1)) is None:
                 return []
         with self._database.transaction() as session:

@@ -1,4 +1,4 @@
-"""How a job's row goes from state to state, inside the caller's transaction. `storage.jobs` decides when."""
+"""State transitions of a job's row, inside the caller's transaction. `storage.jobs` decides when they happen."""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ MAX_ATTEMPTS = 3
 
 
 def find_job(session: Session, job_id: str, lock: bool = False) -> JobRow:
-    """The job's row, locked where it is going to be changed. Raises JobNotFoundError."""
+    """The job's row. lock: lock the row, because the caller changes it. Raises JobNotFoundError."""
     query = select(JobRow).where(JobRow.id == job_id)
     job = session.scalars(query.with_for_update() if lock else query).one_or_none()
     if job is None:
@@ -23,7 +23,10 @@ def find_job(session: Session, job_id: str, lock: bool = False) -> JobRow:
 
 
 def own_job(session: Session, job_id: str, epoch: int, now: datetime, **values: Any) -> JobRow:
-    """The first write of every worker's transaction: it succeeds only for the present owner, and locks the row."""
+    """Update and lock the job's row on behalf of its owner. The first write of every worker's transaction.
+
+    Raises LostLeaseError unless the job is running in this epoch.
+    """
     write = (
         update(JobRow)
         .where(JobRow.id == job_id, JobRow.epoch == epoch, JobRow.state == "running")
@@ -37,34 +40,32 @@ def own_job(session: Session, job_id: str, epoch: int, now: datetime, **values: 
     return job
 
 
-def show(job: JobRow, progress: float, message: str, eta_seconds: float | None) -> None:
-    """Set what the page shows of the job's progress."""
+def set_progress(job: JobRow, progress: float, message: str, eta_seconds: float | None) -> None:
+    """Set the progress that the dashboard shows, clamped to 0..1."""
     job.progress, job.message, job.eta_seconds = min(1.0, max(0.0, progress)), message, eta_seconds
 
 
-def settle(job: JobRow, state: JobState, now: datetime, error: str | None = None) -> None:
-    """The job has ended, until someone resumes it."""
+def end_job(job: JobRow, state: JobState, now: datetime, error: str | None = None) -> None:
+    """Set a final state. The job can still be resumed."""
     job.state, job.finished_at, job.lease_until, job.eta_seconds = state, now, None, None
     job.cancel_requested = False
     job.error = error
 
 
 def queue_again(job: JobRow) -> None:
-    """The job waits for its next claim; it keeps its number, and with it its place."""
+    """Queue the job for its next claim. It keeps its number, and so its place in the queue."""
     job.state, job.worker, job.lease_until, job.finished_at, job.eta_seconds = "queued", None, None, None, None
     job.cancel_requested = False
 
 
 def end_attempt(session: Session, job: JobRow, now: datetime, error: str) -> None:
-    """An attempt is over without a result, and the job's state says what follows."""
+    """End an attempt without a result: cancelled if requested, failed after MAX_ATTEMPTS, else queued again."""
     if job.cancel_requested:
-        settle(job, "cancelled", now)
-        add_log(session, job, now, f"{error} Its cancel had been requested: cancelled.")
+        end_job(job, "cancelled", now)
+        add_log(session, job, now, f"{error} A cancel was requested: the job is cancelled.")
     elif job.attempts >= MAX_ATTEMPTS:
-        error = (
-            f"{error} It was tried {job.attempts} times without finishing a new block; look at its log, then resume it."
-        )
-        settle(job, "failed", now, error)
+        error = f"{error} It was tried {job.attempts} times without finishing a new block. See its log, then resume it."
+        end_job(job, "failed", now, error)
         add_log(session, job, now, error)
     else:
         queue_again(job)

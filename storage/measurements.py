@@ -1,4 +1,4 @@
-"""Measurements: evaluations of runs and models, what tasks gave for them, and timings of this machine."""
+"""Measurements: evaluations and task scores of runs and models, and timings of devices."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ _KIND = type_coerce(EvaluationRow.values, JSON)["kind"].as_string()  # None: per
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """One evaluation; run_id is None where a model was evaluated as it is. values: perplexity, kl_mean and the like, or
-    what one task gave.
+    """One evaluation or task score. run_id is None for the model at full precision.
+
+    values: perplexity, kl_mean and others, or the metrics of one task.
     """
 
     id: int
@@ -29,7 +30,7 @@ class EvaluationRecord:
 
 @dataclass(frozen=True)
 class ThroughputRecord:
-    """One timing on one device. values: precision, shape, engine, median_us and the like."""
+    """One timing on one device. values: precision, shape, engine, median_us and others."""
 
     id: int
     created_at: datetime
@@ -38,7 +39,7 @@ class ThroughputRecord:
 
 
 class Measurements:
-    """All that is done with measurements: one method, one transaction."""
+    """The operations on measurements. Each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,21 +47,21 @@ class Measurements:
     def add_evaluation(
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
     ) -> EvaluationRecord:
-        """Keep an evaluation of a run, or of a model as it is. Raises RunNotFoundError."""
+        """Record an evaluation of a run, or of the full-precision model (run_id None). Raises RunNotFoundError."""
         return self._add(run_id, model, now, dict(values))
 
     def evaluations(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
-        """The evaluations, newest first: all of them, or those of one run."""
+        """Evaluations, newest first: all, or those of one run."""
         return self._list(_KIND.is_(None), run_id, limit)
 
     def add_task_score(
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
     ) -> EvaluationRecord:
-        """Keep what a task gave for a run, or for a model as it is. Raises RunNotFoundError."""
+        """Record a task score of a run, or of the full-precision model (run_id None). Raises RunNotFoundError."""
         return self._add(run_id, model, now, {**values, "kind": "task"})
 
     def task_scores(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
-        """The scores of tasks, newest first: all of them, or those of one run."""
+        """Task scores, newest first: all, or those of one run."""
         return self._list(_KIND == "task", run_id, limit)
 
     def _add(self, run_id: str | None, model: str, now: datetime, values: dict[str, Any]) -> EvaluationRecord:
@@ -80,7 +81,7 @@ class Measurements:
             return [_evaluation(row) for row in session.scalars(query)]
 
     def add_throughput(self, now: datetime, device: str, values: Mapping[str, Any]) -> ThroughputRecord:
-        """Keep a timing."""
+        """Record a timing of this machine."""
         with self._database.transaction() as session:
             row = ThroughputRow(created_at=now, device=device, values=dict(values))
             session.add(row)
@@ -88,12 +89,12 @@ class Measurements:
             return _throughput(row)
 
     def add_timings(self, timings: Iterable[tuple[datetime, str, Mapping[str, Any]]]) -> None:
-        """Keep timings of other machines: when, on what device, the values. All of them or none."""
+        """Record timings of other machines as (time, device, values): all of them or none."""
         with self._database.transaction() as session:
             session.add_all(ThroughputRow(created_at=at, device=on, values=dict(values)) for at, on, values in timings)
 
     def throughput(self, limit: int = 500) -> Sequence[ThroughputRecord]:
-        """The newest timings, newest first."""
+        """The `limit` newest timings, newest first."""
         query = select(ThroughputRow).order_by(ThroughputRow.id.desc()).limit(limit)
         with self._database.reading() as session:
             return [_throughput(row) for row in session.scalars(query)]

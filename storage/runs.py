@@ -1,4 +1,4 @@
-"""Runs: what jobs make. A run has its files in a folder of its own, which the app keeps; here are its rows."""
+"""Runs: the results of jobs, as rows. The app keeps their files, one folder per run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from storage.schema import BlockRow, JobRow, JobState, RunRow
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it was when it was read; state, times of work and counts are those of its newest job."""
+    """A snapshot of a run. State, finish time and block counts are those of its newest job."""
 
     id: str
     model: str
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """A finished block: the hash of its file, its seconds of work, its distances to full precision."""
+    """A finished block: sha256 of its file, seconds spent on it, distances to full precision by name."""
 
     block: int
     sha256: str
@@ -43,7 +43,7 @@ class BlockRecord:
 
 
 class Runs:
-    """All that is done with runs: one method, one transaction."""
+    """The operations on runs. Each method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,13 +54,13 @@ class Runs:
             return _find(session, run_id)
 
     def list(self, state: JobState | None = None, limit: int | None = None) -> Sequence[Run]:
-        """The runs, newest first; with a state, only those."""
+        """Runs, newest first; with a state, only runs in that state."""
         where = [] if state is None else [JobRow.state == state]
         with self._database.reading() as session:
             return _select(session, *where, limit=limit)
 
     def blocks(self, run_id: str) -> Sequence[BlockRecord]:
-        """The run's finished blocks in order. Raises RunNotFoundError."""
+        """The run's finished blocks, in order. Raises RunNotFoundError."""
         query = select(BlockRow).where(BlockRow.run_id == run_id).order_by(BlockRow.block)
         with self._database.reading() as session:
             _row(session, run_id)
@@ -77,21 +77,21 @@ class Runs:
             return _find(session, run_id)
 
     def delete(self, run_id: str) -> None:
-        """Delete the run with its jobs, blocks, losses, log and evaluations; its folder is the caller's to delete.
+        """Delete the run's rows: jobs, blocks, losses, log, evaluations. The caller deletes its folder.
 
-        Raises RunNotFoundError, and RunBusyError while a job of it is running.
+        Raises RunNotFoundError; RunBusyError while one of its jobs is running.
         """
         with self._database.transaction() as session:
             run = _row(session, run_id)
             jobs = session.scalars(select(JobRow).where(JobRow.run_id == run_id).with_for_update())
             running = [job.id for job in jobs if job.state == "running"]
             if running:
-                raise RunBusyError(f"Run {run_id!r} is being made by job {running[0]!r}. Cancel the job, then delete.")
+                raise RunBusyError(f"Job {running[0]!r} of run {run_id!r} is running. Cancel it, then delete the run.")
             session.delete(run)
 
 
 def _select(session: Session, *where: ColumnElement[bool], limit: int | None = None) -> list[Run]:
-    """Runs, newest first, each with its newest job; `submit` made both at once, so that there is always one."""
+    """Runs, newest first, each with its newest job. `submit` creates both, so every run has a job."""
     other = aliased(JobRow)
     newest = select(func.max(other.number)).where(other.run_id == RunRow.id).correlate(RunRow).scalar_subquery()
     query = select(RunRow, JobRow).join(JobRow, JobRow.number == newest).where(*where)

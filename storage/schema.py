@@ -1,4 +1,4 @@
-"""The tables. A run owns its jobs, blocks and evaluations, a job its losses and log: deleting a run deletes them all.
+"""The tables. A run owns its jobs, blocks and evaluations; a job owns its losses and log. Deletes cascade.
 
 A change here needs a revision in storage/migrations/versions; a test compares the two.
 """
@@ -15,7 +15,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class Base(DeclarativeBase):
-    """The declarative base. Constraints have names, so that later revisions can change them."""
+    """The declarative base. Constraints are named, so later revisions can alter them."""
 
     metadata = MetaData(
         naming_convention={
@@ -30,7 +30,7 @@ class Base(DeclarativeBase):
 
 
 class RunRow(Base):
-    """One quantization of one model. Model, precision and method are copies out of the spec, for lists."""
+    """One quantization of one model. Model, precision and method are copied from the spec for lists."""
 
     __tablename__ = "runs"
 
@@ -44,7 +44,7 @@ class RunRow(Base):
 
 
 class JobRow(Base):
-    """Work to be done for a run. `number` gives the order; `epoch` counts the claims and tells their owners apart."""
+    """Work for a run. `number` is the order in the queue; `epoch` counts claims and identifies the owner."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -83,7 +83,7 @@ class JobRow(Base):
 
 
 class BlockRow(Base):
-    """One finished block of a run: the hash of its file, how long it took, how far it is from full precision."""
+    """One finished block of a run: sha256 of its file, seconds spent, distances to full precision."""
 
     __tablename__ = "blocks"
     __table_args__ = (CheckConstraint("block >= 0", name="block"),)
@@ -97,7 +97,7 @@ class BlockRow(Base):
 
 
 class LossRow(Base):
-    """The loss terms of one step (an epoch over the data) of one block. A block that is redone overwrites its rows."""
+    """The loss terms of one step (an epoch over the data) of one block. A redone block overwrites its rows."""
 
     __tablename__ = "losses"
     __table_args__ = (CheckConstraint("block >= 0 AND step >= 0", name="position"),)
@@ -122,7 +122,7 @@ class LogRow(Base):
 
 
 class EvaluationRow(Base):
-    """One evaluation of a run, or of a model as it is (then without a run)."""
+    """One evaluation or task score of a run, or of the full-precision model (run_id NULL)."""
 
     __tablename__ = "evaluations"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -135,7 +135,7 @@ class EvaluationRow(Base):
 
 
 class ThroughputRow(Base):
-    """One timing of a kernel or of a decode, on the named device."""
+    """One timing of a kernel or of decoding on a device."""
 
     __tablename__ = "throughput"
     __table_args__ = ({"sqlite_autoincrement": True},)

@@ -1,8 +1,11 @@
-"""The line in which the writers of one SQLite file wait: first come, first served. Decides who is next, never who may.
+"""A fair lock for the writers of one SQLite file: first come, first served.
 
-SQLite's own waiting is a sleep that grows and a look that may come at the wrong moment: among many writers some wait a
-hundred times longer than others. Here a writer takes two locks before it asks SQLite for its lock: the line's, and
-holding it, the turn's; whoever has the turn leaves the line to the next. A process that dies loses both.
+SQLite's busy handler sleeps longer and longer between attempts, so a few writers starve while others get the lock
+repeatedly. Here a writer first takes two flocks on files next to the database: the queue lock, then, while it holds
+that, the write lock. The kernel serves flock waiters in order; at most one writer waits for the write lock, all others
+for the queue lock. The system releases both when a process dies.
+
+The lock decides only who goes next. SQLite's own lock still protects the file, so a writer may proceed without it.
 """
 
 import contextlib
@@ -12,101 +15,108 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-TURN_SECONDS = 5.0  # whoever waited so long goes without a turn: a process that was stopped may hold it
+WAIT_SECONDS = 5.0  # then proceed without the lock: a stopped process may hold it
+QUEUE_SUFFIX, WRITE_SUFFIX = "-line", "-turn"  # names on disk: processes of earlier versions use the same files
 
 if sys.platform == "win32":
 
-    class Line:
-        """Windows has no lock to wait for in order: SQLite alone decides."""
+    class FairWriteLock:
+        """Does nothing: Windows has no file lock that serves waiters in order. SQLite alone decides."""
 
         def __init__(self, database: Path) -> None:
             pass
 
         @contextlib.contextmanager
-        def turn(self) -> Iterator[None]:
-            """Nothing to wait for."""
+        def held(self) -> Iterator[None]:
+            """Proceed at once."""
             yield
 else:
     import fcntl
 
-    class Line:
-        """The line before one database file, as one process sees it."""
+    class FairWriteLock:
+        """The write lock of one database file. One instance per process; every thread may use it."""
 
         def __init__(self, database: Path) -> None:
-            self._paths = (f"{database}-line", f"{database}-turn")
-            self._stuck = False
+            self._paths = (f"{database}{QUEUE_SUFFIX}", f"{database}{WRITE_SUFFIX}")
+            self._timed_out = False
 
         @contextlib.contextmanager
-        def turn(self) -> Iterator[None]:
-            """Wait for one's turn to write, and hold it. Where a turn did not come once, no other is waited for."""
-            held = self._take()
+        def held(self) -> Iterator[None]:
+            """Wait for the lock and hold it; proceed without it after WAIT_SECONDS.
+
+            After a timeout, later calls do not wait until the lock has been free once.
+            """
+            descriptor = self._acquire()
             try:
                 yield
             finally:
-                if held is not None:
-                    os.close(held)
+                if descriptor is not None:
+                    os.close(descriptor)
 
-        def _take(self) -> int | None:
-            held: int | None
+        def _acquire(self) -> int | None:
+            descriptor: int | None
             try:
-                held = _take(self._paths, wait=False)
+                descriptor = _take(self._paths, wait=False)
             except BlockingIOError:
-                held = None if self._stuck else _Waiting(self._paths).wait(TURN_SECONDS)
-                self._stuck = held is None
-            except OSError:  # no place for the files, or a file system without locks
-                held = None
+                descriptor = None if self._timed_out else _Waiter(self._paths).wait(WAIT_SECONDS)
+                self._timed_out = descriptor is None
+            except OSError:  # the lock files cannot be created, or the file system has no locks
+                descriptor = None
             else:
-                self._stuck = False
-            return held
+                self._timed_out = False
+            return descriptor
 
-    class _Waiting(threading.Thread):
-        """Waits for the locks where it may take for ever, so that the thread it waits for can give up."""
+    class _Waiter(threading.Thread):
+        """Waits for the locks in a thread, because a blocking flock has no timeout: the caller can give up."""
 
         def __init__(self, paths: tuple[str, str]) -> None:
-            super().__init__(name="waits-to-write", daemon=True)
+            super().__init__(name="wait-for-write-lock", daemon=True)
             self._paths = paths
-            self._held: int | None = None
+            self._descriptor: int | None = None
             self._given_up = False
-            self._lock = threading.Lock()
+            self._mutex = threading.Lock()
             self._done = threading.Event()
 
         def run(self) -> None:
             with contextlib.suppress(OSError):
-                held = _take(self._paths, wait=True)
-                with self._lock:
+                descriptor = _take(self._paths, wait=True)
+                with self._mutex:
                     if self._given_up:
-                        os.close(held)
+                        os.close(descriptor)
                     else:
-                        self._held = held
+                        self._descriptor = descriptor
             self._done.set()
 
         def wait(self, seconds: float) -> int | None:
-            """The descriptor that holds the turn until it is closed; None where it did not come in time."""
+            """The descriptor that holds the write lock until it is closed, or None after this many seconds."""
             self.start()
             try:
                 self._done.wait(seconds)
             except BaseException:
                 self._give_up()
                 raise
-            with self._lock:
-                self._given_up = self._held is None
-                return self._held
+            with self._mutex:
+                self._given_up = self._descriptor is None
+                return self._descriptor
 
         def _give_up(self) -> None:
-            with self._lock:
+            with self._mutex:
                 self._given_up = True
-                if self._held is not None:
-                    os.close(self._held)
+                if self._descriptor is not None:
+                    os.close(self._descriptor)
 
     def _take(paths: tuple[str, str], wait: bool) -> int:
-        """Lock the line, then the turn, and leave the line. Raises BlockingIOError where it would have to wait."""
-        line = _locked(paths[0], wait)
-        try:
-            return _locked(paths[1], wait)
-        finally:
-            os.close(line)
+        """Take the queue lock, then the write lock, then release the queue lock. Returns the write lock's descriptor.
 
-    def _locked(path: str, wait: bool) -> int:
+        Raises BlockingIOError if `wait` is False and another writer holds either lock.
+        """
+        queue = _lock_file(paths[0], wait)
+        try:
+            return _lock_file(paths[1], wait)
+        finally:
+            os.close(queue)
+
+    def _lock_file(path: str, wait: bool) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

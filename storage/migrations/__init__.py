@@ -1,5 +1,5 @@
-"""Revisions of the schema, applied by `Database.open`.
+"""Schema revisions, applied by `Database.open`.
 
-To change the schema: change storage/schema.py, and add versions/revision_NNNN.py with the next number, whose `upgrade`
-makes the same change with `alembic.op` (`op.batch_alter_table` where SQLite cannot alter). Released revisions stay.
+To change the schema, edit storage/schema.py and add versions/revision_NNNN.py with the next number. Its `upgrade` makes
+the same change with `alembic.op` (`op.batch_alter_table` if SQLite cannot alter). Never edit a released revision.
 """

@@ -1,4 +1,4 @@
-"""Run by alembic: migrates on the connection, and in the transaction, that `Database.open` hands over."""
+"""Alembic environment: runs migrations in the transaction that `Database.open` passes in."""
 
 from alembic import context
 

@@ -1,7 +1,7 @@
-"""Processes that race for jobs, on an empty database: `python claim_race.py URL --processes 8 --jobs 1000`.
+"""Processes that race to claim jobs from an empty database: `python claim_race.py URL --processes 8 --jobs 1000`.
 
-`--claim naive` selects and then updates in a transaction each, as an ORM would, and waits between the two for the
-others: it must give jobs twice, which shows that this race can see it. Prints one JSON object.
+`--claim naive` selects and updates in two transactions, as an ORM does by default, with a barrier in between: it must
+claim jobs twice, which shows that the race detects double claims. Prints one JSON object.
 """
 
 import argparse
@@ -44,7 +44,7 @@ CLAIMS = {"jobs": claim_with_jobs, "naive": claim_naively}
 
 
 def race(url: str, claim: str, worker: str, together: Barrier, results: Any) -> None:
-    """Claim until nothing is left; hand back what was claimed, how long each claim took, and the error if there was."""
+    """Claim until the queue is empty. Puts (claimed ids, seconds of each claim, error or None) into `results`."""
     claimed: list[str] = []
     seconds: list[float] = []
     error = None

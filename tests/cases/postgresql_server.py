@@ -1,4 +1,4 @@
-"""A PostgreSQL server of its own on a temporary folder and a socket in it, where Debian's package is installed."""
+"""A temporary PostgreSQL server on a Unix socket, if Debian's package is installed."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import sqlalchemy
 
 
 def binaries() -> Path | None:
-    """The folder of initdb and pg_ctl of the newest version, or None."""
+    """The folder with the newest version's initdb and pg_ctl, or None."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name.split(".")[0]))
     on_path = shutil.which("initdb")
     return found[-1] if found else Path(on_path).parent if on_path else None
@@ -20,9 +20,9 @@ def binaries() -> Path | None:
 
 @contextmanager
 def server(programs: Path) -> Iterator[str]:
-    """The URL of an empty database while the block runs. As root it runs as another user: PostgreSQL refuses root."""
+    """The URL of an empty database while the block runs. Root starts it as another user: PostgreSQL refuses root."""
     user = ("postgres" if _exists("postgres") else "nobody") if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="abq-pg-", dir="/tmp"))  # a socket's path must be short
+    folder = Path(tempfile.mkdtemp(prefix="abq-pg-", dir="/tmp"))  # the path of a socket is limited to 107 characters
     if user:
         shutil.chown(folder, user)
 

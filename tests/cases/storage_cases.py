@@ -1,4 +1,4 @@
-"""What the storage tests share: a spec, a clock, and the address of a SQLite database."""
+"""Shared by the storage tests: a spec, a manual clock, and the URL of a SQLite database."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ def sqlite_url(folder: Path) -> str:
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that advances only when told to."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, 12, tzinfo=UTC)

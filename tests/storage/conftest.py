@@ -19,7 +19,7 @@ GIVEN = os.environ.get("ABQ_TEST_POSTGRESQL_URL")
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """A PostgreSQL database: the one that ABQ_TEST_POSTGRESQL_URL names, which is emptied, or a server of its own."""
+    """A PostgreSQL database: the one named by ABQ_TEST_POSTGRESQL_URL, which is emptied, or a temporary server."""
     programs = postgresql_server.binaries()
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed")
@@ -34,7 +34,7 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture
 def postgresql_url(postgresql: str) -> Iterator[str]:
-    """That database for one test; processes that run tests side by side take turns at the one that was named."""
+    """The database for one test. Parallel test processes take turns using a named one."""
     if GIVEN:
         with FileLock(Path(tempfile.gettempdir()) / "abq-test-postgresql.lock"):
             yield postgresql
@@ -44,7 +44,7 @@ def postgresql_url(postgresql: str) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database of each kind."""
+    """The URL of an empty database on each backend."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path)
     url: str = request.getfixturevalue("postgresql_url")

@@ -1,4 +1,4 @@
-"""A backup is one file with everything of one moment, made while others write, and restored by copying it."""
+"""A backup is one file with a consistent snapshot, made while others write, and restored by copying it."""
 
 import shutil
 import threading
@@ -15,7 +15,7 @@ from storage.jobs import Jobs
 
 
 @pytest.mark.parametrize("mode", ["PERSIST", "WAL"])
-def test_a_backup_made_beside_a_writer_is_restored_by_copying(
+def test_a_backup_made_during_writes_is_restored_by_copying(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     monkeypatch.setattr(sqlite, "journal_mode", lambda: mode)
@@ -46,16 +46,16 @@ def test_a_backup_made_beside_a_writer_is_restored_by_copying(
         assert Jobs(database).submit(SPEC, clock.now).number == len(jobs) + 1
 
 
-def test_what_cannot_be_backed_up_is_said_and_nothing_is_left(tmp_path: Path, clock: Clock) -> None:
+def test_a_backup_that_fails_says_why_and_leaves_no_file(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "there.db").write_text("mine")
     with Database.open(tmp_path / "abq.db") as database:
-        with pytest.raises(DatabaseError, match="there already"):
+        with pytest.raises(DatabaseError, match="already exists"):
             database.backup(tmp_path / "there.db")
         with pytest.raises(DatabaseError, match="could not be written"):
             database.backup(tmp_path / "missing" / "backup.db")
     assert (tmp_path / "there.db").read_text() == "mine" and not list(tmp_path.glob(".*"))
 
 
-def test_a_server_is_left_to_its_own_tool(postgresql_url: str) -> None:
+def test_a_server_is_backed_up_by_pg_dump(postgresql_url: str) -> None:
     with Database.open(postgresql_url) as database, pytest.raises(DatabaseError, match="pg_dump"):
         database.backup(Path("backup.db"))

@@ -1,4 +1,4 @@
-"""No job is claimed twice, shown with real processes; and the proof that the race would see it."""
+"""No job is claimed twice by real processes, and a naive claim shows that the race detects double claims."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_four_processes_claim_each_job_once(url: str) -> None:
         assert {job.epoch for job in jobs.list()} == {1}
 
 
-def test_the_race_sees_a_naive_claim_give_jobs_twice(url: str) -> None:
+def test_the_race_detects_double_claims_of_a_naive_claim(url: str) -> None:
     result = race(url, "--claim", "naive", "--processes", "2", "--jobs", "5")
     assert result["errors"] == []
     assert result["doubles"] > 0

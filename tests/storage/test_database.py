@@ -1,4 +1,4 @@
-"""Opening the database: from nothing, again, in other journal modes, and all the ways in which it cannot be."""
+"""Opening the database: new, existing, in other journal modes, and every way in which it fails."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from storage.schema import Base
 
 @contextmanager
 def readable_folder() -> Iterator[Path]:
-    """A folder that another user could enter (pytest's own folders are closed to others)."""
+    """A folder that another user can enter, which pytest's own folders do not allow."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     yield folder
@@ -34,7 +34,7 @@ def readable_folder() -> Iterator[Path]:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Root may write everywhere: be nobody for a while."""
+    """Run the block as user nobody, because root may write everywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -57,19 +57,19 @@ def test_a_new_database_has_the_schema_of_the_models(database: Database) -> None
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_every_transaction_that_may_have_written_is_counted(database: Database) -> None:
+def test_every_write_transaction_is_counted(database: Database) -> None:
     before = database.writes
     job = Jobs(database).submit(SPEC, Clock().now)
     with pytest.raises(ZeroDivisionError), database.transaction():
-        assert database.writes == before + 1, "it counts when it ends: nobody sees it before"
+        assert database.writes == before + 1, "counted when it ends: no reader sees it before"
         1 // 0  # noqa: B018
-    assert database.writes == before + 2, "one that was taken back may have been written: its commit's answer was lost"
+    assert database.writes == before + 2, "a failed one counts too: its commit may have taken effect"
     Jobs(database).get(job.id)
     assert database.writes == before + 2
 
 
 def test_the_check_constraints_are_those_of_the_models(tmp_path: Path) -> None:
-    """Alembic compares no CHECK constraints, so compare SQLite's own text of both."""
+    """Alembic does not compare CHECK constraints, so compare SQLite's own text of both."""
 
     def checks(create: str) -> set[str]:
         return {line.strip().rstrip(",") for line in create.replace("\t", "").splitlines() if "CHECK" in line}
@@ -93,14 +93,14 @@ def test_the_check_constraints_are_those_of_the_models(tmp_path: Path) -> None:
     assert len(found[0]["jobs"]) == 5
 
 
-def test_what_was_written_is_there_when_it_is_opened_again(url: str, clock: Clock) -> None:
+def test_data_persists_when_the_database_is_reopened(url: str, clock: Clock) -> None:
     with Database.open(url) as database:
         job = Jobs(database).submit(SPEC, clock.now)
     with Database.open(url) as database:
         assert Jobs(database).get(job.id) == job
 
 
-def test_folders_are_made_and_odd_names_work(tmp_path: Path) -> None:
+def test_folders_are_created_and_unusual_names_work(tmp_path: Path) -> None:
     path = tmp_path / "no such" / "50 %s?#ü" / "abq.db"
     with Database.open(path) as database:
         assert database.path == path
@@ -134,11 +134,11 @@ def test_pragmas_hold_on_every_connection(tmp_path: Path, caplog: pytest.LogCapt
         ((4, 0, 0), "WAL"),
     ],
 )
-def test_wal_is_used_only_where_it_is_sound(version: tuple[int, int, int], mode: str) -> None:
+def test_wal_is_used_only_with_a_fixed_sqlite(version: tuple[int, int, int], mode: str) -> None:
     assert sqlite.journal_mode(version) == mode
 
 
-def test_a_database_that_another_sqlite_left_in_wal_is_taken_over(
+def test_the_journal_mode_changes_with_the_sqlite_version(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for mode in ("WAL", "PERSIST", "WAL"):
@@ -151,14 +151,14 @@ def test_a_database_that_another_sqlite_left_in_wal_is_taken_over(
     assert count == 3
 
 
-def test_a_transaction_that_raises_leaves_nothing(database: Database, jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_a_transaction_that_raises_is_rolled_back(database: Database, jobs: Jobs, running: Job, clock: Clock) -> None:
     with pytest.raises(KeyError), database.transaction() as session:
         session.execute(text("UPDATE jobs SET message = 'half'"))
         raise KeyError
     assert jobs.get(running.id) == running
 
 
-def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n" * 1000)
     with pytest.raises(DatabaseError, match=r"notes\.txt.* is not a SQLite database"):
@@ -181,7 +181,7 @@ def test_a_damaged_database_says_so(tmp_path: Path, clock: Clock) -> None:
         Jobs(database).list()
 
 
-def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match=f"{tmp_path}.* cannot be opened"):
         Database.open(tmp_path)
     (tmp_path / "file").touch()
@@ -229,7 +229,7 @@ def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path, clock: Clock) -> 
         assert len(jobs.list()) == 2
 
 
-def test_a_lock_that_stays_is_named(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_held_too_long_is_reported(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     with Database.open(tmp_path / "abq.db") as database, Database.open(tmp_path / "abq.db") as other:
         with (
@@ -249,16 +249,16 @@ def test_a_reader_waits_for_a_commit_and_no_longer(
         Jobs(database).submit(SPEC, clock.now)
         committing = sqlite3.connect(path, isolation_level=None)
         committing.execute("BEGIN EXCLUSIVE")
-        looks: list[float] = []
+        polls: list[float] = []
 
-        def look(seconds: float) -> None:
-            looks.append(seconds)
-            if len(looks) == 20:
+        def poll(seconds: float) -> None:
+            polls.append(seconds)
+            if len(polls) == 20:
                 committing.execute("COMMIT")
 
-        monkeypatch.setattr(sqlite.time, "sleep", look)
+        monkeypatch.setattr(sqlite.time, "sleep", poll)
         assert len(Jobs(database).list()) == 1
-        assert looks == [sqlite.LOOK_SECONDS] * 20
+        assert polls == [sqlite.POLL_SECONDS] * 20
         monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0)
         committing.execute("BEGIN EXCLUSIVE")
         with pytest.raises(DatabaseError, match="another process has held its lock"):
@@ -266,7 +266,7 @@ def test_a_reader_waits_for_a_commit_and_no_longer(
         committing.close()
 
 
-def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_version_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "abq.db"
     with Database.open(path) as database, database.transaction() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -288,7 +288,7 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         ("//me:secret@host/abq", "is not a database URL"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str, says: str) -> None:
+def test_a_refused_url_is_shown_without_its_password(url: str, says: str) -> None:
     with pytest.raises(DatabaseError, match=says) as caught:
         Database.open(url)
     assert "secret" not in str(caught.value)

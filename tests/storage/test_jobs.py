@@ -1,9 +1,8 @@
-"""What the job queue promises, one small story a test."""
+"""The promises of the job queue, one scenario per test."""
 
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 from storage_cases import SPEC, Clock
@@ -41,15 +40,15 @@ def claim(jobs: Jobs, clock: Clock, worker: str = "w1") -> Job:
     return job
 
 
-def block(jobs: Jobs, job: Job, clock: Clock, number: int, sha256: str = A, **rest: Any) -> None:
-    jobs.record_block(job.id, job.epoch, clock.now, number, sha256, 2.5, {"cosine": 0.99}, **rest)
+def block(jobs: Jobs, job: Job, clock: Clock, number: int, sha256: str = A) -> None:
+    jobs.record_block(job.id, job.epoch, clock.now, number, sha256, 2.5, {"cosine": 0.99})
 
 
 def everything(jobs: Jobs, job: Job) -> tuple[object, ...]:
     return jobs.get(job.id), jobs.logs(job.id), jobs.losses(job.id), jobs.blocks(job.run_id)
 
 
-def test_submit_makes_a_queued_job_and_its_run(jobs: Jobs, database: Database, clock: Clock) -> None:
+def test_submit_creates_a_queued_job_and_its_run(jobs: Jobs, database: Database, clock: Clock) -> None:
     job = jobs.submit(SPEC, clock.now)
     assert (job.state, job.epoch, job.attempts, job.progress) == ("queued", 0, 0, 0)
     assert job.spec == SPEC
@@ -101,7 +100,7 @@ def test_one_named_job_can_be_claimed(jobs: Jobs, clock: Clock) -> None:
     assert claim(jobs, clock).id == first
 
 
-def test_the_lease_ends_after_its_last_moment(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_a_lease_expires_right_after_its_end(jobs: Jobs, running: Job, clock: Clock) -> None:
     clock.move(30)
     assert not jobs.requeue_expired(clock.now)
     clock.move(0.000001)
@@ -111,7 +110,7 @@ def test_the_lease_ends_after_its_last_moment(jobs: Jobs, running: Job, clock: C
     assert "w1 stopped answering" in jobs.logs(job.id)[-1].text
 
 
-def test_a_heartbeat_holds_the_job(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_a_heartbeat_extends_the_lease(jobs: Jobs, running: Job, clock: Clock) -> None:
     for _ in range(10):
         clock.move(29)
         assert jobs.heartbeat(running.id, running.epoch, clock.now, timedelta(seconds=30)) is False
@@ -120,13 +119,13 @@ def test_a_heartbeat_holds_the_job(jobs: Jobs, running: Job, clock: Clock) -> No
     assert jobs.get(running.id).progress_at == running.progress_at
 
 
-def test_a_late_worker_keeps_a_job_that_nobody_took(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_a_late_worker_keeps_a_job_that_was_not_requeued(jobs: Jobs, running: Job, clock: Clock) -> None:
     clock.move(3600)
     jobs.heartbeat(running.id, running.epoch, clock.now)
     assert not jobs.requeue_expired(clock.now)
 
 
-def test_a_worker_that_exited_is_noticed_without_waiting(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_jobs_of_an_exited_worker_are_requeued_at_once(jobs: Jobs, running: Job, clock: Clock) -> None:
     jobs.submit(SPEC, clock.now)
     other = claim(jobs, clock, "w2")
     assert [job.id for job in jobs.requeue_worker("w1", clock.now)] == [running.id]
@@ -173,10 +172,11 @@ def test_every_worker_write_works_for_the_owner(jobs: Jobs, clock: Clock) -> Non
         assert jobs.get(job.id).heartbeat_at == clock.now
 
 
-def test_a_block_is_recorded_with_lease_and_progress(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_recording_a_block_extends_the_lease(jobs: Jobs, running: Job, clock: Clock) -> None:
     jobs.progress(running.id, running.epoch, clock.now, 0.0, "block 0", blocks_total=6)
     clock.move(29)
-    block(jobs, running, clock, 0, progress=0.25, message="block 1", eta_seconds=12.5)
+    block(jobs, running, clock, 0)
+    jobs.progress(running.id, running.epoch, clock.now, 0.25, "block 1", 12.5)
     job = jobs.get(running.id)
     assert (job.blocks_done, job.blocks_total, job.progress, job.message, job.eta_seconds) == (
         1,
@@ -210,7 +210,7 @@ def test_a_block_never_shortens_a_lease(jobs: Jobs, running: Job, clock: Clock) 
     assert jobs.get(running.id).lease_until == clock.now + timedelta(hours=1)
 
 
-def test_losses_come_back_in_order_and_a_redone_step_replaces_them(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_losses_are_ordered_and_a_redone_step_replaces_them(jobs: Jobs, running: Job, clock: Clock) -> None:
     for number, step, total in [(1, 0, 4.0), (0, 1, 2.0), (0, 0, 3.0), (1, 0, math.inf)]:
         jobs.record_losses(running.id, running.epoch, clock.now, number, step, {"total": total, "dlc": 1.0})
     assert [(row.block, row.step, row.terms["total"]) for row in jobs.losses(running.id)] == [
@@ -263,7 +263,7 @@ def test_cancel_of_a_queued_job_ends_it(jobs: Jobs, clock: Clock) -> None:
     assert jobs.claim_next("w1", clock.now) is None
 
 
-def test_cancel_of_a_running_job_is_told_to_its_worker(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_cancel_of_a_running_job_reaches_its_worker(jobs: Jobs, running: Job, clock: Clock) -> None:
     job = jobs.request_cancel(running.id, clock.now)
     assert (job.state, job.cancel_requested) == ("running", True)
     assert jobs.heartbeat(running.id, running.epoch, clock.now) is True
@@ -277,7 +277,7 @@ def test_cancel_of_a_running_job_whose_worker_dies_ends_it(jobs: Jobs, running: 
     assert (job.state, job.cancel_requested, job.finished_at) == ("cancelled", False, clock.now)
 
 
-def test_cancel_that_comes_too_late_changes_nothing(jobs: Jobs, running: Job, clock: Clock) -> None:
+def test_a_late_cancel_changes_nothing(jobs: Jobs, running: Job, clock: Clock) -> None:
     jobs.request_cancel(running.id, clock.now)
     finished = jobs.finish(running.id, running.epoch, clock.now)
     assert (finished.state, finished.cancel_requested) == ("succeeded", False)
@@ -293,7 +293,7 @@ def test_cancel_that_comes_too_late_changes_nothing(jobs: Jobs, running: Job, cl
         assert jobs.request_cancel(job.id, clock.move(1)) == ended
 
 
-def test_a_poisonous_job_fails_after_three_attempts_and_the_others_go_on(jobs: Jobs, clock: Clock) -> None:
+def test_a_job_that_kills_its_workers_fails_after_three_attempts(jobs: Jobs, clock: Clock) -> None:
     poison, other = (jobs.submit(SPEC, clock.now).id for _ in range(2))
     for attempt in (1, 2, 3):
         job = claim(jobs, clock)
@@ -306,15 +306,15 @@ def test_a_poisonous_job_fails_after_three_attempts_and_the_others_go_on(jobs: J
 
 def test_attempts_are_counted_from_the_last_new_block(jobs: Jobs, clock: Clock) -> None:
     jobs.submit(SPEC, clock.now)
-    for number in range(5):  # one block an attempt: it gets on
+    for number in range(5):  # one new block per attempt
         block(jobs, claim(jobs, clock), clock, number)
         assert [job.state for job in jobs.requeue_expired(clock.move(31))] == ["queued"]
-    for sha256, state in ((B, "queued"), (A, "queued"), (B, "failed")):  # the same block again and again: it does not
+    for sha256, state in ((B, "queued"), (A, "queued"), (B, "failed")):  # the same block every time
         block(jobs, claim(jobs, clock), clock, 4, sha256)
         assert [job.state for job in jobs.requeue_expired(clock.move(31))] == [state]
 
 
-def test_a_job_given_back_in_good_order_is_queued_however_often(jobs: Jobs, clock: Clock) -> None:
+def test_a_released_job_is_queued_any_number_of_times(jobs: Jobs, clock: Clock) -> None:
     jobs.submit(SPEC, clock.now)
     for _ in range(5):
         job = claim(jobs, clock)

@@ -1,4 +1,4 @@
-"""Random histories of jobs and workers, checked at each step against a model of who owns what."""
+"""Random histories of jobs and workers, checked after each step against a model of job ownership."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from storage.runs import Runs
 
 @dataclass
 class Expected:
-    """What a job should be."""
+    """The expected state of a job."""
 
     state: str = "queued"
     epoch: int = 0
@@ -41,7 +41,7 @@ class Expected:
 
 
 class History(RuleBasedStateMachine):
-    """Claims stay in the bundle when they are stale: each may write exactly when the model says it owns the job."""
+    """The state machine. Stale claims stay in the bundle: a write succeeds only if the model says it owns the job."""
 
     submitted: Bundle[Job] = Bundle("submitted")
     claims: Bundle[Job] = Bundle("claims")
@@ -60,7 +60,7 @@ class History(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def as_owner(self, claim: Job, write: Callable[[], Any]) -> Expected | None:
-        """Write; the model's job where the write should have worked, else None."""
+        """Try the write. Returns the expected job if the claim owns it; otherwise checks for LostLeaseError."""
         expected = self.expected.get(claim.id)
         if expected is not None and expected.state == "running" and expected.epoch == claim.epoch:
             write()

@@ -1,4 +1,4 @@
-"""Two who write at the same moment: a worker that finishes and a person who cancels."""
+"""Two writes at the same moment: a worker finishes a job while a person cancels it."""
 
 import threading
 
@@ -8,7 +8,7 @@ from storage.database import Database
 from storage.jobs import Jobs
 
 
-def test_a_cancel_and_a_finish_at_once_leave_one_final_state(url: str, clock: Clock) -> None:
+def test_a_simultaneous_cancel_and_finish_leave_one_final_state(url: str, clock: Clock) -> None:
     with Database.open(url) as one, Database.open(url) as two:
         worker, person = Jobs(one), Jobs(two)
         for _ in range(8):

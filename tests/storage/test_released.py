@@ -1,4 +1,4 @@
-"""A database of every released schema, stored under `released`, opens and is worked on as if it were new."""
+"""Stored databases of every released schema (folder `released`) open, migrate and work like new ones."""
 
 import shutil
 from pathlib import Path
@@ -15,13 +15,13 @@ from storage.runs import Runs
 RELEASED = sorted((Path(__file__).parent / "released").glob("*.sqlite3"))
 
 
-def test_there_is_one_of_every_revision() -> None:
+def test_every_revision_has_a_stored_database() -> None:
     revisions = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
     assert {path.stem for path in RELEASED} == revisions
 
 
 @pytest.mark.parametrize("stored", RELEASED, ids=lambda path: path.stem)
-def test_it_opens_and_goes_on(stored: Path, tmp_path: Path) -> None:
+def test_a_stored_database_opens_and_its_jobs_continue(stored: Path, tmp_path: Path) -> None:
     clock = Clock()
     with Database.open(Path(shutil.copy(stored, tmp_path))) as database:
         jobs, runs, measurements = Jobs(database), Runs(database), Measurements(database)

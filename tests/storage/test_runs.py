@@ -1,4 +1,4 @@
-"""Runs and measurements: what is kept, in which order, and what goes with a deleted run."""
+"""Runs and measurements: what is stored, in which order, and what a deleted run removes."""
 
 import math
 
@@ -55,13 +55,13 @@ def test_a_finished_run_shows_its_blocks_and_times(jobs: Jobs, runs: Runs, runni
     assert [record.block for record in runs.blocks(run.id)] == [0, 1]
 
 
-def test_a_note_is_kept_as_it_is(jobs: Jobs, runs: Runs, clock: Clock) -> None:
+def test_a_note_is_stored_unchanged(jobs: Jobs, runs: Runs, clock: Clock) -> None:
     run_id = jobs.submit(SPEC, clock.now).run_id
     assert runs.set_note(run_id, HOSTILE).note == HOSTILE
     assert runs.get(run_id).note == HOSTILE
 
 
-def test_delete_takes_all_that_belongs_to_the_run_and_nothing_else(
+def test_delete_removes_everything_of_the_run_and_nothing_else(
     database: Database, jobs: Jobs, runs: Runs, measurements: Measurements, running: Job, clock: Clock
 ) -> None:
     jobs.record_block(running.id, running.epoch, clock.now, 0, "a" * 64, 1.0, {})
@@ -111,7 +111,7 @@ def test_unknown_runs_are_named(jobs: Jobs, runs: Runs, measurements: Measuremen
             ask()
 
 
-def test_evaluations_come_back_whole_and_newest_first(jobs: Jobs, measurements: Measurements, clock: Clock) -> None:
+def test_evaluations_round_trip_newest_first(jobs: Jobs, measurements: Measurements, clock: Clock) -> None:
     run_id = jobs.submit(SPEC, clock.now).run_id
     values = {"perplexity": math.inf, "kl_mean": 0.25, "tokens": 16384, "data": "builtin", "ids": [1, 2]}
     first = measurements.add_evaluation(run_id, "builtin", clock.now, values)
@@ -123,7 +123,7 @@ def test_evaluations_come_back_whole_and_newest_first(jobs: Jobs, measurements: 
     assert (second.run_id, second.created_at) == (None, clock.now)
 
 
-def test_scores_of_tasks_are_apart_from_evaluations(
+def test_task_scores_are_separate_from_evaluations(
     jobs: Jobs, runs: Runs, measurements: Measurements, clock: Clock
 ) -> None:
     run_id = jobs.submit(SPEC, clock.now).run_id
@@ -140,7 +140,7 @@ def test_scores_of_tasks_are_apart_from_evaluations(
     assert measurements.task_scores() == [second]
 
 
-def test_throughput_gives_the_newest_timings(measurements: Measurements, clock: Clock) -> None:
+def test_throughput_lists_the_newest_timings(measurements: Measurements, clock: Clock) -> None:
     for median in range(5):
         measurements.add_throughput(clock.move(1), "cpu", {"median_us": float(median)})
     timings = measurements.throughput(limit=2)

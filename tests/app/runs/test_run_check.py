@@ -136,4 +136,4 @@ def test_the_database_is_backed_up_from_the_command_line(
     assert main(["db", "backup", str(tmp_path / "copy.sqlite3"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"path": str(tmp_path / "copy.sqlite3"), "bytes": (tmp_path / "copy.sqlite3").stat().st_size}
-    assert main(["db", "backup", str(tmp_path / "copy.sqlite3")]) == 2 and "there already" in capsys.readouterr().err
+    assert main(["db", "backup", str(tmp_path / "copy.sqlite3")]) == 2 and "already exists" in capsys.readouterr().err
