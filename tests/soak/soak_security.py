@@ -11,13 +11,10 @@ from suite import run_tests
 
 REFUSED_WITHIN_SECONDS = 2.0
 MODELS = [
-    f"tests/abq_core/models/test_loading.py::{name}"
-    for name in (
-        "test_a_config_that_names_code_is_refused",
-        "test_a_pickle_is_refused_and_never_opened",
-        "test_hostile_headers_are_refused_at_once",
-        "test_damaged_headers_are_named",
-    )
+    "tests/abq_core/models/test_files.py::test_a_config_that_names_code_is_refused",
+    "tests/abq_core/models/test_files.py::test_a_pickle_is_refused_and_never_opened",
+    "tests/abq_core/models/test_safetensors_header.py::test_hostile_headers_are_refused_at_once",
+    "tests/abq_core/models/test_safetensors_header.py::test_damaged_headers_are_named",
 ]
 
 
