@@ -1,1 +1,30 @@
-"""Models and precision: quantize, calibrate, diagnose, evaluate, generate. Knows no page and no database."""
+"""Quantize a language model to any WpAq with ABQ-LLM (arXiv 2408.08554), and measure what that costs.
+
+    import abq_core as abq
+
+    model = abq.load("builtin")
+    quantized = abq.calibrate(model, "W4A4", method="abq")
+    print(abq.evaluate(quantized, reference=model).perplexity)
+
+Names are imported on first use, so `import abq_core` does not load torch. docs/python.md has a worked example.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from abq_core.api import calibrate, evaluate, explore, generate, load
+    from abq_core.precision import Precision
+
+__all__ = ["Precision", "calibrate", "evaluate", "explore", "generate", "load"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'abq_core' has no attribute {name!r}")
+    module = "abq_core.precision" if name == "Precision" else "abq_core.api"
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,102 @@
+"""The Python API: load, explore, calibrate, evaluate, generate. `import abq_core as abq` exposes these functions."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from abq_core.analysis.explore import explore as explore_weights
+from abq_core.calibration.artifacts import CheckpointStore, MemoryStore
+from abq_core.calibration.calibrate import calibrate as calibrate_blocks
+from abq_core.calibration.quantized_block import Engine
+from abq_core.evaluation.perplexity import Scores
+from abq_core.evaluation.perplexity import evaluate as score
+from abq_core.events import OnEvent, ignore
+from abq_core.inference.generate import Token
+from abq_core.inference.generate import generate as stream
+from abq_core.inference.runtime import quantized_model
+from abq_core.methods import default_switches, read_switches
+from abq_core.mix import ModelPrecision
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.precision import Precision
+from abq_core.spec import CalibrationSpec
+from abq_core.text.segments import segments as text_segments
+
+__all__ = ["calibrate", "evaluate", "explore", "generate", "load"]
+
+
+def load(model: str = "builtin", device: str = "cpu") -> LoadedModel:
+    """Load a causal language model in float32.
+
+    model: "builtin", a folder that `save_pretrained` wrote, or a hub id such as "org/name@revision". Only safetensors
+    are read, and no code of the repository runs. Raises ModelError and its subclasses.
+    """
+    return load_model(model, device)
+
+
+def explore(model: LoadedModel, precision: str | ModelPrecision) -> dict[str, pd.DataFrame]:
+    """Round every linear's weight to nearest and describe the result, without calibration.
+
+    Returns the DataFrames "histograms", "levels", "linears" (signal-to-noise ratio in dB) and "outliers", whose columns
+    `abq_core.analysis.explore.explore` documents. Raises PrecisionError.
+    """
+    return explore_weights(model, _parsed(precision))
+
+
+def calibrate(
+    model: LoadedModel,
+    precision: str | ModelPrecision,
+    method: str = "abq",
+    *,
+    switches: Mapping[str, object] | None = None,
+    engine: Engine = "packed",
+    store: CheckpointStore | None = None,
+    on_event: OnEvent = ignore,
+    **settings: object,
+) -> LoadedModel:
+    """Calibrate a model block by block (arXiv 2408.08554) and return the quantized model. `model` is not changed.
+
+    method: "rtn", "smoothquant", "omniquant", "abq" or "abq+".  switches: components to change, such as
+    `{"akl": False}`.  settings: other fields of `CalibrationSpec`: data, segments, seq_len, epochs,
+    end_to_end_segments, seed, device.  engine: "packed" runs on bit planes with integer arithmetic, "simulated" on
+    dequantized weights in float32.  store: keeps finished blocks, so that a stopped calibration can continue; the
+    default keeps them in memory.  on_event: receives progress events (`abq_core.events`).
+    Raises SpecError, PrecisionError, DataError, CalibrationError.
+    """
+    changed = read_switches(switches or {}, default_switches(method))
+    spec = CalibrationSpec(model.ref, _parsed(precision), method, changed, **settings)  # type: ignore[arg-type]
+    blocks = MemoryStore() if store is None else store
+    calibrate_blocks(model, spec, blocks, on_event)
+    return quantized_model(model, spec.precision, blocks, engine)
+
+
+def evaluate(
+    model: LoadedModel,
+    reference: LoadedModel | None = None,
+    *,
+    data: str = "builtin",
+    segments: int = 32,
+    seq_len: int = 256,
+    seed: int = 0,
+) -> Scores:
+    """Measure perplexity on held-out text and, given the full-precision model as `reference`, the KL divergence to it.
+
+    data: "builtin", "wikitext2", "c4", "pile", or a .txt or .jsonl file.  segments: windows of `seq_len` tokens.
+    Raises DataError, EvaluationError.
+    """
+    ids = text_segments(data, model.tokenizer, segments, seq_len, seed, "evaluation")
+    return score(model, reference, ids)
+
+
+def generate(
+    model: LoadedModel, prompt: str, max_new_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0
+) -> str:
+    """Continue a prompt. Returns the new text, without the prompt. Temperature 0 is greedy decoding.
+
+    Raises PromptError. `abq_core.inference.generate.generate` streams tokens, of several models side by side.
+    """
+    events = stream({"model": model}, None, prompt, max_new_tokens, temperature, seed)
+    return "".join(event.text for event in events if isinstance(event, Token))
+
+
+def _parsed(precision: str | ModelPrecision) -> ModelPrecision:
+    return Precision.parse(precision) if isinstance(precision, str) else precision
