@@ -23,7 +23,7 @@ def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)  # the page's own code
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("weight_snr_db", "full precision", "corrected", "9 bits"))
+    assert all(word in printed for word in ("weight_snr_db", "full precision", "corrected", "9 weight bits"))
     frames = names["frames"]
     assert isinstance(frames, dict) and set(frames) == {"histograms", "levels", "linears", "outliers"}
 
