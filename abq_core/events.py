@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from abq_core.text.sources import TextRecord
+from abq_core.text.records import TextRecord
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from abq_core.text.sources import TextRecord
+from abq_core.text.records import TextRecord
 
 MISSING = "\N{EN DASH}"
 TASK_HEADER = ("Task", "Accuracy", "Normalized", "Other", "Questions", "Shots")

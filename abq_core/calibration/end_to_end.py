@@ -19,7 +19,8 @@ from abq_core.models.architectures import blocks_of
 from abq_core.models.autocast import bfloat16_products
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import CalibrationSpec
-from abq_core.text.segments import ShortTextError, recorded_segments
+from abq_core.text.errors import ShortTextError
+from abq_core.text.segments import recorded_segments
 from abq_core.text.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
 
 STEP_TOKENS = 1024  # of one optimizer step, at most, unless a segment is longer

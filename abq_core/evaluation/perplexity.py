@@ -10,7 +10,7 @@ from torch import Tensor
 
 from abq_core.calibration.losses import kl_divergence
 from abq_core.models.loading import LoadedModel
-from abq_core.text.sources import TextRecord
+from abq_core.text.records import TextRecord
 from kernels.formats.activations import NotFiniteError
 
 _FORWARD_TOKENS = 2048  # tokens that go through the blocks at once

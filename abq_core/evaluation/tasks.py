@@ -19,7 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from abq_core.evaluation.task_errors import TaskDataError, TaskError, TaskFileError, TasksNotInstalledError
 from abq_core.evaluation.task_files import SUFFIXES, TaskFile, read_task_file
 from abq_core.models.loading import LoadedModel
-from abq_core.text.sources import DataError, dataset_commit
+from abq_core.text.errors import DataError
+from abq_core.text.hub_texts import dataset_commit
 
 # name -> the folder of lm-eval's tasks that has it, and the data set of the hub that it reads
 NAMED_TASKS: Mapping[str, tuple[str, str]] = {

@@ -1,4 +1,8 @@
-"""Text as token segments, for calibration and evaluation, and the record of exactly which ones. sources.py reads it."""
+"""Token segments of a text, and the record of exactly which ones.
+
+Three steps: `sources.read_text` reads documents, `_token_stream` joins them (how a document starts and ends in tokens
+is decided there), `_choose_windows` selects segments (the sampling protocol).
+"""
 
 import hashlib
 import random
@@ -7,48 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abq_core.text.sources import DataError, Split, TextRecord, read_text
+from abq_core.text.documents import Split
+from abq_core.text.errors import DataError, ShortTextError
+from abq_core.text.records import TextRecord
+from abq_core.text.sources import read_text
 
-_CHARACTERS_PER_TOKEN = 16  # more than any tokenizer packs into one on average
-_TEXTS_AT_ONCE = 64  # what a tokenizer and Python's lists make of a text is many times its size
-
-
-class ShortTextError(DataError):
-    """A text with fewer tokens than were asked for. `available`: the segments that it has."""
-
-    def __init__(self, message: str, available: int) -> None:
-        super().__init__(message)
-        self.available = available
+_CHARACTERS_PER_TOKEN = 16  # an upper bound on the average of any tokenizer
+_TEXTS_PER_BATCH = 64  # tokenizers and Python lists need many times a text's size
 
 
 def segments(source: str, tokenizer: Any, count: int, seq_len: int, seed: int, split: Split) -> Tensor:
-    """`recorded_segments` without the record."""
+    """(count, seq_len) int64 token ids; `recorded_segments` without the record. Raises DataError."""
     return recorded_segments(source, tokenizer, count, seq_len, seed, split)[0]
 
 
 def recorded_segments(
     source: str, tokenizer: Any, count: int, seq_len: int, seed: int, split: Split
 ) -> tuple[Tensor, TextRecord]:
-    """(count, seq_len) int64: windows of the split's text, chosen by `seed` without replacement, and which they are.
+    """Choose `count` windows of `seq_len` tokens of a split's text. Returns (count, seq_len) int64 and their record.
 
-    The documents are shuffled by `seed`, joined with the end-of-text token between them, and cut into windows that do
-    not overlap. The same arguments give the same windows. source: as `sources.read_text` takes it. Raises DataError.
+    The documents are shuffled by `seed`, joined with the end-of-text token between two, and cut into windows without
+    overlap; the windows are sampled by `seed` without replacement. Equal arguments give equal windows.
+    source: as for `sources.read_text`. Raises DataError, ShortTextError.
     """
     _check(tokenizer, count, seq_len, split)
     rng = random.Random(seed)
     text = read_text(source, split, characters=count * seq_len * _CHARACTERS_PER_TOKEN)
     documents = list(text.documents)
     rng.shuffle(documents)
-    stream = _tokens(documents, tokenizer)
-    available = len(stream) // seq_len
-    if available < count:
-        raise ShortTextError(
-            f"The {split} text of '{source}' has {len(stream):,} tokens: {available:,} segments of {seq_len:,}, but "
-            f"{count:,} are asked for. Use fewer or shorter segments, or more text.",
-            available,
-        )
-    windows = rng.sample(range(available), count)
-    chosen = stream[: available * seq_len].view(available, seq_len)[windows].clone()
+    stream = _token_stream(documents, tokenizer)
+    windows = _choose_windows(source, split, len(stream), count, seq_len, rng)
+    chosen = stream[: len(stream) // seq_len * seq_len].view(-1, seq_len)[windows].clone()
     record = TextRecord(
         source=text.source,
         revision=text.revision,
@@ -63,15 +56,19 @@ def recorded_segments(
     return chosen, record
 
 
-def segments_of(record: TextRecord, tokenizer: Any) -> Tensor:
-    """The segments that `record` is of, read again. Raises DataError where the text or the tokenizer changed since."""
-    ids, now = recorded_segments(
+def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
+    """Read the segments of a record again, (windows, seq_len) int64.
+
+    Raises DataError if the text or the tokenizer has changed since.
+    """
+    ids, current = recorded_segments(
         record.source, tokenizer, len(record.windows), record.seq_len, record.seed, record.split
     )
-    if now != record:
+    if current != record:
         raise DataError(
-            f"'{record.source}' no longer gives the segments that were recorded ({record.revision}, sha256 "
-            f"{record.sha256[:12]}) but others ({now.revision}, {now.sha256[:12]}). Use the text and tokenizer of then."
+            f"'{record.source}' has changed: its segments were recorded with {record.revision} and sha256 "
+            f"{record.sha256[:12]}, and now have {current.revision} and {current.sha256[:12]}. Use the original text "
+            "and tokenizer."
         )
     return ids
 
@@ -80,7 +77,7 @@ def _check(tokenizer: Any, count: int, seq_len: int, split: Split) -> None:
     if split not in ("calibration", "evaluation"):
         raise DataError(f"The split '{split}' does not exist: use calibration or evaluation.")
     if count < 1 or seq_len < 2:
-        raise DataError(f"{count} segments of {seq_len} tokens make no sense: use at least 1 segment of 2 tokens.")
+        raise DataError(f"{count} segments of {seq_len} tokens are too few: use at least 1 segment of 2 tokens.")
     if seq_len > tokenizer.model_max_length:
         raise DataError(
             f"Segments of {seq_len:,} tokens are longer than the model's context of {tokenizer.model_max_length:,}: "
@@ -88,19 +85,31 @@ def _check(tokenizer: Any, count: int, seq_len: int, split: Split) -> None:
         )
 
 
-def _sha256(ids: Tensor) -> str:
-    return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()
-
-
-def _tokens(texts: list[str], tokenizer: Any) -> Tensor:
-    """All texts as one (tokens,) int64 stream, the end-of-text token between two of them."""
-    if not texts:
+def _token_stream(documents: list[str], tokenizer: Any) -> Tensor:
+    """All documents as one (tokens,) int64 stream, with the end-of-text token between two of them."""
+    if not documents:
         return torch.zeros(0, dtype=torch.int64)
     separator = torch.tensor([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=torch.int64)
     pieces: list[Tensor] = []
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        batch = tokenizer(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=False, verbose=False)
-        for encoded in batch["input_ids"]:
-            if pieces or encoded:
-                pieces += [separator, torch.tensor(encoded, dtype=torch.int64)]
+    for start in range(0, len(documents), _TEXTS_PER_BATCH):
+        batch = tokenizer(documents[start : start + _TEXTS_PER_BATCH], add_special_tokens=False, verbose=False)
+        for ids in batch["input_ids"]:
+            if pieces or ids:
+                pieces += [separator, torch.tensor(ids, dtype=torch.int64)]
     return torch.cat([separator[:0], *pieces[1:]])
+
+
+def _choose_windows(source: str, split: Split, tokens: int, count: int, seq_len: int, rng: random.Random) -> list[int]:
+    """Sample `count` indices of windows of `seq_len` tokens, without replacement. Raises ShortTextError."""
+    available = tokens // seq_len
+    if available < count:
+        raise ShortTextError(
+            f"The {split} text of '{source}' has {tokens:,} tokens: {available:,} segments of {seq_len:,}, but "
+            f"{count:,} were requested. Use fewer or shorter segments, or more text.",
+            available,
+        )
+    return rng.sample(range(available), count)
+
+
+def _sha256(ids: Tensor) -> str:
+    return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()

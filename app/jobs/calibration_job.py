@@ -14,9 +14,9 @@ from abq_core.calibration.calibrate import calibrate
 from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextChosen
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
-from abq_core.text.segments import ShortTextError
+from abq_core.text.errors import ShortTextError
+from abq_core.text.records import TextRecord
 from abq_core.text.segments import segments as text_segments
-from abq_core.text.sources import TextRecord
 from app.clock import now
 from app.jobs.lease import JobLease, JobStopped, throttled
 from app.jobs.progress import Progress

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from abq_core.planning.shared_prefix import shared_blocks
 from abq_core.precision import PrecisionError
 from abq_core.spec import CalibrationSpec, SpecError
-from abq_core.text.sources import TextRecord
+from abq_core.text.records import TextRecord
 from app.runs.provenance import same_ground
 from app.runs.run_folder import RunFolder
 from storage.runs import BlockRecord, Run, Runs

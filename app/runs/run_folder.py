@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abq_core.text.sources import TextRecord
+from abq_core.text.records import TextRecord
 from app.files import write_atomically
 from app.json_values import to_json_text
 

@@ -12,7 +12,8 @@ import pandas
 
 from abq_core.mix import ModelPrecision
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
-from abq_core.text.sources import NAMES, TextRecord, check_source
+from abq_core.text.records import TextRecord
+from abq_core.text.sources import NAMES, check_source
 from app.clock import now
 from app.runs.run_folder import RunFolder
 from app.services import frames

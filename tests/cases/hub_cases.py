@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from abq_core.text.sources import HUB_TEXTS
+from abq_core.text.hub_texts import HUB_TEXTS
 
 PILE_DOCUMENTS = 10_000
 C4_PAGES = 200

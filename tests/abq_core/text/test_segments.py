@@ -1,4 +1,4 @@
-"""Segments: the same for the same seed, disjoint, from the right split, and again from their record; clear errors."""
+"""Segments: equal for equal seeds, disjoint, from the right split, and read again from their record."""
 
 import hashlib
 import json
@@ -10,8 +10,9 @@ import torch
 
 from abq_core.builtin.corpus import documents
 from abq_core.models.loading import load_model
-from abq_core.text.segments import recorded_segments, segments, segments_of
-from abq_core.text.sources import DataError, TextRecord
+from abq_core.text.errors import DataError, ShortTextError
+from abq_core.text.records import TextRecord
+from abq_core.text.segments import recorded_segments, segments, segments_from_record
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def text_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_builtin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few documents a split: the whole text takes seconds to tokenize."""
+    """A few documents per split: tokenizing the whole text takes seconds."""
     monkeypatch.setattr("abq_core.text.sources.documents", lambda split: documents(split)[:12])
 
 
@@ -54,7 +55,7 @@ def test_documents_are_shuffled_with_an_end_token_between_two(tokenizer: Any, tm
     file = tmp_path / "letters.jsonl"
     file.write_text("\n".join(json.dumps({"text": letter * 7}) for letter in "abcdefghij"))
     last = set()
-    for seed in range(8):  # 9 documents of 7 tokens with 8 ends between them: 8 windows, and the last document over
+    for seed in range(8):  # 9 documents of 7 tokens and 8 separators: 8 windows, and the last document is left over
         found = segments(str(file), tokenizer, 8, 8, seed, "calibration")
         assert all(segment.tolist().index(0) == 7 for segment in found)
         letters = set(tokenizer.decode(found.flatten()).replace("<|endoftext|>", ""))
@@ -71,8 +72,8 @@ def test_a_text_file_is_split_nine_to_one(tokenizer: Any, text_file: Path) -> No
         available = len(ids) // 50
         found = segments(str(text_file), tokenizer, available, 50, 0, split)
         whole = sorted(torch.tensor(ids[: available * 50]).view(-1, 50).tolist())
-        assert sorted(found.tolist()) == whole  # every window once, none twice
-        with pytest.raises(DataError, match=f"{available} segments of 50, but {available + 1} are asked"):
+        assert sorted(found.tolist()) == whole  # every window exactly once
+        with pytest.raises(DataError, match=f"{available} segments of 50, but {available + 1} were requested"):
             segments(str(text_file), tokenizer, available + 1, 50, 0, split)
 
 
@@ -85,35 +86,15 @@ def test_a_jsonl_file_is_split_by_lines(tokenizer: Any, tmp_path: Path) -> None:
     assert "a" not in evaluation.replace("<|endoftext|>", "") and "b" in evaluation
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "Line 2 .* no field 'text'"),
-        ("x.jsonl", b'{"text": "a"}\n[1]\n', "Line 2 .* no field"),
-        ("x.jsonl", b"not json\n", "Line 1 .* not JSON"),
-        ("x.jsonl", b"", "has 0 tokens: 0 segments"),
-        ("x.txt", b"", "has 0 tokens"),
-        ("x.txt", b"abc \xff\xfe", "not UTF-8 text: byte 4"),
-        ("x.csv", b"a,b", "no known text"),
-    ],
-)
-def test_files_that_cannot_be_used_are_named(
-    tokenizer: Any, tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        segments(str(tmp_path / name), tokenizer, 1, 8, 0, "calibration")
-
-
-def test_what_makes_no_sense_is_named(tokenizer: Any, text_file: Path, tmp_path: Path) -> None:
+def test_impossible_requests_are_named(tokenizer: Any, text_file: Path, tmp_path: Path) -> None:
     for count, seq_len in ((0, 8), (-1, 8), (1, 1)):
-        with pytest.raises(DataError, match="make no sense"):
+        with pytest.raises(DataError, match="too few"):
             segments(str(text_file), tokenizer, count, seq_len, 0, "calibration")
     with pytest.raises(DataError, match="context of 128"):
         segments(str(text_file), tokenizer, 1, 129, 0, "calibration")
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="does not exist"):
         segments(str(tmp_path / "absent.txt"), tokenizer, 1, 8, 0, "calibration")
-    with pytest.raises(DataError, match="no known text"):
+    with pytest.raises(DataError, match="is not known"):
         segments("wikitext103", tokenizer, 1, 8, 0, "calibration")
     with pytest.raises(DataError, match="split 'train'"):
         segments(str(text_file), tokenizer, 1, 8, 0, "train")  # type: ignore[arg-type]
@@ -131,11 +112,11 @@ def test_equal_calls_give_equal_records(tokenizer: Any, text_file: Path) -> None
 
 
 @pytest.mark.usefixtures("small_builtin")
-def test_segments_come_back_from_their_record(tokenizer: Any, text_file: Path) -> None:
+def test_segments_are_read_again_from_their_record(tokenizer: Any, text_file: Path) -> None:
     for source in ("builtin", "builtin-train", str(text_file)):
         ids, record = recorded_segments(source, tokenizer, 4, 32, 3, "calibration")
         written = json.loads(json.dumps(record.to_dict()))
-        assert torch.equal(segments_of(TextRecord.from_dict(written), tokenizer), ids)
+        assert torch.equal(segments_from_record(TextRecord.from_dict(written), tokenizer), ids)
         stream = record.tokens // 32 * 32
         assert ids.shape == (4, 32) and stream >= 4 * 32
 
@@ -143,11 +124,18 @@ def test_segments_come_back_from_their_record(tokenizer: Any, text_file: Path) -
 def test_the_record_of_a_changed_text_is_refused(tokenizer: Any, text_file: Path) -> None:
     _, record = recorded_segments(str(text_file), tokenizer, 4, 32, 3, "calibration")
     text_file.write_text("x" + text_file.read_text())
-    with pytest.raises(DataError, match="no longer gives the segments that were recorded"):
-        segments_of(record, tokenizer)
+    with pytest.raises(DataError, match="has changed: its segments were recorded"):
+        segments_from_record(record, tokenizer)
 
 
 def test_the_sha256_is_of_the_ids(tokenizer: Any, text_file: Path) -> None:
     ids, record = recorded_segments(str(text_file), tokenizer, 2, 8, 0, "calibration")
     data = b"".join(int(token).to_bytes(8, "little") for token in ids.flatten())
     assert record.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_short_text_says_how_many_segments_it_has(tokenizer: Any, text_file: Path) -> None:
+    with pytest.raises(ShortTextError) as caught:
+        segments(str(text_file), tokenizer, 10_000, 64, 0, "calibration")
+    available = caught.value.available
+    assert len(segments(str(text_file), tokenizer, available, 64, 0, "calibration")) == available

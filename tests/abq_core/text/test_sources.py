@@ -1,137 +1,12 @@
-"""Texts of the hub through the real `datasets`: from a cache, from a server, and without either; what is refused."""
+"""Sources by name: built-in texts, and names that are not known."""
 
-import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from hub_cases import FakeHub, fill_cache, make_hub, serve_hub
-from huggingface_hub import constants
 
 from abq_core.builtin.corpus import documents
-from abq_core.text.sources import HUB_TEXTS, NAMES, DataError, TextRecord, check_source, read_text
-
-TRY_COMMIT = "a" * 40
-READ = """
-import json, sys
-from abq_core.text.sources import DataError, read_text
-for source in sys.argv[1:]:
-    try:
-        text = read_text(source, "calibration", 1000)
-        print(json.dumps({"first": text.documents[0], "count": len(text.documents), "source": text.source}))
-    except DataError as error:
-        print(json.dumps({"error": str(error)}))
-"""
-
-
-@pytest.fixture(scope="session")
-def hub_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_hub(tmp_path_factory.mktemp("hub"))
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of this test's own, and no hub to ask."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    return tmp_path / "hub"
-
-
-def in_another_process(home: Path, endpoint: str, *sources: str) -> list[dict[str, object]]:
-    """Read sources where the hub's library sees this endpoint from its start."""
-    environment = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": endpoint}
-    environment = {name: value for name, value in environment.items() if name not in ("HF_HUB_OFFLINE", "HF_HUB_CACHE")}
-    command = [sys.executable, "-c", READ, *sources]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_every_hub_text_is_pinned_to_a_commit() -> None:
-    for text in HUB_TEXTS.values():
-        assert len(text.revision) == 40 and int(text.revision, 16)
-
-
-def test_a_cached_hub_text_needs_no_network(cache: Path, hub_files: Path) -> None:
-    fill_cache(hub_files, cache)
-    for name, text in HUB_TEXTS.items():
-        check_source(name)
-        assert read_text(name, "calibration", 100).source == f"{name}@{text.revision}"
-    wikitext = read_text("wikitext2", "evaluation", 1)
-    assert len(wikitext.documents) == 1
-    assert wikitext.documents[0].startswith("\n\n = evaluation = \n\n\n\n\n The evaluation line 0 of")
-    assert "line 59 of" in wikitext.documents[0] and wikitext.revision == HUB_TEXTS["wikitext2"].revision
-
-
-def test_c4_and_the_pile_give_no_more_than_is_asked_for(cache: Path, hub_files: Path) -> None:
-    fill_cache(hub_files, cache)
-    page = len("The calibration page 0. ") * 20
-    c4 = read_text("c4", "calibration", 3 * page + 1).documents
-    assert [document.split(".")[0] for document in c4] == [f"The calibration page {i}" for i in range(4)]
-    pile = {split: read_text("pile", split, 10**6).documents for split in ("calibration", "evaluation")}
-    assert pile["calibration"] == [f"Document {i} of the pile." for i in range(9_000)]
-    assert pile["evaluation"] == [f"Document {i} of the pile." for i in range(9_000, 10_000)]
-
-
-def test_another_revision_can_be_asked_for(cache: Path, hub_files: Path) -> None:
-    fill_cache(hub_files, cache, {"wikitext2": TRY_COMMIT})
-    for revision in (TRY_COMMIT, "main"):
-        assert read_text(f"wikitext2@{revision}", "calibration", 1).source == f"wikitext2@{TRY_COMMIT}"
-    with pytest.raises(DataError, match="'wikitext2' is not on this machine"):
-        read_text("wikitext2", "calibration", 1)  # the pinned one is not in this cache
-    for wrong in ("wikitext2@", "wikitext2@../x", "c4@a b"):
-        with pytest.raises(DataError, match="names no revision"):
-            read_text(wrong, "calibration", 1)
-
-
-def test_the_hub_is_asked_for_what_is_not_cached(cache: Path, hub_files: Path, tmp_path: Path) -> None:
-    hub = FakeHub(hub_files, {"main": TRY_COMMIT})
-    with serve_hub(hub) as endpoint:
-        found = in_another_process(tmp_path, endpoint, "wikitext2", "c4", "pile@main", "c4@nothing")
-    wikitext, c4, pile, wrong = found
-    assert str(wikitext["first"]).startswith("\n\n = calibration =") and wikitext["count"] == 1
-    assert str(c4["first"]).startswith("The calibration page 0.")
-    assert c4["source"] == f"c4@{HUB_TEXTS['c4'].revision}"
-    assert (pile["first"], pile["source"]) == ("Document 0 of the pile.", f"pile@{TRY_COMMIT}")
-    assert "no data set 'allenai/c4' with a revision 'nothing'" in str(wrong["error"])
-    shard = HUB_TEXTS["c4"].files["calibration"]
-    assert 0 < hub.read_to[shard] < (hub_files / "allenai/c4" / shard).stat().st_size  # streamed, not downloaded
-    assert cache == tmp_path / "hub"  # what was downloaded is there now; what was streamed is not
-    assert read_text("wikitext2", "calibration", 1).documents[0] == wikitext["first"]
-    assert read_text(f"pile@{TRY_COMMIT}", "calibration", 1).documents[0] == pile["first"]
-    with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
-        check_source("c4")
-
-
-def test_without_a_network_it_says_at_once_what_works(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    started = time.perf_counter()
-    for read in (check_source, lambda source: read_text(source, "evaluation", 1)):
-        for source in HUB_TEXTS:
-            with pytest.raises(DataError, match=rf"'{source}' .*ConnectError.* 'builtin', and a .txt or .jsonl file"):
-                read(source)
-    assert time.perf_counter() - started < 20  # with the retries of a download it would be three minutes
-
-
-def test_offline_mode_is_named(cache: Path) -> None:
-    with pytest.raises(DataError, match=r"'c4' .*HF_HUB_OFFLINE is set.* 'builtin', and a .txt or .jsonl file"):
-        check_source("c4")
-
-
-def test_a_damaged_cache_is_named(cache: Path, hub_files: Path) -> None:
-    fill_cache(hub_files, cache)
-    for name, split in (("pile", "calibration"), ("c4", "evaluation")):
-        text = HUB_TEXTS[name]
-        folder = cache / f"datasets--{text.repo.replace('/', '--')}" / "snapshots" / text.revision
-        (folder / text.files[split]).unlink()
-        (folder / text.files[split]).write_bytes(b"not a data set")
-        with pytest.raises(DataError, match=f"'{name}' cannot be read"):
-            read_text(name, split, 100)
+from abq_core.text.errors import DataError
+from abq_core.text.sources import NAMES, check_source, read_text
 
 
 def test_the_training_text_is_only_for_calibration() -> None:
@@ -141,17 +16,12 @@ def test_the_training_text_is_only_for_calibration() -> None:
     assert held_out[0] == held_out[1] == [document.text for document in documents("evaluation")]
 
 
-def test_what_is_no_source_is_named(tmp_path: Path) -> None:
+def test_unknown_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "there.txt").write_text("text")
     for source in ("builtin", "builtin-train", str(tmp_path / "there.txt")):
         check_source(source)
-    with pytest.raises(DataError, match="no known text: use builtin, builtin-train, wikitext2, c4, pile, or a"):
+    with pytest.raises(DataError, match="is not known: use builtin, builtin-train, wikitext2, c4, pile, or a"):
         check_source("wikitext103")
-    with pytest.raises(DataError, match=r"no file .*absent.txt"):
+    with pytest.raises(DataError, match=r"absent.txt' does not exist"):
         check_source(str(tmp_path / "absent.txt"))
     assert len(NAMES) == 5
-
-
-def test_a_record_of_another_version_is_named() -> None:
-    with pytest.raises(DataError, match="of another version"):
-        TextRecord.from_dict({"source": "builtin"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from app_cases import SpecMaker, work_on
 
-from abq_core.text.segments import segments, segments_of
+from abq_core.text.segments import segments, segments_from_record
 from app.cli.main import main
 from app.services import Explorer
 from storage.jobs import Job
@@ -19,7 +19,7 @@ def test_a_run_records_exactly_what_it_read(finished: tuple[Explorer, Job]) -> N
     assert (record.source, record.split) == (spec["data"], "calibration")
     tokenizer = explorer.registry.full(spec["model"]).tokenizer
     read = segments(spec["data"], tokenizer, spec["segments"], spec["seq_len"], spec["seed"], "calibration")
-    assert torch.equal(segments_of(record, tokenizer), read)
+    assert torch.equal(segments_from_record(record, tokenizer), read)
     measured = explorer.measurements.evaluations(job.run_id)[0].values["text"]
     assert (measured["split"], len(measured["windows"])) == ("evaluation", 4)
     assert measured["revision"] == record.revision and measured["sha256"] != record.sha256
@@ -71,6 +71,6 @@ def test_a_text_that_cannot_be_had_is_refused_before_anything_is_queued(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for source in ("wikitext2@" + "a" * 40, "no/such/file.txt", "wikitext103"):
-        with pytest.raises(ValueError, match=r"'builtin'|no known text"):
+        with pytest.raises(ValueError, match=r"'builtin'|is not known"):
             explorer.submit(tiny_spec(data=source))
     assert not explorer.jobs.list()

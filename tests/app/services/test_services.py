@@ -11,7 +11,7 @@ from abq_core.inference.generate import Finished, PromptError, Token
 from abq_core.models.errors import ModelError
 from abq_core.planning.estimate import EstimateError
 from abq_core.precision import PrecisionError
-from abq_core.text.sources import DataError
+from abq_core.text.errors import DataError
 from app.clock import now
 from app.runs.run_folder import RunFolder, RunFolderError
 from app.services import Explorer, ServiceError

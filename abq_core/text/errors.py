@@ -1,0 +1,17 @@
+"""Errors of texts.
+
+DataError
+└── ShortTextError   the text has fewer segments than requested
+"""
+
+
+class DataError(ValueError):
+    """A text that does not exist, cannot be read, or does not fit the request."""
+
+
+class ShortTextError(DataError):
+    """A text with too few tokens. available: the number of segments that it has."""
+
+    def __init__(self, message: str, available: int) -> None:
+        super().__init__(message)
+        self.available = available
