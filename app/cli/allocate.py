@@ -9,13 +9,13 @@ from abq_core.mix import MIX_SUFFIX
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, OptionError, SeedOption, read_list
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 
 if TYPE_CHECKING:
     import pandas
 
     from abq_core.mix import ModelPrecision
-    from app.services import Explorer
+    from app.services import Services
 
 
 @answers
@@ -50,15 +50,17 @@ def allocate(
     if out is not None and out.suffix != MIX_SUFFIX:
         raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}, as abq calibrate expects it.")
     from app.jobs.progress_line import ProgressLine
+    from app.services.allocation import SensitivityText
 
-    explorer = open_explorer()
+    services = open_services()
     line = ProgressLine()
 
     def on_step(done: int, total: int) -> None:
         line.show("allocate", done / max(total, 1), "Quantizing one linear at a time.", None)
 
+    text = SensitivityText(data, segments, seq_len, seed)
     size = None if mib is None else _bytes(mib)
-    chosen = explorer.allocate(model, read_list(candidates), bits, size, data, segments, seq_len, seed, on_step)
+    chosen = services.allocation.allocate(model, read_list(candidates), bits, size, text, on_step)
     line.close()
     content = {"model": model, **chosen.to_dict()}
     if out is not None:
@@ -77,14 +79,14 @@ def allocate(
     return Answer(content, [_table(chosen.frame()), said + kept])
 
 
-def read_precision_option(explorer: "Explorer", text: str) -> "ModelPrecision":
+def read_precision_option(services: "Services", text: str) -> "ModelPrecision":
     """The notation, the name of a stored run's mix, or a file that `abq allocate` wrote. Raises PrecisionError."""
     if not text.endswith(MIX_SUFFIX):
-        return explorer.precision(text)
+        return services.models.precision(text)
     path = Path(text).expanduser()
     if not path.is_file():
         raise OptionError(f"--precision {text}: there is no such file. `abq allocate --out {text}` writes one.")
-    return explorer.precision(path.read_text("utf-8", errors="replace"))
+    return services.models.precision(path.read_text("utf-8", errors="replace"))
 
 
 def _bytes(mib: float) -> int:

@@ -9,7 +9,7 @@ import typer
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import OptionError, read_counts, read_list, read_shapes
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 
 bench = typer.Typer(
     no_args_is_help=True, help="Time the integer engine against others: kernels, decode; export and import timings."
@@ -60,14 +60,16 @@ def kernels(
     from kernels.benchmark.matmul import QUICK
     from kernels.benchmark.peers import installed_peers
 
-    explorer = open_explorer()
+    services = open_services()
     if quick:
         others = installed_peers() if peers is None else read_list(peers)
-        measured = explorer.bench_kernels(QUICK.precisions, QUICK.shapes, QUICK.m, QUICK.threads, peers=others)
+        measured = services.throughput.time_kernels(
+            QUICK.precisions, QUICK.shapes, QUICK.m, QUICK.threads, peers=others
+        )
     else:
         others = ["torch"] if peers is None else read_list(peers)
         counts = read_counts("--m", m)
-        measured = explorer.bench_kernels(
+        measured = services.throughput.time_kernels(
             read_list(precisions), read_shapes(shapes), counts, threads, peers=others, device=device
         )
     counted = device == "cuda"  # operations, against what the device reaches
@@ -134,9 +136,9 @@ def decode(
 ) -> Answer:
     """Time text generation end to end. Example: abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json"""
     _check_device(device)
-    explorer = open_explorer()
+    services = open_services()
     wanted = read_list(columns or _DECODE_COLUMNS[device])
-    records = explorer.bench_decode(wanted, tokens, model, device=device).to_dict("records")
+    records = services.throughput.time_decode(wanted, tokens, model, device=device).to_dict("records")
     rows = [
         [
             row["column"],
@@ -164,12 +166,12 @@ def export_timings(
     as_json: JsonOption = False,
 ) -> Answer:
     """Write timings to a file that another machine can import. Example: abq bench export timings.json"""
-    from app.services.timings import export_timings, this_device
+    from app.services.timings import this_device
 
-    wanted = device or this_device()
-    count = export_timings(open_explorer(), file, wanted)
+    device = device or this_device()
+    count = open_services().timings.export(file, device)
     return Answer(
-        {"path": str(file), "device": wanted, "timings": count}, f"{count} timings of {wanted} are in {file}."
+        {"path": str(file), "device": device, "timings": count}, f"{count} timings of {device} are in {file}."
     )
 
 
@@ -180,7 +182,5 @@ def import_timings(
     as_json: JsonOption = False,
 ) -> Answer:
     """Keep another machine's timings beside this one's; the page marks them. Example: abq bench import timings.json"""
-    from app.services.timings import import_timings
-
-    new, known = import_timings(open_explorer(), file)
+    new, known = open_services().timings.import_from(file)
     return Answer({"new": new, "known": known}, f"{new} timings are new, {known} were here already.")

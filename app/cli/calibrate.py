@@ -10,11 +10,11 @@ from app import formatting
 from app.cli.allocate import read_precision_option
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, SeedOption, switch_option
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.services import Explorer
+    from app.services import Services
     from storage.jobs import Job
 
 
@@ -53,10 +53,10 @@ def calibrate(
       abq calibrate ./my-llama --precision W4A4 --method omniquant --data notes.txt --segments 64 --json
     """
     settings = Settings.from_environment()
-    explorer = open_explorer(settings)
+    services = open_services(settings)
     spec = CalibrationSpec(
         model=model,
-        precision=read_precision_option(explorer, precision),
+        precision=read_precision_option(services, precision),
         method=method,
         switches=switch_option(method, switch or []),
         data=data,
@@ -67,11 +67,11 @@ def calibrate(
         seed=seed,
         device=device or settings.device,
     )
-    job = explorer.submit(spec)
+    job = services.jobs.submit(spec)
     if wait:
         from app.jobs.foreground import bring_to_end
 
-        return _ended(explorer, bring_to_end(explorer, job, f"{spec.precision} {spec.method}"))
+        return _ended(services, bring_to_end(services, job, f"{spec.precision} {spec.method}"))
     from app.jobs.executors.local import start_detached
 
     start_detached(settings)
@@ -79,12 +79,12 @@ def calibrate(
     return Answer({"run": job.run_id, "job": job.id, "state": job.state}, text)
 
 
-def _ended(explorer: "Explorer", job: "Job") -> Answer:
+def _ended(services: "Services", job: "Job") -> Answer:
     data: dict[str, Any] = {"run": job.run_id, "job": job.id, "state": job.state}
     if job.state != "succeeded":
         reason = job.error or f"The job is {job.state}."
         return Answer(data | {"error": reason}, f"Run {job.run_id} {job.state}: {reason}", FAILURE)
-    row = explorer.runs_frame().set_index("run").loc[job.run_id]
+    row = services.runs.frame().set_index("run").loc[job.run_id]
     data |= {name: row[name] for name in EVALUATION_FIELDS}
     return Answer(data, Table(["Run", *EVALUATION_HEADER], [[job.run_id, *evaluation_cells(row)]]))
 

@@ -8,7 +8,7 @@ import typer
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import JobId
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 
 if TYPE_CHECKING:
     from storage.jobs import Job
@@ -23,7 +23,7 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> Answer:
     """List jobs, newest first. Example: abq jobs list --json"""
-    frame = open_explorer().jobs_frame().head(limit)
+    frame = open_services().jobs.frame().head(limit)
     rows = [
         [
             row["job"],
@@ -45,9 +45,9 @@ def list_jobs(
 @answers
 def show(job: JobId, as_json: JsonOption = False) -> Answer:
     """Show a job with its log. Example: abq jobs show j-0123456789"""
-    explorer = open_explorer()
-    found = explorer.job(job)
-    log = explorer.logs(found.id)
+    services = open_services()
+    found = services.jobs.get(job)
+    log = services.jobs.log(found.id)
     return Answer({**asdict(found), "log": log.splitlines()}, f"{_line(found)}\n\n{log}")
 
 
@@ -55,7 +55,7 @@ def show(job: JobId, as_json: JsonOption = False) -> Answer:
 @answers
 def cancel(job: JobId, as_json: JsonOption = False) -> Answer:
     """Stop a job; its finished blocks are kept. Example: abq jobs cancel j-0123456789"""
-    found = open_explorer().cancel(job)
+    found = open_services().jobs.cancel(job)
     return Answer(asdict(found), f"{_line(found)}{' (stopping)' if found.cancel_requested else ''}")
 
 
@@ -65,9 +65,9 @@ def resume(job: JobId, as_json: JsonOption = False) -> Answer:
     """Queue a failed or cancelled job again; it goes on after its last finished block."""
     from app.jobs.executors.local import start_detached
 
-    explorer = open_explorer()
-    found = explorer.resume(job)
-    start_detached(explorer.settings)
+    services = open_services()
+    found = services.jobs.resume(job)
+    start_detached(services.settings)
     return Answer(asdict(found), _line(found))
 
 

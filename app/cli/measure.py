@@ -10,11 +10,11 @@ from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption, read_list
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 
 if TYPE_CHECKING:
     from abq_core.inference.generate import Finished, Token
-    from app.services import Explorer
+    from app.services import Services
 
 
 @answers
@@ -40,21 +40,21 @@ def evaluate(
     """
     from app.jobs.progress_line import ProgressLine
 
-    explorer = open_explorer()
+    services = open_services()
     if tasks:
-        return _tasks(explorer, run_or_model, read_list(tasks), limit, engine)
+        return _tasks(services, run_or_model, read_list(tasks), limit, engine)
     line = ProgressLine()
 
     def on_step(step: int, steps: int) -> None:
         line.show("eval", step / max(steps, 1), "Measuring perplexity.", None)
 
-    result = asdict(explorer.evaluate(run_or_model, data, segments, seq_len, on_step))
+    result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, on_step))
     line.close()
     del result["segment_losses"]  # kept in the database, for comparing runs segment by segment
     return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
 
 
-def _tasks(explorer: "Explorer", run_or_model: str, tasks: list[str], limit: int | None, engine: str) -> Answer:
+def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int | None, engine: str) -> Answer:
     from app.jobs.progress_line import ProgressLine
 
     if engine not in ("simulated", "packed"):
@@ -64,10 +64,10 @@ def _tasks(explorer: "Explorer", run_or_model: str, tasks: list[str], limit: int
     def on_step(task: str, done: int, total: int) -> None:
         line.show(task, done / max(total, 1), f"{done:,} of {total:,} requests.", None)
 
-    scores = explorer.evaluate_tasks(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
+    scores = services.tasks.evaluate(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
     line.close()
     is_run = run_or_model.startswith("r-")
-    found = explorer.runs_frame()
+    found = services.runs.frame()
     row = found[found["run"].eq(run_or_model if is_run else "") & (is_run or found["model"].eq(run_or_model))].iloc[0]
     data = {
         "run" if is_run else "model": run_or_model,
@@ -91,11 +91,11 @@ def generate(
     as_json: JsonOption = False,
 ) -> Answer:
     """Write text with a run (on the integer engine) or a model. Example: abq generate builtin --prompt 'def main('"""
-    explorer = open_explorer()
+    services = open_services()
     is_run = run_or_model.startswith("r-")
     column = run_or_model if is_run else "full"
-    model = explorer.run(run_or_model).model if is_run else run_or_model
-    stream = explorer.generate([column], prompt, max_new_tokens, temperature, seed, model)
+    model = services.runs.get(run_or_model).model if is_run else run_or_model
+    stream = services.generation.generate([column], prompt, max_new_tokens, temperature, seed, model)
     if not as_json:
         return Answer(None, _as_it_comes(prompt, stream))
     from abq_core.inference.generate import Token

@@ -8,7 +8,7 @@ import typer
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 
 
 @answers
@@ -25,10 +25,10 @@ def quickstart(
 
     Example: abq quickstart --json
     """
-    explorer = open_explorer()
+    services = open_services()
     from app.cli.quickstart_runs import Amount, run_quickstart
 
-    result = run_quickstart(explorer, Amount(segments, seq_len, epochs, eval_segments, eval_seq_len), model)
+    result = run_quickstart(services, Amount(segments, seq_len, epochs, eval_segments, eval_seq_len), model)
     data = {"rows": result.rows, "report": str(result.report), "seconds": round(result.seconds, 1)}
 
     def text() -> Iterator[str | Table]:

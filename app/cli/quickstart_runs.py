@@ -10,8 +10,8 @@ from abq_core.evaluation.perplexity import perplexity_gap
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.jobs.foreground import bring_to_end
-from app.services import Explorer, ServiceError
-from app.services.explorer import BUILTIN
+from app.services import ServiceError, Services
+from app.services.registry import BUILTIN
 
 PRECISIONS = ("W4A4", "W2*A8")
 METHODS = ("rtn", "abq")
@@ -41,7 +41,7 @@ class Quickstart:
     seconds: float
 
 
-def run_quickstart(explorer: Explorer, amount: Amount, model: str = BUILTIN) -> Quickstart:
+def run_quickstart(services: Services, amount: Amount, model: str = BUILTIN) -> Quickstart:
     """Run the four jobs in this process, one after the other. Raises ServiceError where one fails."""
     started = time.perf_counter()
     combinations = [(precision, method) for precision in PRECISIONS for method in METHODS]
@@ -54,27 +54,27 @@ def run_quickstart(explorer: Explorer, amount: Amount, model: str = BUILTIN) -> 
             segments=amount.segments,
             seq_len=amount.seq_len,
             epochs=amount.epochs,
-            device=explorer.settings.device,
+            device=services.settings.device,
         )
         label = f"{number} of {len(combinations)}  {precision} {method}"
         evaluation = (amount.eval_segments, amount.eval_seq_len)
-        job = bring_to_end(explorer, explorer.submit(spec), label, evaluation)
+        job = bring_to_end(services, services.jobs.submit(spec), label, evaluation)
         if job.state != "succeeded":
             raise ServiceError(f"Job {job.id} ({precision} {method}) {job.state}. {job.error or ''}".strip())
         runs.append(job.run_id)
-    path = explorer.settings.reports_dir / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}.html"
-    return Quickstart(_rows(explorer, runs), explorer.report(runs, path), time.perf_counter() - started)
+    path = services.settings.reports_dir / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}.html"
+    return Quickstart(_rows(services, runs), services.reports.write(runs, path), time.perf_counter() - started)
 
 
-def _rows(explorer: Explorer, runs: list[str]) -> list[dict[str, Any]]:
+def _rows(services: Services, runs: list[str]) -> list[dict[str, Any]]:
     """A row a run below full precision's, with how far its perplexity is above the next better row's (paired)."""
-    frame = explorer.runs_frame()
-    model = explorer.run(runs[0]).model
+    frame = services.runs.frame()
+    model = services.runs.get(runs[0]).model
     full = frame[(frame["run"] == "") & (frame["model"] == model)].iloc[[0]].to_dict("records")
     calibrated = frame.set_index("run", drop=False).loc[runs].to_dict("records")
     rows = [{name: row[name] for name in ROW_FIELDS} for row in [*full, *calibrated]]
     by_name = {(row["precision"], row["method"]): row for row in rows}
-    losses = {row["run"]: _segment_losses(explorer, model, row["run"]) for row in rows}
+    losses = {row["run"]: _segment_losses(services, model, row["run"]) for row in rows}
     for precision in PRECISIONS:
         better = rows[0]
         for method in reversed(METHODS):
@@ -85,7 +85,7 @@ def _rows(explorer: Explorer, runs: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _segment_losses(explorer: Explorer, model: str, run_id: str) -> list[float]:
+def _segment_losses(services: Services, model: str, run_id: str) -> list[float]:
     """The losses behind the latest evaluation of a run, or of the model at full precision where run_id is empty."""
-    records = explorer.measurements.evaluations(run_id or None)
+    records = services.storage.measurements.evaluations(run_id or None)
     return next(r.values["segment_losses"] for r in records if (r.run_id or "") == run_id and r.model == model)

@@ -10,7 +10,7 @@ from app import formatting
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import RunId
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 
 runs = typer.Typer(no_args_is_help=True, help="Finished and unfinished runs: list, show, verify, delete, export, gc.")
 
@@ -19,7 +19,7 @@ runs = typer.Typer(no_args_is_help=True, help="Finished and unfinished runs: lis
 @answers
 def list_runs(as_json: JsonOption = False) -> Answer:
     """List runs with their latest evaluation, newest first. Example: abq runs list --json"""
-    records = open_explorer().runs_frame().to_dict("records")
+    records = open_services().runs.frame().to_dict("records")
     rows = [
         [
             row["run"] or "-",
@@ -41,17 +41,17 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     """Show one run: its evaluation, its blocks, the command that makes it again."""
     from abq_core.spec import CalibrationSpec
 
-    explorer = open_explorer()
-    found = explorer.run(run)
-    record = next(row for row in explorer.runs_frame().to_dict("records") if row["run"] == found.id)
-    blocks = explorer.runs.blocks(found.id)
+    services = open_services()
+    found = services.runs.get(run)
+    record = next(row for row in services.runs.frame().to_dict("records") if row["run"] == found.id)
+    blocks = services.storage.runs.blocks(found.id)
     command = CalibrationSpec.from_dict(found.spec).command_line()
     rows = [
         [str(b.block), f"{b.distances.get('cosine', float('nan')):.5f}", formatting.seconds(b.seconds), b.sha256[:12]]
         for b in blocks
     ]
-    texts = explorer.texts(found.id)
-    asked = explorer.task_frame(found.id).to_dict("records")
+    texts = services.runs.texts(found.id)
+    asked = services.tasks.frame(found.id).to_dict("records")
     data = {
         **record,
         "task_scores": asked,
@@ -78,13 +78,13 @@ def delete(
     as_json: JsonOption = False,
 ) -> Answer:
     """Delete a run, its measurements and its files. Example: abq runs delete r-0123456789 --yes"""
-    explorer = open_explorer()
-    found = explorer.run(run)
+    services = open_services()
+    found = services.runs.get(run)
     if not yes:
         typer.confirm(
             f"Delete run {found.id} ({found.precision} {found.method} of {found.model})?", abort=True, err=True
         )
-    explorer.delete_run(found.id)
+    services.runs.delete(found.id)
     return Answer({"deleted": found.id}, f"Run {found.id} is deleted.")
 
 
@@ -97,9 +97,9 @@ def verify(
     """Compare the files of runs with what was recorded. Exit code 1 where one is missing or changed."""
     from app.runs.run_check import verify as find_wrong
 
-    explorer = open_explorer()
-    chosen = [explorer.run(run_id) for run_id in run] if run else explorer.runs.list()
-    wrong = {found.id: find_wrong(explorer.runs, explorer.settings.runs_dir, found) for found in chosen}
+    services = open_services()
+    chosen = [services.runs.get(run_id) for run_id in run] if run else services.storage.runs.list()
+    wrong = {found.id: find_wrong(services.storage.runs, services.settings.runs_dir, found) for found in chosen}
     rows = [[run_id, problem] for run_id, problems in wrong.items() for problem in problems]
     data = {"checked": len(wrong), "wrong": {run_id: problems for run_id, problems in wrong.items() if problems}}
     if not rows:
@@ -119,8 +119,8 @@ def gc(
     """
     from app.runs.run_check import leftovers
 
-    explorer = open_explorer()
-    found = leftovers(explorer.runs, explorer.jobs, explorer.settings.runs_dir)
+    services = open_services()
+    found = leftovers(services.storage.runs, services.storage.jobs, services.settings.runs_dir)
     for leftover in found if yes else []:
         leftover.remove()
     size = sum(leftover.bytes for leftover in found)
@@ -140,7 +140,7 @@ def export(
     as_json: JsonOption = False,
 ) -> Answer:
     """Copy a run's files out: spec, blocks, diagnostics, evaluation. Example: abq runs export r-0123456789 --to out"""
-    path = open_explorer().export_folder(run, to)
+    path = open_services().runs.export(run, to)
     return Answer({"run": run, "path": str(path)}, str(path))
 
 
@@ -153,7 +153,7 @@ def report(
     as_json: JsonOption = False,
 ) -> Answer:
     """Write one self-contained HTML file about runs. Example: abq report r-0123456789 --out report.html"""
-    explorer = open_explorer()
-    default = explorer.settings.reports_dir / f"report-{datetime.now():%Y%m%d-%H%M%S}.html"
-    path = explorer.report(run or [], out or default)
+    services = open_services()
+    default = services.settings.reports_dir / f"report-{datetime.now():%Y%m%d-%H%M%S}.html"
+    path = services.reports.write(run or [], out or default)
     return Answer({"path": str(path)}, str(path))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.answers import Answer, answers
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
 
@@ -44,7 +44,7 @@ def serve(
     if accounts is not None and not accounts.names():
         raise ServeError(f"{auth} has no accounts: add one with abq auth set-password NAME --file {auth}.")
     settings = Settings.from_environment()
-    open_explorer(settings)  # a bad data folder or database is said now, in a second
+    open_services(settings)  # a bad data folder or database is said now, in a second
     from app.web.dashboard import launch
 
     launch(settings, host, port, accounts, public_name or ())
@@ -55,8 +55,8 @@ def work() -> Answer:
     """Run queued jobs until the queue is empty, then end. The page and `abq calibrate` start this by themselves."""
     from app.jobs.executors.local import Supervisor
 
-    explorer = open_explorer()
-    if Supervisor(explorer.settings, explorer.jobs).run_until_idle():
+    services = open_services()
+    if Supervisor(services.settings, services.storage.jobs).run_until_idle():
         return Answer({"worked": True}, "The queue is empty.")
     return Answer({"worked": False}, "Another process looks after the queue already.")
 

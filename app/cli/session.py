@@ -1,4 +1,4 @@
-"""The services that a command works with."""
+"""Opens the services for one command."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,12 @@ from app.settings import Settings
 from kernels.environment import check_environment
 
 if TYPE_CHECKING:
-    from app.services import Explorer
+    from app.services import Services
 
 
-def open_explorer(settings: Settings | None = None) -> "Explorer":
-    """Check the environment, then open what is kept. Raises KernelsNameError, SettingsError, DatabaseError."""
-    from app.services import Explorer
+def open_services(settings: Settings | None = None) -> "Services":
+    """Check the environment, then open the services. Raises KernelsNameError, SettingsError, DatabaseError."""
+    from app import services  # pandas takes a second to import
 
     check_environment()
-    return Explorer.open(settings or Settings.from_environment())
+    return services.open_services(settings or Settings.from_environment())

@@ -11,15 +11,15 @@ import typer
 from abq_core.planning.sweep import read_sweep
 from app import formatting
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
-from app.cli.session import open_explorer
+from app.cli.session import open_services
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from app.jobs.executors.ray import RayCluster
-    from app.services import Explorer
-    from app.services.sweeps import Planned
+    from app.services import Services
+    from app.services.sweeps import PlannedCalibration
     from storage.jobs import Job
 
 
@@ -50,43 +50,41 @@ def sweep(
 
       abq sweep grid.yaml --executor ray --ray-address 10.0.0.1:6379
     """
-    from app.services import sweeps
-
     if ray_address is not None and executor != "ray":
         raise ExecutorError(f"--ray-address {ray_address} is for --executor ray: give both or none.")
     settings = Settings.from_environment()
-    explorer = open_explorer(settings)
-    planned = sweeps.plan(explorer, read_sweep(file))
+    services = open_services(settings)
+    planned = services.sweeps.plan(read_sweep(file))
     rows = [_row(one) for one in planned]
-    left = sum(one.is_left for one in planned)
+    left = sum(one.is_pending for one in planned)
     if dry_run:
         return Answer({"sweep": rows}, [_table(planned), _totals(planned)])
     if executor == "ray" and any(one.state != "succeeded" for one in planned):
         with _ray_cluster(ray_address, settings) as cluster:
-            sweeps.check_on(cluster, planned)
-            _name_runs(rows, sweeps.queue(explorer, planned))
-            _bring_to_end_on(cluster, explorer, rows)
-        return _ended(explorer, rows)
-    _name_runs(rows, sweeps.queue(explorer, planned))
+            _check_cluster(cluster, planned)
+            _name_runs(rows, services.sweeps.queue(planned))
+            _bring_to_end_on(cluster, services, rows)
+        return _ended(services, rows)
+    _name_runs(rows, services.sweeps.queue(planned))
     if wait or executor == "ray":
-        _bring_to_end(explorer, rows)
-        return _ended(explorer, rows)
+        _bring_to_end(services, rows)
+        return _ended(services, rows)
     from app.jobs.executors.local import start_detached
 
     if left:
         start_detached(settings)
-    _read_states(explorer, rows)
+    _read_states(services, rows)
     return Answer({"sweep": rows}, f"{left} of {len(rows)} calibrations are queued. See them with: abq jobs list")
 
 
-def _bring_to_end(explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
+def _bring_to_end(services: "Services", rows: list[dict[str, Any]]) -> None:
     """Bring every run to its end in this process, one after the other."""
     from app.jobs.foreground import bring_to_end
 
     for row in rows:
-        job = explorer.job(row["run"])
+        job = services.jobs.get(row["run"])
         if job.state in ("queued", "running"):
-            bring_to_end(explorer, job, f"{row['precision']} {row['method']}")
+            bring_to_end(services, job, f"{row['precision']} {row['method']}")
 
 
 @contextlib.contextmanager
@@ -104,7 +102,16 @@ def _ray_cluster(address: str | None, settings: Settings) -> "Iterator[RayCluste
             yield cluster
 
 
-def _bring_to_end_on(cluster: "RayCluster", explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
+def _check_cluster(cluster: "RayCluster", planned: "Sequence[PlannedCalibration]") -> None:
+    """Refuse a sweep that this cluster cannot run, before anything is queued. Raises ClusterError."""
+    from app.jobs.executors.cluster import need_of
+
+    unfinished = [one for one in planned if one.state != "succeeded"]
+    needs = [need_of(one.spec, one.estimate.peak_memory_bytes, cluster.cpus) for one in unfinished]
+    cluster.check([one.spec for one in unfinished], needs)
+
+
+def _bring_to_end_on(cluster: "RayCluster", services: "Services", rows: list[dict[str, Any]]) -> None:
     """Bring every run to its end on a cluster, as many at once as it has room for."""
     from app.jobs.executors.cluster import ClusterJobs
     from app.jobs.progress_line import ProgressLine
@@ -118,10 +125,10 @@ def _bring_to_end_on(cluster: "RayCluster", explorer: "Explorer", rows: list[dic
         at_work = f"at work: {', '.join(names)}" if names else "waiting for room on the cluster"
         line.show(f"{len(rows) - len(jobs)} of {len(rows)}", done / len(rows), at_work, None)
 
-    jobs = ClusterJobs(explorer, cluster, show)
+    jobs = ClusterJobs(services, cluster, show)
     try:
         with stop_on_signals(jobs):
-            jobs.bring_to_end([explorer.job(row["run"]).id for row in rows])
+            jobs.bring_to_end([services.jobs.get(row["run"]).id for row in rows])
     finally:
         line.close()
 
@@ -131,19 +138,19 @@ def _name_runs(rows: list[dict[str, Any]], runs: list[str]) -> None:
         row["run"] = run
 
 
-def _read_states(explorer: "Explorer", rows: list[dict[str, Any]]) -> None:
+def _read_states(services: "Services", rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        row["state"] = explorer.run(row["run"]).state
+        row["state"] = services.runs.get(row["run"]).state
 
 
-def _ended(explorer: "Explorer", rows: list[dict[str, Any]]) -> Answer:
-    _read_states(explorer, rows)
+def _ended(services: "Services", rows: list[dict[str, Any]]) -> Answer:
+    _read_states(services, rows)
     done = sum(row["state"] == "succeeded" for row in rows)
     text = f"{done} of {len(rows)} calibrations are done. See them with: abq runs list"
     return Answer({"sweep": rows}, text, 0 if done == len(rows) else FAILURE)
 
 
-def _row(one: "Planned") -> dict[str, Any]:
+def _row(one: "PlannedCalibration") -> dict[str, Any]:
     spec, estimate = one.spec, one.estimate
     return {
         "model": spec.model,
@@ -159,7 +166,7 @@ def _row(one: "Planned") -> dict[str, Any]:
     }
 
 
-def _table(planned: "list[Planned]") -> Table:
+def _table(planned: "list[PlannedCalibration]") -> Table:
     header = ["Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "Time", "Size"]
     cells = [
         [
@@ -178,8 +185,8 @@ def _table(planned: "list[Planned]") -> Table:
     return Table(header, cells)
 
 
-def _totals(planned: "list[Planned]") -> str:
-    left = [one.estimate for one in planned if one.is_left]
+def _totals(planned: "list[PlannedCalibration]") -> str:
+    left = [one.estimate for one in planned if one.is_pending]
     if not left:
         return f"All {len(planned)} calibrations have a run: nothing would be queued.\n"
     seconds, memory = sum(e.seconds for e in left), max(e.peak_memory_bytes for e in left)

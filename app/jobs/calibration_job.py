@@ -24,9 +24,9 @@ from app.runs.block_adoption import find_sibling
 from app.runs.provenance import provenance, what_changed
 from app.runs.run_folder import BlockStore, RunFolder
 from app.secrets import redacted
+from app.services import Services
 from app.services.errors import ServiceError
 from app.services.evaluation import EVALUATION_SEED
-from app.services.explorer import Explorer
 from storage.errors import DatabaseError, LostLeaseError
 from storage.jobs import Job
 
@@ -51,14 +51,14 @@ class CalibrationJob:
 
     def __init__(
         self,
-        explorer: Explorer,
+        services: Services,
         lease: JobLease,
         plan: EvaluationPlan | None = None,
         on_progress: OnProgress | None = None,
         calibrator: Calibrator | None = None,
     ) -> None:
-        self._explorer = explorer
-        self._jobs = explorer.jobs
+        self._services = services
+        self._jobs = services.storage.jobs
         self._lease = lease
         self._plan = plan or EvaluationPlan()
         self._on_progress = on_progress
@@ -68,8 +68,8 @@ class CalibrationJob:
         self._spec = CalibrationSpec.from_dict(self._job.spec)
         self._progress = Progress(learns=self._spec.active_epochs > 0)
         self._store_progress = throttled(self._write_progress, PROGRESS_SECONDS)
-        self._folder = RunFolder(explorer.settings.runs_dir, self._job.run_id)
-        blocks = {block.block: block.sha256 for block in explorer.runs.blocks(self._job.run_id)}
+        self._folder = RunFolder(services.settings.runs_dir, self._job.run_id)
+        blocks = {block.block: block.sha256 for block in services.storage.runs.blocks(self._job.run_id)}
         self._store = BlockStore(self._folder, blocks, lease.assert_owned)
 
     def run(self) -> None:
@@ -87,7 +87,7 @@ class CalibrationJob:
         return provenance(self._spec)
 
     def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
-        base = self._explorer.registry.full(spec.model)
+        base = self._services.registry.full(spec.model)
         self._lease.check()
         calibrate(base, spec, store, on_event)
 
@@ -133,7 +133,7 @@ class CalibrationJob:
 
     def _take_over(self) -> None:
         """Start with the blocks that a sibling made from the same inputs, with their losses and distances."""
-        sibling = find_sibling(self._explorer.runs, self._spec, self._provenance, self._folder)
+        sibling = find_sibling(self._services.storage.runs, self._spec, self._provenance, self._folder)
         if sibling is None:
             return
         losses = self._jobs.losses(sibling.job_id)
@@ -151,7 +151,7 @@ class CalibrationJob:
     def _diagnose(self) -> None:
         self._progress.diagnosing()
         self._store_progress(force=True)
-        base = self._explorer.registry.full(self._spec.model)
+        base = self._services.registry.full(self._spec.model)
         seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
         count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
         text = self._evaluation_text(base, count, seq_len)
@@ -170,12 +170,14 @@ class CalibrationJob:
     def _evaluate(self) -> None:
         self._progress.evaluating()
         self._store_progress(force=True)
-        base = self._explorer.registry.full(self._spec.model)
+        base = self._services.registry.full(self._spec.model)
         seq_len = min(self._plan.seq_len, base.context)
         segments = len(self._evaluation_text(base, self._plan.segments, seq_len))
         if segments < self._plan.segments:
             self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read.")
-        baseline = not self._explorer.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
+        baseline = not self._services.evaluation.has_full_precision(
+            self._spec.model, self._spec.data, segments, seq_len
+        )
         parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
         for index, part in enumerate(parts):
 
@@ -184,7 +186,7 @@ class CalibrationJob:
                 self._store_progress()
                 self._lease.check()
 
-            self._explorer.evaluate(part, self._spec.data, segments, seq_len, on_step)
+            self._services.evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
 
     def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
         """The segments that are asked for, or half as many (and so on, down to 2) where the text is short."""
@@ -215,7 +217,7 @@ class CalibrationJob:
 
 
 def run_claimed(
-    explorer: Explorer,
+    services: Services,
     lease: JobLease,
     plan: EvaluationPlan | None = None,
     on_progress: OnProgress | None = None,
@@ -228,17 +230,17 @@ def run_claimed(
     ids = (lease.job.id, lease.job.epoch)
     try:
         try:
-            CalibrationJob(explorer, lease, plan, on_progress, calibrator).run()
+            CalibrationJob(services, lease, plan, on_progress, calibrator).run()
         except JobStopped as stop:
             if stop.reason == "cancelled":
-                explorer.jobs.end_cancelled(*ids, now())
+                services.storage.jobs.end_cancelled(*ids, now())
             elif stop.reason == "shutdown":
-                explorer.jobs.release(*ids, now(), "Its worker was asked to stop.")
+                services.storage.jobs.release(*ids, now(), "Its worker was asked to stop.")
         except LostLeaseError:
             raise
         except Exception as error:
-            explorer.jobs.log(*ids, now(), redacted(traceback.format_exc()))
-            explorer.jobs.fail(*ids, now(), redacted(sentence_for(error, explorer.settings.data_dir)))
+            services.storage.jobs.log(*ids, now(), redacted(traceback.format_exc()))
+            services.storage.jobs.fail(*ids, now(), redacted(sentence_for(error, services.settings.data_dir)))
     except LostLeaseError:
         return  # another worker has the job: nothing of ours may be written
 

@@ -12,13 +12,13 @@ from app.clock import now
 from app.jobs.lease import JobLease
 from app.jobs.progress_line import ProgressLine
 from app.jobs.worker import stop_on_signals
-from app.services import Explorer
+from app.services import Services
 from storage.jobs import Job
 
 POLL_SECONDS = 0.3
 
 
-def bring_to_end(explorer: Explorer, job: Job, label: str, evaluation: tuple[int, int] | None = None) -> Job:
+def bring_to_end(services: Services, job: Job, label: str, evaluation: tuple[int, int] | None = None) -> Job:
     """Run the job in this process, or follow the worker that claimed it first. Returns the job after it has ended.
 
     Ctrl-C cancels the job; it can be resumed.
@@ -27,30 +27,30 @@ def bring_to_end(explorer: Explorer, job: Job, label: str, evaluation: tuple[int
     line = ProgressLine()
     worker = f"{socket.gethostname()}-{os.getpid()}"
     try:
-        while (claimed := explorer.jobs.claim_next(worker, now(), job_id=job.id)) is None:
-            job = _follow(explorer, job, label, line)
+        while (claimed := services.storage.jobs.claim_next(worker, now(), job_id=job.id)) is None:
+            job = _follow(services, job, label, line)
             if job.state != "queued":
                 return job
         from app.jobs.calibration_job import EvaluationPlan, run_claimed  # imports torch: only to run the job here
 
-        lease = JobLease(explorer.jobs, claimed)
+        lease = JobLease(services.storage.jobs, claimed)
         with _cancel_on_interrupt(lease), stop_on_signals(lease), lease:
             plan = EvaluationPlan(*evaluation) if evaluation else None
-            run_claimed(explorer, lease, plan, lambda p: line.show(label, p.fraction, p.message, p.eta_seconds))
-        return explorer.job(job.id)
+            run_claimed(services, lease, plan, lambda p: line.show(label, p.fraction, p.message, p.eta_seconds))
+        return services.jobs.get(job.id)
     finally:
         line.close()
 
 
-def _follow(explorer: Explorer, job: Job, label: str, line: ProgressLine) -> Job:
+def _follow(services: Services, job: Job, label: str, line: ProgressLine) -> Job:
     """Show the job's progress until it has ended or is queued again because its worker died."""
     try:
-        while (current := explorer.job(job.id)).state == "running":
-            explorer.jobs.requeue_expired(now())  # its worker may have died without a supervisor
+        while (current := services.jobs.get(job.id)).state == "running":
+            services.storage.jobs.requeue_expired(now())  # its worker may have died without a supervisor
             line.show(label, current.progress, current.message, current.eta_seconds)
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        explorer.cancel(job.id)
+        services.jobs.cancel(job.id)
         raise
     return current
 

@@ -33,20 +33,20 @@ def run_one(settings: Settings, name: str, parent: int | None, niceness: int = 0
     watch = None if parent is None else ParentWatch(parent)
     if watch is not None:
         watch.start()  # before the imports, which take seconds
-    from app.services import Explorer
+    from app.services import open_services
 
-    explorer = Explorer.open(settings)
-    job = explorer.jobs.claim_next(name, now())
+    services = open_services(settings)
+    job = services.storage.jobs.claim_next(name, now())
     if job is None:
         return 0
-    lease = JobLease(explorer.jobs, job)
+    lease = JobLease(services.storage.jobs, job)
     if watch is not None:
         watch.held = lease
     with stop_on_signals(lease), lease:  # the lease is held while torch is imported
         from app.jobs.calibration_job import run_claimed
 
         lower_priority(niceness)
-        run_claimed(explorer, lease)
+        run_claimed(services, lease)
     return 0
 
 

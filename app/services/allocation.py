@@ -1,109 +1,138 @@
-"""Bits under a budget: sensitivities measured once and kept as files, choices from them, predictions beside results."""
+"""Mixed precision under a budget: sensitivities measured once and stored as files, and choices from them."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas
 
 from abq_core.mix import MixError
-from abq_core.models.reference import fingerprint
-from abq_core.planning.allocate import Allocation, allocate, check_request, predicted_kl
-from abq_core.planning.sensitivity import Sensitivity, sensitivities
 from abq_core.precision import Precision
 from abq_core.spec import read_precision
-from abq_core.text.segments import recorded_segments
 from app.files import write_atomically
+from app.services.local_path import local_path
+from app.services.registry import BUILTIN, ModelRegistry
+from app.services.runs import RunService
+from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.services.explorer import Explorer
+    from abq_core.planning.allocate import Allocation
+    from abq_core.planning.sensitivity import Sensitivity
 
 FOLDER = "sensitivity"
-SEQ_LEN = 256
-Text = tuple[str, int, int | None, int]  # data, segments, seq_len, seed: the calibration text that is measured on
+DEFAULT_SEQ_LEN = 256
 PREDICTION_COLUMNS = ["run", "precision", "method", "stored_bits", "predicted_kl", "kl_mean", "perplexity"]
 
-
-def allocate_bits(
-    explorer: "Explorer",
-    ref: str,
-    candidates: Sequence[str],
-    stored_bits: float | None,
-    stored_bytes: int | None,
-    text: Text,
-    on_step: Callable[[int, int], None] | None,
-) -> Allocation:
-    """Measure what is not known yet, then choose. Raises BudgetError, PrecisionError, ModelError, DataError."""
-    wanted = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
-    check_request(wanted, stored_bits, stored_bytes)
-    measured = _measured(explorer, ref, wanted, text, on_step)
-    return allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
+OnStep = Callable[[int, int], None]
 
 
-def predictions_frame(explorer: "Explorer", model: str) -> pandas.DataFrame:
-    """The model's evaluated runs whose linears were all measured: predicted and measured KL to full precision."""
-    known = _known(_folder(explorer), model)
-    frame = explorer.runs_frame()
-    frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
-    rows = []
-    for row in frame.to_dict("records"):
-        try:
-            predicted = predicted_kl(known, read_precision(explorer.run(row["run"]).spec))
-        except MixError:  # made for a model that has since changed
-            continue
-        if predicted is not None:
-            rows.append({**row, "predicted_kl": predicted})
-    return pandas.DataFrame(rows, columns=PREDICTION_COLUMNS)
+@dataclass(frozen=True)
+class SensitivityText:
+    """The calibration text that sensitivities are measured on.
+
+    seq_len: tokens per segment; None for DEFAULT_SEQ_LEN, or the model's context if that is shorter.
+    """
+
+    data: str = BUILTIN
+    segments: int = 4
+    seq_len: int | None = None
+    seed: int = 0
 
 
-def _measured(
-    explorer: "Explorer",
-    model: str,
-    candidates: Sequence[Precision],
-    text: Text,
-    on_step: Callable[[int, int], None] | None,
-) -> list[Sensitivity]:
-    """Of every linear at every candidate: from files where they are, else measured and kept."""
-    base = explorer.registry.full(model)
-    data, segments, seq_len, seed = text
-    seq_len = min(SEQ_LEN, base.context) if seq_len is None else seq_len
-    ids, record = recorded_segments(data, base.tokenizer, segments, seq_len, seed, "calibration")
-    source = {"model": model, "fingerprint": fingerprint(model), "text": record.sha256}
-    paths = {candidate: _folder(explorer) / f"{_key(source, candidate)}.json" for candidate in candidates}
-    missing = [candidate for candidate, path in paths.items() if not path.is_file()]
-    if missing:
-        found = sensitivities(base, missing, ids, on_step)
-        for candidate in missing:
-            own = [one for one in found if one.precision == candidate]
-            write_atomically(paths[candidate], json.dumps(source | _rows(candidate, own), indent=1).encode())
-    return [one for path in paths.values() for one in _read(path)]
+class AllocationService:
+    """Chooses a precision for every linear of a model."""
 
+    def __init__(self, settings: Settings, runs: RunService, registry: ModelRegistry) -> None:
+        self._folder, self._runs, self._registry = settings.data_dir / FOLDER, runs, registry
 
-def _folder(explorer: "Explorer") -> Path:
-    return explorer.settings.data_dir / FOLDER
+    def allocate(
+        self,
+        ref: str,
+        candidates: Sequence[str],
+        stored_bits: float | None = None,
+        stored_bytes: int | None = None,
+        text: SensitivityText | None = None,
+        on_step: OnStep | None = None,
+    ) -> "Allocation":
+        """Choose a precision for every linear within one budget. Measures the sensitivities that are not stored yet.
+
+        stored_bits: mean bits per weight.  stored_bytes: bytes of the blocks' linears.  on_step(done, total): called
+        while measuring; may raise to stop. Raises BudgetError, PrecisionError, ModelError, DataError.
+        """
+        from abq_core.planning.allocate import allocate, check_request
+
+        precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
+        check_request(precisions, stored_bits, stored_bytes)
+        measured = self._measure(local_path(ref), precisions, text or SensitivityText(), on_step)
+        return allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
+
+    def predictions(self, model: str) -> pandas.DataFrame:
+        """Predicted and measured KL to full precision of the model's evaluated runs.
+
+        Only runs all of whose linears have a stored sensitivity at their precision.
+        """
+        from abq_core.planning.allocate import predicted_kl
+
+        stored = _stored(self._folder, model)
+        frame = self._runs.frame()
+        frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
+        rows = []
+        for row in frame.to_dict("records"):
+            try:
+                predicted = predicted_kl(stored, read_precision(self._runs.get(row["run"]).spec))
+            except MixError:  # the model has changed since this run
+                continue
+            if predicted is not None:
+                rows.append({**row, "predicted_kl": predicted})
+        return pandas.DataFrame(rows, columns=PREDICTION_COLUMNS)
+
+    def _measure(
+        self, model: str, candidates: Sequence[Precision], text: SensitivityText, on_step: OnStep | None
+    ) -> "list[Sensitivity]":
+        """Sensitivity of every linear at every candidate, read from files or measured and stored."""
+        from abq_core.models.reference import fingerprint
+        from abq_core.planning.sensitivity import sensitivities
+        from abq_core.text.segments import recorded_segments
+
+        base = self._registry.full(model)
+        seq_len = min(DEFAULT_SEQ_LEN, base.context) if text.seq_len is None else text.seq_len
+        data = local_path(text.data)
+        ids, record = recorded_segments(data, base.tokenizer, text.segments, seq_len, text.seed, "calibration")
+        source = {"model": model, "fingerprint": fingerprint(model), "text": record.sha256}
+        paths = {candidate: self._folder / f"{_key(source, candidate)}.json" for candidate in candidates}
+        missing = [candidate for candidate, path in paths.items() if not path.is_file()]
+        if missing:
+            found = sensitivities(base, missing, ids, on_step)
+            for candidate in missing:
+                measured = [one for one in found if one.precision == candidate]
+                write_atomically(paths[candidate], json.dumps(source | _rows(candidate, measured), indent=1).encode())
+        return [one for path in paths.values() for one in _read(path)]
 
 
 def _key(source: dict[str, str], candidate: Precision) -> str:
-    """A name that follows from all that the measurement depends on."""
+    """A file name from a hash of everything that the measurement depends on."""
     content = json.dumps([source["fingerprint"], source["text"], str(candidate)])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
-def _rows(candidate: Precision, measured: Iterable[Sensitivity]) -> dict[str, Any]:
+def _rows(candidate: Precision, measured: "Iterable[Sensitivity]") -> dict[str, Any]:
     linears = [[one.block, one.name, one.kl, one.rows, one.columns] for one in measured]
     return {"precision": str(candidate), "linears": linears}
 
 
-def _read(path: Path) -> list[Sensitivity]:
+def _read(path: Path) -> "list[Sensitivity]":
+    from abq_core.planning.sensitivity import Sensitivity
+
     content = json.loads(path.read_text("utf-8"))
     precision = Precision.parse(content["precision"])
     return [Sensitivity(block, name, precision, *rest) for block, name, *rest in content["linears"]]
 
 
-def _known(folder: Path, model: str) -> list[Sensitivity]:
-    """All that was measured of a model; of what was measured twice (on another text) the newest."""
+def _stored(folder: Path, model: str) -> "list[Sensitivity]":
+    """All stored sensitivities of a model; of several measurements of one precision (on other texts) the newest."""
     newest: dict[str, list[Sensitivity]] = {}
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         content = json.loads(path.read_text("utf-8"))

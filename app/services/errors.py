@@ -1,5 +1,5 @@
-"""The error of a service that cannot do what was asked."""
+"""The error that services raise."""
 
 
 class ServiceError(ValueError):
-    """What was asked cannot be done; the message says why and what to do."""
+    """A request that a service refuses; the message says why and what to do."""

@@ -1,52 +1,77 @@
-"""Perplexity and distance to full precision, stored. Leaves the measuring to abq_core."""
+"""Perplexity and KL divergence to full precision, measured and stored."""
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from abq_core.evaluation.perplexity import Evaluation, evaluate
-from abq_core.inference.runtime import weight_bytes
-from abq_core.text.segments import recorded_segments
+from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
 from app.clock import now
+from app.services.registry import BUILTIN, ModelRegistry
+from app.services.stored import Storage
+from storage.run_ids import means_run
 
 if TYPE_CHECKING:
-    from app.services.explorer import Explorer
+    from abq_core.evaluation.perplexity import Evaluation
 
 EVALUATION_SEED = 0
 
 
-def evaluate_run_or_model(
-    explorer: "Explorer",
-    ref_or_run: str,
-    data: str,
-    segments: int,
-    seq_len: int,
-    on_step: Callable[[int, int], None] | None,
-) -> Evaluation:
-    """Evaluate on the evaluation split of `data` and store the row."""
-    run = explorer.run(ref_or_run) if ref_or_run.startswith("r-") else None
-    reference = explorer.registry.full(run.model if run else ref_or_run)
-    text, record = recorded_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
-    started = time.perf_counter()
-    if run is None:
-        model, precision, method = reference, "FP16", "none"
-    else:
-        model, precision, method = explorer.registry.run(run.id, "simulated"), run.precision, run.method
-    scores = evaluate(model, None if run is None else reference, text, on_step)
-    result = Evaluation(
-        **asdict(scores),
-        precision=precision,
-        method=method,
-        stored_bits=model.precision.stored_bits,
-        weight_bytes=weight_bytes(model),
-        tokens=text.numel(),
-        segments=text.shape[0],
-        seq_len=text.shape[1],
-        data=data,
-        text=record,
-        seed=EVALUATION_SEED,
-        seconds=time.perf_counter() - started,
-    )
-    explorer.measurements.add_evaluation(run.id if run else None, reference.ref, now(), asdict(result))
-    return result
+class EvaluationService:
+    """Evaluates runs and models on held-out text."""
+
+    def __init__(self, storage: Storage, registry: ModelRegistry) -> None:
+        self._runs, self._measurements, self._registry = storage.runs, storage.measurements, registry
+
+    def evaluate(
+        self,
+        ref_or_run: str,
+        data: str = BUILTIN,
+        segments: int = EVALUATION_SEGMENTS,
+        seq_len: int = EVALUATION_SEQ_LEN,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> "Evaluation":
+        """Evaluate a run, or a model at full precision, on the evaluation split of `data`, and store the row.
+
+        on_step(done, total): called after each step; may raise to stop.
+        """
+        from abq_core.evaluation.perplexity import Evaluation, evaluate
+        from abq_core.inference.runtime import weight_bytes
+        from abq_core.text.segments import recorded_segments
+
+        run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
+        reference = self._registry.full(run.model if run else ref_or_run)
+        text, record = recorded_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
+        started = time.perf_counter()
+        if run is None:
+            model, precision, method = reference, "FP16", "none"
+        else:
+            model, precision, method = self._registry.run(run.id, "simulated"), run.precision, run.method
+        scores = evaluate(model, None if run is None else reference, text, on_step)
+        result = Evaluation(
+            **asdict(scores),
+            precision=precision,
+            method=method,
+            stored_bits=model.precision.stored_bits,
+            weight_bytes=weight_bytes(model),
+            tokens=text.numel(),
+            segments=text.shape[0],
+            seq_len=text.shape[1],
+            data=data,
+            text=record,
+            seed=EVALUATION_SEED,
+            seconds=time.perf_counter() - started,
+        )
+        self._measurements.add_evaluation(run.id if run else None, reference.ref, now(), asdict(result))
+        return result
+
+    def has_full_precision(self, model: str, data: str, segments: int, seq_len: int) -> bool:
+        """True if this model was already evaluated at full precision on these segments of this text."""
+        text = {"data": data, "segments": segments, "seq_len": seq_len}
+        records = self._measurements.evaluations()
+        return any(r.run_id is None and r.model == model and text.items() <= r.values.items() for r in records)
+
+    def segment_losses(self, model: str, run_id: str | None) -> list[float]:
+        """Mean loss of each segment in the latest evaluation of a run, or (None) of the model at full precision."""
+        records = self._measurements.evaluations(run_id)
+        return next(r.values["segment_losses"] for r in records if r.run_id == run_id and r.model == model)

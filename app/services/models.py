@@ -1,121 +1,77 @@
-"""The models that are loaded in this process: one copy of each, the least recently used leave first."""
+"""Models: which ones are known, their sizes, what a calibration costs, and what rounding does to their weights."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import psutil
-import torch
+import pandas
+from cachetools import LRUCache, cached
 
-from abq_core.calibration.quantized_block import Engine
-from abq_core.inference.runtime import quantized_model, rounded_model
 from abq_core.mix import ModelPrecision
-from abq_core.models.loading import LoadedModel, load_model
-from abq_core.models.shape import model_shape
-from abq_core.quantization.quant_linear import PackedLinear
-from abq_core.spec import read_precision
-from app import formatting
-from app.runs.run_folder import BlockStore, RunFolder
-from app.services.errors import ServiceError
-from app.services.mixes import find_precision
+from abq_core.spec import CalibrationSpec
+from app.services.precisions import find_precision
+from app.services.registry import BUILTIN, ModelRegistry
 from app.settings import Settings
 from storage.runs import Runs
 
-Key = tuple[str, str, str]  # model, "" or precision or run id, "full" or the engine
-FULL_COLUMN = "full"
-MAX_MODELS = 8
+if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
+    from abq_core.models.shape import ModelShape
+    from abq_core.planning.estimate import Estimate
+
+MAX_RECENT_RUNS = 500  # runs whose models are listed
+MAX_EXPLORED = 8  # explored pairs of model and precision that stay in memory
 
 
-class ModelRegistry:
-    """Loads on demand, one load at a time; handing out is thread-safe. Callers must not change what they get."""
+class ModelService:
+    """Questions about models that need no calibration."""
 
-    def __init__(
-        self, settings: Settings, runs: Runs, max_models: int = MAX_MODELS, max_bytes: int | None = None
-    ) -> None:
-        self._settings = settings
-        self._runs = runs
-        self._max_models = max_models
-        self._max_bytes = max_bytes or psutil.virtual_memory().total // 2
-        self._loaded: OrderedDict[Key, tuple[LoadedModel, int]] = OrderedDict()
-        self._lock = threading.RLock()
-        torch.set_num_threads(settings.threads)
+    def __init__(self, settings: Settings, runs: Runs, registry: ModelRegistry) -> None:
+        self._settings, self._runs, self._registry = settings, runs, registry
+        # Single flight: while one thread explores a model at a precision, others that ask for the same wait.
+        single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
+        self._explore_once = single_flight(self._explore)
 
-    def full(self, ref: str) -> LoadedModel:
-        """The model as it is, in fp32."""
-        return self._get((ref, "", "full"), lambda: self._load(ref))
+    def names(self) -> list[str]:
+        """The built-in model, then the models of the most recent runs, newest first."""
+        used = [run.model for run in self._runs.list(limit=MAX_RECENT_RUNS) if run.model != BUILTIN]
+        return [BUILTIN, *dict.fromkeys(used)]
 
-    def rounded(self, ref: str, precision: ModelPrecision, engine: Engine) -> LoadedModel:
-        """The model rounded to nearest, no calibration."""
-        return self._get((ref, str(precision), engine), lambda: rounded_model(self.full(ref), precision, engine))
+    def shape(self, ref: str) -> "ModelShape":
+        """Sizes of a model, read from its config alone. Raises ModelError."""
+        from abq_core.models.shape import model_shape
 
-    def run(self, run_id: str, engine: Engine) -> LoadedModel:
-        """A calibrated model. Raises RunNotFoundError, MissingBlockError."""
-        run = self._runs.get(run_id)
-        hashes = {block.block: block.sha256 for block in self._runs.blocks(run.id)}
-        store = BlockStore(RunFolder(self._settings.runs_dir, run.id), hashes)
-        precision = read_precision(run.spec)
-        return self._get(
-            (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
-        )
+        return model_shape(ref)
 
-    def column(self, column: str, ref: str) -> LoadedModel:
-        """What a column names: "full", a run id, or a precision (rounded only). Quantized ones are packed."""
-        if column == FULL_COLUMN:
-            return self.full(ref)
-        if column.startswith("r-"):
-            return self.run(column, "packed")
-        precision = find_precision(self._runs, column)
-        return self.full(ref) if precision.is_full else self.rounded(ref, precision, "packed")
+    def precision(self, text: str | ModelPrecision) -> ModelPrecision:
+        """Parse a precision, the JSON of a mix, or the name of a stored run's mix. Raises PrecisionError."""
+        return find_precision(self._runs, text) if isinstance(text, str) else text
 
-    def common_model(self, columns: Sequence[str], default: str) -> str:
-        """The one model that these columns are of. Raises ServiceError where runs are of different models."""
-        models = {self._runs.get(column).model for column in columns if column.startswith("r-")}
-        if len(models) > 1:
-            raise ServiceError(
-                f"These runs are of different models ({', '.join(sorted(models))}); compare runs of one model."
-            )
-        return models.pop() if models else default
+    def estimate(self, ref: str, precision: str | ModelPrecision) -> "Estimate":
+        """Size, memory and time of a default calibration, from shapes alone. Raises ModelError, PrecisionError."""
+        from abq_core.planning.cost import Work
+        from abq_core.planning.estimate import estimate
 
-    def forget(self, run_id: str) -> None:
-        """Let go of a run's models."""
-        with self._lock:
-            for key in [key for key in self._loaded if key[1] == run_id]:
-                del self._loaded[key]
+        device = self._settings.device
+        return estimate(self.shape(ref), self.precision(precision), Work(device=device, home=device))
 
-    def _load(self, ref: str) -> LoadedModel:
-        """Load in fp32 after making room. Raises ServiceError where the memory that is free cannot hold it."""
-        wanted = 4 * model_shape(ref).parameters
-        self._evict(wanted)
-        free = psutil.virtual_memory().available
-        if wanted > free:
-            raise ServiceError(
-                f"{ref} takes {formatting.size(wanted)} of memory in fp32, and {formatting.size(free)} are free. Use a "
-                "smaller model, or a machine with more memory."
-            )
-        return load_model(ref, device=self._settings.device)
+    def estimate_calibration(self, spec: CalibrationSpec) -> "Estimate":
+        """Size, memory and time of this calibration, from shapes alone. Raises ModelError."""
+        from abq_core.planning.cost import Work
+        from abq_core.planning.estimate import estimate
 
-    def _get(self, key: Key, load: Callable[[], LoadedModel]) -> LoadedModel:
-        with self._lock:
-            if key not in self._loaded:
-                model = load()
-                self._loaded[key] = (model, _resident_bytes(model))
-            self._loaded.move_to_end(key)
-            self._evict(keep=key)
-            return self._loaded[key][0]
+        return estimate(self.shape(spec.model), spec.precision, Work.of(spec, home=self._settings.device))
 
-    def _evict(self, coming: int = 0, keep: Key | None = None) -> None:
-        """Let the least recently used go until the budget holds what is left and `coming` bytes more."""
-        while self._loaded and (
-            len(self._loaded) > self._max_models
-            or sum(size for _, size in self._loaded.values()) + coming > self._max_bytes
-        ):
-            oldest = next(iter(self._loaded))
-            if oldest == keep:
-                return
-            del self._loaded[oldest]
+    def explore(self, ref: str, precision: str | ModelPrecision) -> dict[str, pandas.DataFrame]:
+        """DataFrames of what rounding to this precision does to the weights. Cached: do not modify them.
 
+        Raises ModelError, PrecisionError, ServiceError.
+        """
+        return self._explore_once(ref, self.precision(precision))
 
-def _resident_bytes(model: LoadedModel) -> int:
-    tensors = [*model.model.parameters(), *model.model.buffers()]
-    packed = [module.stored_bytes for module in model.model.modules() if isinstance(module, PackedLinear)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed)
+    def _explore(self, ref: str, precision: ModelPrecision) -> dict[str, pandas.DataFrame]:
+        from abq_core.analysis.explore import explore
+
+        return explore(self._registry.full(ref), precision)
+
+    @staticmethod
+    def _explore_key(ref: str, precision: ModelPrecision) -> tuple[str, str]:
+        return ref, str(precision)

@@ -1,4 +1,4 @@
-"""A sweep as jobs: which of its calibrations have a run, and queueing those that have none."""
+"""Sweeps as jobs: which calibrations already have a run, and queueing those that have none."""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,70 +6,66 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from abq_core.spec import CalibrationSpec
-from app.services.explorer import local_path
+from app.services.jobs import JobService
+from app.services.local_path import local_path
+from app.services.models import ModelService
+from storage.runs import Run, Runs
 
 if TYPE_CHECKING:
     from abq_core.planning.estimate import Estimate
-    from app.jobs.executors.ray import RayCluster
-    from app.services.explorer import Explorer
-    from storage.runs import Run
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One calibration of a sweep. run: the newest run of exactly this calibration, None where there is none."""
+class PlannedCalibration:
+    """One calibration of a sweep. run: the newest run with an equal spec, or None."""
 
     spec: CalibrationSpec
-    run: "Run | None"
+    run: Run | None
     estimate: "Estimate"
 
     @property
     def state(self) -> str:
-        """Of the run's newest job, or "new"."""
+        """State of the run's newest job, or "new"."""
         return "new" if self.run is None else self.run.state
 
     @property
-    def is_left(self) -> bool:
-        """Whether queueing would do anything: there is no run, or it was given up."""
+    def is_pending(self) -> bool:
+        """True if `SweepService.queue` would queue it: it has no run, or its job failed or was cancelled."""
         return self.state in ("new", "failed", "cancelled")
 
 
-def plan(explorer: "Explorer", specs: Sequence[CalibrationSpec]) -> list[Planned]:
-    """What each calibration takes and what there is of it. Raises ModelError."""
-    from abq_core.models.reference import pinned
+class SweepService:
+    """Plans and queues the calibrations of a sweep."""
 
-    models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
-    specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
-    runs: dict[CalibrationSpec, Run] = {}
-    for run in explorer.runs.list():  # newest first
-        with contextlib.suppress(ValueError):  # of a version that knew other fields: no calibration of today
-            runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
-    return [Planned(spec, runs.get(spec), explorer.estimate_of(spec)) for spec in specs]
+    def __init__(self, runs: Runs, models: ModelService, jobs: JobService) -> None:
+        self._runs, self._models, self._jobs = runs, models, jobs
 
+    def plan(self, specs: Sequence[CalibrationSpec]) -> list[PlannedCalibration]:
+        """The cost of each calibration and the run that it already has. Raises ModelError."""
+        from abq_core.models.reference import pinned
 
-def check_on(cluster: "RayCluster", planned: Sequence[Planned]) -> None:
-    """Refuse, before anything is queued, what of a sweep cannot run on this cluster. Raises ClusterError."""
-    from app.jobs.executors.cluster import need_of
+        models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
+        specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
+        runs: dict[CalibrationSpec, Run] = {}
+        for run in self._runs.list():  # newest first
+            with contextlib.suppress(ValueError):  # written by a version with other fields: equals no spec of today
+                runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
+        return [PlannedCalibration(spec, runs.get(spec), self._models.estimate_calibration(spec)) for spec in specs]
 
-    left = [one for one in planned if one.state != "succeeded"]
-    needs = [need_of(one.spec, one.estimate.peak_memory_bytes, cluster.cpus) for one in left]
-    cluster.check([one.spec for one in left], needs)
+    def queue(self, planned: Sequence[PlannedCalibration]) -> list[str]:
+        """Queue the pending calibrations, new or resumed. Returns the run id of every calibration, in order.
 
-
-def queue(explorer: "Explorer", planned: Sequence[Planned]) -> list[str]:
-    """Queue what is left of a sweep, new or from where it stopped; the run of every calibration, in order.
-
-    Nothing is queued where one of them cannot run here. Raises EstimateError, DataError.
-    """
-    for one in planned:
-        if one.is_left:
-            explorer.check(one.spec)
-    found = []
-    for one in planned:
-        if one.run is None:
-            found.append(explorer.submit(one.spec).run_id)
-            continue
-        if one.is_left:
-            explorer.resume(one.run.id)
-        found.append(one.run.id)
-    return found
+        If one of them cannot run here, none is queued. Raises EstimateError, DataError.
+        """
+        for one in planned:
+            if one.is_pending:
+                self._jobs.check(one.spec)
+        run_ids = []
+        for one in planned:
+            if one.run is None:
+                run_ids.append(self._jobs.submit(one.spec).run_id)
+                continue
+            if one.is_pending:
+                self._jobs.resume(one.run.id)
+            run_ids.append(one.run.id)
+        return run_ids

@@ -1,4 +1,4 @@
-"""Timings as a file: so that machines can be compared. What is read from a file is checked before it is kept."""
+"""Timings of kernels and decoding: stored ones, and files that carry them between machines."""
 
 import json
 import math
@@ -6,84 +6,99 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from app.files import write_atomically
+from app.services import dataframes
 from app.services.errors import ServiceError
-from kernels.dispatch import describe
-from storage.measurements import ThroughputRecord
-
-if TYPE_CHECKING:
-    from app.services.explorer import Explorer
+from storage.measurements import Measurements, ThroughputRecord
 
 FORMAT = "abq-timings-1"
 SHIPPED = Path(__file__).parents[1] / "shipped" / "timings"
-_MOST_BYTES, _MOST_TIMINGS, _LONGEST_TEXT = 16 << 20, 10_000, 200
+_MAX_BYTES, _MAX_TIMINGS, _MAX_CHARACTERS = 16 << 20, 10_000, 200
+_MAX_SHOWN = 1000
 
 
 def this_device() -> str:
-    """The name under which timings of this machine are kept."""
+    """The name of this machine's CPU, under which its timings are stored."""
+    from kernels.dispatch import describe  # numba takes a second to import
+
     return str(describe()["cpu"])
 
 
-def export_timings(explorer: "Explorer", path: Path, device: str) -> int:
-    """Write all timings of a device to a new file; how many. Raises ServiceError."""
-    if path.exists():
-        raise ServiceError(f"{path} is there already. Name another file, or remove it.")
-    kept = [record for record in explorer.measurements.throughput(_MOST_TIMINGS) if record.device == device]
-    if not kept:
-        raise ServiceError(f"There is no timing of '{device}' yet: run abq bench kernels or abq bench decode.")
-    rows = [
-        {"created": record.created_at.isoformat(), "device": record.device, "values": record.values}
-        for record in reversed(kept)
-    ]
-    try:
-        content = json.dumps({"format": FORMAT, "timings": rows}, indent=1) + "\n"
-        write_atomically(path, content.encode(), make_parents=False)
-    except OSError as error:
-        raise ServiceError(f"{path} cannot be written: {error}.") from error
-    return len(rows)
+class TimingService:
+    """Timings of this machine, and of others by files. Timings in a file are validated before any is stored."""
 
+    def __init__(self, measurements: Measurements) -> None:
+        self._measurements = measurements
 
-def import_timings(explorer: "Explorer", path: Path) -> tuple[int, int]:
-    """Keep the timings of a file that are not here yet: (new, known). All of them or none. Raises ServiceError."""
-    found = read_timings(path)
-    known = {_key(r.created_at, r.device, r.values) for r in explorer.measurements.throughput(_MOST_TIMINGS)}
-    new = {key: timing for timing in found if (key := _key(*timing)) not in known}
-    explorer.measurements.add_timings(new.values())
-    return len(new), len(found) - len(new)
+    def frame(self, shipped: bool = False) -> pandas.DataFrame:
+        """Stored timings, newest first; `kind` is "kernel" or "decode".
+
+        shipped: append the timings of other machines that come with the program.
+        """
+        stored = self._measurements.throughput(_MAX_SHOWN)
+        return dataframes.throughput_frame([*stored, *shipped_timings()] if shipped else stored)
+
+    def export(self, path: Path, device: str) -> int:
+        """Write all timings of a device to a new file. Returns their number. Raises ServiceError."""
+        if path.exists():
+            raise ServiceError(f"{path} already exists. Name another file, or remove it.")
+        found = [record for record in self._measurements.throughput(_MAX_TIMINGS) if record.device == device]
+        if not found:
+            raise ServiceError(f"There is no timing of '{device}' yet: run abq bench kernels or abq bench decode.")
+        rows = [
+            {"created": record.created_at.isoformat(), "device": record.device, "values": record.values}
+            for record in reversed(found)
+        ]
+        try:
+            content = json.dumps({"format": FORMAT, "timings": rows}, indent=1) + "\n"
+            write_atomically(path, content.encode(), make_parents=False)
+        except OSError as error:
+            raise ServiceError(f"{path} cannot be written: {error}.") from error
+        return len(rows)
+
+    def import_from(self, path: Path) -> tuple[int, int]:
+        """Store the new timings of a file, all or none. Returns (new, already stored). Raises ServiceError."""
+        found = read_timings(path)
+        stored = {_key(r.created_at, r.device, r.values) for r in self._measurements.throughput(_MAX_TIMINGS)}
+        new = {key: timing for timing in found if (key := _key(*timing)) not in stored}
+        self._measurements.add_timings(new.values())
+        return len(new), len(found) - len(new)
 
 
 def read_timings(path: Path) -> list[tuple[datetime, str, dict[str, Any]]]:
-    """When, on what device and the values of each timing in a file. Raises ServiceError."""
+    """Time, device and values of each timing in a file, validated. Raises ServiceError."""
     return [_timing(path, number, row) for number, row in enumerate(_rows(path), start=1)]
 
 
 @cache
 def shipped_timings() -> tuple[ThroughputRecord, ...]:
-    """Timings of other machines that come with the program (scripts/ship_timings.py); they are in no database."""
+    """Timings of other machines that come with the program (scripts/ship_timings.py), outside the database."""
     found = [timing for path in sorted(SHIPPED.glob("*.json")) for timing in read_timings(path)]
     return tuple(ThroughputRecord(0, *timing) for timing in found if timing[1] != this_device())
 
 
 def _rows(path: Path) -> list[Any]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ServiceError(f"{path} has {path.stat().st_size:,} bytes: timings have at most {_MOST_BYTES:,}.")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ServiceError(f"{path} has {path.stat().st_size:,} bytes: timings have at most {_MAX_BYTES:,}.")
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ServiceError(f"{path} cannot be read: {error}.") from error
     except (ValueError, RecursionError) as error:
-        raise ServiceError(f"{path} is no JSON: {error}.") from error
+        raise ServiceError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("timings"), list):
-        raise ServiceError(f"{path} holds no timings: it must be a file that `abq bench export` wrote.")
-    if len(content["timings"]) > _MOST_TIMINGS:
-        raise ServiceError(f"{path} has {len(content['timings']):,} timings: {_MOST_TIMINGS:,} is the most.")
+        raise ServiceError(f"{path} has no timings: use a file that `abq bench export` wrote.")
+    if len(content["timings"]) > _MAX_TIMINGS:
+        raise ServiceError(f"{path} has {len(content['timings']):,} timings: at most {_MAX_TIMINGS:,} are read.")
     return list(content["timings"])
 
 
 def _timing(path: Path, number: int, row: Any) -> tuple[datetime, str, dict[str, Any]]:
-    """One row of a file, with all that the page shows of it. Raises ServiceError."""
+    """One row of a file, with every field that the page shows. Raises ServiceError."""
     try:
         values = row["values"]
         known = _FIELDS[values["kind"]]
@@ -99,12 +114,12 @@ def _timing(path: Path, number: int, row: Any) -> tuple[datetime, str, dict[str,
 
 
 def _key(created: datetime, device: str, values: Mapping[str, Any]) -> str:
-    known = {name: value for name, value in values.items() if value is not None}  # what an older version did not keep
+    known = {name: value for name, value in values.items() if value is not None}  # older versions stored fewer fields
     return json.dumps([created.timestamp(), device, known], sort_keys=True)
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT
+    return isinstance(value, str) and 0 < len(value) <= _MAX_CHARACTERS
 
 
 def _is_count(value: object) -> bool:
@@ -126,7 +141,7 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
         **dict.fromkeys(("median_us", "iqr_us", "cold_us"), _is_amount),
         "exact": lambda value: isinstance(value, bool),
         "speedup": _is_speedup,
-        # older timings have none of these, and those of a CPU not all
+        # absent in older timings, and partly in those of a CPU
         **dict.fromkeys(
             ("read_gb_per_second", "cold_iqr_us", "operations", "ceiling_gop_per_second"),
             lambda value: value is None or _is_amount(value),

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app.jobs.executors.local import Supervisor
-from app.services import Explorer, ServiceError
+from app.services import ServiceError, Services, open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
 from app.web.access.security import LOOPBACK_HOSTS, allowed_hosts, middleware
@@ -61,20 +61,20 @@ class PortInUseError(ServiceError):
     """Another program listens on the port."""
 
 
-def build(explorer: Explorer) -> gr.Blocks:
+def build(services: Services) -> gr.Blocks:
     """Build the page: header, tabs and endpoints."""
-    limits = Limits(explorer.jobs)
+    limits = Limits(services.storage.jobs)
     with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
-        header = Header(explorer)
+        header = Header(services)
         with gr.Tabs(selected="explore", elem_id="abq-tabs") as tabs:
-            page = Page(explorer, header, tabs, limits)
+            page = Page(services, header, tabs, limits)
             made = []
             for name, builder in BUILDERS.items():
                 with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}") as tab:
                     builder(page)
                 made.append(tab)
         header.wire(blocks, page, made)
-        build_endpoints(explorer, limits)
+        build_endpoints(services, limits)
     # With a status update rate Gradio reports queue positions on a timer, not to every client at every event.
     blocks.queue(
         max_size=MAX_WAITING_REQUESTS,
@@ -87,7 +87,7 @@ def build(explorer: Explorer) -> gr.Blocks:
 
 
 def web_application(
-    explorer: Explorer, hosts: tuple[str, ...] = LOOPBACK_HOSTS, accounts: Accounts | None = None
+    services: Services, hosts: tuple[str, ...] = LOOPBACK_HOSTS, accounts: Accounts | None = None
 ) -> FastAPI:
     """The page, its downloads and metrics behind the access checks.
 
@@ -96,7 +96,7 @@ def web_application(
     """
     counter = RequestCounter()
     application = FastAPI(
-        routes=[*download_routes(explorer), metrics_route(explorer.jobs, counter)],
+        routes=[*download_routes(services), metrics_route(services.storage.jobs, counter)],
         middleware=[Middleware(CountRequestsMiddleware, counter=counter), *middleware(hosts, accounts)],
         docs_url=None,
         redoc_url=None,
@@ -104,7 +104,7 @@ def web_application(
     )
     return gr.mount_gradio_app(
         application,
-        build(explorer),
+        build(services),
         path="/",
         footer_links=[],
         run_history=False,
@@ -133,10 +133,10 @@ def launch(
     Raises SettingsError, DatabaseError, PortInUseError.
     """
     listener = _listen(host, port)
-    explorer = Explorer.open(settings)
-    supervisor = Supervisor(settings, explorer.jobs)
+    services = open_services(settings)
+    supervisor = Supervisor(settings, services.storage.jobs)
     configuration = uvicorn.Config(
-        web_application(explorer, (*allowed_hosts(host), *public_names), accounts),
+        web_application(services, (*allowed_hosts(host), *public_names), accounts),
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
@@ -145,7 +145,7 @@ def launch(
     # transformers replaces its entry in sys.modules during import: two threads importing it first would race.
     importlib.import_module("transformers")
     supervisor.start()
-    threading.Thread(target=_warm_up, args=[explorer], name="warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, args=[services], name="warm-up", daemon=True).start()
     server = uvicorn.Server(configuration)
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: not (server.should_exit and is_shutdown_cancellation(record))
@@ -162,13 +162,13 @@ def is_shutdown_cancellation(record: logging.LogRecord) -> bool:
     return cancelled or "timeout graceful shutdown exceeded" in record.getMessage()
 
 
-def _warm_up(explorer: Explorer) -> None:
+def _warm_up(services: Services) -> None:
     """Load torch and the first page's model while the browser loads the page, then compile the CPU kernels.
 
     Compilation runs in its own process: in this one it would hold the GIL and delay responses.
     """
     try:
-        explorer.explore(Selection.model, Selection.precision)
+        services.models.explore(Selection.model, Selection.precision)
     except EXPECTED:
         logger.exception("The built-in model could not be explored.")
     subprocess.run([sys.executable, "-m", "kernels.warm_up"], check=False, start_new_session=True)

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.services import Explorer
+from app.services import Services
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -24,7 +24,7 @@ EXPLORE_FRAMES = frozenset({"histograms", "levels", "linears", "outliers"})
 CACHE_ONE_DAY = {"Cache-Control": "max-age=86400"}
 
 
-def download_routes(explorer: Explorer) -> list[Route]:
+def download_routes(services: Services) -> list[Route]:
     """The routes under /abq/."""
 
     async def plotly_library(request: Request) -> Response:
@@ -35,34 +35,34 @@ def download_routes(explorer: Explorer) -> list[Route]:
 
     async def run_frame(request: Request) -> Response:
         run, name = request.path_params["run"], request.path_params["name"]
-        return await _csv(lambda: explorer.diagnostics(run, name), f"{name}-{run}")
+        return await _csv(lambda: services.runs.diagnostics(run, name), f"{name}-{run}")
 
     async def explored(request: Request) -> Response:
         name, model = request.path_params["name"], request.query_params.get("model", "")
         precision = request.query_params.get("precision", "")
         if name not in EXPLORE_FRAMES:
             return PlainTextResponse("There is no table of this name.", 404)
-        return await _csv(lambda: explorer.explore(model, precision)[name], name)
+        return await _csv(lambda: services.models.explore(model, precision)[name], name)
 
     async def losses(request: Request) -> Response:
         job = request.path_params["job"]
-        return await _csv(lambda: explorer.losses_frame(job), "losses")
+        return await _csv(lambda: services.jobs.losses(job), "losses")
 
     async def runs(request: Request) -> Response:
-        return await _csv(explorer.runs_frame, "runs")
+        return await _csv(services.runs.frame, "runs")
 
     async def predictions(request: Request) -> Response:
         model = request.query_params.get("model", "")
-        return await _csv(lambda: explorer.predictions_frame(model), "predictions")
+        return await _csv(lambda: services.allocation.predictions(model), "predictions")
 
     async def throughput(request: Request) -> Response:
-        return await _csv(lambda: explorer.throughput_frame(shipped=True), "throughput")
+        return await _csv(lambda: services.timings.frame(shipped=True), "throughput")
 
     async def run_archive(request: Request) -> Response:
         run = request.path_params["run"]
         folder = tempfile.TemporaryDirectory(prefix="abq-export-")
         try:
-            exported = await run_in_threadpool(explorer.export_folder, run, Path(folder.name))
+            exported = await run_in_threadpool(services.runs.export, run, Path(folder.name))
             path = await run_in_threadpool(shutil.make_archive, str(exported), "zip", folder.name, exported.name)
         except (ValueError, RuntimeError, OSError) as error:
             folder.cleanup()
@@ -73,7 +73,7 @@ def download_routes(explorer: Explorer) -> list[Route]:
         run_ids = [run for run in request.query_params.get("runs", "").split(",") if run]
         folder = tempfile.TemporaryDirectory(prefix="abq-report-")
         try:
-            path = await run_in_threadpool(explorer.report, run_ids, Path(folder.name) / "report.html")
+            path = await run_in_threadpool(services.reports.write, run_ids, Path(folder.name) / "report.html")
         except (ValueError, RuntimeError, OSError) as error:
             folder.cleanup()
             return PlainTextResponse(str(error), 404)

@@ -10,43 +10,43 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.spec import CalibrationSpec
-from app.services import Explorer
-from app.services.versioned_cache import Shared
+from app.services import Services
+from app.services.versioned_cache import VersionedCache
 from app.web.limits import Limits
 from app.web.tabs.guard import EXPECTED
 from app.web.tabs.measurements import read_shapes
 
 
-def build_endpoints(explorer: Explorer, limits: Limits) -> None:
+def build_endpoints(services: Services, limits: Limits) -> None:
     """Register the endpoints. Call this inside the page's `gr.Blocks`."""
-    job_rows = Shared(lambda: _rows(explorer.jobs_frame()), explorer.moment)
-    run_rows = Shared(lambda: _rows(explorer.runs_frame()), explorer.moment)
+    job_rows = VersionedCache(lambda: _rows(services.jobs.frame()), services.storage.version)
+    run_rows = VersionedCache(lambda: _rows(services.runs.frame()), services.storage.version)
 
     def models() -> list[str]:
         """List the models that the page offers."""
-        return explorer.models()
+        return services.models.names()
 
     def explore(model: str, precision: str) -> list[dict[str, Any]]:
         """Signal-to-noise ratio of every linear layer, rounded to nearest at this precision."""
-        return _rows(explorer.explore(model, precision)["linears"])
+        return _rows(services.models.explore(model, precision)["linears"])
 
     def allocate(model: str, bits: float, candidates: list[str]) -> dict[str, Any]:
         """Choose a precision for every linear layer, with at most `bits` stored bits per weight on average.
 
         The result as JSON text is a valid `precision` of `submit`.
         """
-        return explorer.allocate(model, candidates, bits).to_dict()
+        return services.allocation.allocate(model, candidates, bits).to_dict()
 
     def submit(
         model: str, precision: str, method: str, data: str, segments: int, seq_len: int, epochs: int, seed: int
     ) -> dict[str, Any]:
         """Queue a calibration and return its run, job and state. Negative `epochs`: the method's default."""
         spec = CalibrationSpec(
-            model, explorer.precision(precision), method, data=data, segments=segments, seq_len=seq_len,
-            epochs=None if epochs < 0 else epochs, seed=seed, device=explorer.settings.device,
+            model, services.models.precision(precision), method, data=data, segments=segments, seq_len=seq_len,
+            epochs=None if epochs < 0 else epochs, seed=seed, device=services.settings.device,
         )  # fmt: skip
         limits.check_queue()
-        job = explorer.submit(spec)
+        job = services.jobs.submit(spec)
         return {"run": job.run_id, "job": str(job.id), "state": job.state}
 
     def jobs() -> list[dict[str, Any]]:
@@ -55,16 +55,16 @@ def build_endpoints(explorer: Explorer, limits: Limits) -> None:
 
     def job(job: str) -> dict[str, Any]:
         """Return one job with its log. job: job id or run id."""
-        found = explorer.job(job)
-        return json.loads(json.dumps(asdict(found), default=str)) | {"log": explorer.logs(job)}
+        found = services.jobs.get(job)
+        return json.loads(json.dumps(asdict(found), default=str)) | {"log": services.jobs.log(job)}
 
     def cancel(job: str) -> str:
         """Request cancellation of a job and return its state."""
-        return explorer.cancel(job).state
+        return services.jobs.cancel(job).state
 
     def resume(job: str) -> str:
         """Queue a failed or cancelled job again and return its state."""
-        return explorer.resume(job).state
+        return services.jobs.resume(job).state
 
     def runs() -> list[dict[str, Any]]:
         """List all runs with their latest evaluation, and each evaluated model at full precision."""
@@ -72,11 +72,11 @@ def build_endpoints(explorer: Explorer, limits: Limits) -> None:
 
     def diagnostics(run: str, name: str) -> list[dict[str, Any]]:
         """Return one diagnostics table of a run: blocks, linears, levels, outliers, balance, clipping ..."""
-        return _rows(explorer.diagnostics(run, name))
+        return _rows(services.runs.diagnostics(run, name))
 
     def evaluate(run_or_model: str, data: str, segments: int, seq_len: int) -> dict[str, Any]:
         """Measure perplexity, and the distance from full precision (KL divergence and others)."""
-        return asdict(explorer.evaluate(run_or_model, data, segments, seq_len))
+        return asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len))
 
     def generate(
         columns: list[str],
@@ -91,7 +91,7 @@ def build_endpoints(explorer: Explorer, limits: Limits) -> None:
         texts = dict.fromkeys(columns, "")
         try:
             limits.check_text(request, columns, prompt, max_new_tokens)
-            for event in explorer.generate(columns, prompt, max_new_tokens, temperature, seed, model):
+            for event in services.generation.generate(columns, prompt, max_new_tokens, temperature, seed, model):
                 if hasattr(event, "text"):
                     texts[event.column] += event.text
                     yield dict(texts)
@@ -100,21 +100,21 @@ def build_endpoints(explorer: Explorer, limits: Limits) -> None:
 
     def throughput() -> list[dict[str, Any]]:
         """List stored throughput measurements, newest first."""
-        return _rows(explorer.throughput_frame())
+        return _rows(services.timings.frame())
 
     def bench(precisions: list[str], shapes: list[str], m: list[int], threads: int) -> list[dict[str, Any]]:
         """Time kernels, and store and return the measurements. shapes: rows x columns, such as "4096x4096"."""
-        measured = explorer.bench_kernels(precisions, read_shapes(shapes), m, threads)
+        measured = services.throughput.time_kernels(precisions, read_shapes(shapes), m, threads)
         return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
 
     def note(run: str, text: str) -> str:
         """Set the note of a run and return its id."""
-        explorer.set_note(run, text)
+        services.runs.set_note(run, text)
         return run
 
     def delete(run: str) -> str:
         """Delete a run and its files, and return its id."""
-        explorer.delete_run(run)
+        services.runs.delete(run)
         return run
 
     for function in (models, explore, submit, jobs, job, cancel, resume, runs, diagnostics, throughput, note, delete):

@@ -7,7 +7,7 @@ from app_cases import SpecMaker, settings_in, work_on
 
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
-from app.services import Explorer
+from app.services import Services, open_services
 from app.settings import Settings
 from storage.jobs import Job
 
@@ -25,8 +25,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def explorer(settings: Settings) -> Explorer:
-    return Explorer.open(settings)
+def services(settings: Settings) -> Services:
+    return open_services(settings)
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +41,10 @@ def tiny_spec(tiny_llama: Path, text_file: Path) -> SpecMaker:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker) -> tuple[Explorer, Job]:
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker) -> tuple[Services, Job]:
     """Services with one run that succeeded; tests must leave it as it is."""
-    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("finished")))
-    return explorer, work_on(explorer, explorer.submit(tiny_spec()))
+    services = open_services(settings_in(tmp_path_factory.mktemp("finished")))
+    return services, work_on(services, services.jobs.submit(tiny_spec()))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from app.services import Explorer
+from app.services import Services
 from app.web.access.accounts import Accounts
 from app.web.dashboard import web_application
 
@@ -16,7 +16,7 @@ BUILT_WITHIN_SECONDS = 120
 
 
 @contextlib.contextmanager
-def served(explorer: Explorer, accounts: Accounts | None = None) -> Iterator[str]:
+def served(services: Services, accounts: Accounts | None = None) -> Iterator[str]:
     """The page's URL while the block runs. accounts: None disables the login.
 
     There is no supervisor: jobs stay queued until the test runs them.
@@ -27,7 +27,7 @@ def served(explorer: Explorer, accounts: Accounts | None = None) -> Iterator[str
 
     async def serve() -> None:
         # Built inside the loop: without a running loop, Gradio creates loops and does not close them.
-        application = web_application(explorer, accounts=accounts)
+        application = web_application(services, accounts=accounts)
         configuration = uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1)
         stop.append(uvicorn.Server(configuration))
         built.set()

@@ -25,7 +25,7 @@ def check_cancel(work: Path, short: bool) -> Outcome:
         worker = site.start(f"w{number}")
         with ended(worker):
             wait_until(lambda job=job: site.learning(job), "the job is being learned")
-            site.explorer.cancel(job.id)
+            site.services.jobs.cancel(job.id)
             seconds.append(wait_until(lambda job=job: site.jobs.get(job.id).state == "cancelled", "it stopped"))
     hung = cancel_hung(site)
     return Outcome(
@@ -72,7 +72,7 @@ def cancel_hung(site: Site) -> float:
         wait_until(lambda: site.learning(job), "the job is being learned")
         process = worker_process(site.jobs.get(job.id).worker or "")
         stop_outside_a_write(site, process.pid)
-        site.explorer.cancel(job.id)
+        site.services.jobs.cancel(job.id)
         seconds = wait_until(lambda: not psutil.pid_exists(process.pid), "its process is gone")
         wait_until(lambda: site.jobs.get(job.id).state == "cancelled", "it is cancelled")
         return seconds

@@ -61,7 +61,7 @@ def kill_pages(site: Site, kills: int, chance: random.Random) -> Ends:
     page, address = start_page(site)
     shown = Client(address, verbose=False).predict(api_name="/jobs")
     wait_until(lambda: site.jobs.get(job.id).state == "running", "the job runs again")
-    site.explorer.cancel(job.id)
+    site.services.jobs.cancel(job.id)
     wait_until(lambda: site.jobs.get(job.id).state == "cancelled", "the new page's supervisor obeys")
     page.terminate()
     page.wait()

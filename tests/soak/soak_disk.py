@@ -67,16 +67,16 @@ def run_here(site: Site, job: Job) -> None:
         claimed = site.jobs.claim_next("here", now(), job_id=job.id)
         if claimed is not None:
             with JobLease(site.jobs, claimed) as lease:
-                calibration_job.run_claimed(site.explorer, lease, calibration_job.EvaluationPlan(2, 64))
+                calibration_job.run_claimed(site.services, lease, calibration_job.EvaluationPlan(2, 64))
     except DatabaseError:
         pass
 
 
 def broken(site: Site, job: Job) -> list[str]:
     """What is half: records whose file is not theirs, temporary files, files that cannot be read."""
-    folder = site.explorer.folder(job.run_id).path
+    folder = site.services.runs.folder(job.run_id).path
     files = site.files(job.run_id) if folder.is_dir() else {}
-    found = [f"block {block.block}" for block in site.explorer.runs.blocks(job.run_id)
+    found = [f"block {block.block}" for block in site.services.storage.runs.blocks(job.run_id)
              if files.get(f"blocks/{block.block:03d}.safetensors") != block.sha256]  # fmt: skip
     found += [name for name in files if name.endswith(".tmp")]
     for path in folder.glob("*.json"):
@@ -101,7 +101,7 @@ def check_faults(work: Path, short: bool) -> Outcome:
             half += [f"{what} {at}: {found}" for found in broken(site, job)]
             site.jobs.requeue_worker("here", now())
             if site.jobs.get(job.id).state == "failed":
-                site.explorer.resume(job.id)
+                site.services.jobs.resume(job.id)
             run_here(site, job)
             if site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference:
                 lost.append(f"{what} {at}")
@@ -147,7 +147,7 @@ def fill_and_resume(work: Path, short: bool) -> dict[str, int]:
         found = site.jobs.get(job.id)
         result["unclear"] += found.state == "failed" and "full" not in (found.error or "")
         if found.state == "failed":
-            site.explorer.resume(job.id)
+            site.services.jobs.resume(job.id)
         run_here(site, job)
         result["lost"] += site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference
     return result

@@ -44,7 +44,7 @@ def check_kills(work: Path, short: bool) -> Outcome:
         killed += not ran_out
         site.jobs.requeue_worker(name, now())
         after = site.hashes(job.run_id)
-        files = site.files(job.run_id) if site.explorer.folder(job.run_id).path.is_dir() else {}
+        files = site.files(job.run_id) if site.services.runs.folder(job.run_id).path.is_dir() else {}
         there = [files.get(f"blocks/{block:03d}.safetensors") for block in range(BLOCKS)]
         lost += sum(a != b for a, b in zip(before, after, strict=False)) + sum(
             recorded != file for recorded, file in zip(after, there, strict=False)
@@ -54,7 +54,7 @@ def check_kills(work: Path, short: bool) -> Outcome:
         damaged += integrity(site) != "ok"
         state = site.jobs.get(job.id).state
         if state == "failed":  # three kills in one block: as promised, it waits for a person
-            site.explorer.resume(job.id)
+            site.services.jobs.resume(job.id)
             resumed += 1
         elif state == "succeeded":
             different += after != reference
@@ -62,7 +62,7 @@ def check_kills(work: Path, short: bool) -> Outcome:
             job = site.submit(epochs=1)
     while site.jobs.get(job.id).state != "succeeded":
         if site.jobs.get(job.id).state == "failed":
-            site.explorer.resume(job.id)
+            site.services.jobs.resume(job.id)
         site.finish()
     different += site.hashes(job.run_id) != reference
     return Outcome(
@@ -90,7 +90,7 @@ def check_resume(work: Path, short: bool) -> Outcome:
         victim = site.start("victim", (where, block))
         victim.join()
         if victim.exitcode != -signal.SIGKILL:
-            raise RuntimeError(f"not killed {where} block {block}: {site.explorer.logs(job.id)}")
+            raise RuntimeError(f"not killed {where} block {block}: {site.services.jobs.log(job.id)}")
         site.jobs.requeue_worker("victim", now())
         site.finish()
         if site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference:
@@ -161,17 +161,17 @@ def check_dead(work: Path, short: bool) -> Outcome:
             wait_until(lambda job=job: site.learning(job), "the job is being learned")
             name = site.jobs.get(job.id).worker or ""
             worker_process(name).kill()
-            seen.append(wait_until(lambda job=job: "exited" in site.explorer.logs(job.id), "the parent saw it"))
+            seen.append(wait_until(lambda job=job: "exited" in site.services.jobs.log(job.id), "the parent saw it"))
         finally:
             supervisor.stop()
-        site.explorer.cancel(job.id)
+        site.services.jobs.cancel(job.id)
 
         job = site.submit(epochs=1000)
         worker = site.start(f"unseen-{number}")
         with ended(worker):
             wait_until(lambda job=job: site.learning(job), "the job is being learned")
         unseen.append(wait_until(lambda: bool(site.jobs.requeue_expired(now())), "the lease ran out"))
-        site.explorer.cancel(job.id)
+        site.services.jobs.cancel(job.id)
     return Outcome(
         f"{rounds} kills each: queued again after {max(seen):.1f} s where the parent saw it, {max(unseen):.1f} s where "
         "only the lease told",

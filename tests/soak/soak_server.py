@@ -28,7 +28,7 @@ from visitors import visitors
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.clock import now
-from app.services import Explorer
+from app.services import Services, open_services
 from app.settings import Settings
 from app.web.limits import MAX_QUEUED_JOBS
 from storage.database import Database
@@ -182,7 +182,7 @@ def count_jobs(client: Client) -> Counter[str]:
     return Counter(row["state"] for row in client.predict(api_name="/jobs"))
 
 
-def fill(work: Path, jobs: int, losses: int) -> Explorer:
+def fill(work: Path, jobs: int, losses: int) -> Services:
     """Services on a database with so many finished jobs and rows of losses."""
     settings = Settings.from_environment({"ABQ_DATA_DIR": str(work), "ABQ_THREADS": "1"})
     settings.prepare()
@@ -212,21 +212,21 @@ def fill(work: Path, jobs: int, losses: int) -> Explorer:
             ]  # fmt: skip
             with database.transaction() as session:
                 session.execute(insert(LossRow), steps)
-    return Explorer.open(settings)
+    return open_services(settings)
 
 
 def check_large_database(work: Path, short: bool) -> Outcome:
     """What each tab asks of the services when it is opened."""
     jobs, losses = (2_000, 20_000) if short else (10_000, 1_000_000)
-    explorer = fill(work, jobs, losses)
+    services = fill(work, jobs, losses)
     newest = f"j-{jobs - 1:010x}"
     tabs = {
-        "header": [explorer.models, explorer.newest_runs_frame],
-        "calibrate": [explorer.jobs_frame, lambda: explorer.losses_frame(newest), lambda: explorer.logs(newest)],
-        "distributions": [explorer.newest_runs_frame],
-        "generate": [explorer.newest_runs_frame],
-        "throughput": [explorer.newest_runs_frame, explorer.throughput_frame],
-        "compare": [explorer.newest_runs_frame, explorer.throughput_frame, explorer.task_frame],
+        "header": [services.models.names, services.runs.newest_frame],
+        "calibrate": [services.jobs.frame, lambda: services.jobs.losses(newest), lambda: services.jobs.log(newest)],
+        "distributions": [services.runs.newest_frame],
+        "generate": [services.runs.newest_frame],
+        "throughput": [services.runs.newest_frame, services.timings.frame],
+        "compare": [services.runs.newest_frame, services.timings.frame, services.tasks.frame],
     }
     taken = {}
     for tab, questions in tabs.items():

@@ -26,7 +26,7 @@ from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.clock import now
 from app.jobs.lease import JobLease
-from app.services import Explorer
+from app.services import open_services
 from app.settings import Settings
 from storage.jobs import Job
 
@@ -70,23 +70,23 @@ class Site:
         self.text = work / "text.txt"
         self.text.write_text(_TEXT, "utf-8")
         self.settings = settings_in(work / "data")
-        self.explorer = Explorer.open(self.settings)
-        self.jobs = self.explorer.jobs
+        self.services = open_services(self.settings)
+        self.jobs = self.services.storage.jobs
 
     def spec(self, method: str = "abq", epochs: int = 4, **changes: object) -> CalibrationSpec:
         values: dict[str, Any] = {"data": str(self.text), "segments": 4, "seq_len": 64, "epochs": epochs, **changes}
         return CalibrationSpec(str(self.model), Precision.parse("W4A4"), method, **values)
 
     def submit(self, method: str = "abq", **changes: Any) -> Job:
-        return self.explorer.submit(self.spec(method, **changes))
+        return self.services.jobs.submit(self.spec(method, **changes))
 
     def hashes(self, run_id: str) -> list[str]:
         """The recorded hash of each block of a run."""
-        return [block.sha256 for block in self.explorer.runs.blocks(run_id)]
+        return [block.sha256 for block in self.services.storage.runs.blocks(run_id)]
 
     def files(self, run_id: str) -> dict[str, str]:
         """The sha256 of every file of a run by its path."""
-        folder = self.explorer.folder(run_id).path
+        folder = self.services.runs.folder(run_id).path
         found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
@@ -106,7 +106,7 @@ class Site:
         self.finish()
         hashes = self.hashes(job.run_id)
         if self.jobs.get(job.id).state != "succeeded":
-            raise RuntimeError(self.explorer.logs(job.id))
+            raise RuntimeError(self.services.jobs.log(job.id))
         return hashes
 
     def learning(self, job: Job) -> bool:
@@ -164,14 +164,14 @@ def start_busy(site: Site, name: str, seconds: float) -> BaseProcess:
 
 
 def _busy(environment: dict[str, str], name: str, seconds: float) -> None:
-    explorer = Explorer.open(Settings.from_environment(environment))
-    job = explorer.jobs.claim_next(name, now())
+    services = open_services(Settings.from_environment(environment))
+    job = services.storage.jobs.claim_next(name, now())
     assert job is not None
-    with JobLease(explorer.jobs, job):
+    with JobLease(services.storage.jobs, job):
         end, number = time.monotonic() + seconds, 1
         while time.monotonic() < end:
             number = number * 48271 % 2147483647
-        explorer.jobs.finish(job.id, job.epoch, now())
+        services.storage.jobs.finish(job.id, job.epoch, now())
 
 
 @contextmanager

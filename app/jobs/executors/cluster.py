@@ -24,7 +24,7 @@ from app.jobs.executors.remote import Remote, RemoteLostError, follow_remote, st
 from app.jobs.lease import LOOK_SECONDS, JobLease, JobStopped
 from app.runs.provenance import versions
 from app.runs.run_folder import BlockStore
-from app.services import Explorer
+from app.services import Services
 from storage.jobs import Job
 
 MOST_AT_ONCE = 32  # each is two threads here, and their writes take turns
@@ -66,13 +66,13 @@ class ClusterJobs:
 
     def __init__(
         self,
-        explorer: Explorer,
+        services: Services,
         cluster: Cluster,
         on_look: Callable[[Sequence[Job]], None] = lambda jobs: None,
         plan: EvaluationPlan | None = None,
     ) -> None:
-        self._explorer = explorer
-        self._jobs = explorer.jobs
+        self._services = services
+        self._jobs = services.storage.jobs
         self._cluster = cluster
         self._on_look = on_look
         self._plan = plan
@@ -131,7 +131,9 @@ class ClusterJobs:
     def _need(self, job: Job) -> Need:
         if job.id not in self._needs:
             spec = CalibrationSpec.from_dict(job.spec)
-            self._needs[job.id] = need_of(spec, self._explorer.estimate_of(spec).peak_memory_bytes, self._cluster.cpus)
+            self._needs[job.id] = need_of(
+                spec, self._services.models.estimate_calibration(spec).peak_memory_bytes, self._cluster.cpus
+            )
         return self._needs[job.id]
 
     def _work_on(self, job_id: str) -> None:
@@ -143,7 +145,7 @@ class ClusterJobs:
                 return
             lease = JobLease(self._jobs, job)
             with self._held(lease), lease, contextlib.ExitStack() as turn:
-                run_claimed(self._explorer, lease, self._plan, calibrator=self._calibrator(lease, turn))
+                run_claimed(self._services, lease, self._plan, calibrator=self._calibrator(lease, turn))
             self._jobs.requeue_worker(worker, now())  # nothing, unless its node died
         finally:
             self._calibrating.discard(job_id)
@@ -178,7 +180,7 @@ class ClusterJobs:
 
     def _calibrate(self, lease: JobLease, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
         need, on_node = self._need(lease.job), on_one_device(spec)
-        home = "cpu" if self._explorer.settings.device == "cpu" else on_node.device
+        home = "cpu" if self._services.settings.device == "cpu" else on_node.device
         assignment = Assignment(on_node, home, fingerprint(spec.model), versions(), need.cpus)
         remote = self._cluster.start(need, assignment, stored_blocks(store))
         try:

@@ -87,7 +87,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         if selection.tab != "compare":
             return [gr.skip()] * len(outputs)
         chosen = Chosen.of(kept, selection.model)
-        runs = page.explorer.predictions_frame(selection.model)
+        runs = page.services.allocation.predictions(selection.model)
         query = urlencode({"model": selection.model})
         return [
             words.answer("&nbsp;" if chosen is None else _answer(chosen)),
@@ -108,7 +108,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             found = None
             work = Steps[object](
                 lambda report: report(
-                    page.explorer.allocate(
+                    page.services.allocation.allocate(
                         selection.model, candidates or [], _number(bits), on_step=lambda *step: report(step)
                     )
                 )
@@ -133,12 +133,12 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             raise ValueError("Nothing is chosen yet: press Choose the bits.")
         spec = CalibrationSpec(
             selection.model,
-            page.explorer.precision(json.dumps(chosen.content)),
+            page.services.models.precision(json.dumps(chosen.content)),
             method,
-            device=page.explorer.settings.device,
+            device=page.services.settings.device,
         )
         page.limits.check_queue()
-        job = page.explorer.submit(spec)
+        job = page.services.jobs.submit(spec)
         return [words.answer(f"Queued as run <b>{words.escape(job.run_id)}</b>."), gr.Tabs(selected="calibrate")]
 
     page.selection.change(show, form, outputs, **PRIVATE)

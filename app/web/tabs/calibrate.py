@@ -61,7 +61,7 @@ def build_calibrate_tab(page: Page) -> None:
     @guarded(2 + len(page.header.outputs))
     def start(text: str, *values: object) -> list[object]:
         page.limits.check_queue()
-        job = page.explorer.submit(_spec(page, Selection.from_json(text), *values))
+        job = page.services.jobs.submit(_spec(page, Selection.from_json(text), *values))
         queued = (
             f"Queued as run <b>{words.escape(job.run_id)}</b>. You may close this page; the work goes on without it."
         )
@@ -95,7 +95,7 @@ def _spec(page: Page, selection: Selection, *values: object) -> CalibrationSpec:
     components = switches.from_boxes(boxes if isinstance(boxes, list) else [])
     return CalibrationSpec(
         model=selection.model,
-        precision=page.explorer.precision(selection.precision),
+        precision=page.services.models.precision(selection.precision),
         method=str(method),
         switches=components,
         data=str(data or "").strip(),
@@ -104,7 +104,7 @@ def _spec(page: Page, selection: Selection, *values: object) -> CalibrationSpec:
         epochs=None if epochs in (None, _default_epochs(str(method))) else _whole(epochs, "Epochs"),
         end_to_end_segments=_whole(pass_segments, "Segments of the end-to-end pass") if components.end_to_end else None,
         seed=_whole(seed, "Seed"),
-        device=page.explorer.settings.device,
+        device=page.services.settings.device,
     )
 
 
@@ -128,7 +128,7 @@ def _whole(value: object, name: str) -> int:
 
 def _preflight(page: Page, spec: CalibrationSpec) -> str:
     """What the calibration would take, from shapes alone."""
-    estimate = page.explorer.estimate_of(spec)
+    estimate = page.services.models.estimate_calibration(spec)
     learned = (
         f"{spec.active_epochs} epoch{'s' * (spec.active_epochs > 1)} a block"
         if spec.active_epochs

@@ -67,14 +67,14 @@ def build_compare_tab(page: Page) -> None:
         selection = Selection.from_json(text)
         if selection.tab != "compare":
             return [gr.skip()] * len(outputs)
-        runs = page.explorer.newest_runs_frame()
-        mine = _with_speed(runs[runs["model"].eq(selection.model)], page.explorer.throughput_frame())
+        runs = page.services.runs.newest_frame()
+        mine = _with_speed(runs[runs["model"].eq(selection.model)], page.services.timings.frame())
         chosen = mine[mine["run"].eq(selection.run)] if selection.run else mine.iloc[:0]
         return [
             words.answer(_answer(mine)),
             framed(pareto_figure(mine, selection.dark), CAPTION, "abq/runs.csv", "runs") if len(mine) else "",
             _table(mine, selection.run) if len(mine) else EMPTY,
-            task_table(page.explorer.task_frame(), selection.model),
+            task_table(page.services.tasks.frame(), selection.model),
             _links(mine, chosen),
             gr.update(visible=len(chosen) > 0),
             gr.skip() if selection.run == shown else str(chosen.iloc[0]["note"]) if len(chosen) else "",
@@ -89,25 +89,25 @@ def build_compare_tab(page: Page) -> None:
         if not 1 <= len(specs) <= MOST_JOBS:
             raise ValueError(f"That is {len(specs)} calibrations: choose 1 to {MOST_JOBS} at a time.")
         page.limits.check_queue(len(specs))
-        jobs = [page.explorer.submit(spec) for spec in specs]
+        jobs = [page.services.jobs.submit(spec) for spec in specs]
         said = words.answer(f"{len(specs)} calibrations are queued.")
         return [said, gr.Tabs(selected="calibrate"), *page.header.follow(text, str(jobs[0].spec["model"]))]
 
     @guarded(1 + len(page.header.outputs))
     def choose(text: str, event: gr.SelectData) -> list[object]:
         selection = replace(Selection.from_json(text), run=str(event.value))
-        return [gr.skip(), *page.header.show(selection.settled(page.explorer.newest_runs_frame()))]
+        return [gr.skip(), *page.header.show(selection.settled(page.services.runs.newest_frame()))]
 
     @guarded(1)
     def keep_note(text: str, note: str) -> list[object]:
-        page.explorer.set_note(Selection.from_json(text).run, note or "")
+        page.services.runs.set_note(Selection.from_json(text).run, note or "")
         return [words.answer("The note is kept.")]
 
     @guarded(1 + len(page.header.outputs))
     def remove(text: str) -> list[object]:
         selection = Selection.from_json(text)
-        page.explorer.delete_run(selection.run)
-        rest = replace(selection, run="").settled(page.explorer.newest_runs_frame())
+        page.services.runs.delete(selection.run)
+        rest = replace(selection, run="").settled(page.services.runs.newest_frame())
         return [words.answer(f"Run {words.escape(selection.run)} and its files are deleted."), *page.header.show(rest)]
 
     def turn(view: str) -> list[object]:
@@ -125,9 +125,9 @@ def build_compare_tab(page: Page) -> None:
 
 def _specs(page: Page, selection: Selection, precisions: list[str], methods: list[str]) -> list[CalibrationSpec]:
     """Every precision with every method."""
-    device = page.explorer.settings.device
+    device = page.services.settings.device
     return [
-        CalibrationSpec(selection.model, page.explorer.precision(precision), method, device=device)
+        CalibrationSpec(selection.model, page.services.models.precision(precision), method, device=device)
         for precision in precisions or []
         for method in methods or []
     ]

@@ -76,8 +76,8 @@ def build_distributions_tab(page: Page) -> None:
             return [gr.skip()] * len(outputs)
         if not selection.run:
             return [words.answer("&nbsp;"), "", gr.update(visible=True), _empty(selection), *[gr.skip()] * 4]
-        frame = page.explorer.diagnostics(selection.run, FRAMES[picture])
-        blocks = page.explorer.diagnostics(selection.run, "blocks")
+        frame = page.services.runs.diagnostics(selection.run, FRAMES[picture])
+        blocks = page.services.runs.diagnostics(selection.run, "blocks")
         last = int(blocks["block"].max())
         place = min(max(int(block or 0), 0), last)
         names = _names(frame, picture)
@@ -111,10 +111,10 @@ def build_distributions_tab(page: Page) -> None:
     def start(text: str) -> list[object]:
         selection = Selection.from_json(text)
         spec = CalibrationSpec(
-            selection.model, page.explorer.precision(selection.precision), device=page.explorer.settings.device
+            selection.model, page.services.models.precision(selection.precision), device=page.services.settings.device
         )
         page.limits.check_queue()
-        page.explorer.submit(spec)
+        page.services.jobs.submit(spec)
         return [gr.skip(), gr.Tabs(selected="calibrate")]
 
     inputs = [page.selection, picture, block, tensor, head, against]
@@ -153,7 +153,7 @@ def _figure(
         case "Block outputs":
             return paired_figure(frame, block, "block", "output", dark)
         case "Attention maps":
-            tokens = page.explorer.diagnostics(selection.run, "attention_tokens")
+            tokens = page.services.runs.diagnostics(selection.run, "attention_tokens")
             return attention_figure(frame, tokens, block, head, dark, against)
         case "Levels":
             return level_figure(frame, block, str(tensor), dark)
@@ -183,7 +183,7 @@ def _empty(selection: Selection) -> str:
 
 
 def _answer(page: Page, selection: Selection, blocks: pd.DataFrame) -> str:
-    runs = page.explorer.newest_runs_frame()
+    runs = page.services.runs.newest_frame()
     run = runs[runs["run"].eq(selection.run)].iloc[0]
     last = blocks[blocks["block"].eq(blocks["block"].max())].set_index("lens")["cosine"]
     return (

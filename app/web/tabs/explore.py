@@ -43,7 +43,7 @@ def build_explore_tab(page: Page) -> None:
         selection = Selection.from_json(text)
         if selection.tab != "explore":
             return [gr.skip()] * len(outputs)
-        frames = page.explorer.explore(selection.model, selection.precision)
+        frames = page.services.models.explore(selection.model, selection.precision)
         linears = frames["linears"]
         names = list(dict.fromkeys(linears["tensor"]))
         last = int(linears["block"].max())
@@ -67,7 +67,7 @@ def build_explore_tab(page: Page) -> None:
 def _picture(
     page: Page, selection: Selection, frames: dict[str, pd.DataFrame], picture: str, block: int, tensor: str
 ) -> str:
-    dark, own = selection.dark, page.explorer.precision(selection.precision).of_linear(block, tensor)
+    dark, own = selection.dark, page.services.models.precision(selection.precision).of_linear(block, tensor)
     if picture == "Weights":
         figure = weight_figure(frames["histograms"], frames["levels"], block, tensor, dark, _grid(own))
         caption = (
@@ -100,11 +100,11 @@ def _grid(precision: Precision) -> str:
 
 
 def _answer(page: Page, selection: Selection, linears: pd.DataFrame) -> str:
-    precision = page.explorer.precision(selection.precision)
+    precision = page.services.models.precision(selection.precision)
     name = words.escape(str(precision))
     if not precision.quantizes_weights:
         return f"{name} keeps the weights as they are: choose fewer weight bits to see rounding."
-    estimate = page.explorer.estimate(selection.model, precision)
+    estimate = page.services.models.estimate(selection.model, precision)
     weakest = linears.loc[linears["weight_snr_db"].idxmin()]
     return (
         f"<b>{name}</b> gives {_levels(precision)} and makes the linears' weights "
@@ -124,8 +124,8 @@ def _levels(precision: ModelPrecision) -> str:
 
 
 def _facts(page: Page, selection: Selection) -> str:
-    shape = page.explorer.model_shape(selection.model)
-    estimate = page.explorer.estimate(selection.model, selection.precision)
+    shape = page.services.models.shape(selection.model)
+    estimate = page.services.models.estimate(selection.model, selection.precision)
     return words.facts(
         [
             ("family", words.escape(shape.family)),

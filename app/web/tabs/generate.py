@@ -73,7 +73,7 @@ def build_generate_tab(page: Page) -> None:
                 raise ValueError(f"{len(columns or [])} columns are chosen: choose 2 to {MAX_COLUMNS} to compare.")
             page.limits.check_text(request, columns, prompt or "", tokens)
             yield [words.answer("Preparing the columns&hellip;"), gr.skip()]
-            events = page.explorer.generate(
+            events = page.services.generation.generate(
                 columns, prompt or "", int(tokens), float(temperature), int(seed or 0), selection.model
             )
             view = Streams(prompt, {column: _title(page, column) for column in columns})
@@ -103,7 +103,7 @@ def build_generate_tab(page: Page) -> None:
 
 
 def _choices(page: Page, selection: Selection) -> list[tuple[str, str]]:
-    runs = page.explorer.newest_runs_frame()
+    runs = page.services.runs.newest_frame()
     rounded = list(dict.fromkeys([selection.precision, "W8A8", "W4A8", "W4A4", "W2*A8", "W2A8"]))
     return [
         ("Full precision", "full"),
@@ -118,7 +118,7 @@ def _title(page: Page, column: str) -> tuple[str, str]:
         return "Full precision", "full"
     if not column.startswith("r-"):
         return f"{column}, only rounded", "rounded"
-    run = page.explorer.run(column)
+    run = page.services.runs.get(column)
     return f"{run.precision} {run.method}", "rounded" if run.method == "rtn" else "corrected"
 
 

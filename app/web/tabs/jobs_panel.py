@@ -46,12 +46,12 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
         selection = Selection.from_json(text)
         if selection.tab != "calibrate":
             return [gr.skip()] * len(outputs)
-        jobs = page.explorer.jobs_frame()
+        jobs = page.services.jobs.frame()
         jobs["job"] = jobs["job"].astype(str)
         if len(jobs) and chosen not in set(jobs["job"]):
             chosen = str(jobs.iloc[0]["job"])
-        losses = page.explorer.losses_frame(chosen) if len(jobs) else None
-        logged = page.explorer.logs(chosen) if len(jobs) else ""
+        losses = page.services.jobs.losses(chosen) if len(jobs) else None
+        logged = page.services.jobs.log(chosen) if len(jobs) else ""
         now = json.dumps(
             [jobs.to_json(date_format="iso"), chosen, 0 if losses is None else len(losses), logged, selection.dark]
         )
@@ -78,21 +78,21 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
 
     @guarded(1)
     def stop(job: str, text: str) -> list[object]:
-        state = page.explorer.cancel(_job(page, job)).state
+        state = page.services.jobs.cancel(_job(page, job)).state
         return [
             words.answer("The job is cancelled." if state == "cancelled" else "The job stops after the step it is in.")
         ]
 
     @guarded(1)
     def go_on(job: str, text: str) -> list[object]:
-        page.explorer.resume(_job(page, job))
+        page.services.jobs.resume(_job(page, job))
         return [words.answer("The job is queued again; it goes on after its last finished block.")]
 
     @guarded(2)
     def see(job: str, text: str) -> list[object]:
-        run = page.explorer.job(_job(page, job)).run_id
+        run = page.services.jobs.get(_job(page, job)).run_id
         chosen = replace(Selection.from_json(text), run=run, tab="distributions").settled(
-            page.explorer.newest_runs_frame()
+            page.services.runs.newest_frame()
         )
         return [gr.skip(), *page.header.show(chosen), gr.Tabs(selected="distributions")]
 
@@ -112,4 +112,4 @@ def _key(event: gr.SelectData) -> str:
 
 def _job(page: Page, chosen: str) -> str:
     """The chosen job, or the newest one where none was chosen yet."""
-    return chosen or str(page.explorer.jobs_frame().iloc[0]["job"])
+    return chosen or str(page.services.jobs.frame().iloc[0]["job"])

@@ -10,7 +10,7 @@ import pandas as pd
 from abq_core.mix import ModelPrecision
 from abq_core.precision import PrecisionError
 from app import formatting
-from app.services import Explorer
+from app.services import Services
 from app.web.limits import Limits
 from app.web.tabs import words
 from app.web.tabs.script import READY
@@ -26,7 +26,7 @@ BRAND = '<h1 class="abq-brand"><span class="abq-lens" aria-hidden="true"><i></i>
 class Page:
     """What every tab gets: services, the header with the selection (JSON, hidden), the tabs to go to, and limits."""
 
-    explorer: Explorer
+    services: Services
     header: "Header"
     tabs: gr.Tabs
     limits: Limits
@@ -39,8 +39,8 @@ class Page:
 class Header:
     """The header's widgets. `wire` connects them once the tabs are there."""
 
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
+    def __init__(self, services: Services) -> None:
+        self.services = services
         with gr.Row(elem_id="abq-header"):
             gr.HTML(BRAND, elem_id="abq-brand", js_on_load=None)
             self.model = gr.Dropdown(
@@ -66,7 +66,7 @@ class Header:
         selection = Selection.from_json(text)
         if model == selection.model:
             return [gr.skip()] * len(self.outputs)
-        return self.show(replace(selection, model=model, run="").settled(self.explorer.newest_runs_frame()))
+        return self.show(replace(selection, model=model, run="").settled(self.services.runs.newest_frame()))
 
     def wire(self, blocks: gr.Blocks, page: Page, tabs: Sequence[gr.Tab]) -> None:
         """Let the header, the tabs and the address bar agree."""
@@ -100,7 +100,7 @@ class Header:
 
     def show(self, selection: Selection) -> list[object]:
         """Updates for `outputs`: the header as this selection has it."""
-        choices = self._run_choices(selection, self.explorer.newest_runs_frame())
+        choices = self._run_choices(selection, self.services.runs.newest_frame())
         known = [precision for precision in PRECISIONS if precision != selection.precision]
         return [
             selection.to_json(),
@@ -112,7 +112,7 @@ class Header:
 
     def _bits(self, precision: str) -> str:
         try:
-            return bits_line(self.explorer.precision(precision))
+            return bits_line(self.services.models.precision(precision))
         except PrecisionError:  # the name of a mix whose runs are deleted: the tab says so
             return ""
 
@@ -121,17 +121,17 @@ class Header:
         if not readable(wanted.precision):
             gr.Warning(f"The address asks for a precision that cannot be read; showing {Selection.precision} instead.")
             wanted = replace(wanted, precision=Selection.precision)
-        return [*self.show(wanted.settled(self.explorer.newest_runs_frame())), gr.Tabs(selected=wanted.tab)]
+        return [*self.show(wanted.settled(self.services.runs.newest_frame())), gr.Tabs(selected=wanted.tab)]
 
     def _choose_model(self, text: str, model: str | None) -> list[object]:
         wanted = replace(Selection.from_json(text), model=(model or "").strip() or Selection.model, run="")
-        return self.show(wanted.settled(self.explorer.newest_runs_frame()))
+        return self.show(wanted.settled(self.services.runs.newest_frame()))
 
     def _choose_precision(self, text: str, precision: str | None) -> list[object]:
         before = Selection.from_json(text)
         try:
             return self.show(
-                replace(before, precision=precision or "", run="").settled(self.explorer.newest_runs_frame())
+                replace(before, precision=precision or "", run="").settled(self.services.runs.newest_frame())
             )
         except PrecisionError as error:
             gr.Warning(words.escape(str(error)))
@@ -141,14 +141,14 @@ class Header:
         before = Selection.from_json(text)
         if not run:
             return self.show(replace(before, run=""))
-        return self.show(replace(before, run=run).settled(self.explorer.newest_runs_frame()))
+        return self.show(replace(before, run=run).settled(self.services.runs.newest_frame()))
 
     def _watch(self, text: str, before: str | None) -> list[object]:
         """When a run has finished or was deleted: what there is, and for a page that waits for a run, the run.
 
         It is an offer: something else may have been chosen on the page while it was made, and that stays.
         """
-        runs = self.explorer.newest_runs_frame()
+        runs = self.services.runs.newest_frame()
         now = ",".join(value for _, value in run_choices(runs))
         if now == before:
             return [gr.skip(), gr.skip()]
@@ -165,7 +165,7 @@ class Header:
         return [now, json.dumps(offer)]
 
     def _model_choices(self, selection: Selection) -> list[str]:
-        return list(dict.fromkeys([*self.explorer.models(), selection.model]))
+        return list(dict.fromkeys([*self.services.models.names(), selection.model]))
 
     @staticmethod
     def _run_choices(selection: Selection, runs: pd.DataFrame) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ class Streams:
         self.columns = {name: Column(title, lens) for name, (title, lens) in titles.items()}
 
     def add(self, event: "Token | Finished") -> None:
-        """Take one event of `Explorer.generate`."""
+        """Take one event of `Services.generate`."""
         column = self.columns[event.column]
         if hasattr(event, "tokens_per_second"):
             column.finished = event  # type: ignore[assignment]

@@ -90,7 +90,7 @@ def build_throughput_tab(page: Page) -> None:
         selection = Selection.from_json(text)
         if selection.tab != "throughput":
             return [gr.skip()] * len(outputs)
-        everywhere = page.explorer.throughput_frame(shipped=True)
+        everywhere = page.services.timings.frame(shipped=True)
         devices = list(dict.fromkeys([this_device(), *everywhere["machine"]]))
         device = device if device in devices else devices[0]
         choice = gr.update(choices=devices, value=device, visible=len(devices) > 1)
@@ -121,8 +121,10 @@ def build_throughput_tab(page: Page) -> None:
         try:
             parsed, tokens, count = read_shapes(shapes), read_tokens(m), int(threads or 1)
             yield [words.answer("Checking every path against integer arithmetic, then timing&hellip;"), *rest]
-            others, explorer = peers or [], page.explorer
-            work = Steps(lambda say: explorer.bench_kernels(precisions or [], parsed, tokens, count, say, others))
+            others, services = peers or [], page.services
+            work = Steps(
+                lambda say: services.throughput.time_kernels(precisions or [], parsed, tokens, count, say, others)
+            )
             for done, measured in enumerate(work, start=1):
                 said = f"{done} timed; the last was {measured.precision} on {measured.path}&hellip;"
                 yield [words.answer(said), *rest]
@@ -138,7 +140,9 @@ def build_throughput_tab(page: Page) -> None:
         columns += [selection.run] if selection.run else []
         yield [words.answer(f"Packing {len(columns)} columns&hellip;"), *rest]
         try:
-            for done in Steps(lambda say: page.explorer.bench_decode(columns, model=selection.model, on_token=say)):
+            for done in Steps(
+                lambda say: page.services.throughput.time_decode(columns, model=selection.model, on_token=say)
+            ):
                 yield [words.answer(f"Decoding {len(columns)} columns in turn: token {done}&hellip;"), *rest]
             yield [*show(text, PICTURES[2], this_device(), precisions, shapes, m), PICTURES[2]]
         except EXPECTED as error:

@@ -16,7 +16,7 @@ from app_cases import SpecMaker
 
 from app.cli.main import main
 from app.jobs.executors.local import PROJECT_ROOT
-from app.services import Explorer
+from app.services import Services
 from storage.jobs import Job
 
 EVALUATION = {
@@ -45,7 +45,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 
 @pytest.fixture
-def in_finished(folder: Path, finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch) -> tuple[Explorer, Job]:
+def in_finished(folder: Path, finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch) -> tuple[Services, Job]:
     """The commands of this test see the finished run."""
     monkeypatch.setenv("ABQ_DATA_DIR", str(finished[0].settings.data_dir))
     return finished
@@ -90,7 +90,7 @@ def test_calibrate_without_wait_leaves_the_job_to_a_worker(folder: Path, ask: As
 
 
 def test_a_run_is_listed_measured_generated_from_and_exported(
-    in_finished: tuple[Explorer, Job], ask: Ask, text_file: Path, tmp_path: Path
+    in_finished: tuple[Services, Job], ask: Ask, text_file: Path, tmp_path: Path
 ) -> None:
     _, job = in_finished
     assert job.run_id in [row["run"] for row in ask("runs", "list")["runs"]]
@@ -109,7 +109,7 @@ def test_a_run_is_listed_measured_generated_from_and_exported(
     assert Path(report["path"]).read_text("utf-8").startswith("<!doctype html>")
 
 
-def test_text_answers_are_for_people(in_finished: tuple[Explorer, Job], capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_answers_are_for_people(in_finished: tuple[Services, Job], capsys: pytest.CaptureFixture[str]) -> None:
     _, job = in_finished
     assert main(["runs", "list"]) == 0
     out = capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_text_answers_are_for_people(in_finished: tuple[Explorer, Job], capsys: 
     assert out.startswith("The module") and "tokens/s" in err and "tokens/s" not in out
 
 
-def test_kernels_are_timed_and_checked(in_finished: tuple[Explorer, Job], ask: Ask) -> None:
+def test_kernels_are_timed_and_checked(in_finished: tuple[Services, Job], ask: Ask) -> None:
     words = ("--precisions", "W2A8", "--shapes", "128x192", "--m", "1", "--threads", "1")
     measured = ask("bench", "kernels", *words)["measurements"]
     engine = next(row for row in measured if row["engine"] == "abq")
@@ -135,10 +135,10 @@ def test_the_engine_is_compiled_ahead_and_only_once(ask: Ask, capsys: pytest.Cap
     assert main(["warmup", "--precisions", "W2X8"]) == 2
 
 
-def test_jobs_are_cancelled_and_resumed(folder: Path, ask: Ask, explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    job = explorer.submit(tiny_spec("W4A4", "rtn"))
+def test_jobs_are_cancelled_and_resumed(folder: Path, ask: Ask, services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
     assert ask("jobs", "cancel", job.id)["state"] == "cancelled"
-    explorer.resume(job.run_id)
+    services.jobs.resume(job.run_id)
     assert ask("jobs", "show", job.run_id)["state"] == "queued"
     assert ask("runs", "delete", job.run_id, "--yes") == {"deleted": job.run_id}
 
@@ -233,7 +233,7 @@ def test_what_nobody_expected_is_a_bug_with_a_log(
     def broken(*arguments: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("app.services.Explorer.runs_frame", broken)
+    monkeypatch.setattr("app.services.runs.RunService.frame", broken)
     assert main(["runs", "list"]) == 1
     err = capsys.readouterr().err
     assert "internal error, KeyError" in err and err.count("\n") == 1
@@ -241,7 +241,7 @@ def test_what_nobody_expected_is_a_bug_with_a_log(
 
 
 def test_a_full_disk_is_said(
-    folder: Path, in_finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, in_finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")

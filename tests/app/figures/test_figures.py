@@ -17,7 +17,7 @@ from app.figures.palette import DARK, LENSES, LIGHT, lens_colour, palette
 from app.figures.pareto import front, pareto_figure
 from app.figures.signal import outlier_figure, signal_figure
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
-from app.services import Explorer
+from app.services import Services
 from storage.jobs import Job
 
 Q = "self_attn.q_proj"
@@ -35,8 +35,8 @@ class Frames:
 
 
 @pytest.fixture(scope="session")
-def frames(finished: tuple[Explorer, Job]) -> Frames:
-    explorer, job = finished
+def frames(finished: tuple[Services, Job]) -> Frames:
+    services, job = finished
     names = (
         "histograms",
         "levels",
@@ -48,9 +48,9 @@ def frames(finished: tuple[Explorer, Job]) -> Frames:
         "attention",
         "attention_tokens",
     )
-    run = {name: explorer.diagnostics(job.run_id, name) for name in names}
-    explored = explorer.explore(str(job.spec["model"]), "W2*A8")
-    return Frames(run, explored, explorer.losses_frame(job.id), explorer.runs_frame())
+    run = {name: services.runs.diagnostics(job.run_id, name) for name in names}
+    explored = services.models.explore(str(job.spec["model"]), "W2*A8")
+    return Frames(run, explored, services.jobs.losses(job.id), services.runs.frame())
 
 
 def kernel_rows() -> pd.DataFrame:

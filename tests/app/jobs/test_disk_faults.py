@@ -12,7 +12,7 @@ from app_cases import SpecMaker, work_on
 from sqlalchemy.engine.default import DefaultDialect
 
 from app.clock import now
-from app.services import Explorer
+from app.services import Services
 from storage.errors import DatabaseError
 from storage.jobs import Job
 
@@ -37,11 +37,11 @@ def fail(monkeypatch: pytest.MonkeyPatch, what: str, at: int) -> None:
     monkeypatch.setattr(target, name, function)
 
 
-def half_done(explorer: Explorer, job: Job) -> list[str]:
+def half_done(services: Services, job: Job) -> list[str]:
     """Records whose file is not theirs, and temporary files."""
-    folder = explorer.folder(job.run_id)
+    folder = services.runs.folder(job.run_id)
     wrong = [str(path) for path in folder.path.rglob("*.tmp")]
-    for block in explorer.runs.blocks(job.run_id):
+    for block in services.storage.runs.blocks(job.run_id):
         content = folder.block_path(block.block).read_bytes()
         wrong += [str(block)] if hashlib.sha256(content).hexdigest() != block.sha256 else []
     return wrong
@@ -51,20 +51,20 @@ def half_done(explorer: Explorer, job: Job) -> list[str]:
     ("what", "at"), [("fsync", 5), ("fsync", 6), ("rename", 3), ("commit", 8), ("answered", 8), ("answered", 11)]
 )
 def test_a_fault_leaves_nothing_half_and_the_job_goes_on(
-    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, what: str, at: int
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, what: str, at: int
 ) -> None:
-    job = explorer.submit(tiny_spec("W4A4", "rtn"))
+    job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
     with monkeypatch.context() as patch:
         fail(patch, what, at)
         try:
-            ended = work_on(explorer, job)
+            ended = work_on(services, job)
             assert ended.state in ("failed", "succeeded")
         except DatabaseError:
             pass
-    assert not half_done(explorer, job)
-    explorer.jobs.requeue_worker("test", now())
-    if explorer.job(job.id).state == "failed":
-        explorer.resume(job.id)
-    if explorer.job(job.id).state == "queued":
-        work_on(explorer, explorer.job(job.id))
-    assert explorer.job(job.id).state == "succeeded" and len(explorer.runs.blocks(job.run_id)) == 2
+    assert not half_done(services, job)
+    services.storage.jobs.requeue_worker("test", now())
+    if services.jobs.get(job.id).state == "failed":
+        services.jobs.resume(job.id)
+    if services.jobs.get(job.id).state == "queued":
+        work_on(services, services.jobs.get(job.id))
+    assert services.jobs.get(job.id).state == "succeeded" and len(services.storage.runs.blocks(job.run_id)) == 2

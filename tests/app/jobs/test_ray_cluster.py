@@ -18,7 +18,7 @@ from app_cases import settings_in, work_on
 
 from app.jobs.executors.local import PROJECT_ROOT
 from app.runs.run_check import verify
-from app.services import Explorer
+from app.services import Services, open_services
 from storage.jobs import Job
 
 pytestmark = [
@@ -123,75 +123,75 @@ def start_sweep(folder: Path, address: str, change: str = "") -> "subprocess.Pop
     )
 
 
-def calibrating_on(explorer: Explorer, node: psutil.Process) -> list[Job]:
+def calibrating_on(services: Services, node: psutil.Process) -> list[Job]:
     """The jobs that a node's processes calibrate, as their logs say."""
     children = {process.pid for process in node.children(recursive=True)}
     found = []
-    for job in explorer.jobs.list("running"):
-        lines = [line.text for line in explorer.jobs.logs(job.id) if line.text.startswith("It runs on")]
+    for job in services.storage.jobs.list("running"):
+        lines = [line.text for line in services.storage.jobs.logs(job.id) if line.text.startswith("It runs on")]
         if lines and int(lines[-1].rstrip(".").split()[-1]) in children:
             found.append(job)
     return found
 
 
-def hashes(explorer: Explorer, run_id: str) -> dict[int, str]:
-    return {block.block: block.sha256 for block in explorer.runs.blocks(run_id)}
+def hashes(services: Services, run_id: str) -> dict[int, str]:
+    return {block.block: block.sha256 for block in services.storage.runs.blocks(run_id)}
 
 
 def test_a_node_killed_in_a_sweep_loses_nothing_and_nothing_is_done_twice(nodes: Nodes, tmp_path: Path) -> None:
-    explorer = Explorer.open(settings_in(tmp_path / "data"))
+    services = open_services(settings_in(tmp_path / "data"))
     sweep = start_sweep(tmp_path, nodes.address)
     victims: list[Job] = []
 
     def in_the_middle() -> bool:
         assert sweep.poll() is None, sweep.communicate()[1]
-        victims[:] = [job for job in calibrating_on(explorer, nodes.second) if 1 <= job.blocks_done <= 3]
+        victims[:] = [job for job in calibrating_on(services, nodes.second) if 1 <= job.blocks_done <= 3]
         return bool(victims)
 
     wait_until(in_the_middle, "the second node is in the middle of a job")
     kill(nodes.second)
-    before = {record.block: record for record in explorer.runs.blocks(victims[0].run_id)}
+    before = {record.block: record for record in services.storage.runs.blocks(victims[0].run_id)}
     _, err = sweep.communicate(timeout=PATIENCE_SECONDS)
     assert sweep.returncode == 0, err
 
-    jobs = [explorer.job(job.id) for job in explorer.jobs.list()]
+    jobs = [services.jobs.get(job.id) for job in services.storage.jobs.list()]
     assert len(jobs) == 3 and {job.state for job in jobs} == {"succeeded"}
-    assert "is gone" in explorer.logs(victims[0].id) and explorer.job(victims[0].id).epoch == 2
-    after = {record.block: record for record in explorer.runs.blocks(victims[0].run_id)}
+    assert "is gone" in services.jobs.log(victims[0].id) and services.jobs.get(victims[0].id).epoch == 2
+    after = {record.block: record for record in services.storage.runs.blocks(victims[0].run_id)}
     assert before and {block: after[block] for block in before} == before, "a finished block was redone"
-    here = Explorer.open(settings_in(tmp_path / "here"))
+    here = open_services(settings_in(tmp_path / "here"))
     for job in jobs:
-        assert job.blocks_done == job.blocks_total == len(hashes(explorer, job.run_id))
-        said = [line.text for line in explorer.jobs.logs(job.id) if " done in " in line.text]
+        assert job.blocks_done == job.blocks_total == len(hashes(services, job.run_id))
+        said = [line.text for line in services.storage.jobs.logs(job.id) if " done in " in line.text]
         assert len(said) == job.blocks_total, f"a block was made twice: {said}"
-        assert verify(explorer.runs, explorer.settings.runs_dir, explorer.run(job.run_id)) == []
-        reference = work_on(here, here.jobs.submit(job.spec, job.created_at))
-        assert hashes(explorer, job.run_id) == hashes(here, reference.run_id)
+        assert verify(services.storage.runs, services.settings.runs_dir, services.runs.get(job.run_id)) == []
+        reference = work_on(here, here.storage.jobs.submit(job.spec, job.created_at))
+        assert hashes(services, job.run_id) == hashes(here, reference.run_id)
     connection = sqlite3.connect(tmp_path / "data" / "abq.sqlite3")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
 
 
 def test_actors_end_with_the_submitting_process_and_the_next_sweep_takes_its_jobs(nodes: Nodes, tmp_path: Path) -> None:
-    explorer = Explorer.open(settings_in(tmp_path / "data"))
+    services = open_services(settings_in(tmp_path / "data"))
     sweep = start_sweep(tmp_path, nodes.address)
 
     def working() -> list[Job]:
         assert sweep.poll() is None, sweep.communicate()[1]
-        return [job for node in (nodes.head, nodes.second) for job in calibrating_on(explorer, node)]
+        return [job for node in (nodes.head, nodes.second) for job in calibrating_on(services, node)]
 
     wait_until(lambda: any(job.blocks_done for job in working()), "a job has a block")
     (first, *_) = (job for job in working() if job.blocks_done)
     sweep.send_signal(signal.SIGKILL)
     sweep.communicate()
     wait_until(lambda: not calibrators(nodes), "no actor is left")
-    kept = hashes(explorer, first.run_id)
+    kept = hashes(services, first.run_id)
     again = start_sweep(tmp_path, nodes.address)
     _, err = again.communicate(timeout=PATIENCE_SECONDS)
     assert again.returncode == 0, err
-    jobs = explorer.jobs.list()
+    jobs = services.storage.jobs.list()
     assert len(jobs) == 3 and {job.state for job in jobs} == {"succeeded"}
-    assert explorer.job(first.id).epoch == 2 and kept.items() <= hashes(explorer, first.run_id).items()
+    assert services.jobs.get(first.id).epoch == 2 and kept.items() <= hashes(services, first.run_id).items()
 
 
 def test_nodes_of_another_version_are_refused_before_anything_is_queued(nodes: Nodes, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_nodes_of_another_version_are_refused_before_anything_is_queued(nodes: N
     )
     out, err = start_sweep(tmp_path, nodes.address, change).communicate(timeout=PATIENCE_SECONDS)
     assert not out and "and the submitting process has 1.0: install the same versions" in err, err
-    assert not Explorer.open(settings_in(tmp_path / "data")).jobs.list()
+    assert not open_services(settings_in(tmp_path / "data")).storage.jobs.list()
 
 
 def calibrators(nodes: Nodes) -> list[psutil.Process]:

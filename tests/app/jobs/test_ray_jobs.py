@@ -20,19 +20,19 @@ from app.jobs.executors.cluster import ClusterJobs, Need
 from app.jobs.executors.local import PROJECT_ROOT
 from app.jobs.executors.node import Delivery, Ended, Outbox, check_node, prepare_process
 from app.runs.provenance import versions
-from app.services import Explorer
+from app.services import Services, open_services
 from storage.jobs import Job
 
 PLAN = EvaluationPlan(4, 32)
 
 
-def bring_to_end(explorer: Explorer, cluster: FakeCluster, *jobs: Job) -> list[Job]:
-    ClusterJobs(explorer, cluster, plan=PLAN).bring_to_end([job.id for job in jobs])
-    return [explorer.job(job.id) for job in jobs]
+def bring_to_end(services: Services, cluster: FakeCluster, *jobs: Job) -> list[Job]:
+    ClusterJobs(services, cluster, plan=PLAN).bring_to_end([job.id for job in jobs])
+    return [services.jobs.get(job.id) for job in jobs]
 
 
-def hashes(explorer: Explorer, job: Job) -> dict[int, str]:
-    return {block.block: block.sha256 for block in explorer.runs.blocks(job.run_id)}
+def hashes(services: Services, job: Job) -> dict[int, str]:
+    return {block.block: block.sha256 for block in services.storage.runs.blocks(job.run_id)}
 
 
 def before(kind: type[Event], block: int) -> DiesAt:
@@ -45,107 +45,109 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_node_that_dies_in_a_block_costs_that_block(explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+def test_a_node_that_dies_in_a_block_costs_that_block(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
     spec = tiny_spec()
     cluster = FakeCluster(dies_at={"W4A4 abq": [before(EpochDone, 1)]})
-    job = explorer.submit(spec)
+    job = services.jobs.submit(spec)
     first: list[object] = []
 
     def look(jobs: object) -> None:  # as soon as the node died
-        if not first and explorer.job(job.id).blocks_done == 1:
-            path = explorer.folder(job.run_id).block_path(0)
-            first.append((path.stat().st_mtime_ns, explorer.runs.blocks(job.run_id)[0]))
+        if not first and services.jobs.get(job.id).blocks_done == 1:
+            path = services.runs.folder(job.run_id).block_path(0)
+            first.append((path.stat().st_mtime_ns, services.storage.runs.blocks(job.run_id)[0]))
 
-    ClusterJobs(explorer, cluster, look, PLAN).bring_to_end([job.id])
-    ended = explorer.job(job.id)
-    assert (ended.state, ended.epoch, ended.attempts) == ("succeeded", 2, 0), explorer.logs(job.id)
+    ClusterJobs(services, cluster, look, PLAN).bring_to_end([job.id])
+    ended = services.jobs.get(job.id)
+    assert (ended.state, ended.epoch, ended.attempts) == ("succeeded", 2, 0), services.jobs.log(job.id)
     assert [sorted(sent) for sent in cluster.sent] == [[], [(0, False)]]
-    path = explorer.folder(job.run_id).block_path(0)
-    assert [(path.stat().st_mtime_ns, explorer.runs.blocks(job.run_id)[0])] == first, "a finished block was redone"
-    assert "Its node is gone." in explorer.logs(job.id)
+    path = services.runs.folder(job.run_id).block_path(0)
+    assert [(path.stat().st_mtime_ns, services.storage.runs.blocks(job.run_id)[0])] == first, (
+        "a finished block was redone"
+    )
+    assert "Its node is gone." in services.jobs.log(job.id)
 
-    other = Explorer.open(settings_in(tmp_path / "here"))
-    assert hashes(explorer, job) == hashes(other, work_on(other, other.submit(spec)))
-    assert sorted(explorer.folder(job.run_id).frame_names()) and len(explorer.losses_frame(job.id))
+    other = open_services(settings_in(tmp_path / "here"))
+    assert hashes(services, job) == hashes(other, work_on(other, other.jobs.submit(spec)))
+    assert sorted(services.runs.folder(job.run_id).frame_names()) and len(services.jobs.losses(job.id))
 
 
 def test_a_node_that_dies_in_the_end_to_end_pass_leaves_the_drafts(
-    explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path
+    services: Services, tiny_spec: SpecMaker, tmp_path: Path
 ) -> None:
     spec = tiny_spec("W2A8", "abq+", epochs=1, end_to_end_segments=16)
     cluster = FakeCluster(dies_at={"W2A8 abq+": [before(EpochDone, 2)]})
-    (job,) = bring_to_end(explorer, cluster, explorer.submit(spec))
-    assert job.state == "succeeded", explorer.logs(job.id)
+    (job,) = bring_to_end(services, cluster, services.jobs.submit(spec))
+    assert job.state == "succeeded", services.jobs.log(job.id)
     assert sorted(cluster.sent[1]) == [(0, True), (1, True)]
-    assert not any(explorer.folder(job.run_id).draft_path(block).exists() for block in (0, 1))
-    other = Explorer.open(settings_in(tmp_path / "here"))
-    assert hashes(explorer, job) == hashes(other, work_on(other, other.submit(spec)))
+    assert not any(services.runs.folder(job.run_id).draft_path(block).exists() for block in (0, 1))
+    other = open_services(settings_in(tmp_path / "here"))
+    assert hashes(services, job) == hashes(other, work_on(other, other.jobs.submit(spec)))
 
 
-def test_a_job_whose_nodes_all_die_fails_and_the_others_go_on(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+def test_a_job_whose_nodes_all_die_fails_and_the_others_go_on(services: Services, tiny_spec: SpecMaker) -> None:
     deaths = {"W4A4 abq": [before(EpochDone, 0)] * 3}
-    submitted = explorer.submit(tiny_spec()), explorer.submit(tiny_spec("W4A4", "rtn"))
-    poisonous, other = bring_to_end(explorer, FakeCluster(dies_at=deaths), *submitted)
-    assert (poisonous.state, other.state) == ("failed", "succeeded"), explorer.logs(poisonous.id)
+    submitted = services.jobs.submit(tiny_spec()), services.jobs.submit(tiny_spec("W4A4", "rtn"))
+    poisonous, other = bring_to_end(services, FakeCluster(dies_at=deaths), *submitted)
+    assert (poisonous.state, other.state) == ("failed", "succeeded"), services.jobs.log(poisonous.id)
     assert poisonous.error is not None and "tried 3 times without finishing a new block" in poisonous.error
 
 
-def test_an_attempt_with_a_new_block_does_not_count(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+def test_an_attempt_with_a_new_block_does_not_count(services: Services, tiny_spec: SpecMaker) -> None:
     deaths = {"W4A4 abq": [before(EpochDone, 0)] * 2 + [before(EpochDone, 1)] * 2}
-    (job,) = bring_to_end(explorer, FakeCluster(dies_at=deaths), explorer.submit(tiny_spec()))
-    assert (job.state, job.epoch) == ("succeeded", 5), explorer.logs(job.id)
+    (job,) = bring_to_end(services, FakeCluster(dies_at=deaths), services.jobs.submit(tiny_spec()))
+    assert (job.state, job.epoch) == ("succeeded", 5), services.jobs.log(job.id)
 
 
-def test_a_cancel_ends_a_calibration_that_says_nothing(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+def test_a_cancel_ends_a_calibration_that_says_nothing(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(silent=True)
-    job = explorer.submit(tiny_spec())
-    work = in_background(lambda: ClusterJobs(explorer, cluster).bring_to_end([job.id]))
+    job = services.jobs.submit(tiny_spec())
+    work = in_background(lambda: ClusterJobs(services, cluster).bring_to_end([job.id]))
     assert cluster.began.wait(60)
-    explorer.cancel(job.id)
+    services.jobs.cancel(job.id)
     work.join(60)
-    assert not work.is_alive() and explorer.job(job.id).state == "cancelled" and not cluster.alive
+    assert not work.is_alive() and services.jobs.get(job.id).state == "cancelled" and not cluster.alive
 
 
 def test_a_submitting_process_that_is_asked_to_stop_gives_its_jobs_back(
-    explorer: Explorer, tiny_spec: SpecMaker
+    services: Services, tiny_spec: SpecMaker
 ) -> None:
     cluster = FakeCluster(silent=True)
-    one, two = explorer.submit(tiny_spec()), explorer.submit(tiny_spec("W4A4", "rtn"))
-    jobs = ClusterJobs(explorer, cluster)
+    one, two = services.jobs.submit(tiny_spec()), services.jobs.submit(tiny_spec("W4A4", "rtn"))
+    jobs = ClusterJobs(services, cluster)
     work = in_background(lambda: jobs.bring_to_end([one.id, two.id]))
     assert cluster.began.wait(60)
     jobs.stop("shutdown")
     work.join(60)
     assert not work.is_alive() and not cluster.alive
-    assert [(job.state, job.attempts) for job in map(explorer.job, (one.id, two.id))] == [("queued", 0)] * 2
+    assert [(job.state, job.attempts) for job in map(services.jobs.get, (one.id, two.id))] == [("queued", 0)] * 2
 
 
-def test_ctrl_c_cancels_what_has_not_ended(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+def test_ctrl_c_cancels_what_has_not_ended(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(silent=True)
-    one, two = explorer.submit(tiny_spec()), explorer.submit(tiny_spec("W4A4", "rtn"))
+    one, two = services.jobs.submit(tiny_spec()), services.jobs.submit(tiny_spec("W4A4", "rtn"))
 
     def look(jobs: object) -> None:
         if cluster.began.is_set():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ClusterJobs(explorer, cluster, look).bring_to_end([one.id, two.id])
-    assert [explorer.job(job.id).state for job in (one, two)] == ["cancelled", "cancelled"]
+        ClusterJobs(services, cluster, look).bring_to_end([one.id, two.id])
+    assert [services.jobs.get(job.id).state for job in (one, two)] == ["cancelled", "cancelled"]
 
 
-def test_as_many_at_once_as_there_is_room_and_first_come_first_served(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+def test_as_many_at_once_as_there_is_room_and_first_come_first_served(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(rooms=2)
     precisions = ["W2A8", "W3A8", "W4A8", "W5A8"]
-    jobs = bring_to_end(explorer, cluster, *[explorer.submit(tiny_spec(name, "rtn")) for name in precisions])
+    jobs = bring_to_end(services, cluster, *[services.jobs.submit(tiny_spec(name, "rtn")) for name in precisions])
     assert {job.state for job in jobs} == {"succeeded"}
     assert cluster.most_alive == 2
     assert sorted(cluster.specs[:2]) == ["W2A8 rtn", "W3A8 rtn"] and len(cluster.specs) == 4
 
 
-def test_the_jobs_of_a_submitting_process_that_died_are_taken_over(explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    job = explorer.submit(tiny_spec("W4A4", "rtn"))
-    assert explorer.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=job.id) is not None
-    (job,) = bring_to_end(explorer, FakeCluster(), job)
+def test_the_jobs_of_a_submitting_process_that_died_are_taken_over(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
+    assert services.storage.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=job.id) is not None
+    (job,) = bring_to_end(services, FakeCluster(), job)
     assert (job.state, job.epoch) == ("succeeded", 2)
 
 
@@ -157,13 +159,13 @@ def test_the_jobs_of_a_submitting_process_that_died_are_taken_over(explorer: Exp
     ],
 )
 def test_a_node_that_differs_is_refused_in_a_sentence(
-    explorer: Explorer, tiny_spec: SpecMaker, changes: dict[str, object], sentence: str
+    services: Services, tiny_spec: SpecMaker, changes: dict[str, object], sentence: str
 ) -> None:
-    (job,) = bring_to_end(explorer, FakeCluster(changes=changes), explorer.submit(tiny_spec("W4A4", "rtn")))
+    (job,) = bring_to_end(services, FakeCluster(changes=changes), services.jobs.submit(tiny_spec("W4A4", "rtn")))
     assert job.state == "failed" and job.error is not None and sentence in job.error
-    log = explorer.logs(job.id)
+    log = services.jobs.log(job.id)
     assert "Traceback" in log and "in _calibrate\n" in log, "the node's traceback is not in the log"
-    assert not hashes(explorer, job)
+    assert not hashes(services, job)
 
 
 def test_room_is_what_the_scarcest_resource_allows() -> None:

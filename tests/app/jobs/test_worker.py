@@ -21,7 +21,7 @@ from app.jobs.executors.local import PROJECT_ROOT, Supervisor
 from app.jobs.executors.single_instance import SingleInstance
 from app.jobs.lease import JobLease, JobStopped
 from app.jobs.progress import Progress
-from app.services import Explorer
+from app.services import Services, open_services
 from storage.errors import LostLeaseError
 from storage.jobs import Job
 
@@ -39,7 +39,7 @@ StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def start_worker(explorer: Explorer) -> Iterator[StartWorker]:
+def start_worker(services: Services) -> Iterator[StartWorker]:
     """Starts worker processes; those still there at the end of the test are killed."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -47,7 +47,7 @@ def start_worker(explorer: Explorer) -> Iterator[StartWorker]:
         of = str(parent or os.getpid())
         worker = subprocess.Popen(
             [sys.executable, "-m", "app.jobs.worker", "--name", name, "--parent", of, "--nice", "0"],
-            env={**os.environ, **explorer.settings.to_environment()},
+            env={**os.environ, **services.settings.to_environment()},
             cwd=PROJECT_ROOT,
         )
         started.append(worker)
@@ -59,22 +59,22 @@ def start_worker(explorer: Explorer) -> Iterator[StartWorker]:
         worker.wait()
 
 
-def in_second_block(explorer: Explorer, job: Job) -> bool:
+def in_second_block(services: Services, job: Job) -> bool:
     """The first block is recorded and the second one is being learned."""
-    frame = explorer.losses_frame(job.id)
-    return explorer.job(job.id).blocks_done == 1 and bool((frame["block"] == 1).any())
+    frame = services.jobs.losses(job.id)
+    return services.jobs.get(job.id).blocks_done == 1 and bool((frame["block"] == 1).any())
 
 
-def blocks_of(explorer: Explorer, job: Job) -> list[dict[str, object]]:
-    return [load_file(explorer.folder(job.run_id).block_path(block)) for block in (0, 1)]
+def blocks_of(services: Services, job: Job) -> list[dict[str, object]]:
+    return [load_file(services.runs.folder(job.run_id).block_path(block)) for block in (0, 1)]
 
 
-def test_an_orphan_ends_before_it_claims(explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker) -> None:
-    job = explorer.submit(tiny_spec())
+def test_an_orphan_ends_before_it_claims(services: Services, tiny_spec: SpecMaker, start_worker: StartWorker) -> None:
+    job = services.jobs.submit(tiny_spec())
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     assert start_worker(parent=dead.pid).wait(PATIENCE_SECONDS) == 1
-    assert (explorer.job(job.id).state, explorer.job(job.id).epoch) == ("queued", 0)
+    assert (services.jobs.get(job.id).state, services.jobs.get(job.id).epoch) == ("queued", 0)
 
 
 STUCK = """
@@ -82,10 +82,10 @@ import sys, time
 from app.clock import now
 from app.jobs.lease import JobLease
 from app.jobs.parent_watchdog import ParentWatch
-from app.services import Explorer
+from app.services import Services, open_services
 from app.settings import Settings
-explorer = Explorer.open(Settings.from_environment())
-with JobLease(explorer.jobs, explorer.jobs.claim_next("stuck", now())) as lease:
+services = open_services(Settings.from_environment())
+with JobLease(services.storage.jobs, services.storage.jobs.claim_next("stuck", now())) as lease:
     watch = ParentWatch(int(sys.argv[1]))
     watch.held = lease
     watch.start()
@@ -94,126 +94,126 @@ with JobLease(explorer.jobs, explorer.jobs.claim_next("stuck", now())) as lease:
 PARENT = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])"
 
 
-def test_an_orphan_that_cannot_stop_gives_its_job_back(explorer: Explorer, tiny_spec: SpecMaker) -> None:
+def test_an_orphan_that_cannot_stop_gives_its_job_back(services: Services, tiny_spec: SpecMaker) -> None:
     """Three deaths are the end of a job: pages that are killed while their workers start must not count."""
-    job = explorer.submit(tiny_spec())
-    environment = {**os.environ, **explorer.settings.to_environment()}
+    job = services.jobs.submit(tiny_spec())
+    environment = {**os.environ, **services.settings.to_environment()}
     parent = psutil.Popen([sys.executable, "-c", PARENT, STUCK], env=environment, cwd=PROJECT_ROOT)
-    wait_until(lambda: explorer.job(job.id).state == "running", "the worker has the job")
+    wait_until(lambda: services.jobs.get(job.id).state == "running", "the worker has the job")
     (worker,) = parent.children()
     parent.kill()
     parent.wait()
     wait_until(lambda: not worker.is_running(), "the orphan ends")
-    found = explorer.job(job.id)
+    found = services.jobs.get(job.id)
     assert (found.state, found.attempts, found.worker) == ("queued", 0, None)
-    assert "lost its parent" in explorer.logs(job.id)
+    assert "lost its parent" in services.jobs.log(job.id)
 
 
 def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
-    explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
+    services: Services, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     spec = tiny_spec(epochs=25)
-    job = explorer.submit(spec)
+    job = services.jobs.submit(spec)
     worker = start_worker()
-    wait_until(lambda: in_second_block(explorer, job), "the second block began")
+    wait_until(lambda: in_second_block(services, job), "the second block began")
     worker.kill()
     worker.wait()
-    first = explorer.folder(job.run_id).block_path(0)
+    first = services.runs.folder(job.run_id).block_path(0)
     kept = (first.read_bytes(), first.stat().st_mtime_ns)
-    assert explorer.job(job.id).state == "running" and not explorer.folder(job.run_id).block_path(1).exists()
+    assert services.jobs.get(job.id).state == "running" and not services.runs.folder(job.run_id).block_path(1).exists()
 
-    explorer.jobs.requeue_worker("test-worker", now())
+    services.storage.jobs.requeue_worker("test-worker", now())
     again = start_worker("second-worker")
     assert again.wait(PATIENCE_SECONDS) == 0
-    assert explorer.job(job.id).state == "succeeded", explorer.logs(job.id)
+    assert services.jobs.get(job.id).state == "succeeded", services.jobs.log(job.id)
     assert (first.read_bytes(), first.stat().st_mtime_ns) == kept, "a finished block was redone"
 
-    other = Explorer.open(settings_in(tmp_path / "uninterrupted"))
-    untouched = work_on(other, other.submit(spec))
-    for mine, reference in zip(blocks_of(explorer, job), blocks_of(other, untouched), strict=True):
+    other = open_services(settings_in(tmp_path / "uninterrupted"))
+    untouched = work_on(other, other.jobs.submit(spec))
+    for mine, reference in zip(blocks_of(services, job), blocks_of(other, untouched), strict=True):
         assert mine.keys() == reference.keys()
         assert all(mine[name].equal(reference[name]) for name in mine)
 
 
-def in_end_to_end_pass(explorer: Explorer, job: Job) -> bool:
+def in_end_to_end_pass(services: Services, job: Job) -> bool:
     """Both blocks are drafts, and the pass over all of them has said what its loss is."""
-    frame = explorer.losses_frame(job.id)
-    return explorer.job(job.id).blocks_done == 2 and bool((frame["block"] == 2).any())
+    frame = services.jobs.losses(job.id)
+    return services.jobs.get(job.id).blocks_done == 2 and bool((frame["block"] == 2).any())
 
 
 def test_killed_in_the_end_to_end_pass_and_resumed_it_gives_the_same_tensors(
-    explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
+    services: Services, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     text = tmp_path / "words.txt"
     words = random.Random(0)
     text.write_text(" ".join(words.choice(("import", "def", "return", "the", "of")) for _ in range(200_000)))
     spec = tiny_spec("W2A8", "abq+", data=str(text), end_to_end_segments=5000)
-    job = explorer.submit(spec)
+    job = services.jobs.submit(spec)
     worker = start_worker()
-    wait_until(lambda: in_end_to_end_pass(explorer, job), "the pass began")
+    wait_until(lambda: in_end_to_end_pass(services, job), "the pass began")
     worker.kill()
     worker.wait()
-    folder = explorer.folder(job.run_id)
+    folder = services.runs.folder(job.run_id)
     drafts = [folder.draft_path(block).read_bytes() for block in (0, 1)]
-    assert explorer.job(job.id).state == "running" and not folder.block_path(0).exists()
+    assert services.jobs.get(job.id).state == "running" and not folder.block_path(0).exists()
 
-    explorer.jobs.requeue_worker("test-worker", now())
+    services.storage.jobs.requeue_worker("test-worker", now())
     assert start_worker("second-worker").wait(PATIENCE_SECONDS) == 0
-    assert explorer.job(job.id).state == "succeeded", explorer.logs(job.id)
-    assert "taken over from before" in explorer.logs(job.id), "a draft was made again"
+    assert services.jobs.get(job.id).state == "succeeded", services.jobs.log(job.id)
+    assert "taken over from before" in services.jobs.log(job.id), "a draft was made again"
     assert not any(folder.draft_path(block).exists() for block in (0, 1)) and all(drafts)
 
-    other = Explorer.open(settings_in(tmp_path / "uninterrupted"))
-    untouched = work_on(other, other.submit(spec))
-    for mine, reference in zip(blocks_of(explorer, job), blocks_of(other, untouched), strict=True):
+    other = open_services(settings_in(tmp_path / "uninterrupted"))
+    untouched = work_on(other, other.jobs.submit(spec))
+    for mine, reference in zip(blocks_of(services, job), blocks_of(other, untouched), strict=True):
         assert all(mine[name].equal(reference[name]) for name in mine)
 
 
-def test_the_supervisor_runs_requeues_and_cancels(explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    supervisor = Supervisor(explorer.settings, explorer.jobs)
-    job = explorer.submit(tiny_spec(epochs=1000))
+def test_the_supervisor_runs_requeues_and_cancels(services: Services, tiny_spec: SpecMaker) -> None:
+    supervisor = Supervisor(services.settings, services.storage.jobs)
+    job = services.jobs.submit(tiny_spec(epochs=1000))
     supervisor.start()
     try:
-        wait_until(lambda: len(explorer.losses_frame(job.id)) > 0, "the job is being learned")
-        first = explorer.job(job.id)
+        wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
+        first = services.jobs.get(job.id)
         os.kill(int(pid_of(first)), signal.SIGKILL)
         killed = time.monotonic()
-        wait_until(lambda: "exited" in explorer.logs(job.id), "the death was noticed")
+        wait_until(lambda: "exited" in services.jobs.log(job.id), "the death was noticed")
         assert time.monotonic() - killed < 10  # 1 s where the machine is idle
-        wait_until(lambda: explorer.job(job.id).epoch == 2, "the job was taken up again")
-        explorer.cancel(job.id)
-        wait_until(lambda: explorer.job(job.id).state == "cancelled", "the cancel was obeyed")
+        wait_until(lambda: services.jobs.get(job.id).epoch == 2, "the job was taken up again")
+        services.jobs.cancel(job.id)
+        wait_until(lambda: services.jobs.get(job.id).state == "cancelled", "the cancel was obeyed")
     finally:
         supervisor.stop()
 
 
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_is_killed(
-    explorer: Explorer, tiny_spec: SpecMaker
+    services: Services, tiny_spec: SpecMaker
 ) -> None:
     seconds = [0.0]
-    supervisor = Supervisor(explorer.settings, explorer.jobs, clock=lambda: seconds[0])
-    job = explorer.submit(tiny_spec(epochs=1000))
+    supervisor = Supervisor(services.settings, services.storage.jobs, clock=lambda: seconds[0])
+    job = services.jobs.submit(tiny_spec(epochs=1000))
     supervisor.step()
-    wait_until(lambda: explorer.job(job.id).state == "running", "the job is claimed")
-    worker = psutil.Process(int(pid_of(explorer.job(job.id))))
+    wait_until(lambda: services.jobs.get(job.id).state == "running", "the job is claimed")
+    worker = psutil.Process(int(pid_of(services.jobs.get(job.id))))
     try:
-        wait_until(lambda: stopped_outside_a_transaction(worker, explorer), "it is stopped")
+        wait_until(lambda: stopped_outside_a_transaction(worker, services), "it is stopped")
         for seconds[0] in (1.0, 31.0):
             supervisor.step()
             assert worker.is_running()
         seconds[0] = 31.5
         supervisor.step()
         assert not worker.is_running()
-        assert (explorer.job(job.id).state, explorer.job(job.id).attempts) == ("queued", 1)
+        assert (services.jobs.get(job.id).state, services.jobs.get(job.id).attempts) == ("queued", 1)
     finally:
         supervisor.stop()
 
 
-def stopped_outside_a_transaction(worker: psutil.Process, explorer: Explorer) -> bool:
+def stopped_outside_a_transaction(worker: psutil.Process, services: Services) -> bool:
     """Stop it, and let it go on where it holds a lock of the database."""
     worker.suspend()
     wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it is stopped")
-    connection = sqlite3.connect(explorer.settings.data_dir / "abq.sqlite3", timeout=0, isolation_level=None)
+    connection = sqlite3.connect(services.settings.data_dir / "abq.sqlite3", timeout=0, isolation_level=None)
     try:
         connection.execute("BEGIN EXCLUSIVE")
         return True
@@ -232,93 +232,93 @@ def pid_of(job: Job) -> str:
 
 
 def test_sigterm_puts_the_job_back_into_the_queue(
-    explorer: Explorer, tiny_spec: SpecMaker, start_worker: StartWorker
+    services: Services, tiny_spec: SpecMaker, start_worker: StartWorker
 ) -> None:
-    job = explorer.submit(tiny_spec(epochs=1000))
+    job = services.jobs.submit(tiny_spec(epochs=1000))
     worker = start_worker()
-    wait_until(lambda: len(explorer.losses_frame(job.id)) > 0, "the job is being learned")
+    wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
     worker.terminate()
     assert worker.wait(PATIENCE_SECONDS) == 0
-    assert explorer.job(job.id).state == "queued"
+    assert services.jobs.get(job.id).state == "queued"
 
 
-def test_a_worker_without_its_supervisor_gives_the_job_back_and_ends(explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    job = explorer.submit(tiny_spec(epochs=1000))
-    environment = {**os.environ, **explorer.settings.to_environment()}
+def test_a_worker_without_its_supervisor_gives_the_job_back_and_ends(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec(epochs=1000))
+    environment = {**os.environ, **services.settings.to_environment()}
     supervisor = subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=environment, cwd=PROJECT_ROOT)
-    wait_until(lambda: len(explorer.losses_frame(job.id)) > 0, "the job is being learned")
-    worker = int(pid_of(explorer.job(job.id)))
+    wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
+    worker = int(pid_of(services.jobs.get(job.id)))
     supervisor.kill()
     supervisor.wait()
     killed = time.monotonic()
-    wait_until(lambda: explorer.job(job.id).state == "queued", "the job went back into the queue")
+    wait_until(lambda: services.jobs.get(job.id).state == "queued", "the job went back into the queue")
     wait_until(lambda: not psutil.pid_exists(worker), "the worker ended")
     assert time.monotonic() - killed < 10
 
 
 def test_a_job_that_fails_says_why_in_a_sentence_and_can_be_resumed(
-    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("app.files.os.fsync", full)
-        job = work_on(explorer, explorer.submit(tiny_spec("W4A4", "rtn")))
+        job = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn")))
     assert job.state == "failed" and job.error is not None
     assert "disk" in job.error and "full" in job.error and "Traceback" not in job.error
-    assert "Traceback" in explorer.logs(job.id)
-    assert work_on(explorer, explorer.resume(job.id)).state == "succeeded"
+    assert "Traceback" in services.jobs.log(job.id)
+    assert work_on(services, services.jobs.resume(job.id)).state == "succeeded"
 
 
-def test_a_stale_owner_writes_nothing(explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    job = explorer.submit(tiny_spec("W4A4", "rtn"))
-    stale = explorer.jobs.claim_next("stale", now(), timedelta(seconds=-1), job_id=job.id)
+def test_a_stale_owner_writes_nothing(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
+    stale = services.storage.jobs.claim_next("stale", now(), timedelta(seconds=-1), job_id=job.id)
     assert stale is not None
-    explorer.jobs.requeue_expired(now())
-    current = explorer.jobs.claim_next("current", now(), job_id=job.id)
+    services.storage.jobs.requeue_expired(now())
+    current = services.storage.jobs.claim_next("current", now(), job_id=job.id)
     assert current is not None
-    lease = JobLease(explorer.jobs, stale)
+    lease = JobLease(services.storage.jobs, stale)
     with pytest.raises(LostLeaseError):
         lease.assert_owned()
     from app.jobs.calibration_job import run_claimed
 
-    run_claimed(explorer, lease)
-    assert not explorer.folder(job.run_id).block_path(0).exists()
-    assert explorer.job(job.id).worker == "current" and explorer.job(job.id).state == "running"
+    run_claimed(services, lease)
+    assert not services.runs.folder(job.run_id).block_path(0).exists()
+    assert services.jobs.get(job.id).worker == "current" and services.jobs.get(job.id).state == "running"
 
 
-def test_a_lease_notices_cancel_and_loss(explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    job = explorer.submit(tiny_spec())
-    claimed = explorer.jobs.claim_next("one", now(), job_id=job.id)
+def test_a_lease_notices_cancel_and_loss(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec())
+    claimed = services.storage.jobs.claim_next("one", now(), job_id=job.id)
     assert claimed is not None
-    with JobLease(explorer.jobs, claimed) as lease:
-        explorer.cancel(job.id)
+    with JobLease(services.storage.jobs, claimed) as lease:
+        services.jobs.cancel(job.id)
         wait_until(lambda: stopped(lease) == "cancelled", "the cancel was seen")
-        explorer.jobs.end_cancelled(job.id, claimed.epoch, now())
-        explorer.resume(job.id)
-        explorer.jobs.claim_next("two", now(), job_id=job.id)
+        services.storage.jobs.end_cancelled(job.id, claimed.epoch, now())
+        services.jobs.resume(job.id)
+        services.storage.jobs.claim_next("two", now(), job_id=job.id)
         wait_until(lambda: stopped(lease) == "lost", "the loss was seen")
 
 
 def test_the_heart_beats_while_the_main_thread_computes(
-    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.jobs.lease.HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr("app.jobs.lease.LOOK_SECONDS", 0.01)
-    job = explorer.submit(tiny_spec())
-    claimed = explorer.jobs.claim_next("one", now(), job_id=job.id)
+    job = services.jobs.submit(tiny_spec())
+    claimed = services.storage.jobs.claim_next("one", now(), job_id=job.id)
     assert claimed is not None
     beats: set[object] = set()
-    heartbeat = explorer.jobs.heartbeat
-    monkeypatch.setattr(explorer.jobs, "heartbeat", lambda *given: beats.add(given[2]) or heartbeat(*given))
+    heartbeat = services.storage.jobs.heartbeat
+    monkeypatch.setattr(services.storage.jobs, "heartbeat", lambda *given: beats.add(given[2]) or heartbeat(*given))
     deadline = time.monotonic() + PATIENCE_SECONDS
-    with JobLease(explorer.jobs, claimed):
+    with JobLease(services.storage.jobs, claimed):
         number = 1
         while len(beats) < 5 and time.monotonic() < deadline:
             number = number * 48271 % 2147483647  # never looks at the lease, never sleeps
     assert len(beats) >= 5
-    found = explorer.job(job.id)
+    found = services.jobs.get(job.id)
     assert found.lease_until is not None and claimed.lease_until is not None
     assert found.lease_until > claimed.lease_until and found.epoch == claimed.epoch
 

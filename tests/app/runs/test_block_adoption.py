@@ -16,7 +16,7 @@ from abq_core.precision import Precision
 from abq_core.spec import METHODS, CalibrationSpec
 from app.cli.main import main
 from app.runs.run_folder import RunFolder
-from app.services import Explorer
+from app.services import Services, open_services
 from storage.jobs import Job
 
 MixMaker = Callable[..., PrecisionMix]
@@ -25,7 +25,7 @@ MixMaker = Callable[..., PrecisionMix]
 @pytest.fixture(scope="module")
 def mix(tiny_spec: SpecMaker, tmp_path_factory: pytest.TempPathFactory) -> MixMaker:
     """A mix whose linears have one precision a block, of the tiny model's two blocks."""
-    shape = Explorer.open(settings_in(tmp_path_factory.mktemp("shape"))).model_shape(tiny_spec().model)
+    shape = open_services(settings_in(tmp_path_factory.mktemp("shape"))).models.shape(tiny_spec().model)
 
     def make(*blocks: str) -> PrecisionMix:
         return PrecisionMix(
@@ -39,49 +39,52 @@ def mix(tiny_spec: SpecMaker, tmp_path_factory: pytest.TempPathFactory) -> MixMa
     return make
 
 
-def finish(explorer: Explorer, spec: CalibrationSpec) -> Job:
-    job = work_on(explorer, explorer.submit(spec))
+def finish(services: Services, spec: CalibrationSpec) -> Job:
+    job = work_on(services, services.jobs.submit(spec))
     assert job.state == "succeeded", job.error
     return job
 
 
-def hashes(explorer: Explorer, job: Job) -> list[str]:
-    return [record.sha256 for record in explorer.runs.blocks(job.run_id)]
+def hashes(services: Services, job: Job) -> list[str]:
+    return [record.sha256 for record in services.storage.runs.blocks(job.run_id)]
 
 
-def taken_over(explorer: Explorer, job: Job) -> list[int]:
+def taken_over(services: Services, job: Job) -> list[int]:
     """The blocks that the run did not make itself: they took no time."""
-    return [record.block for record in explorer.runs.blocks(job.run_id) if record.seconds == 0]
+    return [record.block for record in services.storage.runs.blocks(job.run_id) if record.seconds == 0]
 
 
 @pytest.fixture
-def first(explorer: Explorer, tiny_spec: SpecMaker, mix: MixMaker) -> Job:
+def first(services: Services, tiny_spec: SpecMaker, mix: MixMaker) -> Job:
     """A finished run: its first block at W4A8, its second at W2A8."""
-    return finish(explorer, replace(tiny_spec(), precision=mix("W4A8", "W2A8")))
+    return finish(services, replace(tiny_spec(), precision=mix("W4A8", "W2A8")))
 
 
 @pytest.mark.parametrize("uniform", [False, True])
 def test_what_is_taken_over_is_what_would_have_been_made(
-    uniform: bool, explorer: Explorer, first: Job, tiny_spec: SpecMaker, mix: MixMaker, tmp_path: Path
+    uniform: bool, services: Services, first: Job, tiny_spec: SpecMaker, mix: MixMaker, tmp_path: Path
 ) -> None:
     spec = tiny_spec("W4A8") if uniform else replace(tiny_spec(), precision=mix("W4A8", "W3A8"))
-    alone = Explorer.open(settings_in(tmp_path / "alone"))
-    job, untouched = finish(explorer, spec), finish(alone, spec)
-    assert taken_over(explorer, job) == [0] and not taken_over(alone, untouched)
-    assert hashes(explorer, job) == hashes(alone, untouched)
-    assert hashes(explorer, job)[0] == hashes(explorer, first)[0] and len(set(hashes(explorer, job))) == 2
-    losses, made = explorer.jobs.losses(job.id), alone.jobs.losses(untouched.id)
+    alone = open_services(settings_in(tmp_path / "alone"))
+    job, untouched = finish(services, spec), finish(alone, spec)
+    assert taken_over(services, job) == [0] and not taken_over(alone, untouched)
+    assert hashes(services, job) == hashes(alone, untouched)
+    assert hashes(services, job)[0] == hashes(services, first)[0] and len(set(hashes(services, job))) == 2
+    losses, made = services.storage.jobs.losses(job.id), alone.storage.jobs.losses(untouched.id)
     assert [(one.block, one.step, one.terms) for one in losses] == [(one.block, one.step, one.terms) for one in made]
-    frames = (explorer.diagnostics(job.run_id, "blocks"), alone.diagnostics(untouched.run_id, "blocks"))
+    frames = (
+        services.runs.diagnostics(job.run_id, "blocks"),
+        alone.runs.diagnostics(untouched.run_id, "blocks"),
+    )
     assert frames[0].equals(frames[1])
-    log = " ".join(line.text for line in explorer.jobs.logs(job.id))
+    log = " ".join(line.text for line in services.storage.jobs.logs(job.id))
     assert f"taken over from run {first.run_id}, which made them from the same inputs: 1." in log
 
 
-def test_who_asks_for_the_same_again_has_it_made_again(explorer: Explorer, first: Job) -> None:
-    again = finish(explorer, CalibrationSpec.from_dict(first.spec))
-    assert not taken_over(explorer, again)
-    assert hashes(explorer, again) == hashes(explorer, first)
+def test_who_asks_for_the_same_again_has_it_made_again(services: Services, first: Job) -> None:
+    again = finish(services, CalibrationSpec.from_dict(first.spec))
+    assert not taken_over(services, again)
+    assert hashes(services, again) == hashes(services, first)
 
 
 def damage_block(folder: RunFolder) -> None:
@@ -110,13 +113,13 @@ def no_record(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("change", [damage_block, other_version, other_model, other_text, no_record])
 def test_nothing_is_taken_that_may_differ(
-    change: Callable[[RunFolder], None], explorer: Explorer, first: Job, tiny_spec: SpecMaker
+    change: Callable[[RunFolder], None], services: Services, first: Job, tiny_spec: SpecMaker
 ) -> None:
-    before = hashes(explorer, first)
-    change(explorer.folder(first.run_id))
-    job = finish(explorer, tiny_spec("W4A8"))
-    assert not taken_over(explorer, job)
-    assert hashes(explorer, job)[0] == before[0], "made here, and the same"
+    before = hashes(services, first)
+    change(services.runs.folder(first.run_id))
+    job = finish(services, tiny_spec("W4A8"))
+    assert not taken_over(services, job)
+    assert hashes(services, job)[0] == before[0], "made here, and the same"
 
 
 def test_blocks_are_alike_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
@@ -150,9 +153,9 @@ def test_a_sweep_over_mixes_makes_what_they_share_once(
     path.write_text(yaml.safe_dump(grid | settings))
     assert main(["sweep", str(path), "--wait", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["sweep"]
-    explorer = Explorer.open(settings_in(folder / "data"))
-    jobs = [explorer.job(row["run"]) for row in rows]
-    assert [taken_over(explorer, job) for job in jobs] == [[], [0], [0]]
+    services = open_services(settings_in(folder / "data"))
+    jobs = [services.jobs.get(row["run"]) for row in rows]
+    assert [taken_over(services, job) for job in jobs] == [[], [0], [0]]
     assert str(mix("W4A8", "W3A8")) == jobs[2].spec["precision"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from app_cases import SpecMaker, work_on
 
-from app.services import Explorer, ServiceError
+from app.services import ServiceError, Services
 from storage.jobs import Job
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -18,9 +18,9 @@ def data_of(page: str) -> dict[str, dict[str, object]]:
     return {name: json.loads(text) for name, text in found}
 
 
-def test_it_holds_the_table_and_the_figures_of_before_and_after(finished: tuple[Explorer, Job], tmp_path: Path) -> None:
-    explorer, job = finished
-    page = explorer.report([], tmp_path / "report.html").read_text("utf-8")
+def test_it_holds_the_table_and_the_figures_of_before_and_after(finished: tuple[Services, Job], tmp_path: Path) -> None:
+    services, job = finished
+    page = services.reports.write([], tmp_path / "report.html").read_text("utf-8")
     assert job.run_id in page and "times smaller than 16-bit" in page and "--precision W4A4" in page
     figures = data_of(page)
     assert len(figures) >= 7
@@ -31,23 +31,23 @@ def test_it_holds_the_table_and_the_figures_of_before_and_after(finished: tuple[
     assert {"Full", "Rounded", "Corrected"} <= names
 
 
-def test_it_fetches_nothing(finished: tuple[Explorer, Job], tmp_path: Path) -> None:
-    explorer, job = finished
-    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+def test_it_fetches_nothing(finished: tuple[Services, Job], tmp_path: Path) -> None:
+    services, job = finished
+    page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
     assert page.count("plotly.js v") == 1
     assert not re.search(r"<(script|link|img|iframe)[^>]*\s(src|href)=", page.split("<body>")[1])
     assert "default-src 'none'" in page
 
 
-def test_hostile_text_stays_text(explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path) -> None:
-    job = work_on(explorer, explorer.submit(tiny_spec("W4A4", "rtn")))
-    explorer.set_note(job.run_id, HOSTILE)
-    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+def test_hostile_text_stays_text(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+    job = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn")))
+    services.runs.set_note(job.run_id, HOSTILE)
+    page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
     body = page.split("<body>")[1]
     assert "alert(1)" in body and "<script>alert" not in body and "<img" not in body
 
 
-def test_without_a_finished_run_there_is_no_report(explorer: Explorer, tmp_path: Path) -> None:
+def test_without_a_finished_run_there_is_no_report(services: Services, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no finished run"):
-        explorer.report([], tmp_path / "report.html")
+        services.reports.write([], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

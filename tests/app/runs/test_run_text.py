@@ -9,45 +9,45 @@ from app_cases import SpecMaker, work_on
 
 from abq_core.text.segments import segments, segments_from_record
 from app.cli.main import main
-from app.services import Explorer
+from app.services import Services
 from storage.jobs import Job
 
 
-def test_a_run_records_exactly_what_it_read(finished: tuple[Explorer, Job]) -> None:
-    explorer, job = finished
-    spec, record = job.spec, explorer.texts(job.run_id)["blocks"]
+def test_a_run_records_exactly_what_it_read(finished: tuple[Services, Job]) -> None:
+    services, job = finished
+    spec, record = job.spec, services.runs.texts(job.run_id)["blocks"]
     assert (record.source, record.split) == (spec["data"], "calibration")
-    tokenizer = explorer.registry.full(spec["model"]).tokenizer
+    tokenizer = services.registry.full(spec["model"]).tokenizer
     read = segments(spec["data"], tokenizer, spec["segments"], spec["seq_len"], spec["seed"], "calibration")
     assert torch.equal(segments_from_record(record, tokenizer), read)
-    measured = explorer.measurements.evaluations(job.run_id)[0].values["text"]
+    measured = services.storage.measurements.evaluations(job.run_id)[0].values["text"]
     assert (measured["split"], len(measured["windows"])) == ("evaluation", 4)
     assert measured["revision"] == record.revision and measured["sha256"] != record.sha256
 
 
-def test_equal_specs_give_equal_records(explorer: Explorer, tiny_spec: SpecMaker) -> None:
-    jobs = [work_on(explorer, explorer.submit(tiny_spec("W4A4", "rtn", seed=seed))) for seed in (5, 5, 6)]
-    first, same, other = (explorer.texts(job.run_id)["blocks"] for job in jobs)
+def test_equal_specs_give_equal_records(services: Services, tiny_spec: SpecMaker) -> None:
+    jobs = [work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn", seed=seed))) for seed in (5, 5, 6)]
+    first, same, other = (services.runs.texts(job.run_id)["blocks"] for job in jobs)
     assert first == same and first.windows != other.windows
 
 
 def test_the_text_of_a_run_is_shown(
-    finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    explorer, job = finished
-    record = explorer.texts(job.run_id)["blocks"]
-    monkeypatch.setenv("ABQ_DATA_DIR", str(explorer.settings.data_dir))
+    services, job = finished
+    record = services.runs.texts(job.run_id)["blocks"]
+    monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
     assert main(["runs", "show", job.run_id, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["texts"] == {"blocks": record.to_dict()}
     line = f"2 windows of 32 tokens of {record.source} (calibration split, 1 document), seed 0"
     assert main(["runs", "show", job.run_id]) == 0
     assert line in " ".join(capsys.readouterr().out.split())
-    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+    page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
     assert line in page and record.sha256[:12] in page
 
 
 def test_a_run_does_not_go_on_with_another_text(
-    explorer: Explorer, tiny_spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Services, tiny_spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*arguments: object) -> None:
         raise RuntimeError("stopped")
@@ -57,20 +57,20 @@ def test_a_run_does_not_go_on_with_another_text(
     file.write_text(text)
     with monkeypatch.context() as patch:
         patch.setattr("app.jobs.calibration_job.CalibrationJob._diagnose", stop)
-        job = work_on(explorer, explorer.submit(tiny_spec("W4A4", "rtn", data=str(file))))
+        job = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn", data=str(file))))
     assert (job.state, job.blocks_done) == ("failed", 2)
     file.write_text("Another text. " + text)
-    refused = work_on(explorer, explorer.resume(job.id))
+    refused = work_on(services, services.jobs.resume(job.id))
     assert refused.state == "failed" and "changed since this run began" in str(refused.error)
     file.write_text(text)
-    assert work_on(explorer, explorer.resume(job.id)).state == "succeeded"
+    assert work_on(services, services.jobs.resume(job.id)).state == "succeeded"
 
 
 def test_a_text_that_cannot_be_had_is_refused_before_anything_is_queued(
-    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for source in ("wikitext2@" + "a" * 40, "no/such/file.txt", "wikitext103"):
         with pytest.raises(ValueError, match=r"'builtin'|is not known"):
-            explorer.submit(tiny_spec(data=source))
-    assert not explorer.jobs.list()
+            services.jobs.submit(tiny_spec(data=source))
+    assert not services.storage.jobs.list()

@@ -15,7 +15,8 @@ from abq_core.planning.allocate import BudgetError
 from abq_core.precision import PrecisionError
 from app.cli.main import main
 from app.figures.allocation import allocation_figure, prediction_figure
-from app.services import Explorer
+from app.services import Services, open_services
+from app.services.allocation import SensitivityText
 from app.web.tabs.budget_panel import Chosen
 from app.web.tabs.page import bits_line
 from app.web.tabs.selection import Selection, readable
@@ -23,93 +24,100 @@ from app.web.tabs.steps import Steps
 from storage.jobs import Job
 
 CANDIDATES = ["W2A8", "W4A8", "W16A8"]
-SMALL = {"segments": 2, "seq_len": 32}
+
+
+def small(text_file: Path) -> SensitivityText:
+    return SensitivityText(str(text_file), segments=2, seq_len=32)
+
+
 HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
 def mixed(
     tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker, text_file: Path
-) -> tuple[Explorer, Job, PrecisionMix]:
+) -> tuple[Services, Job, PrecisionMix]:
     """Services with one finished run of a mix that they chose; tests leave it as it is."""
-    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("mixed")))
+    services = open_services(settings_in(tmp_path_factory.mktemp("mixed")))
     spec = tiny_spec()
-    chosen = explorer.allocate(spec.model, CANDIDATES, 3.5, data=str(text_file), **SMALL)
+    chosen = services.allocation.allocate(spec.model, CANDIDATES, 3.5, text=small(text_file))
     assert isinstance(chosen.precision, PrecisionMix)
-    job = work_on(explorer, explorer.submit(dataclasses.replace(spec, precision=chosen.precision)))
+    job = work_on(services, services.jobs.submit(dataclasses.replace(spec, precision=chosen.precision)))
     assert job.state == "succeeded", job.error
-    return explorer, job, chosen.precision
+    return services, job, chosen.precision
 
 
-def test_a_mix_is_stored_and_shown_with_its_bits(mixed: tuple[Explorer, Job, PrecisionMix]) -> None:
-    explorer, job, mix = mixed
-    runs = explorer.runs_frame()
+def test_a_mix_is_stored_and_shown_with_its_bits(mixed: tuple[Services, Job, PrecisionMix]) -> None:
+    services, job, mix = mixed
+    runs = services.runs.frame()
     row = runs[runs["run"].eq(job.run_id)].iloc[0]
     assert row["precision"] == str(mix)
     assert row["stored_bits"] == pytest.approx(mix.stored_bits) and 2 < row["stored_bits"] <= 3.5
     assert row["information_bits"] == pytest.approx(mix.information_bits)
-    foreseen = explorer.estimate(str(job.spec["model"]), mix)
+    foreseen = services.models.estimate(str(job.spec["model"]), mix)
     full = runs[runs["run"].eq("")].iloc[0]
     assert foreseen.full_bytes - foreseen.quantized_bytes == full["weight_bytes"] - row["weight_bytes"]
 
 
-def test_its_name_finds_it_while_there_is_a_run(mixed: tuple[Explorer, Job, PrecisionMix]) -> None:
-    explorer, _, mix = mixed
-    assert explorer.precision(f" {mix} ") == mix
+def test_its_name_finds_it_while_there_is_a_run(mixed: tuple[Services, Job, PrecisionMix]) -> None:
+    services, _, mix = mixed
+    assert services.models.precision(f" {mix} ") == mix
     with pytest.raises(MixError, match="abq allocate"):
-        explorer.precision("W2.5A8mix-000000")
+        services.models.precision("W2.5A8mix-000000")
     with pytest.raises(PrecisionError):
-        explorer.precision("W2.5A8mix-")
+        services.models.precision("W2.5A8mix-")
     for broken in ("{", "{}", '{"precision": 7}', '{"precision": "W2A8", "mix": [1]}'):
         with pytest.raises(PrecisionError):
-            explorer.precision(broken)
+            services.models.precision(broken)
 
 
-def test_the_page_carries_it_from_tab_to_tab(mixed: tuple[Explorer, Job, PrecisionMix]) -> None:
-    explorer, job, mix = mixed
-    runs = explorer.runs_frame()
+def test_the_page_carries_it_from_tab_to_tab(mixed: tuple[Services, Job, PrecisionMix]) -> None:
+    services, job, mix = mixed
+    runs = services.runs.frame()
     model = str(job.spec["model"])
     chosen = Selection(model=model, precision=str(mix)).settled(runs)
     assert (chosen.run, chosen.precision) == (job.run_id, str(mix))
     unknown = Selection(model=model, precision="W2.5A8mix-000000").settled(runs)
     assert unknown.run == "" and readable(unknown.precision)
     assert f"<b>{mix.stored_bits:.2f}</b>" in bits_line(mix)
-    linears = explorer.explore(model, str(mix))["linears"]
+    linears = services.models.explore(model, str(mix))["linears"]
     assert len(linears) == len(mix.linears)
 
 
-def test_it_writes_text_and_is_exported_and_reported(mixed: tuple[Explorer, Job, PrecisionMix], tmp_path: Path) -> None:
-    explorer, job, mix = mixed
+def test_it_writes_text_and_is_exported_and_reported(mixed: tuple[Services, Job, PrecisionMix], tmp_path: Path) -> None:
+    services, job, mix = mixed
     model = str(job.spec["model"])
-    events = list(explorer.generate([job.run_id, str(mix)], "def open", 3, model=model))
+    events = list(services.generation.generate([job.run_id, str(mix)], "def open", 3, model=model))
     assert {event.column for event in events} == {job.run_id, str(mix)}
-    exported = explorer.export_folder(job.run_id, tmp_path)
+    exported = services.runs.export(job.run_id, tmp_path)
     spec = json.loads((exported / "spec.json").read_text("utf-8"))["spec"]
     assert PrecisionMix.from_dict(spec["mix"]) == mix
-    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+    page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
     assert str(mix) in page and f"<td>{mix.stored_bits:.2f}</td>" in page
 
 
 def test_measured_once_and_predicted_beside_measured(
-    mixed: tuple[Explorer, Job, PrecisionMix], text_file: Path
+    mixed: tuple[Services, Job, PrecisionMix], text_file: Path
 ) -> None:
-    explorer, job, mix = mixed
+    services, job, mix = mixed
     model = str(job.spec["model"])
     steps: list[int] = []
-    again = explorer.allocate(
-        model, CANDIDATES, 3.5, data=str(text_file), **SMALL, on_step=lambda done, total: steps.append(done)
+    again = services.allocation.allocate(
+        model, CANDIDATES, 3.5, text=small(text_file), on_step=lambda done, total: steps.append(done)
     )
     assert again.precision == mix and not steps
     wider = [*CANDIDATES, "W8A8"]
-    explorer.allocate(model, wider, 3.5, data=str(text_file), **SMALL, on_step=lambda done, total: steps.append(total))
+    services.allocation.allocate(
+        model, wider, 3.5, text=small(text_file), on_step=lambda done, total: steps.append(total)
+    )
     assert set(steps) == {len(mix.linears)}  # only the new candidate
-    predictions = explorer.predictions_frame(model)
+    predictions = services.allocation.predictions(model)
     row = predictions.set_index("run").loc[job.run_id]
     assert row["predicted_kl"] == pytest.approx(again.predicted_kl) and row["kl_mean"] > 0
-    assert explorer.predictions_frame("elsewhere").empty
+    assert services.allocation.predictions("elsewhere").empty
 
 
-def test_what_cannot_be_chosen_is_said_before_anything_is_measured(explorer: Explorer, tiny_llama: Path) -> None:
+def test_what_cannot_be_chosen_is_said_before_anything_is_measured(services: Services, tiny_llama: Path) -> None:
     def never(done: int, total: int) -> None:
         raise AssertionError
 
@@ -120,21 +128,21 @@ def test_what_cannot_be_chosen_is_said_before_anything_is_measured(explorer: Exp
         (["W2A8"], None, "one budget"),
     ):
         with pytest.raises(BudgetError, match=said):
-            explorer.allocate(str(tiny_llama), candidates, bits, on_step=never)
+            services.allocation.allocate(str(tiny_llama), candidates, bits, on_step=never)
     with pytest.raises(PrecisionError, match="9 weight bits"):
-        explorer.allocate(str(tiny_llama), ["W9A8"], 3.0, on_step=never)
+        services.allocation.allocate(str(tiny_llama), ["W9A8"], 3.0, on_step=never)
 
 
 def test_from_the_command_line(
-    mixed: tuple[Explorer, Job, PrecisionMix],
+    mixed: tuple[Services, Job, PrecisionMix],
     text_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    explorer, job, mix = mixed
+    services, job, mix = mixed
     model, out = str(job.spec["model"]), tmp_path / "mix.json"
-    monkeypatch.setenv("ABQ_DATA_DIR", str(explorer.settings.data_dir))
+    monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
     monkeypatch.setenv("ABQ_THREADS", "1")
     words = ["allocate", model, "--bits", "3.5", "--candidates", ",".join(CANDIDATES), "--data", str(text_file)]
     words += ["--segments", "2", "--seq-len", "32"]
@@ -151,14 +159,14 @@ def test_from_the_command_line(
     assert main([*calibrate, "--precision", str(out), "--wait", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["state"] == "succeeded" and made["precision"] == str(mix)
-    explorer.delete_run(made["run"])
+    services.runs.delete(made["run"])
 
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"precision": "W2A8mix-000000", "mix": {"0.q": {"precision": "W2A8", "weights": 1}}}))
     for precision, said in (
         (str(tmp_path / "missing.json"), "no such file"),
         (str(other), "one of them was changed"),
-        ("W2.5A8mix-000000", "No run here"),
+        ("W2.5A8mix-000000", "No run has the mix"),
     ):
         assert main([*calibrate, "--precision", precision]) == 2
         err = capsys.readouterr().err
@@ -175,7 +183,7 @@ def test_from_the_command_line(
         assert said in err
 
 
-def test_figures_show_every_linear_and_leave_hostile_text_inert(mixed: tuple[Explorer, Job, PrecisionMix]) -> None:
+def test_figures_show_every_linear_and_leave_hostile_text_inert(mixed: tuple[Services, Job, PrecisionMix]) -> None:
     mix = mixed[2]
     frame = pd.DataFrame(
         {

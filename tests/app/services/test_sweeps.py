@@ -11,12 +11,12 @@ from app_cases import SpecMaker, settings_in
 
 from app.cli.main import main
 from app.clock import now
-from app.services import Explorer
+from app.services import Services, open_services
 
 
 @pytest.fixture
-def explorer(folder: Path) -> Explorer:
-    return Explorer.open(settings_in(folder / "data"))
+def services(folder: Path) -> Services:
+    return open_services(settings_in(folder / "data"))
 
 
 @pytest.fixture
@@ -47,47 +47,47 @@ def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict
 
 
 def test_a_dry_run_says_what_each_takes_and_queues_nothing(
-    grid: Path, explorer: Explorer, capsys: pytest.CaptureFixture[str]
+    grid: Path, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, rows = ask(capsys, str(grid), "--dry-run")
     assert code == 0 and [row["state"] for row in rows] == ["new"] * 4
     assert all(row["peak_memory_bytes"] > 0 and row["run_bytes"] > 0 and row["seconds"] > 0 for row in rows)
-    assert not explorer.jobs.list()
+    assert not services.storage.jobs.list()
     assert main(["sweep", str(grid), "--dry-run"]) == 0
     assert "4 of 4 calibrations would be queued" in capsys.readouterr().out
 
 
 def test_a_sweep_is_done_once_and_goes_on_where_it_stopped(
-    grid: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+    grid: Path, services: Services, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given_up = explorer.submit(tiny_spec("W4A4", "rtn", epochs=1))
-    explorer.cancel(given_up.id)
+    given_up = services.jobs.submit(tiny_spec("W4A4", "rtn", epochs=1))
+    services.jobs.cancel(given_up.id)
     code, rows = ask(capsys, str(grid), "--wait")
     assert code == 0 and {row["state"] for row in rows} == {"succeeded"}
     assert rows[0]["run"] == given_up.run_id
-    assert len(explorer.runs.list()) == 4
+    assert len(services.storage.runs.list()) == 4
     code, again = ask(capsys, str(grid), "--wait")
     assert [row["run"] for row in again] == [row["run"] for row in rows]
-    assert len(explorer.runs.list()) == 4
+    assert len(services.storage.runs.list()) == 4
     code, more = ask(capsys, str(write(grid.parent, tiny_spec, precisions=["W4A4", "W3A8"])), "--dry-run")
     assert [row["state"] for row in more] == ["succeeded", "succeeded", "new", "new"]
 
 
 def test_nothing_is_queued_where_one_cannot_run(
-    folder: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+    folder: Path, services: Services, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(folder, tiny_spec, data=str(folder / "none.txt"))
     assert main(["sweep", str(path)]) == 2
     out, err = capsys.readouterr()
     assert not out and "none.txt" in err and err.count("\n") == 1
-    assert not explorer.runs.list()
+    assert not services.storage.runs.list()
 
 
 def test_a_sweep_takes_over_what_a_dead_one_held(
-    folder: Path, explorer: Explorer, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+    folder: Path, services: Services, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = explorer.submit(tiny_spec("W4A4", "rtn", epochs=1))
-    assert explorer.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=held.id) is not None
+    held = services.jobs.submit(tiny_spec("W4A4", "rtn", epochs=1))
+    assert services.storage.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=held.id) is not None
     path = write(folder, tiny_spec, precisions=["W4A4"], methods=["rtn"])
     code, (row,) = ask(capsys, str(path), "--wait")
     assert (code, row["run"], row["state"]) == (0, held.run_id, "succeeded")
@@ -109,7 +109,7 @@ def test_an_address_is_for_ray(grid: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
-    grid: Path, explorer: Explorer, capsys: pytest.CaptureFixture[str]
+    grid: Path, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
     with socket.socket() as taken:
@@ -123,4 +123,4 @@ def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
             assert main(["sweep", str(grid), "--executor", "ray", "--ray-address", address]) == 2
             out, err = capsys.readouterr()
             assert not out and sentence in err and err.count("\n") == 1
-    assert not explorer.jobs.list()
+    assert not services.storage.jobs.list()

@@ -10,7 +10,7 @@ import yaml
 from abq_core.evaluation.task_errors import TaskError
 from app import formatting
 from app.cli.main import main
-from app.services import Explorer
+from app.services import Services
 from app.web.tabs.task_scores import task_table
 from storage.jobs import Job
 
@@ -37,7 +37,7 @@ def task_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 
 
 @pytest.fixture
-def ask(finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+def ask(finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
     """Runs a command with --json on the finished run's data folder."""
     monkeypatch.setenv("ABQ_DATA_DIR", str(finished[0].settings.data_dir))
     monkeypatch.setenv("ABQ_THREADS", "1")
@@ -52,14 +52,14 @@ def ask(finished: tuple[Explorer, Job], monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_tasks_are_asked_stored_and_shown(
-    finished: tuple[Explorer, Job],
+    finished: tuple[Services, Job],
     ask: Ask,
     task_files: dict[str, str],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    explorer, job = finished
-    before = explorer.runs_frame().set_index("run")
+    services, job = finished
+    before = services.runs.frame().set_index("run")
     both = ask("eval", job.run_id, "--tasks", f"{task_files['reading']},{task_files['writing']}")
     assert (both["run"], both["precision"], both["engine"]) == (job.run_id, "W4A4", "simulated")
     reading, writing = both["tasks"]
@@ -74,7 +74,7 @@ def test_tasks_are_asked_stored_and_shown(
     full = ask("eval", str(job.spec["model"]), "--tasks", task_files["reading"])
     assert (full["precision"], full["method"], full["engine"]) == ("FP16", "none", "full")
 
-    runs = explorer.runs_frame().set_index("run")
+    runs = services.runs.frame().set_index("run")
     newest = again["tasks"][0]["metrics"]["acc"]  # of each task, the score that was measured last
     assert runs.loc[job.run_id, "task_score"] == pytest.approx((reading["metrics"]["acc"] + newest) / 2)
     assert (runs.loc[job.run_id, "tasks"], runs.loc["", "tasks"]) == (2, 1)
@@ -88,22 +88,22 @@ def test_tasks_are_asked_stored_and_shown(
     assert formatting.percent(reading["metrics"]["acc"]) in out and "2 of 8" in out
     assert main(["runs", "list"]) == 0
     assert "(2)" in capsys.readouterr().out
-    page = explorer.report([job.run_id], tmp_path / "report.html").read_text("utf-8")
+    page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
     assert "<td>reading</td>" in page and "<td>2 of 8</td>" in page and " (2)</td>" in page
-    exported = json.loads((explorer.export_folder(job.run_id, tmp_path) / "tasks.json").read_text("utf-8"))
+    exported = json.loads((services.runs.export(job.run_id, tmp_path) / "tasks.json").read_text("utf-8"))
     assert [row["task"] for row in exported] == ["reading", "writing"]
 
-    table = task_table(explorer.task_frame(), str(job.spec["model"]))
+    table = task_table(services.tasks.frame(), str(job.spec["model"]))
     assert "reading" in table and "writing" in table and "2 of 8" in table
     assert table.count("<tr") == 3 and formatting.MISSING in table  # full precision was not asked the second
-    assert task_table(explorer.task_frame(), "another model") == ""
+    assert task_table(services.tasks.frame(), "another model") == ""
 
 
 def test_a_model_without_perplexity_is_listed_with_its_tasks(
-    explorer: Explorer, tiny_llama: Path, task_files: dict[str, str]
+    services: Services, tiny_llama: Path, task_files: dict[str, str]
 ) -> None:
-    (score,) = explorer.evaluate_tasks(str(tiny_llama), [task_files["reading"]])
-    row = explorer.runs_frame().iloc[0]
+    (score,) = services.tasks.evaluate(str(tiny_llama), [task_files["reading"]])
+    row = services.runs.frame().iloc[0]
     assert (row["run"], row["model"], row["precision"], row["tasks"]) == ("", str(tiny_llama), "FP16", 1)
     assert row["task_score"] == score.metrics["acc"] and row.isna()["perplexity"]
     assert (
@@ -113,10 +113,10 @@ def test_a_model_without_perplexity_is_listed_with_its_tasks(
 
 
 def test_what_cannot_be_asked_is_said_in_a_line(
-    finished: tuple[Explorer, Job], ask: Ask, task_files: dict[str, str], tmp_path: Path,
+    finished: tuple[Services, Job], ask: Ask, task_files: dict[str, str], tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    explorer, job = finished
+    services, job = finished
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hostile = tmp_path / "hostile.yaml"
     hostile.write_text("task: hostile\nprocess_docs: !function os.system\n")
@@ -131,7 +131,7 @@ def test_what_cannot_be_asked_is_said_in_a_line(
         assert said in err and err.startswith("abq: ") and err.count("\n") == 1
     assert main(["eval", job.run_id, "--tasks", task_files["reading"], "--engine", "fast"]) == 2
     assert "simulated or packed" in capsys.readouterr().err
-    before = len(explorer.measurements.task_scores())
+    before = len(services.storage.measurements.task_scores())
     with pytest.raises(TaskError):
-        explorer.evaluate_tasks(job.run_id, [task_files["reading"], "mmlu"])
-    assert len(explorer.measurements.task_scores()) == before  # nothing is asked where a part cannot be
+        services.tasks.evaluate(job.run_id, [task_files["reading"], "mmlu"])
+    assert len(services.storage.measurements.task_scores()) == before  # nothing is asked where a part cannot be

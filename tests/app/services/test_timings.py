@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from app_cases import settings_in
 
-from app.services import Explorer, timings
+from app.services import Services, open_services, timings
 from app.services.errors import ServiceError
-from app.services.timings import export_timings, import_timings, this_device
+from app.services.timings import this_device
 from app.web.tabs.measurements import READABLE, chosen_kernels, latest_decodes
 
 ROOT = Path(__file__).parents[3]
@@ -21,32 +21,32 @@ Rows = list[dict[str, object]]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Explorer:
-    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("measured")))
-    explorer.bench_kernels(["W2A8"], [(64, 96)], [1], threads=1)
-    return explorer
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    services = open_services(settings_in(tmp_path_factory.mktemp("measured")))
+    services.throughput.time_kernels(["W2A8"], [(64, 96)], [1], threads=1)
+    return services
 
 
 @pytest.fixture
-def exported(measured: Explorer, tmp_path: Path) -> Path:
+def exported(measured: Services, tmp_path: Path) -> Path:
     path = tmp_path / "timings.json"
-    assert export_timings(measured, path, this_device()) == 4
+    assert measured.timings.export(path, this_device()) == 4
     return path
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Explorer:
-    return Explorer.open(settings_in(tmp_path / "elsewhere"))
+def elsewhere(tmp_path: Path) -> Services:
+    return open_services(settings_in(tmp_path / "elsewhere"))
 
 
-def test_what_is_exported_comes_back_once(measured: Explorer, exported: Path, elsewhere: Explorer) -> None:
-    assert import_timings(elsewhere, exported) == (4, 0)
-    assert import_timings(elsewhere, exported) == (0, 4)
-    here = [(r.created_at, r.device, r.values) for r in measured.measurements.throughput()]
-    assert [(r.created_at, r.device, r.values) for r in elsewhere.measurements.throughput()] == here
+def test_what_is_exported_comes_back_once(measured: Services, exported: Path, elsewhere: Services) -> None:
+    assert elsewhere.timings.import_from(exported) == (4, 0)
+    assert elsewhere.timings.import_from(exported) == (0, 4)
+    here = [(r.created_at, r.device, r.values) for r in measured.storage.measurements.throughput()]
+    assert [(r.created_at, r.device, r.values) for r in elsewhere.storage.measurements.throughput()] == here
 
 
-def test_timings_of_an_older_version_are_known_again(elsewhere: Explorer, exported: Path, tmp_path: Path) -> None:
+def test_timings_of_an_older_version_are_known_again(elsewhere: Services, exported: Path, tmp_path: Path) -> None:
     content = json.loads(exported.read_text())
     for row in content["timings"]:
         for added_later in ("cold_iqr_us", "operations", "ceiling_gop_per_second"):
@@ -54,32 +54,35 @@ def test_timings_of_an_older_version_are_known_again(elsewhere: Explorer, export
     older = tmp_path / "older.json"
     older.write_text(json.dumps(content))
     timings = [(datetime.fromisoformat(t["created"]), t["device"], t["values"]) for t in content["timings"]]
-    elsewhere.measurements.add_timings(timings)
-    assert import_timings(elsewhere, older) == (0, 4)
-    empty = Explorer.open(settings_in(tmp_path / "empty"))
-    assert import_timings(empty, older) == (4, 0)
-    assert {r.values["operations"] for r in empty.measurements.throughput()} == {None}
+    elsewhere.storage.measurements.add_timings(timings)
+    assert elsewhere.timings.import_from(older) == (0, 4)
+    empty = open_services(settings_in(tmp_path / "empty"))
+    assert empty.timings.import_from(older) == (4, 0)
+    assert {r.values["operations"] for r in empty.storage.measurements.throughput()} == {None}
 
 
-def test_operations_and_their_ceiling_travel(exported: Path, elsewhere: Explorer) -> None:
+def test_operations_and_their_ceiling_travel(exported: Path, elsewhere: Services) -> None:
     content = json.loads(exported.read_text())
     set_value("operations", 2**40)(content["timings"])
     set_value("ceiling_gop_per_second", 9.25e6)(content["timings"])
     exported.write_text(json.dumps(content))
-    assert import_timings(elsewhere, exported) == (4, 0)
-    kept = [(r.values["operations"], r.values["ceiling_gop_per_second"]) for r in elsewhere.measurements.throughput()]
+    assert elsewhere.timings.import_from(exported) == (4, 0)
+    kept = [
+        (r.values["operations"], r.values["ceiling_gop_per_second"])
+        for r in elsewhere.storage.measurements.throughput()
+    ]
     assert sorted(kept, key=str) == [(2**40, 9.25e6), *[(None, None)] * 3]
 
 
-def test_only_the_asked_device_is_exported(measured: Explorer, tmp_path: Path) -> None:
+def test_only_the_asked_device_is_exported(measured: Services, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no timing of 'H200' yet"):
-        export_timings(measured, tmp_path / "none.json", "H200")
+        measured.timings.export(tmp_path / "none.json", "H200")
 
 
-def test_a_file_that_is_there_is_not_written_over(measured: Explorer, exported: Path) -> None:
+def test_a_file_that_is_there_is_not_written_over(measured: Services, exported: Path) -> None:
     before = exported.read_bytes()
-    with pytest.raises(ServiceError, match="is there already"):
-        export_timings(measured, exported, this_device())
+    with pytest.raises(ServiceError, match="already exists"):
+        measured.timings.export(exported, this_device())
     assert exported.read_bytes() == before
 
 
@@ -114,55 +117,55 @@ def set_row(name: str, value: object) -> Callable[[Rows], None]:
     ],
 )
 def test_a_wrong_timing_is_named_and_nothing_is_kept(
-    exported: Path, elsewhere: Explorer, change: Callable[[Rows], None], says: str
+    exported: Path, elsewhere: Services, change: Callable[[Rows], None], says: str
 ) -> None:
     content = json.loads(exported.read_text())
     change(content["timings"])
     exported.write_text(json.dumps(content))
     with pytest.raises(ServiceError, match=r"Timing 4 of .*Nothing was imported") as caught:
-        import_timings(elsewhere, exported)
+        elsewhere.timings.import_from(exported)
     assert says in str(caught.value)
-    assert not elsewhere.measurements.throughput()
+    assert not elsewhere.storage.measurements.throughput()
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[" * 100_000, "no JSON"),
-        ("{}", "holds no timings"),
-        ('{"format": "abq-timings-1", "timings": 3}', "holds no timings"),
+        ("[" * 100_000, "is not JSON"),
+        ("{}", "has no timings"),
+        ('{"format": "abq-timings-1", "timings": 3}', "has no timings"),
         ('{"format": "abq-timings-1", "timings": [' + ",".join(["0"] * 10_001) + "]}", "10,001 timings"),
         ('{"format": "abq-timings-1", "timings": [' + " " * (16 << 20) + "]}", "at most 16,777,216"),
     ],
 )
-def test_another_file_is_refused(tmp_path: Path, elsewhere: Explorer, text: str, says: str) -> None:
+def test_another_file_is_refused(tmp_path: Path, elsewhere: Services, text: str, says: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(ServiceError, match=says):
-        import_timings(elsewhere, path)
+        elsewhere.timings.import_from(path)
 
 
 def test_the_page_knows_which_machine_a_timing_is_of(
-    measured: Explorer, exported: Path, elsewhere: Explorer, tmp_path: Path
+    measured: Services, exported: Path, elsewhere: Services, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.json"
     content = json.loads(exported.read_text())
     for row in content["timings"]:
         row["device"] = "AMD EPYC"
     other.write_text(json.dumps(content))
-    import_timings(elsewhere, exported)
-    import_timings(elsewhere, other)
-    assert elsewhere.throughput_frame()["machine"].value_counts().to_dict() == {this_device(): 4, "AMD EPYC": 4}
+    elsewhere.timings.import_from(exported)
+    elsewhere.timings.import_from(other)
+    assert elsewhere.timings.frame()["machine"].value_counts().to_dict() == {this_device(): 4, "AMD EPYC": 4}
 
 
-def test_shipped_timings_are_of_other_machines_and_in_no_database(elsewhere: Explorer) -> None:
-    frame = elsewhere.throughput_frame(shipped=True)
+def test_shipped_timings_are_of_other_machines_and_in_no_database(elsewhere: Services) -> None:
+    frame = elsewhere.timings.frame(shipped=True)
     assert set(frame["kind"]) == {"kernel", "decode"}
     assert this_device() not in set(frame["machine"])
     assert set(frame.loc[frame["kind"].eq("kernel"), "engine"]) == {"abq"}
     assert frame.loc[frame["kind"].eq("kernel"), "exact"].all()
-    assert elsewhere.throughput_frame().empty
-    assert not elsewhere.measurements.throughput()
+    assert elsewhere.timings.frame().empty
+    assert not elsewhere.storage.measurements.throughput()
 
 
 def test_this_machines_own_timings_are_not_shown_as_anothers(monkeypatch: pytest.MonkeyPatch) -> None:

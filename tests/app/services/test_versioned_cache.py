@@ -10,8 +10,9 @@ import pytest
 from app_cases import SpecMaker
 
 from app.clock import now
-from app.services import Explorer
-from app.services.versioned_cache import MOST_QUESTIONS, SHARED_SECONDS, Moment, Shared
+from app.services import Services
+from app.services.stored import STALE_SECONDS
+from app.services.versioned_cache import MAX_ENTRIES, Version, VersionedCache
 from storage.errors import JobNotFoundError
 
 SUBMITS = """
@@ -38,7 +39,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of what is shared; it stands still until a test sets it."""
     stopped = Clock()
-    monkeypatch.setattr("app.services.explorer.time", stopped)
+    monkeypatch.setattr("app.services.stored.time", stopped)
     return stopped
 
 
@@ -61,11 +62,11 @@ class Slow:
 class Asked:
     """The moment of all who ask, and an event for when so many have asked."""
 
-    def __init__(self, moment: Moment) -> None:
+    def __init__(self, moment: Version) -> None:
         self.moment = moment
         self._asked = threading.Semaphore(0)
 
-    def __call__(self) -> Moment:
+    def __call__(self) -> Version:
         self._asked.release()
         return self.moment
 
@@ -74,13 +75,13 @@ class Asked:
             assert self._asked.acquire(timeout=60)
 
 
-def ask(pool: ThreadPoolExecutor, shared: Shared[int], count: int) -> list[Future[int]]:
+def ask(pool: ThreadPoolExecutor, shared: VersionedCache[int], count: int) -> list[Future[int]]:
     return [pool.submit(shared.read) for _ in range(count)]
 
 
 def test_all_who_ask_at_once_share_one_answer() -> None:
     make, moment = Slow(), Asked((0, 0))
-    shared = Shared(make, moment)
+    shared = VersionedCache(make, moment)
     with ThreadPoolExecutor(8) as pool:
         answers = ask(pool, shared, 8)
         moment.wait(8 + 1)  # all have asked, and the one that makes it has looked at the clock again
@@ -90,9 +91,9 @@ def test_all_who_ask_at_once_share_one_answer() -> None:
 
 
 @pytest.mark.parametrize("later", [(1, 0), (0, 1)], ids=["a write has ended", "time has passed"])
-def test_an_answer_that_was_begun_before_one_asked_is_not_taken(later: Moment) -> None:
+def test_an_answer_that_was_begun_before_one_asked_is_not_taken(later: Version) -> None:
     make, moment = Slow(), Asked((0, 0))
-    shared = Shared(make, moment)
+    shared = VersionedCache(make, moment)
     with ThreadPoolExecutor(4) as pool:
         first = ask(pool, shared, 1)
         moment.wait(2)
@@ -107,7 +108,7 @@ def test_an_answer_that_was_begun_before_one_asked_is_not_taken(later: Moment) -
 
 def test_an_error_is_not_kept() -> None:
     answers: list[Callable[[], int]] = [lambda: 1 // 0, lambda: 2]
-    shared = Shared(lambda: answers.pop(0)(), lambda: (0, 0))
+    shared = VersionedCache(lambda: answers.pop(0)(), lambda: (0, 0))
     with pytest.raises(ZeroDivisionError):
         shared.read()
     assert (shared.read(), shared.read()) == (2, 2)
@@ -115,54 +116,54 @@ def test_an_error_is_not_kept() -> None:
 
 def test_the_number_of_answers_that_are_kept_is_bounded() -> None:
     made: list[str] = []
-    shared = Shared(made.append, lambda: (0, 0))
-    questions = [str(number) for number in range(MOST_QUESTIONS + 1)]
+    shared = VersionedCache(made.append, lambda: (0, 0))
+    questions = [str(number) for number in range(MAX_ENTRIES + 1)]
     for question in [*questions, questions[-1], questions[0]]:
         shared.read(question)
     assert made == [*questions, questions[0]]
 
 
-def test_own_writes_are_seen_at_once(explorer: Explorer, tiny_spec: SpecMaker, clock: Clock) -> None:
+def test_own_writes_are_seen_at_once(services: Services, tiny_spec: SpecMaker, clock: Clock) -> None:
     def states() -> list[str]:
-        return list(explorer.jobs_frame()["state"])
+        return list(services.jobs.frame()["state"])
 
-    assert states() == [] and explorer.newest_runs_frame().empty
-    job = explorer.submit(tiny_spec())
-    assert states() == ["queued"] and list(explorer.newest_runs_frame()["run"]) == [job.run_id]
-    explorer.cancel(job.id)
-    assert states() == ["cancelled"] and list(explorer.newest_runs_frame()["state"]) == ["cancelled"]
-    explorer.resume(job.id)
-    assert states() == ["queued"] and "Resumed" in explorer.logs(job.id)
-    claimed = explorer.jobs.claim_next("w", now())
-    assert claimed is not None and states() == ["running"] and explorer.losses_frame(job.id).empty
-    explorer.jobs.record_losses(job.id, claimed.epoch, now(), 0, 0, {"mse": 1.0})
-    explorer.jobs.log(job.id, claimed.epoch, now(), "It runs.")
-    assert len(explorer.losses_frame(job.id)) == 1 and explorer.logs(job.id).endswith("It runs.")
-    explorer.jobs.finish(job.id, claimed.epoch, now())
-    explorer.measurements.add_evaluation(job.run_id, job.spec["model"], now(), {"perplexity": 12.5})
-    explorer.set_note(job.run_id, "mine")
-    row = explorer.newest_runs_frame().iloc[0]
+    assert states() == [] and services.runs.newest_frame().empty
+    job = services.jobs.submit(tiny_spec())
+    assert states() == ["queued"] and list(services.runs.newest_frame()["run"]) == [job.run_id]
+    services.jobs.cancel(job.id)
+    assert states() == ["cancelled"] and list(services.runs.newest_frame()["state"]) == ["cancelled"]
+    services.jobs.resume(job.id)
+    assert states() == ["queued"] and "Resumed" in services.jobs.log(job.id)
+    claimed = services.storage.jobs.claim_next("w", now())
+    assert claimed is not None and states() == ["running"] and services.jobs.losses(job.id).empty
+    services.storage.jobs.record_losses(job.id, claimed.epoch, now(), 0, 0, {"mse": 1.0})
+    services.storage.jobs.log(job.id, claimed.epoch, now(), "It runs.")
+    assert len(services.jobs.losses(job.id)) == 1 and services.jobs.log(job.id).endswith("It runs.")
+    services.storage.jobs.finish(job.id, claimed.epoch, now())
+    services.storage.measurements.add_evaluation(job.run_id, job.spec["model"], now(), {"perplexity": 12.5})
+    services.runs.set_note(job.run_id, "mine")
+    row = services.runs.newest_frame().iloc[0]
     assert (row["state"], row["perplexity"], row["note"]) == ("succeeded", 12.5, "mine")
-    explorer.delete_run(job.run_id)
-    assert states() == [] and explorer.newest_runs_frame().empty
+    services.runs.delete(job.run_id)
+    assert states() == [] and services.runs.newest_frame().empty
     with pytest.raises(JobNotFoundError):
-        explorer.logs(job.id)
+        services.jobs.log(job.id)
 
 
-def test_what_another_process_wrote_is_seen_in_time(explorer: Explorer, clock: Clock) -> None:
-    assert explorer.jobs_frame().empty and explorer.newest_runs_frame().empty
-    subprocess.run([sys.executable, "-c", SUBMITS, explorer.settings.database_url], check=True)
-    assert explorer.jobs_frame().empty, "it was made anew although nobody wrote here and no time has passed"
-    clock.seconds = SHARED_SECONDS
-    assert len(explorer.jobs_frame()) == len(explorer.newest_runs_frame()) == 1
+def test_what_another_process_wrote_is_seen_in_time(services: Services, clock: Clock) -> None:
+    assert services.jobs.frame().empty and services.runs.newest_frame().empty
+    subprocess.run([sys.executable, "-c", SUBMITS, services.settings.database_url], check=True)
+    assert services.jobs.frame().empty, "it was made anew although nobody wrote here and no time has passed"
+    clock.seconds = STALE_SECONDS
+    assert len(services.jobs.frame()) == len(services.runs.newest_frame()) == 1
 
 
-def test_nobody_reads_what_another_reader_changed(explorer: Explorer, tiny_spec: SpecMaker, clock: Clock) -> None:
-    job = explorer.submit(tiny_spec())
-    claimed = explorer.jobs.claim_next("w", now())
+def test_nobody_reads_what_another_reader_changed(services: Services, tiny_spec: SpecMaker, clock: Clock) -> None:
+    job = services.jobs.submit(tiny_spec())
+    claimed = services.storage.jobs.claim_next("w", now())
     assert claimed is not None
-    explorer.jobs.record_losses(job.id, claimed.epoch, now(), 0, 0, {"mse": 1.0})
-    readers = [explorer.jobs_frame, explorer.newest_runs_frame, lambda: explorer.losses_frame(job.id)]
+    services.storage.jobs.record_losses(job.id, claimed.epoch, now(), 0, 0, {"mse": 1.0})
+    readers = [services.jobs.frame, services.runs.newest_frame, lambda: services.jobs.losses(job.id)]
     for read in readers:
         before, changed = read(), read()
         changed.iloc[0, 0] = changed.iloc[0, 0] * 2 + changed.iloc[0, 0]

@@ -21,7 +21,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from served import served
 
-from app.services import Explorer
+from app.services import Services, open_services
 from app.web import dashboard
 from app.web.dashboard import PortInUseError, launch
 from storage.jobs import Job
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' i
 
 
 @pytest.fixture(scope="module")
-def site(finished: tuple[Explorer, Job]) -> Iterator[str]:
+def site(finished: tuple[Services, Job]) -> Iterator[str]:
     """The page with one finished run, which tests do not change."""
     with served(finished[0]) as address:
         yield address
@@ -48,11 +48,11 @@ def client(site: str) -> Client:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Explorer, Client]]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, Client]]:
     """A separate page for tests that change data."""
-    explorer = Explorer.open(settings_in(tmp_path_factory.mktemp("own")))
-    with served(explorer) as address:
-        yield explorer, Client(address, verbose=False)
+    services = open_services(settings_in(tmp_path_factory.mktemp("own")))
+    with served(services) as address:
+        yield services, Client(address, verbose=False)
 
 
 def fetch(address: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
@@ -71,7 +71,7 @@ def test_the_public_endpoints(client: Client) -> None:
     assert not described["unnamed_endpoints"]
 
 
-def test_models_runs_jobs_and_diagnostics(client: Client, finished: tuple[Explorer, Job]) -> None:
+def test_models_runs_jobs_and_diagnostics(client: Client, finished: tuple[Services, Job]) -> None:
     job = finished[1]
     assert client.predict(api_name="/models") == ["builtin", job.spec["model"]]
     row = next(row for row in client.predict(api_name="/runs") if row["run"] == job.run_id)
@@ -83,10 +83,10 @@ def test_models_runs_jobs_and_diagnostics(client: Client, finished: tuple[Explor
 
 
 def test_rows_of_jobs_and_runs_have_iso_dates_and_null_for_missing_values(
-    client: Client, finished: tuple[Explorer, Job]
+    client: Client, finished: tuple[Services, Job]
 ) -> None:
-    explorer, job = finished
-    for endpoint, frame in (("/jobs", explorer.jobs_frame()), ("/runs", explorer.runs_frame())):
+    services, job = finished
+    for endpoint, frame in (("/jobs", services.jobs.frame()), ("/runs", services.runs.frame())):
         rows = client.predict(api_name=endpoint)
         assert rows == json.loads(frame.to_json(orient="records", date_format="iso"))
         assert [list(row) for row in rows] == [list(frame.columns)] * len(frame)
@@ -101,7 +101,7 @@ def test_explore_returns_a_ratio_for_every_linear(client: Client, tiny_llama: Pa
     assert all(row["weight_snr_db"] > 0 for row in linears)
 
 
-def test_text_streams_in_every_column(client: Client, finished: tuple[Explorer, Job], tiny_llama: Path) -> None:
+def test_text_streams_in_every_column(client: Client, finished: tuple[Services, Job], tiny_llama: Path) -> None:
     columns = ["full", finished[1].run_id]
     streaming = client.submit(columns, "def open", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
     answers = list(streaming)
@@ -110,24 +110,24 @@ def test_text_streams_in_every_column(client: Client, finished: tuple[Explorer, 
 
 
 def test_an_evaluation_and_a_kernel_timing_are_stored(
-    own: tuple[Explorer, Client], tiny_llama: Path, text_file: Path
+    own: tuple[Services, Client], tiny_llama: Path, text_file: Path
 ) -> None:
-    explorer, client = own
+    services, client = own
     scores = client.predict(str(tiny_llama), str(text_file), 2, 32, api_name="/evaluate")
     assert scores["method"] == "none" and scores["perplexity"] > 1
-    assert len(explorer.runs_frame()) == 1
+    assert len(services.runs.frame()) == 1
     measured = client.predict(["W2A8"], ["64x64"], [1], 1, api_name="/bench")
     assert any(row["engine"] == "abq" and row["exact"] for row in measured)
     assert len(client.predict(api_name="/throughput")) == len(measured)
 
 
-def test_an_allocated_mix_is_submitted(own: tuple[Explorer, Client], tiny_llama: Path, text_file: Path) -> None:
-    explorer, client = own
+def test_an_allocated_mix_is_submitted(own: tuple[Services, Client], tiny_llama: Path, text_file: Path) -> None:
+    services, client = own
     chosen = client.predict(str(tiny_llama), 3.0, ["W2A8", "W4A8"], api_name="/allocate")
     assert "mix-" in chosen["precision"] and chosen["stored_bits"] <= 3 and chosen["predicted_kl"] > 0
     form = ("rtn", str(text_file), 2, 32, -1, 0)
     made = client.predict(str(tiny_llama), json.dumps(chosen), *form, api_name="/submit")
-    assert explorer.run(made["run"]).precision == chosen["precision"]
+    assert services.runs.get(made["run"]).precision == chosen["precision"]
     with pytest.raises(AppError, match="smallest possible is 2 bits"):
         client.predict(str(tiny_llama), 1.0, ["W2A8", "W4A8"], api_name="/allocate")
     with pytest.raises(AppError, match="another model"):
@@ -135,8 +135,8 @@ def test_an_allocated_mix_is_submitted(own: tuple[Explorer, Client], tiny_llama:
     client.predict(made["run"], api_name="/delete")
 
 
-def test_the_life_of_a_job(own: tuple[Explorer, Client], tiny_spec: SpecMaker, text_file: Path) -> None:
-    explorer, client = own
+def test_the_life_of_a_job(own: tuple[Services, Client], tiny_spec: SpecMaker, text_file: Path) -> None:
+    services, client = own
 
     def shown(endpoint: str, column: str) -> list[object]:
         return [row[column] for row in client.predict(api_name=endpoint) if row["run"] == made["run"]]
@@ -146,12 +146,12 @@ def test_the_life_of_a_job(own: tuple[Explorer, Client], tiny_spec: SpecMaker, t
     assert made["state"] == "queued" and shown("/jobs", "state") == shown("/runs", "state") == ["queued"]
     assert client.predict(made["job"], api_name="/cancel") == "cancelled" and shown("/jobs", "state") == ["cancelled"]
     assert client.predict(made["job"], api_name="/resume") == "queued" and shown("/jobs", "state") == ["queued"]
-    work_on(explorer, explorer.job(made["job"]))
+    work_on(services, services.jobs.get(made["job"]))
     client.predict(made["run"], "a note", api_name="/note")
-    assert shown("/runs", "note") == [explorer.run(made["run"]).note] == ["a note"]
+    assert shown("/runs", "note") == [services.runs.get(made["run"]).note] == ["a note"]
     client.predict(made["run"], api_name="/delete")
     assert shown("/runs", "run") == shown("/jobs", "run") == []
-    assert made["run"] not in set(explorer.runs_frame()["run"])
+    assert made["run"] not in set(services.runs.frame()["run"])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_an_empty_prompt_is_answered_with_a_message(client: Client, tiny_llama: 
         client.predict(["full", "W2A8"], "", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
 
 
-def test_downloads(site: str, finished: tuple[Explorer, Job], tiny_llama: Path) -> None:
+def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) -> None:
     job = finished[1]
     for path, column in [
         (f"run/{job.run_id}/blocks.csv", "cosine"),
@@ -215,7 +215,7 @@ def test_downloads_accept_no_paths(site: str, path: str) -> None:
     assert b"Traceback" not in body
 
 
-def test_other_sites_and_host_names_are_refused(site: str, own: tuple[Explorer, Client]) -> None:
+def test_other_sites_and_host_names_are_refused(site: str, own: tuple[Services, Client]) -> None:
     call = f"{site}gradio_api/call/models"
     ask = json.dumps({"data": []}).encode()
     kind = {"Content_Type": "application/json"}

@@ -17,7 +17,7 @@ import pytest
 from app_cases import settings_in
 from served import served
 
-from app.services import Explorer
+from app.services import Services, open_services
 
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
 
@@ -47,10 +47,10 @@ ADDRESSES = [
 
 
 @pytest.fixture(scope="module")
-def explorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """A data folder with canary files: next to the database, among the runs, outside, and behind symlinks."""
     folder = tmp_path_factory.mktemp("files")
-    opened = Explorer.open(settings_in(folder / "data"))
+    opened = open_services(settings_in(folder / "data"))
     places = [folder, opened.settings.data_dir, opened.settings.runs_dir, opened.settings.logs_dir]
     for place in places:
         (place / "canary.txt").write_text(CANARY)
@@ -69,15 +69,15 @@ def explorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
 
 
 @pytest.fixture(scope="module")
-def address(explorer: Explorer) -> Iterator[str]:
-    with served(explorer) as address:
+def address(services: Services) -> Iterator[str]:
+    with served(services) as address:
         assert httpx.get(address, timeout=300).status_code == 200
         yield address.rstrip("/")
 
 
 @pytest.fixture(scope="module")
-def paths(explorer: Explorer) -> list[str]:
-    data = explorer.settings.data_dir
+def paths(services: Services) -> list[str]:
+    data = services.settings.data_dir
     absolute, upper = str(data / "canary.txt"), str(data / "CANARY.TXT")
     climbing = os.path.relpath(absolute, Path.cwd())
     found = [

@@ -16,17 +16,17 @@ from gradio_client.exceptions import AppError
 from served import served
 
 from app.secrets import HIDDEN, redacted, without_secrets
-from app.services import Explorer, ServiceError
-from app.services.models import ModelRegistry
+from app.services import ServiceError, Services, open_services
+from app.services.registry import ModelRegistry
 from app.web import dashboard
 from app.web.limits import MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_QUEUED_JOBS, TEXTS_PER_MINUTE, LimitError, Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
 
 
-def test_text_is_limited_in_length_and_rate(explorer: Explorer) -> None:
+def test_text_is_limited_in_length_and_rate(services: Services) -> None:
     time = [0.0]
-    limits = Limits(explorer.jobs, lambda: time[0])
+    limits = Limits(services.storage.jobs, lambda: time[0])
     for columns, prompt, tokens, message in (
         ([], "a", 8, "0 columns"),
         (["full"] * 5, "a", 8, "5 columns"),
@@ -44,29 +44,29 @@ def test_text_is_limited_in_length_and_rate(explorer: Explorer) -> None:
     limits.check_text(None, ["full"], "a", 8)
 
 
-def test_the_queue_is_limited(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explorer.jobs, "counts", lambda: {"queued": MAX_QUEUED_JOBS - 1, "failed": 9999})
-    Limits(explorer.jobs).check_queue()
+def test_the_queue_is_limited(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.storage.jobs, "counts", lambda: {"queued": MAX_QUEUED_JOBS - 1, "failed": 9999})
+    Limits(services.storage.jobs).check_queue()
     with pytest.raises(LimitError, match="999 jobs are queued"):
-        Limits(explorer.jobs).check_queue(2)
+        Limits(services.storage.jobs).check_queue(2)
 
 
 def test_models_are_evicted_before_the_next_one_is_loaded(
-    explorer: Explorer, tiny_llama: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
+    services: Services, tiny_llama: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = sum(p.numel() * 4 for p in explorer.registry.full(str(tiny_llama)).model.parameters())
-    registry = ModelRegistry(explorer.settings, explorer.runs, max_bytes=int(1.5 * size))
+    size = sum(p.numel() * 4 for p in services.registry.full(str(tiny_llama)).model.parameters())
+    registry = ModelRegistry(services.settings, services.storage.runs, max_bytes=int(1.5 * size))
     first = registry.full(str(tiny_llama))
     assert registry.full(str(tiny_llama)) is first
     held: list[int] = []
     monkeypatch.setattr(
-        "app.services.models.load_model", lambda ref, device: held.append(len(registry._loaded)) or first
+        "abq_core.models.loading.load_model", lambda ref, device: held.append(len(registry._loaded)) or first
     )
     registry.full(str(tiny_opt))
     assert held == [0]  # the first model was evicted before the second was loaded
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000, "total": 1000})())
     with pytest.raises(ServiceError, match="GiB of memory"):
-        ModelRegistry(explorer.settings, explorer.runs).full(str(tiny_llama))
+        ModelRegistry(services.settings, services.storage.runs).full(str(tiny_llama))
 
 
 def test_secrets_are_removed_from_worker_environments_and_logs() -> None:
@@ -82,7 +82,7 @@ def test_secrets_are_removed_from_worker_environments_and_logs() -> None:
     assert redacted(text, given) == f"401 for {HIDDEN} and {HIDDEN}, {HIDDEN}; a short word stays"
 
 
-def test_workers_start_without_tokens(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_start_without_tokens(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     from app.jobs.executors import local
 
     seen: dict[str, str] = {}
@@ -95,14 +95,14 @@ def test_workers_start_without_tokens(explorer: Explorer, monkeypatch: pytest.Mo
 
     monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
     monkeypatch.setattr(local.subprocess, "Popen", Started)
-    local.Supervisor(explorer.settings, explorer.jobs)._start_worker()
+    local.Supervisor(services.settings, services.storage.jobs)._start_worker()
     assert "HF_TOKEN" not in seen and seen["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
-    assert seen["ABQ_DATA_DIR"] == str(explorer.settings.data_dir)
+    assert seen["ABQ_DATA_DIR"] == str(services.settings.data_dir)
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(Explorer.open(settings_in(tmp_path_factory.mktemp("limits")))) as address:
+    with served(open_services(settings_in(tmp_path_factory.mktemp("limits")))) as address:
         yield address
 
 
@@ -140,7 +140,7 @@ def test_visitors_cannot_see_prompts_of_others(address: str, tiny_llama: Path) -
 
 
 def test_the_number_of_browser_sessions_in_memory_is_limited(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dashboard, "MAX_SESSIONS", 3)
 
@@ -149,7 +149,7 @@ def test_the_number_of_browser_sessions_in_memory_is_limited(
 
     gc.collect()
     before = sessions()
-    with served(explorer) as address, httpx.Client(base_url=address, timeout=300) as client:
+    with served(services) as address, httpx.Client(base_url=address, timeout=300) as client:
         for _ in range(8):
             asked = client.post("gradio_api/call/models", json={"data": []}).json()
             assert "builtin" in client.get(f"gradio_api/call/models/{asked['event_id']}").text

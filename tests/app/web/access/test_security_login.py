@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from app.cli.main import main
-from app.services import Explorer
+from app.services import open_services
 from app.web.access import accounts as accounts_module
 from app.web.access.accounts import Accounts, AccountsError, hash_password, matches
 from app.web.access.failed_logins import (
@@ -294,7 +294,7 @@ def test_the_command_reads_the_password_from_stdin(
 
 
 def test_the_whole_page_is_behind_the_login(tmp_path: Path, accounts: Accounts) -> None:
-    with served(Explorer.open(settings_in(tmp_path / "data")), accounts) as address:
+    with served(open_services(settings_in(tmp_path / "data")), accounts) as address:
         for path in ("", "config", "abq/runs.csv", "abq/page.js", "theme.css", "gradio_api/info", "metrics"):
             found = httpx.get(urllib.parse.urljoin(address, path), timeout=300)
             assert found.status_code == (401 if path else 303), path

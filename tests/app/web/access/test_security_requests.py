@@ -20,7 +20,7 @@ from gradio_client import Client
 from served import served
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.services import Explorer
+from app.services import Services, open_services
 from app.web.access.paths import is_known
 from app.web.access.security import MAX_BODY_BYTES, allowed_hosts, middleware
 from app.web.dashboard import web_application
@@ -40,46 +40,46 @@ FOREIGN = [
 PARAMETERS = {"api_name": "cancel", "event_id": "e", "session_hash": "s", "component_id": "1", "run": "1"}
 
 
-class CountingExplorer(Explorer):
-    """Records which services were called."""
-
-    asked: list[str]
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in (
-            "models",
-            "submit",
-            "cancel",
-            "resume",
-            "delete_run",
-            "set_note",
-            "runs_frame",
-            "newest_runs_frame",
-        ):
-            self.asked.append(name)
-        return super().__getattribute__(name)
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    return open_services(settings_in(tmp_path_factory.mktemp("requests")))
 
 
 @pytest.fixture(scope="module")
-def explorer(tmp_path_factory: pytest.TempPathFactory) -> CountingExplorer:
-    opened = CountingExplorer.open(settings_in(tmp_path_factory.mktemp("requests")))
-    opened.asked = []
-    return opened
+def calls(services: Services) -> list[str]:
+    """Names of the service methods that requests have called."""
+    called: list[str] = []
+
+    def record(service: object, name: str) -> None:
+        method = getattr(service, name)
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return method(*args, **kwargs)
+
+        setattr(service, name, recorded)
+
+    record(services.models, "names")
+    for name in ("submit", "cancel", "resume"):
+        record(services.jobs, name)
+    for name in ("delete", "set_note", "frame", "newest_frame"):
+        record(services.runs, name)
+    return called
 
 
 @pytest.fixture(scope="module")
-def host(explorer: CountingExplorer) -> Iterator[str]:
-    with served(explorer) as address:
+def host(services: Services) -> Iterator[str]:
+    with served(services) as address:
         yield urllib.parse.urlsplit(address).netloc
 
 
 @pytest.fixture(scope="module")
-def routes(explorer: CountingExplorer, host: str) -> list[tuple[str, str]]:
+def routes(services: Services, host: str) -> list[tuple[str, str]]:
     """(method, path) of every route of the application, including mounted applications."""
     assert ask(host, "GET", "/")[0] == 200  # Gradio cannot build two pages at the same time
 
     async def build() -> Any:  # Gradio creates event loops and does not close them if none is running
-        return web_application(explorer)
+        return web_application(services)
 
     found = sorted(set(_routes(asyncio.run(build()))))
     assert ("POST", "/gradio_api/queue/join") in found and ("POST", "/gradio_api/upload") in found
@@ -112,36 +112,36 @@ def ask(host: str, method: str, path: str, body: bytes | None = None, **headers:
 
 
 def test_requests_of_other_sites_are_refused_before_a_callback_runs(
-    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
+    host: str, routes: list[tuple[str, str]], calls: list[str], record_property: Callable[..., None]
 ) -> None:
     posts = [path for method, path in routes if method == "POST"]
     assert len(posts) > 15
     bodies = [json.dumps({"data": [], "fn_index": n, "session_hash": "s", "event_id": "e"}).encode() for n in (0, 60)]
-    explorer.asked.clear()
+    calls.clear()
     assert ask(host, "POST", "/gradio_api/call/models", b'{"data": []}')[0] == 200
     deadline = time.monotonic() + 60
-    while "models" not in explorer.asked:  # the response comes before the callback runs
+    while "names" not in calls:  # the response comes before the callback runs
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    explorer.asked.clear()
+    calls.clear()
     asked = [*posts, "/gradio_api/call/models", "/gradio_api/call/runs", "/gradio_api/queue/join?tab=explore"]
     for path in asked:
         for headers, status in FOREIGN:
             for body in bodies:
                 assert ask(host, "POST", path, body, **headers)[0] == status, (path, headers)
-    assert explorer.asked == []
+    assert calls == []
     record_property("requests of other sites refused", len(asked) * len(FOREIGN) * len(bodies))
 
 
 def test_other_sites_cannot_read_anything(
-    host: str, routes: list[tuple[str, str]], explorer: CountingExplorer, record_property: Callable[..., None]
+    host: str, routes: list[tuple[str, str]], calls: list[str], record_property: Callable[..., None]
 ) -> None:
-    explorer.asked.clear()
+    calls.clear()
     asked = [*(path for method, path in routes if method == "GET" and path != "/"), "/abq/runs.csv"]
     for path in asked:
         for headers, status in FOREIGN:
             assert ask(host, "GET", path, **headers)[0] == status, (path, headers)
-    assert explorer.asked == []
+    assert calls == []
     assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 200  # a link
     assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"})[0] == 403
     record_property("requests of other sites refused", len(asked) * len(FOREIGN))

@@ -1,11 +1,11 @@
 """One self-contained HTML file about runs: a table, and figures of before and after. It loads nothing."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas
 import plotly.graph_objects as go
@@ -22,9 +22,9 @@ from app.figures.palette import DARK, FONT_FAMILY, LIGHT, Palette
 from app.figures.pareto import pareto_figure
 from app.files import write_atomically
 from app.services.errors import ServiceError
-
-if TYPE_CHECKING:
-    from app.services.explorer import Explorer
+from app.services.jobs import JobService
+from app.services.runs import RunService
+from app.services.tasks import TaskService
 
 HEADER = (
     "Run", "Precision", "Method", "Perplexity", "KL to full", "Same top token", "Tasks", "Stored bits",
@@ -40,28 +40,83 @@ class Figure:
         self.caption, self.light, self.dark = caption, light, dark
 
 
-def write_report(explorer: "Explorer", run_ids: list[str], path: Path) -> Path:
-    """Write the report about these runs, or all that succeeded. Raises ServiceError, RunNotFoundError."""
-    frame = explorer.runs_frame()
-    wanted = [explorer.run(run_id).id for run_id in run_ids] or list(
-        frame.loc[(frame["state"] == "succeeded") & (frame["run"] != ""), "run"]
-    )
-    if not wanted:
-        raise ServiceError(
-            "There is no finished run to report on. `abq calibrate` makes one, `abq jobs list` shows them."
+class ReportService:
+    """Writes reports about runs."""
+
+    def __init__(self, runs: RunService, jobs: JobService, tasks: TaskService) -> None:
+        self._runs, self._jobs, self._tasks = runs, jobs, tasks
+
+    def write(self, run_ids: Sequence[str], path: Path) -> Path:
+        """Write the report about these runs, or all that succeeded. Raises ServiceError, RunNotFoundError."""
+        frame = self._runs.frame()
+        wanted = [self._runs.get(run_id).id for run_id in run_ids] or list(
+            frame.loc[(frame["state"] == "succeeded") & (frame["run"] != ""), "run"]
         )
-    models = {explorer.run(run_id).model for run_id in wanted}
-    full = frame[(frame["run"] == "") & frame["model"].isin(models)]
-    table = pandas.concat([full, frame.set_index("run", drop=False).loc[wanted]])
-    corrected = {(row["model"], row["precision"]) for row in table.to_dict("records") if row["method"] != "rtn"}
-    shown = [  # the figures of a corrected run show rounding too
-        row["run"]
-        for row in table.to_dict("records")
-        if row["run"] and (row["method"] != "rtn" or (row["model"], row["precision"]) not in corrected)
-    ]
-    sections = [_overview(table), *(_run_section(explorer, run_id) for run_id in shown)]
-    write_atomically(path.expanduser().absolute(), _page(sorted(models), "\n".join(sections)).encode())
-    return path.expanduser().absolute()
+        if not wanted:
+            raise ServiceError(
+                "There is no finished run to report on. `abq calibrate` makes one, `abq jobs list` shows them."
+            )
+        models = {self._runs.get(run_id).model for run_id in wanted}
+        full = frame[(frame["run"] == "") & frame["model"].isin(models)]
+        table = pandas.concat([full, frame.set_index("run", drop=False).loc[wanted]])
+        corrected = {(row["model"], row["precision"]) for row in table.to_dict("records") if row["method"] != "rtn"}
+        shown = [  # the figures of a corrected run show rounding too
+            row["run"]
+            for row in table.to_dict("records")
+            if row["run"] and (row["method"] != "rtn" or (row["model"], row["precision"]) not in corrected)
+        ]
+        sections = [_overview(table), *(self._run_section(run_id) for run_id in shown)]
+        write_atomically(path.expanduser().absolute(), _page(sorted(models), "\n".join(sections)).encode())
+        return path.expanduser().absolute()
+
+    def _run_section(self, run_id: str) -> str:
+        run = self._runs.get(run_id)
+        command = CalibrationSpec.from_dict(run.spec).command_line()
+        figures = "".join(
+            _draw(f"{run_id}-{number}", figure) for number, figure in enumerate(self._figures(run_id), start=1)
+        )
+        return (
+            f"<section><h2>{escape(run.precision)} {escape(run.method)} of {escape(run.model)}</h2>"
+            f"<p class='quiet'>Run {escape(run_id)}. Made by <code>{escape(command)}</code>. "
+            f"Calibrated on {escape(formatting.texts(self._runs.texts(run_id)))}.</p>"
+            f"{_tasks(self._tasks.frame(run_id))}{figures}</section>"
+        )
+
+    def _figures(self, run_id: str) -> Iterator[Figure]:
+        """Before and after, as far as the run has diagnostics."""
+        folder = self._runs.folder(run_id)
+        names = folder.frame_names()
+        if "blocks" in names:
+            frame = folder.read_frame("blocks")
+            caption = (
+                "Block outputs against full precision: how far rounding drifts, and how much of that is taken back."
+            )
+            yield Figure(caption, blocks_figure(frame), blocks_figure(frame, dark=True))
+        if "histograms" in names:
+            frame = folder.read_frame("histograms")
+            levels = folder.read_frame("levels") if "levels" in names else pandas.DataFrame()
+            for kind, block, tensor, caption in _shown(frame):
+                yield Figure(
+                    caption,
+                    paired_figure(frame, block, tensor, kind),
+                    paired_figure(frame, block, tensor, kind, dark=True),
+                )
+                if kind == "weight" and len(levels):
+                    caption = f"How often {tensor} of block {block} uses each level."
+                    yield Figure(
+                        caption, level_figure(levels, block, tensor), level_figure(levels, block, tensor, dark=True)
+                    )
+        if "attention" in names:
+            frame, tokens = folder.read_frame("attention"), folder.read_frame("attention_tokens")
+            last = int(frame["block"].max()) if len(frame) else 0
+            caption = f"Where the first head of block {last} looks, and what is left of the difference."
+            yield Figure(
+                caption, attention_figure(frame, tokens, last, 0), attention_figure(frame, tokens, last, 0, dark=True)
+            )
+        losses = self._jobs.losses(run_id)
+        if len(losses):
+            caption = "The loss while each block was learned."
+            yield Figure(caption, loss_figure(losses), loss_figure(losses, dark=True))
 
 
 def _overview(table: pandas.DataFrame) -> str:
@@ -108,20 +163,6 @@ def _answer(table: pandas.DataFrame) -> str:
     )
 
 
-def _run_section(explorer: "Explorer", run_id: str) -> str:
-    run = explorer.run(run_id)
-    command = CalibrationSpec.from_dict(run.spec).command_line()
-    figures = "".join(
-        _draw(f"{run_id}-{number}", figure) for number, figure in enumerate(_figures(explorer, run_id), start=1)
-    )
-    return (
-        f"<section><h2>{escape(run.precision)} {escape(run.method)} of {escape(run.model)}</h2>"
-        f"<p class='quiet'>Run {escape(run_id)}. Made by <code>{escape(command)}</code>. "
-        f"Calibrated on {escape(formatting.texts(explorer.texts(run_id)))}.</p>"
-        f"{_tasks(explorer.task_frame(run_id))}{figures}</section>"
-    )
-
-
 def _tasks(scores: pandas.DataFrame) -> str:
     """What each task gave, as a table; nothing where none was asked."""
     if scores.empty:
@@ -132,41 +173,6 @@ def _tasks(scores: pandas.DataFrame) -> str:
         for row in scores.to_dict("records")
     )
     return f"<div class='wide'><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _figures(explorer: "Explorer", run_id: str) -> Iterator[Figure]:
-    """Before and after, as far as the run has diagnostics."""
-    folder = explorer.folder(run_id)
-    names = folder.frame_names()
-    if "blocks" in names:
-        frame = folder.read_frame("blocks")
-        caption = "Block outputs against full precision: how far rounding drifts, and how much of that is taken back."
-        yield Figure(caption, blocks_figure(frame), blocks_figure(frame, dark=True))
-    if "histograms" in names:
-        frame = folder.read_frame("histograms")
-        levels = folder.read_frame("levels") if "levels" in names else pandas.DataFrame()
-        for kind, block, tensor, caption in _shown(frame):
-            yield Figure(
-                caption,
-                paired_figure(frame, block, tensor, kind),
-                paired_figure(frame, block, tensor, kind, dark=True),
-            )
-            if kind == "weight" and len(levels):
-                caption = f"How often {tensor} of block {block} uses each level."
-                yield Figure(
-                    caption, level_figure(levels, block, tensor), level_figure(levels, block, tensor, dark=True)
-                )
-    if "attention" in names:
-        frame, tokens = folder.read_frame("attention"), folder.read_frame("attention_tokens")
-        last = int(frame["block"].max()) if len(frame) else 0
-        caption = f"Where the first head of block {last} looks, and what is left of the difference."
-        yield Figure(
-            caption, attention_figure(frame, tokens, last, 0), attention_figure(frame, tokens, last, 0, dark=True)
-        )
-    losses = explorer.losses_frame(run_id)
-    if len(losses):
-        caption = "The loss while each block was learned."
-        yield Figure(caption, loss_figure(losses), loss_figure(losses, dark=True))
 
 
 def _shown(histograms: pandas.DataFrame) -> Iterator[tuple[str, int, str, str]]:

@@ -12,7 +12,7 @@ from abq_core.planning.cost import Work
 from abq_core.planning.estimate import Available, EstimateError
 from app.cli.main import main
 from app.jobs.calibration_job import EvaluationPlan
-from app.services import Explorer, preflight
+from app.services import Services, free_resources
 
 KIB, MIB = 1 << 10, 1 << 20
 PLENTY = 1 << 50
@@ -20,23 +20,23 @@ PLENTY = 1 << 50
 
 def free(monkeypatch: pytest.MonkeyPatch, available: Available) -> None:
     """Make the machine one with so much room."""
-    monkeypatch.setattr(preflight, "available", lambda data_dir, *devices: available)
+    monkeypatch.setattr(free_resources, "available", lambda data_dir, *devices: available)
 
 
 def test_work_without_room_is_not_queued(
-    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EstimateError, match=r"GiB of memory \(.* free\)"):  # on this machine as it is
-        explorer.submit(tiny_spec(segments=4096, seq_len=131072))
+        services.jobs.submit(tiny_spec(segments=4096, seq_len=131072))
     free(monkeypatch, Available(4096 * MIB, PLENTY))
     huge = tiny_spec(segments=4096, seq_len=2048)
     with pytest.raises(EstimateError, match=r"\(4.0 GiB free\)\. Use at most \d+ segments") as caught:
-        explorer.submit(huge)
-    assert not explorer.jobs.list()
+        services.jobs.submit(huge)
+    assert not services.storage.jobs.list()
     count = int(re.findall(r"at most (\d+) segments", str(caught.value))[0])
-    explorer.submit(replace(huge, segments=count))
+    services.jobs.submit(replace(huge, segments=count))
     with pytest.raises(EstimateError):
-        explorer.submit(replace(huge, segments=count + 1))
+        services.jobs.submit(replace(huge, segments=count + 1))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,18 @@ def test_work_without_room_is_not_queued(
     ],
 )
 def test_every_kind_of_room_counts(
-    explorer: Explorer, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, available: Available, words: str
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, available: Available, words: str
 ) -> None:
     free(monkeypatch, available)
     with pytest.raises(EstimateError, match=words):
-        explorer.submit(tiny_spec(device="cuda"))
-    assert not explorer.jobs.list()
+        services.jobs.submit(tiny_spec(device="cuda"))
+    assert not services.storage.jobs.list()
     free(monkeypatch, Available(PLENTY, PLENTY, PLENTY))
-    assert explorer.submit(tiny_spec(device="cuda")).state == "queued"
+    assert services.jobs.submit(tiny_spec(device="cuda")).state == "queued"
 
 
 def test_what_is_free_is_read_from_the_machine(tmp_path: Path) -> None:
-    found = preflight.available(tmp_path, "cpu")
+    found = free_resources.available(tmp_path, "cpu")
     assert found.host > 0 and found.disk > 0 and found.device is None
 
 

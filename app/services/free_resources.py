@@ -1,4 +1,4 @@
-"""What is free on this machine: what a calibration may take."""
+"""Free memory and disk of this machine: what a calibration may take."""
 
 import shutil
 from pathlib import Path
@@ -10,8 +10,9 @@ from abq_core.planning.estimate import Available
 
 
 def available(data_dir: Path, *devices: str) -> Available:
-    """Memory and the disk of `data_dir`, free at this moment; of the accelerator too where one of the devices is one
-    that torch can reach here.
+    """Bytes free now: of memory, of the disk of `data_dir`, and of the first device that is an accelerator.
+
+    The accelerator's bytes are None if all devices are "cpu" or torch has no CUDA here.
     """
     accelerator = next((device for device in devices if device != "cpu"), None)
     free = torch.cuda.mem_get_info(accelerator)[0] if accelerator and torch.cuda.is_available() else None

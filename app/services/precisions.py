@@ -1,4 +1,4 @@
-"""Precisions by what a person gives: the notation, the JSON of a mix, or its name, which the runs made with it know."""
+"""Precisions as a person writes them: the notation, the JSON of a mix, or the name of a stored run's mix."""
 
 import json
 
@@ -9,27 +9,28 @@ from storage.runs import Runs
 
 
 def find_precision(runs: Runs, text: str) -> ModelPrecision:
-    """Read the notation or what `abq allocate` wrote, or look a mix's name up among the runs. Raises PrecisionError."""
+    """Parse the notation or the JSON of `abq allocate`, or find a mix by name among the runs. Raises PrecisionError."""
     name = text.strip()
     if name.startswith("{"):
-        return _written(name)
+        return _from_json(name)
     if not is_mix_name(name):
         return Precision.parse(name)
     for run in runs.list():
         if run.precision == name:
             return read_precision(run.spec)
     raise MixError(
-        f"No run here was made with the mix {name}, so what it gives to each linear is not known. "
+        f"No run has the mix {name}, so the precision of each linear is unknown. "
         "Calibrate it from the file that `abq allocate` wrote."
     )
 
 
-def _written(text: str) -> ModelPrecision:
-    """The precision in the JSON that `abq allocate` wrote."""
+def _from_json(text: str) -> ModelPrecision:
+    """Parse the JSON of `abq allocate`."""
     try:
         content = json.loads(text)
         return read_precision(content)
     except (json.JSONDecodeError, KeyError, RecursionError) as error:
         raise MixError(
-            f"This is not what `abq allocate` writes ({type(error).__name__}: {error}): it has precision and mix."
+            "This JSON is not from `abq allocate`, whose files have precision and mix "
+            f"({type(error).__name__}: {error})."
         ) from error

@@ -1,4 +1,4 @@
-"""Rows of storage as DataFrames, and one job by the id that a person typed. Hardly any arithmetic."""
+"""Rows of storage as DataFrames for tables, figures and downloads."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ import pandas
 from abq_core.precision import PrecisionError
 from abq_core.spec import read_precision
 from storage.history import LogLine, LossRecord
-from storage.jobs import Job, Jobs
+from storage.jobs import Job
 from storage.measurements import EvaluationRecord, ThroughputRecord
 from storage.runs import Run
 
@@ -31,18 +31,12 @@ TASK_COLUMNS = [
     "run", "model", "precision", "method", "task", "headline", "metrics", "stderr", "samples", "of", "shots", "version",
     "source", "engine", "created",
 ]  # fmt: skip
-ACCURACIES = ("acc", "acc_norm", "exact_match")  # what may be averaged over tasks
+ACCURACIES = ("acc", "acc_norm", "exact_match")  # metrics that are averaged over tasks
 LOSS_COLUMNS = ["block", "epoch", "term", "value"]
 
 
-def find_job(jobs: Jobs, job_or_run: str) -> Job:
-    """A job by its id, or the newest job of a run by the run's id. Raises JobNotFoundError, RunNotFoundError."""
-    text = job_or_run.strip()
-    return jobs.for_run(text) if text.startswith("r-") else jobs.get(text)
-
-
 def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
-    """One row a job, newest first. `alive`: its worker holds the lease; `seconds`: how long it ran so far."""
+    """One row per job, newest first. alive: its worker holds the lease.  seconds: run time so far."""
     rows = [
         {
             "job": job.id,
@@ -67,9 +61,9 @@ def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
 def runs_frame(
     runs: Iterable[Run], evaluations: Iterable[EvaluationRecord], task_scores: Sequence[EvaluationRecord] = ()
 ) -> pandas.DataFrame:
-    """One row a run with its latest evaluation; a row with run "" and method "none" a model at full precision.
+    """One row per run with its latest evaluation, and one per model at full precision (run "", method "none").
 
-    task_score: mean accuracy (0 to 1) over the latest scores of its `tasks` tasks; task_stderr: its standard error.
+    tasks: number of tasks.  task_score: mean of their latest accuracies, 0 to 1.  task_stderr: of that mean.
     """
     latest: dict[tuple[str, str], EvaluationRecord] = {}
     for record in sorted(evaluations, key=lambda record: record.id):
@@ -112,7 +106,7 @@ def runs_frame(
 
 
 def task_frame(records: Sequence[EvaluationRecord]) -> pandas.DataFrame:
-    """One row for the latest score of each task of each run or model, in the order of the tasks' names."""
+    """The latest score of each task of each run or model, sorted by run, model and task."""
     rows = [
         {**record.values, "run": record.run_id or "", "model": record.model, "created": record.created_at}
         for record in _newest_of_each_task(records)
@@ -121,7 +115,7 @@ def task_frame(records: Sequence[EvaluationRecord]) -> pandas.DataFrame:
 
 
 def losses_frame(records: Iterable[LossRecord]) -> pandas.DataFrame:
-    """Losses in long form, for a figure with one line a term."""
+    """Losses in long form: one row per block, epoch and term."""
     rows = [
         {"block": record.block, "epoch": record.step, "term": term, "value": value}
         for record in records
@@ -131,20 +125,20 @@ def losses_frame(records: Iterable[LossRecord]) -> pandas.DataFrame:
 
 
 def throughput_frame(records: Iterable[ThroughputRecord]) -> pandas.DataFrame:
-    """Stored timings, newest first: when, on what machine, and the measured values spread over columns."""
+    """Timings in the order given: created, machine, and one column per measured value."""
     rows = [{"created": record.created_at, "machine": record.device, **record.values} for record in records]
     return pandas.DataFrame(rows, columns=None if rows else ["created", "machine", "kind"])
 
 
 def log_text(lines: Iterable[LogLine]) -> str:
-    """A job's log as lines of local time and text."""
+    """A job's log, one line per entry: local time and text."""
     return "\n".join(f"{line.at.astimezone():%H:%M:%S}  {line.text}" for line in lines)
 
 
 def _bits(values: Mapping[str, object]) -> dict[str, float]:
     try:
         parsed = read_precision(values)
-    except PrecisionError:  # a run of a later version
+    except PrecisionError:  # written by a later version
         return {}
     return {"stored_bits": parsed.stored_bits, "information_bits": parsed.information_bits}
 
@@ -154,13 +148,13 @@ def _scores(record: EvaluationRecord | None) -> dict[str, Any]:
 
 
 def _newest_of_each_task(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
-    """Of each run or model and each task the score that was measured last."""
+    """The last score of each task of each run or model."""
     newest = {(r.run_id or "", r.model, str(r.values["task"])): r for r in sorted(records, key=lambda r: r.id)}
     return [newest[key] for key in sorted(newest)]
 
 
 def _task_average(records: Sequence[EvaluationRecord]) -> dict[str, Any]:
-    """Mean of the tasks' accuracies; its standard error is that of independent tasks."""
+    """Mean of the tasks' accuracies, with the standard error for independent tasks."""
     found = [record.values for record in records if record.values["headline"] in ACCURACIES]
     if not found:
         return {}

@@ -1,0 +1,36 @@
+"""Text generation in several columns at once, for comparing precisions."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from app.services.registry import BUILTIN, ModelRegistry
+
+if TYPE_CHECKING:
+    from abq_core.inference.generate import Finished, Token
+
+
+class GenerationService:
+    """Generates text with full-precision, rounded and calibrated models side by side."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._registry = registry
+
+    def generate(
+        self,
+        columns: Sequence[str],
+        prompt: str,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        model: str = BUILTIN,
+    ) -> "Iterator[Token | Finished]":
+        """Stream tokens of all columns in turn. A column is "full", a run id, or a precision (rounded to nearest).
+
+        model: the model of "full" and of precisions. Runs bring their own model, which must be the same in all columns.
+        Raises ServiceError, PromptError.
+        """
+        from abq_core.inference.generate import generate
+
+        ref = self._registry.common_model(columns, model)
+        loaded = {column: self._registry.column(column, ref) for column in columns}
+        return generate(loaded, self._registry.full(ref), prompt, max_new_tokens, temperature, seed)

@@ -1,0 +1,68 @@
+"""Calibration jobs: submit, cancel, resume, and what they report."""
+
+import dataclasses
+
+import pandas
+
+from abq_core.spec import CalibrationSpec
+from abq_core.text.sources import check_source
+from app.clock import now
+from app.services import dataframes
+from app.services.local_path import local_path
+from app.services.models import ModelService
+from app.services.stored import Storage
+from app.services.versioned_cache import VersionedCache
+from app.settings import Settings
+from storage.jobs import Job
+from storage.run_ids import means_run
+
+
+class JobService:
+    """The queue of calibrations. Reads are cached: writes of other processes show after STALE_SECONDS."""
+
+    def __init__(self, settings: Settings, storage: Storage, models: ModelService) -> None:
+        self._settings, self._jobs, self._models = settings, storage.jobs, models
+        self._frame = VersionedCache(lambda: dataframes.jobs_frame(self._jobs.list(), now()), storage.version)
+        self._losses = VersionedCache(lambda job: dataframes.losses_frame(self._jobs.losses(job)), storage.version)
+        self._log = VersionedCache(lambda job: dataframes.log_text(self._jobs.logs(job)), storage.version)
+
+    def submit(self, spec: CalibrationSpec) -> Job:
+        """Check that the calibration can run here, then queue it. Raises what `check` raises."""
+        from abq_core.models.reference import pinned
+
+        spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
+        self.check(spec)
+        return self._jobs.submit(spec.to_dict(), now())
+
+    def check(self, spec: CalibrationSpec) -> None:
+        """Refuse a calibration that cannot run here. Raises ModelError, EstimateError, DataError."""
+        from app.services import free_resources
+
+        available = free_resources.available(self._settings.data_dir, spec.device, self._settings.device)
+        self._models.estimate_calibration(spec).refuse(available)
+        check_source(spec.data)
+
+    def get(self, job_or_run: str) -> Job:
+        """A job by its id, or the newest job of a run by the run's id. Raises JobNotFoundError, RunNotFoundError."""
+        text = job_or_run.strip()
+        return self._jobs.for_run(text) if means_run(text) else self._jobs.get(text)
+
+    def cancel(self, job_or_run: str) -> Job:
+        """Ask a running job to stop at its next step; cancel a queued one at once."""
+        return self._jobs.request_cancel(self.get(job_or_run).id, now())
+
+    def resume(self, job_or_run: str) -> Job:
+        """Queue a failed or cancelled job again; it continues after its last finished block. Raises JobStateError."""
+        return self._jobs.resume(self.get(job_or_run).id, now())
+
+    def frame(self) -> pandas.DataFrame:
+        """One row per job, newest first. Cached."""
+        return self._frame.read().copy()
+
+    def log(self, job_or_run: str) -> str:
+        """The log of a job, one line per entry. Cached."""
+        return self._log.read(self.get(job_or_run).id)
+
+    def losses(self, job_or_run: str) -> pandas.DataFrame:
+        """Losses of a job so far: block, epoch, term, value. Cached."""
+        return self._losses.read(self.get(job_or_run).id).copy()

@@ -1,0 +1,141 @@
+"""Loaded models of this process: one copy of each, the least recently used evicted first."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import psutil
+from cachetools import LRUCache
+
+from abq_core.mix import ModelPrecision
+from abq_core.spec import read_precision
+from app import formatting
+from app.runs.run_folder import BlockStore, RunFolder
+from app.services.errors import ServiceError
+from app.services.precisions import find_precision
+from app.settings import Settings
+from storage.run_ids import means_run
+from storage.runs import Runs
+
+if TYPE_CHECKING:  # torch takes seconds to import: it is imported with the first model
+    from abq_core.calibration.quantized_block import Engine
+    from abq_core.models.loading import LoadedModel
+
+Key = tuple[str, str, str]  # model; "" or precision or run id; "full" or the engine
+
+BUILTIN = "builtin"
+FULL_COLUMN = "full"
+MAX_MODELS = 8
+
+
+class ModelRegistry:
+    """Loads models on demand, one at a time. Safe to call from several threads; callers must not modify the models."""
+
+    def __init__(
+        self, settings: Settings, runs: Runs, max_models: int = MAX_MODELS, max_bytes: int | None = None
+    ) -> None:
+        """max_bytes: of all loaded models together, by default half of the machine's memory."""
+        self._settings = settings
+        self._runs = runs
+        self._max_models = max_models
+        self._max_bytes = max_bytes or psutil.virtual_memory().total // 2
+        # No limit of its own: `_evict` makes room before a model is loaded, not after.
+        self._loaded: LRUCache[Key, LoadedModel] = LRUCache(math.inf, getsizeof=_resident_bytes)
+        self._lock = threading.RLock()
+        self._threads_are_set = False
+
+    def full(self, ref: str) -> "LoadedModel":
+        """The model at full precision, in fp32. Raises ModelError, ServiceError."""
+        return self._get((ref, "", FULL_COLUMN), lambda: self._load(ref))
+
+    def rounded(self, ref: str, precision: ModelPrecision, engine: "Engine") -> "LoadedModel":
+        """The model rounded to nearest, without calibration. Raises ModelError, ServiceError."""
+        from abq_core.inference.runtime import rounded_model
+
+        return self._get((ref, str(precision), engine), lambda: rounded_model(self.full(ref), precision, engine))
+
+    def run(self, run_id: str, engine: "Engine") -> "LoadedModel":
+        """A calibrated model. Raises RunNotFoundError, MissingBlockError, ModelError, ServiceError."""
+        from abq_core.inference.runtime import quantized_model
+
+        run = self._runs.get(run_id)
+        hashes = {block.block: block.sha256 for block in self._runs.blocks(run.id)}
+        store = BlockStore(RunFolder(self._settings.runs_dir, run.id), hashes)
+        precision = read_precision(run.spec)
+        return self._get(
+            (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
+        )
+
+    def column(self, column: str, ref: str) -> "LoadedModel":
+        """The model of a column: "full", a run id, or a precision (rounded to nearest). Quantized ones are packed."""
+        if column == FULL_COLUMN:
+            return self.full(ref)
+        if means_run(column):
+            return self.run(column, "packed")
+        precision = find_precision(self._runs, column)
+        return self.full(ref) if precision.is_full else self.rounded(ref, precision, "packed")
+
+    def common_model(self, columns: Sequence[str], default: str) -> str:
+        """The model that all runs among these columns share. Raises ServiceError if their models differ."""
+        models = {self._runs.get(column).model for column in columns if means_run(column)}
+        if len(models) > 1:
+            raise ServiceError(
+                f"These runs are of different models ({', '.join(sorted(models))}); compare runs of one model."
+            )
+        return models.pop() if models else default
+
+    def forget(self, run_id: str) -> None:
+        """Evict the models of a run."""
+        with self._lock:
+            for key in [key for key in self._loaded if key[1] == run_id]:
+                del self._loaded[key]
+
+    def _load(self, ref: str) -> "LoadedModel":
+        """Load in fp32 after making room. Raises ServiceError if the free memory cannot hold the model."""
+        from abq_core.models.loading import load_model
+        from abq_core.models.shape import model_shape
+
+        needed = 4 * model_shape(ref).parameters
+        self._evict(needed)
+        free = psutil.virtual_memory().available
+        if needed > free:
+            raise ServiceError(
+                f"{ref} takes {formatting.size(needed)} of memory in fp32, and {formatting.size(free)} are free. Use a "
+                "smaller model, or a machine with more memory."
+            )
+        return load_model(ref, device=self._settings.device)
+
+    def _get(self, key: Key, load: "Callable[[], LoadedModel]") -> "LoadedModel":
+        with self._lock:
+            self._set_threads()
+            model = self._loaded.get(key)
+            if model is None:
+                model = load()
+                self._evict(_resident_bytes(model), coming_models=1)
+                self._loaded[key] = model
+            return model
+
+    def _evict(self, coming_bytes: int, coming_models: int = 0) -> None:
+        """Evict the least recently used models until the limits leave room for what comes."""
+        while self._loaded and (
+            len(self._loaded) + coming_models > self._max_models
+            or self._loaded.currsize + coming_bytes > self._max_bytes
+        ):
+            self._loaded.popitem()
+
+    def _set_threads(self) -> None:
+        """Give torch this process's number of threads before the first model runs."""
+        if not self._threads_are_set:
+            import torch
+
+            torch.set_num_threads(self._settings.threads)
+            self._threads_are_set = True
+
+
+def _resident_bytes(model: "LoadedModel") -> int:
+    from abq_core.quantization.quant_linear import PackedLinear
+
+    tensors = [*model.model.parameters(), *model.model.buffers()]
+    packed = [module.stored_bytes for module in model.model.modules() if isinstance(module, PackedLinear)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed)

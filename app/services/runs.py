@@ -1,0 +1,86 @@
+"""Runs: the results of calibrations, as rows and as files."""
+
+import shutil
+from pathlib import Path
+
+import pandas
+
+from abq_core.text.records import TextRecord
+from app.runs.run_folder import RunFolder
+from app.services import dataframes
+from app.services.errors import ServiceError
+from app.services.registry import ModelRegistry
+from app.services.stored import Storage
+from app.services.tasks import TaskService
+from app.services.versioned_cache import VersionedCache
+from app.settings import Settings
+from storage.runs import Run
+
+MAX_RECENT_RUNS = 500  # rows of `newest_frame`: what the page shows must not grow with the database
+MAX_NOTE_CHARACTERS = 500
+
+
+class RunService:
+    """Runs with their latest evaluations and their folders."""
+
+    def __init__(self, settings: Settings, storage: Storage, registry: ModelRegistry, tasks: TaskService) -> None:
+        self._settings, self._registry, self._tasks = settings, registry, tasks
+        self._runs, self._measurements = storage.runs, storage.measurements
+        self._newest = VersionedCache(lambda: self._read_frame(MAX_RECENT_RUNS), storage.version)
+
+    def get(self, run_id: str) -> Run:
+        """One run. Raises RunNotFoundError."""
+        return self._runs.get(run_id)
+
+    def frame(self) -> pandas.DataFrame:
+        """One row per run with its latest evaluation, then one row per model at full precision."""
+        return self._read_frame(None)
+
+    def newest_frame(self) -> pandas.DataFrame:
+        """`frame` of the newest MAX_RECENT_RUNS runs. Cached: writes of other processes show after STALE_SECONDS."""
+        return self._newest.read().copy()
+
+    def folder(self, run_id: str) -> RunFolder:
+        """The files of a run. Raises RunNotFoundError."""
+        return RunFolder(self._settings.runs_dir, self.get(run_id).id)
+
+    def diagnostics(self, run_id: str, name: str) -> pandas.DataFrame:
+        """One diagnostics DataFrame of a finished run, by name. Raises RunFolderError."""
+        return self.folder(run_id).read_frame(name)
+
+    def texts(self, run_id: str) -> dict[str, TextRecord]:
+        """The calibration texts of a run: "blocks", and "end_to_end" if it had that pass."""
+        return self.folder(run_id).read_texts()
+
+    def set_note(self, run_id: str, note: str) -> None:
+        """Store a short note with a run."""
+        self._runs.set_note(self.get(run_id).id, note.strip()[:MAX_NOTE_CHARACTERS])
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run, its rows and its files. Raises RunBusyError while its job is running."""
+        folder = self.folder(run_id)
+        self._runs.delete(folder.run_id)
+        folder.delete()
+        self._registry.forget(folder.run_id)
+
+    def export(self, run_id: str, target: Path) -> Path:
+        """Copy a run's files and its evaluation to a new folder `target`/<run id>. Raises ServiceError."""
+        run, source = self.get(run_id), self.folder(run_id).path
+        destination = target.expanduser() / run.id
+        if destination.exists():
+            raise ServiceError(f"{destination} already exists. Name another folder, or remove it.")
+        if not source.is_dir():
+            raise ServiceError(f"Run {run.id} has no files yet: its job is {run.state}.")
+        shutil.copytree(source, destination, ignore=shutil.ignore_patterns(".*"))
+        rows = self.frame()
+        row = rows[rows["run"] == run.id].iloc[0]
+        (destination / "evaluation.json").write_text(row.to_json(indent=2, date_format="iso") + "\n", "utf-8")
+        if len(tasks := self._tasks.frame(run.id)):
+            text = tasks.to_json(orient="records", indent=2, date_format="iso")
+            (destination / "tasks.json").write_text(text + "\n", "utf-8")
+        return destination
+
+    def _read_frame(self, limit: int | None) -> pandas.DataFrame:
+        runs, scored = self._runs.list(limit=limit), None if limit is None else 4 * limit
+        evaluations = self._measurements.evaluations(limit=scored)
+        return dataframes.runs_frame(runs, evaluations, self._measurements.task_scores(limit=scored))

@@ -1,0 +1,64 @@
+"""All services of one process, and how each gets its dependencies."""
+
+from dataclasses import dataclass
+
+from app.services.allocation import AllocationService
+from app.services.evaluation import EvaluationService
+from app.services.generation import GenerationService
+from app.services.jobs import JobService
+from app.services.models import ModelService
+from app.services.registry import ModelRegistry
+from app.services.reports import ReportService
+from app.services.runs import RunService
+from app.services.stored import Storage
+from app.services.sweeps import SweepService
+from app.services.tasks import TaskService
+from app.services.throughput import ThroughputService
+from app.services.timings import TimingService
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """One per process. Every service is safe to call from several threads; none of them knows this class."""
+
+    settings: Settings
+    storage: Storage
+    registry: ModelRegistry
+    models: ModelService
+    jobs: JobService
+    runs: RunService
+    evaluation: EvaluationService
+    tasks: TaskService
+    generation: GenerationService
+    throughput: ThroughputService
+    timings: TimingService
+    allocation: AllocationService
+    sweeps: SweepService
+    reports: ReportService
+
+
+def open_services(settings: Settings) -> Services:
+    """Create the data folder, open the database and connect the services. Raises SettingsError, DatabaseError."""
+    storage = Storage.open(settings)
+    registry = ModelRegistry(settings, storage.runs)
+    models = ModelService(settings, storage.runs, registry)
+    jobs = JobService(settings, storage, models)
+    tasks = TaskService(storage, registry)
+    runs = RunService(settings, storage, registry, tasks)
+    return Services(
+        settings=settings,
+        storage=storage,
+        registry=registry,
+        models=models,
+        jobs=jobs,
+        runs=runs,
+        evaluation=EvaluationService(storage, registry),
+        tasks=tasks,
+        generation=GenerationService(registry),
+        throughput=ThroughputService(settings, storage.measurements, registry),
+        timings=TimingService(storage.measurements),
+        allocation=AllocationService(settings, runs, registry),
+        sweeps=SweepService(storage.runs, models, jobs),
+        reports=ReportService(runs, jobs, tasks),
+    )
