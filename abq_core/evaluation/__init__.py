@@ -1,1 +1,1 @@
-"""Perplexity, KL divergence to full precision, and zero-shot tasks."""
+"""Measure a model: perplexity, KL divergence from full precision, and zero-shot tasks."""

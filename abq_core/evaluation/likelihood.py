@@ -1,4 +1,4 @@
-"""Log-likelihood of given texts under a model, in batches: what multiple-choice tasks compare. Knows token ids only."""
+"""Log-likelihoods of token sequences under a model, in batches, as multiple-choice tasks compare them."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,36 +10,36 @@ from abq_core.models.loading import LoadedModel
 
 Ids = Sequence[int]
 
-_FORWARD_TOKENS = 2048  # padding included, that go through the blocks at once
+_FORWARD_TOKENS = 2048  # per forward pass, padding included
 
 
 class LikelihoodError(ValueError):
-    """A continuation that has no likelihood under this model."""
+    """A continuation whose likelihood is not defined under this model."""
 
 
 @torch.inference_mode()
 def log_likelihoods(
     model: LoadedModel, pairs: Sequence[tuple[Ids, Ids]], on_step: Callable[[int, int], None] | None = None
 ) -> list[tuple[float, bool]]:
-    """For each (context, continuation): log p(continuation | context) in nats, and whether greedy decoding writes it.
+    """For each (context, continuation): log p(continuation | context) in nats, and whether greedy decoding produces it.
 
-    Where both together are longer than the model's context, the context loses its beginning; the last token is only
-    predicted, never read. Pairs that read the same tokens share one pass. `on_step(done, total)` counts pairs, and may
-    raise to stop. Raises LikelihoodError for an empty side, or a continuation that is longer than the model's context.
+    If both together exceed the model's context, the start of the context is dropped; the last token is predicted but
+    not an input. Pairs with equal inputs share one forward pass. `on_step(done, total)` counts pairs, and may raise to
+    stop. Raises LikelihoodError for an empty side, or a continuation longer than the model's context.
     """
-    readers: dict[tuple[int, ...], list[int]] = {}  # what is read -> the pairs that read it
+    pairs_of: dict[tuple[int, ...], list[int]] = {}  # input tokens -> indices of the pairs that share them
     for number, (context, continuation) in enumerate(pairs):
         _check(model, context, continuation)
-        readers.setdefault((*context, *continuation)[-(model.context + 1) : -1], []).append(number)
+        pairs_of.setdefault((*context, *continuation)[-(model.context + 1) : -1], []).append(number)
     results: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
     done = 0
-    for batch in _batches(readers):
+    for batch in _batches(list(pairs_of)):
         hidden = model.hidden(_padded(batch))
-        for row, read in enumerate(batch):
-            for number in readers[read]:
+        for row, inputs in enumerate(batch):
+            for number in pairs_of[inputs]:
                 continuation = pairs[number][1]
-                results[number] = _score(model, hidden[row, : len(read)][-len(continuation) :], continuation)
-            done += len(readers[read])
+                results[number] = _score(model, hidden[row, : len(inputs)][-len(continuation) :], continuation)
+            done += len(pairs_of[inputs])
         if on_step is not None:
             on_step(done, len(pairs))
     return results
@@ -48,8 +48,8 @@ def log_likelihoods(
 def _check(model: LoadedModel, context: Ids, continuation: Ids) -> None:
     if not context or not continuation:
         raise LikelihoodError(
-            f"A text of {len(context)} tokens followed by one of {len(continuation)} has no likelihood: both need at "
-            "least 1."
+            f"A context of {len(context)} tokens and a continuation of {len(continuation)} have no likelihood: both "
+            "need at least 1."
         )
     if len(continuation) > model.context:
         raise LikelihoodError(
@@ -58,8 +58,8 @@ def _check(model: LoadedModel, context: Ids, continuation: Ids) -> None:
         )
 
 
-def _batches(sequences: dict[tuple[int, ...], list[int]]) -> Iterator[list[tuple[int, ...]]]:
-    """The sequences, longest first, in batches of so many tokens: those of similar length share little padding."""
+def _batches(sequences: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Batches of at most _FORWARD_TOKENS tokens, longest sequences first, so that similar lengths share a batch."""
     batch: list[tuple[int, ...]] = []
     for sequence in sorted(sequences, key=len, reverse=True):
         if batch and (len(batch) + 1) * len(batch[0]) > _FORWARD_TOKENS:
@@ -71,7 +71,7 @@ def _batches(sequences: dict[tuple[int, ...], list[int]]) -> Iterator[list[tuple
 
 
 def _padded(batch: list[tuple[int, ...]]) -> Tensor:
-    """(batch, longest) int64; what stands on the right of a sequence cannot be seen from it, so any token will do."""
+    """(batch, longest) int64, padded on the right; causal attention never sees the padding, so any token serves."""
     ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.int64)
     for row, sequence in enumerate(batch):
         ids[row, : len(sequence)] = torch.tensor(sequence)
@@ -79,7 +79,7 @@ def _padded(batch: list[tuple[int, ...]]) -> Tensor:
 
 
 def _score(model: LoadedModel, hidden: Tensor, continuation: Ids) -> tuple[float, bool]:
-    """hidden (tokens, hidden), each of which predicts the token of the continuation at its place."""
+    """Score a continuation; hidden (tokens, hidden) holds the state that predicts each of its tokens."""
     targets = torch.tensor(continuation)
     total, greedy = 0.0, True
     for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // model.vocabulary)):

@@ -1,4 +1,4 @@
-"""How good a model is: perplexity with its standard error, and its distance to full precision token by token."""
+"""Perplexity with its standard error, and the KL divergence from full precision per token."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from abq_core.models.loading import LoadedModel
 from abq_core.text.records import TextRecord
 from kernels.formats.activations import NotFiniteError
 
-_FORWARD_TOKENS = 2048  # tokens that go through the blocks at once
-LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary whose logits exist at once: 16 MiB in float32, a few times over
-_HOPELESS_NATS = 700.0  # exp of more is no number
+_FORWARD_TOKENS = 2048  # per forward pass
+LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary per step: 16 MiB in float32, in several copies
+_MAX_NATS = 700.0  # exp overflows beyond
 
 
 class EvaluationError(ValueError):
@@ -24,11 +24,11 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured.
+    """Measured values.
 
-    perplexity_stderr: its standard error, from the spread of the segments' mean losses.  kl_mean, kl_median, kl_p99:
-    KL(full || model) over tokens, in nats.  same_top: share of tokens whose likeliest next token is the same.
-    segment_losses: mean loss of each segment in nats a token, for comparing two models on the same text.
+    perplexity_stderr: standard error from the spread of the segments' mean losses.  kl_mean, kl_median, kl_p99:
+    KL(full || model) over tokens, in nats.  same_top: share of tokens with the same most likely next token.
+    segment_losses: mean loss of each segment in nats per token, to compare two models on the same text.
     """
 
     perplexity: float
@@ -42,7 +42,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation(Scores):
-    """Scores with all that is needed to compare and repeat them. `tokens` are all that were read; `seconds` rough."""
+    """Scores with everything needed to compare and repeat them. tokens: read in total.  seconds: wall time."""
 
     precision: str
     method: str
@@ -64,9 +64,9 @@ def evaluate(
     segments: Tensor,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score `model` on segments (n, tokens) int64, next to `reference`, the full-precision model.
+    """Score `model` on segments (n, tokens) int64 against `reference`, the full-precision model.
 
-    Where `reference` is None or the model itself, the KL values are 0 and same_top is 1. `on_step(done, total)` counts
+    If `reference` is None or the model itself, the KL values are 0 and same_top is 1. `on_step(done, total)` counts
     segments, and may raise to stop. Raises EvaluationError.
     """
     _check(model, reference, segments)
@@ -78,10 +78,10 @@ def evaluate(
     for batch in segments.split(max(1, _FORWARD_TOKENS // segments.shape[1])):
         try:
             loss, kl, top = _score_batch(model, compared, batch)
-        except NotFiniteError as error:  # of the packed engine
-            raise _hopeless(model, math.nan) from error
-        if not loss.mean() < _HOPELESS_NATS:
-            raise _hopeless(model, float(loss.mean()))
+        except NotFiniteError as error:  # raised by the packed engine
+            raise _too_large(model, math.nan) from error
+        if not loss.mean() < _MAX_NATS:
+            raise _too_large(model, float(loss.mean()))
         losses.append(loss.double().mean(1))
         distances.append(kl)
         same.append(top)
@@ -102,18 +102,18 @@ def evaluate(
     )
 
 
-def _hopeless(model: LoadedModel, nats: float) -> EvaluationError:
+def _too_large(model: LoadedModel, nats: float) -> EvaluationError:
     return EvaluationError(
-        f"The {model.precision} model of '{model.ref}' loses {nats:.3g} nats a token, so it has no usable perplexity. "
-        "Use more bits or another method."
+        f"The {model.precision} model of '{model.ref}' loses {nats:.3g} nats per token, so its perplexity is not "
+        "usable. Use more bits or another method."
     )
 
 
 def perplexity_gap(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float]:
-    """How much larger the second perplexity is, and the standard error of that difference.
+    """The difference of two perplexities (worse minus better) and its standard error.
 
-    Both are `segment_losses` of the same segments. The error is that of paired differences: the segments' own
-    difficulty, which is most of a perplexity's standard error, is the same on both sides and drops out.
+    Both arguments are `segment_losses` of the same segments. The standard error is that of paired differences: the
+    segments' difficulty, which dominates the standard error of a perplexity, cancels. Raises EvaluationError.
     """
     if len(better) != len(worse) or len(better) < 2:
         raise EvaluationError(
@@ -144,9 +144,9 @@ def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor) 
 
 
 def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """ids (b, t) -> losses (b, t - 1) in nats, KL (b * (t - 1),) in nats, same likeliest token (b * (t - 1),) bool.
+    """Score ids (b, t): losses (b, t - 1) in nats, KL (b * (t - 1),) in nats, same top token (b * (t - 1),) bool.
 
-    The logits are made for a few tokens at a time: those of a whole batch would not fit with a large vocabulary.
+    Logits are computed for a few tokens at a time: with a large vocabulary those of a batch would not fit in memory.
     """
     targets = ids[:, 1:].reshape(-1)
     hidden = model.hidden(ids)[:, :-1].flatten(0, 1)
@@ -167,6 +167,6 @@ def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor)
 
 
 def _perplexity(segment_losses: np.ndarray) -> tuple[float, float]:
-    """exp of the mean loss, and its standard error by the delta method: perplexity times that of the mean loss."""
+    """exp of the mean loss, and its standard error by the delta method: perplexity times that of the mean."""
     perplexity = math.exp(segment_losses.mean())
     return perplexity, perplexity * float(segment_losses.std(ddof=1)) / math.sqrt(len(segment_losses))

@@ -1,9 +1,9 @@
-"""What can be wrong with a zero-shot task.
+"""Errors of zero-shot tasks.
 
 TaskError
-├── TasksNotInstalledError   lm-eval, which comes with the extra `tasks`, is not there
-├── TaskDataError            the data of a task is neither on this machine nor can it be downloaded
-└── TaskFileError            a task file that cannot be read, or was refused because of what it could do
+├── TasksNotInstalledError   lm-eval, installed by the extra `tasks`, is missing
+├── TaskDataError            the data of a task is not on this machine and cannot be downloaded
+└── TaskFileError            a task file cannot be read, or was refused because it could run code
 """
 
 
@@ -16,8 +16,8 @@ class TasksNotInstalledError(TaskError):
 
 
 class TaskDataError(TaskError):
-    """A task's data cannot be had."""
+    """The data of a task is not available."""
 
 
 class TaskFileError(TaskError):
-    """A task file that was not opened, or not run."""
+    """A task file that is unreadable, invalid or refused."""

@@ -1,8 +1,8 @@
-"""A task file of the user's own: lm-eval's YAML, read without running anything that stands in it.
+"""Read a user's task file in lm-eval's YAML format without running code from it.
 
-lm-eval would import Python for `!function`, load scripts for unknown metrics, and follow paths anywhere. Here a file is
-plain YAML with known keys, its data are JSON files beside it (or a data set of the hub, which are data only), and its
-templates run in a sandbox (`tasks.py` sees to that).
+lm-eval would import Python for `!function`, load scripts for unknown metrics, and follow any path. Here a file must be
+plain YAML with known keys; its data are JSON files in its folder or a hub data set (data only); its templates are
+rendered in a sandbox (`lm_eval_internals.sandbox_templates`).
 """
 
 import hashlib
@@ -50,7 +50,7 @@ _FILTERS = frozenset(
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A checked file. config: as lm-eval takes it, paths made absolute.  data_set: of the hub, None for local files."""
+    """A checked file. config: for lm-eval, with absolute paths.  data_set: on the hub; None for local files."""
 
     name: str
     sha256: str
@@ -62,9 +62,9 @@ def read_task_file(path: Path) -> TaskFile:
     """Read and check a task file. Raises TaskFileError."""
     path = path.expanduser()
     if not path.is_file():
-        raise TaskFileError(f"There is no task file '{path}'. Check the path.")
+        raise TaskFileError(f"The task file '{path}' does not exist. Check the path.")
     if (size := path.stat().st_size) > _MAX_BYTES:
-        raise TaskFileError(f"'{path}' has {size:,} bytes; at most {_MAX_BYTES:,} are read.")
+        raise TaskFileError(f"'{path}' has {size:,} bytes; the limit is {_MAX_BYTES:,}.")
     try:
         data = path.read_bytes()
         text = data.decode("utf-8")
@@ -73,8 +73,10 @@ def read_task_file(path: Path) -> TaskFile:
     config = _plain_yaml(path, text)
     name = config.get("task")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise TaskFileError(f"'{path}' names its task {str(name)[:60]!r}: 'task' is one name of letters, digits, _ . -")
-    _check_keys(path, "it", config, _KEYS)
+        raise TaskFileError(
+            f"'{path}' names its task {str(name)[:60]!r}: 'task' must be one name of letters, digits, _ . -"
+        )
+    _check_keys(path, "the task", config, _KEYS)
     _check_list(path, config, "metric_list", _METRIC_KEYS, {"metric": _METRICS})
     _check_filters(path, config)
     _check_fewshot(path, config)
@@ -83,7 +85,7 @@ def read_task_file(path: Path) -> TaskFile:
 
 
 def _plain_yaml(path: Path, text: str) -> dict[str, Any]:
-    """The mapping in a YAML text that has neither tags, which can run code, nor aliases, which can grow without end."""
+    """Parse a YAML mapping. Refuses tags, which can run code, and aliases, which can expand without limit."""
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -101,24 +103,23 @@ def _plain_yaml(path: Path, text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise TaskFileError(f"'{path}' is not valid YAML: {' '.join(str(error).split())[:200]}.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise TaskFileError(f"'{path}' holds no task: a task file is a mapping with 'task', 'dataset_path' and so on.")
+        raise TaskFileError(f"'{path}' is not a task: a task file is a mapping with 'task', 'dataset_path' and so on.")
     return content
 
 
-def _check_keys(path: Path, what: str, content: object, known: frozenset[str]) -> None:
+def _check_keys(path: Path, part: str, content: object, known: frozenset[str]) -> None:
     if not isinstance(content, Mapping):
-        raise TaskFileError(f"'{path}': {what} must be a mapping.")
+        raise TaskFileError(f"'{path}': {part} must be a mapping.")
     if unknown := sorted(str(key) for key in content if key not in known):
         raise TaskFileError(
-            f"'{path}' was refused: {what} has '{unknown[0]}', which is not among what is read: "
-            f"{', '.join(sorted(known))}."
+            f"'{path}' was refused: {part} has the unknown key '{unknown[0]}'. Known keys: {', '.join(sorted(known))}."
         )
 
 
 def _check_list(
     path: Path, config: Mapping[str, Any], key: str, known: frozenset[str], values: Mapping[str, frozenset[str]]
 ) -> None:
-    """Every entry of the list `key` has known keys only, and these values."""
+    """Check that the entries of the list `key` have known keys only, and known values for the keys in `values`."""
     entries = config.get(key, [])
     if not isinstance(entries, list):
         raise TaskFileError(f"'{path}': {key} must be a list.")
@@ -127,8 +128,8 @@ def _check_list(
         for name, allowed in values.items():
             if entry.get(name) not in allowed:
                 raise TaskFileError(
-                    f"'{path}' was refused: {key} has the {name} {str(entry.get(name))[:60]!r}; known ones are "
-                    f"{', '.join(sorted(allowed))}. Others would be loaded as scripts."
+                    f"'{path}' was refused: {key} has the {name} {str(entry.get(name))[:60]!r}, and lm-eval would load "
+                    f"an unknown one as a script. Use {', '.join(sorted(allowed))}."
                 )
 
 
@@ -138,8 +139,8 @@ def _check_filters(path: Path, config: Mapping[str, Any]) -> None:
         for step in _sequence(entry.get("filter")):
             if not isinstance(step, Mapping) or step.get("function") not in _FILTERS:
                 raise TaskFileError(
-                    f"'{path}' was refused: filter_list has the step {str(step)[:60]!r}; each needs a 'function' of "
-                    f"{', '.join(sorted(_FILTERS))}."
+                    f"'{path}' was refused: filter_list has the step {str(step)[:60]!r}; each step needs a 'function', "
+                    f"one of {', '.join(sorted(_FILTERS))}."
                 )
 
 
@@ -147,43 +148,45 @@ def _check_fewshot(path: Path, config: Mapping[str, Any]) -> None:
     fewshot = config.get("fewshot_config", {})
     _check_keys(path, "fewshot_config", fewshot, _FEWSHOT_KEYS)
     if fewshot.get("sampler", "default") not in ("default", "first_n"):
-        raise TaskFileError(f"'{path}' was refused: fewshot_config has another sampler than default and first_n.")
+        raise TaskFileError(f"'{path}' was refused: the sampler in fewshot_config must be default or first_n.")
 
 
 def _check_data(path: Path, config: dict[str, Any]) -> str | None:
-    """Make local data files absolute; None, or the data set of the hub that the task reads."""
+    """Check where the data comes from. Makes local paths absolute and returns None, or returns the hub data set."""
     source, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
     if source == "json":
         _check_keys(path, "dataset_kwargs", options, frozenset({"data_files"}))
         files = options.get("data_files")
         by_split = files if isinstance(files, Mapping) else {"train": files}
-        checked = {str(split): [_beside(path, name) for name in _sequence(names)] for split, names in by_split.items()}
+        checked = {
+            str(split): [_data_file(path, name) for name in _sequence(names)] for split, names in by_split.items()
+        }
         config["dataset_kwargs"] = {"data_files": checked}
         return None
     if not isinstance(source, str) or not _DATA_SET.fullmatch(source) or ".." in source or Path(source).exists():
         raise TaskFileError(
             f"'{path}' was refused: its dataset_path is {str(source)[:60]!r}. Use 'json' with dataset_kwargs: "
-            "data_files: a .jsonl file beside it, or a data set of the hub such as org/name."
+            "data_files: a .jsonl file in the same folder, or a hub data set such as org/name."
         )
     _check_keys(path, "dataset_kwargs", options, frozenset({"revision"}))
     return source
 
 
-def _beside(path: Path, name: object) -> str:
+def _data_file(path: Path, name: object) -> str:
     """The absolute path of a data file in the folder of the task file, or below it."""
     folder = path.parent.resolve()
     if not isinstance(name, str) or Path(name).suffix.lower() not in (".json", ".jsonl"):
-        raise TaskFileError(f"'{path}' was refused: its data file {str(name)[:60]!r} is no .json or .jsonl file.")
+        raise TaskFileError(f"'{path}' was refused: its data file {str(name)[:60]!r} is not a .json or .jsonl file.")
     file = (folder / name).resolve()
     if not file.is_relative_to(folder) or "://" in name:
         raise TaskFileError(
             f"'{path}' was refused: its data file {name[:120]!r} is not in the folder of the task file."
         )
     if not file.is_file():
-        raise TaskFileError(f"'{path}' needs the data file {name[:120]!r}, which is not there ('{file}').")
+        raise TaskFileError(f"'{path}' needs the data file {name[:120]!r}, which does not exist ('{file}').")
     if any(character in str(file) for character in "*?[]"):
         raise TaskFileError(
-            f"'{path}' was refused: '{file}' has one of * ? [ ] in it, which would name other files too."
+            f"'{path}' was refused: '{file}' contains one of * ? [ ], which would match other files too."
         )
     return str(file)
 

@@ -1,6 +1,7 @@
-"""A loaded model as lm-eval sees it. Imports lm-eval: only tasks.py imports this, and only when tasks are run.
+"""Adapter from a LoadedModel to lm-eval's model interface.
 
-Tokens are made as lm-eval's own adapter for Hugging Face models makes them, so that scores can be compared.
+Tokenizes as lm-eval's adapter for Hugging Face models does, so that scores are comparable. Imports lm-eval at module
+level, so tasks.py imports this module only when tasks run.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ _DEFAULT_NEW_TOKENS = 256
 
 
 class TaskModel(TemplateLM):
-    """`model`, of either engine. `on_step(done, total)` counts the requests of one kind, and may raise to stop."""
+    """lm-eval's view of a model of any engine. `on_step(done, total)` counts the requests of a batch; it may raise."""
 
     def __init__(self, model: LoadedModel, on_step: Callable[[int, int], None] | None = None) -> None:
         super().__init__()
@@ -28,23 +29,23 @@ class TaskModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The end-of-text token, or the first one where the model has no such."""
+        """The end-of-text token, or `prefix_token_id` if the tokenizer has none."""
         token = self.tokenizer.eos_token_id
         return self.prefix_token_id if token is None else int(token)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has nothing before it."""
+        """The token in front of a text without context: beginning of text, otherwise end of text. Raises TaskError."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return int(token)
         raise TaskError(
-            f"The tokenizer of '{self._model.ref}' has no token for the beginning or the end of a text: texts without "
-            "context cannot be scored. Use another model."
+            f"The tokenizer of '{self._model.ref}' has neither a beginning-of-text nor an end-of-text token, so texts "
+            "without context cannot be scored. Use another model."
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; the tokenizer's own beginning-of-text token comes once, also where the text has it already."""
+        """Token ids; the beginning-of-text token is not added twice if the text already starts with it."""
         start = self.tokenizer.bos_token
         if add_special_tokens is None:
             add_special_tokens = not (start and string.startswith(start))
@@ -52,17 +53,17 @@ class TaskModel(TemplateLM):
         return ids
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation in nats, and whether it is what greedy decoding writes."""
+        """Log-likelihood of each continuation in nats, and whether greedy decoding produces it."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scores
 
-    def _loglikelihood_tokens(
+    def _loglikelihood_tokens(  # abstract in TemplateLM
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
         return log_likelihoods(self._model, [(context, target) for _, context, target in requests], self._on_step)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
-        """Log-likelihood of each whole text in nats: every token once, in windows of the model's context."""
+        """Log-likelihood of each whole text in nats: every token is scored once, in windows of the model's context."""
         pairs, owners = [], []
         for number, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
@@ -75,16 +76,16 @@ class TaskModel(TemplateLM):
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        """The greedy continuation of each context up to a stop text. At most half of the model's context is for it."""
+        """The greedy continuation of each context up to a stop string, at most half of the model's context long."""
         texts = []
         for number, request in enumerate(requests, start=1):
             context, settings = request.args
             if settings.get("do_sample"):
-                raise TaskError("A task with do_sample: true cannot be run: only greedy decoding gives the same twice.")
+                raise TaskError("A task with do_sample: true cannot be run: only greedy decoding is reproducible.")
             until = settings.get("until") or []
             stops = [until] if isinstance(until, str) else [str(stop) for stop in until]
-            wanted = int(settings.get("max_gen_toks", _DEFAULT_NEW_TOKENS))
-            new = max(1, min(wanted, self._model.context // 2))
+            requested = int(settings.get("max_gen_toks", _DEFAULT_NEW_TOKENS))
+            new = max(1, min(requested, self._model.context // 2))
             ids = self.tok_encode(context)[-(self._model.context - new) :]
             texts.append(greedy_continuation(self._model, ids, new, stops))
             if self._on_step is not None:

@@ -1,4 +1,4 @@
-"""Log-likelihoods against one forward pass a text: boundaries, batches, truncation, both engines."""
+"""Log-likelihoods against one forward pass per text: boundaries, batches, truncation, both engines."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def some_pairs(lengths: list[tuple[int, int]]) -> Pairs:
     ]
 
 
-def slow(model: LoadedModel, context: list[int], continuation: list[int]) -> tuple[float, bool]:
-    """The whole text at once, alone, through the model's own logits."""
+def direct(model: LoadedModel, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+    """The whole text in one pass through the transformers model."""
     ids = torch.tensor([context + continuation])
     log_p = torch.log_softmax(model.model(ids[:, :-1]).logits[0].double(), -1)
     places = range(len(context) - 1, ids.shape[1] - 1)
@@ -39,28 +39,28 @@ def slow(model: LoadedModel, context: list[int], continuation: list[int]) -> tup
 
 @pytest.mark.parametrize("forward_tokens", [1, 50, 2048])
 @pytest.mark.parametrize("logits_at_once", [300 * 3, 1 << 22])
-def test_they_equal_a_direct_computation(
+def test_log_likelihoods_equal_a_direct_computation(
     base: LoadedModel, monkeypatch: pytest.MonkeyPatch, forward_tokens: int, logits_at_once: int
 ) -> None:
     monkeypatch.setattr(module, "_FORWARD_TOKENS", forward_tokens)
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", logits_at_once)
     pairs = some_pairs([(1, 1), (5, 3), (3, 5), (40, 8), (1, 20), (100, 28), (20, 1), (7, 7)])
     for (total, greedy), (context, continuation) in zip(log_likelihoods(base, pairs), pairs, strict=True):
-        expected, is_greedy = slow(base, context, continuation)
+        expected, is_greedy = direct(base, context, continuation)
         assert total == pytest.approx(expected, rel=1e-4)
         assert greedy == is_greedy
 
 
 @pytest.mark.parametrize("engine", ["simulated", "packed"])
-def test_quantized_models_are_scored_as_they_compute(base: LoadedModel, engine: str) -> None:
+def test_quantized_models_are_scored_with_their_own_logits(base: LoadedModel, engine: str) -> None:
     model = rounded_model(base, Precision.parse("W4A8"), engine)  # type: ignore[arg-type]
     pairs = some_pairs([(9, 4), (4, 2), (30, 3)])
     found = [total for total, _ in log_likelihoods(model, pairs)]
-    assert found == pytest.approx([slow(model, *pair)[0] for pair in pairs], rel=1e-3)
-    assert found != pytest.approx([slow(base, *pair)[0] for pair in pairs], rel=1e-3)
+    assert found == pytest.approx([direct(model, *pair)[0] for pair in pairs], rel=1e-3)
+    assert found != pytest.approx([direct(base, *pair)[0] for pair in pairs], rel=1e-3)
 
 
-def test_what_greedy_decoding_writes_is_called_greedy(base: LoadedModel) -> None:
+def test_the_output_of_greedy_decoding_is_marked_greedy(base: LoadedModel) -> None:
     context = [5, 9, 200]
     ids = list(context)
     for _ in range(4):
@@ -70,17 +70,17 @@ def test_what_greedy_decoding_writes_is_called_greedy(base: LoadedModel) -> None
     assert [is_greedy for _, is_greedy in found] == [True, False]
 
 
-def test_a_long_context_loses_its_beginning(base: LoadedModel) -> None:
+def test_the_start_of_a_long_context_is_dropped(base: LoadedModel) -> None:
     context, continuation = some_pairs([(300, 6)])[0]
-    kept = context[-(128 + 1 - 6) :]  # 128 tokens are read, and the last one is only predicted
-    assert log_likelihoods(base, [(context, continuation)])[0][0] == pytest.approx(slow(base, kept, continuation)[0])
+    kept = context[-(128 + 1 - 6) :]  # 128 input tokens; the last token is only predicted
+    assert log_likelihoods(base, [(context, continuation)])[0][0] == pytest.approx(direct(base, kept, continuation)[0])
     longest = some_pairs([(1, 128)])[0]
-    assert log_likelihoods(base, [longest])[0][0] == pytest.approx(slow(base, *longest)[0], rel=1e-5)
+    assert log_likelihoods(base, [longest])[0][0] == pytest.approx(direct(base, *longest)[0], rel=1e-5)
     with pytest.raises(LikelihoodError, match=r"129 tokens .* context of .* 128"):
         log_likelihoods(base, some_pairs([(4, 129)]))
 
 
-def test_pairs_that_read_the_same_share_one_pass(base: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_with_equal_inputs_share_one_pass(base: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[torch.Size] = []
     hidden = LoadedModel.hidden
 
@@ -109,7 +109,7 @@ def test_progress_counts_pairs_and_may_stop(base: LoadedModel, monkeypatch: pyte
         log_likelihoods(base, pairs, stop)
 
 
-def test_nothing_has_no_likelihood(base: LoadedModel) -> None:
+def test_an_empty_context_or_continuation_is_refused(base: LoadedModel) -> None:
     for pair in (([], [1]), ([1], [])):
         with pytest.raises(LikelihoodError, match="both need at least 1"):
             log_likelihoods(base, [pair])

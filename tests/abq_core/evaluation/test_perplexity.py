@@ -1,4 +1,4 @@
-"""Scores against slow formulas, the standard error, and models that cannot be scored."""
+"""Scores against direct formulas, standard errors, and models that cannot be scored."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def text() -> torch.Tensor:
     return torch.randint(1, 300, (6, 24), generator=torch.Generator().manual_seed(0))
 
 
-def slow_scores(model: LoadedModel, full: LoadedModel, text: torch.Tensor) -> dict[str, float]:
+def direct_scores(model: LoadedModel, full: LoadedModel, text: torch.Tensor) -> dict[str, float]:
     """All logits at once, one token at a time."""
     losses, kl, same = [], [], []
     for segment in text:
@@ -47,14 +47,14 @@ def slow_scores(model: LoadedModel, full: LoadedModel, text: torch.Tensor) -> di
 
 @pytest.mark.parametrize("logits_at_once", [1, 300 * 7, 1 << 22])
 @pytest.mark.parametrize("forward_tokens", [1, 60, 2048])
-def test_scores_equal_the_slow_formulas(
+def test_scores_equal_the_direct_formulas(
     base: LoadedModel, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch, logits_at_once: int, forward_tokens: int
 ) -> None:
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", logits_at_once)
     monkeypatch.setattr(module, "_FORWARD_TOKENS", forward_tokens)
     rounded = rounded_model(base, Precision.parse("W4A6"), "simulated")
     scores = evaluate(rounded, base, text)
-    for name, value in slow_scores(rounded, base, text).items():
+    for name, value in direct_scores(rounded, base, text).items():
         tolerance = 0.02 if name in ("kl_median",) else 1e-4
         assert getattr(scores, name) == pytest.approx(value, rel=tolerance, abs=1e-7), name
     assert scores.kl_median <= scores.kl_p99
@@ -71,7 +71,7 @@ def test_full_precision_is_at_distance_zero(base: LoadedModel, text: torch.Tenso
     assert compared.perplexity == scores.perplexity
 
 
-def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(base: LoadedModel, text: torch.Tensor) -> None:
+def test_uniform_predictions_have_the_vocabulary_as_perplexity(base: LoadedModel, text: torch.Tensor) -> None:
     blank = copy.deepcopy(base.model)
     torch.nn.init.zeros_(blank.lm_head.weight)
     scores = evaluate(LoadedModel("blank", blank, base.tokenizer, base.precision), base, text)
@@ -105,7 +105,7 @@ def test_losses_of_different_segments_are_not_paired() -> None:
         perplexity_gap([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
-def test_fewer_bits_are_further_away(base: LoadedModel, text: torch.Tensor) -> None:
+def test_fewer_bits_mean_a_larger_distance(base: LoadedModel, text: torch.Tensor) -> None:
     distances = [
         evaluate(rounded_model(base, Precision.parse(p), "simulated"), base, text).kl_mean
         for p in ("W8A8", "W4A8", "W2A8")
@@ -128,7 +128,9 @@ def test_progress_counts_segments_and_may_stop(
         evaluate(base, None, text, stop)
 
 
-def test_what_cannot_be_scored_is_named(base: LoadedModel, text: torch.Tensor, tiny_opt: Path) -> None:
+def test_models_and_segments_that_cannot_be_scored_are_named(
+    base: LoadedModel, text: torch.Tensor, tiny_opt: Path
+) -> None:
     for bad in (text[:1], text[:, :1], text[0]):
         with pytest.raises(EvaluationError, match="at least 2 segments"):
             evaluate(base, None, bad)
@@ -144,5 +146,5 @@ def test_what_cannot_be_scored_is_named(base: LoadedModel, text: torch.Tensor, t
     with pytest.raises(EvaluationError, match=r"W2A2 .* nan nats"):
         evaluate(packed, base, text)
     broken.model.norm.weight.fill_(1e6)
-    with pytest.raises(EvaluationError, match="no usable perplexity"):
+    with pytest.raises(EvaluationError, match="perplexity is not usable"):
         evaluate(LoadedModel("x", broken, base.tokenizer, Precision.parse("W2A2")), base, text)

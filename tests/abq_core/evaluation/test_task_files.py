@@ -1,4 +1,4 @@
-"""Task files: what is read, and that nothing of what could run code or leave the folder is."""
+"""Task files: valid ones, and the refusal of everything that could run code or leave the folder."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def test_tags_that_could_run_code_are_refused(folder: Path, tag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"include": "../other.yaml"}, "'include'"),
         ({"class": "x.Y"}, "'class'"),
@@ -78,34 +78,34 @@ def test_tags_that_could_run_code_are_refused(folder: Path, tag: str) -> None:
         ({"metric_list": "acc"}, "metric_list must be a list"),
         ({"filter_list": [{"name": "x", "filter": [{"function": "custom"}]}]}, "custom"),
         ({"filter_list": [{"name": "x", "filter": "map"}]}, "'map'"),
-        ({"fewshot_config": {"sampler": "mine"}}, "another sampler"),
+        ({"fewshot_config": {"sampler": "mine"}}, "must be default or first_n"),
         ({"fewshot_config": {"process_docs": "f"}}, "'process_docs'"),
         ({"dataset_kwargs": {"trust_remote_code": True}}, "'trust_remote_code'"),
         ({"dataset_kwargs": {"data_files": "../secret.jsonl"}}, "not in the folder"),
         ({"dataset_kwargs": {"data_files": "data/../../secret.jsonl"}}, "not in the folder"),
-        ({"dataset_kwargs": {"data_files": {"test": "/etc/passwd"}}}, "no .json or .jsonl"),
-        ({"dataset_kwargs": {"data_files": "https://example.org/x.jsonl"}}, "not in|not there"),
-        ({"dataset_kwargs": {"data_files": "hf://datasets/a/b/x.jsonl"}}, "not in|not there"),
-        ({"dataset_kwargs": {"data_files": "*.jsonl"}}, "not there"),
+        ({"dataset_kwargs": {"data_files": {"test": "/etc/passwd"}}}, "not a .json or .jsonl"),
+        ({"dataset_kwargs": {"data_files": "https://example.org/x.jsonl"}}, "not in|does not exist"),
+        ({"dataset_kwargs": {"data_files": "hf://datasets/a/b/x.jsonl"}}, "not in|does not exist"),
+        ({"dataset_kwargs": {"data_files": "*.jsonl"}}, "does not exist"),
         ({"dataset_kwargs": {"data_files": "link.jsonl"}}, "not in the folder"),
-        ({"dataset_kwargs": {"data_files": "absent.jsonl"}}, "not there"),
-        ({"dataset_kwargs": {}}, "no .json or .jsonl"),
+        ({"dataset_kwargs": {"data_files": "absent.jsonl"}}, "does not exist"),
+        ({"dataset_kwargs": {}}, "not a .json or .jsonl"),
         ({"dataset_path": "pandas"}, "dataset_path is 'pandas'"),
         ({"dataset_path": "../script.py", "dataset_kwargs": {}}, "dataset_path is"),
         ({"dataset_path": "/tmp/x", "dataset_kwargs": {}}, "dataset_path is"),
         ({"dataset_path": "org/name", "dataset_kwargs": {"data_files": "x"}}, "'data_files'"),
-        ({"task": ["a", "b"]}, "one name"),
-        ({"task": "../x"}, "one name"),
-        ({"task": None}, "one name"),
+        ({"task": ["a", "b"]}, "one name of letters"),
+        ({"task": "../x"}, "one name of letters"),
+        ({"task": None}, "one name of letters"),
     ],
 )
-def test_what_is_not_known_is_refused(folder: Path, changes: dict[str, Any], said: str) -> None:
+def test_unknown_keys_and_values_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     (folder / "link.jsonl").symlink_to(folder.parent / "secret.jsonl")
-    with pytest.raises(TaskFileError, match=said):
+    with pytest.raises(TaskFileError, match=message):
         read_task_file(write(folder, {**GOOD, **changes}))
 
 
-def test_a_folder_that_is_no_data_set_of_the_hub_is_refused(
+def test_a_folder_is_not_taken_for_a_hub_data_set(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,28 +114,28 @@ def test_a_folder_that_is_no_data_set_of_the_hub_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("task: &a mine\ntag: *a\n", "anchor or alias"),
         ("a: &a [x, x]\nb: &b [*a, *a]\n", "anchor or alias"),
         ("[" * 40 + "]" * 40, "nested more than"),
         ("task: [\n", "not valid YAML"),
-        ("- task: mine\n", "holds no task"),
-        ("1: 2\n", "holds no task"),
-        ("", "holds no task"),
+        ("- task: mine\n", "is not a task"),
+        ("1: 2\n", "is not a task"),
+        ("", "is not a task"),
     ],
 )
-def test_yaml_that_is_no_task_is_named(folder: Path, text: str, said: str) -> None:
-    with pytest.raises(TaskFileError, match=said):
+def test_yaml_that_is_not_a_task_is_named(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(TaskFileError, match=message):
         read_task_file(write(folder, text))
 
 
 def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
-    with pytest.raises(TaskFileError, match="no task file"):
+    with pytest.raises(TaskFileError, match="does not exist"):
         read_task_file(folder / "absent.yaml")
     (folder / "task.yaml").write_bytes(b"task: \xff")
     with pytest.raises(TaskFileError, match="UTF-8"):
         read_task_file(folder / "task.yaml")
     (folder / "task.yaml").write_bytes(b"#" * ((1 << 20) + 1))
-    with pytest.raises(TaskFileError, match="at most"):
+    with pytest.raises(TaskFileError, match="the limit is"):
         read_task_file(folder / "task.yaml")

@@ -1,4 +1,4 @@
-"""Tasks through lm-eval itself on a tiny model: scores by hand, both engines, the sandbox, and what is refused."""
+"""Tasks run by lm-eval on a tiny model: scores against a direct computation, both engines, refused templates."""
 
 import json
 import math
@@ -15,7 +15,9 @@ from hub_cases import FakeHub, make_task_data, serve_hub
 
 from abq_core.evaluation.likelihood import log_likelihoods
 from abq_core.evaluation.task_errors import TaskDataError, TaskError, TaskFileError, TasksNotInstalledError
-from abq_core.evaluation.tasks import NAMED_TASKS, TaskScore, check_tasks, run_tasks
+from abq_core.evaluation.task_loading import NAMED_TASKS
+from abq_core.evaluation.task_score import TaskScore
+from abq_core.evaluation.tasks import check_tasks, run_tasks
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
@@ -50,7 +52,7 @@ def base(tiny_llama: Path) -> LoadedModel:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def separate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -88,7 +90,7 @@ def by_hand(model: LoadedModel) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("engine", ["full", "simulated", "packed"])
-def test_a_task_of_ones_own_gives_what_counting_gives(base: LoadedModel, task_file: Path, engine: Any) -> None:
+def test_the_score_of_a_task_file_equals_a_direct_count(base: LoadedModel, task_file: Path, engine: Any) -> None:
     model = base if engine == "full" else rounded_model(base, Precision.parse("W4A8"), engine)
     seen: list[tuple[str, int, int]] = []
     score = only(run_tasks(model, [str(task_file)], on_step=lambda *step: seen.append(step)))
@@ -100,12 +102,12 @@ def test_a_task_of_ones_own_gives_what_counting_gives(base: LoadedModel, task_fi
     assert seen[-1] == ("reading", 24, 24)
 
 
-def test_a_limit_asks_the_first_questions_only(base: LoadedModel, task_file: Path) -> None:
+def test_a_limit_selects_the_first_questions(base: LoadedModel, task_file: Path) -> None:
     score = only(run_tasks(base, [str(task_file)], limit=3))
     assert (score.samples, score.of) == (3, 8)
 
 
-def test_rolling_and_generating_tasks_run_too(base: LoadedModel, tmp_path: Path) -> None:
+def test_rolling_and_generating_tasks_run(base: LoadedModel, tmp_path: Path) -> None:
     text = "The module provides functions to read and write files. " * 12  # several windows of the context
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": text, "question": "def open(path):"}) + "\n" * 2)
     data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "texts.jsonl"}}, "test_split": "test"}
@@ -154,8 +156,8 @@ def test_templates_run_in_a_sandbox(base: LoadedModel, task_file: Path, tmp_path
     assert not canary.exists()
 
 
-def test_what_does_not_fit_the_data_is_named(base: LoadedModel, task_file: Path, tmp_path: Path) -> None:
-    for changes, said in (
+def test_tasks_that_do_not_fit_their_data_are_named(base: LoadedModel, task_file: Path, tmp_path: Path) -> None:
+    for changes, message in (
         ({"doc_to_text": "{{absent}}"}, "UndefinedError"),
         ({"doc_to_text": "{{question"}, "TemplateSyntaxError"),
         ({"test_split": "validation"}, "KeyError"),
@@ -163,14 +165,14 @@ def test_what_does_not_fit_the_data_is_named(base: LoadedModel, task_file: Path,
         ({"doc_to_text": "{{question}} " * 40, "doc_to_choice": ["x " * 300, "y"]}, "longer than the context"),
     ):
         file = write(tmp_path / "wrong.yaml", {**CHOICE, **changes})
-        with pytest.raises(TaskError, match=said):
+        with pytest.raises(TaskError, match=message):
             list(run_tasks(base, [str(file)]))
     (tmp_path / "questions.jsonl").write_text("{not json\n")
     with pytest.raises(TaskError, match="'reading' cannot be run"):
         list(run_tasks(base, [str(task_file)]))
 
 
-def test_what_stops_a_task_passes_through(base: LoadedModel, task_file: Path) -> None:
+def test_an_exception_of_the_callback_stops_a_task(base: LoadedModel, task_file: Path) -> None:
     def stop(task: str, done: int, total: int) -> None:
         raise InterruptedError
 
@@ -178,13 +180,13 @@ def test_what_stops_a_task_passes_through(base: LoadedModel, task_file: Path) ->
         list(run_tasks(base, [str(task_file)], on_step=stop))
 
 
-def test_names_that_are_no_tasks_are_refused(task_file: Path, tmp_path: Path) -> None:
+def test_unknown_and_repeated_tasks_are_refused(task_file: Path, tmp_path: Path) -> None:
     check_tasks([*NAMED_TASKS, str(task_file)])
-    with pytest.raises(TaskError, match=r"no task 'mmlu': use piqa, arc_easy, .*, winogrande, or a \.yaml"):
+    with pytest.raises(TaskError, match=r"task 'mmlu' does not exist: use piqa, arc_easy, .*, winogrande, or a \.yaml"):
         check_tasks(["mmlu"])
-    with pytest.raises(TaskError, match="No task is given"):
+    with pytest.raises(TaskError, match="No task was given"):
         check_tasks([])
-    with pytest.raises(TaskError, match="'reading' is given twice"):
+    with pytest.raises(TaskError, match="'reading' was given twice"):
         check_tasks([str(task_file), str(task_file)])
     with pytest.raises(TaskFileError, match="Give it another name"):
         check_tasks([str(write(tmp_path / "piqa.yaml", {**CHOICE, "task": "piqa"}))])
@@ -196,17 +198,18 @@ def test_without_a_network_every_missing_task_is_named(
     import datasets.config
 
     before = datasets.config.HF_HUB_OFFLINE
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # a closed port
     with pytest.raises(TaskDataError, match=r"'piqa' \(baber/piqa\), 'boolq' \(aps/super_glue\) is not .*ConnectError"):
         list(run_tasks(base, ["piqa", str(task_file), "boolq"]))
-    assert datasets.config.HF_HUB_OFFLINE == before  # it was offline only while the data were looked for
+    assert datasets.config.HF_HUB_OFFLINE == before  # offline mode ended with the search for the data
 
 
-ASK = """
+RUN_NAMED_TASKS = """
 import json, sys
 from huggingface_hub import constants
 from abq_core.models.loading import load_model
-from abq_core.evaluation.tasks import NAMED_TASKS, run_tasks
+from abq_core.evaluation.task_loading import NAMED_TASKS
+from abq_core.evaluation.tasks import run_tasks
 model = load_model(sys.argv[1])
 for offline in (False, True):
     constants.HF_HUB_OFFLINE = offline
@@ -215,11 +218,11 @@ for offline in (False, True):
 """
 
 
-def test_the_named_tasks_read_their_data_from_the_hub_and_then_from_the_cache(tiny_llama: Path, tmp_path: Path) -> None:
+def test_named_tasks_read_their_data_from_the_hub_and_then_from_the_cache(tiny_llama: Path, tmp_path: Path) -> None:
     hub = FakeHub(make_task_data(tmp_path / "hub"), {"main": "b" * 40})
     with serve_hub(hub) as endpoint:
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint}
-        command = [sys.executable, "-c", ASK, str(tiny_llama)]
+        command = [sys.executable, "-c", RUN_NAMED_TASKS, str(tiny_llama)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     online, offline = (json.loads(line) for line in done.stdout.splitlines())
@@ -231,7 +234,7 @@ def test_the_named_tasks_read_their_data_from_the_hub_and_then_from_the_cache(ti
     assert "Generating" not in done.stderr and "cached version" not in done.stderr
 
 
-def test_without_lm_eval_the_extra_is_named(task_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abq_core.evaluation.tasks.find_spec", lambda name: None)
+def test_without_lm_eval_the_error_names_the_extra(task_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abq_core.evaluation.task_loading.find_spec", lambda name: None)
     with pytest.raises(TasksNotInstalledError, match=r"pip install 'abq-explorer\[tasks\]'"):
         check_tasks([str(task_file)])

@@ -121,9 +121,9 @@ def test_what_cannot_be_asked_is_said_in_a_line(
     hostile = tmp_path / "hostile.yaml"
     hostile.write_text("task: hostile\nprocess_docs: !function os.system\n")
     for tasks, said in (
-        ("mmlu", "no task 'mmlu'"),
+        ("mmlu", "'mmlu' does not exist"),
         (str(hostile), "can run code"),
-        (str(tmp_path / "absent.yaml"), "no task file"),
+        (str(tmp_path / "absent.yaml"), "absent.yaml' does not exist"),
         (f"piqa,{task_files['reading']},winogrande", "'piqa' (baber/piqa), 'winogrande' (allenai/winogrande)"),
     ):
         assert main(["eval", job.run_id, "--tasks", tasks]) == 2
