@@ -6,6 +6,7 @@ import typer
 
 from abq_core.methods import SWITCHES, SpecError, Switches, default_switches, read_switches
 from abq_core.text.sources import CHOICES
+from app.services import ServiceError, throughput
 
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a folder or a hub id.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, such as r-0123456789.")]
@@ -48,12 +49,10 @@ def read_counts(name: str, text: str) -> list[int]:
 
 def read_shapes(text: str) -> list[tuple[int, int]]:
     """Shapes N x K between commas, such as 4096x4096,11008x4096. Raises OptionError."""
-    shapes = []
-    for word in read_list(text):
-        n, separator, k = word.lower().partition("x")
-        if not (separator and n.isdecimal() and k.isdecimal() and int(n) > 0 and int(k) > 0):
-            raise OptionError(f"--shapes has {word!r}: give outputs x inputs with commas between, such as 4096x4096.")
-        shapes.append((int(n), int(k)))
+    try:
+        shapes = throughput.read_shapes(read_list(text))
+    except ServiceError as error:
+        raise OptionError(f"--shapes: {error}") from error
     if not shapes:
         raise OptionError("--shapes is empty: give outputs x inputs, such as 4096x4096.")
     return shapes

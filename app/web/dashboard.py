@@ -29,14 +29,15 @@ from app.web.downloads import ASSETS, download_routes
 from app.web.endpoints import build_endpoints
 from app.web.limits import Limits
 from app.web.metrics import CountRequestsMiddleware, RequestCounter, metrics_route
+from app.web.page.callbacks import EXPECTED
+from app.web.page.context import Page
+from app.web.page.header import Header
+from app.web.page.selection import Selection
 from app.web.tabs.calibrate import build_calibrate_tab
 from app.web.tabs.compare import build_compare_tab
 from app.web.tabs.distributions import build_distributions_tab
 from app.web.tabs.explore import build_explore_tab
 from app.web.tabs.generate import build_generate_tab
-from app.web.tabs.guard import EXPECTED
-from app.web.tabs.page import Header, Page
-from app.web.tabs.selection import Selection
 from app.web.tabs.throughput import build_throughput_tab
 from app.web.theme import gradio_theme
 
@@ -73,7 +74,7 @@ def build(services: Services) -> gr.Blocks:
                 with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}") as tab:
                     builder(page)
                 made.append(tab)
-        header.wire(blocks, page, made)
+        header.wire(blocks, tabs, made)
         build_endpoints(services, limits)
     # With a status update rate Gradio reports queue positions on a timer, not to every client at every event.
     blocks.queue(

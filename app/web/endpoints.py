@@ -11,10 +11,10 @@ import pandas as pd
 
 from abq_core.spec import CalibrationSpec
 from app.services import Services
+from app.services.throughput import read_shapes
 from app.services.versioned_cache import VersionedCache
 from app.web.limits import Limits
-from app.web.tabs.guard import EXPECTED
-from app.web.tabs.measurements import read_shapes
+from app.web.page.callbacks import EXPECTED
 
 
 def build_endpoints(services: Services, limits: Limits) -> None:

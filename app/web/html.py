@@ -1,19 +1,62 @@
-"""HTML of the page, rendered from the Jinja2 templates in templates/."""
+"""HTML from the Jinja2 templates in app/web/templates. Every value is escaped unless it is Markup already."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+from app import formatting
+from app.web.glossary import TERMS
+
+BLANK = Markup("&nbsp;")
+FILTERS = (
+    formatting.bits, formatting.percent, formatting.perplexity, formatting.seconds, formatting.size,
+    formatting.tokens_per_second,
+)  # fmt: skip
+
+
+def render(template: str, **values: object) -> Markup:
+    """The named template with these values."""
+    return Markup(_TEMPLATES.get_template(template).render(values))
+
+
+def term(name: str, text: str | None = None) -> Markup:
+    """A term of the glossary, or `text`, with the explanation as its tooltip. Raises KeyError for an unknown term."""
+    return render("term.html", tooltip=TERMS[name].tooltip, text=text or name)
+
+
+def answer(text: str) -> Markup:
+    """The one-line answer above a figure."""
+    return render("answer.html", text=text)
+
+
+def problem(message: object) -> Markup:
+    """An error message in place of the answer."""
+    return render("problem.html", message=str(message))
+
+
+def empty(title: str, text: str) -> Markup:
+    """The empty state of a tab: what it will show and how to get there."""
+    return render("empty.html", title=title, text=text)
+
+
+def command(lines: str | Iterable[str]) -> Markup:
+    """The command lines that do the same as a form."""
+    return render("command.html", lines=lines if isinstance(lines, str) else "\n".join(lines))
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> Markup:
+    """Names and values in two columns."""
+    return render("facts.html", rows=rows)
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a template. Values are escaped; a value that the template needs and does not get is an error."""
-    return _ENVIRONMENT.get_template(template).render(values)
+_TEMPLATES.filters.update({function.__name__: function for function in FILTERS})
+_TEMPLATES.globals["term"] = term

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.web.tabs.page import WATCH_SECONDS
+from app.web.page.header import WATCH_SECONDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 STEP_MS = 120_000
@@ -38,10 +38,12 @@ def redrawn(page: Page, figure: str, label: str) -> None:
 def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     page.goto(address)
 
-    expect(page.locator("#explore-answer")).to_contain_text("W2*A8 gives every weight one of 5 levels (bit balance)")
+    expect(page.locator("#explore-answer")).to_contain_text(
+        "W2*A8 rounds every weight to one of 5 levels (bit balance)"
+    )
     expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
     choose_precision(page, "W4A4")
-    expect(page.locator("#explore-answer")).to_contain_text("W4A4 gives every weight one of 16 levels")
+    expect(page.locator("#explore-answer")).to_contain_text("W4A4 rounds every weight to one of 16 levels")
     expect(page).to_have_url(re.compile("precision=W4A4"))
     for picture in ("Levels", "Signal to noise", "Outlier channels"):
         redrawn(page, "explore-figure", picture)
@@ -50,7 +52,7 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     assert download.value.suggested_filename == "outliers.csv"
 
     open_tab(page, "Distributions")
-    expect(page.locator(".abq-empty:visible")).to_contain_text("No calibrated run of builtin at W4A4 yet")
+    expect(page.locator(".abq-empty:visible")).to_contain_text("No run of builtin at W4A4 yet")
 
     open_tab(page, "Calibrate")
     for method in ("abq+", "rtn", "abq+", "abq"):  # a method's own components are no switches, and stay none
@@ -63,7 +65,7 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
         page.locator(f"#calibrate-{field} input").fill(value)
         page.locator(f"#calibrate-{field} input").blur()
     expect(page.locator("#calibrate-command code")).to_contain_text("--segments 2 --seq-len 64 --epochs 1")
-    expect(page.locator("#calibrate-answer")).to_contain_text("1 epoch a block")
+    expect(page.locator("#calibrate-answer")).to_contain_text("1 epoch per block")
     page.get_by_role("button", name="Calibrate", exact=True).click()
     expect(page.locator("#calibrate-answer")).to_contain_text("Queued as run")
     row = page.locator("#calibrate-queue tr[data-key]")
@@ -71,7 +73,7 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     expect(page.locator("#calibrate-figure .main-svg").first).to_be_visible()
     expect(page.locator("#calibrate-log")).to_contain_text("Block 6 of 6")
 
-    page.get_by_role("button", name="See its distributions").click()
+    page.get_by_role("button", name="Show distributions").click()
     expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens")
     expect(page).to_have_url(re.compile(r"run=r-[0-9a-f]{10}"))
     expect(page.locator("#distributions-figure .main-svg").first).to_be_visible()
@@ -125,10 +127,10 @@ def test_a_page_that_waits_for_a_run_takes_it_up_and_no_other_page_is_disturbed(
     offer = page.locator("#abq-offer textarea, #abq-offer input").first.input_value()
     changed = {"model": "another", "precision": "W2A8", "run": "r-0123456789"}
     for name, value in changed.items():
-        now = json.dumps({**json.loads(offer)["asked"], name: value})
-        assert page.evaluate("([offer, text]) => window.abq.taken(offer, text)", [offer, now]) == []
-    elsewhere = json.dumps({**json.loads(offer)["asked"], "tab": "explore"})
-    taken = page.evaluate("([offer, text]) => window.abq.taken(offer, text)", [offer, elsewhere])
+        now = json.dumps({**json.loads(offer)["selection"], name: value})
+        assert page.evaluate("([offer, text]) => window.abq.applyOffer(offer, text)", [offer, now]) == []
+    elsewhere = json.dumps({**json.loads(offer)["selection"], "tab": "explore"})
+    taken = page.evaluate("([offer, text]) => window.abq.applyOffer(offer, text)", [offer, elsewhere])
     assert json.loads(taken[0]) == {**json.loads(elsewhere), "run": json.loads(offer)["run"]}
 
 

@@ -1,15 +1,15 @@
-/* What runs in the page: pictures with plotly, sortable tables, the address bar, and the browser's light or dark mode. */
+/* The page's script: figures with plotly, sortable tables, the address bar, and light or dark mode. */
 (() => {
   const DARK = window.matchMedia("(prefers-color-scheme: dark)");
   let plotly = null;
 
-  /* plotly comes from this program and is loaded when the first picture is drawn. */
+  /* plotly is served by this program and is loaded for the first figure. */
   function loadPlotly() {
     plotly ??= new Promise((resolve, reject) => {
       const script = document.createElement("script");
       script.src = "abq/plotly.min.js";
       script.onload = () => {
-        /* With a <base>, plotly writes absolute references into its SVG, which break when the address changes. */
+        /* With a <base>, plotly writes absolute references into its SVG; they break when the address changes. */
         document.querySelector("base")?.remove();
         resolve(window.Plotly);
       };
@@ -66,7 +66,7 @@
     draw();
   }
 
-  function table(element, watch, choose) {
+  function table(element, watch, select) {
     let sorted = null;
     function compare(column, direction) {
       return (one, other) => {
@@ -93,42 +93,42 @@
         return sort();
       }
       const row = event.target.closest("tr[data-key]");
-      if (row?.tabIndex === 0) choose(row.dataset.key);
+      if (row?.tabIndex === 0) select(row.dataset.key);
     });
     element.addEventListener("keydown", (event) => {
       const row = event.target.closest("tr[data-key]");
-      if (row && event.target === row && event.key === "Enter") choose(row.dataset.key);
+      if (row && event.target === row && event.key === "Enter") select(row.dataset.key);
     });
     watch("value", sort);
   }
 
-  /* The address bar holds the choice: ?model=&precision=&run=&tab= */
+  /* The address bar holds the selection: ?model=&precision=&run=&tab= */
   function fromAddress() {
     const query = new URLSearchParams(window.location.search);
-    const choice = { dark: document.body.classList.contains("dark") || DARK.matches };
-    for (const name of ["model", "precision", "run", "tab"]) if (query.get(name)) choice[name] = query.get(name);
-    return JSON.stringify(choice);
+    const selection = { dark: document.body.classList.contains("dark") || DARK.matches };
+    for (const name of ["model", "precision", "run", "tab"]) if (query.get(name)) selection[name] = query.get(name);
+    return JSON.stringify(selection);
   }
 
   function toAddress(text) {
     if (!text) return;
-    const choice = JSON.parse(text);
+    const selection = JSON.parse(text);
     const query = new URLSearchParams(window.location.search);
     for (const name of ["model", "precision", "run", "tab"]) {
-      if (choice[name]) query.set(name, choice[name]);
+      if (selection[name]) query.set(name, selection[name]);
       else query.delete(name);
     }
     window.history.replaceState(null, "", `?${query}`);
   }
 
-  /* The choice with a change; nothing while the page is still opening. */
+  /* The selection with a change; unchanged while the page is still loading. */
   const withChange = (text, change) => (text ? JSON.stringify({ ...JSON.parse(text), ...change }) : text);
 
-  /* What finished runs change on the page; nothing where something else was chosen since they were looked at. */
-  function taken(offer, text) {
-    const { asked, run, runs, models } = JSON.parse(offer);
-    const choice = text ? JSON.parse(text) : {};
-    if (["model", "precision", "run"].some((name) => asked[name] !== choice[name])) return [];
+  /* Show newly finished runs, unless the selection has changed since the server looked at it. */
+  function applyOffer(offer, text) {
+    const { selection, run, runs, models } = JSON.parse(offer);
+    const current = text ? JSON.parse(text) : {};
+    if (["model", "precision", "run"].some((name) => selection[name] !== current[name])) return [];
     const update = (values) => ({ __type__: "update", ...values });
     const value = runs.some(([, id]) => id === run) ? run : "";
     return [withChange(text, { run }), update({ choices: models }), update({ choices: runs, value })];
@@ -136,5 +136,5 @@
 
   DARK.addEventListener("change", () => document.querySelector("#abq-dark-changed button, button#abq-dark-changed")?.click());
 
-  window.abq = { picture, table, fromAddress, toAddress, withChange, taken, isDark: () => DARK.matches };
+  window.abq = { picture, table, fromAddress, toAddress, withChange, applyOffer, isDark: () => DARK.matches };
 })();

@@ -1,45 +1,47 @@
-"""Bits under a budget: a precision for every linear by how much each minds, and how such predictions came true."""
+"""Bits under a budget: a precision for every linear layer by its sensitivity, and predictions against measurements."""
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import gradio as gr
 import pandas as pd
 
-from abq_core.spec import METHODS, CalibrationSpec
-from app import formatting
+from abq_core.methods import METHODS
+from abq_core.spec import CalibrationSpec
 from app.figures.allocation import allocation_figure, prediction_figure
-from app.web.tabs import words
-from app.web.tabs.guard import EXPECTED, guarded
-from app.web.tabs.jobs_panel import PRIVATE
-from app.web.tabs.page import PRECISIONS, Page
-from app.web.tabs.picture import build_picture, framed
-from app.web.tabs.selection import Selection
-from app.web.tabs.steps import Steps
+from app.formatting import number
+from app.web import html
+from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.context import Page
+from app.web.page.header import PRECISIONS
+from app.web.page.picture import build_picture, framed
+from app.web.page.selection import Selection
+from app.web.page.steps import Steps
 
 CANDIDATES = ["W2A8", "W2*A8", "W3A8", "W4A8"]
 FILE = "mix.json"
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 CHOSEN = (
-    "Look for the dark cells: these linears mind low bits most, so they get more of them. "
-    "Hover for how far each is from full precision by itself."
+    "Look for the dark cells: these linear layers are most sensitive to low bits, so they get more of them. Hover for "
+    "the KL divergence when only that layer is quantized."
 )
 PREDICTED = (
-    "Look at the dotted line: on it the sum over the linears came true. Rounded runs lie near it; below it is what "
-    "calibration took back. A rim is a mix. The prediction leaves out the KV cache."
+    "Look at the dotted line: on it the prediction, the sum over the linear layers, equals the measurement. Rounded "
+    "runs lie near it; calibration moves runs below it. An outline marks a mix. The prediction ignores the KV cache."
 )
-EMPTY = words.empty(
-    "No precision has been chosen for the linears yet",
-    "One linear at a time is quantized to each candidate, and its distance to full precision measured; then each gets "
-    "the bits with which the sum of the distances is smallest. It takes about a minute, once a candidate.",
+EMPTY = (
+    "No mix of precisions yet",
+    "Each linear layer is quantized by itself to each candidate, and the KL divergence from full precision is "
+    "measured. Then the layers get the bits that minimize the sum. The first time takes about a minute per candidate.",
 )
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What the last choice was, as the page keeps it: the model, what Allocation.to_dict gives, its rows."""
+class Mix:
+    """The last allocation: its model, `Allocation.to_dict()` and `Allocation.frame()`."""
 
     model: str
     content: dict[str, object]
@@ -50,8 +52,8 @@ class Chosen:
         return json.dumps({"model": self.model, "content": self.content, "linears": rows})
 
     @classmethod
-    def of(cls, text: str, model: str) -> "Chosen | None":
-        """Read `to_json`; None where nothing was chosen for this model."""
+    def from_json(cls, text: str, model: str) -> "Mix | None":
+        """Read `to_json`; None for "" or an allocation of another model."""
         data = json.loads(text) if text else None
         if data is None or data["model"] != model:
             return None
@@ -59,13 +61,13 @@ class Chosen:
 
 
 def build_budget_panel(page: Page, visible: bool) -> gr.Row:
-    """Budget and candidates on the left; the choice as a map, and predictions against measurements, on the right."""
+    """Budget and candidates on the left; the mix as a map, and predictions against measurements, on the right."""
     with gr.Row(elem_classes="abq-tab", visible=visible) as row:
         with gr.Column(elem_classes="abq-choices"):
-            bits = gr.Slider(1, 8, value=2.5, step=0.05, label="Stored bits a weight, at most", elem_id="budget-bits")
+            bits = gr.Slider(1, 8, value=2.5, step=0.05, label="Stored bits per weight, at most", elem_id="budget-bits")
             candidates = gr.Dropdown(
                 PRECISIONS, value=CANDIDATES, multiselect=True, allow_custom_value=True,
-                label="Candidates for each linear", elem_id="budget-candidates",
+                label="Candidates for each linear layer", elem_id="budget-candidates",
             )  # fmt: skip
             choose = gr.Button("Choose the bits", variant="primary", elem_id="budget-choose")
             stop = gr.Button("Stop", elem_id="budget-stop")
@@ -73,117 +75,85 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             calibrate = gr.Button("Calibrate this mix", interactive=False, elem_id="budget-calibrate")
             command = gr.HTML("", js_on_load=None, elem_id="budget-command")
         with gr.Column(elem_classes="abq-stage"):
-            answer = gr.HTML(words.answer("&nbsp;"), elem_id="budget-answer", js_on_load=None)
-            empty = gr.HTML(EMPTY, js_on_load=None)
+            answer = gr.HTML(html.answer(html.BLANK), elem_id="budget-answer", js_on_load=None)
+            empty = gr.HTML(html.empty(*EMPTY), js_on_load=None)
             figure = build_picture("budget-figure")
             predictions = build_picture("budget-predictions")
-    kept = gr.State("")
-    outputs = [answer, empty, figure, predictions, calibrate, command]
-    form = [page.selection, kept, bits, candidates, method]
+    stored = gr.State("")  # the last mix as JSON
 
-    @guarded(len(outputs))
-    def show(text: str, kept: str, bits: float, candidates: list[str], method: str) -> list[object]:
-        selection = Selection.from_json(text)
-        if selection.tab != "compare":
-            return [gr.skip()] * len(outputs)
-        chosen = Chosen.of(kept, selection.model)
+    def shown(selection: Selection, mix: Mix | None) -> Updates:
         runs = page.services.allocation.predictions(selection.model)
-        query = urlencode({"model": selection.model})
-        return [
-            words.answer("&nbsp;" if chosen is None else _answer(chosen)),
-            gr.update(visible=chosen is None),
-            "" if chosen is None else framed(allocation_figure(chosen.linears, selection.dark), CHOSEN, name="bits"),
-            framed(prediction_figure(runs, selection.dark), PREDICTED, f"abq/predictions.csv?{query}", "predictions")
-            if len(runs)
-            else "",
-            gr.update(interactive=chosen is not None),
-            words.command(_command(selection.model, bits, candidates, method)),
-        ]
+        csv = f"abq/predictions.csv?{urlencode({'model': selection.model})}"
+        predicted = prediction_figure(runs, selection.dark)
+        return {
+            answer: html.answer(html.BLANK if mix is None else html.render("budget_answer.html", mix=mix.content)),
+            empty: gr.update(visible=mix is None),
+            figure: "" if mix is None else framed(allocation_figure(mix.linears, selection.dark), CHOSEN, name="bits"),
+            predictions: framed(predicted, PREDICTED, csv, "predictions") if len(runs) else "",
+            calibrate: gr.update(interactive=mix is not None),
+        }
 
-    def measure(text: str, kept: str, bits: float, candidates: list[str], method: str) -> Iterator[list[object]]:
-        """Measure and choose, saying how far it is."""
-        selection, rest = Selection.from_json(text), [gr.skip()] * len(outputs)
-        try:
-            yield [words.answer("Reading the model&hellip;"), *rest]
-            found = None
-            work = Steps[object](
-                lambda report: report(
-                    page.services.allocation.allocate(
-                        selection.model, candidates or [], _number(bits), on_step=lambda *step: report(step)
-                    )
+    @callback(answer, tab="compare")
+    def show(selection: Selection, last: str) -> Updates:
+        return shown(selection, Mix.from_json(last, selection.model))
+
+    @callback(answer, tab="compare")
+    def show_command(selection: Selection, *values: object) -> Updates:
+        return {command: html.command(_command_lines(selection.model, *values))}
+
+    @callback(answer)
+    def measure(selection: Selection, limit: float | None, names: list[str] | None) -> Iterator[Updates]:
+        """Measure sensitivities, then allocate the bits, and report progress."""
+        yield {answer: html.answer(f"Loading the model{ELLIPSIS}")}
+        budget, found = _budget(limit), None
+
+        def work(report: Callable[[object], None]) -> None:
+            report(
+                page.services.allocation.allocate(
+                    selection.model, names or [], budget, on_step=lambda *step: report(step)
                 )
             )
-            for step in work:
-                if isinstance(step, tuple):
-                    done, total = step
-                    said = f"Quantizing one linear at a time: {done} of {total} measured&hellip;"
-                    yield [words.answer(said), *rest]
-                else:
-                    found = step
-            now = Chosen(selection.model, found.to_dict(), found.frame()).to_json()
-            yield [*show(text, now, bits, candidates, method), now]
-        except EXPECTED as error:
-            yield [words.problem(error), *rest]
 
-    @guarded(2)
-    def start(text: str, kept: str, bits: float, candidates: list[str], method: str) -> list[object]:
-        selection = Selection.from_json(text)
-        chosen = Chosen.of(kept, selection.model)
-        if chosen is None:
-            raise ValueError("Nothing is chosen yet: press Choose the bits.")
-        spec = CalibrationSpec(
-            selection.model,
-            page.services.models.precision(json.dumps(chosen.content)),
-            method,
-            device=page.services.settings.device,
-        )
+        for step in Steps[object](work):
+            if isinstance(step, tuple):
+                said = f"Quantizing one linear layer at a time: {step[0]} of {step[1]} measured{ELLIPSIS}"
+                yield {answer: html.answer(said)}
+            else:
+                found = step
+        mix = Mix(selection.model, found.to_dict(), found.frame())
+        yield {**shown(selection, mix), stored: mix.to_json()}
+
+    @callback(answer)
+    def start(selection: Selection, last: str, method: str) -> Updates:
+        mix = Mix.from_json(last, selection.model)
+        if mix is None:
+            raise ValueError("There is no mix yet: press Choose the bits.")
+        precision, device = page.services.models.precision(json.dumps(mix.content)), page.services.settings.device
         page.limits.check_queue()
-        job = page.services.jobs.submit(spec)
-        return [words.answer(f"Queued as run <b>{words.escape(job.run_id)}</b>."), gr.Tabs(selected="calibrate")]
+        job = page.services.jobs.submit(CalibrationSpec(selection.model, precision, method, device=device))
+        queued = html.answer(html.render("queued.html", run=job.run_id))
+        return {answer: queued, page.tabs: gr.Tabs(selected="calibrate")}
 
-    page.selection.change(show, form, outputs, **PRIVATE)
-    gr.on(
-        [bits.change, candidates.change, method.change],
-        lambda text, *values: words.command(_command(Selection.from_json(text).model, *values)),
-        [page.selection, bits, candidates, method], command, trigger_mode="always_last", **PRIVATE,
-    )  # fmt: skip
-    measuring = choose.click(measure, form, [*outputs, kept], concurrency_limit=1, concurrency_id="model", **PRIVATE)
-    stop.click(lambda: words.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
-    calibrate.click(start, form, [answer, page.tabs], **PRIVATE)
+    outputs = [answer, empty, figure, predictions, calibrate]
+    form = [bits, candidates, method]
+    page.selection.change(show, [page.selection, stored], outputs, **PRIVATE)
+    edited = [page.selection.change, *(widget.change for widget in form)]
+    gr.on(edited, show_command, [page.selection, *form], [answer, command], trigger_mode="always_last", **PRIVATE)
+    measuring = choose.click(measure, [page.selection, bits, candidates], [*outputs, stored], **BUSY)
+    stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
+    calibrate.click(start, [page.selection, stored, method], [answer, page.tabs], **PRIVATE)
     return row
 
 
-def _number(bits: object) -> float:
-    number = formatting.number(bits)
-    if number is None:
-        raise ValueError("The budget is empty: give a number of bits, such as 2.5.")
-    return number
+def _budget(bits: object) -> float:
+    limit = number(bits)
+    if limit is None:
+        raise ValueError("The budget is empty: enter a number of bits, such as 2.5.")
+    return limit
 
 
-def _answer(chosen: Chosen) -> str:
-    """The choice in words, beside the candidates used for all linears alike."""
-    content = chosen.content
-    alike = ", ".join(f"{words.escape(name)} {formatting.nats(kl)}" for name, kl in content["uniform_kl"].items())
-    return (
-        f"<b>{words.escape(str(content['precision']))}</b>: {formatting.bits(content['stored_bits'])} "
-        f"{words.term('stored bits')} a weight ({formatting.bits(content['information_bits'])} "
-        f"{words.term('information bits', 'of information')}), {formatting.size(content['weight_bytes'])}. Predicted "
-        f"{words.term('KL')} <b>{formatting.nats(content['predicted_kl'])}</b>; one precision for all linears: {alike}."
-    )
-
-
-def _command(model: str, bits: float | None, candidates: list[str] | None, method: str) -> str:
-    named = ",".join(candidates or [])
-    choose = [
-        "abq",
-        "allocate",
-        model,
-        "--bits",
-        f"{formatting.number(bits) or 0:g}",
-        "--candidates",
-        named,
-        "--out",
-        FILE,
-    ]
+def _command_lines(model: str, bits: float | None, candidates: list[str] | None, method: str) -> list[str]:
+    names = ",".join(candidates or [])
+    choose = ["abq", "allocate", model, "--bits", f"{number(bits) or 0:g}", "--candidates", names, "--out", FILE]
     calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
-    return f"{shlex.join(choose)}\n{shlex.join(calibrate)}"
+    return [shlex.join(choose), shlex.join(calibrate)]

@@ -1,26 +1,37 @@
-"""Generate: can I see the difference in text? One prompt, two to four columns that write at the same time."""
+"""Generate: can I see the difference in text? One prompt, two to four columns decoded at the same time."""
 
 import shlex
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import gradio as gr
 
+from app.web import html
 from app.web.limits import MAX_COLUMNS
-from app.web.tabs import words
-from app.web.tabs.guard import EXPECTED
-from app.web.tabs.jobs_panel import PRIVATE
-from app.web.tabs.page import Page
-from app.web.tabs.selection import Selection, run_choices
-from app.web.tabs.streams import Streams
+from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.context import Page
+from app.web.page.selection import Selection, run_choices
+from app.web.page.streams import Streams
 
 PROMPT = "When an exception"
 SHOW_EVERY_SECONDS = 0.12
-EMPTY = words.empty(
-    "The same prompt through several lenses",
-    "Press Generate: the columns write at once, one token each in turn. The first token that differs is marked, and "
-    "every token is tinted by how far the column's distribution is from full precision.",
+PREPARING, WRITING = "Preparing the columns\N{HORIZONTAL ELLIPSIS}", "Writing\N{HORIZONTAL ELLIPSIS}"
+EMPTY = (
+    "Compare text side by side",
+    "Press Generate to decode the prompt in all columns at once. The first token that differs is marked, and every "
+    "token is shaded by the KL divergence of its column from full precision.",
 )
+
+
+class Form(NamedTuple):
+    """The values of the form's widgets, in the order of the events' inputs."""
+
+    prompt: str | None
+    columns: list[str] | None
+    tokens: float
+    temperature: float
+    seed: float | None
 
 
 def build_generate_tab(page: Page) -> None:
@@ -42,64 +53,57 @@ def build_generate_tab(page: Page) -> None:
                 stop = gr.Button("Stop", min_width=80, elem_id="generate-stop")
             command = gr.HTML("", js_on_load=None)
         with gr.Column(elem_classes="abq-stage"):
-            answer = gr.HTML(words.answer("&nbsp;"), elem_id="generate-answer", js_on_load=None)
-            streams = gr.HTML(EMPTY, elem_id="generate-streams", js_on_load=None)
+            answer = gr.HTML(html.answer(html.BLANK), elem_id="generate-answer", js_on_load=None)
+            streams = gr.HTML(html.empty(*EMPTY), elem_id="generate-streams", js_on_load=None)
     shown_for = gr.State("")
 
-    def offer(text: str, shown_for: str) -> list[object]:
-        """The columns that can be chosen; a new choice in the header brings its own."""
-        selection = Selection.from_json(text)
+    @callback(answer, tab="generate")
+    def offer(selection: Selection, before: str) -> Updates:
+        """Offer the columns of this selection, and select its own when it changes."""
         key = f"{selection.model} {selection.precision} {selection.run}"
-        if selection.tab != "generate" or key == shown_for:
-            return [gr.skip()] * 2
+        if key == before:
+            return {}
         choices = _choices(page, selection)
-        value = ["full", selection.precision, *([selection.run] if selection.run else [])]
         known = {column for _, column in choices}
-        return [gr.update(choices=choices, value=[column for column in value if column in known]), key]
+        selected = [column for column in ("full", selection.precision, selection.run) if column in known]
+        return {columns: gr.update(choices=choices, value=selected), shown_for: key}
 
+    @callback(answer)
     def write(
-        text: str,
-        prompt: str,
-        columns: list[str],
+        selection: Selection,
+        prompt: str | None,
+        columns: list[str] | None,
         tokens: float,
         temperature: float,
         seed: float | None,
         request: gr.Request,
-    ) -> Iterator[list[object]]:
-        """Stream; a sentence where it cannot be done."""
-        selection = Selection.from_json(text)
-        try:
-            if not 2 <= len(columns or []) <= MAX_COLUMNS:
-                raise ValueError(f"{len(columns or [])} columns are chosen: choose 2 to {MAX_COLUMNS} to compare.")
-            page.limits.check_text(request, columns, prompt or "", tokens)
-            yield [words.answer("Preparing the columns&hellip;"), gr.skip()]
-            events = page.services.generation.generate(
-                columns, prompt or "", int(tokens), float(temperature), int(seed or 0), selection.model
-            )
-            view = Streams(prompt, {column: _title(page, column) for column in columns})
-            shown = 0.0
-            for event in events:
-                view.add(event)
-                if time.monotonic() - shown >= SHOW_EVERY_SECONDS:
-                    shown = time.monotonic()
-                    yield [words.answer("Writing&hellip;"), view.html()]
-            yield [words.answer(view.summary()), view.html()]
-        except EXPECTED as error:
-            yield [words.problem(error), gr.skip()]
+    ) -> Iterator[Updates]:
+        if not 2 <= len(columns or []) <= MAX_COLUMNS:
+            raise ValueError(f"{len(columns or [])} columns are selected: select 2 to {MAX_COLUMNS}.")
+        page.limits.check_text(request, columns, prompt or "", tokens)
+        yield {answer: html.answer(PREPARING)}
+        events = page.services.generation.generate(
+            columns, prompt or "", int(tokens), float(temperature), int(seed or 0), selection.model
+        )
+        view = Streams(prompt or "", {column: _title(page, column) for column in columns})
+        shown_at = 0.0
+        for event in events:
+            view.add(event)
+            if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
+                shown_at = time.monotonic()
+                yield {answer: html.answer(WRITING), streams: view.html()}
+        yield {answer: html.answer(view.summary()), streams: view.html()}
 
-    page.selection.change(offer, [page.selection, shown_for], [columns, shown_for], **PRIVATE)
-    inputs = [page.selection, prompt, columns, tokens, temperature, seed]
-    writing = gr.on(
-        [go.click, prompt.submit],
-        write,
-        inputs,
-        [answer, streams],
-        concurrency_limit=1,
-        concurrency_id="model",
-        **PRIVATE,
-    )
+    @callback(answer, tab="generate")
+    def show_command(selection: Selection, *values: object) -> Updates:
+        return {command: _command(selection.model, Form(*values))}
+
+    page.selection.change(offer, [page.selection, shown_for], [answer, columns, shown_for], **PRIVATE)
+    inputs = [page.selection, *Form(prompt, columns, tokens, temperature, seed)]
+    writing = gr.on([go.click, prompt.submit], write, inputs, [answer, streams], **BUSY)
     stop.click(None, cancels=[writing], **PRIVATE)
-    gr.on([widget.change for widget in inputs[1:]], _command, inputs, command, trigger_mode="always_last", **PRIVATE)
+    edited = [widget.change for widget in inputs[1:]]
+    gr.on(edited, show_command, inputs, [answer, command], trigger_mode="always_last", **PRIVATE)
 
 
 def _choices(page: Page, selection: Selection) -> list[tuple[str, str]]:
@@ -107,7 +111,7 @@ def _choices(page: Page, selection: Selection) -> list[tuple[str, str]]:
     rounded = list(dict.fromkeys([selection.precision, "W8A8", "W4A8", "W4A4", "W2*A8", "W2A8"]))
     return [
         ("Full precision", "full"),
-        *((f"{precision}, only rounded", precision) for precision in rounded),
+        *((f"{precision} rounded", precision) for precision in rounded),
         *run_choices(runs[runs["model"].eq(selection.model)]),
     ]
 
@@ -117,22 +121,18 @@ def _title(page: Page, column: str) -> tuple[str, str]:
     if column == "full":
         return "Full precision", "full"
     if not column.startswith("r-"):
-        return f"{column}, only rounded", "rounded"
+        return f"{column} rounded", "rounded"
     run = page.services.runs.get(column)
     return f"{run.precision} {run.method}", "rounded" if run.method == "rtn" else "corrected"
 
 
-def _command(text: str, prompt: str, columns: list[str], tokens: float, temperature: float, seed: float | None) -> str:
-    """The line for each column that the command line can generate from: models and runs."""
-    model = Selection.from_json(text).model
-    sources = [
-        model if column == "full" else column for column in columns or [] if column == "full" or column.startswith("r-")
-    ]
-    lines = [
-        shlex.join(
-            ["abq", "generate", source, "--prompt", prompt or "", "--max-new-tokens", str(int(tokens)),
-             "--temperature", f"{temperature:g}", "--seed", str(int(seed or 0))]
-        )
-        for source in sources
+def _command(model: str, form: Form) -> str:
+    """One line per column that the command line can generate from: the model and runs."""
+    columns = form.columns or []
+    sources = [model if column == "full" else column for column in columns if column == "full" or column[:2] == "r-"]
+    options = [
+        "--prompt", form.prompt or "", "--max-new-tokens", str(int(form.tokens)),
+        "--temperature", f"{form.temperature:g}", "--seed", str(int(form.seed or 0)),
     ]  # fmt: skip
-    return words.command("\n".join(lines)) if lines else ""
+    lines = [shlex.join(["abq", "generate", source, *options]) for source in sources]
+    return html.command(lines) if lines else ""

@@ -1,17 +1,17 @@
-"""Throughput: what to measure, read from the form; what was measured as tables and as one sentence, newest first."""
-
-import re
+"""Stored timings as the Throughput tab shows them: the newest of each case, as tables and as one sentence."""
 
 import pandas as pd
 
-from app import formatting
 from app.figures.throughput import BASELINES, baselines_of
-from app.web.tabs import words
-from app.web.tabs.table import Cell, Heading, table
+from app.formatting import MISSING, number, seconds, size
+from app.web import html
+from app.web.page.table import Cell, Heading, table
 
-READABLE = 12  # cases in one picture
+READABLE = 12  # cases that one figure can show
 CASE = ["precision", "n", "k", "m", "threads"]
-HEADLINE = ("torch-bf16", "cublas-fp16")  # what the answer compares with, where it was timed
+HEADLINE = ("torch-bf16", "cublas-fp16")  # the preferred baselines of the answer
+CACHED_WEIGHTS = 2**21  # a matrix with fewer weights fits in the cache
+MANY_TOKENS = 8
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -25,7 +25,7 @@ def latest_kernels(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_kernels(kernels: pd.DataFrame, precisions: list[str], shapes: list[str], m: list[str]) -> pd.DataFrame:
-    """The cases that the form names, where there are more than one picture can show; if it names none, the first."""
+    """All cases if they fit in one figure, else those that the form names, else the first READABLE."""
     if len(kernels) <= READABLE:
         return kernels
     shape = kernels["n"].astype(str) + "x" + kernels["k"].astype(str)
@@ -34,7 +34,7 @@ def chosen_kernels(kernels: pd.DataFrame, precisions: list[str], shapes: list[st
 
 
 def latest_decodes(measured: pd.DataFrame, model: str, any_model: bool = False) -> pd.DataFrame:
-    """The newest end-to-end row of each column of this model; any_model: of the newest one, where it has none."""
+    """The newest end-to-end row of each column of a model. any_model: of the newest model if this one has none."""
     if measured.empty or "column" not in measured:
         return pd.DataFrame(columns=["column"])
     decodes = measured[measured["kind"].eq("decode")]
@@ -45,45 +45,34 @@ def latest_decodes(measured: pd.DataFrame, model: str, any_model: bool = False) 
 
 
 def kernel_table(kernels: pd.DataFrame) -> str:
-    """Times with path and correctness mark."""
+    """Kernel timings with their path, correctness mark and speed-ups."""
     if kernels.empty:
         return ""
     baselines = baselines_of(kernels)
     headings = [
-        Heading("precision"), Heading(f"N {TIMES} K"), Heading("M", numeric=True), Heading("path"),
+        Heading("precision"), Heading(f"shape N {TIMES} K"), Heading("M", numeric=True), Heading("path"),
         Heading("time (IQR)", numeric=True), Heading("equals int64"),
         *(Heading(f"over {BASELINES[engine].word}", numeric=True) for engine in baselines),
-        Heading("packed", numeric=True), Heading("threads", numeric=True),
+        Heading("packed size", numeric=True), Heading("threads", numeric=True),
     ]  # fmt: skip
-    rows = []
-    for row in kernels.to_dict("records"):
-        speeds = [formatting.number((row["speedup"] or {}).get(engine)) for engine in baselines]
-        rows.append(
-            (
-                "",
-                [
-                    Cell(str(row["precision"])),
-                    Cell(f"{row['n']} {TIMES} {row['k']}", row["n"] * row["k"]),
-                    Cell(str(row["m"]), row["m"]),
-                    Cell(str(row["path"])),
-                    Cell(
-                        f"{formatting.seconds(row['median_us'] / 1e6)} ({formatting.seconds(row['iqr_us'] / 1e6)})",
-                        row["median_us"],
-                    ),
-                    Cell(
-                        "\N{CHECK MARK} exact" if row["exact"] else "\N{BALLOT X} differs",
-                        int(bool(row["exact"])),
-                    ),
-                    *(
-                        Cell(formatting.MISSING if s is None else f"{s:.2f}{TIMES}", s if s is not None else "")
-                        for s in speeds
-                    ),
-                    Cell(formatting.size(row["packed_bytes"]), row["packed_bytes"]),
-                    Cell(str(row["threads"]), row["threads"]),
-                ],
-            )
-        )
+    rows = [("", _kernel_cells(row, baselines)) for row in kernels.to_dict("records")]
     return table(headings, rows, "Kernel timings", selectable=False)
+
+
+def _kernel_cells(row: dict[str, object], baselines: list[str]) -> list[Cell]:
+    speedups = [number((row["speedup"] or {}).get(engine)) for engine in baselines]
+    time, spread = (seconds(row[name] / 1e6) for name in ("median_us", "iqr_us"))
+    return [
+        Cell(str(row["precision"])),
+        Cell(f"{row['n']} {TIMES} {row['k']}", row["n"] * row["k"]),
+        Cell(str(row["m"]), row["m"]),
+        Cell(str(row["path"])),
+        Cell(f"{time} ({spread})", row["median_us"]),
+        Cell("\N{CHECK MARK} exact" if row["exact"] else "\N{BALLOT X} differs", int(bool(row["exact"]))),
+        *(Cell(MISSING, "") if factor is None else Cell(f"{factor:.2f}{TIMES}", factor) for factor in speedups),
+        Cell(size(row["packed_bytes"]), row["packed_bytes"]),
+        Cell(str(row["threads"]), row["threads"]),
+    ]
 
 
 def decode_table(decodes: pd.DataFrame) -> str:
@@ -91,9 +80,8 @@ def decode_table(decodes: pd.DataFrame) -> str:
     if decodes.empty:
         return ""
     headings = [
-        Heading("column"), Heading("path"), Heading("tokens/s", numeric=True),
-        Heading("first token", numeric=True), Heading("weights in memory", numeric=True),
-        Heading("threads", numeric=True),
+        Heading("column"), Heading("path"), Heading("tokens/s", numeric=True), Heading("first token", numeric=True),
+        Heading("weights in memory", numeric=True), Heading("threads", numeric=True),
     ]  # fmt: skip
     rows = [
         (
@@ -102,8 +90,8 @@ def decode_table(decodes: pd.DataFrame) -> str:
                 Cell(str(row["column"])),
                 Cell(str(row["path"])),
                 Cell(f"{row['tokens_per_second']:.1f}", row["tokens_per_second"]),
-                Cell(formatting.seconds(row["first_token_seconds"]), row["first_token_seconds"]),
-                Cell(formatting.size(row["weight_bytes"]), row["weight_bytes"]),
+                Cell(seconds(row["first_token_seconds"]), row["first_token_seconds"]),
+                Cell(size(row["weight_bytes"]), row["weight_bytes"]),
                 Cell(f"{int(row['threads'])}", row["threads"]),
             ],
         )
@@ -113,55 +101,33 @@ def decode_table(decodes: pd.DataFrame) -> str:
 
 
 def kernel_answer(kernels: pd.DataFrame) -> str:
-    """The best case, and where the quantized engine is slower, why."""
+    """The best case, and the reason for the worst one if it is slower than a baseline."""
     if kernels.empty:
-        return "No kernel was timed yet: press Time the kernels."
+        return "No kernel timings yet: press Time the kernels."
     baselines = baselines_of(kernels)
     if not baselines:
-        return "The packed engine was timed, but no other engine beside it."
+        return "The packed engine was timed, but no other engine was timed with it."
     speed = pd.DataFrame([speedup or {} for speedup in kernels["speedup"]], kernels.index, baselines)
     engine = next((engine for engine in HEADLINE if engine in baselines), baselines[0])
-    best = kernels.loc[speed[engine].idxmax()]
-    text = (
-        f"<b>{words.escape(str(best['precision']))}</b> at {best['n']}{TIMES}{best['k']}, M={best['m']} runs "
-        f"<b>{speed[engine].max():.1f} times</b> as fast as {BASELINES[engine].word} on path "
-        f"{words.escape(str(best['path']))}."
+    slowest = speed.min(axis=1).idxmin()
+    slower = speed.loc[slowest].min() < 1
+    return html.render(
+        "kernel_answer.html",
+        best=kernels.loc[speed[engine].idxmax()],
+        speedup=speed[engine].max(),
+        baseline=BASELINES[engine].word,
+        worst=kernels.loc[slowest] if slower else None,
+        rival=BASELINES[speed.loc[slowest].idxmin()].word if slower else "",
+        reason=_reason(kernels.loc[slowest]) if slower else "",
     )
-    slow = kernels[speed.min(axis=1) < 1]
-    if len(slow):
-        worst = slow.loc[speed.min(axis=1)[slow.index].idxmin()]
-        rival = BASELINES[speed.loc[worst.name].idxmin()].word
-        text += f" {words.escape(str(worst['precision']))} at M={worst['m']} is slower than {rival}: {_reason(worst)}"
-    return text
 
 
 def _reason(row: pd.Series) -> str:
-    """Why a quantized product loses, from the case alone."""
+    """Why the packed engine is slower, judged by the case."""
     if row["path"] == "numpy":
-        return "this CPU lacks the instructions of the fast paths, so NumPy ran."
-    if row["m"] >= 8:
-        return "with many tokens the product is bound by arithmetic, which fewer weight bits do not shorten."
-    if row["n"] * row["k"] < 2**21:
-        return (
-            "the matrix is small enough for the cache, so quantizing the activations weighs more than reading weights."
-        )
-    return "its bit planes cost more integer work than the bytes they save; fewer planes would win."
-
-
-def read_shapes(texts: list[str]) -> list[tuple[int, int]]:
-    """NxK as numbers. Raises ValueError."""
-    parsed = []
-    for text in texts or []:
-        match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,]\s*(\d{1,6})\s*", str(text))
-        if match is None:
-            raise ValueError(f"'{str(text)[:40]}' is not a shape: write rows x columns, such as 4096x4096.")
-        parsed.append((int(match[1]), int(match[2])))
-    return parsed
-
-
-def read_tokens(texts: list[str]) -> list[int]:
-    """M as numbers. Raises ValueError."""
-    for text in texts or []:
-        if not re.fullmatch(r"\d{1,5}", str(text).strip()):
-            raise ValueError(f"'{str(text)[:40]}' is not a number of tokens: write a whole number, such as 1 or 8.")
-    return [int(text) for text in texts or []]
+        return "this CPU lacks the instructions of the fast paths, so NumPy was used."
+    if row["m"] >= MANY_TOKENS:
+        return "with many tokens the product is bound by arithmetic, which fewer weight bits do not reduce."
+    if row["n"] * row["k"] < CACHED_WEIGHTS:
+        return "the matrix fits in the cache, so quantizing the activations costs more than reading the weights."
+    return "its bit planes cost more integer work than they save in memory traffic; use fewer bits."

@@ -1,41 +1,39 @@
-"""What zero-shot tasks gave, as a table: one row a run, one column a task."""
+"""Scores of zero-shot tasks as a table: one row per run, one column per task."""
 
 from typing import Any
 
 import pandas as pd
 
-from app import formatting
-from app.web.tabs import words
-from app.web.tabs.table import Cell, Heading, table
+from app.formatting import MISSING, count, task_metric
+from app.web import html
+from app.web.page.table import Cell, Heading, table
 
-CAPTION = "Zero-shot tasks: accuracy, and below it accuracy with normalized lengths, with their standard errors"
+CAPTION = "Zero-shot tasks: accuracy, below it accuracy with length normalization, each with its standard error"
 
 
 def task_table(scores: pd.DataFrame, model: str) -> str:
-    """The latest scores of the model's runs, and of the model as it is; nothing where no task was asked."""
-    mine = scores[scores["model"].eq(model)]
-    if mine.empty:
+    """The latest scores of a model's runs and of the model itself; "" if no task was evaluated."""
+    rows_of_model = scores[scores["model"].eq(model)]
+    if rows_of_model.empty:
         return ""
-    names = sorted(mine["task"].unique())
-    tasks = [Heading(words.escape(name), numeric=True) for name in names]
+    names = sorted(rows_of_model["task"].unique())
     rows = []
-    for run, found in mine.groupby("run", sort=False):
+    for run, found in rows_of_model.groupby("run", sort=False):
         first, by_task = found.iloc[0], found.set_index("task").to_dict("index")
         method = "full precision" if first["method"] == "none" else str(first["method"])
-        cells = [_cell(by_task[name]) if name in by_task else Cell(formatting.MISSING, "") for name in names]
-        rows.append(
-            (str(run), [Cell(str(first["precision"])), Cell(method), *cells, Cell(str(run) or formatting.MISSING)])
-        )
+        cells = [_cell(by_task[name]) if name in by_task else Cell(MISSING, "") for name in names]
+        rows.append((str(run), [Cell(str(first["precision"])), Cell(method), *cells, Cell(str(run) or MISSING)]))
+    tasks = [Heading(name, numeric=True) for name in names]
     headings = [Heading("precision"), Heading("method"), *tasks, Heading("run")]
     return table(headings, rows, CAPTION, selectable=False)
 
 
 def _cell(score: dict[str, Any]) -> Cell:
-    """The task's own metric; acc_norm below it, and how many questions were asked where it was not all."""
+    """The task's main metric, acc_norm if it is another one, and the number of questions if it is not all of them."""
     metrics, stderr, name = score["metrics"], score["stderr"], score["headline"]
-    lines = [formatting.task_metric(name, metrics[name], stderr.get(name))]
+    lines = [task_metric(name, metrics[name], stderr.get(name))]
     if name != "acc_norm" and "acc_norm" in metrics:
-        lines.append(formatting.task_metric("acc_norm", metrics["acc_norm"], stderr.get("acc_norm")))
+        lines.append(task_metric("acc_norm", metrics["acc_norm"], stderr.get("acc_norm")))
     if score["samples"] != score["of"]:
-        lines.append(f"{score['samples']:,} of {score['of']:,}")
-    return Cell("<br>".join(words.escape(line) for line in lines), metrics[name], html=True)
+        lines.append(f"{count(score['samples'])} of {count(score['of'])}")
+    return Cell(html.render("lines.html", lines=lines), metrics[name])

@@ -17,10 +17,10 @@ from app.cli.main import main
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.services import Services, open_services
 from app.services.allocation import SensitivityText
-from app.web.tabs.budget_panel import Chosen
-from app.web.tabs.page import bits_line
-from app.web.tabs.selection import Selection, readable
-from app.web.tabs.steps import Steps
+from app.web import html
+from app.web.page.selection import Selection, readable
+from app.web.page.steps import Steps
+from app.web.tabs.budget_panel import Mix
 from storage.jobs import Job
 
 CANDIDATES = ["W2A8", "W4A8", "W16A8"]
@@ -79,7 +79,7 @@ def test_the_page_carries_it_from_tab_to_tab(mixed: tuple[Services, Job, Precisi
     assert (chosen.run, chosen.precision) == (job.run_id, str(mix))
     unknown = Selection(model=model, precision="W2.5A8mix-000000").settled(runs)
     assert unknown.run == "" and readable(unknown.precision)
-    assert f"<b>{mix.stored_bits:.2f}</b>" in bits_line(mix)
+    assert f"<b>{mix.stored_bits:.2f}</b>" in html.render("bits.html", precision=mix)
     linears = services.models.explore(model, str(mix))["linears"]
     assert len(linears) == len(mix.linears)
 
@@ -213,10 +213,10 @@ def test_figures_show_every_linear_and_leave_hostile_text_inert(mixed: tuple[Ser
 
 def test_a_choice_belongs_to_its_model() -> None:
     frame = pd.DataFrame({"block": [0], "tensor": ["q"], "precision": ["W2A8"]})
-    kept = Chosen("builtin", {"precision": "W2A8"}, frame).to_json()
-    again = Chosen.of(kept, "builtin")
+    kept = Mix("builtin", {"precision": "W2A8"}, frame).to_json()
+    again = Mix.from_json(kept, "builtin")
     assert again is not None and again.content == {"precision": "W2A8"} and again.linears.equals(frame)
-    assert Chosen.of(kept, "another") is None and Chosen.of("", "builtin") is None
+    assert Mix.from_json(kept, "another") is None and Mix.from_json("", "builtin") is None
 
 
 def test_work_that_nobody_follows_ends_at_its_next_report() -> None:

@@ -1,4 +1,4 @@
-"""What is chosen on the page (model, precision, run, tab) as one value that all tabs read and the address bar holds."""
+"""The selection: model, precision, run and tab as one value that all tabs read and the address bar holds."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,12 @@ from abq_core.precision import PrecisionError
 
 TABS = ("explore", "calibrate", "distributions", "generate", "throughput", "compare")
 DEFAULT_MODEL, DEFAULT_PRECISION = "builtin", "W2*A8"
+LONGEST = 300  # characters of each part that are read from an address
 
 
 @dataclass(frozen=True)
 class Selection:
-    """`run` is "" where no run of this model and precision is chosen. `dark` follows the browser."""
+    """What is selected on a page. run: "" if no run is. dark: the browser prefers dark mode."""
 
     model: str = DEFAULT_MODEL
     precision: str = DEFAULT_PRECISION
@@ -25,7 +26,7 @@ class Selection:
 
     @classmethod
     def from_json(cls, text: str | None) -> "Selection":
-        """Read what the page holds; what is missing or odd becomes the default."""
+        """Read the page's JSON. Missing or malformed parts take their defaults."""
         try:
             data = json.loads(text or "{}")
         except json.JSONDecodeError:
@@ -34,31 +35,33 @@ class Selection:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object]) -> "Selection":
-        words = {name: str(data.get(name) or getattr(cls, name))[:300] for name in ("model", "precision", "run", "tab")}
-        if words["tab"] not in TABS:
-            words["tab"] = "explore"
-        return cls(**words, dark=data.get("dark") is True)
+        parts = {
+            name: str(data.get(name) or getattr(cls, name))[:LONGEST] for name in ("model", "precision", "run", "tab")
+        }
+        if parts["tab"] not in TABS:
+            parts["tab"] = "explore"
+        return cls(**parts, dark=data.get("dark") is True)
 
     def to_json(self) -> str:
-        """As JSON.stringify writes it, so that a round trip through the page is no change."""
+        """The selection as JSON.stringify writes it, so that a round trip through the page changes nothing."""
         return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
 
     def settled(self, runs: pd.DataFrame) -> "Selection":
-        """The same choice with its parts in agreement: a run brings its model and precision, which in turn find a run.
+        """The selection made consistent: a run sets model and precision; without one, the newest matching run is taken.
 
-        Raises PrecisionError where the precision cannot be read.
+        Raises PrecisionError if the precision cannot be parsed.
         """
         if self.run:
-            chosen = runs[runs["run"].eq(self.run)]
-            if len(chosen):
-                row = chosen.iloc[0]
+            found = runs[runs["run"].eq(self.run)]
+            if len(found):
+                row = found.iloc[0]
                 return replace(self, model=str(row["model"]), precision=str(row["precision"]))
         precision = precision_name(self.precision)
         return replace(self, precision=precision, run=newest_run(runs, self.model, precision))
 
 
 def newest_run(runs: pd.DataFrame, model: str, precision: str) -> str:
-    """The newest finished run of this model and precision, "" where there is none; `abq` before other methods."""
+    """The newest finished run of a model and precision, "" without one. Runs of `abq` take precedence."""
     found = runs[runs["model"].eq(model) & runs["precision"].eq(precision) & runs["state"].eq("succeeded")]
     found = found[found["run"].ne("")]
     best = found[found["method"].eq("abq")]
@@ -72,7 +75,7 @@ def run_choices(runs: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def readable(precision: str) -> bool:
-    """True where the text is a precision, or looks like the name of a mix."""
+    """True if the text is a precision or has the form of a mix's name."""
     try:
         precision_name(precision)
     except PrecisionError:

@@ -1,4 +1,4 @@
-"""Long work of a callback as a generator: it runs in a thread of its own and what it reports comes out as it comes."""
+"""Run long work in a thread and iterate over its progress."""
 
 import queue
 import threading
@@ -9,13 +9,13 @@ Step = TypeVar("Step")
 
 
 class Abandoned(RuntimeError):
-    """Nobody follows the work any more; raised out of its next report, so that it ends."""
+    """The iteration ended early. Raised from the work's next report, so that the thread stops."""
 
 
 class Steps(Generic[Step]):
-    """Iterate to follow `work(report)`; an error of the work is raised at the end of the iteration.
+    """Iterate over the steps that `work(report)` reports. An error of the work is raised when the iteration ends.
 
-    Where the iteration is left before its end (a Stop button), the work is stopped at its next report.
+    If the iteration is left early (Stop button), the work stops at its next report.
     """
 
     def __init__(self, work: Callable[[Callable[[Step], None]], object]) -> None:
@@ -38,13 +38,13 @@ class Steps(Generic[Step]):
 
     def _report(self, step: Step) -> None:
         if self._abandoned.is_set():
-            raise Abandoned("What waited for this work has gone.")
+            raise Abandoned("The work was stopped.")
         self._reported.put(step)
 
     def _run(self) -> None:
         try:
             self._work(self._report)
-        except BaseException as error:  # it belongs to whoever iterates
+        except BaseException as error:  # raised again in the iterating thread
             self._error = error
         finally:
             self._reported.put(None)

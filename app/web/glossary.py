@@ -1,0 +1,51 @@
+"""Terms of the field with the one-sentence explanation that the page shows as a tooltip."""
+
+from typing import NamedTuple
+
+PAPER = "arXiv 2408.08554"
+_CORRECTION = "Distribution Correction"
+
+
+class Term(NamedTuple):
+    """An explanation and the section of the paper that introduces the term, "" if the paper does not."""
+
+    explanation: str
+    section: str = ""
+
+    @property
+    def tooltip(self) -> str:
+        return self.explanation + (f" See {self.section} in {PAPER}." if self.section else "")
+
+
+TERMS = {
+    "stored bits": Term("Bits per weight in memory: the bits of the notation, plus one with bit balance."),
+    "information bits": Term("log2 of the number of levels, the size of an ideal code: 2.32 for the 5 levels of W2*."),
+    "bit balance": Term(
+        "One extra level makes the grid symmetric around zero: 5 levels instead of 4 at 2 bits.",
+        "Bit Balance Strategy",
+    ),
+    "SNR": Term("Signal-to-noise ratio: power of the values over power of the rounding error. One bit is worth 6 dB."),
+    "DLC": Term(
+        "Double log cosine loss: aligns the direction of the block's output with full precision.",
+        _CORRECTION,
+    ),
+    "AKL": Term("KL divergence between attention maps, in both directions: preserves attention.", _CORRECTION),
+    "MSE": Term("Mean squared error of the block's output. It is in the authors' code but not in the paper's text."),
+    "KL": Term("Kullback-Leibler divergence from the full-precision next-token distributions. 0 nats: identical."),
+    "perplexity": Term("exp of the mean loss per token on held-out text, with its standard error. Lower is better."),
+    "tasks": Term(
+        "Mean accuracy over zero-shot tasks with its standard error, and the number of tasks (abq eval RUN --tasks)."
+    ),
+    "same top token": Term("How often the most likely next token is the same as in full precision."),
+    "clipping": Term("Learned factors that narrow each row's range before rounding."),
+    "balance vectors": Term("Learned scales that move range from activations to weights, per channel.", _CORRECTION),
+    "compensation": Term(
+        "A learned rank-1 term on down_proj of the first and last blocks. It adds no cost at inference.", _CORRECTION
+    ),
+    "Hadamard transform": Term("Mixes the channels of weights and activations before rounding to spread outliers."),
+    "half-step zero points": Term(
+        "Zero points in half steps. Four levels can then be symmetric: -1.5, -0.5, 0.5, 1.5."
+    ),
+    "rounded": Term("Rounded to the nearest level; nothing is learned."),
+    "corrected": Term("Calibrated: balance vectors and clipping are learned block by block before rounding."),
+}

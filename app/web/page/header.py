@@ -1,0 +1,167 @@
+"""The header of the page: model, precision and run, shared by all tabs and kept in the address bar."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import gradio as gr
+import pandas as pd
+from markupsafe import Markup
+
+from abq_core.precision import PrecisionError
+from app.services import Services
+from app.web import html
+from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.script import READY
+from app.web.page.selection import Selection, readable, run_choices
+
+PRECISIONS = ["W8A8", "W6A6", "W4A8", "W4A4", "W3A8", "W2*A8", "W2A8", "W4A16", "W2*A16", "W4A4g128", "W6A6kv8"]
+WATCH_SECONDS = 3
+NO_RUN = ("No run selected", "")
+
+
+class Header:
+    """The header's widgets. `wire` connects them once the tabs exist."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        with gr.Row(elem_id="abq-header"):
+            gr.HTML(html.render("brand.html"), elem_id="abq-brand", js_on_load=None)
+            self.model = gr.Dropdown(
+                ["builtin"], value="builtin", label="Model: builtin, a folder or a hub id", allow_custom_value=True,
+                elem_id="abq-model", scale=3,
+            )  # fmt: skip
+            self.precision = gr.Dropdown(
+                PRECISIONS, value=Selection.precision, label="Precision", allow_custom_value=True,
+                elem_id="abq-precision", scale=2,
+            )  # fmt: skip
+            self.run = gr.Dropdown([NO_RUN], value="", label="Run", elem_id="abq-run", scale=3)
+            self.bits = gr.HTML("", elem_id="abq-bits", js_on_load=None, scale=2, min_width=190)
+        self.selection = gr.Textbox("", elem_id="abq-selection", elem_classes="abq-hidden")
+        self.offer = gr.Textbox("", elem_id="abq-offer", elem_classes="abq-hidden")
+        self.dark_changed = gr.Button("dark changed", elem_id="abq-dark-changed", elem_classes="abq-hidden")
+
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        """The components that `show` and `follow` update."""
+        return [self.selection, self.model, self.precision, self.run, self.bits]
+
+    def show(self, selection: Selection) -> Updates:
+        """Show this selection."""
+        choices = self._run_choices(selection, self.services.runs.newest_frame())
+        others = [precision for precision in PRECISIONS if precision != selection.precision]
+        return {
+            self.selection: selection.to_json(),
+            self.model: gr.update(choices=self._model_choices(selection), value=selection.model),
+            self.precision: gr.update(choices=[selection.precision, *others], value=selection.precision),
+            self.run: gr.update(
+                choices=choices, value=selection.run if selection.run in dict(choices).values() else ""
+            ),
+            self.bits: self._bits(selection.precision),
+        }
+
+    def show_settled(self, selection: Selection) -> Updates:
+        """Show this selection made consistent with the finished runs. Raises PrecisionError."""
+        return self.show(selection.settled(self.services.runs.newest_frame()))
+
+    def follow(self, selection: Selection, model: str) -> Updates:
+        """Show the model of a submitted job: its hub id may have been pinned to a commit."""
+        if model == selection.model:
+            return {}
+        return self.show_settled(replace(selection, model=model, run=""))
+
+    def wire(self, blocks: gr.Blocks, tabs: gr.Tabs, items: Sequence[gr.Tab]) -> None:
+        """Keep the header, the tabs and the address bar in step. items: the tabs in `tabs`."""
+
+        @callback()
+        def open_page(selection: Selection) -> Updates:
+            if not readable(selection.precision):
+                gr.Warning(f"The precision in the address cannot be read; showing {Selection.precision} instead.")
+                selection = replace(selection, precision=Selection.precision)
+            return {**self.show_settled(selection), tabs: gr.Tabs(selected=selection.tab)}
+
+        blocks.load(
+            open_page,
+            self.selection,
+            [*self.outputs, tabs],
+            js=f"async () => {{ {READY} return window.abq.fromAddress(); }}",
+            **PRIVATE,
+        )
+        self.selection.change(None, self.selection, None, js="(text) => window.abq.toAddress(text)", **PRIVATE)
+        self.dark_changed.click(
+            None, self.selection, self.selection,
+            js="(text) => window.abq.withChange(text, {dark: window.abq.isDark()})", **PRIVATE,
+        )  # fmt: skip
+        for item in items:
+            item.select(
+                None, self.selection, self.selection,
+                js=f"(text) => window.abq.withChange(text, {{tab: '{item.id}'}})", **PRIVATE,
+            )  # fmt: skip
+        self._wire_choices()
+        self._wire_finished_runs()
+
+    def _wire_choices(self) -> None:
+        @callback()
+        def choose_model(selection: Selection, model: str | None) -> Updates:
+            return self.show_settled(replace(selection, model=(model or "").strip() or Selection.model, run=""))
+
+        @callback()
+        def choose_precision(selection: Selection, precision: str | None) -> Updates:
+            try:
+                return self.show_settled(replace(selection, precision=precision or "", run=""))
+            except PrecisionError as error:
+                gr.Warning(str(Markup.escape(str(error))))
+                return self.show(selection)
+
+        @callback()
+        def choose_run(selection: Selection, run: str | None) -> Updates:
+            if not run:
+                return self.show(replace(selection, run=""))
+            return self.show_settled(replace(selection, run=run))
+
+        self.model.input(choose_model, [self.selection, self.model], self.outputs, **PRIVATE)
+        self.precision.input(choose_precision, [self.selection, self.precision], self.outputs, **PRIVATE)
+        self.run.input(choose_run, [self.selection, self.run], self.outputs, **PRIVATE)
+
+    def _wire_finished_runs(self) -> None:
+        finished = gr.State(None)
+
+        def watch(text: str, before: str | None) -> Updates:
+            """After a run finished or was deleted: the new choices, and the run that the page is waiting for.
+
+            The browser applies the offer only if the selection is still the same (page.js, applyOffer).
+            """
+            runs = self.services.runs.newest_frame()
+            now = ",".join(value for _, value in run_choices(runs))
+            if now == before:
+                return gr.skip()
+            if before is None or not text:
+                return {finished: now}
+            selection = Selection.from_json(text)
+            settled = selection.settled(runs)
+            offer = {
+                "selection": asdict(selection),
+                "run": settled.run,
+                "runs": self._run_choices(settled, runs),
+                "models": [(model, model) for model in self._model_choices(settled)],
+            }
+            return {finished: now, self.offer: json.dumps(offer)}
+
+        gr.Timer(WATCH_SECONDS).tick(watch, [self.selection, finished], [finished, self.offer], **PRIVATE)
+        self.offer.change(
+            None, [self.offer, self.selection], [self.selection, self.model, self.run],
+            js="(offer, text) => window.abq.applyOffer(offer, text)", **PRIVATE,
+        )  # fmt: skip
+
+    def _bits(self, precision: str) -> str:
+        try:
+            return html.render("bits.html", precision=self.services.models.precision(precision))
+        except PrecisionError:  # the name of a mix whose runs are deleted: the tab shows the error
+            return ""
+
+    def _model_choices(self, selection: Selection) -> list[str]:
+        return list(dict.fromkeys([*self.services.models.names(), selection.model]))
+
+    @staticmethod
+    def _run_choices(selection: Selection, runs: pd.DataFrame) -> list[tuple[str, str]]:
+        return [NO_RUN, *run_choices(runs[runs["model"].eq(selection.model)])]

@@ -1,0 +1,91 @@
+"""Generated text in columns: the first differing token is marked, and each token is shaded by its KL divergence."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from markupsafe import Markup
+
+from app.web.html import render
+
+if TYPE_CHECKING:
+    from abq_core.inference.generate import Finished, Token
+
+FULL_SHADE_NATS = 1.0  # a token with this KL divergence or more has the strongest shade
+STRONGEST_ALPHA = 0.55
+SHADE = "220,38,38"
+
+
+class ShownToken(NamedTuple):
+    """A token as the template shows it. kl: nats, None without a full-precision model.  tint: r,g,b,alpha."""
+
+    text: str
+    kl: str | None
+    tint: str
+    first_difference: bool
+
+
+@dataclass
+class Column:
+    """The text of one column so far, and the index of its first token that differs from the first column's."""
+
+    name: str
+    title: str
+    lens: str
+    generated: list["Token"] = field(default_factory=list)
+    finished: "Finished | None" = None
+    first_difference: int | None = None
+
+    @property
+    def tokens(self) -> list[ShownToken]:
+        return [_shown(token, index == self.first_difference) for index, token in enumerate(self.generated)]
+
+    @property
+    def mean_kl(self) -> float | None:
+        """Mean KL divergence to full precision in nats."""
+        known = [token.kl for token in self.generated if token.kl is not None]
+        return sum(known) / len(known) if known else None
+
+    def compare(self, reference: Sequence["Token"]) -> None:
+        """Find the first token that differs from the reference column."""
+        pairs = enumerate(zip(self.generated, reference, strict=False))
+        self.first_difference = next((index for index, (one, other) in pairs if one.id != other.id), None)
+
+
+class Streams:
+    """All columns, filled from generation events. The first column is the reference."""
+
+    def __init__(self, prompt: str, titles: Mapping[str, tuple[str, str]]) -> None:
+        """titles: column -> (title, lens)."""
+        self.prompt = prompt
+        self.columns = {name: Column(name, title, lens) for name, (title, lens) in titles.items()}
+
+    def add(self, event: "Token | Finished") -> None:
+        """Add one event of a generation."""
+        column: Any = self.columns[event.column]
+        if hasattr(event, "tokens_per_second"):
+            column.finished = event
+        else:
+            column.generated.append(event)
+
+    def html(self) -> Markup:
+        """The columns side by side with their speeds."""
+        return render("streams.html", columns=self._compared(), prompt=self.prompt, full_shade=f"{FULL_SHADE_NATS:g}")
+
+    def summary(self) -> Markup:
+        """One sentence about the columns after the first."""
+        return render("stream_summary.html", columns=self._compared()[1:])
+
+    def _compared(self) -> list[Column]:
+        columns = list(self.columns.values())
+        for column in columns:
+            column.compare(columns[0].generated)
+        return columns
+
+
+def _shown(token: "Token", first_difference: bool) -> ShownToken:
+    if token.kl is None:
+        return ShownToken(token.text, None, "", first_difference)
+    alpha = STRONGEST_ALPHA * min(1.0, math.sqrt(max(token.kl, 0.0) / FULL_SHADE_NATS))
+    return ShownToken(token.text, f"{token.kl:.4f}", f"{SHADE},{alpha:.2f}", first_difference)
