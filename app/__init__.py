@@ -1,1 +1,1 @@
-"""What a person touches: the dashboard, the command line, the worker, the reports."""
+"""The user interfaces: dashboard, command line, worker and reports."""

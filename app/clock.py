@@ -1,8 +1,8 @@
-"""The time of day, in the one form that storage takes."""
+"""The current time, in the form that storage requires."""
 
 from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """The present, in UTC and aware of it."""
+    """The current time in UTC, with its time zone set."""
     return datetime.now(UTC)

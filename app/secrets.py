@@ -1,4 +1,4 @@
-"""Secrets of the environment: what a worker never gets to see, and what no log may hold."""
+"""Secrets in the environment: workers do not receive them, and logs do not contain them."""
 
 import os
 import re
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL)S?(_|$)", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-_SHORTEST = 8  # a shorter value is hidden nowhere: it would spoil ordinary words
+_MIN_LENGTH = 8  # shorter values are not redacted: they occur in ordinary words
 HIDDEN = "<secret>"
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a process that opens files of strangers; in it, the hub's library finds no stored token."""
-    kept = {name: value for name, value in environment.items() if not _is_secret(name)}
-    return {**kept, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
+    """The environment for a process that opens untrusted files: no secrets, and no stored Hugging Face token."""
+    public = {name: value for name, value in environment.items() if not _is_secret(name)}
+    return {**public, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text without the values of secret variables, and without what looks like a token of the hub."""
-    given = os.environ if environment is None else environment
-    for name, value in given.items():
-        if _is_secret(name) and len(value) >= _SHORTEST:
+    """The text with the values of secret variables, and anything like a Hugging Face token, replaced by HIDDEN."""
+    variables = os.environ if environment is None else environment
+    for name, value in variables.items():
+        if _is_secret(name) and len(value) >= _MIN_LENGTH:
             text = text.replace(value, HIDDEN)
     return _HUB_TOKEN.sub(HIDDEN, text)
 

@@ -1,4 +1,4 @@
-"""Settings of one process, read once from the environment. Everything else is an argument."""
+"""Settings of one process, read from the environment: data folder, database, threads, device."""
 
 import os
 import re
@@ -11,12 +11,15 @@ import platformdirs
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message names the variable, its value and what to do."""
+    """A setting is invalid; the message names the variable, its value and what to do."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things are kept and what the machine may use."""
+    """Where data is stored and which threads and device are used.
+
+    threads: CPU threads, at least 1.  device: cpu, cuda or cuda:N.
+    """
 
     data_dir: Path
     database_url: str
@@ -26,18 +29,20 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS and ABQ_DEVICE. Raises SettingsError."""
-        given = os.environ if environment is None else environment
-        data_dir = _data_dir(given.get("ABQ_DATA_DIR", "").strip())
-        url = given.get("ABQ_DATABASE_URL", "").strip() or f"sqlite:///{data_dir / 'abq.sqlite3'}"
+        variables = os.environ if environment is None else environment
+        data_dir = _data_dir(variables.get("ABQ_DATA_DIR", "").strip())
+        url = variables.get("ABQ_DATABASE_URL", "").strip() or f"sqlite:///{data_dir / 'abq.sqlite3'}"
         if "://" not in url:
             raise SettingsError(
-                f"ABQ_DATABASE_URL is {url!r}, which is not a database address. "
+                f"ABQ_DATABASE_URL is {url!r}, which is not a database URL. "
                 "Use sqlite:////absolute/path/abq.sqlite3 or postgresql://user@host/name."
             )
-        return cls(data_dir, url, _threads(given.get("ABQ_THREADS", "").strip()), _device(given.get("ABQ_DEVICE", "")))
+        return cls(
+            data_dir, url, _threads(variables.get("ABQ_THREADS", "").strip()), _device(variables.get("ABQ_DEVICE", ""))
+        )
 
     def to_environment(self) -> dict[str, str]:
-        """The variables that make a child process see these settings."""
+        """The environment variables that give a child process these settings."""
         return {
             "ABQ_DATA_DIR": str(self.data_dir),
             "ABQ_DATABASE_URL": self.database_url,
@@ -47,18 +52,21 @@ class Settings:
 
     @property
     def runs_dir(self) -> Path:
+        """The folder with one folder per run."""
         return self.data_dir / "runs"
 
     @property
     def reports_dir(self) -> Path:
+        """The folder of HTML reports."""
         return self.data_dir / "reports"
 
     @property
     def logs_dir(self) -> Path:
+        """The folder of log files."""
         return self.data_dir / "logs"
 
     def prepare(self) -> None:
-        """Make the data folder and show that it can be written. Raises SettingsError."""
+        """Create the data folder and check that it is writable. Raises SettingsError."""
         try:
             for folder in (self.data_dir, self.runs_dir, self.reports_dir, self.logs_dir):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -67,14 +75,14 @@ class Settings:
         except OSError as error:
             raise SettingsError(
                 f"The data folder {self.data_dir} cannot be written ({error.strerror}). "
-                "Name another with ABQ_DATA_DIR, or make it writable."
+                "Set ABQ_DATA_DIR to another folder, or make this one writable."
             ) from error
 
 
 def _data_dir(text: str) -> Path:
     path = Path(text).expanduser() if text else Path(platformdirs.user_data_dir("abq-explorer", appauthor=False))
     if path.exists() and not path.is_dir():
-        raise SettingsError(f"ABQ_DATA_DIR is {str(path)!r}, which is a file. Name a folder.")
+        raise SettingsError(f"ABQ_DATA_DIR is {str(path)!r}, which is a file. Set it to a folder.")
     return path.resolve()
 
 
@@ -83,14 +91,12 @@ def _threads(text: str) -> int:
     if not text:
         return cores
     if not text.isdecimal() or int(text) < 1:
-        raise SettingsError(
-            f"ABQ_THREADS is {text!r}. It takes a whole number from 1 to {cores} (this machine's cores)."
-        )
+        raise SettingsError(f"ABQ_THREADS is {text!r}. Use a whole number from 1 to {cores} (this machine's cores).")
     return min(int(text), cores)
 
 
 def _device(text: str) -> str:
     device = text.strip().lower() or "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise SettingsError(f"ABQ_DEVICE is {text!r}. It takes cpu, cuda or cuda:0.")
+        raise SettingsError(f"ABQ_DEVICE is {text!r}. Use cpu, cuda or cuda:0.")
     return device

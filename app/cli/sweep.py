@@ -104,10 +104,10 @@ def _ray_cluster(address: str | None, settings: Settings) -> "Iterator[RayCluste
 
 def _check_cluster(cluster: "RayCluster", planned: "Sequence[PlannedCalibration]") -> None:
     """Refuse a sweep that this cluster cannot run, before anything is queued. Raises ClusterError."""
-    from app.jobs.executors.cluster import need_of
+    from app.jobs.executors.cluster import resources_for
 
     unfinished = [one for one in planned if one.state != "succeeded"]
-    needs = [need_of(one.spec, one.estimate.peak_memory_bytes, cluster.cpus) for one in unfinished]
+    needs = [resources_for(one.spec, one.estimate.peak_memory_bytes, cluster.cpus) for one in unfinished]
     cluster.check([one.spec for one in unfinished], needs)
 
 

@@ -1,4 +1,4 @@
-"""This process's hold on one job: the heartbeat thread, and every reason to stop. The work is in calibration_job."""
+"""The lease of one claimed job: its heartbeat thread, and the reasons to stop working on it."""
 
 import contextlib
 import threading
@@ -14,11 +14,14 @@ from storage.jobs import LEASE, Job, Jobs
 
 Reason = Literal["cancelled", "shutdown", "lost"]
 HEARTBEAT_SECONDS = 5.0
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5  # between looks for a requested cancel
 
 
 class JobStopped(Exception):
-    """The job ends here, and not because of an error. `reason` says who asked."""
+    """Work on the job stops here without an error; `reason` says why.
+
+    cancelled: a person cancelled it.  shutdown: this process was asked to end.  lost: another worker owns the job.
+    """
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -26,7 +29,7 @@ class JobStopped(Exception):
 
 
 class JobLease:
-    """Keeps a claimed job alive from a thread of its own, and knows when to stop. A context manager."""
+    """Extends the lease of a claimed job from a separate thread, and tells the work when to stop. A context manager."""
 
     def __init__(self, jobs: Jobs, job: Job, lease: timedelta = LEASE) -> None:
         self.job = job
@@ -47,32 +50,32 @@ class JobLease:
         self._thread.join(timeout=HEARTBEAT_SECONDS)
 
     def stop(self, reason: Reason) -> None:
-        """Ask the job to stop at its next step. The first reason counts, but a lost lease beats all."""
+        """Ask the work to stop at its next step. The first reason wins, except that a lost lease always does."""
         if self._reason is None or reason == "lost":
             self._reason = reason
 
     def give_back(self) -> None:
-        """Queue the job again for others, as far as it is still held; the attempt does not count."""
+        """Queue the job again if this process still owns it; the attempt does not count."""
         self.stop("lost")
         with contextlib.suppress(StorageError):
             self._jobs.release(
-                self.job.id, self.job.epoch, now(), "Its worker lost its parent, and did not stop in time."
+                self.job.id, self.job.epoch, now(), "Its worker lost its parent process and did not stop in time."
             )
 
     def check(self) -> None:
-        """Called in every step of the work. Raises JobStopped where it must end."""
+        """Check in every step of the work whether it must stop. Raises JobStopped."""
         if self._reason is not None:
             raise JobStopped(self._reason)
 
     def assert_owned(self) -> None:
-        """Called before a file takes its place: asks storage itself. Raises JobStopped, LostLeaseError."""
+        """Check ownership in storage before a file is renamed into place. Raises JobStopped, LostLeaseError."""
         self.check()
         self._jobs.heartbeat(self.job.id, self.job.epoch, now(), self._lease)
 
     def _beat(self) -> None:
         next_beat = time.monotonic()
         lease_ends = time.monotonic() + self._lease.total_seconds()
-        while not self._done.wait(LOOK_SECONDS):
+        while not self._done.wait(POLL_SECONDS):
             try:
                 if time.monotonic() >= next_beat:
                     cancel = self._jobs.heartbeat(self.job.id, self.job.epoch, now(), self._lease)
@@ -95,13 +98,13 @@ class JobLease:
 def throttled(
     call: Callable[[], None], seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> Callable[..., None]:
-    """A function that makes the call at most once in so many seconds; `force=True` makes it in any case."""
+    """Wrap `call` so that it runs at most once per `seconds`; `force=True` runs it in any case."""
     last = float("-inf")
 
-    def maybe(*, force: bool = False) -> None:
+    def throttled_call(*, force: bool = False) -> None:
         nonlocal last
         if force or clock() - last >= seconds:
             call()
             last = clock()
 
-    return maybe
+    return throttled_call

@@ -1,4 +1,4 @@
-"""How far a job is and how long it still takes, from the steps that were timed. Leaves storing it to the worker."""
+"""The progress of a job and its estimated time left, from the calibration events so far."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from abq_core.events import BlockDone, Event, Started, StepDone
 from app import formatting
 
+# Shares of a job's time
 WEIGHTS = {"calibrate": 0.80, "diagnose": 0.08, "evaluate": 0.12}
 WEIGHTS_WITHOUT_LEARNING = {"calibrate": 0.25, "diagnose": 0.30, "evaluate": 0.45}
-_STEPS_OF_A_BLOCK_ITSELF = 4.0  # collecting, rounding and writing a block take about as long as this many steps
-_STEPS_OF_A_PASS_STEP = 3.0  # a step of the end-to-end pass, for each block: more tokens, and the pass back through all
+_BLOCK_OVERHEAD_STEPS = 4.0  # collecting, rounding and writing a block, in optimisation steps
+_END_TO_END_STEPS = 3.0  # one step of the end-to-end pass, in optimisation steps per block: it trains all blocks
 
 
 @dataclass
 class Progress:
-    """The share of a job that is done, 0..1. It never falls; the rate leaves out what an earlier attempt had done."""
+    """The fraction of a job that is done, 0..1, which never decreases.
+
+    Blocks that an earlier attempt finished count as done but not towards the rate.  learns: whether the calibration
+    optimises anything, which decides how the job's time is divided.
+    """
 
     learns: bool
     clock: Callable[[], float] = time.monotonic
@@ -33,7 +38,7 @@ class Progress:
         self._since = self.clock()
 
     def calibration_event(self, event: Event) -> None:
-        """Take a calibration event into account."""
+        """Update the progress and its message from a calibration event."""
         if isinstance(event, Started):
             self.blocks, self._steps = event.blocks, event.steps_per_block
             self._pass_steps = event.end_to_end_steps
@@ -54,24 +59,24 @@ class Progress:
                 self._restart_clock()
 
     def diagnosing(self, part: float = 0.0) -> None:
-        """part: 0..1 of the diagnostics."""
+        """Update the progress of the diagnostics. part: 0..1."""
         self._move_to(self._weights["calibrate"] + self._weights["diagnose"] * part)
-        self.message = "Comparing distributions before and after; next: evaluation."
+        self.message = "Comparing distributions before and after calibration; next: evaluation."
 
     def evaluating(self, part: float = 0.0) -> None:
-        """part: 0..1 of the evaluation."""
+        """Update the progress of the evaluation. part: 0..1."""
         self._move_to(1.0 - self._weights["evaluate"] * (1.0 - part))
-        self.message = "Measuring perplexity and distance to full precision; this is the last part."
+        self.message = "Measuring perplexity and KL divergence from full precision; this is the last step."
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds left at the rate so far, or None while nothing was timed."""
+        """Estimated seconds left at the rate so far; None until something has been timed."""
         done = self.fraction - self._from
         return None if done < 1e-3 else (self.clock() - self._since) * (1.0 - self.fraction) / done
 
     def _calibrated(self, blocks: int, steps: int, pass_steps: int = 0) -> None:
-        per_block = self._steps + _STEPS_OF_A_BLOCK_ITSELF
-        per_pass_step = _STEPS_OF_A_PASS_STEP * (self.blocks or 1)
+        per_block = self._steps + _BLOCK_OVERHEAD_STEPS
+        per_pass_step = _END_TO_END_STEPS * (self.blocks or 1)
         done = blocks * per_block + steps + per_pass_step * pass_steps
         self._move_to(
             self._weights["calibrate"] * done / ((self.blocks or 1) * per_block + per_pass_step * self._pass_steps)

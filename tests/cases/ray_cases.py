@@ -1,10 +1,10 @@
-"""A cluster inside this process, on which nodes die when a test says so: all of the executor but Ray itself."""
+"""A cluster inside this process whose nodes die when a test says so: the whole executor without Ray."""
 
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from app.jobs.executors.cluster import Need
+from app.jobs.executors.cluster import Resources
 from app.jobs.executors.node import Assignment, BlockKey, Delivery, Ended, NodeCalibrator
 from app.jobs.executors.remote import RemoteLostError
 
@@ -13,8 +13,10 @@ DiesAt = Callable[[Delivery | Ended], bool]
 
 @dataclass
 class FakeCluster:
-    """rooms: calibrations at once.  dies_at: of a calibration, "W4A4 abq", for each start in turn the item before which
-    its node dies.  silent: nodes say nothing.  changes: what nodes are asked for is not what was sent.
+    """A Cluster whose nodes are threads.
+
+    rooms: calibrations at once.  dies_at: per calibration ("W4A4 abq"), one predicate per start; the node dies before
+    the first item that matches.  silent: nodes send nothing.  changes: fields of the assignment that nodes see changed.
     """
 
     rooms: int = 1
@@ -28,10 +30,10 @@ class FakeCluster:
     most_alive: int = 0
     began: threading.Event = field(default_factory=threading.Event)
 
-    def room(self, need: Need) -> int:
+    def capacity(self, need: Resources) -> int:
         return self.rooms
 
-    def start(self, need: Need, assignment: Assignment, stored: Iterable[tuple[BlockKey, bytes]]) -> "FakeRemote":
+    def start(self, need: Resources, assignment: Assignment, stored: Iterable[tuple[BlockKey, bytes]]) -> "FakeRemote":
         self.sent.append(dict(stored))
         self.specs.append(f"{assignment.spec.precision} {assignment.spec.method}")
         deaths = self.dies_at.get(self.specs[-1])
@@ -45,7 +47,7 @@ class FakeCluster:
 
 
 class FakeRemote:
-    """A node that is a thread; what it handed over before it died was handed over."""
+    """A node as a thread. Items that it sent before it died have arrived."""
 
     def __init__(self, cluster: FakeCluster, dies_at: DiesAt) -> None:
         self.node = NodeCalibrator()
@@ -66,7 +68,7 @@ class FakeRemote:
 
     def stop(self) -> None:
         self._cluster.alive.discard(id(self))
-        while not self._ended:  # a thread cannot be killed: let it run to its end
+        while not self._ended:  # a thread cannot be killed, so it runs to its end
             self._take(0.05)
 
     def _take(self, seconds: float) -> list[Delivery | Ended]:

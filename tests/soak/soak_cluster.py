@@ -1,4 +1,4 @@
-"""The check of sweeps on a cluster: real Ray nodes on this machine; in the long form one is killed in the middle."""
+"""The check of sweeps on a cluster: real Ray nodes on this machine; the long form kills one during a sweep."""
 
 from pathlib import Path
 

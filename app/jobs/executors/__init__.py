@@ -1,1 +1,1 @@
-"""Where jobs run: on this machine (local), or on a cluster (cluster, and ray for the one kind that there is)."""
+"""Where jobs run: on this machine (local) or on a cluster (cluster for the scheduling, ray for Ray clusters)."""

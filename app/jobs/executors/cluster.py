@@ -1,8 +1,8 @@
-"""Many jobs on a cluster: this process claims them and holds their leases, nodes calibrate, this process alone writes.
+"""Jobs on a cluster: this process claims them and holds their leases, nodes calibrate, only this process writes.
 
-What a node hands over is written here under the job's epoch, as a worker writes it. A node that dies ends an attempt,
-as a worker that dies: its job goes back to the queue and is claimed again; after three attempts without a new block it
-has failed. Diagnostics and evaluation are made in this process, of one job at a time.
+Blocks and events from a node are written here under the job's epoch, as a local worker writes them. A node that dies
+ends an attempt: the job is queued and claimed again, and fails after three attempts without a new block. Diagnostics
+and evaluation run in this process, one job at a time.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from app.clock import now
 from app.jobs.calibration_job import Calibrator, EvaluationPlan, run_claimed
 from app.jobs.executors.node import Assignment, BlockKey, on_one_device
 from app.jobs.executors.remote import Remote, RemoteLostError, follow_remote, stored_blocks
-from app.jobs.lease import LOOK_SECONDS, JobLease, JobStopped
+from app.jobs.lease import POLL_SECONDS, JobLease, JobStopped
 from app.runs.provenance import versions
 from app.runs.run_folder import BlockStore
 from app.services import Services
 from storage.jobs import Job
 
-MOST_AT_ONCE = 32  # each is two threads here, and their writes take turns
-_ALL = 1_000_000
+MAX_JOBS = 32  # at the same time: each has two threads here, and their writes are serialized
+_NO_LIMIT = 1_000_000
 
 
 class ClusterError(RuntimeError):
-    """A cluster that cannot be used for what was asked; the message says why and what to do."""
+    """The cluster cannot run these calibrations; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one calibration takes of a node: CPUs, whole GPUs, bytes of memory."""
+class Resources:
+    """Resources that one calibration needs on a node: CPUs, whole GPUs, bytes of memory."""
 
     cpus: int
     gpus: int
@@ -45,51 +45,51 @@ class Need:
 
 
 class Cluster(Protocol):
-    """Where calibrations can run. cpus: that one of them takes, as threads of torch."""
+    """A cluster that runs calibrations. cpus: CPUs per calibration, used as torch threads."""
 
     cpus: int
 
-    def room(self, need: Need) -> int:
-        """How many of these the nodes that live now hold at once."""
+    def capacity(self, need: Resources) -> int:
+        """Number of such calibrations that the live nodes can run at once."""
         ...
 
-    def start(self, need: Need, assignment: Assignment, stored: Iterable[tuple[BlockKey, bytes]]) -> Remote:
-        """Have a node calibrate, as soon as one has room. stored: what it fetches of the finished blocks."""
+    def start(self, need: Resources, assignment: Assignment, stored: Iterable[tuple[BlockKey, bytes]]) -> Remote:
+        """Calibrate on a node as soon as one has free resources. stored: the finished blocks, which it may fetch."""
         ...
 
 
 class ClusterJobs:
-    """Brings jobs to their end on a cluster. One thread calls `bring_to_end`; `stop` may be called from any.
+    """Runs jobs on a cluster. One thread calls `bring_to_end`; `stop` may be called from any thread.
 
-    on_look: shown, about twice a second, those that have not ended.  plan: how much their evaluations read.
+    on_poll: called about twice a second with the jobs that have not ended.  plan: text that their evaluations read.
     """
 
     def __init__(
         self,
         services: Services,
         cluster: Cluster,
-        on_look: Callable[[Sequence[Job]], None] = lambda jobs: None,
+        on_poll: Callable[[Sequence[Job]], None] = lambda jobs: None,
         plan: EvaluationPlan | None = None,
     ) -> None:
         self._services = services
         self._jobs = services.storage.jobs
         self._cluster = cluster
-        self._on_look = on_look
+        self._on_poll = on_poll
         self._plan = plan
-        self._needs: dict[str, Need] = {}
+        self._needs: dict[str, Resources] = {}
         self._leases: set[JobLease] = set()
-        self._calibrating: set[str] = set()  # jobs that take room on the cluster, or are about to
+        self._calibrating: set[str] = set()  # jobs that use resources of the cluster, or are about to
         self._measuring = threading.Lock()
         self._stopped: Literal["cancelled", "shutdown"] | None = None
 
     def bring_to_end(self, job_ids: Sequence[str]) -> None:
-        """Return when all of these jobs have ended, here or in the hands of other workers, or `stop` was called.
+        """Run these jobs; return when all have ended, here or on other workers, or `stop` was called.
 
-        Ctrl-C cancels those that have not ended. Raises DatabaseError.
+        Ctrl-C cancels the jobs that have not ended. Raises DatabaseError.
         """
-        with ThreadPoolExecutor(MOST_AT_ONCE, "cluster-job") as pool:
+        with ThreadPoolExecutor(MAX_JOBS, "cluster-job") as pool:
             try:
-                self._look_until_ended(set(job_ids), pool)
+                self._poll_until_ended(set(job_ids), pool)
             except KeyboardInterrupt:
                 for job_id in job_ids:
                     self._jobs.request_cancel(job_id, now())
@@ -100,44 +100,45 @@ class ClusterJobs:
                 raise
 
     def stop(self, reason: Literal["cancelled", "shutdown"]) -> None:
-        """End all jobs at their next step: cancelled, or back in the queue."""
+        """End all jobs at their next step: cancelled, or queued again (shutdown)."""
         self._stopped = reason
         for lease in list(self._leases):
             lease.stop(reason)
 
-    def _look_until_ended(self, job_ids: set[str], pool: ThreadPoolExecutor) -> None:
-        at_work: dict[str, Future[None]] = {}
+    def _poll_until_ended(self, job_ids: set[str], pool: ThreadPoolExecutor) -> None:
+        running_here: dict[str, Future[None]] = {}
         while self._stopped is None:
-            for job_id in [job_id for job_id, future in at_work.items() if future.done()]:
-                at_work.pop(job_id).result()
-            self._jobs.requeue_expired(now())  # of a worker or a submitting process that died
-            queued = [job for job in reversed(self._jobs.list("queued", _ALL)) if job.id in job_ids]
-            running = [job for job in self._jobs.list("running", _ALL) if job.id in job_ids]
-            if not (queued or running or at_work):
+            for job_id in [job_id for job_id, future in running_here.items() if future.done()]:
+                running_here.pop(job_id).result()
+            self._jobs.requeue_expired(now())  # the worker or submitting process of a job may have died
+            queued = [job for job in reversed(self._jobs.list("queued", _NO_LIMIT)) if job.id in job_ids]
+            running = [job for job in self._jobs.list("running", _NO_LIMIT) if job.id in job_ids]
+            if not (queued or running or running_here):
                 return
-            self._on_look([*running, *queued])
+            self._on_poll([*running, *queued])
             for job in queued:
-                if job.id in at_work:
+                if job.id in running_here:
                     continue
-                if len(at_work) >= MOST_AT_ONCE or len(self._calibrating) >= self._cluster.room(self._need(job)):
+                room = self._cluster.capacity(self._resources(job))
+                if len(running_here) >= MAX_JOBS or len(self._calibrating) >= room:
                     break
                 self._calibrating.add(job.id)
-                at_work[job.id] = pool.submit(self._work_on, job.id)
-            if at_work:
-                wait(at_work.values(), LOOK_SECONDS, FIRST_COMPLETED)
+                running_here[job.id] = pool.submit(self._run_job, job.id)
+            if running_here:
+                wait(running_here.values(), POLL_SECONDS, FIRST_COMPLETED)
             else:
-                threading.Event().wait(LOOK_SECONDS)
+                threading.Event().wait(POLL_SECONDS)
 
-    def _need(self, job: Job) -> Need:
+    def _resources(self, job: Job) -> Resources:
         if job.id not in self._needs:
             spec = CalibrationSpec.from_dict(job.spec)
-            self._needs[job.id] = need_of(
+            self._needs[job.id] = resources_for(
                 spec, self._services.models.estimate_calibration(spec).peak_memory_bytes, self._cluster.cpus
             )
         return self._needs[job.id]
 
-    def _work_on(self, job_id: str) -> None:
-        """What a worker process does, and what its supervisor does after its end."""
+    def _run_job(self, job_id: str) -> None:
+        """Claim and run one job, as a worker process does, then requeue it if its node died, as a supervisor does."""
         worker = f"{socket.gethostname()}-{secrets.token_hex(6)}"
         try:
             job = self._jobs.claim_next(worker, now(), job_id=job_id)
@@ -146,14 +147,14 @@ class ClusterJobs:
             lease = JobLease(self._jobs, job)
             with self._held(lease), lease, contextlib.ExitStack() as turn:
                 run_claimed(self._services, lease, self._plan, calibrator=self._calibrator(lease, turn))
-            self._jobs.requeue_worker(worker, now())  # nothing, unless its node died
+            self._jobs.requeue_worker(worker, now())  # no effect unless its node died
         finally:
             self._calibrating.discard(job_id)
 
     @contextlib.contextmanager
     def _held(self, lease: JobLease) -> Iterator[None]:
         self._leases.add(lease)
-        if self._stopped is not None:  # said between the claim and the line above
+        if self._stopped is not None:  # `stop` was called between the claim and the line above
             lease.stop(self._stopped)
         try:
             yield
@@ -161,10 +162,10 @@ class ClusterJobs:
             self._leases.discard(lease)
 
     def _calibrator(self, lease: JobLease, turn: contextlib.ExitStack) -> Calibrator:
-        """Calibrates on the cluster, then waits for its turn to measure here, which ends with `turn`."""
+        """A calibrator that runs on the cluster, then waits until no other job measures here; `turn` ends that."""
 
         def calibrate(spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
-            on_event(Message("It waits for room on the cluster."))
+            on_event(Message("Waiting for free resources on the cluster."))
             try:
                 self._calibrate(lease, spec, store, on_event)
             except RemoteLostError as error:
@@ -172,16 +173,16 @@ class ClusterJobs:
                 raise JobStopped("lost") from error
             finally:
                 self._calibrating.discard(lease.job.id)
-            while not self._measuring.acquire(timeout=LOOK_SECONDS):
+            while not self._measuring.acquire(timeout=POLL_SECONDS):
                 lease.check()
             turn.callback(self._measuring.release)
 
         return calibrate
 
     def _calibrate(self, lease: JobLease, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
-        need, on_node = self._need(lease.job), on_one_device(spec)
-        home = "cpu" if self._services.settings.device == "cpu" else on_node.device
-        assignment = Assignment(on_node, home, fingerprint(spec.model), versions(), need.cpus)
+        need, on_node = self._resources(lease.job), on_one_device(spec)
+        model_device = "cpu" if self._services.settings.device == "cpu" else on_node.device
+        assignment = Assignment(on_node, model_device, fingerprint(spec.model), versions(), need.cpus)
         remote = self._cluster.start(need, assignment, stored_blocks(store))
         try:
             follow_remote(remote, store, on_event, lease.check)
@@ -189,6 +190,6 @@ class ClusterJobs:
             remote.stop()
 
 
-def need_of(spec: CalibrationSpec, memory_bytes: int, cpus: int) -> Need:
-    """What a calibration takes that needs so much memory, on so many threads."""
-    return Need(cpus, int(spec.device.startswith("cuda")), memory_bytes)
+def resources_for(spec: CalibrationSpec, memory_bytes: int, cpus: int) -> Resources:
+    """The resources of a calibration that needs this much memory on this many CPUs."""
+    return Resources(cpus, int(spec.device.startswith("cuda")), memory_bytes)

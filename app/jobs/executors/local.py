@@ -1,7 +1,7 @@
-"""Jobs on this machine: a supervisor that keeps one worker process at work while the queue holds jobs.
+"""Jobs on this machine: a supervisor that runs one worker process at a time while jobs are queued.
 
-It runs in a thread of the dashboard, or by itself (`abq worker`). One supervisor at a time looks after a data folder;
-another one waits for its turn.
+It runs in a thread of the dashboard or as its own process (`abq worker`). At most one supervisor is active per data
+folder; others wait until it ends.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from kernels.host.threads import THREADS_WAIT
 from storage.errors import StorageError
 from storage.jobs import LEASE, Job, Jobs
 
-LOOK_SECONDS = 0.5
-TERM_AFTER_SECONDS = 10.0  # a cancelled job that does not stop by itself
-KILL_AFTER_SECONDS = 14.5  # gone 16 s after the cancel, the looks between included
+POLL_SECONDS = 0.5
+TERM_AFTER_SECONDS = 10.0  # of a cancelled job that does not stop
+KILL_AFTER_SECONDS = 14.5  # the process is gone 16 s after the cancel, polling included
 STOP_SECONDS = 10.0
 LOG_BYTES = 2**20
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Starts a worker for each queued job, ends workers that hang in a cancel, gives back what a dead one held."""
+    """Starts a worker for each queued job, ends workers that ignore a cancel, requeues the jobs of dead workers."""
 
     def __init__(self, settings: Settings, jobs: Jobs, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -59,7 +59,7 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the worker, its job going back to the queue, and the thread."""
+        """End the worker, whose job is queued again, and the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -68,26 +68,25 @@ class Supervisor:
         self._instance.release()
 
     def run_until_idle(self) -> bool:
-        """Supervise in this thread until no job is queued or running. False where another supervisor is at work."""
+        """Supervise in this thread until no job is queued or running. False if another supervisor is active."""
         if not self._instance.acquire():
             return False
         try:
             while not self._stop.is_set():
                 self.step()
                 if self._worker is None and not self._jobs.list("queued", 1):
-                    self._instance.release()  # from here on a new job finds no supervisor and starts one ...
-                    if (
-                        not self._jobs.list("queued", 1) or not self._instance.acquire()
-                    ):  # ... unless it came just before
+                    # After the release a new job starts its own supervisor; one submitted just before did not.
+                    self._instance.release()
+                    if not self._jobs.list("queued", 1) or not self._instance.acquire():
                         return True
-                self._stop.wait(LOOK_SECONDS)
+                self._stop.wait(POLL_SECONDS)
         finally:
             self.end_worker()
             self._instance.release()
         return True
 
     def step(self) -> None:
-        """Look once: at the worker, at leases that ran out, at cancels that hang, at the queue."""
+        """Check once: the worker, expired leases, cancels that were ignored, the queue."""
         self._kill_stopped_worker()
         self._collect_worker()
         self._jobs.requeue_expired(now())
@@ -98,7 +97,7 @@ class Supervisor:
             self._watch_cancel()
 
     def end_worker(self) -> None:
-        """SIGTERM, then SIGKILL where it does not end in time; whatever it held is queued again."""
+        """Send SIGTERM, then SIGKILL after STOP_SECONDS; the worker's job is queued again."""
         if self._worker is None:
             return
         self._worker.terminate()
@@ -115,8 +114,8 @@ class Supervisor:
                 if self._instance.acquire():
                     self.step()
             except (StorageError, OSError):
-                logger.exception("The supervisor goes on after an error.")
-            self._stop.wait(LOOK_SECONDS)
+                logger.exception("The supervisor continues after an error.")
+            self._stop.wait(POLL_SECONDS)
 
     def _start_worker(self) -> None:
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -127,7 +126,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C ends the supervisor, which then ends the worker in good order
+                start_new_session=True,  # Ctrl-C reaches the supervisor only, which then ends the worker
             )
         self._cancel_seen = None
 
@@ -141,8 +140,10 @@ class Supervisor:
         self._jobs.requeue_worker(self._name, now())
 
     def _kill_stopped_worker(self) -> None:
-        """A worker that was stopped (SIGSTOP) for longer than its lease: another may have its job by now, and it may
-        hold the database's lock. Asks the system, not the database.
+        """Kill a worker that has been stopped (SIGSTOP) for longer than its lease.
+
+        Another worker may own its job by now, and it may hold the database's lock, so this asks the operating system
+        and not the database.
         """
         if self._worker is None or not _is_stopped(self._worker.pid):
             self._stopped_since = None
@@ -178,7 +179,7 @@ def _is_stopped(process: int) -> bool:
 
 
 def start_detached(settings: Settings) -> bool:
-    """Start a supervisor that outlives this process and ends when the queue is empty. False where one is at work."""
+    """Start a supervisor that outlives this process and ends with the queue. False if one is active already."""
     instance = SingleInstance(settings.data_dir / "supervisor.lock")
     if not instance.acquire():
         return False
@@ -192,19 +193,19 @@ def start_detached(settings: Settings) -> bool:
             stderr=log,
             start_new_session=True,
         )
-    process.returncode = 0  # nobody waits for it: it outlives this process
+    process.returncode = 0  # never waited for: Popen would warn about a running child
     return True
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """What a process started here sees: these settings, this code, and threads that wait without spinning."""
+    """The environment of a child process: these settings, this code, and threads that wait without spinning."""
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**THREADS_WAIT, **os.environ, **settings.to_environment(), "PYTHONPATH": path}
 
 
 @contextlib.contextmanager
 def open_log(path: Path) -> Iterator[IO[bytes]]:
-    """A log file to append to; started anew where it has become long."""
+    """A log file opened for appending; one longer than LOG_BYTES is truncated first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = "wb" if path.exists() and path.stat().st_size > LOG_BYTES else "ab"
     with path.open(mode) as file:

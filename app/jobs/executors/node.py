@@ -1,7 +1,7 @@
-"""One calibration on a node of a cluster: walks the blocks there, hands out what happens and the finished blocks.
+"""One calibration on a node of a cluster: it sends events and finished blocks to the submitting process (remote.py).
 
-Opens no database and writes no files: that is left to the process that submitted the job (remote.py). Knows no Ray.
-Imports no torch before `prepare_process` was called.
+A node opens no database and writes no files. This module does not depend on Ray, and imports torch only after
+`prepare_process`.
 """
 
 import os
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     from abq_core.spec import CalibrationSpec
 
-BlockKey = tuple[int, bool]  # a block, and whether what is stored is its draft
+BlockKey = tuple[int, bool]  # (block, whether this is its draft)
 
 
 class NodeError(RuntimeError):
-    """This node cannot calibrate what it was asked to; the message names the node and says what to do."""
+    """This node cannot run the calibration; the message names the node and says what to do."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """An event on its way home. saved: of a BlockDone, the bytes (safetensors) of a block that is not at home yet.
+    """An event for the submitting process. saved: for a BlockDone, the new block as safetensors bytes, else None.
 
-    draft: whether it is what a block learned before an end-to-end pass.
+    draft: whether the block still awaits the end-to-end pass.
     """
 
     event: Event
@@ -43,7 +43,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Ended:
-    """The last that comes. error: a sentence where the calibration failed, with its traceback."""
+    """The last item of a calibration. error: a sentence if it failed, else None."""
 
     error: str | None = None
     traceback: str = ""
@@ -51,12 +51,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a node is to calibrate. home: device that holds the model.  fingerprint: sha256 over its files.
-    versions: of the submitting process.  threads: of torch.  stored: the finished blocks, as `fetch` takes them.
+    """A calibration for a node.
+
+    model_device: device that holds the full model.  fingerprint: sha256 over the model's files.  versions: those of
+    the submitting process.  threads: torch threads.  stored: the finished blocks, in the form that `fetch` reads.
     """
 
     spec: "CalibrationSpec"
-    home: str
+    model_device: str
     fingerprint: str
     versions: Mapping[str, str]
     threads: int
@@ -64,7 +66,7 @@ class Assignment:
 
 
 def prepare_process() -> None:
-    """Forget the secrets of the environment, and make threads wait as they do at home. Before torch is imported."""
+    """Remove secrets from the environment and set how threads wait. Call it before torch is imported."""
     kept = without_secrets(os.environ)
     for name in os.environ.keys() - kept.keys():
         del os.environ[name]
@@ -72,28 +74,28 @@ def prepare_process() -> None:
 
 
 def check_node(versions: Mapping[str, str], folders: list[str]) -> list[str]:
-    """Why this node cannot take part, a sentence each.
+    """The reasons why this node cannot run the jobs, one sentence each; empty if it can.
 
-    versions: of the submitting process.  folders: local models and texts that the jobs read.
+    versions: those of the submitting process.  folders: local models and texts that the jobs read.
     """
     from app.runs.provenance import versions as versions_here
 
     node, here = socket.gethostname(), versions_here()
     wrong = [
         f"Node {node} has {name} {here.get(name, 'missing')} and the submitting process has "
-        f"{versions.get(name, 'missing')}: install the same versions on all of them, so that blocks fit together."
+        f"{versions.get(name, 'missing')}: install the same versions on all machines, so that blocks fit together."
         for name in {**versions, **here}
         if versions.get(name) != here.get(name)
     ]
     return wrong + [
-        f"{path} is not on node {node}: a model or text that is a path must be on every node at the same path."
+        f"{path} does not exist on node {node}. Copy the model or text to the same path on every node."
         for path in folders
         if not Path(path).exists()
     ]
 
 
 class Outbox:
-    """Between the thread that calibrates and whoever fetches: nothing with a block is passed before it is safe."""
+    """A queue from the calibrating thread to the fetching one. After a block it waits until that block is stored."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -101,7 +103,7 @@ class Outbox:
         self._put = self._taken = self._safe = 0
 
     def put(self, item: Delivery | Ended) -> None:
-        """Hand over an item; with a block, return when the fetcher has it safe. Of steps in a row the last is kept."""
+        """Add an item; for a block, return once the fetcher has stored it. Of consecutive steps the last is kept."""
         with self._changed:
             if self._items and _is_step(item) and _is_step(self._items[-1]):
                 self._items[-1] = item
@@ -114,7 +116,7 @@ class Outbox:
                 self._changed.wait_for(lambda: self._safe >= number)
 
     def take(self, seconds: float) -> list[Delivery | Ended]:
-        """What came since the last call, whose items are safe by now. Waits so long for anything but a step."""
+        """The items since the last call, whose own items are stored by now. Waits up to `seconds` for a non-step."""
         with self._changed:
             self._safe = self._taken
             self._changed.notify_all()
@@ -125,17 +127,17 @@ class Outbox:
 
 
 class NodeCalibrator:
-    """Calibrates one assignment in a thread."""
+    """Runs one assignment in a thread."""
 
     def __init__(self) -> None:
         self._outbox = Outbox()
 
     def begin(self, assignment: Assignment, fetch: Callable[[Any], bytes] = bytes) -> None:
-        """Start. fetch: makes bytes of a value of `assignment.stored`, called when a block is needed."""
+        """Start the calibration. fetch: reads a value of `assignment.stored` as bytes, when the block is needed."""
         threading.Thread(target=self._run, args=(assignment, fetch), name="calibration", daemon=True).start()
 
     def next(self, seconds: float) -> list[Delivery | Ended]:
-        """What happened since the last call; to call again says that it is safe. Waits for at most so many seconds."""
+        """The items since the last call, waiting up to `seconds`. Calling it confirms that earlier items are stored."""
         return self._outbox.take(seconds)
 
     def _run(self, assignment: Assignment, fetch: Callable[[Any], bytes]) -> None:
@@ -147,8 +149,8 @@ class NodeCalibrator:
             self._outbox.put(Ended())
 
 
-class _SentStore:
-    """A CheckpointStore: what is at home comes from there; what is saved leaves with the event that announces it."""
+class _RemoteStore:
+    """A CheckpointStore that fetches blocks from the submitting process and sends each saved one with its BlockDone."""
 
     def __init__(self, stored: Mapping[BlockKey, Any], fetch: Callable[[Any], bytes]) -> None:
         self._stored = stored
@@ -168,7 +170,7 @@ class _SentStore:
         self._saved = to_bytes(tensors), True
 
     def delivery(self, event: Event) -> Delivery:
-        """The event, and with a BlockDone the block that was saved for it."""
+        """The event, together with the block that was saved for it if it is a BlockDone."""
         if not isinstance(event, BlockDone) or self._saved is None:
             return Delivery(event)
         (saved, draft), self._saved = self._saved, None
@@ -182,7 +184,7 @@ class _SentStore:
 
 
 def to_bytes(tensors: "Mapping[str, torch.Tensor]") -> bytes:
-    """A block on the wire."""
+    """A block as safetensors bytes, to send it."""
     from safetensors.torch import save
 
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -196,27 +198,27 @@ def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Calla
     from abq_core.models.reference import fingerprint
 
     spec = assignment.spec
-    put(Delivery(Message(f"It runs on {socket.gethostname()}, process {os.getpid()}.")))
+    put(Delivery(Message(f"Calibrating on {socket.gethostname()}, process {os.getpid()}.")))
     if wrong := check_node(assignment.versions, [path for path in (spec.model, spec.data) if Path(path).is_absolute()]):
         raise NodeError(wrong[0])
     if spec.device != "cpu" and not torch.cuda.is_available():
         raise NodeError(
-            f"Torch reaches no GPU on node {socket.gethostname()}: install torch for CUDA everywhere, or let the "
-            "node join without --num-gpus."
+            f"torch finds no GPU on node {socket.gethostname()}. Install torch for CUDA there, or let the node join "
+            "without --num-gpus."
         )
     torch.set_num_threads(assignment.threads)
     if fingerprint(spec.model) != assignment.fingerprint:
         raise NodeError(
-            f"The files of {spec.model} on node {socket.gethostname()} are not those of the submitting machine: copy "
-            "them, so that they are the same everywhere."
+            f"The files of {spec.model} on node {socket.gethostname()} differ from those of the submitting machine. "
+            "Copy them, so that they are the same on every node."
         )
-    store = _SentStore(assignment.stored, fetch)
-    base = load_model(spec.model, assignment.home)
+    store = _RemoteStore(assignment.stored, fetch)
+    base = load_model(spec.model, assignment.model_device)
     calibrate(base, spec, store, lambda event: put(store.delivery(event)))
 
 
 def on_one_device(spec: "CalibrationSpec") -> "CalibrationSpec":
-    """The calibration as a node does it: the accelerator that it was given is the only one that it sees."""
+    """The spec for a node, without the GPU's index: a node sees only the GPU that it was assigned."""
     return replace(spec, device=spec.device.split(":")[0])
 
 

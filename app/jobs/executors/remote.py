@@ -1,6 +1,6 @@
-"""The submitting process's side of one calibration elsewhere: blocks into its store, events to its listener, in order.
+"""The submitting process's side of a remote calibration: it stores blocks and passes on events, in order.
 
-It alone writes files and the database. Where the other side is depends on the cluster (ray.py).
+Only this side writes files and the database. ray.py implements the connection to the other side.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +12,11 @@ from app.runs.run_folder import BlockStore
 
 
 class RemoteLostError(RuntimeError):
-    """The node or the process of a calibration is gone; what it had handed over is kept."""
+    """The node or the process of a calibration is gone. Blocks received before are kept."""
 
 
 class RemoteCalibrationError(RuntimeError):
-    """A calibration failed on its node, as it would have here: the message is a sentence for a person."""
+    """A calibration failed on its node with an error of its own; the message is a sentence for the user."""
 
 
 class RemoteTraceback(Exception):
@@ -24,24 +24,25 @@ class RemoteTraceback(Exception):
 
 
 class Remote(Protocol):
-    """One calibration elsewhere."""
+    """One calibration on another machine or in another process."""
 
     def next(self) -> list[Delivery | Ended]:
-        """What came since the last call, which says that everything before is safe. Empty after half a second without.
+        """The items since the last call; empty if none arrived within half a second.
 
-        Raises RemoteLostError.
+        Calling it confirms that all earlier items are stored. Raises RemoteLostError.
         """
         ...
 
     def stop(self) -> None:
-        """End it, whatever it does."""
+        """End the calibration at once."""
         ...
 
 
 def follow_remote(remote: Remote, store: BlockStore, on_event: OnEvent, check: Callable[[], None]) -> None:
-    """Take what a calibration elsewhere hands over until it has ended. check: may raise to stop, asked all the time.
+    """Store the blocks and pass on the events of a remote calibration until it has ended.
 
-    A block is in the store before its event is passed on, and the other side goes on when that has returned.
+    check: called at every poll; may raise to stop. A block is stored before its event is passed on, and the other side
+    continues after `on_event` has returned.
     Raises RemoteLostError, RemoteCalibrationError.
     """
     while True:
@@ -51,19 +52,19 @@ def follow_remote(remote: Remote, store: BlockStore, on_event: OnEvent, check: C
                 if item.error is not None:
                     raise RemoteCalibrationError(item.error) from RemoteTraceback(f"\n{item.traceback}")
                 return
-            _keep_block(item, store)
+            _store_block(item, store)
             on_event(item.event)
 
 
 def stored_blocks(store: BlockStore) -> Iterator[tuple[BlockKey, bytes]]:
-    """The finished blocks and drafts, one after the other."""
+    """The finished blocks and drafts of a store, as safetensors bytes."""
     for block in sorted(store.hashes):
         for draft, tensors in ((False, store.load(block)), (True, store.load_draft(block))):
             if tensors is not None:
                 yield (block, draft), to_bytes(tensors)
 
 
-def _keep_block(item: Delivery, store: BlockStore) -> None:
+def _store_block(item: Delivery, store: BlockStore) -> None:
     from safetensors.torch import load
 
     if item.saved is None:

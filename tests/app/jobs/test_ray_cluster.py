@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine, one of them killed in the middle of a sweep."""
+"""A real Ray cluster of two nodes on this machine; one is killed in the middle of a sweep."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ pytestmark = [
     ),
 ]
 
-PATIENCE_SECONDS = 800.0  # only a hang takes so long: half of it on two cores that others use too
+PATIENCE_SECONDS = 800.0  # only a hang takes this long; two busy cores need half
 GRID = """
 models: [builtin]
 precisions: [W4A4, "W2*A8", W3A8]
@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Two nodes, each with one CPU; this machine's processes belong to the head."""
+    """Two nodes with one CPU each; this machine's processes belong to the head node."""
 
     address: str
     head: psutil.Popen
@@ -57,7 +57,7 @@ class Nodes:
 
 
 def kill(node: psutil.Popen) -> None:
-    """As when its machine loses power: nothing of it ends in good order."""
+    """Kill every process of the node, as if its machine lost power."""
     for process in [node, *node.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -75,7 +75,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             started.append(psutil.Popen(command, stdout=log, stderr=log, start_new_session=True))
             return started[-1]
 
-        # not pytest's folder: the path of a socket may have no more than 107 characters
+        # not pytest's folder: the path of a socket is limited to 107 characters
         folder = f"/tmp/abq-ray-{os.getpid()}"
         head = start("--head", f"--port={address.split(':')[1]}", f"--temp-dir={folder}", "--include-dashboard=false")
         try:
@@ -98,14 +98,14 @@ def free_port() -> int:
 
 
 def alive(address: str) -> int:
-    """Asked in a process of its own: here it would leave Ray's threads and signal handlers behind."""
+    """Number of live nodes. Asked in a separate process, because Ray leaves threads and signal handlers behind."""
     code = f"import ray; ray.init({address!r}, log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return int(found.stdout) if found.returncode == 0 else 0
 
 
 def start_sweep(folder: Path, address: str, change: str = "") -> "subprocess.Popen[str]":
-    """change: Python that is run in the submitting process before the command."""
+    """change: Python code that the submitting process runs before the command."""
     (folder / "grid.yaml").write_text(GRID)
     words = ["sweep", str(folder / "grid.yaml"), "--executor", "ray", "--ray-address", address, "--json"]
     return subprocess.Popen(
@@ -124,11 +124,11 @@ def start_sweep(folder: Path, address: str, change: str = "") -> "subprocess.Pop
 
 
 def calibrating_on(services: Services, node: psutil.Process) -> list[Job]:
-    """The jobs that a node's processes calibrate, as their logs say."""
+    """The running jobs whose logs name a process of this node."""
     children = {process.pid for process in node.children(recursive=True)}
     found = []
     for job in services.storage.jobs.list("running"):
-        lines = [line.text for line in services.storage.jobs.logs(job.id) if line.text.startswith("It runs on")]
+        lines = [line.text for line in services.storage.jobs.logs(job.id) if line.text.startswith("Calibrating on")]
         if lines and int(lines[-1].rstrip(".").split()[-1]) in children:
             found.append(job)
     return found
@@ -138,7 +138,7 @@ def hashes(services: Services, run_id: str) -> dict[int, str]:
     return {block.block: block.sha256 for block in services.storage.runs.blocks(run_id)}
 
 
-def test_a_node_killed_in_a_sweep_loses_nothing_and_nothing_is_done_twice(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_node_killed_in_a_sweep_loses_no_block_and_repeats_none(nodes: Nodes, tmp_path: Path) -> None:
     services = open_services(settings_in(tmp_path / "data"))
     sweep = start_sweep(tmp_path, nodes.address)
     victims: list[Job] = []

@@ -1,4 +1,4 @@
-"""Jobs of which the blocks are made elsewhere: nodes die, are silent, differ; what this process writes of it."""
+"""Jobs on a cluster: nodes that die, send nothing or differ, and what the submitting process writes."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from ray_cases import DiesAt, FakeCluster
 from abq_core.events import BlockDone, EpochDone, Event, Message, StepDone
 from app.clock import now
 from app.jobs.calibration_job import EvaluationPlan
-from app.jobs.executors.cluster import ClusterJobs, Need
+from app.jobs.executors.cluster import ClusterJobs, Resources
 from app.jobs.executors.local import PROJECT_ROOT
 from app.jobs.executors.node import Delivery, Ended, Outbox, check_node, prepare_process
 from app.runs.provenance import versions
@@ -45,13 +45,13 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_node_that_dies_in_a_block_costs_that_block(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+def test_a_dead_node_loses_only_its_current_block(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
     spec = tiny_spec()
     cluster = FakeCluster(dies_at={"W4A4 abq": [before(EpochDone, 1)]})
     job = services.jobs.submit(spec)
     first: list[object] = []
 
-    def look(jobs: object) -> None:  # as soon as the node died
+    def look(jobs: object) -> None:  # right after the node died
         if not first and services.jobs.get(job.id).blocks_done == 1:
             path = services.runs.folder(job.run_id).block_path(0)
             first.append((path.stat().st_mtime_ns, services.storage.runs.blocks(job.run_id)[0]))
@@ -98,7 +98,7 @@ def test_an_attempt_with_a_new_block_does_not_count(services: Services, tiny_spe
     assert (job.state, job.epoch) == ("succeeded", 5), services.jobs.log(job.id)
 
 
-def test_a_cancel_ends_a_calibration_that_says_nothing(services: Services, tiny_spec: SpecMaker) -> None:
+def test_a_cancel_ends_a_calibration_that_sends_nothing(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(silent=True)
     job = services.jobs.submit(tiny_spec())
     work = in_background(lambda: ClusterJobs(services, cluster).bring_to_end([job.id]))
@@ -108,9 +108,7 @@ def test_a_cancel_ends_a_calibration_that_says_nothing(services: Services, tiny_
     assert not work.is_alive() and services.jobs.get(job.id).state == "cancelled" and not cluster.alive
 
 
-def test_a_submitting_process_that_is_asked_to_stop_gives_its_jobs_back(
-    services: Services, tiny_spec: SpecMaker
-) -> None:
+def test_a_submitting_process_that_is_asked_to_stop_requeues_its_jobs(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(silent=True)
     one, two = services.jobs.submit(tiny_spec()), services.jobs.submit(tiny_spec("W4A4", "rtn"))
     jobs = ClusterJobs(services, cluster)
@@ -122,7 +120,7 @@ def test_a_submitting_process_that_is_asked_to_stop_gives_its_jobs_back(
     assert [(job.state, job.attempts) for job in map(services.jobs.get, (one.id, two.id))] == [("queued", 0)] * 2
 
 
-def test_ctrl_c_cancels_what_has_not_ended(services: Services, tiny_spec: SpecMaker) -> None:
+def test_ctrl_c_cancels_the_jobs_that_have_not_ended(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(silent=True)
     one, two = services.jobs.submit(tiny_spec()), services.jobs.submit(tiny_spec("W4A4", "rtn"))
 
@@ -135,7 +133,7 @@ def test_ctrl_c_cancels_what_has_not_ended(services: Services, tiny_spec: SpecMa
     assert [services.jobs.get(job.id).state for job in (one, two)] == ["cancelled", "cancelled"]
 
 
-def test_as_many_at_once_as_there_is_room_and_first_come_first_served(services: Services, tiny_spec: SpecMaker) -> None:
+def test_jobs_start_in_order_and_use_the_whole_capacity(services: Services, tiny_spec: SpecMaker) -> None:
     cluster = FakeCluster(rooms=2)
     precisions = ["W2A8", "W3A8", "W4A8", "W5A8"]
     jobs = bring_to_end(services, cluster, *[services.jobs.submit(tiny_spec(name, "rtn")) for name in precisions])
@@ -144,7 +142,7 @@ def test_as_many_at_once_as_there_is_room_and_first_come_first_served(services: 
     assert sorted(cluster.specs[:2]) == ["W2A8 rtn", "W3A8 rtn"] and len(cluster.specs) == 4
 
 
-def test_the_jobs_of_a_submitting_process_that_died_are_taken_over(services: Services, tiny_spec: SpecMaker) -> None:
+def test_the_jobs_of_a_dead_submitting_process_are_taken_over(services: Services, tiny_spec: SpecMaker) -> None:
     job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
     assert services.storage.jobs.claim_next("dead", now(), timedelta(seconds=-1), job_id=job.id) is not None
     (job,) = bring_to_end(services, FakeCluster(), job)
@@ -154,8 +152,8 @@ def test_the_jobs_of_a_submitting_process_that_died_are_taken_over(services: Ser
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"versions": {**versions(), "torch": "1.0"}}, "install the same versions on all of them"),
-        ({"fingerprint": "0" * 64}, "are not those of the submitting machine"),
+        ({"versions": {**versions(), "torch": "1.0"}}, "install the same versions on all machines"),
+        ({"fingerprint": "0" * 64}, "differ from those of the submitting machine"),
     ],
 )
 def test_a_node_that_differs_is_refused_in_a_sentence(
@@ -164,23 +162,23 @@ def test_a_node_that_differs_is_refused_in_a_sentence(
     (job,) = bring_to_end(services, FakeCluster(changes=changes), services.jobs.submit(tiny_spec("W4A4", "rtn")))
     assert job.state == "failed" and job.error is not None and sentence in job.error
     log = services.jobs.log(job.id)
-    assert "Traceback" in log and "in _calibrate\n" in log, "the node's traceback is not in the log"
+    assert "Traceback" in log and "in _calibrate\n" in log, "the node's traceback is missing from the log"
     assert not hashes(services, job)
 
 
-def test_room_is_what_the_scarcest_resource_allows() -> None:
+def test_capacity_is_limited_by_the_scarcest_resource() -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
-    from app.jobs.executors.ray import _fitting
+    from app.jobs.executors.ray import _fits
 
     node = {"Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 20.0 * 2**30}}
-    assert _fitting(node, Need(1, 0, 4 * 2**30)) == 5
-    assert _fitting(node, Need(1, 1, 4 * 2**30)) == 2
-    assert _fitting(node, Need(3, 0, 2**30)) == 2
-    assert _fitting(node, Need(1, 0, 21 * 2**30)) == 0
-    assert _fitting({"Resources": {"CPU": 8.0}}, Need(1, 1, 1)) == 0
+    assert _fits(node, Resources(1, 0, 4 * 2**30)) == 5
+    assert _fits(node, Resources(1, 1, 4 * 2**30)) == 2
+    assert _fits(node, Resources(3, 0, 2**30)) == 2
+    assert _fits(node, Resources(1, 0, 21 * 2**30)) == 0
+    assert _fits({"Resources": {"CPU": 8.0}}, Resources(1, 1, 1)) == 0
 
 
-def test_nothing_passes_a_block_that_is_not_safe() -> None:
+def test_no_item_overtakes_a_block_that_is_not_stored() -> None:
     outbox, passed = Outbox(), threading.Event()
 
     def put() -> None:
@@ -197,7 +195,7 @@ def test_nothing_passes_a_block_that_is_not_safe() -> None:
     thread.join(60)
 
 
-def test_of_steps_in_a_row_the_last_is_passed_on() -> None:
+def test_only_the_last_of_consecutive_steps_is_passed_on() -> None:
     outbox = Outbox()
     for item in (Message("a"), StepDone(0, 1, 4), StepDone(0, 2, 4), Message("b"), StepDone(0, 3, 4)):
         outbox.put(Delivery(item))
@@ -207,9 +205,9 @@ def test_of_steps_in_a_row_the_last_is_passed_on() -> None:
     assert outbox.take(0) == [Delivery(StepDone(0, 4, 4))]
 
 
-def test_a_path_that_is_not_on_a_node_is_named() -> None:
+def test_a_path_missing_on_a_node_is_named() -> None:
     (sentence,) = check_node(versions(), [str(Path(__file__)), "/nowhere/model"])
-    assert sentence.startswith("/nowhere/model is not on node") and "on every node at the same path" in sentence
+    assert sentence.startswith("/nowhere/model does not exist on node") and "the same path on every node" in sentence
 
 
 def test_a_node_can_be_prepared_before_torch_is_imported() -> None:

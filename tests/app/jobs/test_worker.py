@@ -81,13 +81,13 @@ STUCK = """
 import sys, time
 from app.clock import now
 from app.jobs.lease import JobLease
-from app.jobs.parent_watchdog import ParentWatch
+from app.jobs.parent_watchdog import ParentWatchdog
 from app.services import Services, open_services
 from app.settings import Settings
 services = open_services(Settings.from_environment())
 with JobLease(services.storage.jobs, services.storage.jobs.claim_next("stuck", now())) as lease:
-    watch = ParentWatch(int(sys.argv[1]))
-    watch.held = lease
+    watch = ParentWatchdog(int(sys.argv[1]))
+    watch.lease = lease
     watch.start()
     time.sleep(1000)
 """
@@ -305,7 +305,7 @@ def test_the_heart_beats_while_the_main_thread_computes(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.jobs.lease.HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr("app.jobs.lease.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("app.jobs.lease.POLL_SECONDS", 0.01)
     job = services.jobs.submit(tiny_spec())
     claimed = services.storage.jobs.claim_next("one", now(), job_id=job.id)
     assert claimed is not None
