@@ -1,1 +1,1 @@
-"""Running a quantized model: packed layers, decoders, KV cache and text generation."""
+"""Run a quantized model: packed layers, decoders, KV cache and text generation."""

@@ -1,6 +1,6 @@
-"""One token through a packed model without torch: between the products of a block there are four compiled calls.
+"""Decode one token of a packed model on the CPU without torch: compiled functions between the integer products.
 
-Which models it is for stands in `decoder.py`.
+`decoder.py` decides which models use it.
 """
 
 from typing import Any
@@ -23,10 +23,10 @@ _Floats = NDArray[np.float32]
 
 
 class CpuDecoder:
-    """A `Decoder` of packed weights in memory. K and V of a quantized cache stay integers."""
+    """A `Decoder` for packed weights in memory. A quantized KV cache is stored as integers."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Stacks the weights that read the same input, in place."""
+        """Stack the weights that read the same input, in place."""
         self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
         self._blocks = [_Block(block) for block in blocks_of(model)]
         self.kv_bits = self._blocks[0].kv_bits
@@ -34,7 +34,7 @@ class CpuDecoder:
 
     @torch.inference_mode()
     def hidden(self, token: int, cache: PreallocatedCache) -> Tensor:
-        """The last hidden state, (hidden,) float32, after one more token; the cache, which holds some, grows by it.
+        """Append one token to a cache that is not empty. Returns the last hidden state, (hidden,) float32.
 
         Raises CacheFullError.
         """
@@ -44,26 +44,28 @@ class CpuDecoder:
         x, added = embedded[0, 0].numpy().copy(), np.empty(0, np.float32)
         for block, layer in zip(self._blocks, cache.layers, strict=True):
             added = block.run(x, added, cos, sin, layer)
-        return torch.from_numpy(self._norm.of(x, added)[0])
+        return torch.from_numpy(self._norm.add_and_norm(x, added)[0])
 
 
 class _Norm:
+    """An RMSNorm module as NumPy arrays."""
+
     def __init__(self, norm: Any) -> None:
         self._weight, self._epsilon = norm.weight.detach().numpy(), float(norm.variance_epsilon)
 
-    def of(self, x: _Floats, added: _Floats) -> _Floats:
-        """x += added; the norm of x, (1, hidden)."""
+    def add_and_norm(self, x: _Floats, added: _Floats) -> _Floats:
+        """x += added, in place. Returns the norm of x, (1, hidden)."""
         return add_norm(x, added, self._weight, self._epsilon)
 
 
 class _Stack:
-    """Linears that read the same input: one product where their settings agree, else one after the other."""
+    """Linears with a common input: one product if their settings agree, else one after the other."""
 
     def __init__(self, linears: list[PackedLinear]) -> None:
         self._products = [(_weight_of(linear), linear.act_bits) for linear in stack_linears(linears)]
 
-    def of(self, x: _Floats) -> _Floats:
-        """(1, k) float32 -> (rows of all,) float32."""
+    def multiply(self, x: _Floats) -> _Floats:
+        """x (1, k) float32 -> the concatenated outputs, (n,) float32."""
         outputs = [linear(x, weight, bits)[0] for weight, bits in self._products]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
@@ -78,22 +80,27 @@ class _Block:
 
     def __init__(self, block: Any) -> None:
         attention, mlp = block.self_attn, block.mlp
-        self._before, self._between = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
+        self._attention_norm, self._mlp_norm = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
         self._qkv = _Stack([attention.q_proj, attention.k_proj, attention.v_proj])
         self._out, self._gate_up = _Stack([attention.o_proj]), _Stack([mlp.gate_proj, mlp.up_proj])
         self._down = _Stack([mlp.down_proj])
-        self._heads = [linear.out_features // attention.head_dim for linear in (attention.q_proj, attention.k_proj)]
+        self._heads = attention.q_proj.out_features // attention.head_dim
+        self._kv_heads = attention.k_proj.out_features // attention.head_dim
         self._scale = float(attention.scaling)
         self.kv_bits: int | None = attention.kv_bits
 
     def run(self, x: _Floats, added: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
-        """x (hidden,) gets `added`, what the block before computed, and attention; returns what the MLP adds."""
-        seen = self._attention(self._qkv.of(self._before.of(x, added)), cos, sin, layer)
-        return self._down.of(gated(self._gate_up.of(self._between.of(x, self._out.of(seen)))))
+        """Add `added` and the attention output to the residual x (hidden,), in place. Returns the MLP output.
+
+        added: the previous block's MLP output, empty for the first block.
+        """
+        qkv = self._qkv.multiply(self._attention_norm.add_and_norm(x, added))
+        attended = self._out.multiply(self._attention(qkv, cos, sin, layer))
+        return self._down.multiply(gated(self._gate_up.multiply(self._mlp_norm.add_and_norm(x, attended))))
 
     def _attention(self, qkv: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
-        queries, kv = self._heads
-        parts = qkv.reshape(queries + 2 * kv, -1)
-        rotate(parts[: queries + kv], cos, sin)
-        layer.append(parts[queries : queries + kv], parts[queries + kv :])
-        return layer.attend(parts[:queries], self._scale)
+        heads, kv_heads = self._heads, self._kv_heads
+        rows = qkv.reshape(heads + 2 * kv_heads, -1)
+        rotate(rows[: heads + kv_heads], cos, sin)
+        layer.append(rows[heads : heads + kv_heads], rows[heads + kv_heads :])
+        return layer.attend(rows[:heads], self._scale)

@@ -1,7 +1,7 @@
-"""What one token needs between a block's products: by torch's own functions, or on a GPU by kernels of ours.
+"""The operations of a decode step: linears, norm, gate and attention, by torch or by our GPU kernels.
 
-Besides the products a block takes about 14 launches of torch's; of the kernels two where linears are packed or INT8,
-which norm and gate a token as they quantize it, and five where they are not.
+Besides its products, a block takes about 14 launches of torch. With the kernels it takes two if its linears are packed
+or INT8, because the norm and the gate are fused into the quantization of the token, and five otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from kernels.gpu import (
 
 @dataclass(frozen=True)
 class DecodePosition:
-    """Where a token stands: position (1,) int64, below `bucket`; cos and sin (d,), the first half of sin negative."""
+    """The position of a token, with its rotary embedding.
+
+    position: (1,) int64 on the model's device, less than `bucket`.  cos, sin: (d,), the first half of sin negated.
+    bucket: number of cached positions that attention reads.
+    """
 
     position: Tensor
     cos: Tensor
@@ -42,7 +46,7 @@ class DecodePosition:
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
-        """What is added to the scores of the first positions, (bucket,): 0, or -inf for one that is not seen."""
+        """The additive attention mask of the bucket, (bucket,): 0, or -inf for a position that the token cannot see."""
         if window not in self._masks:
             positions = torch.arange(self.bucket, device=self.position.device)
             hidden = positions > self.position
@@ -53,37 +57,37 @@ class DecodePosition:
 
 
 class DecodeOps(Protocol):
-    """The calls that a block makes. A `Normed` is read once: then its x is the sum."""
+    """The operations that a block of a decode step calls. Reading a `Normed` input updates its residual stream x."""
 
-    def products(self, linears: list[nn.Module], x: Input) -> Tensor:
-        """The outputs of all linears for one token, side by side, (1, n)."""
+    def linears(self, linears: list[nn.Module], x: Input) -> Tensor:
+        """The outputs of linears with a common input, for one token, concatenated: (1, n)."""
         ...
 
     def materialize(self, x: Gated | Normed) -> Tensor:
-        """The values that x stands for, (1, k)."""
+        """The values of a fused input, (1, k)."""
         ...
 
     def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
-        """The token's keys and values are kept, and its attention comes back, (heads, d). Changes `token.parts`."""
+        """Cache the token's keys and values, and attend: (heads, d). Overwrites `token.qkv`."""
         ...
 
 
 def decode_ops_for(device: torch.device, d: int) -> DecodeOps:
-    """The kernels on a GPU where they work for heads of d values, else torch."""
+    """The GPU kernels if they work on the device and support heads of d values, else torch."""
     if device.type == "cuda" and decode_attention.fits(d):
         try:
             if decode_attention.works(device.index or 0):
                 return CudaOps()
-        except (CompileError, CudaError):  # without CuPy, torch alone decodes what is not packed
+        except (CompileError, CudaError):  # without CuPy, torch still decodes models that are not packed
             pass
     return TorchOps()
 
 
 class TorchOps:
-    """`DecodeOps` on any device."""
+    """`DecodeOps` by torch, on any device."""
 
-    def products(self, linears: list[nn.Module], x: Input) -> Tensor:
-        return _side_by_side(linears, x if isinstance(x, Tensor) else self.materialize(x))
+    def linears(self, linears: list[nn.Module], x: Input) -> Tensor:
+        return _concatenated(linears, x if isinstance(x, Tensor) else self.materialize(x))
 
     def materialize(self, x: Gated | Normed) -> Tensor:
         if isinstance(x, Gated):
@@ -94,27 +98,27 @@ class TorchOps:
         return nn.functional.rms_norm(x.x, x.x.shape[-1:], x.norm, x.epsilon)
 
     def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
-        parts, heads, kv_heads = token.parts, token.heads, token.kv_heads
-        turned = parts[: heads + kv_heads]
-        turned = torch.addcmul(turned * at.cos, turned.roll(turned.shape[-1] // 2, -1), at.sin)
-        for kept, new in ((token.keys, turned[heads:]), (token.values, parts[heads + kv_heads :])):
-            kept.index_copy_(1, at.position, rounded(new, token.bits)[:, None])
+        qkv, heads, kv_heads = token.qkv, token.heads, token.kv_heads
+        rotated = qkv[: heads + kv_heads]
+        rotated = torch.addcmul(rotated * at.cos, rotated.roll(rotated.shape[-1] // 2, -1), at.sin)
+        for cached, new in ((token.keys, rotated[heads:]), (token.values, qkv[heads + kv_heads :])):
+            cached.index_copy_(1, at.position, quantize_kv(new, token.kv_bits)[:, None])
         keys, values = token.keys[:, : at.bucket], token.values[:, : at.bucket]
-        by_kv_head = turned[:heads].reshape(kv_heads, -1, turned.shape[-1])
-        scores = torch.baddbmm(at.mask(token.window), by_kv_head, keys.transpose(1, 2), alpha=token.scale)
-        return (torch.softmax(scores, dim=-1) @ values).view(heads, -1)  # in 16 bits too, softmax adds up in float32
+        queries = rotated[:heads].reshape(kv_heads, -1, rotated.shape[-1])
+        scores = torch.baddbmm(at.mask(token.window), queries, keys.transpose(1, 2), alpha=token.scale)
+        return (torch.softmax(scores, dim=-1) @ values).view(heads, -1)  # softmax accumulates in float32
 
 
 class CudaOps:
-    """`DecodeOps` on a GPU."""
+    """`DecodeOps` by our kernels, on a GPU."""
 
-    def products(self, linears: list[nn.Module], x: Input) -> Tensor:
+    def linears(self, linears: list[nn.Module], x: Input) -> Tensor:
         first = linears[0]
         if len(linears) == 1 and isinstance(first, PackedLinear) and isinstance(first.packed, DeviceWeight):
             return packed_linear(x, first.packed, first.act_bits)
-        if len(linears) == 1 and isinstance(first, Int8Linear) and _in_two_launches(first):
+        if len(linears) == 1 and isinstance(first, Int8Linear) and _has_fused_int8(first):
             return int8.linear(x, first.codes, first.scale, first.bias)
-        return _side_by_side(linears, x if isinstance(x, Tensor) else self.materialize(x))
+        return _concatenated(linears, x if isinstance(x, Tensor) else self.materialize(x))
 
     def materialize(self, x: Gated | Normed) -> Tensor:
         return materialize(x)
@@ -123,23 +127,23 @@ class CudaOps:
         return decode_attention.attention(token, at.cos, at.sin, at.position, at.bucket)
 
 
-def _in_two_launches(linear: Int8Linear) -> bool:
+def _has_fused_int8(linear: Int8Linear) -> bool:
     return int8.fits(linear.codes) and int8.works(linear.codes.device.index or 0)
 
 
-def rounded(values: Tensor, bits: int | None) -> Tensor:
-    """Keys or values (..., d) as the modules' attention sees them."""
+def quantize_kv(values: Tensor, bits: int | None) -> Tensor:
+    """Fake-quantize keys or values (..., d) as the modules' attention does; None returns them unchanged."""
     if bits is None:
         return values
-    return fake_quant_activation(values, bits, _no_clip(values.dtype, values.device))
+    return fake_quant_activation(values, bits, _no_clipping(values.dtype, values.device))
 
 
 @cache
-def _no_clip(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Made once: a number would be copied to the GPU at every step, and a new tensor filled."""
+def _no_clipping(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A clipping factor of 1, allocated once: a Python number would be copied to the GPU at every step."""
     return torch.ones((), dtype=dtype, device=device)
 
 
-def _side_by_side(linears: list[nn.Module], x: Tensor) -> Tensor:
+def _concatenated(linears: list[nn.Module], x: Tensor) -> Tensor:
     outputs = [linear(x) for linear in linears]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)

@@ -1,7 +1,7 @@
-"""Embedding and head of a model on the integer engine: in bfloat16, where that is what their values are.
+"""Embedding and LM head of a packed model in bfloat16, if that changes no value.
 
-The method leaves both in full precision. Most models come in 16 bits, so that half of a float32 is zeros, and one token
-reads the whole head.
+The method does not quantize them. Most checkpoints are in 16 bits, so half of every float32 would be zeros, and each
+token reads the whole LM head.
 """
 
 import torch
@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from kernels.decode_ops import bfloat16_product
 
-_ROWS = 4096  # of the head that are float32 at a time
+_ROWS = 4096  # rows of the LM head converted to float32 at a time
 
 
 class Bfloat16Embedding(nn.Embedding):
-    """An embedding held in bfloat16 that gives float32."""
+    """An embedding stored in bfloat16 that returns float32."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) int64 -> (..., width) float32."""
@@ -22,7 +22,7 @@ class Bfloat16Embedding(nn.Embedding):
 
 
 class Bfloat16Head(nn.Module):
-    """A linear without bias held in bfloat16, whose inputs, sums and outputs are float32. CPU, inference only."""
+    """An LM head stored in bfloat16; inputs, sums and outputs are float32. CPU, inference only."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
@@ -40,21 +40,21 @@ class Bfloat16Head(nn.Module):
 
 @torch.no_grad()
 def embeddings_to_bfloat16(model: PreTrainedModel) -> None:
-    """Hold embedding and head of a float32 model on the CPU in bfloat16, in place, where no value changes by it."""
+    """Store the embedding and LM head of a float32 model on the CPU in bfloat16, in place, if no value changes."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head.weight is embedding.weight
-    half = _half(embedding.weight)
-    if type(embedding) is not nn.Embedding or half is None:
+    table = _exact_bfloat16(embedding.weight)
+    if type(embedding) is not nn.Embedding or table is None:
         return
-    half_head = half if tied else _half(head.weight)
-    if type(head) is not nn.Linear or head.bias is not None or half_head is None:
+    head_table = table if tied else _exact_bfloat16(head.weight)
+    if type(head) is not nn.Linear or head.bias is not None or head_table is None:
         return
     smaller = Bfloat16Embedding(
-        embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device="meta", dtype=half.dtype
+        embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device="meta", dtype=table.dtype
     )
-    smaller.weight = half
+    smaller.weight = table
     model.set_input_embeddings(smaller)
-    model.set_output_embeddings(Bfloat16Head(half_head))
+    model.set_output_embeddings(Bfloat16Head(head_table))
 
 
 def restore_embeddings(model: PreTrainedModel) -> None:
@@ -72,8 +72,8 @@ def restore_embeddings(model: PreTrainedModel) -> None:
         model.set_output_embeddings(linear)
 
 
-def _half(weight: Tensor) -> nn.Parameter | None:
-    """The weight in bfloat16; None where that changes a value, or where it is no float32 on the CPU."""
+def _exact_bfloat16(weight: Tensor) -> nn.Parameter | None:
+    """The weight in bfloat16; None if that changes a value or the weight is not float32 on the CPU."""
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return None
     half = weight.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Text from several models at once, token by token, with each token's distance to full precision."""
+"""Generate text with several models at once, token by token, with each token's KL divergence from full precision."""
 
 import math
 import random
@@ -17,22 +17,24 @@ from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
 from kernels.formats.activations import NotFiniteError
 
-_CHARACTERS_PER_TOKEN = 64  # a longer prompt cannot fit; it is not even tokenized
-_CONTEXT_TOKENS = 6  # tokens before the first new one that decide how it is written
+_CHARACTERS_PER_TOKEN = 64  # upper limit; a longer prompt cannot fit and is refused before it is tokenized
+_CONTEXT_TOKENS = 6  # earlier tokens that the detokenizer needs, e.g. for leading spaces
 
 
 class GenerationError(ValueError):
-    """A model that writes nothing sensible at this precision."""
+    """The model cannot generate at this precision: its logits are not finite."""
 
 
 class PromptError(GenerationError):
-    """A prompt or a setting from which no text can be generated."""
+    """A prompt or a setting that generation does not accept."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One new token. `text` may be empty while a character is incomplete. `kl`: KL(full || column) in nats, None
-    without a reference. `seconds`: this column's own computing time since it began.
+    """One generated token.
+
+    text: empty while a character is incomplete.  kl: KL(full || column) in nats, None without a reference.
+    seconds: compute time of this column so far.
     """
 
     column: str
@@ -45,8 +47,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Finished:
-    """A column's end. tokens_per_second: of the median token after the first, so that what is loaded, compiled or
-    recorded once is no part of it; 0 where there is no second.
+    """Summary of a finished column.
+
+    tokens_per_second: 1 / median time of the tokens after the first, so that one-time loading, compilation and graph
+    capture do not count; 0 if there is only one token.
     """
 
     column: str
@@ -64,33 +68,32 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Iterator[Token | Finished]:
-    """Stream tokens of every column in turn, then each column's end. Raises PromptError at once, not at the first
-    token.
+    """Stream the tokens of all columns round-robin, and a `Finished` when a column ends.
 
-    temperature 0: the likeliest token.  Otherwise step i of every column draws with the same random number, so that
-    equal distributions give equal tokens.  The reference follows each column on that column's own text; its time is
-    not counted.
+    temperature: 0 for greedy decoding.  Otherwise step i of every column samples with the same random number, so that
+    equal distributions produce equal tokens.  reference: evaluated on each column's own text for `Token.kl`; its time
+    does not count.  Raises PromptError immediately, not at the first token; iterating raises GenerationError.
     """
     if not columns:
-        raise PromptError("There is no column to generate in: choose at least one model.")
+        raise PromptError("No models to generate with: choose at least one.")
     if not (math.isfinite(temperature) and 0 <= temperature <= 10):
-        raise PromptError(f"The temperature is {temperature}: use a number from 0 (always the likeliest token) to 10.")
+        raise PromptError(f"The temperature is {temperature}: use a number from 0 (greedy) to 10.")
     if max_new_tokens < 1:
-        raise PromptError(f"{max_new_tokens} new tokens cannot be generated: use 1 or more.")
+        raise PromptError(f"The number of new tokens is {max_new_tokens}: use 1 or more.")
     started = [
         _Column(name, model, reference, _prompt_ids(model, prompt, max_new_tokens), max_new_tokens, temperature)
         for name, model in columns.items()
     ]
-    return _in_turn(started, max_new_tokens, random.Random(seed))
+    return _round_robin(started, max_new_tokens, random.Random(seed))
 
 
 def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: int, stops: Sequence[str]) -> str:
-    """What follows token ids at temperature 0, up to (and without) the first of the stop texts, or the model's end.
+    """Continue token ids greedily until a stop text (not included) or the model's end-of-text token.
 
-    ids and the new tokens must fit into the model's context. Raises PromptError without ids.
+    ids and the new tokens must fit into the model's context. Raises PromptError if ids is empty.
     """
     if not ids:
-        raise PromptError("There is no text to go on from: a task needs at least a token of context.")
+        raise PromptError("There is nothing to continue: give at least one token of context.")
     reader, ends = _Reader(model, len(ids) + max_new_tokens), _end_tokens(model)
     following, written, text = list(ids), list[int](), ""
     for _ in range(max_new_tokens):
@@ -107,23 +110,23 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
 
 def _prompt_ids(model: LoadedModel, prompt: str, max_new_tokens: int) -> list[int]:
     if not prompt.strip():
-        raise PromptError("The prompt is empty: write at least a word.")
+        raise PromptError("The prompt is empty: enter some text.")
     if len(prompt) > model.context * _CHARACTERS_PER_TOKEN:
         raise PromptError(
-            f"The prompt has {len(prompt):,} characters: too long for a context of {model.context:,} tokens."
+            f"The prompt has {len(prompt):,} characters, too many for a context of {model.context:,} tokens."
         )
     ids: list[int] = model.tokenizer(prompt, verbose=False)["input_ids"]
     if not ids:
-        raise PromptError(f"The prompt {prompt[:40]!r} has no token that '{model.ref}' knows: write something else.")
+        raise PromptError(f"The prompt {prompt[:40]!r} contains no tokens of '{model.ref}': enter other text.")
     if len(ids) + max_new_tokens > model.context:
         raise PromptError(
-            f"The prompt has {len(ids):,} tokens; with {max_new_tokens:,} new ones that is more than the context of "
-            f"'{model.ref}', {model.context:,}. Shorten the prompt, or ask for fewer new tokens."
+            f"The prompt has {len(ids):,} tokens; with {max_new_tokens:,} new ones it exceeds the context of "
+            f"'{model.ref}', {model.context:,} tokens. Shorten the prompt, or generate fewer tokens."
         )
     return ids
 
 
-def _in_turn(columns: list["_Column"], max_new_tokens: int, rng: random.Random) -> Iterator[Token | Finished]:
+def _round_robin(columns: list["_Column"], max_new_tokens: int, rng: random.Random) -> Iterator[Token | Finished]:
     running = columns
     for step in range(max_new_tokens):
         uniform = rng.random()
@@ -138,7 +141,7 @@ def _in_turn(columns: list["_Column"], max_new_tokens: int, rng: random.Random) 
 
 
 class _Column:
-    """One model writing: its cache, the reference's shadow on the same text, and its clock."""
+    """One generating model: its KV cache, the reference on the same text, and its timing."""
 
     def __init__(
         self,
@@ -152,45 +155,45 @@ class _Column:
         self.ended = False
         self._name, self._temperature = name, temperature
         capacity = len(prompt) + max_new_tokens
-        self._writer = _Reader(model, capacity)
-        self._shadow = None
+        self._own_reader = _Reader(model, capacity)
+        self._reference_reader = None
         self._is_reference = reference is not None and reference.model is model.model
         if reference is not None and not self._is_reference and _same_vocabulary(reference, model):
-            self._shadow = _Reader(reference, capacity)
+            self._reference_reader = _Reader(reference, capacity)
         self._model = model
         self._ends = _end_tokens(model)
-        self._pieces = _Pieces(model.tokenizer, prompt)
+        self._detokenizer = _Detokenizer(model.tokenizer, prompt)
         self._next = prompt
-        self._clock: list[float] = []  # seconds of each token
+        self._seconds: list[float] = []  # per token
 
     def advance(self, uniform: float, last: bool) -> Token:
-        """Write one token."""
+        """Generate one token. uniform: the random number of this step."""
         started = time.perf_counter()
-        logits = self._writer.read(self._next)
+        logits = self._own_reader.read(self._next)
         chosen = _choose(logits, self._temperature, uniform)
-        self._clock.append(time.perf_counter() - started)
+        self._seconds.append(time.perf_counter() - started)
         kl = self._kl(logits)
         self.ended = last or chosen in self._ends
-        text = self._pieces.add(chosen, self.ended)
+        text = self._detokenizer.add(chosen, self.ended)
         self._next = [chosen]
-        return Token(self._name, len(self._clock) - 1, chosen, text, kl, sum(self._clock))
+        return Token(self._name, len(self._seconds) - 1, chosen, text, kl, sum(self._seconds))
 
     def finished(self) -> Finished:
-        first, *others = self._clock
+        first, *others = self._seconds
         rate = 1 / median(others) if others else 0.0
-        return Finished(self._name, len(self._clock), rate, first, weight_bytes(self._model))
+        return Finished(self._name, len(self._seconds), rate, first, weight_bytes(self._model))
 
     def _kl(self, logits: Tensor) -> float | None:
         if self._is_reference:
             return 0.0
-        if self._shadow is None:
+        if self._reference_reader is None:
             return None
-        full = self._shadow.read(self._next)
+        full = self._reference_reader.read(self._next)
         return kl_divergence(torch.log_softmax(full, -1), torch.log_softmax(logits, -1)).item()
 
 
 class _Reader:
-    """A model with a KV cache for `capacity` tokens."""
+    """A model with a KV cache of `capacity` tokens."""
 
     def __init__(self, model: LoadedModel, capacity: int) -> None:
         self._model, self._decoder = model, model.decoder
@@ -199,18 +202,18 @@ class _Reader:
 
     @torch.inference_mode()
     def read(self, ids: list[int]) -> Tensor:
-        """Read on; the logits after the last token, (vocabulary,) float32 on the CPU."""
+        """Append ids. Returns the logits after the last one, (vocabulary,) float32 on the CPU."""
         try:
             logits = self._model.logits(self._hidden(ids)).cpu()
-        except NotFiniteError as error:  # the packed engine refuses what the simulated one hands on
-            raise self._broken() from error
+        except NotFiniteError as error:  # raised by the packed engine; the simulation returns NaN
+            raise self._not_finite() from error
         if not torch.isfinite(logits).all():
-            raise self._broken()
+            raise self._not_finite()
         return logits
 
-    def _broken(self) -> GenerationError:
+    def _not_finite(self) -> GenerationError:
         return GenerationError(
-            f"The {self._model.precision} model of '{self._model.ref}' gives logits that are not finite. Use more "
+            f"The {self._model.precision} model of '{self._model.ref}' computes logits that are not finite. Use more "
             "bits or another method."
         )
 
@@ -223,23 +226,28 @@ class _Reader:
         return hidden
 
 
-class _Pieces:
-    """Token ids to text, piece by piece: a character is given out when all of its bytes are there."""
+class _Detokenizer:
+    """Incremental detokenization: returns text once all bytes of its characters have arrived.
+
+    `tokenizers.decoders.DecodeStream` does not replace it (tokenizers 0.23): on byte-fallback tokenizers it raises
+    "Invalid prefix encountered" when a model emits bytes that are not valid UTF-8, as models at 1 or 2 bits do, and it
+    has no way to return an incomplete character at the end of a text.
+    """
 
     def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
         self._tokenizer = tokenizer
         self._ids = prompt[-_CONTEXT_TOKENS:]
-        self._given = len(self._decode(self._ids))
+        self._emitted = len(self._decode(self._ids))
 
     def add(self, token: int, last: bool) -> str:
-        """The text that `token` completes; at the end, all that is left."""
+        """The text that `token` completes. last: also return incomplete characters, as U+FFFD."""
         self._ids.append(token)
         text = self._decode(self._ids)
         if text.endswith("\ufffd") and not last:
             return ""
-        piece = text[self._given :]
+        piece = text[self._emitted :]
         self._ids = self._ids[-_CONTEXT_TOKENS:]
-        self._given = len(self._decode(self._ids))
+        self._emitted = len(self._decode(self._ids))
         return piece
 
     def _decode(self, ids: list[int]) -> str:
@@ -247,9 +255,10 @@ class _Pieces:
 
 
 def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
-    """The likeliest token at temperature 0, else the one at `uniform` (0 to 1) of the cumulative distribution.
+    """Choose a token: greedy at temperature 0, else by inverse transform sampling with `uniform` in [0, 1).
 
-    In the order of token ids: nearly equal distributions then nearly always give the same token for the same number.
+    The cumulative distribution is in the order of token ids, so that similar distributions nearly always produce the
+    same token for the same random number.
     """
     if temperature == 0:
         return int(logits.argmax())
@@ -259,14 +268,14 @@ def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
 
 
 def _same_vocabulary(a: LoadedModel, b: LoadedModel) -> bool:
-    """True where a token id means the same in both, so that their distributions can be compared."""
+    """Whether token ids mean the same in both models, so that their distributions can be compared."""
     if a.vocabulary != b.vocabulary:
         return False
     return a.tokenizer is b.tokenizer or a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
 
 
 def _end_tokens(model: LoadedModel) -> frozenset[int]:
-    """The ids after which the model has no more to say."""
+    """The end-of-text ids of a model."""
     named = getattr(model.model.generation_config, "eos_token_id", None)
     ids = [*(named if isinstance(named, list) else [named]), model.tokenizer.eos_token_id]
     return frozenset(token for token in ids if token is not None)

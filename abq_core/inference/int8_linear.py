@@ -1,6 +1,6 @@
-"""The INT8 that a GPU's users have without us: torch's integer product (cuBLASLt), for comparison.
+"""The INT8 baseline: torch's own integer product (cuBLASLt), for comparison with the packed engine.
 
-A weight has one scale a row, an activation one a token, taken as it comes; both are symmetric.
+Quantization is symmetric: one scale per row of the weight, one dynamic scale per token.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from kernels.gpu import int8_matmul, padded_int8_tokens
 
 _TOP = 127
-_LEAST = 1e-6  # of a row's peak: a row of zeros has no scale of its own
+_LEAST = 1e-6  # lower bound of a row's peak: avoids a zero scale for a row of zeros
 
 
 class Int8Linear(nn.Module):
-    """y = x W^T + bias with W and x in int8. Inference only. Tokens are padded to a multiple of 32 with zeros, since
-    cuBLASLt takes no fewer than 17, and that is part of what it costs at batch 1. What stands around the product here
-    in torch's operations, a decode step on a GPU does in two launches (`kernels.cuda.int8`).
+    """y = x W^T + bias with W and x in int8. Inference only.
+
+    Tokens are padded with zeros to a multiple of 32, because cuBLASLt needs at least 17; this is part of its cost at
+    batch 1. Here the product is surrounded by torch operations; a decode step on a GPU fuses them into two launches
+    (`kernels.gpu.int8`).
     """
 
     codes: Tensor  # (out_features, in_features) int8
@@ -29,11 +31,13 @@ class Int8Linear(nn.Module):
         self.out_features, self.in_features = codes.shape
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # takes the model's dtype with it
+        self.bias = (
+            None if bias is None else nn.Parameter(bias, requires_grad=False)
+        )  # a parameter, so that it follows the model's dtype
 
     @classmethod
     def round(cls, linear: nn.Linear) -> Int8Linear:
-        """The weight of `linear`, rounded to nearest; its bias, not copied."""
+        """Round the weight of `linear` to nearest. The bias is shared, not copied."""
         scale = _peaks(linear.weight) / _TOP
         codes = torch.round(linear.weight.detach() / scale).to(torch.int8)
         return cls(codes, scale[:, 0], None if linear.bias is None else linear.bias.detach())
@@ -56,5 +60,5 @@ class Int8Linear(nn.Module):
 
 
 def _peaks(rows: Tensor) -> Tensor:
-    """The largest magnitude of each row, (rows, 1) float32."""
+    """The largest magnitude of each row, (rows, 1) float32, at least `_LEAST`."""
     return torch.linalg.vector_norm(rows.detach(), torch.inf, -1, keepdim=True, dtype=torch.float32).clamp_(min=_LEAST)

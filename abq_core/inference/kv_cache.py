@@ -1,4 +1,8 @@
-"""A KV cache of fixed size: keys and values are written in place, and attention reads only what is filled."""
+"""A KV cache of fixed capacity: keys and values are written in place, and attention reads only the filled positions.
+
+It extends transformers' cache classes by their public methods (transformers 5). transformers' own `StaticCache` does
+not fit here: it passes the whole capacity to attention, and cannot hold quantized keys and values.
+"""
 
 from functools import cached_property
 from typing import Any
@@ -14,14 +18,15 @@ from kernels.kv_codes import KvCodes
 
 
 class CacheFullError(RuntimeError):
-    """A cache that holds as many tokens as it was made for."""
+    """The cache already holds as many tokens as its capacity."""
 
 
 class PreallocatedLayer(CacheLayerMixin):
-    """Keys and values of one block, (batch, kv_heads, capacity, d), of the first `length` positions.
+    """Keys and values of one layer, (batch, kv_heads, capacity, d), of which the first `length` positions are filled.
 
-    window: positions that a token sees, itself included; None for all.  bits: K and V are kept as integers (batch 1),
-    for `append` and `attend` alone: only the first tokens can come by `update`.
+    window: size of the sliding window, the token itself included; None for full attention.
+    bits: store keys and values as integers of this many bits (batch 1, CPU). Then `update` accepts only the first
+    tokens; later ones come through `append` and `attend`.
     """
 
     is_compileable = False
@@ -35,7 +40,7 @@ class PreallocatedLayer(CacheLayerMixin):
         self.is_sliding = window is not None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate, with the batch, heads and dtype of the first keys and values."""
+        """Allocate the buffers with the batch size, heads and dtype of the first keys and values."""
         batch, heads, _, d = key_states.shape
         if self.bits is not None:
             self.codes = KvCodes(heads, self.capacity, d, self.bits)
@@ -45,10 +50,10 @@ class PreallocatedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write (batch, kv_heads, tokens, d) behind what is there. Returns all that these tokens may see, as views."""
+        """Append keys and values (batch, kv_heads, tokens, d). Returns views of all that the new tokens can see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, end = self._first_seen, self.length + key_states.shape[2]
+        start, end = self._first_visible, self.length + key_states.shape[2]
         if self.bits is not None:
             assert self.length == 0
             self.codes.write(0, key_states[0].numpy(), value_states[0].numpy())
@@ -60,16 +65,16 @@ class PreallocatedLayer(CacheLayerMixin):
         return self.keys[:, :, start:end], self.values[:, :, start:end]
 
     def append(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        """One more token: keys and values (kv_heads, d). CPU, batch 1, not the first."""
+        """Append one token's keys and values, (kv_heads, d), to an initialized layer. CPU, batch 1."""
         if self.bits is not None:
             self.codes.write(self.length, keys[:, None], values[:, None])
         else:
-            held_keys, held_values = self._arrays
-            held_keys[:, self.length], held_values[:, self.length] = keys, values
+            cached_keys, cached_values = self._arrays
+            cached_keys[:, self.length], cached_values[:, self.length] = keys, values
         self.length += 1
 
     def attend(self, query: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-        """Attention of the last token, query (heads, d), over what it sees: (1, heads * d) float32. CPU, batch 1."""
+        """Attention of the newest token, query (heads, d): (1, heads * d) float32. CPU, batch 1."""
         first = 0 if self.window is None else max(0, self.length - self.window)
         if self.bits is not None:
             return self.codes.attend(query, first, self.length, scale)
@@ -77,7 +82,7 @@ class PreallocatedLayer(CacheLayerMixin):
 
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Keys and values of batch 1 as NumPy sees them, in the same memory."""
+        """Keys and values of batch 1 as NumPy views."""
         return self.keys[0].numpy(), self.values[0].numpy()
 
     @property
@@ -88,30 +93,33 @@ class PreallocatedLayer(CacheLayerMixin):
         return self.codes.nbytes if self.bits is not None else self.keys.nbytes + self.values.nbytes
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many positions `query_length` more tokens will see, and the first of them."""
-        start = self._first_seen
+        """(number of positions that `query_length` more tokens see together, the first of them)."""
+        start = self._first_visible
         return self.length + query_length - start, start
 
     def get_seq_length(self) -> int:
+        """Number of filled positions."""
         return self.length
 
     def get_max_length(self) -> int:
+        """The capacity."""
         return self.capacity
 
     def reset(self) -> None:
+        """Empty the layer; the buffers stay allocated."""
         self.length = 0
 
     @property
-    def _first_seen(self) -> int:
+    def _first_visible(self) -> int:
         """The first position that the next token sees."""
         return 0 if self.window is None else max(0, self.length - self.window + 1)
 
 
 class PreallocatedCache(DynamicCache):
-    """A cache for at most `capacity` tokens of a model with this config.
+    """A KV cache for at most `capacity` tokens of a model with this config.
 
-    bits: of K and V in memory, for a model whose tokens after the first call come by a `Decoder`.  Layers that are
-    neither full nor sliding attention stay transformers' own.
+    bits: of keys and values in memory, for a model whose later tokens come through a `Decoder`; None for floats.
+    Layers other than full and sliding-window attention stay transformers' own.
     """
 
     layers: list[CacheLayerMixin]
@@ -119,22 +127,22 @@ class PreallocatedCache(DynamicCache):
     def __init__(self, config: Any, capacity: int, bits: int | None = None) -> None:
         super().__init__(config=config)
         self.capacity = capacity
-        self.layers = [_static(layer, capacity, bits) for layer in self.layers]
+        self.layers = [_preallocated(layer, capacity, bits) for layer in self.layers]
 
     def next_position(self) -> int:
-        """Where the next token goes. Raises CacheFullError."""
+        """The position of the next token. Raises CacheFullError."""
         position: int = self.get_seq_length()
         if position >= self.capacity:
-            raise CacheFullError(f"The cache was made for {self.capacity} tokens and is full: make a larger one.")
+            raise CacheFullError(f"The KV cache is full: its capacity is {self.capacity} tokens. Make a larger one.")
         return position
 
     @property
     def nbytes(self) -> int:
-        """Bytes that keys and values hold, whether filled or not."""
+        """Bytes of keys and values, filled or not."""
         return sum(layer.nbytes for layer in self.layers if isinstance(layer, PreallocatedLayer))
 
 
-def _static(layer: CacheLayerMixin, capacity: int, bits: int | None) -> CacheLayerMixin:
+def _preallocated(layer: CacheLayerMixin, capacity: int, bits: int | None) -> CacheLayerMixin:
     if type(layer) is DynamicLayer:
         return PreallocatedLayer(capacity, None, bits)
     if type(layer) is DynamicSlidingWindowLayer:

@@ -1,4 +1,4 @@
-"""A model as a GPU runs it: on the device, its floats in 16 bits, its decode step in one graph; and INT8 beside it."""
+"""Move a model to a GPU or to 16-bit floats, and make the INT8 baseline of a model."""
 
 import copy
 from dataclasses import replace
@@ -18,9 +18,9 @@ from kernels.gpu import upload
 
 @torch.no_grad()
 def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
-    """A copy on "cpu" or a GPU ("cuda:0") with its parameters in float16 or bfloat16; packed weights stay as they are.
+    """A copy of a model on "cpu" or a GPU ("cuda:0"), with parameters in `dtype`; packed weights are only uploaded.
 
-    Buffers keep their type, as transformers loads them: rotary embeddings are computed from one.
+    Buffers keep their dtype, as in transformers: rotary embeddings are computed from one in float32.
     """
     model = copy.deepcopy(loaded.model)
     restore_embeddings(model)
@@ -35,7 +35,7 @@ def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedMod
 
 @torch.no_grad()
 def to_int8(loaded: LoadedModel) -> LoadedModel:
-    """A copy with torch's INT8 product in the linears of its blocks, the same ones that the engine replaces."""
+    """A copy of a model whose blocks' linears use torch's INT8 product: the linears that quantization replaces."""
     model = copy.deepcopy(loaded.model)
     for block in blocks_of(model):
         for name, linear in linears_of(block).items():

@@ -1,4 +1,4 @@
-"""Quantized models that run: simulated in floating point, or packed on the integer engine."""
+"""Build runnable quantized models: simulated in floating point, or packed for the integer engine."""
 
 import copy
 from collections.abc import Callable
@@ -23,23 +23,23 @@ _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 def quantized_model(
     base: LoadedModel, precision: ModelPrecision, store: CheckpointStore, engine: Engine
 ) -> LoadedModel:
-    """A new model with the blocks of `store`; `base` stays as it was.
+    """A model with the calibrated blocks of `store`; `base` is not modified.
 
-    simulated: dequantized weights and fake-quantized activations.  packed: the linears hold only bit planes.
-    Raises MissingBlockError where a block is not in the store.
+    engine: "simulated" for dequantized weights and fake-quantized activations; "packed" for bit planes on the integer
+    engine.  Raises MissingBlockError if a block is not in the store.
     """
     return _with_blocks(base, precision, engine, lambda index: stored_artifact(store, index))
 
 
 def rounded_model(base: LoadedModel, precision: ModelPrecision, engine: Engine) -> LoadedModel:
-    """Round to nearest, no calibration: what a precision does by itself."""
+    """A model with weights rounded to nearest, without calibration; `base` is not modified."""
     return _with_blocks(base, precision, engine, lambda index: rounded_artifact(base, index, precision))
 
 
 def _with_blocks(
     base: LoadedModel, precision: ModelPrecision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
 ) -> LoadedModel:
-    """A copy of `base` whose blocks are replaced one by one, so that memory holds one spare block at a time."""
+    """A copy of `base` whose blocks are replaced one by one, so that memory holds one extra block at a time."""
     originals = blocks_of(base.model)
     model = copy.deepcopy(base.model, memo={id(block): block for block in originals})
     blocks = blocks_of(model)
@@ -51,8 +51,10 @@ def _with_blocks(
 
 
 def weight_bytes(model: LoadedModel) -> int:
-    """Bytes that the weights of the blocks' linears occupy: what the packed engine holds, what a run stores, or two
-    bytes a weight in full precision (FP16, as the file has it, whatever type it was loaded as).
+    """Bytes of the weights of the blocks' linears.
+
+    Packed: bytes in memory.  Simulated: bytes of the stored run.  Full precision: two bytes per weight, whatever dtype
+    the model was loaded in.
     """
     total = 0
     for module in blocks_of(model.model).modules():
@@ -64,7 +66,7 @@ def weight_bytes(model: LoadedModel) -> int:
 
 
 def linear_path(model: LoadedModel) -> str:
-    """What the linears of the blocks run on for one token."""
+    """The kernel path of the blocks' linears for one token, for display."""
     modules = [module for block in blocks_of(model.model) for module in block.modules()]
     packed = [module for module in modules if isinstance(module, PackedLinear)]
     if packed:
@@ -72,5 +74,5 @@ def linear_path(model: LoadedModel) -> str:
     if any(isinstance(module, Int8Linear) for module in modules):
         return "torch._int_mm, activations rounded by torch operations"
     dtype = next(module.weight.dtype for module in modules if isinstance(module, nn.Linear))
-    rounded = "" if model.precision.is_full else ", activations rounded"
-    return f"torch F.linear {_DTYPES[dtype]}{rounded}"
+    suffix = "" if model.precision.is_full else ", activations rounded"
+    return f"torch F.linear {_DTYPES[dtype]}{suffix}"

@@ -1,1 +1,4 @@
-"""Products on NVIDIA tensor cores: CUDA C++ sources, their compilation by NVRTC, their launch on torch's tensors."""
+"""The GPU engine: CUDA C++ kernels for NVIDIA tensor cores, compiled by NVRTC and launched on torch tensors.
+
+Other packages use it through `kernels.gpu` and `kernels.dispatch`.
+"""

@@ -1,7 +1,7 @@
-"""Times the GPU engine against other libraries on one device: every call inside a CUDA graph, results checked first.
+"""Benchmark of the GPU engine against other libraries: calls in CUDA graphs, results checked before timing.
 
-Warm: a graph of calls on one weight. Cold: a graph of calls on equal weights in turn, which together are a few times
-the L2 cache, so that each is read from memory. All graphs of a shape are replayed in turn.
+Warm: a graph of calls with one weight. Cold: a graph of calls that rotate over copies of the weight, together a few
+times the L2 cache, so that each call reads its weight from memory. The graphs of a shape are replayed alternately.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from kernels.precision_names import parse_precision, weight_bits
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WARM_CALLS, _WARM_SECONDS = (3, 20), 1e-3  # of a graph; the first of them finds what others left in the cache
-_CACHES = 3
+_WARM_CALLS, _WARM_SECONDS = (3, 20), 1e-3  # per graph: several calls, because the first one finds a cold cache
+_CACHES = 3  # size of the copies of a weight, in L2 caches
 _ROUNDS = 25
-_THREADS = 4  # that make weights; each holds a few times the weight's codes
+_THREADS = 4  # threads that pack weights; each needs a few times the memory of the codes
 _COMPILING_SECONDS = 120.0
 
 logger = logging.getLogger(__name__)
 
 
 class Recorder(CeilingDevice, Protocol):
-    """The device as the benchmark needs it (`kernels.cuda.driver.CudaDevice`)."""
+    """The device interface of the benchmark (`kernels.cuda.driver.CudaDevice`)."""
 
     name: str
     cache_bytes: int
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
-        """A graph of all runs; calling it replays it and gives the seconds of one run."""
+        """Capture all runs in a CUDA graph. Calling the result replays it and returns the seconds per run."""
 
     def copy_gb_per_second(self) -> float:
-        """Bytes read and written by a large copy, in GB/s."""
+        """Memory bandwidth of a large copy in GB/s, reads and writes together."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device was measured to reach: GB/s of a large copy, and operations in a second by kind."""
+    """Measured limits of a device: copy bandwidth in GB/s, and peak operations per second by kind."""
 
     gb_per_second: float
     operations_per_second: dict[str, float]
@@ -59,7 +59,7 @@ class Limits:
 class _Contender:
     product: Product
     exact: bool
-    warm: Callable[[], float]  # replays of a graph, which give the seconds of one product
+    warm: Callable[[], float]  # replays a graph and returns the seconds per product
     cold: Callable[[], float]
 
 
@@ -73,12 +73,12 @@ def bench_gpu(
     on_limits: Callable[[Limits], None] | None = None,
     compiling_seconds: float = _COMPILING_SECONDS,
 ) -> list[KernelMeasurement]:
-    """Time every precision and other libraries on every (n, k) shape and m, on float16 activations.
+    """Time every precision and the peer libraries on every (n, k) shape and m, with float16 activations.
 
-    Quantizing and packing the activations is part of our time; the peers' are described in `kernels.cuda.peers`. A peer
-    that is missing, fails or is wrong is told to on_left_out.  compiling_seconds: for peers that compile at their first
-    calls, in all.  read_gb_per_second of a row is the device's copy bandwidth. Raises BenchError where a precision is
-    no such, and CeilingError.
+    Our times include quantizing and packing the activations; see `kernels.cuda.peers` for the peers. A peer that is
+    missing, fails or computes wrong results is reported to on_left_out.  compiling_seconds: total time for peers that
+    compile at their first calls.  read_gb_per_second of a row is the device's copy bandwidth.
+    Raises BenchError for an unknown precision, and CeilingError.
     """
     for name in precisions:
         parse_precision(name)
@@ -88,13 +88,13 @@ def bench_gpu(
     peer_set = PeerSet(on_left_out, compiling_seconds)
     measurements = []
     for n, k in shapes:
-        subjects = _subjects(on, precisions, n, k)
+        weights = _bench_weights(on, precisions, n, k)
         random = np.random.default_rng(n * 31 + k)
         full = _tensor(random.standard_normal((n, k), np.float32), on)
         for tokens in m:
             x = _tensor(random.standard_normal((tokens, k), np.float32), on)
-            contenders = [_recorded(on, subject.is_exact(x), subject.product(x)) for subject in subjects]
-            contenders += peer_set.of(full, x, partial(_copies_of, on), partial(_recorded, on, True))
+            contenders = [_recorded(on, weight.is_exact(x), weight.product(x)) for weight in weights]
+            contenders += peer_set.record_all(full, x, partial(_copies_of, on), partial(_recorded, on, True))
             for measurement in _measure(on.name, contenders, (n, k, tokens), limits):
                 measurements.append(measurement)
                 if on_measurement is not None:
@@ -102,8 +102,8 @@ def bench_gpu(
     return measurements
 
 
-def _subjects(on: Recorder, precisions: list[str], n: int, k: int) -> list[BenchWeight]:
-    """Packing is NumPy's work, which leaves Python's lock: several at once."""
+def _bench_weights(on: Recorder, precisions: list[str], n: int, k: int) -> list[BenchWeight]:
+    """One weight per precision. NumPy releases the GIL while it packs, so threads help."""
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         made = [
             pool.submit(random_bench_weight, name, n, k, seed, on.place, partial(_copies_of, on))
@@ -113,7 +113,7 @@ def _subjects(on: Recorder, precisions: list[str], n: int, k: int) -> list[Bench
 
 
 def _copies_of(on: Recorder, size: int) -> int:
-    """So many weights of this size are a few times the cache; at least two, so that none follows itself."""
+    """Number of weights of this size that exceed the cache a few times; at least two, so that none follows itself."""
     return max(2, -(-_CACHES * on.cache_bytes // size))
 
 
@@ -124,7 +124,7 @@ def _tensor(values: np.ndarray, on: Recorder) -> Tensor:
 
 
 def _recorded(on: Recorder, exact: bool, product: Product) -> _Contender:
-    """With its graphs. How often the warm one repeats the product depends on how long the cold one takes."""
+    """Capture both graphs. The warm graph repeats the product so often that it takes about a millisecond."""
     cold = on.record([partial(product.multiply, weight) for weight in product.weights])
     calls = int(np.clip(_WARM_SECONDS / cold(), *_WARM_CALLS))
     warm = on.record([partial(product.multiply, product.weights[0])] * calls)

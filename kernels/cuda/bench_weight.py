@@ -1,4 +1,4 @@
-"""A random weight of a precision as the GPU benchmark times it: in so many copies, with the check of its products."""
+"""A random weight for the GPU benchmark: copies in different memory, and a check of its products."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class BenchWeight:
-    """One precision's weight (n, k) on a device. Made by `random_bench_weight`."""
+    """A random weight (n, k) of one precision on a device. Made by `random_bench_weight`."""
 
     precision: str
     act_bits: int
     packed: PackedWeight
-    weights: list[DeviceWeight]  # equal ones in different memory
+    weights: list[DeviceWeight]  # equal copies in different memory
     levels: Tensor  # (n, k) int16, spacing code - zero
 
     def product(self, x: Tensor) -> Product:
-        """What is timed for tokens x (m, k) float16; quantizing them is part of it."""
+        """The product to time for tokens x (m, k) float16, their quantization included."""
         weight = self.weights[0]
         path = engine.path_for(weight, len(x), self.act_bits)
         return Product(
@@ -56,7 +56,7 @@ class BenchWeight:
         )
 
     def is_exact(self, x: Tensor) -> bool:
-        """Whether some tokens' sums, of all rows, are the integers they have to be; A16: outputs within rounding."""
+        """Whether the sums of some tokens are exact, over all rows; A16: whether outputs are right within rounding."""
         import torch
 
         weight, tokens = self.weights[0], checked_tokens(len(x), x)
@@ -77,8 +77,7 @@ class BenchWeight:
         return _close(y, expected * torch.from_numpy(act_scale).to(x.device).double()[:, None], 2e-3)
 
     def _parts(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of the device's groups of columns (tokens x levels (m, n), scale (n,)) in float64, which is exact of
-        integers below 2^53."""
+        """Yield (tokens x levels (m, n), scale (n,)) of each group, in float64: exact for integers below 2^53."""
         import torch
 
         weight = self.weights[0]
@@ -97,7 +96,11 @@ def _close(y: Tensor, expected: Tensor, tolerance: float) -> bool:
 def random_bench_weight(
     precision: str, n: int, k: int, seed: int, place: str, copies_of: Callable[[int], int]
 ) -> BenchWeight:
-    """A weight of random codes, scales and zero points. copies_of(bytes): how many. Raises BenchError."""
+    """A weight of random codes, scales and zero points.
+
+    place: a torch device such as "cuda:0".  copies_of(bytes): number of copies of a weight of that size.
+    Raises BenchError.
+    """
     import torch
 
     bits, starred, act_bits, group_size = parse_precision(precision)

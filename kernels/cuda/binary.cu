@@ -1,16 +1,18 @@
 // Y^T = W X^T on binary tensor cores: sum(qa qw) = sum over planes of 2^(i+j) popcount(A_i & W_j).
 //
-// 16 rows of one weight plane are the mma's 16-row operand, 8 plane columns of the activations its 8 columns: one token
-// at 8 bits, two at 4, four at 2, eight at 1. A warp owns Rows row tiles x Columns column tiles and some of the chunks
-// of 256 columns; weights go from global memory to registers in the order of the lanes, once. Warps of a block are
-// added in shared memory, blocks of a tile in global memory (epilogue.cuh), both in a fixed order.
+// The mma's 16-row operand is 16 rows of one weight plane; its 8-column operand is 8 plane columns of the activations: one
+// token at 8 bits, two at 4, four at 2, eight at 1. A warp computes Rows row tiles x Columns column tiles over some of the
+// chunks of 256 columns. It loads each weight word once, straight from global memory to registers, in lane order. Partial
+// sums are reduced across the warps of a block in shared memory and across the blocks of a tile in global memory
+// (epilogue.cuh), both in a fixed order, so that results are deterministic.
 //
-// Grouped: scales per group of 128 columns or a multiple. The mma then covers 128 bits, planes are added up at once, and
-// each finished group is scaled into float32 sums.
+// Grouped: one scale per group of columns, a multiple of 128. The mma then covers 128 bits; planes are combined right
+// after it, and each finished group is scaled and added to float32 sums.
 #include <epilogue.cuh>
 
-// A product fragment's four integers over plane columns -> sums over a token's columns. Element e of row half `hi`:
-// where a token has one column, v[2 hi + e] is token 2 t + e of the tile; else v[2 hi] is token 2 t / columns.
+// Combine an accumulator fragment's plane columns into per-token sums, weighting column j of a token by 2^j.
+// Element e of row half `hi`: with one column per token, v[2 hi + e] belongs to token 2 t + e of the tile; otherwise
+// v[2 hi] belongs to token 2 t / columns.
 DEVICE void join_columns(const ProductArguments& a, int (&v)[4]) {
     if (a.columns_log == 0) return;
     const u32 t = thread() % 4, shift = 2 * t & ((1 << a.columns_log) - 1);
@@ -24,13 +26,13 @@ DEVICE void join_columns(const ProductArguments& a, int (&v)[4]) {
 
 template <int Planes, int Rows, int Columns, bool Grouped>
 struct BinaryProduct {
-    static constexpr int kDepth = Planes * Rows >= 8 ? 1 : Planes * Rows >= 4 ? 2 : 4;  // chunks asked for at once
+    static constexpr int kDepth = Planes * Rows >= 8 ? 1 : Planes * Rows >= 4 ? 2 : 4;  // chunks loaded before the first mma
     const ProductArguments& a;
     const u32 lane, warp, warps;
     const int tile0, column0;
-    long long weight_at[Rows], acts_at[Columns];  // where this lane's parts of a tile's first chunk are
+    long long weight_at[Rows], acts_at[Columns];  // offsets of this lane's words in a tile's first chunk
 
-    // Tiles beyond the last one are read as the last: their sums are not kept, and no load waits for a branch.
+    // Tiles past the end load the last tile, so that loads need no branch; their sums are discarded.
     DEVICE explicit BinaryProduct(const ProductArguments& arguments)
         : a(arguments), lane(thread() % 32), warp(thread() / 32), warps(threads() / 32),
           tile0(block_x() * Rows), column0(block_y() * Columns) {
@@ -45,7 +47,7 @@ struct BinaryProduct {
         }
     }
 
-    // Tokens of so many column tiles.
+    // Number of tokens in `tiles` column tiles.
     DEVICE int tokens_of(int tiles) const { return tiles * 8 >> a.columns_log; }
     DEVICE int token_of(int column, int e) const {
         const int first = tokens_of(column0 + column), pair = 2 * (lane % 4);
@@ -53,29 +55,29 @@ struct BinaryProduct {
     }
     DEVICE int row_of(int row_tile, int hi) const { return (tile0 + row_tile) * 16 + 8 * hi + lane / 4; }
 
-    // Whether this lane's element e holds a token's sum that no other lane holds.
+    // Whether this lane's element e is the one that stores its token's sum (other lanes may hold copies).
     DEVICE bool owns(int e) const {
         return a.columns_log == 0 || (e == 0 && (2 * (lane % 4) & ((1 << a.columns_log) - 1)) == 0);
     }
 
-    // Chunk `chunk` + d, d known to the compiler; 0 from chunk `last` on.
+    // Load chunk `chunk` + d, where d is a compile-time constant; zeros from chunk `last` on.
     DEVICE void load_chunk(uint4 (&w)[Rows][Planes], uint2 (&b)[Columns], int chunk, int d, int last) const {
         const Global<const uint4> weight(a.weight);
         const Global<const uint2> planes(static_cast<const uint2*>(a.acts));
-        const bool wanted = chunk + d < last;
+        const bool in_range = chunk + d < last;
         const long long step = 32ll * chunk;
 #pragma unroll
         for (int row = 0; row < Rows; row++)
 #pragma unroll
             for (int j = 0; j < Planes; j++)
-                w[row][j] = load_once_if(wanted, weight, weight_at[row] + step * Planes + 32 * (d * Planes + j));
+                w[row][j] = load_once_if(in_range, weight, weight_at[row] + step * Planes + 32 * (d * Planes + j));
 #pragma unroll
         for (int column = 0; column < Columns; column++)
-            b[column] = load_if(wanted, planes, acts_at[column] + step + 32 * d);
+            b[column] = load_if(in_range, planes, acts_at[column] + step + 32 * d);
     }
 
-    // sums: (warps, tokens of the block, 16 Rows) in shared memory; each warp writes its own part.
-    DEVICE void put(Shared<u32> sums, int row_tile, int hi, int column, int e, u32 v) const {
+    // sums: (warps, tokens of the block, 16 Rows) in shared memory; each warp writes its own slice.
+    DEVICE void store_sum(Shared<u32> sums, int row_tile, int hi, int column, int e, u32 v) const {
         if (!owns(e)) return;
         const int tokens = tokens_of(Columns), token = token_of(column, e) - tokens_of(column0);
         sums[(warp * tokens + token) * (16 * Rows) + row_tile * 16 + 8 * hi + lane / 4] = v;
@@ -92,7 +94,7 @@ struct BinaryProduct {
         join_splits<Grouped>(a, tile0 * 16, rows, token0, tokens);
     }
 
-    // kDepth chunks, of which those from `last` on count as 0: all their loads are under way before the first product.
+    // Multiply kDepth chunks; those from `last` on are zeros. All loads are issued before the first mma.
     DEVICE void multiply(int (&acc)[Rows][Columns][Planes][4], int chunk, int last) const {
         uint4 w[kDepth][Rows][Planes];
         uint2 b[kDepth][Columns];
@@ -122,7 +124,7 @@ struct BinaryProduct {
                 for (int j = 0; j < Planes; j++)
                     for (int e = 0; e < 4; e++) v[e] += acc[row][column][j][e] << j;
                 join_columns(a, v);
-                for (int e = 0; e < 4; e++) put(sums, row, e / 2, column, e % 2, static_cast<u32>(v[e]));
+                for (int e = 0; e < 4; e++) store_sum(sums, row, e / 2, column, e % 2, static_cast<u32>(v[e]));
             }
         add_warps(sums);
     }
@@ -182,7 +184,7 @@ struct BinaryProduct {
         for (int row = 0; row < Rows; row++)
 #pragma unroll
             for (int column = 0; column < Columns; column++)
-                for (int e = 0; e < 4; e++) put(sums, row, e / 2, column, e % 2, float_as_bits(y[row][column][e]));
+                for (int e = 0; e < 4; e++) store_sum(sums, row, e / 2, column, e % 2, float_as_bits(y[row][column][e]));
         add_warps(sums);
     }
 };
@@ -191,8 +193,8 @@ template <int Planes, int Rows, int Columns, bool Grouped>
 DEVICE void binary_product(const ProductArguments& a) {
     const BinaryProduct<Planes, Rows, Columns, Grouped> product(a);
     const int worker = block_z() * product.warps + product.warp;
-    const int first = first_of(a, worker), end = first_of(a, worker + 1), last = end < a.chunks ? end : a.chunks;
-    ask_for_rows(a, product.tile0, Rows, Planes, first, last);
+    const int first = worker_start(a, worker), end = worker_start(a, worker + 1), last = end < a.chunks ? end : a.chunks;
+    prefetch_rows(a, product.tile0, Rows, Planes, first, last);
     wait_for_previous();
     if constexpr (Grouped) {
         product.run_grouped(first, last);

@@ -1,9 +1,9 @@
-// Y^T = W X^T on INT8 tensor cores, for many tokens and for groups that are no multiple of 128 columns.
+// Y^T = W X^T on INT8 tensor cores: for many tokens, and for group sizes that are not a multiple of 128.
 //
-// Weights stay bit planes in memory and become unsigned bytes in registers; activations come as bytes. A block owns
-// Rows x warps_n row tiles and Columns x warps_m column tiles of 8 tokens. Activations pass through shared memory, three
-// half chunks deep, by asynchronous copies; weights are fetched one half chunk ahead. A ninth plane (W8*) does not fit a
-// byte: it is multiplied as 128 and added twice.
+// Weights stay bit planes in memory and are unpacked to unsigned bytes in registers; activations are stored as bytes. A
+// block computes Rows x warps_n row tiles by Columns x warps_m column tiles of 8 tokens. Activations are staged in shared
+// memory by asynchronous copies, in a pipeline of three half chunks; weights are loaded one half chunk ahead. A ninth plane
+// (W8*) does not fit into a byte: its bits are multiplied as 128 and the product is added twice.
 #include <epilogue.cuh>
 
 static constexpr int kStages = 3;
@@ -42,8 +42,8 @@ struct ByteProduct {
         }
     }
 
-    // Half chunk `step` of the block's tokens, 128 bytes each as eight words of 16; odd tokens have neighbours swapped, so
-    // that a quarter of a warp reads all banks.
+    // Copy half chunk `step` of the block's tokens: 128 bytes per token as eight 16-byte words. Odd tokens swap neighbouring
+    // words, so that the eight lanes of a quarter warp read all 32 banks without conflicts.
     DEVICE void fetch_acts(Shared<uint4> stage, int step) const {
         const Global<const uint4> codes(static_cast<const uint4*>(a.acts));
         const int tokens = warps_m * Columns * 8, padded_m = (a.m + 7) / 8 * 8;
@@ -55,7 +55,7 @@ struct ByteProduct {
         }
     }
 
-    // words[j], bit r + 8 c of each plane j -> words[r], bit j + 8 c: four 8 x 8 bit matrices, transposed in place.
+    // Transpose four 8 x 8 bit matrices in place: bit r + 8 c of words[j] (plane j) becomes bit j + 8 c of words[r].
     static DEVICE void transpose(u32 (&words)[8]) {
         const u32 masks[3] = {0x55555555u, 0x33333333u, 0x0f0f0f0fu};
 #pragma unroll
@@ -204,8 +204,8 @@ struct ByteProduct {
 template <int Planes, int Rows, int Columns, bool Grouped>
 DEVICE void byte_product(const ProductArguments& a) {
     const ByteProduct<Planes, Rows, Columns, Grouped> product(a);
-    const int first = first_of(a, block_z()), end = first_of(a, block_z() + 1), last = end < a.steps ? end : a.steps;
-    ask_for_rows(a, product.tile0, Rows, Planes, first / 2, (last + 1) / 2);
+    const int first = worker_start(a, block_z()), end = worker_start(a, block_z() + 1), last = end < a.steps ? end : a.steps;
+    prefetch_rows(a, product.tile0, Rows, Planes, first / 2, (last + 1) / 2);
     wait_for_previous();
     product.run(first, last);
 }

@@ -1,15 +1,16 @@
-// How much tensor cores are able to multiply: a loop of mma's whose operands stay in registers. kernels/cuda/ceiling.py
-// counts the operations and says what the sums have to be.
+// Peak tensor-core throughput: a loop of mma instructions whose operands stay in registers. kernels/cuda/ceiling.py counts
+// the operations and computes the expected sums.
 #include <device.cuh>
 
 struct CeilingArguments {
     const u32* left;   // (4 registers, 32 lanes): the 16-row operand
     const u32* right;  // (8 fragments, 2 registers, 32 lanes): 8-column operands
-    int* sums;         // (blocks, threads, 4): of all fragments' products, a lane's four integers
+    int* sums;         // (blocks, threads, 4): each lane's four accumulators, summed over the fragments
     int steps;
 };
 
-// Fragments differ, and each adds to its own sums: none waits for another, and none is another's common subexpression.
+// Independent accumulators and distinct operands: no mma waits for another, and none can be eliminated as a common
+// subexpression.
 constexpr int kFragments = 8;
 
 template <bool Bits>

@@ -1,8 +1,8 @@
-"""What a device multiplies in a second at most, by the kind of operation: what the benchmark sets its rows against.
+"""Peak operations per second of a device: the compute roof of the benchmark's roofline.
 
 "b1" and "int8" are the two instructions of our kernels, `mma.m16n8k256 .b1 .and.popc` and `mma.m16n8k32 .u8`, in a
-loop that reads no memory (ceiling.cu). Libraries have faster instructions on some devices (`wgmma` on Hopper), so
-"int8-library" and "fp16-library" are what torch reaches on a large square product.
+loop without memory access (ceiling.cu). Libraries use faster instructions on some devices (`wgmma` on Hopper), so
+"int8-library" and "fp16-library" are measured on a large square product of torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from kernels.cuda.tiles import CEILINGS, THREADS
 BITS, INT8 = CEILINGS
 INT8_LIBRARY, FP16_LIBRARY = "int8-library", "fp16-library"
 FRAGMENTS = 8  # kFragments of ceiling.cu
-_COLUMNS = {BITS: 256, INT8: 32}  # that one instruction sums over
+_COLUMNS = {BITS: 256, INT8: 32}  # length of the dot products of one instruction
 _OUTPUTS = 16 * 8
 _BLOCKS_PER_PROCESSOR = 2
 _STEPS, _CHECKED_STEPS = 1 << 14, 2
 
 
 class CeilingError(RuntimeError):
-    """A device's tensor cores gave sums that are not the products of their operands."""
+    """The tensor cores returned wrong products."""
 
 
 class CeilingArguments(ctypes.Structure):
@@ -41,21 +41,23 @@ class CeilingArguments(ctypes.Structure):
 
 
 class CeilingDevice(Launcher, Protocol):
-    """A launcher that can tell the time (`kernels.cuda.driver.CudaDevice`)."""
+    """A launcher that can time its kernels (`kernels.cuda.driver.CudaDevice`)."""
 
     place: str
 
     def seconds(self, run: Callable[[], Any]) -> float:
-        """Time of one call of `run`, which launches and does not wait."""
+        """Seconds of one call of `run`, which launches without waiting."""
 
     def library_operations_per_second(self, dtype: str) -> float:
-        """Of a large product of "float16" or "int8" by torch's library."""
+        """Operations per second of a large "float16" or "int8" product of torch."""
 
 
 def measure_ceilings(on: CeilingDevice) -> dict[str, float]:
-    """Operations in a second, a multiplication and an addition counted as two, by kind; no "b1" where there is none.
+    """Peak operations per second by kind, without "b1" if the device lacks it.
 
-    Raises CeilingError where the sums of a short loop are wrong.
+    A multiply-add counts as two operations.
+
+    Raises CeilingError if the results of a short loop are wrong.
     """
     import torch
 
@@ -73,7 +75,9 @@ def measure_ceilings(on: CeilingDevice) -> dict[str, float]:
         loop(kind, _CHECKED_STEPS)
         expected = expected_sums(kind, left, right, _CHECKED_STEPS)
         if not np.array_equal(sums.cpu().numpy().reshape(-1, 32, 4), np.broadcast_to(expected, (len(sums) * 8, 32, 4))):
-            raise CeilingError(f"the {kind} products of {CEILINGS[kind]} are wrong; nothing timed here can be trusted")
+            raise CeilingError(
+                f"the {kind} products of {CEILINGS[kind]} are wrong: do not trust timings of this device"
+            )
         count = operations(kind, blocks * THREADS // 32, _STEPS)
         found[kind] = count / on.seconds(lambda kind=kind: loop(kind, _STEPS))  # type: ignore[misc]
     found[INT8_LIBRARY] = on.library_operations_per_second("int8")
@@ -82,22 +86,22 @@ def measure_ceilings(on: CeilingDevice) -> dict[str, float]:
 
 
 def operations(kind: str, warps: int, steps: int) -> int:
-    """How many a launch carries out: each instruction multiplies and adds 16 x 8 x its columns pairs."""
+    """Operations of a launch: an instruction computes 16 x 8 dot products."""
     return 2 * _OUTPUTS * _COLUMNS[kind] * FRAGMENTS * steps * warps
 
 
 def random_operands(seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Registers of the operands: (4, 32) and (FRAGMENTS, 2, 32) uint32."""
+    """Random registers of both operands: (4, 32) and (FRAGMENTS, 2, 32) uint32."""
     random = np.random.default_rng(seed)
     left, right = (random.integers(0, 1 << 32, shape, np.uint32) for shape in ((4, 32), (FRAGMENTS, 2, 32)))
     return left, right
 
 
 def expected_sums(kind: str, left: NDArray[np.uint32], right: NDArray[np.uint32], steps: int) -> NDArray[np.int32]:
-    """(32 lanes, 4) int32, modulo 2^32: what each warp has to write.
+    """The expected output of each warp, (32 lanes, 4) int32, modulo 2^32.
 
-    Lane 4 g + t holds a quarter of the columns of row g (registers 0, 2), of row g + 8 (1, 3) and of column g. Which
-    columns does not matter as long as both operands agree: the order is the same for bits and for bytes.
+    Lane 4 g + t holds a quarter of the columns of row g (registers 0, 2), of row g + 8 (1, 3) and of column g. The
+    order of the columns does not matter, because both operands share it.
     """
     lanes = left.reshape(2, 2, 8, 4)  # half of the columns, half of the rows, g, t
     rows = _elements(kind, lanes.transpose(1, 2, 0, 3).reshape(16, 8))
@@ -109,6 +113,6 @@ def expected_sums(kind: str, left: NDArray[np.uint32], right: NDArray[np.uint32]
 
 
 def _elements(kind: str, words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The bits or bytes of each row of words."""
+    """The bits or bytes of each row of words, as integers."""
     octets = np.ascontiguousarray(words).view(np.uint8)
     return (np.unpackbits(octets, axis=1) if kind == BITS else octets).astype(np.int64)

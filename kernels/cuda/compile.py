@@ -1,4 +1,7 @@
-"""CUDA C++ to cubins by NVRTC, without a driver or a toolkit; kept on disk, with what the compiler says of them."""
+"""Compile CUDA C++ to cubins with NVRTC; no driver or toolkit needed.
+
+Cubins are cached on disk together with the compiler's log.
+"""
 
 import hashlib
 import re
@@ -15,9 +18,10 @@ from kernels.cuda.tiles import (
     CEILINGS,
     DEQUANTIZE,
     FINISH_TOTALS,
+    GATED,
     INPUT_KINDS,
-    KEEP_THREADS,
-    PLAIN,
+    NORMED,
+    ROTATE_THREADS,
     THREADS,
     TOKEN_ROWS,
     TOKEN_THREADS,
@@ -26,9 +30,9 @@ from kernels.cuda.tiles import (
     Instance,
     attend_name,
     instances,
-    keep_name,
+    materialize_name,
     quantize_name,
-    resolve_name,
+    rotate_name,
     round_name,
     scale_name,
 )
@@ -37,7 +41,7 @@ from kernels.host.cache_files import cache_folder, write_atomically
 SOURCES = Path(__file__).parent
 HEADERS = ("device.cuh", "arguments.cuh", "inputs.cuh", "epilogue.cuh")
 LOWEST_ARCH = 80
-_PROGRAM_HEADERS = ((32, 8), (54, 2), (56, 2))  # where an ELF file says where they start, their size and their number
+_PROGRAM_HEADERS = ((32, 8), (54, 2), (56, 2))  # (offset, width) in the ELF header of their start, size and count
 _ARCH = re.compile(r"(\d+)[af]?")
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -54,12 +58,12 @@ class CompilerMissingError(CompileError):
 
 
 class ArchitectureError(CompileError):
-    """A GPU that has no instruction these kernels are made of."""
+    """The GPU lacks the tensor-core instructions of these kernels, or is not a known architecture."""
 
 
 @dataclass(frozen=True)
 class KernelResources:
-    """What the compiler says of one kernel. shared_bytes: static ones; each launch adds its own."""
+    """Resources of one kernel as the compiler reports them. shared_bytes: static part only."""
 
     kernel: str
     arch: str
@@ -70,7 +74,7 @@ class KernelResources:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is compiled together: one file and some kernels of it. name: of the group, for messages."""
+    """A compilation unit: some kernels of one file. name: for cache files and messages."""
 
     name: str
     file: str
@@ -78,17 +82,17 @@ class Unit:
 
     @property
     def source(self) -> str:
-        """C++ that NVRTC and a host compiler alike read."""
+        """The C++ source, for NVRTC and for the host compiler of the emulator."""
         return "\n".join([f"#include <{self.file}>", *self.definitions, ""])
 
 
 def unit_of(name: str) -> Unit:
-    """The unit that holds the kernel of this name. Raises KeyError where there is none."""
+    """The unit that contains a kernel. Raises KeyError for an unknown name."""
     return _units_by_kernel()[name]
 
 
 def units(arch: str) -> tuple[Unit, ...]:
-    """All that can be compiled for an architecture, such as "90a". Raises ArchitectureError."""
+    """All units for an architecture such as "90a". Raises ArchitectureError."""
     has_binary = has_binary_mma(arch)
     return tuple(unit for unit in _all_units() if has_binary or not _multiplies_bits(unit))
 
@@ -98,15 +102,15 @@ def _multiplies_bits(unit: Unit) -> bool:
 
 
 def has_binary_mma(arch: str) -> bool:
-    """Whether an architecture multiplies bits on tensor cores: sm_80 to sm_90. Raises ArchitectureError below sm_80."""
+    """Whether an architecture has binary tensor-core products: sm_80 to sm_90. Raises ArchitectureError."""
     return arch_number(arch) < 100
 
 
 def arch_number(arch: str) -> int:
-    """80 for "80", 90 for "90a". Raises ArchitectureError where it is no architecture, or one before sm_80."""
+    """80 for "80", 90 for "90a". Raises ArchitectureError for other texts and below sm_80."""
     match = _ARCH.fullmatch(arch)
     if match is None:
-        raise ArchitectureError(f"'{arch}' is no GPU architecture; write 80, 86, 89 or 90a")
+        raise ArchitectureError(f"'{arch}' is not a GPU architecture; use 80, 86, 89 or 90a")
     number = int(match[1])
     if number < LOWEST_ARCH:
         raise ArchitectureError(
@@ -140,7 +144,7 @@ def _all_units() -> tuple[Unit, ...]:
     ]
     return (
         *(_quantize_unit(kind) for kind in INPUT_KINDS),
-        _token_unit(),
+        _decode_step_unit(),
         _int8_unit(),
         Unit("dequantize", "dequantize.cu", (dequantize,)),
         Unit("signed", "signed.cu", signed),
@@ -162,19 +166,19 @@ def _int8_unit() -> Unit:
     return Unit("int8", "int8.cu", kernels)
 
 
-def _token_unit() -> Unit:
+def _decode_step_unit() -> Unit:
     kernels = (
-        *_of_each_input(resolve_name, "ResolveArguments", "resolve", [kind for kind in INPUT_KINDS if kind != PLAIN]),
-        *_of_each_type(keep_name, "KeepArguments", KEEP_THREADS, "rotate_and_keep"),
+        *_of_each_input(materialize_name, "MaterializeArguments", "materialize", (GATED, NORMED)),
+        *_of_each_type(rotate_name, "RotateArguments", ROTATE_THREADS, "rotate_and_cache"),
         *_of_each_type(attend_name, "AttendArguments", THREADS, "attend"),
     )
-    return Unit("token", "decode_step.cu", kernels)
+    return Unit("decode_step", "decode_step.cu", kernels)
 
 
 def _of_each_input(
     name: Callable[[str, str], str], arguments: str, template: str, kinds: Iterable[str]
 ) -> Iterator[str]:
-    """A kernel for each type of values and each of these kinds of input."""
+    """Kernel definitions for every dtype and the given kinds of input."""
     for kind in kinds:
         for number, dtype in enumerate(TYPES):
             instance = f"{template}<{number}, {INPUT_KINDS.index(kind)}>"
@@ -182,7 +186,7 @@ def _of_each_input(
 
 
 def _of_each_type(name: Callable[[str], str], arguments: str, threads: int, template: str) -> Iterator[str]:
-    """A kernel for each type of values."""
+    """Kernel definitions for every dtype."""
     for number, dtype in enumerate(TYPES):
         yield f"KERNEL({name(dtype)}, {arguments}, {threads}, ({template}<{number}>))"
 
@@ -205,25 +209,25 @@ def kernels_of(unit: Unit) -> Iterator[str]:
 
 
 def cubin(unit: Unit, arch: str) -> bytes:
-    """Machine code of a unit, from disk where this source was compiled before. Raises CompileError."""
+    """Machine code of a unit, from the disk cache if possible. Raises CompileError."""
     return compile_unit(unit, arch)[0]
 
 
 def compile_unit(unit: Unit, arch: str) -> tuple[bytes, str]:
-    """(cubin, the compiler's log) of a unit for an architecture such as "90a". Raises CompileError."""
+    """(cubin, compiler log) of a unit for an architecture such as "90a". Raises CompileError."""
     arch_number(arch)
     compiler = _nvrtc()
     options = (f"-arch=sm_{arch}", "--std=c++17", "-default-device", "--ptxas-options=-v")
     texts = {name: (SOURCES / name).read_text() for name in (*HEADERS, unit.file)}
     key = repr((compiler.getVersion(), options, unit.source, sorted(texts.items())))
     stem = cache_folder("cuda") / f"{unit.name}-sm{arch}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
-    kept, log = stem.with_suffix(".cubin"), stem.with_suffix(".log")
-    if kept.exists() and log.exists():
-        return kept.read_bytes(), log.read_text()
-    image, said = _compile(compiler, unit, options, texts)
-    write_atomically(log, said.encode())
-    write_atomically(kept, image)
-    return image, said
+    cached, log = stem.with_suffix(".cubin"), stem.with_suffix(".log")
+    if cached.exists() and log.exists():
+        return cached.read_bytes(), log.read_text()
+    image, messages = _compile(compiler, unit, options, texts)
+    write_atomically(log, messages.encode())
+    write_atomically(cached, image)
+    return image, messages
 
 
 def _compile(compiler: Any, unit: Unit, options: tuple[str, ...], texts: dict[str, str]) -> tuple[bytes, str]:
@@ -237,17 +241,20 @@ def _compile(compiler: Any, unit: Unit, options: tuple[str, ...], texts: dict[st
         try:
             compiler.compileProgram(program, options)
         except compiler.NVRTCError as error:
-            said = compiler.getProgramLog(program)
-            raise CompileError(f"NVRTC could not compile {unit.name} with {options[0]} ({error}):\n{said}") from error
-        return whole(compiler.getCUBIN(program)), compiler.getProgramLog(program)
+            messages = compiler.getProgramLog(program)
+            raise CompileError(
+                f"NVRTC could not compile {unit.name} with {options[0]} ({error}):\n{messages}"
+            ) from error
+        return complete_elf(compiler.getCUBIN(program)), compiler.getProgramLog(program)
     finally:
         compiler.destroyProgram(program)
 
 
-def whole(image: bytes) -> bytes:
-    """A cubin with its last byte, which CuPy cuts off as if it ended a string.
+def complete_elf(image: bytes) -> bytes:
+    """Restore the last byte of a cubin, which CuPy 14 drops as if it terminated a string.
 
-    The driver does not miss it, as a zero follows any `bytes` in memory; tools that read the kept file do.
+    The driver works without it, because a zero byte follows any `bytes` object in memory; tools that read the cached
+    file do not.
     """
     start, size, count = (int.from_bytes(image[at : at + width], "little") for at, width in _PROGRAM_HEADERS)
     return image + b"\0" if len(image) == start + size * count - 1 else image
@@ -258,7 +265,7 @@ def resources(unit: Unit, arch: str) -> list[KernelResources]:
     rows = parse_log(compile_unit(unit, arch)[1], arch)
     missing = set(kernels_of(unit)) - {row.kernel for row in rows}
     if missing:
-        raise CompileError(f"the compiler's log of {unit.name} for sm_{arch} says nothing of {sorted(missing)}")
+        raise CompileError(f"the compiler's log of {unit.name} for sm_{arch} does not mention {sorted(missing)}")
     return rows
 
 
@@ -269,14 +276,14 @@ def parse_log(log: str, arch: str) -> list[KernelResources]:
     for kernel, text in zip(parts[::2], parts[1::2], strict=True):
         spill, used, shared = _SPILL.search(text), _USED.search(text), _SHARED.search(text)
         if spill is None or used is None:
-            raise CompileError(f"cannot read what the compiler says of {kernel} for sm_{arch}: {text.strip()[:300]}")
+            raise CompileError(f"cannot parse the compiler's log of {kernel} for sm_{arch}: {text.strip()[:300]}")
         spilled = int(spill[1]) + int(spill[2])
         rows.append(KernelResources(kernel, arch, int(used[1]), spilled, int(shared[1]) if shared else 0))
     return rows
 
 
 def compile_report(archs: Iterable[str]) -> Iterator[KernelResources]:
-    """Compile every kernel for every architecture; one row each, as they come. Raises CompileError."""
+    """Compile every kernel for every architecture and yield one row each. Raises CompileError."""
     for arch in archs:
         for unit in units(arch):
             yield from resources(unit, arch)

@@ -1,10 +1,10 @@
-// What one token needs between its products: a norm or a gate written out, the rotary embedding and a place in the cache,
-// attention over what is there. The position is read on the device, so that one CUDA graph serves many.
+// The operations of a decode step between its linears: a norm or a gate written out, rotary embedding and KV cache update,
+// attention over the cache. The position is read from device memory, so that one CUDA graph serves many positions.
 #include <inputs.cuh>
 
-// A token's values, as `quantize` would read them. One block a token where the kind is NORMED; else blocks share it.
+// Write out a token's values as `quantize` would read them. NORMED: one block per token; GATED: several blocks share it.
 template <int Type, int Kind>
-DEVICE void resolve(const ResolveArguments& a) {
+DEVICE void materialize(const MaterializeArguments& a) {
     wait_for_previous();
     const int token = block_y(), k = a.input.k;
     float factor = 0.0f;
@@ -16,54 +16,55 @@ DEVICE void resolve(const ResolveArguments& a) {
     }
 }
 
-// One block takes one head of the queries, keys or values. Shared memory: d floats.
+// Apply the rotary embedding, and write keys and values to the cache. One block per head of the queries, keys or values.
+// Shared memory: d floats.
 template <int Type>
-DEVICE void rotate_and_keep(const KeepArguments& a) {
+DEVICE void rotate_and_cache(const RotateArguments& a) {
     wait_for_previous();
     typedef typename Element<Type>::One One;
-    const int part = block_x(), half = a.d / 2;
+    const int head_of_all = block_x(), half = a.d / 2;
     const u32 lane = thread() % 32;
-    const bool is_query = part < a.heads, is_value = part >= a.heads + a.kv_heads;
-    const Shared<float> kept = shared_at<float>(0);
-    if (part == 0) {
+    const bool is_query = head_of_all < a.heads, is_value = head_of_all >= a.heads + a.kv_heads;
+    const Shared<float> rotated = shared_at<float>(0);
+    if (head_of_all == 0) {
         for (int i = thread(); i < a.heads; i += threads()) store(Global<u32>(a.counters), i, u32(0));
     }
-    const long long row = static_cast<long long>(part) * a.d;
+    const long long row = static_cast<long long>(head_of_all) * a.d;
     for (int i = thread(); i < half; i += threads()) {
-        const float first = as_float<Type>(read<One, true>(a.parts, row + i));
-        const float second = as_float<Type>(read<One, true>(a.parts, row + half + i));
+        const float first = as_float<Type>(read<One, true>(a.qkv, row + i));
+        const float second = as_float<Type>(read<One, true>(a.qkv, row + half + i));
         if (is_value) {
-            kept[i] = first, kept[half + i] = second;
+            rotated[i] = first, rotated[half + i] = second;
             continue;
         }
         for (int side = 0; side < 2; side++) {
             const int e = side * half + i;
             const float cos = as_float<Type>(read<One, false>(a.cos, e)), sin = as_float<Type>(read<One, false>(a.sin, e));
             const float mine = side ? second : first, other = side ? first : second;
-            kept[e] = rounded<Type>(add(rounded<Type>(multiply(mine, cos)), rounded<Type>(multiply(other, sin))));
+            rotated[e] = rounded<Type>(add(rounded<Type>(multiply(mine, cos)), rounded<Type>(multiply(other, sin))));
         }
     }
     sync_block();
     Range range;
-    for (int e = lane; a.bits && e < a.d; e += 32) range.widen(kept[e]);
+    for (int e = lane; a.kv_bits && e < a.d; e += 32) range.widen(rotated[e]);
     range.widen_in_warp();
-    const Grid grid(range.low(), range.high(), a.bits);
-    const int head = part - a.heads - (is_value ? a.kv_heads : 0);
+    const Grid grid(range.low(), range.high(), a.kv_bits);
+    const int head = head_of_all - a.heads - (is_value ? a.kv_heads : 0);
     const long long position = load<long long>(Global<const long long>(a.position), 0);
     const long long place = is_query ? row : (head * a.capacity + position) * a.d;
-    void* to = is_query ? a.parts : is_value ? a.values : a.keys;
+    void* to = is_query ? a.qkv : is_value ? a.values : a.keys;
     for (int e = thread(); e < a.d; e += threads()) {
-        const float v = kept[e];
-        const float held = a.bits && !is_query ? grid.value(v) : v;
-        store(Global<One>(static_cast<One*>(to)), place + e, as_element<Type>(held));
+        const float v = rotated[e];
+        const float stored = a.kv_bits && !is_query ? grid.value(v) : v;
+        store(Global<One>(static_cast<One*>(to)), place + e, as_element<Type>(stored));
     }
 }
 
-constexpr int kFours = 2;      // groups of 128 elements that the lanes of a warp hold: d is at most 256
-constexpr int kPositions = 4;  // that a warp reads at once
+constexpr int kFours = 2;      // groups of 128 elements, four per lane: d is at most 256
+constexpr int kPositions = 4;  // positions that a warp loads at once
 constexpr float kNone = -3.4e38f;
 
-// Softmax sums over some positions: rows of d weighted values, the weight, the largest score.
+// Partial softmax sums over some positions: rows of d weighted values, the sum of weights, the maximum score.
 struct InShared {
     Shared<float> rows;
     DEVICE float at(long long i) const { return rows[i]; }
@@ -76,9 +77,9 @@ struct Sums {
     float value, weight, largest;
 };
 
-// The sums of `count` rows from `row` on as one, for element e.
+// Merge the partial sums of `count` rows, starting at `row`, for element e.
 template <class Rows>
-DEVICE Sums joined(const Rows& rows, long long row, int count, int d, int e) {
+DEVICE Sums merged(const Rows& rows, long long row, int count, int d, int e) {
     Sums all = {0.0f, 0.0f, kNone};
     for (int i = 0; i < count; i++) {
         const float largest = rows.at((row + i) * (d + 2) + d + 1);
@@ -93,8 +94,8 @@ DEVICE Sums joined(const Rows& rows, long long row, int count, int d, int e) {
     return all;
 }
 
-// One block takes one head and one slice of the positions, one warp some of these at a time; the last block of a head to
-// arrive joins what all have found. Shared memory: d + 2 floats a warp.
+// Attention of one token with an online softmax. One block handles one head and one slice of the positions; its warps take
+// kPositions at a time. The last block of a head to arrive merges the slices. Shared memory: d + 2 floats per warp.
 template <int Type>
 DEVICE void attend(const AttendArguments& a) {
     wait_for_previous();
@@ -158,7 +159,7 @@ DEVICE void attend(const AttendArguments& a) {
     const Global<float> partial(a.partial);
     const long long slab = (static_cast<long long>(head) * splits + split) * (a.d + 2);
     for (int e = thread(); e < a.d; e += threads()) {
-        const Sums all = joined(InShared{rows}, 0, warps, a.d, e);
+        const Sums all = merged(InShared{rows}, 0, warps, a.d, e);
         if (splits == 1) {
             store(Global<One>(static_cast<One*>(a.out)), own + e, as_element<Type>(divide(all.value, all.weight)));
         } else {
@@ -169,7 +170,7 @@ DEVICE void attend(const AttendArguments& a) {
     if (splits == 1) return;
     if (!arrives_last(a.counters, head, splits)) return;
     for (int e = thread(); e < a.d; e += threads()) {
-        const Sums all = joined(InGlobal{partial}, static_cast<long long>(head) * splits, splits, a.d, e);
+        const Sums all = merged(InGlobal{partial}, static_cast<long long>(head) * splits, splits, a.d, e);
         store(Global<One>(static_cast<One*>(a.out)), own + e, as_element<Type>(divide(all.value, all.weight)));
     }
 }

@@ -1,6 +1,6 @@
-// A packed weight as float32, float16 or bfloat16 (n, k), for the product with activations that are not quantized.
+// Dequantize a packed weight to float32, float16 or bfloat16 (n, k), for products with activations in full precision.
 //
-// One warp takes one chunk of 256 columns of 16 rows; a lane has 32 columns of four pieces of rows.
+// One warp handles 16 rows of one chunk of 256 columns; each lane has 32 columns of each of its four fragment words.
 #include <arguments.cuh>
 
 DEVICE void dequantize(const DequantizeArguments& a) {

@@ -1,5 +1,5 @@
-// What the kernels ask of the device: memory, warps, tensor cores, conversions. The only file with PTX in it.
-// tests/cuda_emulator/device.cuh gives the same names their exact meaning on a CPU. No CUDA header is needed.
+// Device primitives: memory, warps, tensor cores, conversions. The only file that contains PTX; it needs no CUDA header.
+// tests/cuda_emulator/device.cuh implements the same names on a CPU with the same semantics.
 #pragma once
 
 typedef unsigned int u32;
@@ -7,10 +7,10 @@ typedef unsigned short u16;
 typedef unsigned char u8;
 
 #define DEVICE __device__ __forceinline__
-// One kernel: `body` is a template instance that takes the arguments by reference.
+// Define a kernel. The last argument is a template instance that takes the kernel's arguments by reference.
 #define KERNEL(name, Arguments, threads, ...)                                               \
     extern "C" __global__ void __launch_bounds__(threads, 1) name(const Arguments arguments) { \
-        let_next_begin();                                                                   \
+        allow_next_launch();                                                                \
         __VA_ARGS__(arguments);                                                             \
     }
 
@@ -19,7 +19,7 @@ using Global = T*;
 template <class T>
 using Shared = T*;
 
-// Shared memory is given at launch; offset in bytes, a multiple of 16.
+// A view of the dynamic shared memory; offset in bytes, a multiple of 16.
 template <class T>
 DEVICE Shared<T> shared_at(u32 offset) {
     extern __shared__ uint4 shared_words[];
@@ -34,9 +34,10 @@ DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE u32 blocks_x() { return gridDim.x; }
 DEVICE u32 blocks_z() { return gridDim.z; }
 
-// From sm_90 on, launches of a stream may overlap. The next one may begin from here on; it comes as far as its
-// `wait_for_previous`. What comes before that call must not read what an earlier launch writes, and must write nothing.
-DEVICE void let_next_begin() {
+// Programmatic dependent launch: from sm_90 on, consecutive launches of a stream may overlap. After `allow_next_launch` the
+// next kernel may start; it blocks at its `wait_for_previous`. Code before `wait_for_previous` must not read what an
+// earlier launch writes, and must not write anything.
+DEVICE void allow_next_launch() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
@@ -46,44 +47,45 @@ DEVICE void wait_for_previous() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Asks for `bytes`, a multiple of 16, from element i on to be brought to the L2 cache, and waits for nothing.
+// Prefetch `bytes` (a multiple of 16) from element i on into the L2 cache, asynchronously.
 template <class T>
-DEVICE void ask_for(Global<const T> p, long long i, u32 bytes) {
+DEVICE void prefetch(Global<const T> p, long long i, u32 bytes) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p + i), "r"(bytes));
 #endif
 }
 
-// What an earlier launch may have written. Not through the read-only path: that launch may end after this one began.
+// Load a value that an earlier launch may have written. Not through the read-only cache: with overlapping launches that
+// launch may end after this one began.
 template <class T>
 DEVICE T load(Global<const T> p, long long i) {
     return p[i];
 }
-// The same where it is wanted, else 0 without a load, and without a branch that would keep loads apart.
-DEVICE uint2 load_if(bool wanted, Global<const uint2> p, long long i) {
+// The same if `enabled`, else 0 without a load. Predicated, because a branch would keep loads from being batched.
+DEVICE uint2 load_if(bool enabled, Global<const uint2> p, long long i) {
     uint2 v;
     asm volatile(
-        "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %3, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\n"
-        "@wanted ld.global.v2.u32 {%0, %1}, [%2];\n}"
+        "{\n.reg .pred enabled;\nsetp.ne.u32 enabled, %3, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\n"
+        "@enabled ld.global.v2.u32 {%0, %1}, [%2];\n}"
         : "=&r"(v.x), "=&r"(v.y)
-        : "l"(p + i), "r"(static_cast<u32>(wanted)));
+        : "l"(p + i), "r"(static_cast<u32>(enabled)));
     return v;
 }
-// What no launch writes.
+// Load a value that no launch writes, through the read-only cache.
 template <class T>
 DEVICE T load_constant(Global<const T> p, long long i) {
     return __ldg(p + i);
 }
-// The same of a weight, which is read once, so it should not push anything out of L1.
-DEVICE uint4 load_once_if(bool wanted, Global<const uint4> p, long long i) {
+// The same for a weight word, if `enabled`. It is read once, so it must not evict anything from L1.
+DEVICE uint4 load_once_if(bool enabled, Global<const uint4> p, long long i) {
     uint4 v;
-    asm("{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %5, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
-        "@wanted ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+    asm("{\n.reg .pred enabled;\nsetp.ne.u32 enabled, %5, 0;\nmov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
+        "@enabled ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
         : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-        : "l"(p + i), "r"(static_cast<u32>(wanted)));
+        : "l"(p + i), "r"(static_cast<u32>(enabled)));
     return v;
 }
-// Written by another block of the same launch: not through the read-only path.
+// Load a value that another block of the same launch may have written: from L2, past this SM's L1 cache.
 template <class T>
 DEVICE T load_fresh(Global<T> p, long long i) {
     return __ldcg(p + i);
@@ -105,19 +107,19 @@ DEVICE T shuffle_xor(T v, u32 lanes) {
 DEVICE int largest_in_warp(int v) { return __reduce_max_sync(0xffffffffu, v); }
 DEVICE int sum_in_warp(int v) { return __reduce_add_sync(0xffffffffu, v); }
 
-// 16 bytes from global to shared memory, asynchronously; both addresses are multiples of 16.
+// Copy 16 bytes from global to shared memory asynchronously; both addresses are multiples of 16.
 DEVICE void copy_async(Shared<uint4> to, u32 i, Global<const uint4> from, long long j) {
     u32 address = static_cast<u32>(__cvta_generic_to_shared(to + i));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from + j) : "memory");
 }
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `Pending` of this thread's latest groups are on their way.
+// Wait until at most `Pending` of this thread's newest copy groups are in flight.
 template <int Pending>
 DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// c += popcount(a & b): 16 rows x 256 bits times 256 bits x 8 columns.
+// c += popcount(a & b): (16 rows x 256 bits) times (256 bits x 8 columns).
 DEVICE void mma_b1(int (&c)[4], const uint4& a, const uint2& b) {
     asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
@@ -130,7 +132,7 @@ DEVICE void mma_b1_half(int (&c)[4], u32 a0, u32 a1, u32 b) {
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(b));
 }
-// c += a b: 16 rows x 32 unsigned bytes times 32 unsigned bytes x 8 columns.
+// c += a b: (16 rows x 32 unsigned bytes) times (32 unsigned bytes x 8 columns).
 DEVICE void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
@@ -138,7 +140,7 @@ DEVICE void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Each is rounded once, and none is contracted to a fused_multiply_add but by name: outputs equal the reference to the bit.
+// Intrinsics round once and are never contracted to a fused multiply-add, so outputs equal the reference bit for bit.
 DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }

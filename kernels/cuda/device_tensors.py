@@ -1,4 +1,4 @@
-"""What a product on the GPU works on, as torch tensors: an uploaded weight, quantized activations, scratch."""
+"""The torch tensors of one product on the GPU: the uploaded weight, the quantized activations, scratch buffers."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS_PADDED = 8
-_LIBRARY_TOKENS = 32
+_INT8_TOKENS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceWeight:
-    """A weight (n, k) on a device, in fragment order (`kernels.cuda.fragments`). Made by `upload`."""
+    """A packed weight (n, k) on a GPU, in fragment order (`kernels.cuda.fragments`). Made by `upload`."""
 
     n: int
     k: int
     planes: int
     group_size: int | None
     segment: int  # columns that share a scale
-    groups: int
+    groups: int  # scales per row
     data: Tensor  # (tiles, chunks, planes, 32, 4) int32
     scale: Tensor  # (groups, n padded to 16) float32
     zero: Tensor  # (groups, n padded) int16
     sums: Tensor  # (groups, n padded) int32
     bias: Tensor | None  # (n padded,) float32
     spacing: int = 1  # w = (spacing code - zero) scale
-    act_clip: float = 1.0  # factor on the range of each token (`kernels.formats.activations`)
-    hadamard: int = 1  # channels of a block of the transform that each token goes through (`kernels.hadamard`)
+    act_clip: float = 1.0  # clipping factor on each token's range (`kernels.formats.activations`)
+    hadamard: int = 1  # block size of the Hadamard transform of the activations (`kernels.hadamard`); 1: none
 
     @property
     def tiles(self) -> int:
-        """Blocks of 16 rows."""
+        """Number of tiles of 16 rows."""
         return -(-self.n // TILE_ROWS)
 
     @property
     def chunks(self) -> int:
-        """Blocks of 256 columns."""
+        """Number of chunks of 256 columns."""
         return -(-self.k // CHUNK)
 
     @property
     def steps(self) -> int:
-        """Blocks of 128 columns that hold any."""
+        """Number of half chunks of 128 columns, the last one possibly partial."""
         return -(-self.k // HALF)
 
     @property
@@ -59,18 +59,18 @@ class DeviceWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device. There is no other copy."""
+        """Bytes of GPU memory. The weight is stored nowhere else."""
         parts = [self.data, self.scale, self.zero, self.sums] + ([] if self.bias is None else [self.bias])
         return sum(part.nbytes for part in parts)
 
     def copy(self) -> DeviceWeight:
-        """The same weight elsewhere in memory, but for its bias."""
+        """A copy in new memory; only the bias is shared."""
         parts = {name: getattr(self, name).clone() for name in ("data", "scale", "zero", "sums")}
         return replace(self, **parts)
 
 
 def upload(weight: PackedWeight, device: str) -> DeviceWeight:
-    """The weight in fragment order on a torch device such as "cuda:0"."""
+    """Copy a packed weight to a torch device such as "cuda:0", in fragment order."""
     import torch
 
     fragments = to_fragments(weight)
@@ -94,37 +94,37 @@ def upload(weight: PackedWeight, device: str) -> DeviceWeight:
 
 
 def plane_columns(act_bits: int) -> int:
-    """Columns of the binary product that a token takes: its bits rounded up to a power of two."""
+    """Columns of the binary product per token: its bits rounded up to a power of two."""
     return 1 << (act_bits - 1).bit_length()
 
 
 def padded_tokens(m: int, family: str, act_bits: int) -> int:
-    """Tokens as stored: whole column tiles."""
+    """m rounded up to whole column tiles, which is how many tokens are stored."""
     step = TOKENS_PADDED // plane_columns(act_bits) if family == BINARY else TOKENS_PADDED
     return -(-m // step) * step
 
 
 def padded_int8_tokens(m: int) -> int:
-    """Tokens as cuBLASLt multiplies them in INT8: whole 32, since it takes no fewer than 17."""
-    return -(-m // _LIBRARY_TOKENS) * _LIBRARY_TOKENS
+    """m rounded up to a multiple of 32: cuBLASLt's INT8 product needs at least 17 rows."""
+    return -(-m // _INT8_TOKENS) * _INT8_TOKENS
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedActivations:
-    """m tokens of k values as integers on a device; empty tensors until `kernels.cuda.launch.quantize` fills them."""
+    """m quantized tokens on a GPU. The tensors are uninitialized until `kernels.cuda.launch.quantize` fills them."""
 
     m: int
     act_bits: int
-    family: str  # BINARY: bit planes; BYTES: bytes
+    family: str  # BINARY: codes are bit planes; BYTES: codes are bytes
     codes: Tensor  # int32, in fragment order (quantize.cu)
     scale: Tensor  # (padded m,) float32
     zero: Tensor  # (padded m,) int32
     sums: Tensor  # (padded m, groups) int32
-    counters: Tensor  # int32, at least one for each output tile
+    counters: Tensor  # int32, at least one per output tile
 
     @classmethod
     def empty(cls, m: int, act_bits: int, family: str, weight: DeviceWeight, tiles: int) -> QuantizedActivations:
-        """Room for m tokens beside a weight; tiles: output tiles of the product that follows."""
+        """Allocate buffers for m tokens that a weight multiplies. tiles: number of output tiles of the product."""
         import torch
 
         rows = padded_tokens(m, family, act_bits)
@@ -147,7 +147,7 @@ class QuantizedActivations:
 
 @dataclass(frozen=True, eq=False)
 class Int8Workspace:
-    """Operands and sums of a library's INT8 product: rows padded so that cuBLASLt takes them."""
+    """Operands and sums of cuBLASLt's INT8 product, padded to shapes that it accepts."""
 
     weight: Tensor  # (n padded to 16, k padded to 256) int8
     acts: Tensor  # (m padded, k padded) int8
@@ -155,7 +155,7 @@ class Int8Workspace:
 
     @classmethod
     def empty(cls, m: int, weight: DeviceWeight) -> Int8Workspace:
-        """Room for the product of m tokens."""
+        """Allocate the workspace for m tokens."""
         import torch
 
         rows, columns, tokens = weight.tiles * TILE_ROWS, weight.chunks * CHUNK, padded_int8_tokens(m)

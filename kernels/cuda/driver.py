@@ -1,4 +1,7 @@
-"""A CUDA device as a `Launcher`: cubins loaded through CuPy's driver bindings, started on torch's current stream."""
+"""A CUDA device as a `Launcher`.
+
+It loads cubins through CuPy's driver bindings and launches on torch's current stream.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,21 @@ if TYPE_CHECKING:
 
 _TIMED_RUNS, _TIMED_REPLAYS = 20, 7
 _COPIED_BYTES = 1 << 30
-_LARGE = 8192  # rows and columns of a product that keeps a library busy
+_LARGE = 8192  # rows and columns of a product that saturates a library
 
 
 class CudaError(RuntimeError):
-    """The CUDA driver refused something, or there is no device."""
+    """The CUDA driver reported an error, or no device is available."""
 
 
 class CudaDevice:
-    """One GPU. Made by `device`."""
+    """One GPU. Use `device` to get one."""
 
     def __init__(self, index: int) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise CudaError("torch sees no CUDA device here; quantized products run on the CPU engine instead")
+            raise CudaError("torch finds no CUDA device on this machine; use the CPU engine")
         properties = torch.cuda.get_device_properties(index)
         number = properties.major * 10 + properties.minor
         self.index = index
@@ -41,7 +44,7 @@ class CudaDevice:
         self.name: str = properties.name
         self.processors: int = properties.multi_processor_count
         self.arch = "90a" if number == 90 else str(number)
-        has_binary_mma(self.arch)  # refuses what is older than sm_80
+        has_binary_mma(self.arch)  # raises below sm_80
         self.overlaps = can_overlap(number)
         self._driver, self._runtime = _bindings()
         self._modules: list[int] = []
@@ -50,12 +53,12 @@ class CudaDevice:
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
     ) -> None:
-        """Start `kernel` on torch's current stream. Raises CudaError, and CompileError at the first use of a kernel."""
+        """Launch `kernel` on torch's current stream. Raises CudaError, CompileError."""
         import torch
 
         assert shared_bytes <= SHARED_LIMIT
         with torch.cuda.device(self.index):
-            self._runtime.setDevice(self.index)  # a new thread has no context before
+            self._runtime.setDevice(self.index)  # a new thread has no CUDA context yet
             function = self._function(kernel)
             stream = torch.cuda.current_stream(self.index).cuda_stream
             try:
@@ -69,16 +72,16 @@ class CudaDevice:
                     function, *grid, threads, 1, 1, shared_bytes, stream, ctypes.addressof(pointers), 0
                 )
             except self._driver.CUDADriverError as error:
-                raise CudaError(f"{kernel} with grid {grid} and {threads} threads was refused: {error}") from error
+                raise CudaError(f"launching {kernel} with grid {grid} and {threads} threads failed: {error}") from error
 
     def is_capturing(self) -> bool:
-        """Whether the current stream is being recorded into a CUDA graph."""
+        """Whether the current stream is being captured into a CUDA graph."""
         import torch
 
         return bool(torch.cuda.is_current_stream_capturing())
 
     def load(self, instance: Instance) -> None:
-        """Compile and load what a product needs now: a graph can only hold kernels that are loaded."""
+        """Compile and load the kernels of a product, because none can be loaded during graph capture."""
         import torch
 
         with torch.cuda.device(self.index):
@@ -89,9 +92,9 @@ class CudaDevice:
                 self._function(kernel)
 
     def seconds(self, run: Any) -> float:
-        """Median time of one call of `run`, which launches and does not wait, by CUDA events.
+        """Median seconds of one call of `run`, which launches without waiting.
 
-        For what keeps a GPU busy for longer than the host takes to launch it.
+        Only for work that takes longer on the GPU than its launches take on the host.
         """
         import torch
 
@@ -108,12 +111,12 @@ class CudaDevice:
         return float(times[len(times) // 2]) / 1e3
 
     def seconds_in_graph(self, runs: list[Callable[[], object]]) -> float:
-        """Median time of one of the runs in a CUDA graph of all, which the host's launches do not slow."""
+        """Median seconds per run in a CUDA graph of all runs, so that host launch time does not count."""
         replay = self.record(runs)
         return sorted(replay() for _ in range(_TIMED_REPLAYS))[_TIMED_REPLAYS // 2]
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
-        """A CUDA graph of all runs, one after another; calling it replays it and gives the seconds of one run."""
+        """Capture all runs in a CUDA graph; calling the result replays it and returns the seconds per run."""
         import torch
 
         with torch.cuda.device(self.index):
@@ -122,8 +125,8 @@ class CudaDevice:
             with torch.cuda.stream(side):
                 for run in runs:
                     run()
-                # `torch.cuda.graph` would empty torch's cache first, which hundreds of recordings feel
-                graph.capture_begin(capture_error_mode="thread_local")  # while other threads may use the GPU
+                # not `torch.cuda.graph`: it empties torch's cache first, which is slow for hundreds of captures
+                graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the GPU
                 try:
                     kept = [run() for run in runs]
                 finally:
@@ -149,7 +152,7 @@ class CudaDevice:
         return int(torch.cuda.get_device_properties(self.index).L2_cache_size)
 
     def copy_gb_per_second(self) -> float:
-        """What a large copy reads and writes in a second."""
+        """Memory bandwidth of a large copy in GB/s, reads and writes together."""
         import torch
 
         source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=self.place)
@@ -157,7 +160,7 @@ class CudaDevice:
         return 2 * _COPIED_BYTES / self.seconds(lambda: target.copy_(source)) / 1e9
 
     def library_operations_per_second(self, dtype: str) -> float:
-        """What torch's library multiplies and adds in a second, in a large product of "float16" or "int8"."""
+        """Operations per second of a large "float16" or "int8" product of torch."""
         import torch
 
         values = torch.randn((2, _LARGE, _LARGE), device=self.place)
@@ -174,7 +177,7 @@ class CudaDevice:
                 self._modules.append(module)
                 self._functions[kernel] = self._driver.moduleGetFunction(module, kernel)
             except self._driver.CUDADriverError as error:
-                raise CudaError(f"the driver of {self.name} did not load {kernel}: {error}") from error
+                raise CudaError(f"loading {kernel} on {self.name} failed: {error}") from error
         return self._functions[kernel]
 
 

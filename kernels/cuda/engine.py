@@ -1,6 +1,6 @@
-"""The GPU engine's door: choose a path and a plan, quantize, multiply. `kernels.dispatch` sends uploaded weights here.
+"""The GPU engine: choose a kernel family and a launch plan, quantize, multiply.
 
-Each kind of kernel is tested once on a device, before it is first used there; one that fails is switched off with a
+Each kernel family runs a self-test once per device, before its first use there. A family that fails is disabled with a
 warning that names it.
 """
 
@@ -36,24 +36,25 @@ if TYPE_CHECKING:
 
 PATHS = {BINARY: "cuda-binary", BYTES: "cuda-int8", LIBRARY: "cuda-int8-library"}
 DEQUANTIZED = "cuda-dequantized"
-_FEW_TOKENS, _MOST_COPIES = 16, 32  # of a weight that is timed: more tokens than these take longer than reading it
+# Up to _FEW_TOKENS, reading the weight takes most of the time: plans are then timed on copies that exceed the L2 cache.
+_FEW_TOKENS, _MOST_COPIES = 16, 32
 
 
 class GpuPathWarning(RuntimeWarning):
-    """A kind of kernel gave wrong results on this device and is switched off."""
+    """A kernel family failed its self-test on this device and is disabled."""
 
 
 class GpuPathError(RuntimeError):
-    """No kind of kernel is left that can take a weight on a device."""
+    """No working kernel family supports a weight on a device."""
 
 
 def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
-    """y = x W^T + bias on the weight's device, exact in integers where act_bits is 1..8.
+    """y = x W^T + bias on the weight's device; the integer product is exact for act_bits 1..8.
 
-    x: (m, k) float32, float16 or bfloat16 on the weight's device, or a gate or a norm of such (`kernels.cuda.inputs`).
-    act_bits: quantized per token; 16: the weight is dequantized to x's dtype and multiplied by torch.  Returns (m, n)
-    of x's dtype.  Runs on torch's current stream. In the capture of a CUDA graph it takes the plan known so far: call
-    `best_plan` before, which times and loads.
+    x: (m, k) float32, float16 or bfloat16 on the weight's device, plain or fused (`kernels.cuda.inputs`).
+    act_bits: 1..8: tokens are quantized to this many bits; 16: the weight is dequantized to x's dtype and torch
+    multiplies.  Returns (m, n) of x's dtype.  Runs on torch's current stream. During CUDA graph capture nothing can be
+    timed or loaded, so call `best_plan` before.
     Raises ShapeError, CudaError, CompileError, GpuPathError.
     """
     import torch
@@ -76,16 +77,19 @@ def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
 
 
 def materialize(x: Gated | Normed) -> Tensor:
-    """The values (m, k) that x stands for, on its device. Raises ShapeError, CudaError, CompileError."""
+    """Compute the values (m, k) of a fused input. Raises ShapeError, CudaError, CompileError."""
     import torch
 
     out = torch.empty(x.shape, dtype=x.values.dtype, device=x.values.device)
-    launch.resolve(driver.device_of(x.values), x, out)
+    launch.materialize(driver.device_of(x.values), x, out)
     return out
 
 
 def exact_integers(x: Tensor, weight: DeviceWeight, act_bits: int, plan: Plan | None = None) -> Tensor:
-    """The integers inside `linear`: sums of (qa - za)(qw - zw) over each segment, (m, n, groups) int32, bits 1..8."""
+    """The integer sums inside `linear`, (m, n, groups) int32.
+
+    They are (qa - za)(spacing qw - zw), summed over each group.  act_bits: 1..8.  plan: None for the best one.
+    """
     import torch
 
     on = _checked(x, weight, act_bits)
@@ -98,13 +102,16 @@ def exact_integers(x: Tensor, weight: DeviceWeight, act_bits: int, plan: Plan | 
 
 
 def path_for(weight: DeviceWeight, m: int, act_bits: int) -> str:
-    """ "cuda-binary", "cuda-int8" or "cuda-dequantized": the path that `linear` takes for m tokens."""
+    """The path that `linear` takes for m tokens: a value of `PATHS`, or "cuda-dequantized"."""
     _check_bits(act_bits)
     return DEQUANTIZED if act_bits == 16 else PATHS[best_plan(weight, m, act_bits).instance.family]
 
 
 def best_plan(weight: DeviceWeight, m: int, act_bits: int) -> Plan:
-    """The plan for m tokens on the weight's device: from its table, or timed now (but in the capture of a graph)."""
+    """The launch plan for m tokens on the weight's device: from the device's table, else autotuned now.
+
+    During CUDA graph capture nothing is timed: an unknown shape then gets the default plan.
+    """
     chosen = _chosen.setdefault(weight, {})
     if (m, act_bits) not in chosen:
         on = driver.device_of(weight.data)
@@ -118,51 +125,50 @@ _chosen: WeakKeyDictionary[DeviceWeight, dict[tuple[int, int], Plan]] = WeakKeyD
 
 
 def _timed_plan(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: int) -> Plan:
-    """The table's plan, timed if it has none, with its kernels loaded. Raises GpuPathError."""
+    """The table's plan, autotuned if it has none, with its kernels loaded. Raises GpuPathError."""
     allowed = tuple(family for family in families(weight, on.arch) if works(family, on.index))
     if not allowed:
         raise GpuPathError(
-            f"no kernel for {weight.planes} planes in segments of {weight.segment} columns gave right results on "
+            f"every kernel for {weight.planes} planes in segments of {weight.segment} columns failed its self-test on "
             f"{on.name}; use the CPU engine, and please report this"
         )
-
     plan = _table(on.index).best(weight, m, act_bits, allowed, partial(_seconds, on, weight, m, act_bits))
     on.load(plan.instance)
     return plan
 
 
 def _seconds(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: int, plan: Plan) -> float:
-    """Of one product by a plan, as a model sees it: in a graph, and of few tokens with a weight that is in no cache."""
+    """Seconds of one product, as in a model: in a CUDA graph and, for few tokens, with a cold L2 cache."""
     import torch
 
     x = torch.randn((m, weight.k), device=weight.data.device).half()
     out = torch.empty((m, weight.n), dtype=torch.float16, device=weight.data.device)
-    wanted = -(-2 * on.cache_bytes // weight.nbytes) if m <= _FEW_TOKENS else 1
-    weights = [weight, *(weight.copy() for _ in range(min(wanted, _MOST_COPIES) - 1))]
+    copies = -(-2 * on.cache_bytes // weight.nbytes) if m <= _FEW_TOKENS else 1
+    weights = [weight, *(weight.copy() for _ in range(min(copies, _MOST_COPIES) - 1))]
     products = [_Product(on, plan, m, copy, act_bits) for copy in weights]
     return on.seconds_in_graph([partial(product.run, x, out) for product in products])
 
 
 @cache
 def works(family: str, index: int) -> bool:
-    """Whether a kind of kernel passed its self-test on a device: exact integers on a small awkward product."""
+    """Whether a kernel family passed its self-test (exact integers, unaligned shapes) on GPU `index`."""
     if family == BINARY and not has_binary_mma(driver.device(index).arch):
         return False
-    return passes_self_test(partial(_self_test, family), index, f"The GPU path '{PATHS[family]}'", "It is switched off")
+    return passes_self_test(partial(_self_test, family), index, f"The GPU path '{PATHS[family]}'", "It is disabled")
 
 
-def passes_self_test(test: Callable[[str], bool], index: int, subject: str, instead: str) -> bool:
-    """Whether a self-test, called with a device's name in torch, holds there; warns where it does not."""
+def passes_self_test(test: Callable[[str], bool], index: int, kernels: str, fallback: str) -> bool:
+    """Run a self-test, a function of the torch device string, on GPU `index`; warn if it fails."""
     on = driver.device(index)
-    right = test(on.place)
-    if not right:
-        message = f"{subject} gave wrong results on {on.name} in the self-test. {instead}. Please report this."
+    passed = test(on.place)
+    if not passed:
+        message = f"{kernels} gave wrong results on {on.name} in the self-test. {fallback}. Please report this."
         warnings.warn(message, GpuPathWarning, stacklevel=3)
-    return right
+    return passed
 
 
 def describe() -> dict[str, object]:
-    """The devices and which paths work on them: {"devices": [{"name", "arch", "paths"}]}; no devices without CUDA."""
+    """The GPUs and the paths that work on them: {"devices": [{"name", "arch", "paths"}]}."""
     import torch
 
     devices = []
@@ -174,26 +180,25 @@ def describe() -> dict[str, object]:
 
 
 class _Product:
-    """A plan with its scratch memory, from torch's allocator: of the current stream, or of the graph being captured."""
+    """A product with its plan and its scratch buffers, which torch's allocator provides."""
 
     def __init__(self, on: driver.CudaDevice, plan: Plan, m: int, weight: DeviceWeight, act_bits: int) -> None:
         import torch
 
         self.on, self.plan, self.weight = on, plan, weight
-        by_library = plan.instance.family == LIBRARY
+        uses_library = plan.instance.family == LIBRARY
         tiles = launch.output_tiles(plan, weight, m, act_bits)
         words = launch.partial_words(plan, weight, m)
-        self.acts = QuantizedActivations.empty(
-            m, act_bits, BYTES if by_library else plan.instance.family, weight, tiles
-        )
+        family = BYTES if uses_library else plan.instance.family
+        self.acts = QuantizedActivations.empty(m, act_bits, family, weight, tiles)
         self.partial = torch.empty(words, dtype=torch.int32, device=weight.data.device) if words else None
-        self.library = Int8Workspace.empty(m, weight) if by_library else None
+        self.workspace = Int8Workspace.empty(m, weight) if uses_library else None
 
     def run(self, x: Input, out: Tensor, totals: Tensor | None = None) -> None:
-        """Launch all of it; allocates nothing."""
+        """Launch all kernels. Allocates nothing."""
         launch.quantize(self.on, x, self.weight, self.acts)
-        if self.library is not None:
-            launch.multiply_by_library(self.on, self.acts, self.weight, out, self.library, totals)
+        if self.workspace is not None:
+            launch.multiply_by_library(self.on, self.acts, self.weight, out, self.workspace, totals)
         else:
             launch.multiply(self.on, self.plan, self.acts, self.weight, out, self.partial, totals)
 
@@ -212,8 +217,7 @@ def _self_test(family: str, place: str) -> bool:
         packed = pack_weight(codes, planes, scale, zero, group_size, act_clip=0.9, hadamard=block, spacing=spacing)
         weight = upload(packed, place)
         x = random.standard_normal((m, k), np.float32)
-        seen = transformed(x, weight.hadamard)
-        act_codes, _, act_zero, _ = quantize_activations(seen, act_bits, weight.act_clip)
+        act_codes, _, act_zero, _ = quantize_activations(transformed(x, weight.hadamard), act_bits, weight.act_clip)
         expected = reference.integer_totals(act_codes, act_zero, spacing * codes, zero, weight.segment)
         plan = default_plan(weight, m, act_bits, (family,), 4)
         totals = exact_integers(_tensor(x, place), weight, act_bits, plan)
@@ -240,7 +244,7 @@ def _checked(x: Input, weight: DeviceWeight, act_bits: int) -> driver.CudaDevice
 
 def _check_bits(act_bits: int) -> None:
     if act_bits != 16 and not 1 <= act_bits <= 8:
-        raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
+        raise ShapeError(f"act_bits is {act_bits}: use 1..8, or 16 for activations that are not quantized")
 
 
 @cache

@@ -1,26 +1,27 @@
-// From integers to outputs: zero points, scales, bias, rounding; and the sum over blocks that share a tile's columns.
+// From integer sums to outputs: zero points, scales, bias, rounding; and the reduction over blocks that split K.
 #pragma once
 #include <arguments.cuh>
 
-// Where worker i's part of the columns begins, in chunks (binary.cu) or steps (bytes.cu).
-DEVICE int first_of(const ProductArguments& a, int worker) {
+// Start of worker i's range of columns, in chunks (binary.cu) or steps (bytes.cu).
+DEVICE int worker_start(const ProductArguments& a, int worker) {
     return (worker * a.share + (worker < a.extra ? worker : a.extra)) * a.unit;
 }
 
-// Before earlier launches are waited for: the start of a warp's weight, and what the epilogue needs of its rows, is on its
-// way from memory meanwhile. Row tiles tile0 .. tile0 + rows - 1, at most 32, and their chunks first .. last - 1.
-DEVICE void ask_for_rows(const ProductArguments& a, int tile0, int rows, int planes, int first, int last) {
+// Prefetch the start of a warp's weight, and the scales, sums and zero points of its rows, into the L2 cache. Called before
+// `wait_for_previous`, so that the loads overlap the previous launch. For row tiles tile0 .. tile0 + rows - 1 (at most 32)
+// and their chunks first .. last - 1.
+DEVICE void prefetch_rows(const ProductArguments& a, int tile0, int rows, int planes, int first, int last) {
     const int lane = thread() % 32, tile = tile0 + lane, bytes = (last - first) * planes * 512;
-    if (a.ahead == 0 || bytes <= 0 || lane >= rows || tile >= a.tiles) return;
+    if (a.prefetch_bytes == 0 || bytes <= 0 || lane >= rows || tile >= a.tiles) return;
     const long long from = (static_cast<long long>(tile) * a.chunks + first) * planes * 32;
-    ask_for<uint4>(Global<const uint4>(a.weight), from, bytes < a.ahead ? bytes : a.ahead);
+    prefetch<uint4>(Global<const uint4>(a.weight), from, bytes < a.prefetch_bytes ? bytes : a.prefetch_bytes);
     if (thread() >= 32 || a.groups > 1) return;
-    ask_for<float>(Global<const float>(a.scale), tile * 16, 64);
-    ask_for<int>(Global<const int>(a.sums), tile * 16, 64);
-    ask_for<short>(Global<const short>(a.zero), tile * 16, 32);
+    prefetch<float>(Global<const float>(a.scale), tile * 16, 64);
+    prefetch<int>(Global<const int>(a.sums), tile * 16, 64);
+    prefetch<short>(Global<const short>(a.zero), tile * 16, 32);
 }
 
-// What a weight row and a token bring to one group's sum.
+// The terms of one group's sum that depend on the weight row alone, and on the token alone.
 struct RowTerms {
     float scale;
     int zero, sum;
@@ -29,7 +30,7 @@ struct TokenTerms {
     int zero, sum;
 };
 
-// Rows and tokens beyond the last are read as the last; what comes of them is not kept.
+// Rows and tokens past the end load the last one; their results are discarded.
 DEVICE RowTerms row_terms(const ProductArguments& a, int row, int group) {
     const int padded_n = a.tiles * 16;
     const long long i = static_cast<long long>(group) * padded_n + (row < padded_n ? row : padded_n - 1);
@@ -42,7 +43,7 @@ DEVICE TokenTerms token_terms(const ProductArguments& a, int token, int group) {
             load<int>(Global<const int>(a.act_sums), static_cast<long long>(i) * a.groups + group)};
 }
 
-// sum of (qa - za)(spacing qw - zw) of one group from the sum of qa qw, scaled.
+// Turn one group's sum of qa qw into the sum of (qa - za)(spacing qw - zw), times the weight's scale.
 DEVICE float scaled(const ProductArguments& a, int product, const RowTerms& r, const TokenTerms& t, int token, int row,
                     int group) {
     const int total = a.spacing * product - r.zero * t.sum - t.zero * r.sum;
@@ -52,14 +53,14 @@ DEVICE float scaled(const ProductArguments& a, int product, const RowTerms& r, c
     return multiply(to_float(total), r.scale);
 }
 
-// y: the weight's scale is in it, the token's is not.
+// Apply the token's scale and the bias, and store. y already contains the weight's scale.
 DEVICE void write_output(const ProductArguments& a, float y, int token, int row) {
     y = multiply(y, load<float>(Global<const float>(a.act_scale), token));
     if (a.bias) y = add(y, load_constant<float>(Global<const float>(a.bias), row));
     store_as(a.out, a.type, static_cast<long long>(token) * a.n + row, y);
 }
 
-// The sum over all columns, as int32 (one group) or float32 (scaled, of many groups), becomes an output.
+// Turn the sum over all columns into an output. sum: int32 with one group, else scaled float32 bits.
 template <bool Grouped>
 DEVICE void finish(const ProductArguments& a, u32 sum, int token, int row) {
     if constexpr (Grouped) {
@@ -76,7 +77,7 @@ DEVICE u32 plus(u32 a, u32 b) {
     return a + b;
 }
 
-// A sum over this block's columns: an output where the block has all of them, else a partial sum.
+// Handle the sum over this block's columns: an output if the block covers all of K, else a partial sum.
 template <bool Grouped>
 DEVICE void emit(const ProductArguments& a, u32 sum, int token, int row) {
     if (token >= a.m || row >= a.n) return;
@@ -88,8 +89,8 @@ DEVICE void emit(const ProductArguments& a, u32 sum, int token, int row) {
     }
 }
 
-// The last block of a tile to arrive adds the partial sums, always in the order of the splits: the same bits every time.
-// The tile is `rows` x `tokens` from (row0, token0) on.
+// The last block of a tile to arrive adds the partial sums in the order of the splits, so results are deterministic.
+// The tile is `rows` x `tokens`, starting at (row0, token0).
 template <bool Grouped>
 DEVICE void join_splits(const ProductArguments& a, int row0, int rows, int token0, int tokens) {
     const u32 splits = blocks_z();

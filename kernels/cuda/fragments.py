@@ -1,4 +1,4 @@
-"""A packed weight in the order in which tensor-core lanes load it, made from the same codes as the CPU's panels.
+"""A packed weight in the order in which tensor-core lanes load it, made from the codes of the CPU's panels.
 
 A row tile is 16 rows, a chunk 256 columns, a half chunk 128. Column 128 h + 16 r + 4 t + c of a chunk (r < 8, t < 4,
 c < 4) is bit r + 8 c of word t of half h. Lane 4 g + t of a warp holds, for each plane, four words as 16 bytes: row g
@@ -30,11 +30,11 @@ class FragmentWeight:
     k: int
     planes: int
     group_size: int | None
-    segment: int  # columns that share a stored scale; all of k padded to 256, or a multiple of 32
+    segment: int  # columns that share a scale: k padded to 256, or a multiple of 32
     data: NDArray[np.uint32]  # (tiles, chunks, planes, 32, 4)
     scale: NDArray[np.float32]  # (groups, n padded to 16)
     zero: NDArray[np.int16]  # (groups, n padded)
-    sums: NDArray[np.int32]  # (groups, n padded): sum of levels less zero
+    sums: NDArray[np.int32]  # (groups, n padded): sum of (spacing code - zero)
     bias: NDArray[np.float32] | None  # (n padded,)
 
     @property
@@ -44,22 +44,22 @@ class FragmentWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes this weight occupies on the device."""
+        """Bytes that this weight occupies on the device."""
         bias = 0 if self.bias is None else self.bias.nbytes
         return self.data.nbytes + self.scale.nbytes + self.zero.nbytes + self.sums.nbytes + bias
 
 
 def to_fragments(weight: PackedWeight) -> FragmentWeight:
-    """The same weight in fragment order; rows are padded to 16 and columns to 256 with zero codes.
+    """Reorder a packed weight into fragments; rows are padded to 16 and columns to 256 with zero codes.
 
-    Weights without groups get one scale a row, or segments of a multiple of 256 columns where an int32 total could
-    overflow.
+    A weight without groups gets one scale per row, unless an int32 total could overflow: then it is split into segments
+    of a multiple of 256 columns.
     """
     n, k, planes = weight.n, weight.k, weight.planes
     padded_k = -(-k // CHUNK) * CHUNK
     segment = weight.segment if weight.group_size is not None else _whole_segment(padded_k, planes, weight.spacing)
     groups = -(-k // segment)
-    source = np.arange(groups) * segment // weight.segment  # which of the CPU's segments has the scale
+    source = np.arange(groups) * segment // weight.segment  # index of the CPU segment that holds the scale
     scale, zero = weight.scale[:, source], weight.zero[:, source]
     tiles = -(-n // TILE_ROWS)
     data = np.empty((tiles, padded_k // CHUNK, planes, LANES, 4), np.uint32)
@@ -68,9 +68,9 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
         start, stop = tile * TILE_ROWS, min((tile + _TILES_AT_ONCE) * TILE_ROWS, n)
         codes = weight.codes(start, stop)
         data[tile : tile + _TILES_AT_ONCE] = pack_fragments(codes, planes)
-        edges = np.arange(0, k, segment)
-        lengths = np.minimum(segment, k - edges)
-        block = weight.spacing * np.add.reduceat(codes.astype(np.int64), edges, axis=1)
+        starts = np.arange(0, k, segment)
+        lengths = np.minimum(segment, k - starts)
+        block = weight.spacing * np.add.reduceat(codes.astype(np.int64), starts, axis=1)
         sums[:, start:stop] = (block - zero[start:stop].astype(np.int64) * lengths).T
     return FragmentWeight(
         n=n,
@@ -87,7 +87,7 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
 
 
 def pack_fragments(codes: NDArray[np.integer], planes: int) -> NDArray[np.uint32]:
-    """codes (n, k) of `planes` bits -> (tiles, chunks, planes, 32, 4) uint32, padded with zeros."""
+    """Pack codes (n, k) of `planes` bits into (tiles, chunks, planes, 32, 4) uint32, padded with zeros."""
     n, k = codes.shape
     tiles, chunks = -(-n // TILE_ROWS), -(-k // CHUNK)
     padded = np.zeros((tiles * TILE_ROWS, chunks * CHUNK), np.uint16)
@@ -104,7 +104,7 @@ def pack_fragments(codes: NDArray[np.integer], planes: int) -> NDArray[np.uint32
 
 
 def unpack_fragments(data: NDArray[np.uint32], n: int, k: int) -> NDArray[np.uint16]:
-    """Undo `pack_fragments`: (n, k) uint16. Raises ShapeError where the fragments do not hold n x k."""
+    """Invert `pack_fragments`. Returns (n, k) uint16. Raises ShapeError if the fragments are smaller than n x k."""
     tiles, chunks, planes = data.shape[:3]
     if tiles * TILE_ROWS < n or chunks * CHUNK < k:
         raise ShapeError(f"fragments of shape {data.shape} do not hold a weight ({n}, {k})")

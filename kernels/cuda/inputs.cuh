@@ -1,6 +1,6 @@
-// A token's values, four at a time: as they are, gated, or the norm of a residual stream.
+// Read a token's values four at a time: plain, gated (SwiGLU), or RMSNorm of a residual stream.
 //
-// Each step is rounded to the element type, as transformers' modules round it.
+// Every intermediate is rounded to the element type, as transformers' modules round it.
 #pragma once
 #include <arguments.cuh>
 
@@ -36,7 +36,7 @@ DEVICE float rounded(float v) {
     return as_float<Type>(as_element<Type>(v));
 }
 
-// Fresh: what this launch writes, or may write.
+// Fresh: set for buffers that this launch may write; they bypass the read-only cache.
 template <class T, bool Fresh>
 DEVICE T read(const void* from, long long i) {
     if constexpr (Fresh) {
@@ -46,7 +46,8 @@ DEVICE T read(const void* from, long long i) {
     }
 }
 
-// Elements i .. i + 3, of which `count` are there; 0 for others. vector: all of them at once, where all are there.
+// Read elements i .. i + 3; those from `count` on are 0. vector: the address is aligned, so that a whole group of four can
+// be one load.
 template <int Type, bool Fresh>
 DEVICE void read_four(const void* from, long long i, int count, bool vector, float (&v)[4]) {
     typedef typename Element<Type>::One One;
@@ -82,8 +83,8 @@ DEVICE void write_four(void* to, long long i, int count, bool vector, const floa
     for (int c = 0; c < 4 && c < count; c++) store(Global<One>(static_cast<One*>(to)), i + c, as_element<Type>(v[c]));
 }
 
-// x += added for a token, by all threads of a block. Returns 1 / sqrt(mean of x^2 + epsilon). Takes 128 bytes of shared
-// memory, which are free again when it returns.
+// x += added for a token, by all threads of a block. Returns 1 / sqrt(mean(x^2) + epsilon). Uses 128 bytes of shared
+// memory, which the caller may reuse afterwards.
 template <int Type>
 DEVICE float add_and_norm(const InputArguments& a, int token) {
     const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
@@ -109,7 +110,7 @@ DEVICE float add_and_norm(const InputArguments& a, int token) {
     return divide(1.0f, square_root(add(divide(sum, to_float(a.k)), a.epsilon)));
 }
 
-// A token's values from `column` on. factor: what `add_and_norm` returned, where the kind is NORMED.
+// The four values of a token at `column`. factor: the result of `add_and_norm`, if the kind is NORMED.
 template <int Type, int Kind>
 DEVICE void input_four(const InputArguments& a, int token, int column, float factor, float (&v)[4]) {
     const long long i = token * a.stride + column;
@@ -129,8 +130,8 @@ DEVICE void input_four(const InputArguments& a, int token, int column, float fac
     }
 }
 
-// How far values reach to both sides of 0, as the bits of magnitudes. As integers these are ordered as their values are,
-// infinity and NaN last, and the bits of the other side's are negative.
+// The range of values on both sides of 0, held as the bit patterns of the magnitudes. Compared as integers, these patterns
+// order like the magnitudes, with infinity and NaN last; a value of the opposite sign compares as negative.
 struct Range {
     int below = 0, above = 0;
 
@@ -139,16 +140,17 @@ struct Range {
         above = bits > above ? bits : above;
         below = opposite > below ? opposite : below;
     }
-    // The widest among the lanes of a warp, for all of them.
+    // Reduce the range over the lanes of a warp; every lane gets the result.
     DEVICE void widen_in_warp() { below = largest_in_warp(below), above = largest_in_warp(above); }
     DEVICE bool is_finite() const { return below < 0x7f800000 && above < 0x7f800000; }
     DEVICE float low() const { return -bits_as_float(static_cast<u32>(below)); }
     DEVICE float high() const { return bits_as_float(static_cast<u32>(above)); }
 };
 
-// Quotients by one divisor, correctly rounded, for many dividends: without a branch for each, which `divide` has. The
-// second correction starts within a unit in the last place, and 1 / by is correctly rounded: then its result is, too
-// (Markstein, IBM J. Res. Dev. 34, 1990). Far from 1 a remainder may not be a float; there it is `divide`.
+// Correctly rounded quotients by one divisor, without the branch that `divide` takes for each dividend. The second
+// correction step starts within one unit in the last place and 1 / by is correctly rounded, so its result is correctly
+// rounded (Markstein, IBM J. Res. Dev. 34, 1990). For divisors far from 1 the remainder may not be representable; `divide`
+// is used instead.
 struct Divisor {
     float by, inverse;
     bool is_near;
@@ -163,7 +165,7 @@ struct Divisor {
     }
 };
 
-// The levels 0 .. 2^bits - 1 over [low, high], low <= 0 <= high. A range of width 0 has step 1.
+// A quantization grid: levels 0 .. 2^bits - 1 over [low, high], with low <= 0 <= high. An empty range gets step 1.
 struct Grid {
     float levels;
     Divisor step;

@@ -1,4 +1,4 @@
-"""What a product on the GPU reads of a token: its values as they are, gated, or the norm of a residual stream."""
+"""The inputs of a GPU product: plain activations, or a gate (SwiGLU) or RMSNorm fused into the read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Gated:
-    """silu(gate) * up of gate_up (m, 2 k), gate first, each row contiguous."""
+    """The input silu(gate) * up, from gate_up (m, 2 k) with the gate first and contiguous rows."""
 
     gate_up: Tensor
 
     @property
     def values(self) -> Tensor:
-        """What the input is made from."""
+        """The tensor that the input is computed from."""
         return self.gate_up
 
     @property
@@ -33,9 +33,11 @@ class Gated:
 
 @dataclass(frozen=True, eq=False)
 class Normed:
-    """RMSNorm of x (m, k) + added (m, k), or of x alone. Whatever reads it replaces x by that sum, so only once.
+    """The input RMSNorm(x + added), or RMSNorm(x) if `added` is None.
 
-    norm: (k,), the norm's weight.  All are of one dtype, x's rows and `added` contiguous.
+    x, added: (m, k), the residual stream and what is added to it; rows of x and `added` are contiguous.
+    norm: (k,), the RMSNorm weight.  All tensors have one dtype.
+    Reading the input overwrites x with x + added, so it may be read only once.
     """
 
     x: Tensor
@@ -45,7 +47,7 @@ class Normed:
 
     @property
     def values(self) -> Tensor:
-        """What the input is made from."""
+        """The tensor that the input is computed from."""
         return self.x
 
     @property
@@ -69,44 +71,46 @@ class InputArguments(ctypes.Structure):
 
 
 def kind_of(x: Input) -> str:
-    """PLAIN, GATED or NORMED."""
+    """The kind of an input: PLAIN, GATED or NORMED."""
     return GATED if isinstance(x, Gated) else NORMED if isinstance(x, Normed) else PLAIN
 
 
 def values_of(x: Input) -> Tensor:
-    """The tensor whose dtype and device the input has."""
+    """The tensor that determines the input's dtype and device."""
     return x.values if isinstance(x, Gated | Normed) else x
 
 
 def input_arguments(x: Input) -> InputArguments:
-    """As the kernels read it. Raises ShapeError where tensors do not fit each other."""
+    """Kernel arguments for an input. Raises ShapeError if its tensors do not fit together."""
     values = values_of(x)
     if values.ndim != 2 or (values.stride(1) != 1 and values.shape[1] > 1):
-        raise ShapeError(f"activations {tuple(values.shape)} with strides {values.stride()} are no rows of values")
+        raise ShapeError(f"activations {tuple(values.shape)} with strides {values.stride()}: rows must be contiguous")
     m, k = x.shape
     arguments = InputArguments(x=values.data_ptr(), stride=values.stride(0), m=m, k=k)
-    beside: list[Tensor] = []
+    others: list[Tensor] = []
     if isinstance(x, Gated) and values.shape[1] != 2 * k:
-        raise ShapeError(f"gate and up {tuple(values.shape)} are not two of one width")
+        raise ShapeError(f"gate_up {tuple(values.shape)} has an odd number of columns; it needs the gate and up halves")
     if isinstance(x, Normed):
-        beside = [x.norm] if x.added is None else [x.norm, x.added]
+        others = [x.norm] if x.added is None else [x.norm, x.added]
         shapes = [(k,), (m, k)]
-        for tensor, shape in zip(beside, shapes, strict=False):
+        for tensor, shape in zip(others, shapes, strict=False):
             if tuple(tensor.shape) != shape or tensor.dtype != values.dtype or not tensor.is_contiguous():
-                raise ShapeError(f"{tuple(tensor.shape)} {tensor.dtype} does not go with {(m, k)} {values.dtype}")
+                raise ShapeError(
+                    f"a {tensor.dtype} tensor {tuple(tensor.shape)} does not fit activations {(m, k)} of {values.dtype}"
+                )
         arguments.norm, arguments.epsilon = x.norm.data_ptr(), x.epsilon
         arguments.added = 0 if x.added is None else x.added.data_ptr()
     four = 4 * values.element_size()
     arguments.vector = (
-        all(tensor.data_ptr() % four == 0 for tensor in (values, *beside))
+        all(tensor.data_ptr() % four == 0 for tensor in (values, *others))
         and (values.stride(0) % 4 == 0 or m == 1)
-        and (k % 4 == 0 or not (beside or isinstance(x, Gated)))
+        and (k % 4 == 0 or not (others or isinstance(x, Gated)))
     )
     return arguments
 
 
 def type_number(dtype: torch.dtype) -> int:
-    """ElementType of arguments.cuh. Raises ShapeError for any but float32, float16, bfloat16."""
+    """The ElementType of arguments.cuh. Raises ShapeError for dtypes other than float32, float16 and bfloat16."""
     name = str(dtype).removeprefix("torch.")
     if name not in TYPES:
         raise ShapeError(f"the GPU kernels read and write {', '.join(TYPES)}, not {name}")
@@ -114,5 +118,5 @@ def type_number(dtype: torch.dtype) -> int:
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """The dtype's name in those of kernels. Raises ShapeError."""
+    """The dtype as it appears in kernel names. Raises ShapeError."""
     return TYPES[type_number(dtype)]

@@ -1,5 +1,5 @@
-// Around torch's INT8 product (cuBLASLt), the rival: a token's symmetric codes before it, the scales after it. One launch
-// each, and a norm or a gate is read as it is quantized (inputs.cuh), so that nothing but the product itself is compared.
+// Kernels before and after torch's INT8 product (cuBLASLt), our baseline: symmetric quantization of the tokens, and scaling
+// of the sums. One launch each, with the norm or gate fused (inputs.cuh), so that the comparison is about the product.
 #include <inputs.cuh>
 
 struct RoundArguments {
@@ -18,10 +18,10 @@ struct ScaleArguments {
 };
 
 constexpr float kTop = 127.0f;
-constexpr float kLeast = 1e-6f;  // of a token's peak: a token of zeros has no scale of its own
+constexpr float kLeast = 1e-6f;  // lower bound of a token's peak: avoids a zero scale for a token of zeros
 
-// One block takes one token. A token with NaN or infinity gets the scale NaN. The rows of padding stay as they are: no
-// output comes from them.
+// Quantize one token per block. A token with NaN or infinity gets scale NaN. Padding rows stay uninitialized: their sums are
+// never read.
 template <int Type, int Kind>
 DEVICE void round_tokens(const RoundArguments& a) {
     wait_for_previous();
@@ -31,7 +31,7 @@ DEVICE void round_tokens(const RoundArguments& a) {
     const long long first = static_cast<long long>(token) * (k / 4);
     float factor = 0.0f;
     if constexpr (Kind == NORMED) factor = add_and_norm<Type>(a.input, token);
-    int peak = 0;  // magnitudes are ordered as their bits are, infinity and NaN last
+    int peak = 0;  // bit pattern of the largest magnitude: orders like the magnitude, infinity and NaN last
     for (int column = 4 * thread(); column < k; column += 4 * threads()) {
         float v[4];
         input_four<Type, Kind>(a.input, token, column, factor, v);
@@ -46,7 +46,7 @@ DEVICE void round_tokens(const RoundArguments& a) {
     sync_block();
     if (lane < warps) peak = peaks[lane];
     peak = largest_in_warp(peak);
-    const bool bad = peak >= 0x7f800000;
+    const bool not_finite = peak >= 0x7f800000;
     const float largest = bits_as_float(static_cast<u32>(peak));
     const Divisor scale(divide(largest > kLeast ? largest : kLeast, kTop));
     for (int column = 4 * thread(); column < k; column += 4 * threads()) {
@@ -54,15 +54,15 @@ DEVICE void round_tokens(const RoundArguments& a) {
         input_four<Type, Kind>(a.input, token, column, factor, v);
         u32 four = 0;
         for (int c = 0; c < 4; c++) {
-            const int code = bad ? 0 : static_cast<int>(round_even(scale.quotient(v[c])));
+            const int code = not_finite ? 0 : static_cast<int>(round_even(scale.quotient(v[c])));
             four |= (static_cast<u32>(code) & 0xffu) << 8 * c;
         }
         store(codes, first + column / 4, four);
     }
-    if (thread() == 0) store(Global<float>(a.scale), token, bad ? bits_as_float(0x7fc00000u) : scale.by);
+    if (thread() == 0) store(Global<float>(a.scale), token, not_finite ? bits_as_float(0x7fc00000u) : scale.by);
 }
 
-// A thread turns one sum into one output.
+// Each thread turns one sum into one output.
 template <int Type>
 DEVICE void scale_sums(const ScaleArguments& a) {
     wait_for_previous();

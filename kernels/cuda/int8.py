@@ -1,6 +1,6 @@
-"""Torch's INT8 product (cuBLASLt) as a rival of ours, with one kernel before it and one after it.
+"""torch's INT8 product (cuBLASLt) as a baseline, with a fused kernel before it and one after it.
 
-In torch's own operations a linear takes about ten launches more, which at one token would be most of what is compared.
+Built from torch operations, a linear needs about ten more launches, which would dominate the comparison at one token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kernels.cuda import driver
 from kernels.cuda.device_tensors import padded_int8_tokens
 from kernels.cuda.engine import passes_self_test
 from kernels.cuda.inputs import InputArguments, input_arguments, kind_of, type_name, values_of
-from kernels.cuda.launch import threads_of_a_token
+from kernels.cuda.launch import threads_per_token
 from kernels.cuda.private_apis import int8_matmul
 from kernels.cuda.tiles import THREADS, round_name, scale_name
 from kernels.formats.planes import ShapeError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kernels.cuda.inputs import Input
 
-_MULTIPLE = 8  # that cuBLASLt wants n and k to be of
+_MULTIPLE = 8  # cuBLASLt needs n and k divisible by 8
 _SHARED = 128
 _pointer = ctypes.c_uint64
 
@@ -44,15 +44,15 @@ class ScaleArguments(ctypes.Structure):
 
 
 def fits(codes: Tensor) -> bool:
-    """Whether a GPU takes a weight (n, k) so."""
+    """Whether cuBLASLt supports a weight of this shape (n, k)."""
     return all(length % _MULTIPLE == 0 for length in codes.shape)
 
 
 def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias with W = codes * scale and a token in 8 symmetric bits: (m, n) of x's dtype.
+    """x W^T + bias with W = codes * scale and tokens quantized to 8 symmetric bits. Returns (m, n) of x's dtype.
 
-    x: (m, k), as it is or as a gate or a norm of it (`kernels.cuda.inputs`).  codes: (n, k) int8 that `fits`.  scale:
-    (n,) float32.  bias: (n,) of x's dtype.  A token with NaN or infinity gives NaN.
+    x: (m, k), plain or fused (`kernels.cuda.inputs`).  codes: (n, k) int8, which `fits`.  scale: (n,) float32.
+    bias: (n,) of x's dtype.  The outputs of a token with NaN or infinity are NaN.
     Raises ShapeError, CudaError, CompileError.
     """
     import torch
@@ -67,7 +67,7 @@ def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tenso
 
     rounded, token_scale = empty(padded_int8_tokens(m), k, dtype=torch.int8), empty(m, dtype=torch.float32)
     arguments = RoundArguments(input_arguments(x), rounded.data_ptr(), token_scale.data_ptr())
-    on.launch(round_name(name, kind_of(x)), (m, 1, 1), threads_of_a_token(k), _SHARED, arguments)
+    on.launch(round_name(name, kind_of(x)), (m, 1, 1), threads_per_token(k), _SHARED, arguments)
     sums = int8_matmul(rounded, codes.T)
     out = empty(m, n, dtype=values.dtype)
     after = ScaleArguments(sums.data_ptr(), token_scale.data_ptr(), scale.data_ptr(), n=n, out=out.data_ptr())
@@ -78,9 +78,9 @@ def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tenso
 
 @cache
 def works(index: int) -> bool:
-    """Whether the kernels around the product passed their self-test on a device."""
-    instead = "Torch's own operations take their place, so that INT8 is slower than it need be"
-    return passes_self_test(_self_test, index, "One of the GPU kernels around torch's INT8 product", instead)
+    """Whether the kernels before and after the product passed their self-test on GPU `index`."""
+    fallback = "Torch's operations replace it, so INT8 is slower than it could be"
+    return passes_self_test(_self_test, index, "A GPU kernel around torch's INT8 product", fallback)
 
 
 def _self_test(place: str) -> bool:

@@ -1,7 +1,7 @@
-"""Launches: arguments as the kernels read them (arguments.cuh), grids, and the two steps of a product.
+"""Kernel launches: argument structures (arguments.cuh), grids, and the two steps of a product.
 
-Nothing here allocates (but for what torch keeps for cuBLASLt), so that a CUDA graph can hold a product. What starts a
-kernel is a `Launcher`: the CUDA driver (`kernels.cuda.driver`), or in tests the emulator.
+Nothing here allocates (except torch's own workspace for cuBLASLt), so a CUDA graph can hold a product. Kernels run on a
+`Launcher`: the CUDA driver (`kernels.cuda.driver`), or the emulator in tests.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from kernels.cuda.tiles import (
     TOKEN_ROWS,
     TOKEN_THREADS,
     WEIGHT_ROWS,
+    materialize_name,
     quantize_name,
-    resolve_name,
 )
 from kernels.formats.planes import ShapeError
 from kernels.hadamard import shrinking
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from kernels.cuda.inputs import Input
 
-_QUANTIZE_SHARED = 384  # bytes before the group sums in quantize.cu
-_RESOLVE_SHARED = 128
-_AHEAD = 8192  # bytes of weight that a warp asks for while the launch before it runs: about what memory gives meanwhile
+_QUANTIZE_SHARED = 384  # bytes of shared memory before the group sums in quantize.cu
+_MATERIALIZE_SHARED = 128
+_PREFETCH_BYTES = 8192  # of weight per warp, during the previous launch: about what memory delivers meanwhile
 _pointer, _int = ctypes.c_uint64, ctypes.c_int32
 
 
@@ -61,8 +61,8 @@ class QuantizeArguments(ctypes.Structure):
     )
 
 
-class ResolveArguments(ctypes.Structure):
-    """`ResolveArguments` of arguments.cuh."""
+class MaterializeArguments(ctypes.Structure):
+    """`MaterializeArguments` of arguments.cuh."""
 
     _fields_ = (("input", InputArguments), ("out", _pointer))
 
@@ -74,7 +74,7 @@ class ProductArguments(ctypes.Structure):
         *((name, _pointer) for name in ("weight", "acts", "act_scale", "act_zero", "act_sums")),
         *((name, _pointer) for name in ("scale", "zero", "sums", "bias", "out", "partial", "counters", "totals")),
         *((name, _int) for name in ("type", "m", "n", "tiles", "chunks", "columns_log", "group", "groups", "steps")),
-        *((name, _int) for name in ("unit", "share", "extra", "warps_n", "ahead", "spacing")),
+        *((name, _int) for name in ("unit", "share", "extra", "warps_n", "prefetch_bytes", "spacing")),
     )
 
 
@@ -107,22 +107,22 @@ class TotalsArguments(ctypes.Structure):
 
 
 class Launcher(Protocol):
-    """What runs a kernel by name, on the current stream."""
+    """Launches kernels by name on the current stream."""
 
     arch: str
     processors: int
-    overlaps: bool  # a launch may begin while the one before it runs, up to its `wait_for_previous`
+    overlaps: bool  # whether a kernel may start before the previous one ends (programmatic dependent launch)
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
     ) -> None:
-        """Start `kernel`; does not wait for it."""
+        """Launch `kernel` without waiting for it."""
 
 
 def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: QuantizedActivations) -> None:
-    """Quantize x (m, k) float32, float16 or bfloat16, per token into `to`. Rows may be strided, columns not.
+    """Quantize x (m, k), float32, float16 or bfloat16, per token into `to`. Rows may be strided, columns may not.
 
-    Raises ShapeError where x does not fit.
+    Raises ShapeError.
     """
     if tuple(x.shape) != (to.m, weight.k):
         raise ShapeError(f"activations {tuple(x.shape)} do not fit ({to.m}, {weight.k})")
@@ -145,21 +145,21 @@ def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: QuantizedAc
         shrinking=shrinking(weight.hadamard),
     )
     tokens = padded_tokens(to.m, to.family, to.act_bits)
-    threads = threads_of_a_token(weight.k)
+    threads = threads_per_token(weight.k)
     shared = _QUANTIZE_SHARED + -(-weight.groups // 4) * 16
     name = quantize_name(type_name(values_of(x).dtype), kind_of(x))
     launcher.launch(name, (tokens, 1, 1), threads, shared, arguments)
 
 
-def resolve(launcher: Launcher, x: Gated | Normed, out: Tensor) -> None:
-    """out (m, k) contiguous, of x's dtype = the values that x stands for. Raises ShapeError."""
+def materialize(launcher: Launcher, x: Gated | Normed, out: Tensor) -> None:
+    """Write the values of a fused input to `out`, (m, k) contiguous of x's dtype. Raises ShapeError."""
     m, k = x.shape
-    arguments = ResolveArguments(input_arguments(x), out.data_ptr())
+    arguments = MaterializeArguments(input_arguments(x), out.data_ptr())
     arguments.input.vector &= out.data_ptr() % (4 * out.element_size()) == 0
-    threads = threads_of_a_token(k)
+    threads = threads_per_token(k)
     blocks = 1 if isinstance(x, Normed) else -(-k // (4 * threads))
-    name = resolve_name(type_name(x.values.dtype), kind_of(x))
-    launcher.launch(name, (blocks, m, 1), threads, _RESOLVE_SHARED, arguments)
+    name = materialize_name(type_name(x.values.dtype), kind_of(x))
+    launcher.launch(name, (blocks, m, 1), threads, _MATERIALIZE_SHARED, arguments)
 
 
 def multiply(
@@ -171,14 +171,15 @@ def multiply(
     partial: Tensor | None,
     totals: Tensor | None = None,
 ) -> None:
-    """out (m, n) = the quantized product, scaled. partial: `partial_words` of 32 bits, where the plan splits columns.
+    """Multiply, scale, and write to out (m, n).
 
-    totals: (m, n, groups) int32, also receives the exact sums of (qa - za)(spacing qw - zw).
+    partial: `partial_words` words of 32 bits, needed if the plan splits K.
+    totals: (m, n, groups) int32, receives the exact sums of (qa - za)(spacing qw - zw) if given.
     """
     arguments = _product_arguments(acts, weight, out, totals)
     arguments.unit, units = unit_of(weight, plan.instance.family)
     arguments.share, arguments.extra = divmod(units, plan.workers)
-    arguments.ahead = _AHEAD // plan.instance.rows if launcher.overlaps else 0
+    arguments.prefetch_bytes = _PREFETCH_BYTES // plan.instance.rows if launcher.overlaps else 0
     arguments.warps_n = plan.warps_n
     arguments.partial = 0 if partial is None else partial.data_ptr()
     grid = plan.grid(weight, acts.m, acts.act_bits)
@@ -219,29 +220,29 @@ def multiply_by_library(
     acts: QuantizedActivations,
     weight: DeviceWeight,
     out: Tensor,
-    room: Int8Workspace,
+    workspace: Int8Workspace,
     totals: Tensor | None = None,
 ) -> None:
-    """The same as `multiply` with torch's INT8 product in the middle (cuBLASLt on a GPU). acts: of the BYTES kind.
+    """Like `multiply`, through torch's INT8 product (cuBLASLt). acts: of the BYTES family.
 
-    For weights of at most 8 planes with one scale a row.
+    For weights of at most 8 planes with one scale per row.
     """
     act_shift, weight_shift = 128 if acts.act_bits == 8 else 0, 128 if weight.planes == 8 else 0
-    rows = RowsArguments(out=room.weight.data_ptr(), weight=weight.data.data_ptr(), shift=weight_shift)
+    rows = RowsArguments(out=workspace.weight.data_ptr(), weight=weight.data.data_ptr(), shift=weight_shift)
     rows.chunks, rows.planes, rows.count, rows.k = weight.chunks, weight.planes, weight.n, weight.k
     warps = THREADS // 32
     launcher.launch(WEIGHT_ROWS, (-(-weight.chunks // warps), weight.tiles, 1), THREADS, 16, rows)
-    tokens = RowsArguments(out=room.acts.data_ptr(), codes=acts.codes.data_ptr(), shift=act_shift)
+    tokens = RowsArguments(out=workspace.acts.data_ptr(), codes=acts.codes.data_ptr(), shift=act_shift)
     tokens.chunks, tokens.count, tokens.k = weight.chunks, acts.m, weight.k
-    launcher.launch(TOKEN_ROWS, (len(room.acts), 1, 1), THREADS, 16, tokens)
-    int8_matmul(room.acts, room.weight.T, out=room.sums)
-    finish = TotalsArguments(_product_arguments(acts, weight, out, totals), room.sums.data_ptr(), weight.k)
+    launcher.launch(TOKEN_ROWS, (len(workspace.acts), 1, 1), THREADS, 16, tokens)
+    int8_matmul(workspace.acts, workspace.weight.T, out=workspace.sums)
+    finish = TotalsArguments(_product_arguments(acts, weight, out, totals), workspace.sums.data_ptr(), weight.k)
     finish.act_shift, finish.weight_shift = act_shift, weight_shift
     launcher.launch(FINISH_TOTALS, (-(-weight.n // THREADS), acts.m, 1), THREADS, 16, finish)
 
 
 def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
-    """out (n, k) float32, float16 or bfloat16 = (spacing code - zero) * scale."""
+    """Write (spacing code - zero) * scale to out (n, k), float32, float16 or bfloat16."""
     arguments = DequantizeArguments(
         weight=weight.data.data_ptr(),
         scale=weight.scale.data_ptr(),
@@ -261,7 +262,7 @@ def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
 
 
 def output_tiles(plan: Plan, weight: DeviceWeight, m: int, act_bits: int) -> int:
-    """Counters that a plan needs: one for each tile of the output."""
+    """Number of counters that a plan needs: one per output tile."""
     if plan.instance.family == LIBRARY:
         return 1
     wide, tall, _ = plan.grid(weight, m, act_bits)
@@ -269,10 +270,13 @@ def output_tiles(plan: Plan, weight: DeviceWeight, m: int, act_bits: int) -> int
 
 
 def partial_words(plan: Plan, weight: DeviceWeight, m: int) -> int:
-    """Words of 32 bits that a plan which splits columns needs between its blocks."""
+    """Size of the buffer of partial sums of a plan that splits K, in words of 32 bits."""
     return 0 if plan.splits == 1 else plan.splits * m * weight.tiles * 16
 
 
-def threads_of_a_token(k: int) -> int:
-    """A warp for 256 columns. The same for all that norm: they add up in the same order."""
+def threads_per_token(k: int) -> int:
+    """Threads per token: one warp per 256 columns.
+
+    All kernels that compute a norm use this number, so that they sum in the same order.
+    """
     return min(TOKEN_THREADS, 32 * -(-k // CHUNK))

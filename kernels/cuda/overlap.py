@@ -1,4 +1,4 @@
-"""Launches that may begin while the one before them runs (programmatic dependent launch): CuPy has no binding for it.
+"""Overlapping launches (programmatic dependent launch) by ctypes, because CuPy has no binding for them.
 
 The structures are those of the CUDA driver API: `CUlaunchAttribute`, `CUlaunchConfig`, `cuLaunchKernelEx`.
 """
@@ -9,13 +9,13 @@ import ctypes
 import sys
 from functools import cache
 
-LOWEST_ARCH = 90  # the first whose hardware overlaps launches
+LOWEST_ARCH = 90  # first architecture with programmatic dependent launch
 _STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 class LaunchAttribute(ctypes.Structure):
-    """`CUlaunchAttribute`: its value is a union of 64 bytes, of which this attribute reads an int."""
+    """`CUlaunchAttribute`. Its value is a union of 64 bytes; the attribute used here reads an int."""
 
     _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_int * 16))
 
@@ -34,7 +34,7 @@ class LaunchConfig(ctypes.Structure):
 
 
 def can_overlap(arch: int, library: str = _DRIVER) -> bool:
-    """Whether an architecture (90 for sm_90) and the driver overlap launches."""
+    """Whether an architecture (90 for sm_90) and the installed driver support overlapping launches."""
     try:
         return arch >= LOWEST_ARCH and hasattr(_driver(library), "cuLaunchKernelEx")
     except OSError:
@@ -50,9 +50,9 @@ def launch_overlapped(
     arguments: ctypes.Structure,
     library: str = _DRIVER,
 ) -> int:
-    """Start a kernel (a `CUfunction`) that waits for earlier launches by itself. Returns the driver's `CUresult`.
+    """Launch a kernel (a `CUfunction`) that may start before earlier launches end. Returns the driver's `CUresult`.
 
-    Only where `can_overlap`.
+    The kernel itself must wait for earlier launches before it reads their results. Requires `can_overlap`.
     """
     attribute = LaunchAttribute(id=_STREAM_SERIALIZATION)
     attribute.value[0] = 1

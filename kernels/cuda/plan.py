@@ -1,4 +1,4 @@
-"""How a product is laid over a GPU: which kernel, how many warps, how many blocks share a tile's columns."""
+"""Launch plans of a product: which kernel, how many warps per block, how many blocks split K."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from kernels.cuda.tiles import BINARY, BYTES, LIBRARY, Instance, instances
 from kernels.formats.planes import ShapeError
 
 SHARED_LIMIT = 48 * 1024
-_STAGES = 3  # of activations in bytes.cu
+_STAGES = 3  # pipeline stages of activations in bytes.cu
 _CANDIDATES = 10
 _MOST_BLOCKS_Y = 65_535
-_LIBRARY_TOKENS = 17  # torch._int_mm takes no fewer
-_BINARY_WORK = 960  # tokens x planes x activation bits beyond which INT8 is expected to win, until it has been timed
-_NINTH_PLANE_COST = 3  # bytes.cu multiplies a ninth plane twice more
+_INT8_MIN_TOKENS = 17  # minimum of cuBLASLt's INT8 product
+_BINARY_WORK = 960  # tokens x planes x activation bits above which INT8 is expected to be faster, until timed
+_NINTH_PLANE_COST = 3  # bytes.cu needs two more products for a ninth plane
 
 
 @dataclass(frozen=True, order=True)
 class Plan:
-    """A kernel with its block and grid. For BYTES, `warps` is warps_n x warps_m."""
+    """A kernel with its block and grid.
+
+    A block has warps_n x warps_m warps (BINARY: warps_m is 1, and the warps split K).  splits: blocks that split K.
+    """
 
     instance: Instance
     warps_n: int
@@ -31,31 +34,31 @@ class Plan:
 
     @property
     def warps(self) -> int:
-        """Warps of a block."""
+        """Warps per block."""
         return self.warps_n * self.warps_m
 
     @property
     def workers(self) -> int:
-        """Among how many the columns of a tile are shared out."""
+        """Number of workers (warps for BINARY, blocks for BYTES) that split K."""
         return self.splits * (self.warps if self.instance.family == BINARY else 1)
 
     def block_rows(self) -> int:
-        """Row tiles of a block."""
+        """Row tiles per block."""
         return self.instance.rows * (1 if self.instance.family == BINARY else self.warps_n)
 
     def block_tokens(self, columns: int) -> int:
-        """Tokens of a block, where a token takes so many columns of the binary product."""
+        """Tokens per block. columns: columns of the binary product per token."""
         if self.instance.family == BINARY:
             return self.instance.columns * (8 // columns)
         return self.instance.columns * 8 * self.warps_m
 
     def grid(self, weight: DeviceWeight, m: int, act_bits: int) -> tuple[int, int, int]:
-        """Blocks along rows, tokens and columns."""
+        """Blocks along n, m and k."""
         tokens = self.block_tokens(plane_columns(act_bits))
         return -(-weight.tiles // self.block_rows()), -(-m // tokens), self.splits
 
     def shared_bytes(self, act_bits: int) -> int:
-        """Dynamic shared memory of a block."""
+        """Dynamic shared memory per block, in bytes."""
         tokens = self.block_tokens(plane_columns(act_bits))
         if self.instance.family == BINARY:
             return self.warps * tokens * 16 * self.instance.rows * 4
@@ -63,17 +66,20 @@ class Plan:
 
 
 def unit_of(weight: DeviceWeight, family: str) -> tuple[int, int]:
-    """(unit, units): columns are shared out in whole groups: so many chunks (BINARY) or half chunks (BYTES) each."""
+    """(unit, number of units) in which K is divided among workers.
+
+    A unit contains whole groups; it is counted in chunks (BINARY) or half chunks (BYTES).
+    """
     step, count = (CHUNK, weight.chunks) if family == BINARY else (HALF, weight.steps)
     unit = math.lcm(weight.segment, step) // step if weight.grouped else 1
     return unit, -(-count // unit)
 
 
 def families(weight: DeviceWeight, arch: str) -> tuple[str, ...]:
-    """The kernels that can take this weight on an architecture.
+    """The kernel families that support this weight on an architecture.
 
-    Binary ones need sm_80 to sm_90, and groups of a multiple of 128 columns; others run on INT8 tensor cores. A
-    library's product needs one scale a row, and codes that fit a byte.
+    BINARY needs sm_80 to sm_90, and a group size that is a multiple of 128. BYTES uses INT8 tensor cores and supports
+    everything. LIBRARY needs one scale per row and codes that fit into a byte.
     """
     binary = (BINARY,) if has_binary_mma(arch) and (not weight.grouped or weight.segment % HALF == 0) else ()
     library = (LIBRARY,) if not weight.grouped and weight.planes <= 8 else ()
@@ -81,13 +87,13 @@ def families(weight: DeviceWeight, arch: str) -> tuple[str, ...]:
 
 
 def candidates(weight: DeviceWeight, m: int, act_bits: int, allowed: tuple[str, ...], processors: int) -> list[Plan]:
-    """At most about ten plans worth timing, the one expected to be fastest first.
+    """At most eleven plans worth timing, the one expected to be fastest first.
 
-    allowed: of `families`.  processors: multiprocessors of the device.  Raises ShapeError where m or act_bits are out
-    of range.
+    allowed: a subset of `families`.  processors: multiprocessors of the device.  Raises ShapeError if m or act_bits is
+    out of range.
     """
     if m < 1 or not 1 <= act_bits <= 8:
-        raise ShapeError(f"no plan for {m} tokens at {act_bits} bits; tokens start at 1, bits are 1..8")
+        raise ShapeError(f"no plan for {m} tokens at {act_bits} bits: use at least 1 token and 1..8 bits")
     plans = [
         plan
         for family in allowed
@@ -99,13 +105,13 @@ def candidates(weight: DeviceWeight, m: int, act_bits: int, allowed: tuple[str, 
     plans.sort(key=lambda plan: (plan.instance.family != expected, _cost(plan, weight, m, act_bits, processors)))
     favoured = [plan for plan in plans if plan.instance.family == expected][: _CANDIDATES - 3]
     chosen = favoured + [plan for plan in plans if plan.instance.family != expected][:3]
-    if LIBRARY in allowed and (_LIBRARY_TOKENS <= m <= _MOST_BLOCKS_Y or len(allowed) == 1):
+    if LIBRARY in allowed and (_INT8_MIN_TOKENS <= m <= _MOST_BLOCKS_Y or len(allowed) == 1):
         chosen.append(Plan(Instance(LIBRARY, weight.planes, 0, 0, False), 1, 1, 1))
     return chosen
 
 
 def default_plan(weight: DeviceWeight, m: int, act_bits: int, allowed: tuple[str, ...], processors: int) -> Plan:
-    """The plan that is taken where nothing has been timed."""
+    """The plan to use when nothing has been timed."""
     return candidates(weight, m, act_bits, allowed, processors)[0]
 
 
@@ -134,14 +140,17 @@ def _layouts(instance: Instance, weight: DeviceWeight, m: int, act_bits: int, pr
             continue
         workers = whole.warps if instance.family == BINARY else 1
         most = max(1, units // workers)
-        wanted = {1, *(-(-factor * processors // (wide * tall)) for factor in (1, 2))}
-        plans += [Plan(instance, warps_n, warps_m, splits) for splits in sorted({min(s, most) for s in wanted})]
+        split_counts = {1, *(-(-factor * processors // (wide * tall)) for factor in (1, 2))}
+        plans += [Plan(instance, warps_n, warps_m, splits) for splits in sorted({min(s, most) for s in split_counts})]
     return plans
 
 
 def _cost(plan: Plan, weight: DeviceWeight, m: int, act_bits: int, processors: int) -> float:
-    """A rough order, in bytes: weights are read once for each block of tokens, activations once for each block of rows,
-    from a cache; few warps wait longer; a split costs a pass over the outputs."""
+    """Rough cost of a plan in bytes, to order the candidates.
+
+    Weights are read once per block of tokens, activations once per block of rows (from cache, so they count half). Each
+    split adds a pass over the outputs. Low occupancy scales the cost up.
+    """
     wide, tall, splits = plan.grid(weight, m, act_bits)
     columns = plane_columns(act_bits)
     weights = weight.tiles * weight.planes * 512 * tall

@@ -1,17 +1,17 @@
-// Activations to integers: per token a scale, a zero point, sums, and codes as bit planes or bytes in fragment order.
-// They are quantized as they are read (inputs.cuh), so that a norm or a gate is no launch of its own.
+// Quantize activations per token: a scale, a zero point, sums of codes, and codes as bit planes or bytes in fragment order.
+// A norm or a gate is fused into the read (inputs.cuh), which saves a launch.
 //
-// One block takes one token, one warp 256 columns ("chunk") at a time. In a half chunk h lane 4 r + t reads the columns
-// 128 h + 16 r + 4 t + c, c = 0..3, and makes a word of four bytes. Those words are the byte fragments already. A bit
-// plane's word t of the half has column 16 r + 4 t + c at bit r + 8 c: the words of eight lanes, transposed as bits.
-// A block of the Hadamard transform (kernels/hadamard.py) never leaves its chunk: a warp has all of it in registers.
+// One block handles one token; each warp handles one chunk of 256 columns at a time. In half chunk h, lane 4 r + t reads
+// columns 128 h + 16 r + 4 t + c, c = 0..3, and packs their codes into a word of four bytes. These words already are the
+// byte fragments. Word t of a bit plane has column 16 r + 4 t + c at bit r + 8 c: a bit transpose over eight lanes.
+// A block of the Hadamard transform (kernels/hadamard.py) lies within one chunk, so one warp holds it in registers.
 #include <inputs.cuh>
 
 struct Chunk {
-    float v[2][4];  // a lane's columns of each half
+    float v[2][4];  // the lane's four columns in each half
 };
 
-// Words of the eight lanes with the same t are 8 x 8 bits in each byte: bit i of lane r and bit r of lane i change places.
+// Bit-transpose the words of the eight lanes with equal t: in each byte, bit i of lane r is exchanged with bit r of lane i.
 DEVICE u32 transpose(u32 word, u32 r) {
     const u32 masks[3] = {0x55555555u, 0x33333333u, 0x0f0f0f0fu};
 #pragma unroll
@@ -28,8 +28,8 @@ DEVICE void sum_and_difference(float& first, float& second) {
     first = sum;
 }
 
-// The Hadamard transform of blocks of `block` columns, at least 2: pairs 1 and 2 columns apart are in one lane, those 4 to
-// 64 apart in two, those 128 apart in two halves.
+// Hadamard transform in blocks of `block` columns (at least 2). Butterfly partners 1 and 2 columns apart are in one lane,
+// those 4 to 64 apart in two lanes, those 128 apart in the two halves.
 DEVICE void transform(Chunk& chunk, u32 lane, int block, float factor) {
     for (int h = 0; h < 2; h++) {
         float(&v)[4] = chunk.v[h];
@@ -48,7 +48,7 @@ DEVICE void transform(Chunk& chunk, u32 lane, int block, float factor) {
     }
 }
 
-// A chunk of a token as the grid is to see it; 0 beyond the last column. All lanes of a warp call it together.
+// Read and transform a chunk of a token for quantization; 0 past the last column. Called by all lanes of a warp.
 template <int Type, int Kind>
 DEVICE Chunk read_chunk(const QuantizeArguments& a, int token, int chunk, float factor) {
     const u32 lane = thread() % 32;
@@ -60,7 +60,8 @@ DEVICE Chunk read_chunk(const QuantizeArguments& a, int token, int chunk, float 
     return read;
 }
 
-// The row's range, for every thread. last: the last of the warp's chunks, which most warps have no other of.
+// The token's range, returned to every thread. last: receives the warp's last chunk, which for most warps is its only one,
+// so that it is not read twice.
 template <int Type, int Kind>
 DEVICE Range row_range(const QuantizeArguments& a, int token, float factor, Chunk& last) {
     const u32 lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
@@ -78,7 +79,7 @@ DEVICE Range row_range(const QuantizeArguments& a, int token, float factor, Chun
     return range;
 }
 
-// Adds a lane's sums over the two halves of a chunk to those of their groups.
+// Add a lane's sums over the two halves of a chunk to the sums of their groups.
 DEVICE void add_sums(const QuantizeArguments& a, Shared<int> group_sums, int chunk, const int (&of)[2]) {
     const u32 lane = thread() % 32;
     if (a.group % 256 == 0) {
@@ -118,10 +119,10 @@ DEVICE void quantize(const QuantizeArguments& a) {
         range = row_range<Type, Kind>(a, token, factor, last);
     }
     sync_block();
-    const bool bad = !range.is_finite();
-    if (bad) range = Range();
+    const bool not_finite = !range.is_finite();
+    if (not_finite) range = Range();
     const Grid grid(multiply(range.low(), a.clip), multiply(range.high(), a.clip), a.bits);
-    const int codes_end = is_padding || bad ? 0 : k;
+    const int codes_end = is_padding || not_finite ? 0 : k;
 
     const u32 column_in_tile = (token << a.columns_log) % 8;
     const long long column_tile = (token << a.columns_log) / 8;
@@ -159,7 +160,7 @@ DEVICE void quantize(const QuantizeArguments& a) {
         store(sums, static_cast<long long>(token) * a.groups + g, static_cast<int>(group_sums[g]));
     }
     if (thread() == 0) {
-        store(scale, token, bad ? bits_as_float(0x7fc00000u) : grid.step.by);
+        store(scale, token, not_finite ? bits_as_float(0x7fc00000u) : grid.step.by);
         store(zero, token, static_cast<int>(grid.offset));
     }
 }

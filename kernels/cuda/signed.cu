@@ -1,7 +1,7 @@
-// Around a library's INT8 product, for many tokens: codes as signed bytes in rows, and what follows the product.
+// Kernels before and after cuBLASLt's INT8 product, for many tokens: codes as row-major signed bytes, and the epilogue.
 //
-// Codes of eight bits are shifted by 128 to fit; columns beyond k are 0 in the activations, so that padding adds nothing.
-// The sums that take the zero points out allow for both shifts, and stay exact.
+// 8-bit codes are shifted by 128 to fit into int8. Activation columns past k are 0, so that padding adds nothing. The zero
+// point correction accounts for both shifts and stays exact.
 #include <epilogue.cuh>
 
 struct RowsArguments {
@@ -9,17 +9,17 @@ struct RowsArguments {
     const u32* codes;     // (padded m, chunks, 2, 4, 8) bytes of quantize.cu; null: a weight
     u32* out;             // (rows, 256 chunks) int8
     int chunks, planes;
-    int count, k;  // rows and columns that hold codes; what lies beyond is 0 (activations)
+    int count, k;  // rows and columns that hold codes; activations past them are 0
     int shift;
 };
 
 struct TotalsArguments {
     ProductArguments product;
-    const int* sums;  // (rows, padded n): of shifted codes' products
+    const int* sums;  // (rows, padded n): products of the shifted codes
     int k, act_shift, weight_shift;
 };
 
-// A warp writes a chunk of 256 columns of 16 rows.
+// Unpack a weight: each warp writes 16 rows of one chunk of 256 columns.
 DEVICE void weight_rows(const RowsArguments& a) {
     wait_for_previous();
     const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
@@ -44,7 +44,7 @@ DEVICE void weight_rows(const RowsArguments& a) {
     }
 }
 
-// A block writes a token.
+// Reorder activations: each block writes one token.
 DEVICE void token_rows(const RowsArguments& a) {
     wait_for_previous();
     const int token = block_x();
@@ -64,7 +64,7 @@ DEVICE void token_rows(const RowsArguments& a) {
     }
 }
 
-// A thread turns one sum into one output.
+// Epilogue: each thread turns one sum into one output.
 DEVICE void finish_totals(const TotalsArguments& all) {
     wait_for_previous();
     const ProductArguments& a = all.product;

@@ -1,4 +1,4 @@
-"""Uploaded weights that read the same input, as one: one quantization and one product on the GPU for all of them."""
+"""Concatenate uploaded weights that read the same input: one quantization and one product for all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def can_stack(weights: Sequence[DeviceWeight]) -> bool:
-    """Whether the weights differ in nothing but rows, have one scale a row, and each but the last fills its tiles."""
+    """Whether weights can be concatenated along their rows.
+
+    They must agree in everything but rows and have one scale per row; all but the last must have a multiple of 16 rows.
+    """
     first = weights[0]
     return (
         not first.grouped
@@ -24,7 +27,7 @@ def can_stack(weights: Sequence[DeviceWeight]) -> bool:
 
 
 def stack(weights: Sequence[DeviceWeight]) -> tuple[DeviceWeight, list[DeviceWeight]]:
-    """One weight with the rows of all (`can_stack`), and the weights anew as parts of it: nothing is held twice."""
+    """Concatenate weights (`can_stack`). Returns the whole, and new weights that are views of its parts."""
     import torch
 
     whole = replace(

@@ -1,13 +1,13 @@
-"""The kernels there are: which tile of which template at which number of planes. Few; compiled when first needed."""
+"""The set of kernels: template, number of planes and tile size of each. Kernels are compiled at first use."""
 
 from dataclasses import dataclass
 from functools import cache
 
 BINARY, BYTES = "binary", "bytes"
-LIBRARY = "library"  # torch's INT8 product between kernels of signed.cu
+LIBRARY = "library"  # cuBLASLt's INT8 product between the kernels of signed.cu
 THREADS = 256
 _BINARY_TILES = ((1, 1), (2, 1), (2, 2), (2, 4), (1, 4), (2, 8), (1, 8))
-_ACCUMULATORS = 32  # planes x row tiles x column tiles, four registers each, that fit without a spill
+_ACCUMULATORS = 32  # limit on planes x row tiles x column tiles (four registers each) that avoids spills
 _GROUPED_TILES = ((1, 1), (2, 4))
 _BYTE_TILES = ((1, 1), (2, 8))
 _GROUPED_BYTE_TILES = ((1, 1), (1, 4))
@@ -15,9 +15,9 @@ _GROUPED_BYTE_TILES = ((1, 1), (1, 4))
 
 @dataclass(frozen=True, order=True)
 class Instance:
-    """One product kernel: `rows` tiles of 16 rows by `columns` tiles of 8 columns a warp."""
+    """One product kernel. Each warp computes `rows` tiles of 16 rows by `columns` tiles of 8 columns."""
 
-    family: str  # BINARY, BYTES or LIBRARY, which has no kernel of its own
+    family: str  # BINARY, BYTES, or LIBRARY (which has no product kernel here)
     planes: int
     rows: int
     columns: int
@@ -30,12 +30,12 @@ class Instance:
 
     @property
     def source(self) -> str:
-        """The file that holds its template."""
+        """The file of its template."""
         return f"{self.family}.cu"
 
     @property
     def definition(self) -> str:
-        """The line of C++ that makes the kernel."""
+        """The C++ line that defines the kernel."""
         function = "binary_product" if self.family == BINARY else "byte_product"
         grouped = str(self.grouped).lower()
         template = f"{function}<{self.planes}, {self.rows}, {self.columns}, {grouped}>"
@@ -45,40 +45,40 @@ class Instance:
 TYPES = ("float32", "float16", "bfloat16")  # in the order of ElementType in arguments.cuh
 PLAIN, GATED, NORMED = "plain", "gated", "normed"
 INPUT_KINDS = (PLAIN, GATED, NORMED)  # in the order of InputKind
-TOKEN_THREADS = 1024  # that take one token
-KEEP_THREADS = 128
+TOKEN_THREADS = 1024  # upper limit of threads per token
+ROTATE_THREADS = 128
 DEQUANTIZE = "dequantize_weight"
-CEILINGS = {"b1": "ceiling_b1", "int8": "ceiling_int8"}  # by kind of operation (kernels.cuda.ceiling)
+CEILINGS = {"b1": "ceiling_b1", "int8": "ceiling_int8"}  # by operation (kernels.cuda.ceiling)
 WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS = "unpack_weight_rows", "unpack_token_rows", "finish_library_totals"
 
 
 def quantize_name(dtype: str, kind: str = PLAIN) -> str:
-    """The kernel that quantizes activations of a dtype of TYPES and a kind of INPUT_KINDS."""
+    """Name of the kernel that quantizes activations. dtype: of TYPES; kind: of INPUT_KINDS."""
     return f"quantize_{dtype}" if kind == PLAIN else f"quantize_{kind}_{dtype}"
 
 
-def resolve_name(dtype: str, kind: str) -> str:
-    """The kernel that writes out what an input of a kind other than PLAIN stands for."""
-    return f"resolve_{kind}_{dtype}"
+def materialize_name(dtype: str, kind: str) -> str:
+    """Name of the kernel that writes out the values of a fused input. kind: GATED or NORMED."""
+    return f"materialize_{kind}_{dtype}"
 
 
 def round_name(dtype: str, kind: str) -> str:
-    """The kernel that rounds tokens for torch's INT8 product."""
+    """Name of the kernel that quantizes tokens for torch's INT8 product."""
     return f"round_{kind}_{dtype}"
 
 
 def scale_name(dtype: str) -> str:
-    """The kernel that scales what torch's INT8 product gives."""
+    """Name of the kernel that scales the sums of torch's INT8 product."""
     return f"scale_sums_{dtype}"
 
 
-def keep_name(dtype: str) -> str:
-    """The kernel that rotates queries and keys and puts keys and values into the cache."""
-    return f"rotate_and_keep_{dtype}"
+def rotate_name(dtype: str) -> str:
+    """Name of the kernel that applies the rotary embedding and updates the KV cache."""
+    return f"rotate_and_cache_{dtype}"
 
 
 def attend_name(dtype: str) -> str:
-    """The kernel of one token's attention."""
+    """Name of the kernel of one token's attention."""
     return f"attend_{dtype}"
 
 
@@ -94,7 +94,7 @@ def instances(planes: int, grouped: bool) -> tuple[Instance, ...]:
 
 
 def _binary_tiles(planes: int) -> list[tuple[int, int]]:
-    """Of each width the tallest tile that fits, and one row tile for the narrowest: short weights need the blocks."""
+    """The tallest tile of each width that fits, and (1, 1): weights with few rows need many blocks."""
     fitting = [tile for tile in _BINARY_TILES if planes * tile[0] * tile[1] <= _ACCUMULATORS]
     tallest = {columns: (rows, columns) for rows, columns in sorted(fitting)}
     return sorted({(1, 1), *tallest.values()})

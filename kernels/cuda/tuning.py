@@ -1,4 +1,4 @@
-"""The table of plans: timed on first use for a weight's shape and a class of token counts, kept on disk per device."""
+"""The autotuning table: the fastest plan per weight shape and range of token counts, stored on disk per device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMAT = 1
 
 
 class PlanTable:
-    """Plans by shape. `seconds(plan)` is asked for only where the table has no answer yet."""
+    """Fastest plans of one device by shape. Shapes that it does not contain are timed once."""
 
     def __init__(self, device_name: str, arch: str, processors: int, folder: Path | None = None) -> None:
         self.processors = processors
@@ -33,10 +33,10 @@ class PlanTable:
         allowed: tuple[str, ...],
         seconds: Callable[[Plan], float] | None,
     ) -> Plan:
-        """The fastest plan that is known, else the fastest of the candidates, timed now and written down.
+        """The stored plan, or the fastest candidate, timed now and stored.
 
-        allowed: families that may be used.  seconds: time of one product by a plan, or None where nothing can be timed
-        (a graph is being captured): then the plan expected to be fastest, which is not written down.
+        allowed: families that may be used.  seconds: returns the time of one product by a plan; None if nothing can be
+        timed (during graph capture): the plan expected to be fastest is then returned and not stored.
         """
         key = plan_key(weight, m, act_bits)
         known = _read_plan(weight, self._table().get(key))
@@ -57,14 +57,14 @@ class PlanTable:
 
 
 def plan_key(weight: DeviceWeight, m: int, act_bits: int) -> str:
-    """What a plan depends on: planes, columns of a token, groups, shape, and m up to the next power of two."""
+    """Key of a plan: planes, columns per token, group size, shape, and m rounded up to a power of two."""
     group = weight.segment if weight.grouped else 0
     token_class = 1 << (m - 1).bit_length()
     return f"p{weight.planes} q{plane_columns(act_bits)} g{group} {weight.n}x{weight.k} m{token_class}"
 
 
 def _read_table(path: Path) -> dict[str, dict[str, Any]]:
-    """The plans of a file; a file that is missing, broken or of another format has none."""
+    """The plans of a file; none if it is missing, broken or of another format."""
     try:
         stored = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -78,7 +78,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _read_plan(weight: DeviceWeight, stored: dict[str, Any] | None) -> Plan | None:
-    """The plan as written down, or None where this version has no such kernel."""
+    """Parse a stored plan; None if this version lacks its kernel."""
     if stored is None:
         return None
     known = (*instances(weight.planes, weight.grouped), Instance(LIBRARY, weight.planes, 0, 0, False))

@@ -1,4 +1,4 @@
-// The names of kernels/cuda/device.cuh with the meaning they have on a GPU, for a host compiler.
+// The primitives of kernels/cuda/device.cuh for a host compiler, with the semantics they have on a GPU.
 #pragma once
 #include "emulator.h"
 #include "fragments.h"
@@ -17,7 +17,7 @@ struct alignas(16) uint4 {
 #define DEVICE inline
 #define KERNEL(name, Arguments, threads, ...) \
     extern "C" void name(const void* raw) {           \
-        let_next_begin();                             \
+        allow_next_launch();                          \
         __VA_ARGS__(*static_cast<const Arguments*>(raw)); \
     }
 
@@ -60,14 +60,14 @@ T load(Global<const T> p, long long i) {
     if (p.buffer->written) emulator::fail("a load of a buffer that this launch has written");
     return *at;
 }
-inline uint2 load_if(bool wanted, Global<const uint2> p, long long i) { return wanted ? load<uint2>(p, i) : uint2(); }
+inline uint2 load_if(bool enabled, Global<const uint2> p, long long i) { return enabled ? load<uint2>(p, i) : uint2(); }
 template <class T>
 T load_constant(Global<const T> p, long long i) {
     const T v = load<T>(p, i);
     if (p.buffer->changed) emulator::fail("a read-only load of a buffer that an earlier launch has written");
     return v;
 }
-inline uint4 load_once_if(bool wanted, Global<const uint4> p, long long i) { return wanted ? load_constant<uint4>(p, i) : uint4(); }
+inline uint4 load_once_if(bool enabled, Global<const uint4> p, long long i) { return enabled ? load_constant<uint4>(p, i) : uint4(); }
 template <class T>
 T load_fresh(Global<T> p, long long i) {
     return *p.at(i, false);
@@ -150,12 +150,12 @@ inline void add_shared(Shared<int> p, u32 i, int v) {
     memcpy(emulator::state.shared.data() + at, &sum, 4);
 }
 
-inline void let_next_begin() {}
+inline void allow_next_launch() {}
 inline void wait_for_previous() { emulator::state.fibres[emulator::state.current].waited = true; }
 template <class T>
-void ask_for(Global<const T> p, long long i, u32 bytes) {
-    if (bytes % 16 || bytes == 0) emulator::fail("asked for " + std::to_string(bytes) + " bytes");
-    if (reinterpret_cast<uintptr_t>(p.within(i, bytes, false)) % 16) emulator::fail("asked for bytes out of alignment");
+void prefetch(Global<const T> p, long long i, u32 bytes) {
+    if (bytes % 16 || bytes == 0) emulator::fail("a prefetch of " + std::to_string(bytes) + " bytes");
+    if (reinterpret_cast<uintptr_t>(p.within(i, bytes, false)) % 16) emulator::fail("a prefetch out of alignment");
 }
 
 inline void sync_block() { emulator::wait_as(emulator::AT_BARRIER); }
@@ -171,7 +171,7 @@ inline void copy_async(Shared<uint4> to, u32 i, Global<const uint4> from, long l
     emulator::state.fibres[emulator::state.current].copies.back().push_back({at, reinterpret_cast<uintptr_t>(from.at(j, false))});
 }
 inline void commit_copies() { emulator::state.fibres[emulator::state.current].copies.emplace_back(); }
-// Data lands here and no earlier.
+// The data of an asynchronous copy arrives here and no earlier.
 template <int Pending>
 void wait_copies() {
     auto& groups = emulator::state.fibres[emulator::state.current].copies;
@@ -189,7 +189,7 @@ void wait_copies() {
 
 namespace emulator {
 
-inline u32* meet(Collective collective, u32 parameter, std::initializer_list<u32> in) {
+inline u32* collective(Collective collective, u32 parameter, std::initializer_list<u32> in) {
     Fibre& self = state.fibres[state.current];
     self.collective = collective;
     self.parameter = parameter;
@@ -198,7 +198,7 @@ inline u32* meet(Collective collective, u32 parameter, std::initializer_list<u32
     return state.fibres[state.current].out;
 }
 
-// in: A's registers, B's, C's. Matrices are put together from the tables, multiplied, and C is handed out again.
+// in: the registers of A, B and C. Assembles the matrices from the fragment tables, multiplies, and distributes C.
 template <int K, int Bits, int ARegisters, int BRegisters>
 void multiply(Fibre* lanes, Position (*a_at)(int, int), Position (*b_at)(int, int)) {
     constexpr int kPer = 32 / Bits;  // elements of a register
@@ -224,11 +224,11 @@ void multiply(Fibre* lanes, Position (*a_at)(int, int), Position (*b_at)(int, in
     }
 }
 
-inline void carry_out(int warp) {
+inline void execute_collective(int warp) {
     Fibre* lanes = &state.fibres[warp * 32];
     for (int lane = 0; lane < 32; lane++) {
         if (lanes[lane].collective != lanes[0].collective || lanes[lane].parameter != lanes[0].parameter)
-            fail("lanes of warp " + std::to_string(warp) + " meet at different collectives");
+            fail("lanes of warp " + std::to_string(warp) + " reach different collectives");
     }
     switch (lanes[0].collective) {
         case SHUFFLE:
@@ -251,7 +251,7 @@ inline void carry_out(int warp) {
     }
 }
 
-inline void hand_out(int (&c)[4], const u32* out) {
+inline void distribute(int (&c)[4], const u32* out) {
     for (int i = 0; i < 4; i++) c[i] = static_cast<int>(out[i]);
 }
 
@@ -262,20 +262,20 @@ T shuffle_xor(T v, u32 lanes) {
     static_assert(sizeof(T) == 4);
     u32 bits;
     memcpy(&bits, &v, 4);
-    bits = *emulator::meet(emulator::SHUFFLE, lanes, {bits});
+    bits = *emulator::collective(emulator::SHUFFLE, lanes, {bits});
     memcpy(&v, &bits, 4);
     return v;
 }
-inline int sum_in_warp(int v) { return static_cast<int>(*emulator::meet(emulator::SUM, 0, {static_cast<u32>(v)})); }
-inline int largest_in_warp(int v) { return static_cast<int>(*emulator::meet(emulator::LARGEST, 0, {static_cast<u32>(v)})); }
+inline int sum_in_warp(int v) { return static_cast<int>(*emulator::collective(emulator::SUM, 0, {static_cast<u32>(v)})); }
+inline int largest_in_warp(int v) { return static_cast<int>(*emulator::collective(emulator::LARGEST, 0, {static_cast<u32>(v)})); }
 inline void mma_b1(int (&c)[4], const uint4& a, const uint2& b) {
-    emulator::hand_out(c, emulator::meet(emulator::MMA_B1_K256, 0, {a.x, a.y, a.z, a.w, b.x, b.y, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
+    emulator::distribute(c, emulator::collective(emulator::MMA_B1_K256, 0, {a.x, a.y, a.z, a.w, b.x, b.y, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
 }
 inline void mma_b1_half(int (&c)[4], u32 a0, u32 a1, u32 b) {
-    emulator::hand_out(c, emulator::meet(emulator::MMA_B1_K128, 0, {a0, a1, b, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
+    emulator::distribute(c, emulator::collective(emulator::MMA_B1_K128, 0, {a0, a1, b, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
 }
 inline void mma_u8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    emulator::hand_out(c, emulator::meet(emulator::MMA_U8_K32, 0, {a[0], a[1], a[2], a[3], b0, b1, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
+    emulator::distribute(c, emulator::collective(emulator::MMA_U8_K32, 0, {a[0], a[1], a[2], a[3], b0, b1, u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3])}));
 }
 
 inline float multiply(float a, float b) { return a * b; }
@@ -297,13 +297,13 @@ inline u32 float_as_bits(float a) {
     return u;
 }
 
-// Round to nearest even; what is too large becomes infinity; a NaN has no payload.
+// Conversions round to nearest even; overflow becomes infinity; NaN loses its payload.
 inline u16 to_half(float a) {
     const u32 bits = float_as_bits(a), sign = bits >> 16 & 0x8000u;
     const u32 size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) return 0x7fff;
     if (size >= 0x47800000u) return u16(sign | 0x7c00u);
-    if (size < 0x38800000u) {  // a denormal: adding 0.5 puts its last bit, 2^-24, where float's last bit is
+    if (size < 0x38800000u) {  // denormal: adding 0.5 aligns its last bit, 2^-24, with the float's last bit
         return u16(sign | (float_as_bits(bits_as_float(size) + 0.5f) - 0x3f000000u));
     }
     return u16(sign | ((size - 0x38000000u + 0xfffu + (size >> 13 & 1u)) >> 13));
@@ -324,7 +324,7 @@ inline float from_half(u16 h) {
 }
 inline float from_bfloat(u16 h) { return bits_as_float(u32(h) << 16); }
 
-// For the test of the tables: matrix 0 is A of m16n8k256, 1 its B, 2 and 3 of m16n8k128, 4 and 5 of m16n8k32, 6 is C.
+// Exposes the fragment tables to their test: matrix 0 is A of m16n8k256, 1 its B, 2 and 3 of m16n8k128, 4 and 5 of m16n8k32, 6 is C.
 extern "C" void emulator_position(int matrix, int lane, int i, int* row, int* column) {
     Position (*const tables[])(int, int) = {a_b1_k256, b_b1_k256, a_b1_k128, b_b1_k128, a_u8_k32, b_u8_k32, c_s32};
     const Position at = tables[matrix](lane, i);

@@ -1,11 +1,13 @@
-// A CUDA block on one CPU thread: a fibre per CUDA thread, warps in lockstep at collectives, memory that is watched.
+// Runs a CUDA block on one CPU thread: one fibre per CUDA thread, warps in lockstep at collectives, checked memory.
 //
-// A lane runs until it meets a shuffle, an mma or a barrier. When all 32 lanes of its warp wait at the same collective,
-// it is carried out for all of them; a barrier opens when all threads of the block wait there. Anything else (a lane
-// that is missing, a different collective) stops the launch with an error, as do accesses out of bounds or out of
-// alignment, reads of an asynchronous copy that was not waited for, two threads that touch a word of shared memory
-// between the same barriers where one of them writes, read-only loads of what the launch or an earlier one has written,
-// and all accesses of a thread that has not waited for earlier launches.
+// A lane runs until it reaches a shuffle, an mma or a barrier. Once all 32 lanes of its warp wait at the same collective,
+// the emulator executes it; a barrier opens once all threads of the block wait there. The launch fails with an error for
+// - a missing lane, or lanes of a warp at different collectives;
+// - accesses out of bounds or out of alignment;
+// - reads of an asynchronous copy that was not waited for;
+// - data races in shared memory: two threads access a word between the same barriers and one of them writes;
+// - read-only loads of memory that this launch or an earlier one wrote;
+// - any access by a thread that has not waited for earlier launches.
 #pragma once
 #include <algorithm>
 #include <csetjmp>
@@ -27,7 +29,7 @@ enum Collective { SHUFFLE, LARGEST, SUM, MMA_B1_K256, MMA_B1_K128, MMA_U8_K32 };
 struct Buffer {
     uintptr_t base = 0, size = 0;
     bool written = false;  // by this launch
-    bool changed = false;  // by an earlier one
+    bool changed = false;  // by an earlier launch
 };
 
 struct Copy {
@@ -53,7 +55,7 @@ struct Word {
 };
 
 constexpr size_t kStack = 96 * 1024;
-constexpr size_t kMaximumShared = 48 * 1024;  // what every device grants without being asked
+constexpr size_t kMaximumShared = 48 * 1024;  // available on every device without opting in
 
 struct State {
     std::map<uintptr_t, Buffer> buffers;
@@ -101,7 +103,7 @@ inline void entry() {
     leave();
 }
 
-void carry_out(int warp);  // intrinsics.h
+void execute_collective(int warp);  // device.cuh
 
 inline void run_lane(int thread) {
     state.current = thread;
@@ -118,7 +120,7 @@ inline void run_lane(int thread) {
     if (!state.error.empty()) throw state.error;
 }
 
-// Runs a warp until its lanes are at the block's barrier or done.
+// Run a warp until all of its lanes wait at the block's barrier or are done.
 inline void run_warp(int warp, bool backwards) {
     for (;;) {
         int waiting[4] = {};
@@ -130,7 +132,7 @@ inline void run_warp(int warp, bool backwards) {
         }
         if (waiting[AT_COLLECTIVE] == 0) return;
         if (waiting[AT_COLLECTIVE] != 32) fail("warp " + std::to_string(warp) + " is divergent at a collective");
-        carry_out(warp);
+        execute_collective(warp);
         for (int i = 0; i < 32; i++) state.fibres[warp * 32 + i].wait = RUNNING;
     }
 }
@@ -171,13 +173,13 @@ extern "C" {
 
 void emulator_forget_buffers() { emulator::state.buffers.clear(); }
 
-// changed: an earlier launch has written it.
+// Register device memory. changed: an earlier launch wrote it.
 void emulator_add_buffer(uintptr_t base, uintptr_t size, int changed) {
     emulator::state.buffers[base] = {base, size, false, changed != 0};
 }
 int emulator_has_written(uintptr_t base) { return emulator::state.buffers[base].written; }
 
-// Runs a kernel over its grid, blocks and warps in order or backwards. Returns 0, or 1 with the reason in `message`.
+// Run a kernel over its grid, blocks and warps in forward or reverse order. Returns 0, or 1 with the error in `message`.
 int emulator_run(void (*kernel)(const void*), const uint32_t* grid, int threads, int shared_bytes,
                         const void* arguments, int backwards, char* message, size_t message_size) {
     using namespace emulator;
@@ -190,7 +192,7 @@ int emulator_run(void (*kernel)(const void*), const uint32_t* grid, int threads,
         state.arguments = arguments;
         state.threads = threads;
         state.fibres.resize(threads);
-        const std::unique_ptr<char[]> stacks(new char[threads * kStack]);  // not touched, so no memory until it is used
+        const std::unique_ptr<char[]> stacks(new char[threads * kStack]);  // uninitialized: pages are committed when a fibre uses them
         state.shared.resize(shared_bytes);
         state.words.resize((shared_bytes + 3) / 4);
         for (auto& [base, buffer] : state.buffers) buffer.written = false;

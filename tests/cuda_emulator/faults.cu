@@ -1,4 +1,4 @@
-// Kernels that are wrong on purpose, each in one way, and one that is right: the emulator has to tell them apart.
+// Kernels with one deliberate fault each, and one correct kernel; the emulator must report exactly the faulty ones.
 #include <arguments.cuh>
 
 struct FaultArguments {
@@ -62,7 +62,7 @@ DEVICE void copy_without_barrier(const FaultArguments& a) {
 }
 DEVICE void not_waited_for(const FaultArguments& a) { load<u32>(Global<const u32>(a.data), thread()); }
 DEVICE void changed_before(const FaultArguments& a) { load_constant<u32>(Global<const u32>(a.data), thread()); }
-DEVICE void asked_beyond_the_end(const FaultArguments& a) { ask_for<u32>(Global<const u32>(a.data), 0, 512); }
+DEVICE void prefetch_beyond_the_end(const FaultArguments& a) { prefetch<u32>(Global<const u32>(a.data), 0, 512); }
 DEVICE void stale_load(const FaultArguments& a) {
     store(Global<u32>(a.data), thread(), u32(1));
     load<u32>(Global<const u32>(a.data), thread());

@@ -1,6 +1,6 @@
-// Which element of which matrix each register of each lane holds, written from the tables of the PTX ISA ("Matrix
-// Fragments for mma.m16n8k256", ".m16n8k128" and ".m16n8k32"), element by element. group: groupID = lane >> 2,
-// thread: threadID_in_group = lane % 4; i: the element's number in the lane's fragment.
+// The matrix position of every element of every lane's fragment, transcribed from the tables of the PTX ISA ("Matrix
+// Fragments for mma.m16n8k256", ".m16n8k128" and ".m16n8k32"). group: groupID = lane >> 2; thread: threadID_in_group =
+// lane % 4; i: index of the element in the lane's fragment.
 #pragma once
 
 struct Position {

@@ -1,4 +1,4 @@
-// The quotients of inputs.cuh one by one, for a test that compares them with the division of IEEE 754.
+// Exposes Divisor::quotient (inputs.cuh) to a test that compares it with IEEE 754 division.
 #include <inputs.cuh>
 
 struct QuotientArguments {

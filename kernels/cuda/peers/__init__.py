@@ -1,4 +1,4 @@
-"""Products of other libraries on the same GPU, to be timed beside ours: torch's always, others where they work."""
+"""Products of other libraries on the same GPU, timed for comparison: torch always, others if they work here."""
 
 from kernels.cuda.peers.peer import LeftOut, Peer, PeerError, Product
 from kernels.cuda.peers.peer_set import PeerSet

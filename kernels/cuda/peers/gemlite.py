@@ -1,6 +1,6 @@
-"""GemLite (Triton): W2A16 and W4A16 in groups, W8A8 with activations quantized in the call.
+"""GemLite (Triton): W2A16 and W4A16 with groups; W8A8, where the call also quantizes the activations.
 
-Its autotuner runs at the first call on a shape and a class of token counts, and compiles some twenty kernels there.
+Its autotuner runs at the first call with a shape and a range of token counts, and compiles about twenty kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
-    """By precision, what makes the peer. Raises what importing GemLite raises: it needs Triton and a GPU."""
+    """Factories of the peers, by precision. Raises the errors of importing GemLite, which needs Triton and a GPU."""
     library, helper = importlib.import_module("gemlite"), importlib.import_module("gemlite.helper")
     return {
         "W2A16": partial(_weight_only, library, helper.A16W2_HQQ_INT, 2),
@@ -36,7 +36,7 @@ def _weight_only(
     zero = (-low.float() / scale.float()).half()
     layer = processor(device=weight.device, dtype=torch.float16).from_weights(codes, scale, zero)
     product = _product(library, layer, f"W{bits}A16", f"gemlite, groups of {GROUP}", FP16_LIBRARY, x, copies_of)
-    stored_low = (-zero.float() * scale.float()).half()  # as it keeps zero points
+    stored_low = (-zero.float() * scale.float()).half()  # GemLite stores the zero point in float16
     return Peer(product, lambda some: x[some].double() @ from_groups(codes, scale, stored_low).T)
 
 
@@ -57,7 +57,7 @@ def _dynamic_int8(library: Any, processor: Any, weight: Tensor, x: Tensor, copie
 def _product(
     library: Any, layer: Any, precision: str, path: str, kind: str, x: Tensor, copies_of: Callable[[int], int]
 ) -> Product:
-    """The layer's tensors in so many copies, multiplied by the function that the layer itself calls."""
+    """Copies of the layer's tensors, multiplied by the function that the layer's forward calls."""
     tensors, meta = [tensor.detach() for tensor in layer.get_tensor_args()], layer.get_meta_args()
     weight_bytes = sum(tensor.nbytes for tensor in tensors)
     return Product(

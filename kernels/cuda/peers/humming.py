@@ -1,6 +1,6 @@
-"""Humming: W2 and W4 with 16-bit activations in groups, and with INT8 activations quantized in the call.
+"""Humming: W2 and W4 with 16-bit activations (groups) and with INT8 activations, which the call quantizes.
 
-It compiles each kernel at its first call, with NVRTC or nvcc, whichever it finds.
+It compiles each kernel at its first call, with NVRTC or nvcc.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
-    """By precision, what makes the peer. Raises what importing Humming raises: it needs Triton and a GPU."""
+    """Factories of the peers, by precision. Raises the errors of importing Humming, which needs Triton and a GPU."""
     layer = importlib.import_module("humming.layer").HummingLayer
     return {
         f"W{bits}A{act_bits}": partial(_layer_product, layer, bits, act_bits) for act_bits in (16, 8) for bits in (2, 4)
@@ -41,7 +41,7 @@ def _layer_product(
         torch_dtype=torch.float16,
     ).to(weight.device)
     layer.load_from_unquantized(weight)
-    stored = layer.weight_schema.dequant_tensors(layer.state_dict())  # float32, of the codes as it stores them
+    stored = layer.weight_schema.dequant_tensors(layer.state_dict())  # float32, dequantized from the stored codes
     layer.transform()
     weight_bytes = sum(parameter.nbytes for parameter in layer.parameters())
 
@@ -57,7 +57,7 @@ def _layer_product(
         path="humming, " + (f"groups of {GROUP}" if in_groups else "one scale a row"),
         weight_bytes=weight_bytes,
         weights=[layer, *(copy.deepcopy(layer) for _ in range(copies_of(weight_bytes) - 1))],
-        multiply=lambda held: held(x),
+        multiply=lambda copied: copied(x),
         kind=FP16_LIBRARY if act_bits == 16 else INT8_LIBRARY,
     )
     return Peer(product, expected)

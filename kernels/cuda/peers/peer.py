@@ -1,4 +1,4 @@
-"""A product that is timed, another library's product with what it has to be, and what is said of one left out."""
+"""Data types of the comparison: a product to time, a peer with its expected result, and why a peer was left out."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKED_TOKENS = 4
-ROUNDED = 1e-2  # of a product's largest value: what 16-bit outputs and weights lose, with room
-GROUP = 128  # columns that share a scale, where a peer's weights have groups
+ROUNDED = 1e-2  # tolerance relative to the largest value: rounding of 16-bit outputs and weights, with a margin
+GROUP = 128  # group size of peers with groups
 
 
 class PeerError(RuntimeError):
-    """A peer cannot take a product, or gets it wrong."""
+    """A peer does not support a product, or computes it wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """One product. `multiply(weight)` computes x W^T once, with any of `weights`, equal ones in different memory.
+    """A product to time: `multiply(weight)` computes x W^T once.
 
-    kind: of its operations, as `kernels.cuda.ceiling` names them.  bit_products: of one weight and one activation,
-    where the operations are on bits.
+    weights: equal copies in different memory.  kind: kind of operation, as in `kernels.cuda.ceiling`.
+    bit_products: number of 1-bit products per pair of weight and activation, if the operations are on bits.
     """
 
     engine: str
@@ -41,8 +41,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library's product, and what it has to be. expected(tokens): those rows in float64, of the operands as the
-    library quantized them.  tolerance: by how much of the largest value it may differ; 0 for integers.
+    """Another library's product with its expected result.
+
+    expected(tokens): the rows of these tokens in float64, computed from the operands as the library quantized them.
+    tolerance: largest allowed difference, relative to the largest value; 0 for integers.
     """
 
     product: Product
@@ -55,7 +57,7 @@ class LeftOut:
     """A peer that was not timed, and why."""
 
     engine: str
-    precision: str  # empty: all of the library's
+    precision: str  # empty: all precisions of the library
     reason: str
 
     def __str__(self) -> str:
@@ -63,27 +65,27 @@ class LeftOut:
 
 
 def check(peer: Peer, m: int) -> None:
-    """Compare some of the m tokens with the float64 product. Raises PeerError where they differ."""
+    """Compare some of the m tokens with the float64 product. Raises PeerError if they differ."""
     y = peer.product.multiply(peer.product.weights[0])
     tokens = checked_tokens(m, y)
     expected = peer.expected(tokens)
     difference, largest = (y[tokens].double() - expected).abs().max(), expected.abs().max()
-    if not bool(difference <= peer.tolerance * largest):  # also where it is no number
+    if not bool(difference <= peer.tolerance * largest):  # also true for NaN
         raise PeerError(
-            f"its product differs from the float64 one by {float(difference):.3g}, where the largest value is "
-            f"{float(largest):.3g}"
+            f"its product differs from the float64 one by {float(difference):.3g}; "
+            f"the largest value is {float(largest):.3g}"
         )
 
 
-def checked_tokens(m: int, beside: Tensor) -> Tensor:
-    """Indices of the tokens that are compared, on the device of a tensor."""
+def checked_tokens(m: int, like: Tensor) -> Tensor:
+    """Indices of the tokens to compare, on the device of `like`."""
     import torch
 
-    return torch.from_numpy(np.unique(np.linspace(0, m - 1, CHECKED_TOKENS).astype(int))).to(beside.device)
+    return torch.from_numpy(np.unique(np.linspace(0, m - 1, CHECKED_TOKENS).astype(int))).to(like.device)
 
 
 def to_int8(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes int8, scale (rows, 1) float32): -127 .. 127 over each row's largest value."""
+    """Quantize each row symmetrically to -127 .. 127. Returns (codes int8, scale (rows, 1) float32)."""
     import torch
 
     full = values.float()
@@ -92,9 +94,9 @@ def to_int8(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_groups(weight: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes (n, k) uint8, scale, low (n, k / GROUP) of dtype): weight is close to low + codes * scale.
+    """Quantize a weight in groups. Returns (codes (n, k) uint8, scale, low (n, k / GROUP) of dtype).
 
-    Raises PeerError where k is no multiple of GROUP.
+    The weight is approximately low + codes * scale. Raises PeerError if k is not a multiple of GROUP.
     """
     import torch
 
@@ -109,7 +111,7 @@ def to_groups(weight: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Te
 
 
 def from_groups(codes: Tensor, scale: Tensor, low: Tensor) -> Tensor:
-    """(n, k) float64 of `to_groups`."""
+    """Dequantize the result of `to_groups` to (n, k) float64."""
     n, k = codes.shape
     grouped = codes.double().reshape(n, k // GROUP, GROUP)
     return (low.double()[..., None] + grouped * scale.double()[..., None]).reshape(n, k)

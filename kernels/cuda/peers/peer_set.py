@@ -1,4 +1,4 @@
-"""Which libraries' products can be timed here: each is imported once, made for a product, and checked before."""
+"""The peers that can be timed on this machine: imported once, built per product, and checked before timing."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Recorded = TypeVar("Recorded")
 Maker = Callable[["Tensor", "Tensor", Callable[[int], int]], Peer]
 _LIBRARIES = {"torch": torch_libraries, "gemlite": gemlite, "humming": humming}
 _LONGEST_REASON = 200
-_COMPILING = ("gemlite", "humming")  # at the first call on a shape, for seconds or longer
+_COMPILING = ("gemlite", "humming")  # at the first call with a shape, for seconds or longer
 
 
 class PeerSet:
-    """The peers of one benchmark. What cannot be timed is told to `on_left_out`, each reason once.
+    """The peers of one benchmark run. Each peer that cannot be timed is reported to `on_left_out`, each reason once.
 
-    seconds: how long libraries that compile at their first calls may take for that, together; then they are left out.
+    seconds: total time for libraries that compile at their first calls; after that they are left out.
     """
 
     def __init__(self, on_left_out: Callable[[LeftOut], None], seconds: float) -> None:
         self._on_left_out = on_left_out
         self._seconds, self._spent = seconds, 0.0
-        self._told: set[LeftOut] = set()
+        self._reported: set[LeftOut] = set()
         self._makers = {library: self._load(library) for library in _LIBRARIES}
 
-    def of(
+    def record_all(
         self, weight: Tensor, x: Tensor, copies_of: Callable[[int], int], record: Callable[[Product], Recorded]
     ) -> list[Recorded]:
-        """What `record` makes of each right product of weight (n, k) and x (m, k), float16 on one device.
+        """Call `record` for every peer's correct product of weight (n, k) and x (m, k), float16; return the results.
 
-        copies_of(bytes): how many weights of that size to rotate.
+        copies_of(bytes): number of copies of a weight of that size.
         """
         found = [
             self._recorded(library, precision, partial(make, weight, x, copies_of), len(x), record)
@@ -50,9 +50,9 @@ class PeerSet:
         try:
             return _LIBRARIES[library].makers()
         except ModuleNotFoundError as error:
-            self._tell(library, "", f"{error}; to compare with it, install the package {_package(library)}")
-        except Exception as error:  # whatever a library raises where it cannot work
-            self._tell(library, "", f"importing it failed with {_words(error)}")
+            self._report(library, "", f"{error}; to compare with it, install the package {_package(library)}")
+        except Exception as error:  # libraries raise many types of error on unsupported machines
+            self._report(library, "", f"importing it failed with {_first_line(error)}")
         return {}
 
     def _recorded(
@@ -60,23 +60,23 @@ class PeerSet:
     ) -> Recorded | None:
         compiles = library in _COMPILING
         if compiles and self._spent > self._seconds:
-            self._tell(library, "", f"the {self._seconds:g} seconds for libraries that compile are used up")
+            self._report(library, "", f"the {self._seconds:g} seconds for libraries that compile are used up")
             return None
         start = time.perf_counter()
         try:
             peer = make()
             check(peer, m)
             return record(peer.product)
-        except Exception as error:  # whatever a library raises where it cannot work
-            self._tell(library, precision, _words(error))
+        except Exception as error:  # libraries raise many types of error on unsupported machines
+            self._report(library, precision, _first_line(error))
             return None
         finally:
             self._spent += time.perf_counter() - start if compiles else 0.0
 
-    def _tell(self, library: str, precision: str, reason: str) -> None:
+    def _report(self, library: str, precision: str, reason: str) -> None:
         left_out = LeftOut(library, precision, reason)
-        if left_out not in self._told:
-            self._told.add(left_out)
+        if left_out not in self._reported:
+            self._reported.add(left_out)
             self._on_left_out(left_out)
 
 
@@ -84,6 +84,6 @@ def _package(library: str) -> str:
     return {"humming": "humming-kernels"}.get(library, library)
 
 
-def _words(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or ["no reason given"]
     return f"{type(error).__name__}: {lines[0][:_LONGEST_REASON]}"

@@ -1,7 +1,7 @@
-"""What torch offers on a GPU: cuBLAS in FP16 and BF16, cuBLASLt in INT8, its INT4 kernel.
+"""torch's products on a GPU: cuBLAS in FP16 and BF16, cuBLASLt in INT8, and its INT4 weight-only kernel.
 
-INT8 and INT4 are given what favours them: INT8 the bare integers, quantized and padded beforehand and not scaled back;
-INT4 16-bit activations.
+The comparison favours INT8 and INT4: INT8 operands are quantized and padded beforehand and the sums are not scaled;
+INT4 keeps 16-bit activations.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_INT8_TOKENS = 32  # torch._int_mm takes no fewer than 17
-_INT4_TILES = 8  # inner k tiles of 16, the layout its authors time
+_INT8_TOKENS = 32  # torch._int_mm needs at least 17
+_INT4_TILES = 8  # inner k tiles of 16, the layout that its authors benchmark
 _INT4_ROWS, _INT4_COLUMNS = 64, 16 * _INT4_TILES
 
 
 def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
-    """By precision, what makes the peer of a weight (n, k) and tokens (m, k), with so many copies of so many bytes."""
+    """Factories of the peers, by precision, each called with (weight (n, k), tokens (m, k), copies_of)."""
     import torch
 
     return {
@@ -77,10 +77,10 @@ def _int4(weight: Tensor, x: Tensor, copies_of: Callable[[int], int]) -> Peer:
 
     n, k = weight.shape
     if n % _INT4_ROWS or k % _INT4_COLUMNS:
-        raise PeerError(f"it takes rows by {_INT4_ROWS} and columns by {_INT4_COLUMNS}, not {n}x{k}")
+        raise PeerError(f"it needs multiples of {_INT4_ROWS} rows and {_INT4_COLUMNS} columns, not {n}x{k}")
     codes, scale, low = to_groups(weight, 4, torch.bfloat16)
     packed = pack_int4(codes[:, ::2] << 4 | codes[:, 1::2], _INT4_TILES)
-    middle = (low.float() + 8 * scale.float()).bfloat16()  # its zero is the value of code 8
+    middle = (low.float() + 8 * scale.float()).bfloat16()  # torch's zero is the value of code 8
     pairs = torch.stack([scale, middle], dim=-1).transpose(0, 1).contiguous()
     tokens = x.bfloat16()
     weight_bytes = packed.nbytes + pairs.nbytes

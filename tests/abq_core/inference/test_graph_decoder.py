@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from abq_core.inference.decoder import decoder_of
 from abq_core.inference.embeddings import Bfloat16Embedding
 from abq_core.inference.generate import Token, generate
-from abq_core.inference.graph_decoder import BUCKET, GraphDecoder, bucket_of, is_steady
+from abq_core.inference.graph_decoder import BUCKET, GraphDecoder, bucket_of, has_fixed_rope
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.inference.kv_cache import CacheFullError, PreallocatedCache
 from abq_core.inference.placement import to_device, to_int8
@@ -246,12 +246,12 @@ def test_which_models_get_one(models: dict[str, LoadedModel], monkeypatch: pytes
     base = models["llama"]
     cuda = property(lambda model: torch.device("cuda"))
     simulated = rounded_model(base, Precision.parse("W4A8"), "simulated")
-    unsteady = replace(base, model=load_model(base.ref).model)
-    unsteady.model.model.rotary_emb.rope_type = "dynamic"
-    assert is_steady(base.model) and not is_steady(unsteady.model)
+    dynamic_rope = replace(base, model=load_model(base.ref).model)
+    dynamic_rope.model.model.rotary_emb.rope_type = "dynamic"
+    assert has_fixed_rope(base.model) and not has_fixed_rope(dynamic_rope.model)
     for model, found in ((base, GraphDecoder), (to_int8(base), GraphDecoder), (simulated, type(None))):
         with monkeypatch.context() as patched:
             patched.setattr(type(model.model), "device", cuda)
             patched.setattr("abq_core.inference.decoder.GraphDecoder", lambda model: GraphDecoder.__new__(GraphDecoder))
             assert type(decoder_of(model.model)) is found
-            assert decoder_of(unsteady.model) is None
+            assert decoder_of(dynamic_rope.model) is None

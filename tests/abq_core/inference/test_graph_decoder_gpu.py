@@ -57,15 +57,15 @@ def test_a_replay_gives_the_bits_of_the_step(
     monkeypatch.setattr(graph_decoder, "BUCKET", 32)  # two buckets, of which the second is not full
     recorded: list[Any] = []
 
-    def counted(step: Any, device: Any, record: Any = graph_decoder._recorded) -> Any:
+    def counted(step: Any, device: Any, record: Any = graph_decoder._captured) -> Any:
         recorded.append(step)
         return record(step, device)
 
     with monkeypatch.context() as patched:
-        patched.setattr(graph_decoder, "_recorded", counted)
+        patched.setattr(graph_decoder, "_captured", counted)
         replayed = decoded(model, tokens)
     assert len(recorded) == 2
-    monkeypatch.setattr(graph_decoder, "_recorded", lambda step, device: step)
+    monkeypatch.setattr(graph_decoder, "_captured", lambda step, device: step)
     assert torch.equal(replayed, decoded(model, tokens))
 
 

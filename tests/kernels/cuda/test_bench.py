@@ -51,7 +51,9 @@ def test_rows_of_one_run(gpu: EmulatedGpu, quick_ceilings: dict[str, float]) -> 
     assert min(cold) >= 2  # each of them on another one
     assert max(cold) * w2.packed_bytes >= 3 * gpu.cache_bytes
     assert {(one.engine, one.precision) for one in left_out} == {("gemlite", ""), ("humming", ""), ("torch", "W4A16")}
-    assert "rows by 64 and columns by 128, not 48x256" in str(next(one for one in left_out if one.precision == "W4A16"))
+    assert "multiples of 64 rows and 128 columns, not 48x256" in str(
+        next(one for one in left_out if one.precision == "W4A16")
+    )
 
 
 def test_operations_and_the_limit_that_binds(gpu: EmulatedGpu, quick_ceilings: dict[str, float]) -> None:

@@ -29,7 +29,7 @@ from kernels.cuda.tiles import BINARY, BYTES, CEILINGS, instances
 
 
 def why_not_compiled() -> str:
-    """Empty where NVRTC can be used."""
+    """Why NVRTC cannot be used; empty if it can."""
     try:
         cuda_compile._nvrtc()
     except CompilerMissingError as error:
@@ -37,7 +37,7 @@ def why_not_compiled() -> str:
     return ""
 
 
-needs_nvrtc = pytest.mark.skipif(bool(why_not_compiled()), reason=why_not_compiled() or "NVRTC is there")
+needs_nvrtc = pytest.mark.skipif(bool(why_not_compiled()), reason=why_not_compiled() or "NVRTC is installed")
 
 LOG = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'first' for 'sm_80'
@@ -52,12 +52,12 @@ ptxas info    : Used 255 registers, 380 bytes cmem[0]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path / "cubins"))
     yield tmp_path / "cubins"
 
 
-def test_the_compilers_log_is_read() -> None:
+def test_the_compilers_log_is_parsed() -> None:
     first, second = parse_log(LOG, "80")
     assert (first.kernel, first.arch, first.registers, first.spill_bytes, first.shared_bytes) == (
         "first",
@@ -67,7 +67,7 @@ def test_the_compilers_log_is_read() -> None:
         1024,
     )
     assert (second.kernel, second.registers, second.spill_bytes, second.shared_bytes) == ("second", 255, 0, 0)
-    with pytest.raises(CompileError, match="cannot read what the compiler says of first"):
+    with pytest.raises(CompileError, match="cannot parse the compiler's log of first"):
         parse_log(LOG.replace("Used 32 registers", "Used some registers"), "80")
 
 
@@ -91,7 +91,7 @@ def test_architectures() -> None:
     assert {unit.name for unit in units("120") if unit.file == "ceiling.cu"} == {"ceiling_int8"}
     with pytest.raises(ArchitectureError, match="sm_75 has neither"):
         units("75")
-    with pytest.raises(ArchitectureError, match="'ninety' is no GPU architecture"):
+    with pytest.raises(ArchitectureError, match="'ninety' is not a GPU architecture"):
         units("ninety")
 
 
@@ -126,19 +126,19 @@ def test_all_kernels_compile_and_none_spills(arch: str) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ["80", "86", "89", "90a"])
 @pytest.mark.parametrize("kind", sorted(CEILINGS))
-def test_the_ceilings_loop_has_room_for_its_sums(kind: str, arch: str) -> None:
+def test_the_ceiling_loops_keep_their_accumulators_in_registers(kind: str, arch: str) -> None:
     (row,) = resources(unit_of(CEILINGS[kind]), arch)
     assert row.spill_bytes == 0
-    assert row.registers >= 8 * 4 + 8 * 2 + 4  # sums and operands: none was found to be another's copy
+    assert row.registers >= 8 * 4 + 8 * 2 + 4  # accumulators and operands: none was merged with another
 
 
 @needs_nvrtc
-def test_a_cubin_is_compiled_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cubin_is_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = unit_of("dequantize_weight")
     image = cubin(unit, "80")
     assert image[:4] == b"\x7fELF"
-    assert len(list(own_cache.glob("dequantize-sm80-*.cubin"))) == 1
-    assert not [path for path in own_cache.iterdir() if path.suffix not in (".cubin", ".log")]
+    assert len(list(empty_cache.glob("dequantize-sm80-*.cubin"))) == 1
+    assert not [path for path in empty_cache.iterdir() if path.suffix not in (".cubin", ".log")]
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("compiled again")
@@ -150,15 +150,15 @@ def test_a_cubin_is_compiled_once(own_cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_nvrtc
-def test_a_kept_cubin_is_a_whole_file(own_cache: Path) -> None:
+def test_a_cached_cubin_is_a_complete_elf_file(empty_cache: Path) -> None:
     image = cuda_compile.cubin(cuda_compile.unit_of("dequantize_weight"), "90a")
     headers, size, count = (
         int.from_bytes(image[at : at + width], "little") for at, width in ((32, 8), (54, 2), (56, 2))
     )
     assert image.startswith(b"\x7fELF") and count > 0
-    assert len(image) == headers + size * count  # the last thing in it
-    assert next(own_cache.glob("*.cubin")).read_bytes() == image
-    assert cuda_compile.whole(image) == cuda_compile.whole(image[:-1]) == image
+    assert len(image) == headers + size * count  # program headers end the file
+    assert next(empty_cache.glob("*.cubin")).read_bytes() == image
+    assert cuda_compile.complete_elf(image) == cuda_compile.complete_elf(image[:-1]) == image
 
 
 @needs_nvrtc

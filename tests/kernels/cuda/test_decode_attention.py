@@ -1,4 +1,4 @@
-"""The kernels between the products, in the emulator: norm, gate and attention as torch computes them."""
+"""The kernels of a decode step, on the emulator: norm, gate and attention equal torch's."""
 
 import shutil
 from dataclasses import replace
@@ -26,7 +26,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def by_torch(x: Gated | Normed) -> Tensor:
-    """As transformers' modules compute it. Leaves x alone."""
+    """The reference, computed as transformers' modules do. Does not modify x."""
     if isinstance(x, Gated):
         gate, up = x.gate_up.chunk(2, dim=-1)
         return torch.nn.functional.silu(gate) * up
@@ -37,7 +37,7 @@ def by_torch(x: Gated | Normed) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (1, 300), (3, 301), (2, 4100)])
-def test_a_norm_is_written_out_and_its_sum_kept(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+def test_a_norm_is_materialized_with_its_residual_sum(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     for with_added in (True, False):
         x = normed(m, k, dtype, with_added)
         expected, summed = by_torch(x), x.x if x.added is None else x.x + x.added
@@ -47,16 +47,16 @@ def test_a_norm_is_written_out_and_its_sum_kept(m: int, k: int, dtype: torch.dty
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (3, 301), (2, 5000)])
-def test_a_gate_is_written_out(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+def test_a_gate_is_materialized(m: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     x = Gated(4 * values(m, 2 * k, dtype=dtype))
-    x.gate_up[0, 0] = -200  # whose exponential is infinite
+    x.gate_up[0, 0] = -200  # exp overflows to infinity
     assert_near(engine.materialize(x), by_torch(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["gated", "normed"])
 @pytest.mark.parametrize(("family", "act_bits", "k"), [(BINARY, 8, 700), (BINARY, 3, 256), (BYTES, 4, 301)])
-def test_quantizing_them_is_quantizing_what_they_stand_for(
+def test_quantizing_a_fused_input_equals_quantizing_its_values(
     kind: str, family: str, act_bits: int, k: int, dtype: torch.dtype, gpu: EmulatedGpu
 ) -> None:
     def made() -> Gated | Normed:
@@ -74,14 +74,14 @@ def test_quantizing_them_is_quantizing_what_they_stand_for(
 
 
 @pytest.mark.parametrize("act_bits", [8, 16])
-def test_a_product_takes_them(act_bits: int, gpu: EmulatedGpu) -> None:
+def test_a_product_accepts_fused_inputs(act_bits: int, gpu: EmulatedGpu) -> None:
     weight = upload(Case(2, act_bits, 1, 32, 128).weight(), "cpu")
     for make in (lambda: normed(1, 128, torch.float16), lambda: Gated(values(1, 256, dtype=torch.float16))):
         expected = engine.linear(engine.materialize(make()), weight, act_bits)
         assert torch.equal(engine.linear(make(), weight, act_bits), expected)
 
 
-def test_inputs_that_do_not_fit_are_refused(gpu: EmulatedGpu) -> None:
+def test_inputs_of_wrong_shape_or_dtype_are_refused(gpu: EmulatedGpu) -> None:
     fits = normed(1, 64, torch.float16)
     wrong = [
         replace(fits, norm=values(63, dtype=torch.float16)),
@@ -106,42 +106,41 @@ def test_attention(heads: int, kv_heads: int, d: int, dtype: torch.dtype, gpu: E
 
 @pytest.mark.parametrize("window", [1, 30, SLICE, SLICE + 1, 5 * SLICE])
 @pytest.mark.parametrize("position", [SLICE - 1, SLICE, 3 * SLICE - 1])
-def test_a_window_hides_what_is_older(window: int, position: int, gpu: EmulatedGpu) -> None:
+def test_a_sliding_window_hides_older_positions(window: int, position: int, gpu: EmulatedGpu) -> None:
     attend(heads_of(2, 1, 16, 3 * SLICE, position, window, None, torch.float16), position)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_keys_and_values_are_rounded_as_they_are_kept(bits: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+def test_cached_keys_and_values_are_fake_quantized(bits: int, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     attend(heads_of(4, 2, 32, 20, 7, None, bits, dtype), 7)
     attend(heads_of(32, 32, 128, 20, 7, None, bits, dtype), 7)
 
 
-def test_one_graph_serves_every_position_of_a_bucket(gpu: EmulatedGpu) -> None:
-    """The number of blocks follows the bucket, not the position."""
+def test_the_grid_depends_on_the_bucket_and_not_on_the_position(gpu: EmulatedGpu) -> None:
     for position in (0, SLICE, 2 * SLICE):
         case = heads_of(2, 1, 16, 3 * SLICE, position, None, None, torch.float32)
         attend(case, position)
 
 
 MUTATIONS = {
-    "the window's first position": ("decode_step.cu", "end - a.window > first", "end - a.window > first + 1"),
-    "a position too many": ("decode_step.cu", "(a.position), 0)) + 1;", "(a.position), 0)) + 2;"),
-    "no barrier before the warps' sums": (
+    "window starts one position late": ("decode_step.cu", "end - a.window > first", "end - a.window > first + 1"),
+    "one position too many": ("decode_step.cu", "(a.position), 0)) + 1;", "(a.position), 0)) + 2;"),
+    "no barrier before the warps' sums are read": (
         "decode_step.cu",
         "sync_block();\n    const Global<float> partial",
         "const Global<float> partial",
     ),
-    "what was found before a larger score": ("decode_step.cu", "weight *= shrink;", ""),
-    "halves not exchanged": ("decode_step.cu", "side ? first : second", "side ? second : first"),
-    "the values' head": ("decode_step.cu", "(is_value ? a.kv_heads : 0)", "0"),
+    "earlier sums not rescaled when the maximum grows": ("decode_step.cu", "weight *= shrink;", ""),
+    "rotary halves not swapped": ("decode_step.cu", "side ? first : second", "side ? second : first"),
+    "wrong head index for values": ("decode_step.cu", "(is_value ? a.kv_heads : 0)", "0"),
     "counters not cleared": ("decode_step.cu", "store(Global<u32>(a.counters), i, u32(0))", "(void)i"),
-    "another head's keys": ("decode_step.cu", "head / (a.heads / a.kv_heads)", "head % a.kv_heads"),
+    "keys of another head": ("decode_step.cu", "head / (a.heads / a.kv_heads)", "head % a.kv_heads"),
 }
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path: Path) -> None:
+def test_a_mutated_kernel_is_detected(mutation: str, gpu: EmulatedGpu, tmp_path: Path) -> None:
     file, before, after = MUTATIONS[mutation]
     for source in SOURCES.glob("*.cu*"):
         shutil.copy(source, tmp_path)
@@ -153,15 +152,15 @@ def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path:
         attend(heads_of(4, 2, 16, 3 * SLICE, 2 * SLICE, SLICE, None, torch.float32), 2 * SLICE)
 
 
-def test_the_self_test(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_self_test_warns(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     decode_attention.works.cache_clear()
     assert decode_attention.works(0)
     decode_attention.works.cache_clear()
     monkeypatch.setattr(decode_attention, "_is_close", lambda found, expected: False)
-    with pytest.warns(GpuPathWarning, match="between the products gave wrong results on Emulated GPU"):
+    with pytest.warns(GpuPathWarning, match="decode step .* gave wrong results on Emulated GPU"):
         assert not decode_attention.works(0)
     decode_attention.works.cache_clear()
 
 
-def test_which_heads_fit() -> None:
+def test_supported_head_sizes() -> None:
     assert [d for d in (2, 4, 6, 96, 128, 256, 260) if decode_attention.fits(d)] == [4, 96, 128, 256]

@@ -27,10 +27,10 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 # What a block starts for a token: a quantizing launch and a product for each of four packed linears, where three of the
 # former norm or gate; beside 16-bit linears norms and gate are launches of their own; and two of attention.
 LAUNCHES = {
-    "W2A8": ["quantize_normed", "binary", "rotate_and_keep", "attend", "quantize", "binary",
+    "W2A8": ["quantize_normed", "binary", "rotate_and_cache", "attend", "quantize", "binary",
              "quantize_normed", "binary", "quantize_gated", "binary"],
-    "W4*A16": ["dequantize_weight", "resolve_normed", "rotate_and_keep", "attend", "dequantize_weight",
-               "dequantize_weight", "resolve_normed", "dequantize_weight", "resolve_gated"],
+    "W4*A16": ["dequantize_weight", "materialize_normed", "rotate_and_cache", "attend", "dequantize_weight",
+               "dequantize_weight", "materialize_normed", "dequantize_weight", "materialize_gated"],
 }  # fmt: skip
 
 
@@ -90,12 +90,12 @@ def test_its_kernels_compute_what_torch_does_between_the_products(
     found = hidden(model, GraphDecoder(model.model, CudaOps()), gpu)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
     started = [name.removesuffix("_float32").split("_p")[0] for name in gpu.launched]
-    token = [*LAUNCHES[precision] * len(blocks_of(model.model)), "resolve_normed"]
+    token = [*LAUNCHES[precision] * len(blocks_of(model.model)), "materialize_normed"]
     assert started[-len(token) :] == token
 
 
-INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_keep", "attend", "round_plain", "scale_sums", "round_normed",
-                 "scale_sums", "round_gated", "scale_sums"]  # fmt: skip
+INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_cache", "attend", "round_plain", "scale_sums",
+                 "round_normed", "scale_sums", "round_gated", "scale_sums"]  # fmt: skip
 
 
 def test_int8_has_as_few_launches_beside_its_products(
@@ -107,7 +107,7 @@ def test_int8_has_as_few_launches_beside_its_products(
     found = hidden(model, GraphDecoder(model.model, CudaOps()), gpu)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
     started = [name.removesuffix("_float32") for name in gpu.launched]
-    token = [*INT8_LAUNCHES * len(blocks_of(model.model)), "resolve_normed"]
+    token = [*INT8_LAUNCHES * len(blocks_of(model.model)), "materialize_normed"]
     assert started[-len(token) :] == token
     monkeypatch.setattr(kernels.cuda.int8, "works", lambda index: False)
     gpu.launched.clear()

@@ -207,7 +207,7 @@ def test_torchs_libraries_are_right_and_none_is_left_out() -> None:
     left_out: list[LeftOut] = []
     peer_set = PeerSet(left_out.append, 0.0)
     weight, x = (torch.randn((rows, 512), device=ON).half() for rows in (256, 5))
-    engines = peer_set.of(weight, x, lambda size: 2, lambda product: product.engine)
+    engines = peer_set.record_all(weight, x, lambda size: 2, lambda product: product.engine)
     assert set(engines) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8", "torch-int4"}
     assert not [one for one in left_out if one.engine == "torch"]
 

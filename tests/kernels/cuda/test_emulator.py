@@ -58,11 +58,11 @@ MUTATIONS = {
         "load<float>(Global<const float>(a.act_scale)",
         "load_constant<float>(Global<const float>(a.act_scale)",
     ),
-    "more of the weight asked for than there is": (
+    "more of the weight prefetched than there is": (
         "binary_p2_r1_c1",
         "epilogue.cuh",
-        "bytes < a.ahead ? bytes : a.ahead",
-        "a.ahead",
+        "bytes < a.prefetch_bytes ? bytes : a.prefetch_bytes",
+        "a.prefetch_bytes",
     ),
     "the tail of rows not masked": ("binary_p2_r1_c1", "epilogue.cuh", "|| row >= a.n) return;", ") return;"),
     "the plane's place in the tile": (
@@ -102,7 +102,7 @@ FAULTS = {
     "copy_without_barrier": "no barrier after a write",
     "not_waited_for": "before earlier launches are waited for",
     "changed_before": "a read-only load of a buffer that an earlier launch has written",
-    "asked_beyond_the_end": "element 0 of 512 bytes is outside its buffer of 256 bytes",
+    "prefetch_beyond_the_end": "element 0 of 512 bytes is outside its buffer of 256 bytes",
     "stale_load": "a load of a buffer that this launch has written",
 }
 

@@ -1,4 +1,4 @@
-"""The GPU engine's choices, self-tests and refusals, with the emulator in the driver's place."""
+"""The GPU engine's choice of kernels, self-tests and errors, with the emulator in place of the driver."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from kernels.formats.planes import ShapeError
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 
 
-def test_dispatch_gives_the_reference(gpu: EmulatedGpu) -> None:
+def test_dispatch_returns_the_reference(gpu: EmulatedGpu) -> None:
     case = Case(2, 8, 3, 40, 300, dtype=torch.float16)
     packed, x = case.weight(), case.tokens()
     weight = upload(packed, "cpu")
@@ -32,7 +32,7 @@ def test_dispatch_gives_the_reference(gpu: EmulatedGpu) -> None:
     assert dispatch.linear(x[:0], weight, 8).shape == (0, 40)
 
 
-def test_16_bit_activations_take_the_dequantized_weight(gpu: EmulatedGpu) -> None:
+def test_16_bit_activations_use_the_dequantized_weight(gpu: EmulatedGpu) -> None:
     case = Case(3, 16, 4, 50, 300, True, 64)
     packed, x = case.weight(), case.tokens()
     expected = x.double() @ torch.from_numpy(packed.dequantize()).double().T
@@ -52,7 +52,7 @@ def test_nothing_is_timed_while_a_graph_is_captured(gpu: EmulatedGpu) -> None:
     assert torch.equal(y, torch.from_numpy(Expected.of(case, packed, x, weight.segment).y))
 
 
-def test_a_path_that_fails_its_self_test_is_switched_off(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_fails_its_self_test_is_disabled(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_self_test", lambda family, place: family != BINARY)
     weight = upload(Case(2, 8).weight(), "cpu")
     with pytest.warns(engine.GpuPathWarning, match="'cuda-binary' gave wrong results on Emulated GPU"):
@@ -64,24 +64,24 @@ def test_self_tests_run_the_kernels(gpu: EmulatedGpu) -> None:
     assert {name.split("_")[0] for name in gpu.launched} == {"quantize", BINARY, BYTES, "unpack", "finish"}
 
 
-def test_where_nothing_works_that_is_said(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_working_kernel_is_a_named_error(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "works", lambda family, index: False)
-    with pytest.raises(engine.GpuPathError, match="2 planes in segments of 256 columns"):
+    with pytest.raises(engine.GpuPathError, match="every kernel for 2 planes in segments of 256 columns"):
         engine.linear(torch.zeros(1, 256), upload(Case(2, 8).weight(), "cpu"), 8)
 
 
-def test_devices_without_binary_tensor_cores_multiply_bytes(gpu: EmulatedGpu) -> None:
+def test_devices_without_binary_tensor_cores_use_int8(gpu: EmulatedGpu) -> None:
     gpu.arch = "100"
     assert engine.path_for(upload(Case(2, 8).weight(), "cpu"), 1, 8) == "cuda-int8"
     assert not engine.works(BINARY, 0)
 
 
-def test_what_does_not_fit_is_refused(gpu: EmulatedGpu) -> None:
+def test_wrong_shapes_dtypes_and_bits_are_refused(gpu: EmulatedGpu) -> None:
     packed = Case(2, 8).weight()
     weight = upload(packed, "cpu")
     with pytest.raises(ShapeError, match=r"\(1, 255\) do not fit a weight \(16, 256\)"):
         dispatch.linear(torch.zeros(1, 255), weight, 8)
-    with pytest.raises(ShapeError, match="got 9"):
+    with pytest.raises(ShapeError, match="act_bits is 9"):
         dispatch.linear(torch.zeros(1, 256), weight, 9)
     with pytest.raises(ShapeError, match="not float64"):
         dispatch.linear(torch.zeros(1, 256, dtype=torch.float64), weight, 8)

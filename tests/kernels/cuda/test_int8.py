@@ -1,4 +1,4 @@
-"""The kernels around torch's INT8 product, in the emulator: bit for bit what `Int8Linear` computes."""
+"""The kernels around torch's INT8 product, on the emulator: bit-identical to `Int8Linear`."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def weight(n: int, k: int, dtype: torch.dtype, bias: bool = True) -> Int8Linear:
             linear.bias.copy_(values(n, seed=9))
     rounded = Int8Linear.round(linear)
     if rounded.bias is not None:
-        rounded.bias.data = rounded.bias.data.to(dtype)  # as `placed` does: buffers keep their type
+        rounded.bias.data = rounded.bias.data.to(dtype)  # as `to_device` does: buffers keep their dtype
     return rounded
 
 
@@ -39,7 +39,7 @@ def product(x: torch.Tensor | Gated | Normed, of: Int8Linear) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 8, 8), (3, 40, 1304), (33, 264, 64)])
-def test_it_is_what_torch_computes(m: int, n: int, k: int, bias: bool, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+def test_results_equal_torchs(m: int, n: int, k: int, bias: bool, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     of, x = weight(n, k, dtype, bias), values(m, k + 4, dtype=dtype)[:, :k]
     x[-1] = 0
     assert torch.equal(product(x, of), of(x))
@@ -48,7 +48,7 @@ def test_it_is_what_torch_computes(m: int, n: int, k: int, bias: bool, dtype: to
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["gated", "normed"])
-def test_a_norm_or_a_gate_is_read_as_it_is_rounded(kind: str, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
+def test_a_norm_or_a_gate_is_fused_into_the_quantization(kind: str, dtype: torch.dtype, gpu: EmulatedGpu) -> None:
     def made() -> Gated | Normed:
         return normed(2, 304, dtype) if kind == "normed" else Gated(values(2, 608, dtype=dtype))
 
@@ -57,7 +57,7 @@ def test_a_norm_or_a_gate_is_read_as_it_is_rounded(kind: str, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
-def test_a_token_that_is_not_finite_gives_nan_and_spoils_no_other(wrong: float, gpu: EmulatedGpu) -> None:
+def test_a_token_that_is_not_finite_gives_nan_for_itself_only(wrong: float, gpu: EmulatedGpu) -> None:
     of, x = weight(8, 64, torch.float32), values(3, 64)
     expected = of(x)
     x[1, 37] = wrong
@@ -66,7 +66,7 @@ def test_a_token_that_is_not_finite_gives_nan_and_spoils_no_other(wrong: float, 
     assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
 
-def test_what_cublas_does_not_take_is_refused(gpu: EmulatedGpu) -> None:
+def test_shapes_that_cublaslt_does_not_support_are_refused(gpu: EmulatedGpu) -> None:
     of = weight(12, 64, torch.float32)
     assert not int8.fits(of.codes)
     with pytest.raises(ShapeError, match=r"INT8 weight \(12, 64\)"):
@@ -76,10 +76,10 @@ def test_what_cublas_does_not_take_is_refused(gpu: EmulatedGpu) -> None:
 
 
 MUTATIONS = {
-    "the peak of one warp": ("if (lane < warps) peak", "if (lane < 1) peak"),
-    "a peak that is negative": ("float_as_bits(v[c]) & 0x7fffffffu", "float_as_bits(v[c] > 0.0f ? v[c] : 0.0f)"),
-    "the token's scale": ("multiply(sum, of_token)", "sum"),
-    "a negative code's other bytes": ("(static_cast<u32>(code) & 0xffu)", "static_cast<u32>(code)"),
+    "the peak of the first warp only": ("if (lane < warps) peak", "if (lane < 1) peak"),
+    "negative peaks ignored": ("float_as_bits(v[c]) & 0x7fffffffu", "float_as_bits(v[c] > 0.0f ? v[c] : 0.0f)"),
+    "the token's scale left out": ("multiply(sum, of_token)", "sum"),
+    "sign bits of negative codes not masked": ("(static_cast<u32>(code) & 0xffu)", "static_cast<u32>(code)"),
     "no barrier before the warps' peaks": ("    sync_block();\n    if (lane", "    if (lane"),
 }
 
@@ -95,7 +95,7 @@ def mutate(gpu: EmulatedGpu, mutation: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path: Path) -> None:
+def test_a_mutated_kernel_is_detected(mutation: str, gpu: EmulatedGpu, tmp_path: Path) -> None:
     mutate(gpu, mutation, tmp_path)
     of, x = weight(40, 1304, torch.float32), values(3, 1304)
     x[0, 700] = -9
@@ -103,9 +103,9 @@ def test_the_cases_see_a_wrong_kernel(mutation: str, gpu: EmulatedGpu, tmp_path:
         assert torch.equal(product(x, of), of(x))
 
 
-def test_a_kernel_that_fails_its_self_test_is_left_to_torch(gpu: EmulatedGpu, tmp_path: Path) -> None:
+def test_a_kernel_that_fails_its_self_test_is_replaced_by_torch(gpu: EmulatedGpu, tmp_path: Path) -> None:
     assert int8.works(0)
     int8.works.cache_clear()
-    mutate(gpu, "the token's scale", tmp_path)
-    with pytest.warns(GpuPathWarning, match="INT8 is slower"):
+    mutate(gpu, "the token's scale left out", tmp_path)
+    with pytest.warns(GpuPathWarning, match="INT8 is slower than it could be"):
         assert not int8.works(0)

@@ -36,7 +36,7 @@ def two(size: int) -> int:
 
 def engines(peer_set: PeerSet, weight: torch.Tensor, x: torch.Tensor) -> set[str]:
     """Of the products that can be timed."""
-    return set(peer_set.of(weight, x, two, lambda product: product.engine))
+    return set(peer_set.record_all(weight, x, two, lambda product: product.engine))
 
 
 def peer_set_and_left_out(seconds: float = 60.0) -> tuple[PeerSet, list[LeftOut]]:
@@ -169,7 +169,7 @@ def test_a_peer_that_no_graph_can_hold_is_named() -> None:
         return product.precision
 
     peer_set, left_out = peer_set_and_left_out()
-    assert peer_set.of(*operands(), two, record) == ["FP16", "W8A8"]
+    assert peer_set.record_all(*operands(), two, record) == ["FP16", "W8A8"]
     assert "torch BF16 is left out: RuntimeError: operation not permitted when stream is capturing" in map(
         str, left_out
     )
