@@ -1,4 +1,4 @@
-"""One entry to every product: y = x W^T with quantized activations, by the fastest path that passed its self-test."""
+"""The entry point of products y = x W^T: takes the fastest path that passed its self-test."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def linear(x: Input, weight: DeviceWeight, act_bits: int, threads: int | None = 
 def linear(
     x: NDArray[np.float32] | Input, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
 ) -> NDArray[np.float32] | Tensor:
-    """y = s_a s_w (sum qa qw - zw sum qa - za sum qw + K za zw) + bias, the paper's integer product, exact in integers.
+    """y = x W^T + bias with quantized activations; the integer product is exact.
 
+    y = s_a s_w (sum qa qw - zw sum qa - za sum qw + K za zw) + bias (arXiv 2408.08554).
     x: (m, k) float32.  act_bits: 1..8, quantized per token, or 16: the weight is dequantized and the product is in
     float32.  threads: at most this many (None: ABQ_THREADS, or all cores).  Returns (m, n) float32.
     A weight on a GPU (`kernels.gpu.upload`) multiplies a tensor on that GPU; the result has the tensor's dtype.
@@ -51,12 +52,12 @@ def linear(
     path = path_for(weight, x.shape[0], act_bits)
     engine = _engine()
     if path == DEQUANTIZED:
-        return _of_seen(x, weight, engine.linear_dequantized, threads)
+        return _transform_and_multiply(x, weight, engine.linear_dequantized, threads)
     if path != NUMPY:
-        return _of_seen(x, weight, engine.linear, act_bits, path, threads)
+        return _transform_and_multiply(x, weight, engine.linear, act_bits, path, threads)
     if act_bits == 16:
-        return _of_seen(x, weight, _dequantized_linear)
-    return _of_seen(x, weight, _numpy_linear, act_bits)
+        return _transform_and_multiply(x, weight, _dequantized_linear)
+    return _transform_and_multiply(x, weight, _numpy_linear, act_bits)
 
 
 @overload
@@ -68,21 +69,20 @@ def exact_integers(x: Tensor, weight: DeviceWeight, act_bits: int, threads: int 
 def exact_integers(
     x: NDArray[np.float32] | Tensor, weight: PackedWeight | DeviceWeight, act_bits: int, threads: int | None = None
 ) -> NDArray[np.int32] | Tensor:
-    """The integers inside `linear`: sum of (qa - za)(d qw - zw) over each group, (m, n, groups) int32, act_bits 1..8,
-    with d the weight's spacing.
+    """The integer sums inside `linear`, (m, n, groups) int32, for checks.
 
-    Runs the engine's path even where `linear` would take NumPy, so that a check sees what the engine computes. Raises
-    what `linear` does.
+    They are (qa - za)(spacing qw - zw), summed over each group.  act_bits: 1..8.  Always runs the engine's path, even
+    if `linear` would fall back to NumPy, so that a check sees what the engine computes.  Raises what `linear` raises.
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().exact_integers(x, weight, act_bits)
     if act_bits not in _ACT_BITS or act_bits == 16:
-        raise ShapeError(f"a product of integers needs activations of 1..8 bits, got {act_bits}")
+        raise ShapeError(f"act_bits is {act_bits}: exact integers need quantized activations of 1..8 bits")
     x = _checked(x, weight)
     engine = _engine()
     integers = np.empty((len(x), weight.n, weight.groups), np.int32)
     path = engine.path_for(weight, len(x), act_bits)
-    _of_seen(x, weight, engine.linear, act_bits, path, threads, integers)
+    _transform_and_multiply(x, weight, engine.linear, act_bits, path, threads, integers)
     return integers
 
 
@@ -91,19 +91,19 @@ def path_for(weight: PackedWeight | DeviceWeight, m: int, act_bits: int) -> str:
 
     "avx512-vnni", "avx2" or "portable" (byte dot product, by instruction set), "avx512-bitserial", "avx2-bitserial",
     "int8-gemm", "dequantized-fp32", "numpy"; on a GPU "cuda-binary", "cuda-int8", "cuda-int8-library",
-    "cuda-dequantized". Raises ShapeError where act_bits is neither 1..8 nor 16.
+    "cuda-dequantized". Raises ShapeError if act_bits is neither 1..8 nor 16.
     """
     if isinstance(weight, DeviceWeight):
         return _gpu_engine().path_for(weight, m, act_bits)
     if act_bits not in _ACT_BITS:
-        raise ShapeError(f"activations can have 1..8 bits, or 16 for none quantized; got {act_bits}")
+        raise ShapeError(f"act_bits is {act_bits}: use 1..8, or 16 for activations that are not quantized")
     engine = _engine()
     path = engine.path_for(weight, m, act_bits)
     return path if engine.works(path) else NUMPY
 
 
 def describe() -> dict[str, object]:
-    """What this machine offers: {"cpu", "instructions", "paths": {path: passed its self-test}, "threads"}."""
+    """The CPU and its paths: {"cpu", "instructions", "paths": {path: works}, "threads"}."""
     from kernels.host.processor import cpu_name, features
 
     engine = _engine()
@@ -118,24 +118,27 @@ def describe() -> dict[str, object]:
 
 
 def _checked(x: NDArray[np.float32] | Input, weight: PackedWeight) -> NDArray[np.float32]:
-    """x as the engine's compiled functions want it. Raises ShapeError."""
+    """x as aligned row-major float32, which the compiled functions require. Raises ShapeError."""
     if not isinstance(x, np.ndarray):
-        raise ShapeError(f"a weight in memory takes NumPy activations, got {type(x).__name__}; upload the weight first")
+        raise ShapeError(
+            f"a weight in CPU memory takes NumPy activations, not {type(x).__name__}; upload the weight first"
+        )
     if x.ndim != 2 or x.shape[1] != weight.k:
         raise ShapeError(f"activations of shape {x.shape} do not fit a weight ({weight.n}, {weight.k})")
-    if x.dtype != np.float32 or not x.flags.carray:  # in rows, aligned, writable: what is compiled takes no other
+    if x.dtype != np.float32 or not x.flags.carray:  # row-major, aligned and writable
         if x.dtype.kind not in "fiub":
             raise ShapeError(f"activations must be real numbers, got {x.dtype}")
-        with np.errstate(over="ignore"):  # what is too large becomes infinity, and that is refused with its place
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which the product refuses
             x = np.array(x, np.float32, order="C")
     return x
 
 
-def _of_seen(
+def _transform_and_multiply(
     x: NDArray[np.float32], weight: PackedWeight, product: Callable[..., NDArray[np.float32]], *settings: object
 ) -> NDArray[np.float32]:
-    """product(what the weight's columns meet, weight, *settings). Raises NotFiniteError with the place in x, since a
-    transform spreads what is not finite.
+    """Apply the weight's Hadamard transform to x, then `product(x, weight, *settings)`.
+
+    Raises NotFiniteError with the position in x itself: the transform would spread a NaN over its block.
     """
     try:
         return product(x if weight.hadamard == 1 else transformed(x, weight.hadamard), weight, *settings)
@@ -146,7 +149,7 @@ def _of_seen(
 
 @cache
 def _engine() -> ModuleType:
-    """The Numba engine, imported at first use: it takes a second that `import kernels.dispatch` should not."""
+    """The Numba engine, imported at first use because Numba takes a second to import."""
     from kernels.cpu import engine
 
     return engine
@@ -154,14 +157,14 @@ def _engine() -> ModuleType:
 
 @cache
 def _gpu_engine() -> ModuleType:
-    """The CUDA engine, which imports torch and CuPy."""
+    """The CUDA engine, imported at first use."""
     from kernels.cuda import engine
 
     return engine
 
 
 def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> NDArray[np.float32]:
-    """The fallback: sums of integers in float64, which are exact below 2^53, by BLAS."""
+    """The fallback: integer sums by BLAS in float64, which is exact below 2^53."""
     act_codes, act_scale, act_zero, _ = quantize_activations(x, act_bits, weight.act_clip)
     centred = act_codes.astype(np.float64) - act_zero[:, None]
     out = np.empty((len(x), weight.n), np.float32)
@@ -179,7 +182,7 @@ def _numpy_linear(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -
 
 
 def _dequantized_linear(x: NDArray[np.float32], weight: PackedWeight) -> NDArray[np.float32]:
-    """Weight-only quantization: rows are dequantized, a block at a time, and multiplied by BLAS."""
+    """Weight-only quantization: dequantize blocks of rows and multiply by BLAS."""
     refuse_not_finite(x)
     out = np.empty((len(x), weight.n), np.float32)
     for start in range(0, weight.n, _BLOCK_ROWS):

@@ -1,5 +1,6 @@
-"""The public interface of the GPU engine. `kernels.cuda` holds the implementation, which other packages do not import.
+"""The public interface of the GPU engine.
 
+`kernels.cuda` holds the implementation, which other packages do not import.
 Importing it needs neither torch nor CuPy nor a GPU: each function imports what it needs when it is called.
 
 - A packed weight on a GPU: `upload`, `DeviceWeight`; several with a common input as one: `can_stack`, `stack`.

@@ -1,4 +1,4 @@
-"""Decode one token of a packed model on the CPU without torch: compiled functions between the integer products.
+"""Decode one token of a packed model on the CPU by compiled functions, without torch.
 
 `decoder.py` decides which models use it.
 """
@@ -34,7 +34,7 @@ class CpuDecoder:
 
     @torch.inference_mode()
     def hidden(self, token: int, cache: PreallocatedCache) -> Tensor:
-        """Append one token to a cache that is not empty. Returns the last hidden state, (hidden,) float32.
+        """Append one token to a non-empty cache. Returns the last hidden state, (hidden,) float32.
 
         Raises CacheFullError.
         """
@@ -90,7 +90,7 @@ class _Block:
         self.kv_bits: int | None = attention.kv_bits
 
     def run(self, x: _Floats, added: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
-        """Add `added` and the attention output to the residual x (hidden,), in place. Returns the MLP output.
+        """Add `added` and attention to the residual x (hidden,), in place. Returns the MLP output.
 
         added: the previous block's MLP output, empty for the first block.
         """

@@ -1,4 +1,4 @@
-"""The operations of a decode step: linears, norm, gate and attention, by torch or by our GPU kernels.
+"""The operations of a decode step (linears, norm, gate, attention) by torch or our kernels.
 
 Besides its products, a block takes about 14 launches of torch. With the kernels it takes two if its linears are packed
 or INT8, because the norm and the gate are fused into the quantization of the token, and five otherwise.
@@ -46,7 +46,7 @@ class DecodePosition:
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
-        """The additive attention mask of the bucket, (bucket,): 0, or -inf for a position that the token cannot see."""
+        """The additive attention mask, (bucket,): 0, or -inf for positions that are not visible."""
         if window not in self._masks:
             positions = torch.arange(self.bucket, device=self.position.device)
             hidden = positions > self.position
@@ -57,7 +57,10 @@ class DecodePosition:
 
 
 class DecodeOps(Protocol):
-    """The operations that a block of a decode step calls. Reading a `Normed` input updates its residual stream x."""
+    """The operations of a decode step.
+
+    Reading a `Normed` input updates its residual stream x.
+    """
 
     def linears(self, linears: list[nn.Module], x: Input) -> Tensor:
         """The outputs of linears with a common input, for one token, concatenated: (1, n)."""
@@ -132,7 +135,7 @@ def _has_fused_int8(linear: Int8Linear) -> bool:
 
 
 def quantize_kv(values: Tensor, bits: int | None) -> Tensor:
-    """Fake-quantize keys or values (..., d) as the modules' attention does; None returns them unchanged."""
+    """Fake-quantize keys or values (..., d) as the modules do; bits None: unchanged."""
     if bits is None:
         return values
     return fake_quant_activation(values, bits, _no_clipping(values.dtype, values.device))

@@ -1,4 +1,4 @@
-"""Choose the decoder of a model: a faster path for single tokens than transformers' modules, if there is one.
+"""Choose a model's decoder: a faster path for single tokens than transformers' modules.
 
 Prompts always run through the modules, and so does every token of a model without a decoder.
 """

@@ -40,7 +40,10 @@ class Bfloat16Head(nn.Module):
 
 @torch.no_grad()
 def embeddings_to_bfloat16(model: PreTrainedModel) -> None:
-    """Store the embedding and LM head of a float32 model on the CPU in bfloat16, in place, if no value changes."""
+    """Store embedding and LM head in bfloat16, in place, if no value changes.
+
+    Only for float32 models on the CPU.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head.weight is embedding.weight
     table = _exact_bfloat16(embedding.weight)
@@ -58,7 +61,10 @@ def embeddings_to_bfloat16(model: PreTrainedModel) -> None:
 
 
 def restore_embeddings(model: PreTrainedModel) -> None:
-    """Undo `embeddings_to_bfloat16` in place: torch's own modules again, with the weights still in bfloat16."""
+    """Replace the modules of `embeddings_to_bfloat16` by torch's, in place.
+
+    The weights stay in bfloat16.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, Bfloat16Embedding):
         rows, width = embedding.weight.shape

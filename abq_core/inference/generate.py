@@ -1,4 +1,4 @@
-"""Generate text with several models at once, token by token, with each token's KL divergence from full precision."""
+"""Generate text with several models at once, and measure each token's KL divergence."""
 
 import math
 import random
@@ -88,7 +88,7 @@ def generate(
 
 
 def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: int, stops: Sequence[str]) -> str:
-    """Continue token ids greedily until a stop text (not included) or the model's end-of-text token.
+    """Continue token ids greedily until a stop text (excluded) or the end-of-text token.
 
     ids and the new tokens must fit into the model's context. Raises PromptError if ids is empty.
     """

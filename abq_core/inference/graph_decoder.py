@@ -1,4 +1,4 @@
-"""Decode one token on a GPU as one CUDA graph, for any kind of linears: 16-bit, INT8 or packed.
+"""Decode one token on a GPU as one CUDA graph, with 16-bit, INT8 or packed linears.
 
 The step uses fixed buffers, its shapes do not depend on the position, and it never synchronizes, so it can be captured.
 On the CPU the same step runs without a graph. `decoder.py` decides which models use it.
@@ -24,21 +24,26 @@ _POSITION_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 class GraphDecoder:
-    """A `Decoder` that captures its step once per cache and bucket of positions, and replays the graph.
+    """A `Decoder` that captures its step as a CUDA graph and replays it.
 
+    There is one capture per cache and bucket of positions.
     A quantized KV cache is fake-quantized as the modules do, and stored in floating point: it saves no memory.
     """
 
     def __init__(self, model: PreTrainedModel, ops: DecodeOps | None = None) -> None:
-        """Stack the linears that read the same input, in place. ops: None for the best ones on the model's device."""
+        """Stack the linears that read the same input, in place.
+
+        ops: None for the best ones on the model's device.
+        """
         self.kv_bits: int | None = None
         self._model = _Model(model, ops)
         self._steps: WeakKeyDictionary[PreallocatedCache, _Step] = WeakKeyDictionary()
 
     @torch.inference_mode()
     def hidden(self, token: int, cache: PreallocatedCache) -> Tensor:
-        """Append one token to a cache that is not empty. Returns the last hidden state, (hidden,) of the model's dtype.
+        """Append one token to a cache that is not empty.
 
+        Returns the last hidden state, (hidden,) of the model's dtype.
         Raises CacheFullError.
         """
         position = cache.next_position()
@@ -51,13 +56,16 @@ class GraphDecoder:
 
 
 def has_fixed_rope(model: PreTrainedModel) -> bool:
-    """Whether the rotary embedding of a position never changes. Others read the position on the host."""
+    """Whether the rotary embedding of a position never changes.
+
+    Others read the position on the host.
+    """
     rope = str(model.base_model.rotary_emb.rope_type)
     return not any(kind in rope for kind in _POSITION_DEPENDENT_ROPE)
 
 
 def bucket_of(filled: int, capacity: int) -> int:
-    """Number of positions that attention reads when `filled` are in use: `filled` rounded up to whole buckets.
+    """Number of positions that attention reads: `filled` rounded up to whole buckets.
 
     Multiples of `BUCKET` rather than powers of two, because reading unused positions costs measurable bandwidth next to
     2-bit weights. The number of buckets does not matter: a text only grows, so one graph is held at a time.
@@ -66,7 +74,10 @@ def bucket_of(filled: int, capacity: int) -> int:
 
 
 class _LayerCache(NamedTuple):
-    """Keys and values of one layer, (kv_heads, capacity, d). window: size of the sliding window, None for full."""
+    """Keys and values of one layer, (kv_heads, capacity, d).
+
+    window: size of the sliding window, None for full.
+    """
 
     keys: Tensor
     values: Tensor
@@ -127,7 +138,7 @@ class _Model:
         self._blocks = [_Block(block, self._ops) for block in blocks_of(model)]
 
     def hidden(self, token: Tensor, position: Tensor, layers: list[_LayerCache], bucket: int) -> Tensor:
-        """The last hidden state, (hidden,), of a token (1,) at a position (1,) below `bucket`. Updates the cache."""
+        """The last hidden state, (hidden,), of a token (1,) at a position (1,). Updates the cache."""
         x, added = self._embedding(token), None
         at = self._decode_position(x, position, bucket)
         for block, layer in zip(self._blocks, layers, strict=True):
@@ -135,7 +146,7 @@ class _Model:
         return self._ops.materialize(_normed(x, added, self._norm))[0]
 
     def quantize_cached(self, layers: list[_LayerCache], filled: int) -> None:
-        """Fake-quantize the first `filled` positions of every layer with a quantized cache (idempotent)."""
+        """Fake-quantize the first `filled` positions of every quantized layer (idempotent)."""
         for block, layer in zip(self._blocks, layers, strict=True):
             for values in (layer.keys[:, :filled], layer.values[:, :filled]):
                 values.copy_(quantize_kv(values, block.kv_bits))
@@ -161,7 +172,7 @@ class _Block:
         self.kv_bits: int | None = getattr(attention, "kv_bits", None)
 
     def run(self, x: Tensor, added: Tensor | None, layer: _LayerCache, at: DecodePosition) -> Tensor:
-        """Add `added` and the attention output to the residual x (1, hidden), in place. Returns the MLP output.
+        """Add `added` and attention to the residual x (1, hidden), in place. Returns the MLP output.
 
         added: the previous block's MLP output, None for the first block.
         """

@@ -1,4 +1,4 @@
-"""The INT8 baseline: torch's own integer product (cuBLASLt), for comparison with the packed engine.
+"""The INT8 baseline: torch's integer product (cuBLASLt), to compare the packed engine with.
 
 Quantization is symmetric: one scale per row of the weight, one dynamic scale per token.
 """
@@ -48,7 +48,7 @@ class Int8Linear(nn.Module):
         return self.codes.nbytes + self.scale.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) float32, float16 or bfloat16 -> (..., out_features) of the same dtype."""
+        """x (..., in_features), float32, float16 or bfloat16 -> (..., out_features) of x's dtype."""
         rows = x.reshape(-1, self.in_features)
         scale = _peaks(rows) / _TOP
         padded = rows.new_zeros((padded_int8_tokens(len(rows)), self.in_features), dtype=torch.int8)

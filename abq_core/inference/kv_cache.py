@@ -1,4 +1,4 @@
-"""A KV cache of fixed capacity: keys and values are written in place, and attention reads only the filled positions.
+"""A KV cache of fixed capacity: written in place; attention reads only filled positions.
 
 It extends transformers' cache classes by their public methods (transformers 5). transformers' own `StaticCache` does
 not fit here: it passes the whole capacity to attention, and cannot hold quantized keys and values.
@@ -22,7 +22,7 @@ class CacheFullError(RuntimeError):
 
 
 class PreallocatedLayer(CacheLayerMixin):
-    """Keys and values of one layer, (batch, kv_heads, capacity, d), of which the first `length` positions are filled.
+    """Keys and values of one layer, (batch, kv_heads, capacity, d), filled up to `length`.
 
     window: size of the sliding window, the token itself included; None for full attention.
     bits: store keys and values as integers of this many bits (batch 1, CPU). Then `update` accepts only the first
@@ -50,7 +50,7 @@ class PreallocatedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values (batch, kv_heads, tokens, d). Returns views of all that the new tokens can see."""
+        """Append keys and values (batch, kv_heads, tokens, d). Returns views of the visible ones."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, end = self._first_visible, self.length + key_states.shape[2]

@@ -1,4 +1,4 @@
-"""Concatenate linears that read the same input: the token is quantized once, and fewer products are launched."""
+"""Concatenate linears that read the same input, to multiply them at once."""
 
 from collections.abc import Sequence
 from typing import TypeVar, cast
@@ -16,7 +16,7 @@ Linear = TypeVar("Linear", bound=nn.Module)
 
 
 def stack_linears(linears: Sequence[Linear]) -> list[Linear]:
-    """One linear with the rows of all, if they agree in everything else; otherwise the linears unchanged.
+    """Concatenate linears along their rows, or return them unchanged if they differ otherwise.
 
     The linears become views of the whole, in place: no weight is stored twice.
     """

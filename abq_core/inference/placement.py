@@ -18,8 +18,9 @@ from kernels.gpu import upload
 
 @torch.no_grad()
 def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
-    """A copy of a model on "cpu" or a GPU ("cuda:0"), with parameters in `dtype`; packed weights are only uploaded.
+    """A copy of a model on "cpu" or a GPU ("cuda:0"), with its parameters in `dtype`.
 
+    Packed weights are uploaded unchanged.
     Buffers keep their dtype, as in transformers: rotary embeddings are computed from one in float32.
     """
     model = copy.deepcopy(loaded.model)
@@ -35,7 +36,7 @@ def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedMod
 
 @torch.no_grad()
 def to_int8(loaded: LoadedModel) -> LoadedModel:
-    """A copy of a model whose blocks' linears use torch's INT8 product: the linears that quantization replaces."""
+    """A copy of a model with torch's INT8 product in the linears of its blocks."""
     model = copy.deepcopy(loaded.model)
     for block in blocks_of(model):
         for name, linear in linears_of(block).items():

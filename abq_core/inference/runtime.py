@@ -1,4 +1,4 @@
-"""Build runnable quantized models: simulated in floating point, or packed for the integer engine."""
+"""Build quantized models to run: simulated in floating point, or packed for the engine."""
 
 import copy
 from collections.abc import Callable

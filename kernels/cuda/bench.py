@@ -1,5 +1,6 @@
-"""Benchmark of the GPU engine against other libraries: calls in CUDA graphs, results checked before timing.
+"""Benchmark of the GPU engine against other libraries.
 
+All calls run in CUDA graphs, and results are checked before timing.
 Warm: a graph of calls with one weight. Cold: a graph of calls that rotate over copies of the weight, together a few
 times the L2 cache, so that each call reads its weight from memory. The graphs of a shape are replayed alternately.
 """
@@ -41,7 +42,10 @@ class Recorder(CeilingDevice, Protocol):
     cache_bytes: int
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
-        """Capture all runs in a CUDA graph. Calling the result replays it and returns the seconds per run."""
+        """Capture all runs in a CUDA graph.
+
+        Calling the result replays it and returns the seconds per run.
+        """
 
     def copy_gb_per_second(self) -> float:
         """Memory bandwidth of a large copy in GB/s, reads and writes together."""
@@ -49,7 +53,7 @@ class Recorder(CeilingDevice, Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Measured limits of a device: copy bandwidth in GB/s, and peak operations per second by kind."""
+    """Measured limits of a device: copy bandwidth in GB/s, peak operations per second by kind."""
 
     gb_per_second: float
     operations_per_second: dict[str, float]
@@ -73,7 +77,7 @@ def bench_gpu(
     on_limits: Callable[[Limits], None] | None = None,
     compiling_seconds: float = _COMPILING_SECONDS,
 ) -> list[KernelMeasurement]:
-    """Time every precision and the peer libraries on every (n, k) shape and m, with float16 activations.
+    """Time every precision and the peers on every (n, k) shape and m, with float16 activations.
 
     Our times include quantizing and packing the activations; see `kernels.cuda.peers` for the peers. A peer that is
     missing, fails or computes wrong results is reported to on_left_out.  compiling_seconds: total time for peers that
@@ -124,7 +128,10 @@ def _tensor(values: np.ndarray, on: Recorder) -> Tensor:
 
 
 def _recorded(on: Recorder, exact: bool, product: Product) -> _Contender:
-    """Capture both graphs. The warm graph repeats the product so often that it takes about a millisecond."""
+    """Capture both graphs.
+
+    The warm graph repeats the product so often that it takes about a millisecond.
+    """
     cold = on.record([partial(product.multiply, weight) for weight in product.weights])
     calls = int(np.clip(_WARM_SECONDS / cold(), *_WARM_CALLS))
     warm = on.record([partial(product.multiply, product.weights[0])] * calls)

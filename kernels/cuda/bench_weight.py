@@ -1,4 +1,4 @@
-"""A random weight for the GPU benchmark: copies in different memory, and a check of its products."""
+"""A random weight for the GPU benchmark: its copies, and a check of its products."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class BenchWeight:
         )
 
     def is_exact(self, x: Tensor) -> bool:
-        """Whether the sums of some tokens are exact, over all rows; A16: whether outputs are right within rounding."""
+        """Whether the sums of some tokens are exact; A16: whether outputs are right within rounding."""
         import torch
 
         weight, tokens = self.weights[0], checked_tokens(len(x), x)

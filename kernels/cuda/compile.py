@@ -58,7 +58,7 @@ class CompilerMissingError(CompileError):
 
 
 class ArchitectureError(CompileError):
-    """The GPU lacks the tensor-core instructions of these kernels, or is not a known architecture."""
+    """The GPU lacks the tensor-core instructions of these kernels, or is unknown."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ def _multiplies_bits(unit: Unit) -> bool:
 
 
 def has_binary_mma(arch: str) -> bool:
-    """Whether an architecture has binary tensor-core products: sm_80 to sm_90. Raises ArchitectureError."""
+    """Whether an architecture has binary tensor-core products: sm_80 to sm_90.
+
+    Raises ArchitectureError.
+    """
     return arch_number(arch) < 100
 
 
@@ -261,7 +264,10 @@ def complete_elf(image: bytes) -> bytes:
 
 
 def resources(unit: Unit, arch: str) -> list[KernelResources]:
-    """Registers, spills and static shared memory of a unit's kernels, as ptxas reports them. Raises CompileError."""
+    """Registers, spills and static shared memory of a unit's kernels, as ptxas reports them.
+
+    Raises CompileError.
+    """
     rows = parse_log(compile_unit(unit, arch)[1], arch)
     missing = set(kernels_of(unit)) - {row.kernel for row in rows}
     if missing:

@@ -1,4 +1,4 @@
-"""Attention of one token on a GPU: rotary embedding, KV cache update, and attention over the cache, in two launches.
+"""Attention of one token on a GPU: rotary embedding, KV cache update, attention.
 
 Nothing synchronizes, and no launch depends on the position, so a CUDA graph can hold it.
 """
@@ -47,8 +47,9 @@ class AttendArguments(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class AttentionInput:
-    """One token's queries, keys and values, and the KV cache of its layer. All tensors have one dtype.
+    """One token's queries, keys and values, and the KV cache of its layer.
 
+    All tensors have one dtype.
     qkv: (heads + 2 kv_heads, d), not yet rotated.  keys, values: the cache, (kv_heads, capacity, d).
     window: size of the sliding window, the token itself included; None for full attention.
     kv_bits: keys and values are fake-quantized per head to this many bits before they are cached; None for no.
@@ -79,7 +80,7 @@ def fits(d: int) -> bool:
 
 
 def attention(token: AttentionInput, cos: Tensor, sin: Tensor, position: Tensor, bucket: int) -> Tensor:
-    """Rotate queries and keys, cache keys and values at `position` (1,) int64, and attend. Returns (heads, d).
+    """Rotate queries and keys, cache keys and values, and attend. Returns (heads, d).
 
     cos, sin: (d,), the first half of sin negated.  position: less than `bucket`, which is at most the cache's capacity
     and sets the number of blocks.  Overwrites the queries in `token.qkv`.  d must satisfy `fits`.
@@ -112,7 +113,10 @@ def attention(token: AttentionInput, cos: Tensor, sin: Tensor, position: Tensor,
 
 @cache
 def works(index: int) -> bool:
-    """Whether the kernels of decode_step.cu passed their self-test on GPU `index`: torch's results, within rounding."""
+    """Whether the kernels of decode_step.cu passed their self-test on GPU `index`.
+
+    They must return torch's results within rounding.
+    """
     return passes_self_test(
         _self_test, index, "A GPU kernel of the decode step (norm, gate or attention)", "Torch's operations replace it"
     )

@@ -1,4 +1,4 @@
-"""The torch tensors of one product on the GPU: the uploaded weight, the quantized activations, scratch buffers."""
+"""The tensors of a product on the GPU: uploaded weight, quantized activations, workspace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _INT8_TOKENS = 32
 
 @dataclass(frozen=True, eq=False)
 class DeviceWeight:
-    """A packed weight (n, k) on a GPU, in fragment order (`kernels.cuda.fragments`). Made by `upload`."""
+    """A packed weight (n, k) on a GPU, in fragment order (`kernels.cuda.fragments`).
+
+    Made by `upload`.
+    """
 
     n: int
     k: int
@@ -111,7 +114,10 @@ def padded_int8_tokens(m: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedActivations:
-    """m quantized tokens on a GPU. The tensors are uninitialized until `kernels.cuda.launch.quantize` fills them."""
+    """m quantized tokens on a GPU.
+
+    The tensors are uninitialized until `kernels.cuda.launch.quantize` fills them.
+    """
 
     m: int
     act_bits: int
@@ -124,7 +130,7 @@ class QuantizedActivations:
 
     @classmethod
     def empty(cls, m: int, act_bits: int, family: str, weight: DeviceWeight, tiles: int) -> QuantizedActivations:
-        """Allocate buffers for m tokens that a weight multiplies. tiles: number of output tiles of the product."""
+        """Allocate buffers for m tokens. tiles: number of output tiles of the product."""
         import torch
 
         rows = padded_tokens(m, family, act_bits)

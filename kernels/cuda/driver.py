@@ -81,7 +81,7 @@ class CudaDevice:
         return bool(torch.cuda.is_current_stream_capturing())
 
     def load(self, instance: Instance) -> None:
-        """Compile and load the kernels of a product, because none can be loaded during graph capture."""
+        """Compile and load the kernels of a product; none can be loaded during graph capture."""
         import torch
 
         with torch.cuda.device(self.index):
@@ -111,12 +111,15 @@ class CudaDevice:
         return float(times[len(times) // 2]) / 1e3
 
     def seconds_in_graph(self, runs: list[Callable[[], object]]) -> float:
-        """Median seconds per run in a CUDA graph of all runs, so that host launch time does not count."""
+        """Median seconds per run in a CUDA graph of all runs, without the host's launch time."""
         replay = self.record(runs)
         return sorted(replay() for _ in range(_TIMED_REPLAYS))[_TIMED_REPLAYS // 2]
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
-        """Capture all runs in a CUDA graph; calling the result replays it and returns the seconds per run."""
+        """Capture all runs in a CUDA graph.
+
+        Calling the result replays the graph and returns the seconds per run.
+        """
         import torch
 
         with torch.cuda.device(self.index):
@@ -183,7 +186,10 @@ class CudaDevice:
 
 @cache
 def device(index: int) -> CudaDevice:
-    """The GPU of this index. Raises CudaError, ArchitectureError below sm_80, CompilerMissingError without CuPy."""
+    """The GPU of this index.
+
+    Raises CudaError, ArchitectureError below sm_80, CompilerMissingError without CuPy.
+    """
     return CudaDevice(index)
 
 

@@ -108,7 +108,7 @@ def path_for(weight: DeviceWeight, m: int, act_bits: int) -> str:
 
 
 def best_plan(weight: DeviceWeight, m: int, act_bits: int) -> Plan:
-    """The launch plan for m tokens on the weight's device: from the device's table, else autotuned now.
+    """The launch plan for m tokens, from the device's table or autotuned now.
 
     During CUDA graph capture nothing is timed: an unknown shape then gets the default plan.
     """
@@ -151,7 +151,7 @@ def _seconds(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: int,
 
 @cache
 def works(family: str, index: int) -> bool:
-    """Whether a kernel family passed its self-test (exact integers, unaligned shapes) on GPU `index`."""
+    """Whether a kernel family passed its self-test on GPU `index`: exact integers."""
     if family == BINARY and not has_binary_mma(driver.device(index).arch):
         return False
     return passes_self_test(partial(_self_test, family), index, f"The GPU path '{PATHS[family]}'", "It is disabled")

@@ -1,4 +1,4 @@
-"""A packed weight in the order in which tensor-core lanes load it, made from the codes of the CPU's panels.
+"""A packed weight in fragment order, the order in which tensor-core lanes load it.
 
 A row tile is 16 rows, a chunk 256 columns, a half chunk 128. Column 128 h + 16 r + 4 t + c of a chunk (r < 8, t < 4,
 c < 4) is bit r + 8 c of word t of half h. Lane 4 g + t of a warp holds, for each plane, four words as 16 bytes: row g
@@ -50,7 +50,7 @@ class FragmentWeight:
 
 
 def to_fragments(weight: PackedWeight) -> FragmentWeight:
-    """Reorder a packed weight into fragments; rows are padded to 16 and columns to 256 with zero codes.
+    """Reorder a packed weight into fragments, zero-padded to 16 rows and 256 columns.
 
     A weight without groups gets one scale per row, unless an int32 total could overflow: then it is split into segments
     of a multiple of 256 columns.
@@ -87,7 +87,7 @@ def to_fragments(weight: PackedWeight) -> FragmentWeight:
 
 
 def pack_fragments(codes: NDArray[np.integer], planes: int) -> NDArray[np.uint32]:
-    """Pack codes (n, k) of `planes` bits into (tiles, chunks, planes, 32, 4) uint32, padded with zeros."""
+    """Pack codes (n, k) of `planes` bits into fragments (tiles, chunks, planes, 32, 4) uint32."""
     n, k = codes.shape
     tiles, chunks = -(-n // TILE_ROWS), -(-k // CHUNK)
     padded = np.zeros((tiles * TILE_ROWS, chunks * CHUNK), np.uint16)
@@ -104,7 +104,10 @@ def pack_fragments(codes: NDArray[np.integer], planes: int) -> NDArray[np.uint32
 
 
 def unpack_fragments(data: NDArray[np.uint32], n: int, k: int) -> NDArray[np.uint16]:
-    """Invert `pack_fragments`. Returns (n, k) uint16. Raises ShapeError if the fragments are smaller than n x k."""
+    """Invert `pack_fragments`.
+
+    Returns (n, k) uint16. Raises ShapeError if the fragments are smaller than n x k.
+    """
     tiles, chunks, planes = data.shape[:3]
     if tiles * TILE_ROWS < n or chunks * CHUNK < k:
         raise ShapeError(f"fragments of shape {data.shape} do not hold a weight ({n}, {k})")

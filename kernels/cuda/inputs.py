@@ -1,4 +1,4 @@
-"""The inputs of a GPU product: plain activations, or a gate (SwiGLU) or RMSNorm fused into the read."""
+"""The inputs of a GPU product: plain activations, or a fused gate (SwiGLU) or RMSNorm."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def input_arguments(x: Input) -> InputArguments:
 
 
 def type_number(dtype: torch.dtype) -> int:
-    """The ElementType of arguments.cuh. Raises ShapeError for dtypes other than float32, float16 and bfloat16."""
+    """The ElementType of arguments.cuh.
+
+    Raises ShapeError for dtypes other than float32, float16 and bfloat16.
+    """
     name = str(dtype).removeprefix("torch.")
     if name not in TYPES:
         raise ShapeError(f"the GPU kernels read and write {', '.join(TYPES)}, not {name}")

@@ -1,4 +1,4 @@
-"""torch's INT8 product (cuBLASLt) as a baseline, with a fused kernel before it and one after it.
+"""torch's INT8 product (cuBLASLt) as a baseline, between two fused kernels.
 
 Built from torch operations, a linear needs about ten more launches, which would dominate the comparison at one token.
 """
@@ -49,8 +49,9 @@ def fits(codes: Tensor) -> bool:
 
 
 def linear(x: Input, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias with W = codes * scale and tokens quantized to 8 symmetric bits. Returns (m, n) of x's dtype.
+    """x W^T + bias with W = codes * scale and tokens quantized to 8 symmetric bits.
 
+    Returns (m, n) of x's dtype.
     x: (m, k), plain or fused (`kernels.cuda.inputs`).  codes: (n, k) int8, which `fits`.  scale: (n,) float32.
     bias: (n,) of x's dtype.  The outputs of a token with NaN or infinity are NaN.
     Raises ShapeError, CudaError, CompileError.

@@ -1,4 +1,4 @@
-"""Kernel launches: argument structures (arguments.cuh), grids, and the two steps of a product.
+"""Kernel launches: argument structures (arguments.cuh), grids, the two steps of a product.
 
 Nothing here allocates (except torch's own workspace for cuBLASLt), so a CUDA graph can hold a product. Kernels run on a
 `Launcher`: the CUDA driver (`kernels.cuda.driver`), or the emulator in tests.
@@ -120,8 +120,9 @@ class Launcher(Protocol):
 
 
 def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: QuantizedActivations) -> None:
-    """Quantize x (m, k), float32, float16 or bfloat16, per token into `to`. Rows may be strided, columns may not.
+    """Quantize x (m, k), float32, float16 or bfloat16, per token into `to`.
 
+    Rows may be strided, columns may not.
     Raises ShapeError.
     """
     if tuple(x.shape) != (to.m, weight.k):
@@ -152,7 +153,7 @@ def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: QuantizedAc
 
 
 def materialize(launcher: Launcher, x: Gated | Normed, out: Tensor) -> None:
-    """Write the values of a fused input to `out`, (m, k) contiguous of x's dtype. Raises ShapeError."""
+    """Write the values of a fused input to `out`, (m, k) of x's dtype. Raises ShapeError."""
     m, k = x.shape
     arguments = MaterializeArguments(input_arguments(x), out.data_ptr())
     arguments.input.vector &= out.data_ptr() % (4 * out.element_size()) == 0

@@ -1,4 +1,4 @@
-"""Overlapping launches (programmatic dependent launch) by ctypes, because CuPy has no binding for them.
+"""Overlapping launches (programmatic dependent launch), by ctypes: CuPy has no binding.
 
 The structures are those of the CUDA driver API: `CUlaunchAttribute`, `CUlaunchConfig`, `cuLaunchKernelEx`.
 """
@@ -15,7 +15,10 @@ _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 class LaunchAttribute(ctypes.Structure):
-    """`CUlaunchAttribute`. Its value is a union of 64 bytes; the attribute used here reads an int."""
+    """`CUlaunchAttribute`.
+
+    Its value is a union of 64 bytes; the attribute used here reads an int.
+    """
 
     _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_int * 16))
 
@@ -34,7 +37,7 @@ class LaunchConfig(ctypes.Structure):
 
 
 def can_overlap(arch: int, library: str = _DRIVER) -> bool:
-    """Whether an architecture (90 for sm_90) and the installed driver support overlapping launches."""
+    """Whether an architecture (90 for sm_90) and the driver support overlapping launches."""
     try:
         return arch >= LOWEST_ARCH and hasattr(_driver(library), "cuLaunchKernelEx")
     except OSError:
@@ -50,8 +53,9 @@ def launch_overlapped(
     arguments: ctypes.Structure,
     library: str = _DRIVER,
 ) -> int:
-    """Launch a kernel (a `CUfunction`) that may start before earlier launches end. Returns the driver's `CUresult`.
+    """Launch a kernel (a `CUfunction`) that may start before earlier launches end.
 
+    Returns the driver's `CUresult`.
     The kernel itself must wait for earlier launches before it reads their results. Requires `can_overlap`.
     """
     attribute = LaunchAttribute(id=_STREAM_SERIALIZATION)

@@ -1,4 +1,4 @@
-"""Launch plans of a product: which kernel, how many warps per block, how many blocks split K."""
+"""Launch plans of a product: the kernel, the warps per block, the blocks that split K."""
 
 from __future__ import annotations
 

@@ -29,7 +29,10 @@ class CudaBindings(NamedTuple):
 
 
 def int8_matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a (m, k) int8 @ b (k, n) int8, exact in int32. cuBLASLt needs m > 16, and k and n divisible by 8."""
+    """a (m, k) int8 @ b (k, n) int8, exact in int32.
+
+    cuBLASLt needs m > 16, and k and n divisible by 8.
+    """
     import torch
 
     return torch._int_mm(a, b) if out is None else torch._int_mm(a, b, out=out)
@@ -43,7 +46,10 @@ def pack_int4(codes: Tensor, inner_k_tiles: int) -> Tensor:
 
 
 def int4_matmul(x: Tensor, packed: Tensor, group_size: int, scale_and_zero: Tensor) -> Tensor:
-    """x (m, k) bfloat16 times a weight packed by `pack_int4`; scale_and_zero: (k / group_size, n, 2) bfloat16."""
+    """x (m, k) bfloat16 times a weight of `pack_int4`.
+
+    scale_and_zero: (k / group_size, n, 2) bfloat16.
+    """
     import torch
 
     return torch._weight_int4pack_mm(x, packed, group_size, scale_and_zero)

@@ -1,4 +1,4 @@
-"""Concatenate uploaded weights that read the same input: one quantization and one product for all of them."""
+"""Concatenate uploaded weights that read the same input, to multiply them at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def can_stack(weights: Sequence[DeviceWeight]) -> bool:
 
 
 def stack(weights: Sequence[DeviceWeight]) -> tuple[DeviceWeight, list[DeviceWeight]]:
-    """Concatenate weights (`can_stack`). Returns the whole, and new weights that are views of its parts."""
+    """Concatenate weights (`can_stack`).
+
+    Returns the whole, and new weights that are views of its parts.
+    """
     import torch
 
     whole = replace(

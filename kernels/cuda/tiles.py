@@ -1,4 +1,7 @@
-"""The set of kernels: template, number of planes and tile size of each. Kernels are compiled at first use."""
+"""The set of kernels: template, number of planes and tile size of each.
+
+Kernels are compiled at first use.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +18,7 @@ _GROUPED_BYTE_TILES = ((1, 1), (1, 4))
 
 @dataclass(frozen=True, order=True)
 class Instance:
-    """One product kernel. Each warp computes `rows` tiles of 16 rows by `columns` tiles of 8 columns."""
+    """One product kernel; a warp computes `rows` row tiles of 16 by `columns` column tiles of 8."""
 
     family: str  # BINARY, BYTES, or LIBRARY (which has no product kernel here)
     planes: int

@@ -1,4 +1,4 @@
-"""The autotuning table: the fastest plan per weight shape and range of token counts, stored on disk per device."""
+"""The autotuning table: the fastest launch plan per shape, stored on disk per device."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PlanTable:
 
 
 def plan_key(weight: DeviceWeight, m: int, act_bits: int) -> str:
-    """Key of a plan: planes, columns per token, group size, shape, and m rounded up to a power of two."""
+    """Key of a plan: planes, columns per token, group size, shape, m up to a power of two."""
     group = weight.segment if weight.grouped else 0
     token_class = 1 << (m - 1).bit_length()
     return f"p{weight.planes} q{plane_columns(act_bits)} g{group} {weight.n}x{weight.k} m{token_class}"

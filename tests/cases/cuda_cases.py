@@ -1,4 +1,4 @@
-"""One quantized product on a launcher, and what it has to be: for the emulator's tests and for the GPU's."""
+"""A quantized product on a launcher and its expected result, shared by the emulator's tests and the GPU's tests."""
 
 from dataclasses import dataclass
 
@@ -45,8 +45,8 @@ class Case:
         scale = random.uniform(0.1, 1.0, shape).astype(np.float32)
         bias = random.standard_normal(self.n, np.float32) if (self.n + self.m) % 2 else None
         planes = self.bits + self.starred
-        own = self.group_size, bias, self.act_bits, self.act_clip, self.hadamard, self.spacing
-        return pack_weight(codes, planes, scale, zero, *own)
+        settings = self.group_size, bias, self.act_bits, self.act_clip, self.hadamard, self.spacing
+        return pack_weight(codes, planes, scale, zero, *settings)
 
     def tokens(self) -> torch.Tensor:
         random = np.random.default_rng(self.seed + self.m)
@@ -76,7 +76,7 @@ class Expected:
 
 @dataclass(frozen=True, eq=False)
 class Ran:
-    """What a launcher gave for a case."""
+    """The results of a case on a launcher."""
 
     acts: QuantizedActivations
     y: torch.Tensor
@@ -84,13 +84,13 @@ class Ran:
 
 
 def run(case: Case, device: launch.Launcher, weight: DeviceWeight, x: torch.Tensor, plan: Plan) -> Ran:
-    """Quantize and multiply on a launcher, every output filled with poison before."""
+    """Quantize and multiply on a launcher. All outputs are filled with poison before."""
     tiles = launch.output_tiles(plan, weight, case.m, case.act_bits)
-    by_library = plan.instance.family == LIBRARY
+    uses_library = plan.instance.family == LIBRARY
     acts = QuantizedActivations.empty(
-        case.m, case.act_bits, BYTES if by_library else plan.instance.family, weight, tiles
+        case.m, case.act_bits, BYTES if uses_library else plan.instance.family, weight, tiles
     )
-    room = Int8Workspace.empty(case.m, weight) if by_library else None
+    workspace = Int8Workspace.empty(case.m, weight) if uses_library else None
     on = x.device
     out = torch.full((case.m, weight.n), float("nan"), dtype=case.dtype, device=on)
     totals = torch.full((case.m, weight.n, weight.groups), POISON, dtype=torch.int32, device=on)
@@ -103,19 +103,19 @@ def run(case: Case, device: launch.Launcher, weight: DeviceWeight, x: torch.Tens
         device.show(x, acts.codes, acts.scale, acts.zero, acts.sums, acts.counters, out, totals, partial)
         device.show(weight.data, weight.scale, weight.zero, weight.sums, weight.bias)
     launch.quantize(device, x, weight, acts)
-    if room is not None:
-        for tensor in (room.weight, room.acts, room.sums):
+    if workspace is not None:
+        for tensor in (workspace.weight, workspace.acts, workspace.sums):
             tensor.fill_(POISON if tensor.dtype == torch.int32 else 0x5A)
         if hasattr(device, "show"):
-            device.show(room.weight, room.acts, room.sums)
-        launch.multiply_by_library(device, acts, weight, out, room, totals)
+            device.show(workspace.weight, workspace.acts, workspace.sums)
+        launch.multiply_by_library(device, acts, weight, out, workspace, totals)
     else:
         launch.multiply(device, plan, acts, weight, out, partial, totals)
     return Ran(acts, out, totals)
 
 
 def assert_exact(case: Case, device: launch.Launcher, plan: Plan, on: str = "cpu") -> Ran:
-    """Integers equal the int64 reference; outputs equal it in float32, rounded once (groups: within rounding)."""
+    """Integers equal the int64 reference; outputs the float32 reference, rounded once (groups: within rounding)."""
     packed, x = case.weight(), case.tokens().to(on)
     weight = upload(packed, on)
     expected = Expected.of(case, packed, x, weight.segment)

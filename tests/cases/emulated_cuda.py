@@ -1,4 +1,4 @@
-"""The CUDA sources on this CPU: compiled with g++ against tests/cuda_emulator, launched by `kernels.cuda.launch`."""
+"""Run the CUDA sources on the CPU: compiled with g++ against tests/cuda_emulator."""
 
 import ctypes
 import gc
@@ -22,11 +22,11 @@ _FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-
 
 
 class EmulatorError(RuntimeError):
-    """A kernel did what a GPU would not allow, or would not define."""
+    """A kernel caused an error or undefined behaviour."""
 
 
 def build(unit: Unit, sources: Path = SOURCES) -> ctypes.CDLL:
-    """The unit as a shared library, kept in the temporary folder by the hash of all that went into it."""
+    """Compile a unit to a shared library, cached in the temporary folder by the hash of its inputs."""
     files = [*(sources / name for name in (*HEADERS[1:], unit.file)), *sorted(EMULATOR.glob("*.[ch]*"))]
     files = [file for file in files if file.exists()]
     content = unit.source + repr(_FLAGS) + "".join(file.read_text() for file in files)
@@ -58,7 +58,7 @@ def run(
     arguments: ctypes.Structure,
     backwards: bool = False,
 ) -> str:
-    """Run a kernel of a library on the buffers that it was told of; what it did wrong, "" where nothing."""
+    """Run a kernel on the registered buffers. Returns the error message, "" if there is none."""
     message = ctypes.create_string_buffer(500)
     failed = library.emulator_run(
         ctypes.cast(getattr(library, kernel), ctypes.c_void_p),
@@ -75,9 +75,9 @@ def run(
 
 
 class EmulatedDevice:
-    """A `Launcher` on CPU tensors. Only tensors it was shown are memory; others are out of bounds.
+    """A `Launcher` on CPU tensors. Accesses outside the tensors passed to `show` are errors.
 
-    backwards: blocks, warps and lanes run in the opposite order.
+    backwards: run blocks, warps and lanes in reverse order.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class EmulatedDevice:
         self._changed: set[int] = set()
 
     def show(self, *tensors: torch.Tensor | None) -> None:
-        """Let kernels touch these tensors, and nothing beside them."""
+        """Register tensors that kernels may access."""
         self._buffers += [tensor for tensor in tensors if tensor is not None and tensor.nbytes]
 
     def launch(
         self, kernel: str, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
     ) -> None:
         unit = unit_of(kernel)
-        if self.sources != SOURCES:  # of changed sources, the one kernel is enough
+        if self.sources != SOURCES:  # of mutated sources, compile only this kernel
             definition = unit.definitions[list(kernels_of(unit)).index(kernel)]
             unit = Unit(kernel, unit.file, (definition,))
         library = build(unit, self.sources)
@@ -113,7 +113,7 @@ class EmulatedDevice:
 
 
 class EmulatedGpu(EmulatedDevice):
-    """As much of `CudaDevice` as the engine asks for; every tensor alive is memory. Binary kernels are the fastest."""
+    """The parts of `CudaDevice` that the engine uses. Every live tensor is accessible; the first plan is the fastest."""
 
     index, name, place, cache_bytes = 0, "Emulated GPU", "cpu", 1000
     replay_seconds = 2e-4
@@ -128,7 +128,7 @@ class EmulatedGpu(EmulatedDevice):
     def launch(self, kernel: str, *arguments: object) -> None:
         kinds = (torch.Tensor, torch.nn.Parameter)
         self._buffers = [tensor for tensor in gc.get_objects() if type(tensor) in kinds and tensor.nbytes]
-        self._changed.clear()  # memory may be another tensor's by now
+        self._changed.clear()  # the memory may belong to another tensor now
         super().launch(kernel, *arguments)  # type: ignore[arg-type]
 
     def is_capturing(self) -> bool:
@@ -145,7 +145,7 @@ class EmulatedGpu(EmulatedDevice):
         return self.seconds(runs[0])
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
-        """Runs them once; every replay then takes a made-up time, no two the same."""
+        """Run once; replays return made-up times, each different."""
         for run in runs:
             run()
         self.recorded.append(len(runs))

@@ -1,4 +1,4 @@
-"""A GPU for tests that need one: the emulator in the driver's place."""
+"""A GPU for tests that need one: the emulator in place of the driver."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EmulatedGpu
     emulated = EmulatedGpu()
     monkeypatch.setenv("ABQ_KERNEL_CACHE", str(tmp_path))
     monkeypatch.setattr(driver, "device", lambda index: emulated)
-    kept = (engine.works, engine._table, decode_attention.works, int8.works)
-    for known in kept:
-        known.cache_clear()
+    caches = (engine.works, engine._table, decode_attention.works, int8.works)
+    for cached in caches:
+        cached.cache_clear()
     yield emulated
-    for known in kept:
-        known.cache_clear()
+    for cached in caches:
+        cached.cache_clear()

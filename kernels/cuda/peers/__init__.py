@@ -1,4 +1,4 @@
-"""Products of other libraries on the same GPU, timed for comparison: torch always, others if they work here."""
+"""Products of other libraries on the same GPU, timed for comparison."""
 
 from kernels.cuda.peers.peer import LeftOut, Peer, PeerError, Product
 from kernels.cuda.peers.peer_set import PeerSet

@@ -1,4 +1,4 @@
-"""GemLite (Triton): W2A16 and W4A16 with groups; W8A8, where the call also quantizes the activations.
+"""GemLite (Triton): W2A16 and W4A16 with groups, W8A8 with dynamic activation quantization.
 
 Its autotuner runs at the first call with a shape and a range of token counts, and compiles about twenty kernels.
 """
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
-    """Factories of the peers, by precision. Raises the errors of importing GemLite, which needs Triton and a GPU."""
+    """Factories of the peers, by precision.
+
+    Raises the errors of importing GemLite, which needs Triton and a GPU.
+    """
     library, helper = importlib.import_module("gemlite"), importlib.import_module("gemlite.helper")
     return {
         "W2A16": partial(_weight_only, library, helper.A16W2_HQQ_INT, 2),

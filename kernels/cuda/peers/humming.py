@@ -1,4 +1,4 @@
-"""Humming: W2 and W4 with 16-bit activations (groups) and with INT8 activations, which the call quantizes.
+"""Humming: W2 and W4, with 16-bit activations (groups) or dynamic INT8 activations.
 
 It compiles each kernel at its first call, with NVRTC or nvcc.
 """
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
-    """Factories of the peers, by precision. Raises the errors of importing Humming, which needs Triton and a GPU."""
+    """Factories of the peers, by precision.
+
+    Raises the errors of importing Humming, which needs Triton and a GPU.
+    """
     layer = importlib.import_module("humming.layer").HummingLayer
     return {
         f"W{bits}A{act_bits}": partial(_layer_product, layer, bits, act_bits) for act_bits in (16, 8) for bits in (2, 4)

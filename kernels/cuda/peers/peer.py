@@ -1,4 +1,4 @@
-"""Data types of the comparison: a product to time, a peer with its expected result, and why a peer was left out."""
+"""Data types of the comparison: a product to time, a peer, a peer that was left out."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def checked_tokens(m: int, like: Tensor) -> Tensor:
 
 
 def to_int8(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize each row symmetrically to -127 .. 127. Returns (codes int8, scale (rows, 1) float32)."""
+    """Quantize rows symmetrically to -127 .. 127. Returns (codes int8, scale (rows, 1) float32)."""
     import torch
 
     full = values.float()
@@ -94,8 +94,9 @@ def to_int8(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_groups(weight: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantize a weight in groups. Returns (codes (n, k) uint8, scale, low (n, k / GROUP) of dtype).
+    """Quantize a weight in groups.
 
+    Returns (codes (n, k) uint8, scale, low (n, k / GROUP) of dtype).
     The weight is approximately low + codes * scale. Raises PeerError if k is not a multiple of GROUP.
     """
     import torch

@@ -1,4 +1,4 @@
-"""The peers that can be timed on this machine: imported once, built per product, and checked before timing."""
+"""The peers that work on this machine: imported once, checked before each timing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _COMPILING = ("gemlite", "humming")  # at the first call with a shape, for secon
 
 
 class PeerSet:
-    """The peers of one benchmark run. Each peer that cannot be timed is reported to `on_left_out`, each reason once.
+    """The peers of one benchmark run.
 
+    Each peer that cannot be timed is reported to `on_left_out`, each reason once.
     seconds: total time for libraries that compile at their first calls; after that they are left out.
     """
 
@@ -35,7 +36,7 @@ class PeerSet:
     def record_all(
         self, weight: Tensor, x: Tensor, copies_of: Callable[[int], int], record: Callable[[Product], Recorded]
     ) -> list[Recorded]:
-        """Call `record` for every peer's correct product of weight (n, k) and x (m, k), float16; return the results.
+        """Call `record` for each correct peer product of weight (n, k) and x (m, k), both float16.
 
         copies_of(bytes): number of copies of a weight of that size.
         """

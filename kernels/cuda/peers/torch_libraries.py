@@ -1,4 +1,4 @@
-"""torch's products on a GPU: cuBLAS in FP16 and BF16, cuBLASLt in INT8, and its INT4 weight-only kernel.
+"""torch's products on a GPU: cuBLAS FP16 and BF16, cuBLASLt INT8, INT4 weight-only.
 
 The comparison favours INT8 and INT4: INT8 operands are quantized and padded beforehand and the sums are not scaled;
 INT4 keeps 16-bit activations.
@@ -24,7 +24,7 @@ _INT4_ROWS, _INT4_COLUMNS = 64, 16 * _INT4_TILES
 
 
 def makers() -> dict[str, Callable[[Tensor, Tensor, Callable[[int], int]], Peer]]:
-    """Factories of the peers, by precision, each called with (weight (n, k), tokens (m, k), copies_of)."""
+    """Factories of the peers by precision, called with (weight (n, k), x (m, k), copies_of)."""
     import torch
 
     return {

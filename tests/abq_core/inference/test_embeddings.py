@@ -1,4 +1,4 @@
-"""Embedding and head in bfloat16: only where nothing changes, and then nothing does."""
+"""Embedding and LM head in bfloat16: only if no value changes, with the same logits."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> LoadedM
 
 
 def in_bfloat16(loaded: LoadedModel, tied: bool) -> LoadedModel:
-    """The model with an embedding and a head whose values bfloat16 holds."""
+    """The model with an embedding and an LM head whose values bfloat16 represents exactly."""
     model = copy.deepcopy(loaded.model)
     with torch.no_grad():
         for table in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -45,7 +45,7 @@ def test_half_the_memory_and_the_same_logits(llama: LoadedModel, tied: bool) -> 
     assert loaded.vocabulary == llama.vocabulary
 
 
-def test_values_that_would_change_stay(llama: LoadedModel) -> None:
+def test_values_that_bfloat16_cannot_hold_stay_in_float32(llama: LoadedModel) -> None:
     loaded = in_bfloat16(llama, tied=False)
     head = loaded.model.get_output_embeddings()
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_values_that_would_change_stay(llama: LoadedModel) -> None:
     assert type(loaded.model.get_input_embeddings()) is torch.nn.Embedding
 
 
-def test_a_head_with_a_bias_stays(llama: LoadedModel) -> None:
+def test_an_lm_head_with_a_bias_stays(llama: LoadedModel) -> None:
     loaded = in_bfloat16(llama, tied=False)
     head = loaded.model.get_output_embeddings()
     head.bias = torch.nn.Parameter(torch.zeros(len(head.weight)), requires_grad=False)

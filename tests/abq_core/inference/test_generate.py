@@ -1,4 +1,4 @@
-"""Columns of text: greedy and sampled tokens, distances, streaming of broken characters, errors."""
+"""Generation: greedy and sampled tokens, KL divergence, streaming of incomplete characters, errors."""
 
 import copy
 from itertools import pairwise
@@ -7,6 +7,9 @@ from statistics import median
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerFast
 
 from abq_core.inference.generate import Finished, GenerationError, PromptError, Token, generate
 from abq_core.inference.runtime import rounded_model, weight_bytes
@@ -21,7 +24,7 @@ PROMPT = "The module provides "
 def base(request: pytest.FixtureRequest) -> LoadedModel:
     loaded = load_model(str(request.getfixturevalue(request.param)))
     loaded.model.generation_config.eos_token_id = None
-    loaded.tokenizer.eos_token = None  # random weights would end the text anywhere
+    loaded.tokenizer.eos_token = None  # random weights could end the text early
     return loaded
 
 
@@ -49,12 +52,12 @@ def run(
 
 
 def prefix_log_probabilities(model: LoadedModel, ids: list[int]) -> torch.Tensor:
-    """The distribution after `ids`, without any cache."""
+    """Log probabilities of the next token after `ids`, computed without a cache."""
     with torch.inference_mode():
         return torch.log_softmax(model.model(torch.tensor([ids]), use_cache=False).logits[0, -1].double(), -1)
 
 
-def test_greedy_tokens_are_the_likeliest_of_an_uncached_forward(base: LoadedModel, rounded: LoadedModel) -> None:
+def test_greedy_tokens_are_the_argmax_of_an_uncached_forward(base: LoadedModel, rounded: LoadedModel) -> None:
     tokens, _ = run({"full": base, "q": rounded}, base)
     for name, model in (("full", base), ("q", rounded)):
         ids = base.tokenizer(PROMPT)["input_ids"]
@@ -63,7 +66,7 @@ def test_greedy_tokens_are_the_likeliest_of_an_uncached_forward(base: LoadedMode
             ids.append(token.id)
 
 
-def test_kl_is_that_of_the_columns_own_prefix(base: LoadedModel, rounded: LoadedModel) -> None:
+def test_kl_is_measured_on_the_columns_own_text(base: LoadedModel, rounded: LoadedModel) -> None:
     tokens, _ = run({"full": base, "q": rounded}, base, temperature=0.8, seed=3)
     ids = base.tokenizer(PROMPT)["input_ids"]
     for token in tokens["q"]:
@@ -75,7 +78,7 @@ def test_kl_is_that_of_the_columns_own_prefix(base: LoadedModel, rounded: Loaded
     assert all(token.kl is None for token in alone["q"])
 
 
-def test_equal_models_draw_equal_tokens_and_seeds_matter(base: LoadedModel) -> None:
+def test_equal_models_sample_equal_tokens_and_seeds_matter(base: LoadedModel) -> None:
     twin = LoadedModel(base.ref, copy.deepcopy(base.model), base.tokenizer, base.precision)
     tokens, _ = run({"a": base, "b": twin}, base, temperature=1.0, seed=5)
     ids = {name: [t.id for t in column] for name, column in tokens.items()}
@@ -100,7 +103,7 @@ def test_sampling_follows_the_distribution(llama: LoadedModel) -> None:
     assert ((counts[likely] / draws - expected[likely]).abs() < error).all()
 
 
-def test_columns_advance_in_turn_and_end_with_their_numbers(base: LoadedModel, rounded: LoadedModel) -> None:
+def test_columns_advance_round_robin_and_end_with_a_summary(base: LoadedModel, rounded: LoadedModel) -> None:
     events = list(generate({"full": base, "q": rounded}, base, PROMPT, 5))
     order = [(e.column, e.index) for e in events if isinstance(e, Token)]
     assert order == [(name, index) for index in range(5) for name in ("full", "q")]
@@ -112,7 +115,7 @@ def test_columns_advance_in_turn_and_end_with_their_numbers(base: LoadedModel, r
         assert end.tokens_per_second == pytest.approx(1 / median(b - a for a, b in pairwise(seconds)))
 
 
-def test_the_pieces_join_to_the_text(base: LoadedModel) -> None:
+def test_the_streamed_texts_concatenate_to_the_decoded_text(base: LoadedModel) -> None:
     for seed in range(6):
         tokens, _ = run({"a": base}, None, count=40, temperature=1.0, seed=seed)
         ids = base.tokenizer(PROMPT)["input_ids"] + [t.id for t in tokens["a"]]
@@ -120,7 +123,7 @@ def test_the_pieces_join_to_the_text(base: LoadedModel) -> None:
 
 
 class Scripted(LoadedModel):
-    """Writes given ids, whatever it reads: the hidden state is the position."""
+    """Generates the given ids, whatever it reads."""
 
     script: list[int]
 
@@ -138,7 +141,7 @@ def scripted(base: LoadedModel, ids: list[int]) -> Scripted:
     return model
 
 
-def test_a_character_of_several_tokens_is_written_once_it_is_whole(llama: LoadedModel) -> None:
+def test_a_character_of_several_tokens_is_emitted_when_complete(llama: LoadedModel) -> None:
     text = "é → 漢字 😀!"
     ids = llama.tokenizer(text)["input_ids"]
     assert len(ids) > len(text)
@@ -149,7 +152,38 @@ def test_a_character_of_several_tokens_is_written_once_it_is_whole(llama: Loaded
     assert "".join(e.text for e in cut) == "é → 漢字 \ufffd"
 
 
-def test_the_end_token_ends_a_column_and_the_others_go_on(llama: LoadedModel) -> None:
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """A SentencePiece-style tokenizer: a token per byte, and its decoder with byte fallback."""
+    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}, "▁hello": 257, "a": 258}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+HELLO, A = 257, 258
+INVALID = [1 + 0x62, 1 + 0xE6, A]  # "b", then the first of three bytes of a character, then "a"
+
+
+def test_bytes_that_are_not_utf8_are_emitted_as_replacement_characters(llama: LoadedModel) -> None:
+    tokenizer = byte_fallback_tokenizer()
+    column = Scripted(llama.ref, llama.model, tokenizer, llama.precision)
+    column.script = [*INVALID, *(1 + byte for byte in "é".encode()), A]
+    tokens = [e for e in generate({"a": column}, None, "a", len(column.script)) if isinstance(e, Token)]
+    assert "".join(token.text for token in tokens) == "b\ufffdaéa"
+
+
+def test_decode_stream_does_not_replace_the_detokenizer() -> None:
+    """`tokenizers.DecodeStream` fails on bytes that are not UTF-8. When it no longer does, use it in generate.py."""
+    tokenizer = byte_fallback_tokenizer().backend_tokenizer
+    stream = DecodeStream(ids=[HELLO], skip_special_tokens=True)
+    with pytest.raises(Exception, match="Invalid prefix encountered"):
+        for token in INVALID:
+            stream.step(tokenizer, token)
+
+
+def test_an_end_token_ends_its_column_only(llama: LoadedModel) -> None:
     columns = {"short": scripted(llama, [70, 71, 0, 72]), "long": scripted(llama, [70, 71, 73, 74, 75])}
     events = list(generate(columns, None, PROMPT, 5))
     short = [e for e in events if isinstance(e, Token) and e.column == "short"]
@@ -158,22 +192,22 @@ def test_the_end_token_ends_a_column_and_the_others_go_on(llama: LoadedModel) ->
     assert ends == {"short": 3, "long": 5}
 
 
-def test_errors_come_at_once_and_say_what_to_do(llama: LoadedModel) -> None:
+def test_errors_are_raised_immediately_and_say_what_to_do(llama: LoadedModel) -> None:
     columns = {"a": llama}
     for prompt, count, temperature, message in (
         ("", 5, 0.0, "empty"),
         ("  \n\t", 5, 0.0, "empty"),
         ("word " * 200, 5, 0.0, "context of .*128"),
         ("x" * 100_000_000, 5, 0.0, "characters"),
-        (PROMPT, 128, 0.0, "ask for fewer new tokens"),
-        (PROMPT, 0, 0.0, "0 new tokens"),
+        (PROMPT, 128, 0.0, "generate fewer tokens"),
+        (PROMPT, 0, 0.0, "number of new tokens is 0"),
         (PROMPT, 5, -1.0, "temperature is -1"),
         (PROMPT, 5, float("nan"), "temperature is nan"),
         (PROMPT, 5, 1e9, "from 0"),
     ):
         with pytest.raises(PromptError, match=message):
             generate(columns, llama, prompt, count, temperature)
-    with pytest.raises(PromptError, match="no column"):
+    with pytest.raises(PromptError, match="No models to generate with"):
         generate({}, llama, PROMPT)
 
 
@@ -184,7 +218,7 @@ def test_a_prompt_may_fill_the_context(llama: LoadedModel) -> None:
         assert isinstance(events[-1], Finished)
 
 
-def test_a_broken_model_is_named(llama: LoadedModel) -> None:
+def test_a_model_with_logits_that_are_not_finite_is_named(llama: LoadedModel) -> None:
     broken = copy.deepcopy(llama.model)
     broken.model.norm.weight.fill_(float("nan"))
     column = LoadedModel("x", broken, llama.tokenizer, Precision.parse("W1A1"))
@@ -195,14 +229,16 @@ def test_a_broken_model_is_named(llama: LoadedModel) -> None:
 @pytest.mark.parametrize("part", ["embedding", "norm"])
 @pytest.mark.parametrize("precision", ["W4A8", "W4A8kv4", "W4A16"])
 @pytest.mark.parametrize("decoded", [False, True])
-def test_a_packed_model_that_breaks_is_named_too(llama: LoadedModel, part: str, precision: str, decoded: bool) -> None:
+def test_a_packed_model_with_logits_that_are_not_finite_is_named(
+    llama: LoadedModel, part: str, precision: str, decoded: bool
+) -> None:
     model = rounded_model(llama, Precision.parse(precision), "packed")
     if part == "embedding":
         broken = model.model.get_input_embeddings().weight
     else:
         broken = blocks_of(model.model)[1].input_layernorm.weight
     events = generate({"a": model}, None, PROMPT, 3)
-    if decoded:  # the prompt goes through the modules, what follows through the decoder
+    if decoded:  # the prompt runs through the modules, later tokens through the decoder
         next(events)
     with torch.no_grad():
         broken.fill_(float("inf"))
@@ -210,7 +246,7 @@ def test_a_packed_model_that_breaks_is_named_too(llama: LoadedModel, part: str, 
         list(events)
 
 
-def test_models_with_other_tokens_have_no_kl(llama: LoadedModel) -> None:
+def test_models_with_different_vocabularies_have_no_kl(llama: LoadedModel) -> None:
     other = copy.deepcopy(llama.tokenizer)
     other.add_tokens(["<new>"])
     column = LoadedModel("x", copy.deepcopy(llama.model), other, llama.precision)

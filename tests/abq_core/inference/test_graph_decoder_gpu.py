@@ -1,4 +1,4 @@
-"""The decode step as a CUDA graph on a real GPU: the eager step's bits, real text, real memory."""
+"""The decode step as a CUDA graph on a GPU: bit-identical to the step without a graph; text; memory."""
 
 import gc
 from dataclasses import replace
@@ -24,14 +24,14 @@ from abq_core.precision import Precision
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 ON = "cuda:0"
 PROMPT_TEXT = "The following functions are"
 
 
 def column(base: LoadedModel, kind: str) -> LoadedModel:
-    """A model on the GPU in float16 with that kind of linears."""
+    """A model on the GPU in float16 with the given kind of linears."""
     if kind in ("fp16", "int8"):
         half = to_device(base, ON, torch.float16)
         return half if kind == "fp16" else to_int8(half)
@@ -48,28 +48,28 @@ def decoded(model: LoadedModel, tokens: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["fp16", "int8", "W2A8", "W2*A8", "W4A4", "W8A8", "W4A16", "W4A8kv4"])
 @pytest.mark.parametrize("case", ["llama", "mistral", "qwen2"])
-def test_a_replay_gives_the_bits_of_the_step(
+def test_a_replay_is_bit_identical_to_the_step(
     case: str, kind: str, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = load_model(str(family_folder(case, tmp_path / case, tiny_llama)))
     model, tokens = column(base, kind), list(range(40, 80))
     assert isinstance(model.decoder, GraphDecoder)
-    monkeypatch.setattr(graph_decoder, "BUCKET", 32)  # two buckets, of which the second is not full
-    recorded: list[Any] = []
+    monkeypatch.setattr(graph_decoder, "BUCKET", 32)  # two buckets, the second partly filled
+    captured: list[Any] = []
 
     def counted(step: Any, device: Any, record: Any = graph_decoder._captured) -> Any:
-        recorded.append(step)
+        captured.append(step)
         return record(step, device)
 
     with monkeypatch.context() as patched:
         patched.setattr(graph_decoder, "_captured", counted)
         replayed = decoded(model, tokens)
-    assert len(recorded) == 2
+    assert len(captured) == 2
     monkeypatch.setattr(graph_decoder, "_captured", lambda step, device: step)
     assert torch.equal(replayed, decoded(model, tokens))
 
 
-def test_two_texts_keep_their_own_graphs(tiny_llama: Path) -> None:
+def test_two_texts_have_separate_graphs(tiny_llama: Path) -> None:
     model = column(load_model(str(tiny_llama)), "W4A8")
     decoder = GraphDecoder(model.model)
     expected = decoded(model, [40, 41, 42, 43])
@@ -83,16 +83,18 @@ def test_two_texts_keep_their_own_graphs(tiny_llama: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["W8A8", "W4A8", "W2A8"])
-def test_a_packed_model_says_what_its_simulation_says(precision: str) -> None:
+def test_a_packed_model_agrees_with_its_simulation(precision: str) -> None:
     base = load_model(BUILTIN)
     packed = column(base, precision)
     simulated = to_device(rounded_model(base, Precision.parse(precision), "simulated"), ON, torch.float32)
     assert isinstance(packed.decoder, GraphDecoder) and simulated.decoder is None
     tokens = [e for e in generate({"packed": packed}, simulated, PROMPT_TEXT, 64) if isinstance(e, Token)]
-    assert sum(token.kl or 0.0 for token in tokens) / len(tokens) < 0.02  # float16 moves some codes to a neighbour
+    assert (
+        sum(token.kl or 0.0 for token in tokens) / len(tokens) < 0.02
+    )  # float16 rounds some activations to a neighbouring code
 
 
-def test_it_writes_what_the_modules_write() -> None:
+def test_logits_equal_those_of_the_modules() -> None:
     full = column(load_model(BUILTIN), "fp16")
 
     def logits(model: LoadedModel) -> Tensor:
@@ -107,7 +109,7 @@ def test_it_writes_what_the_modules_write() -> None:
     assert kl_divergence(torch.log_softmax(by_modules, -1), torch.log_softmax(by_graph, -1)).item() < 1e-3
 
 
-def test_it_takes_less_memory_than_fp16() -> None:
+def test_packed_weights_take_less_memory_than_fp16() -> None:
     base, held = load_model(BUILTIN), {}
     for kind in ("fp16", "W2A8"):
         gc.collect()

@@ -1,4 +1,4 @@
-"""Linears as one: the same numbers, nothing held twice, and what is not alike left alone."""
+"""Concatenated linears: the same outputs, no weight stored twice, and linears that differ left unchanged."""
 
 from collections.abc import Callable
 
@@ -24,10 +24,10 @@ def int8(rows: int, bias: bool = True) -> Int8Linear:
 
 
 def packed(rows: int, bias: bool = True, precision: str = "W3A8") -> PackedLinear:
-    asked = Precision.parse(precision)
-    codes = torch.randint(0, asked.levels, (rows, K), dtype=torch.int16)
+    parsed = Precision.parse(precision)
+    codes = torch.randint(0, parsed.levels, (rows, K), dtype=torch.int16)
     weight = QuantizedWeight(codes, torch.rand(rows, 1) + 0.1, torch.full((rows, 1), 3, dtype=torch.int16), K)
-    return PackedLinear.pack(weight, asked, torch.randn(rows) if bias else None)
+    return PackedLinear.pack(weight, parsed, torch.randn(rows) if bias else None)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -41,19 +41,19 @@ def test_one_linear_with_the_rows_of_all(make: Callable[..., nn.Module], bias: b
     assert type(whole) is type(linears[0]) and whole.out_features == 55
     torch.testing.assert_close(whole(x), expected)
     torch.testing.assert_close(torch.cat([linear(x) for linear in linears], dim=-1), expected)
-    (again,) = stack_linears(linears)  # parts of a whole are linears like any other
+    (again,) = stack_linears(linears)  # views of a whole can be stacked again
     torch.testing.assert_close(again(x), expected)
 
 
 @pytest.mark.parametrize("make", [floats, int8])
-def test_nothing_is_held_twice(make: Callable[..., nn.Module]) -> None:
+def test_no_weight_is_stored_twice(make: Callable[..., nn.Module]) -> None:
     linears = [make(32, False), make(16, False)]
     (whole,) = stack_linears(linears)
     kept = [next(iter(module.state_dict().values())) for module in (whole, *linears)]
     assert len({tensor.untyped_storage().data_ptr() for tensor in kept}) == 1
 
 
-def test_what_is_not_alike_stays_as_it_is() -> None:
+def test_linears_that_differ_are_not_stacked() -> None:
     for pair in (
         [floats(32, True), floats(16, False)],
         [int8(32, True), int8(16, False)],

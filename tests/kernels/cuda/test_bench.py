@@ -1,4 +1,4 @@
-"""The GPU benchmark's rows and its checks before timing, with the emulator in the driver's place."""
+"""The GPU benchmark's rows and its checks before timing, with the emulator in place of the driver."""
 
 import json
 from dataclasses import asdict
@@ -17,13 +17,13 @@ from kernels.measurement import KernelMeasurement
 from kernels.precision_names import BenchError
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
-WIDE = {"cublas-fp16", "cublas-bf16"}  # peers whose weights hold as many bits as anyone's
+WIDE = {"cublas-fp16", "cublas-bf16"}  # peers with the widest weights
 PEERS = {*WIDE, "cublaslt-int8"}
 
 
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Ceilings without emulating their loops, which tests of their own do."""
+    """Fixed ceilings, so that their loops are not emulated; test_ceiling.py covers them."""
     found = {"b1": 4e12, "int8": 1e12, "int8-library": 2e12, "fp16-library": 5e12}
     monkeypatch.setattr(bench, "measure_ceilings", lambda on: found)
     return found
@@ -47,8 +47,8 @@ def test_rows_of_one_run(gpu: EmulatedGpu, quick_ceilings: dict[str, float]) -> 
     w2 = next(row for row in rows if row.precision == "W2A8" and row.m == 1)
     assert w2.packed_bytes < 48 * 256 * 2 // 8 + 48 * 10 + 1
     cold, warm = gpu.recorded[0::2], gpu.recorded[1::2]
-    assert set(warm) == {4}  # calls on one weight, about a millisecond of them
-    assert min(cold) >= 2  # each of them on another one
+    assert set(warm) == {4}  # calls with one weight, about a millisecond together
+    assert min(cold) >= 2  # each call with another copy
     assert max(cold) * w2.packed_bytes >= 3 * gpu.cache_bytes
     assert {(one.engine, one.precision) for one in left_out} == {("gemlite", ""), ("humming", ""), ("torch", "W4A16")}
     assert "multiples of 64 rows and 128 columns, not 48x256" in str(
@@ -56,11 +56,11 @@ def test_rows_of_one_run(gpu: EmulatedGpu, quick_ceilings: dict[str, float]) -> 
     )
 
 
-def test_operations_and_the_limit_that_binds(gpu: EmulatedGpu, quick_ceilings: dict[str, float]) -> None:
+def test_operations_and_the_binding_limit(gpu: EmulatedGpu, quick_ceilings: dict[str, float]) -> None:
     rows = bench_gpu(gpu, ["W2*A4", "W8A8g32"], [(32, 256)], [2], on_left_out=lambda one: None)
     by_path = {row.path.split(",")[0]: row for row in rows}
     products = 2 * 2 * 32 * 256
-    assert by_path["cuda-binary"].operations == 3 * 4 * products  # a star has a plane more
+    assert by_path["cuda-binary"].operations == 3 * 4 * products  # a starred weight has one more plane
     assert by_path["cuda-binary"].ceiling_gop_per_second == 4000
     assert by_path["cuda-int8"].operations == products
     assert by_path["cuda-int8"].ceiling_gop_per_second == 1000
@@ -76,14 +76,14 @@ def test_operations_and_the_limit_that_binds(gpu: EmulatedGpu, quick_ceilings: d
     assert {row.limit[0] for row in rows} == {"memory", "operations"}  # type: ignore[index]
 
 
-def test_without_a_ceiling_no_limit_is_named() -> None:
+def test_without_a_ceiling_there_is_no_limit() -> None:
     row = KernelMeasurement("W2A8", 1, 1, 1, "abq", "cuda-binary", 1, 0, 1, True, {}, 1, 1, 1, "GPU", 1000.0)
     assert row.limit is None
     assert {"operations", "ceiling_gop_per_second"} <= set(asdict(row))
 
 
 @pytest.mark.parametrize(("seconds", "calls"), [(3e-3, 3), (1e-6, 20)])
-def test_how_often_a_product_is_repeated_depends_on_its_time(
+def test_the_number_of_repeated_calls_depends_on_the_time(
     gpu: EmulatedGpu, quick_ceilings: dict[str, float], seconds: float, calls: int
 ) -> None:
     gpu.replay_seconds = seconds
@@ -108,7 +108,7 @@ def test_a_wrong_result_is_not_exact(
         found[0, 7] += 1
         return found
 
-    assert all(engine.works(family, 0) for family in engine.PATHS)  # before their results are spoilt
+    assert all(engine.works(family, 0) for family in engine.PATHS)  # run the self-tests before the patch
     monkeypatch.setattr(engine, wrong, spoilt)
     rows = bench_gpu(gpu, ["W4A4"], [(32, 256)], [1], on_left_out=lambda one: None)
     assert [row.exact for row in rows] == [row.engine != "abq" for row in rows]
@@ -121,7 +121,7 @@ def test_16_bit_activations_are_checked_too(gpu: EmulatedGpu, quick_ceilings: di
     assert np.isfinite(ours.cold_us)
 
 
-def test_the_script_writes_rows_limits_and_what_was_left_out(
+def test_the_script_writes_rows_limits_and_left_out_peers(
     gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
@@ -146,7 +146,7 @@ def test_the_script_writes_rows_limits_and_what_was_left_out(
     assert said.startswith("copies 1000 GB/s, b1 ")
 
 
-def test_a_run_that_is_cut_leaves_what_it_has_measured(
+def test_an_interrupted_run_keeps_its_measurements(
     gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
@@ -166,7 +166,7 @@ def test_a_run_that_is_cut_leaves_what_it_has_measured(
     assert {row["m"] for row in found["measurements"]} == {1}
 
 
-def test_quick_changes_what_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_changes_only_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
     import gpu_kernels
 

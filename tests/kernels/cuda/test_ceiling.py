@@ -1,4 +1,4 @@
-"""The ceiling kernels in the emulator: the sums that they write are the products of their operands."""
+"""The ceiling kernels on the emulator: they write the products of their operands."""
 
 import ctypes
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 
 
 def run(kind: str, steps: int, threads: int = 64, missing: int = 0, backwards: bool = False) -> torch.Tensor:
-    """The sums (2 blocks, threads, 4) of random operands; `missing` elements short of room."""
+    """The sums (2 blocks, threads, 4) of random operands. missing: elements by which the output is too small."""
     operands = [torch.from_numpy(values.view(np.int32)) for values in ceiling.random_operands(steps)]
-    room = torch.full((2 * threads * 4 - missing,), -1, dtype=torch.int32)
+    out = torch.full((2 * threads * 4 - missing,), -1, dtype=torch.int32)
     device = EmulatedDevice(backwards=backwards)
-    device.show(*operands, room)
-    arguments = CeilingArguments(*(tensor.data_ptr() for tensor in (*operands, room)), steps)
+    device.show(*operands, out)
+    arguments = CeilingArguments(*(tensor.data_ptr() for tensor in (*operands, out)), steps)
     device.launch(CEILINGS[kind], (2, 1, 1), threads, 16, arguments)
-    return room.reshape(2, threads, 4)
+    return out.reshape(2, threads, 4)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -41,11 +41,11 @@ def test_expected_sums_of_all_ones(kind: str) -> None:
     each = {BITS: 256, INT8: 32 * 255 * 255}[kind]
     assert (expected_sums(kind, left, right, 3) == 3 * FRAGMENTS * each).all()
     many = 3000
-    wrapped = (many * FRAGMENTS * each + 2**31) % 2**32 - 2**31  # as the accumulators do
+    wrapped = (many * FRAGMENTS * each + 2**31) % 2**32 - 2**31  # int32 overflow
     assert (expected_sums(kind, left, right, many) == wrapped).all()
 
 
-def test_no_room_is_written_that_was_not_given() -> None:
+def test_an_output_that_is_too_small_is_detected() -> None:
     with pytest.raises(EmulatorError, match="is outside its buffer"):
         run(BITS, 1, missing=1)
 
@@ -59,7 +59,7 @@ def test_both_are_measured_on_every_processor() -> None:
     gpu = EmulatedGpu()
     gpu.processors = 1
     found = measure_ceilings(gpu)
-    assert gpu.launched == [CEILINGS[BITS], CEILINGS[INT8]]  # checked; the emulator's clock does not run anything
+    assert gpu.launched == [CEILINGS[BITS], CEILINGS[INT8]]  # the checks; the emulator's timer launches nothing
     warps, steps = 2 * 8, 1 << 14
     assert found == {
         BITS: ceiling.operations(BITS, warps, steps) / 2.0,
@@ -69,7 +69,7 @@ def test_both_are_measured_on_every_processor() -> None:
     }
 
 
-def test_without_binary_products_there_is_no_such_ceiling() -> None:
+def test_without_binary_products_there_is_no_binary_ceiling() -> None:
     gpu = EmulatedGpu("100a")
     gpu.processors = 1
     assert set(measure_ceilings(gpu)) == {INT8, "int8-library", "fp16-library"}

@@ -1,4 +1,4 @@
-"""The decode step of a GPU with packed weights on a GPU, the emulator in the driver's place."""
+"""The GPU's decode step with packed weights, with the emulator in place of the driver."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from kernels.formats.weight import PackedWeight
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 
 
-# What a block starts for a token: a quantizing launch and a product for each of four packed linears, where three of the
-# former norm or gate; beside 16-bit linears norms and gate are launches of their own; and two of attention.
+# Launches of one block for one token. Packed linears: four times quantization, with norm or gate fused, and product.
+# 16-bit linears: norms and gate are separate launches. Attention: two launches.
 LAUNCHES = {
     "W2A8": ["quantize_normed", "binary", "rotate_and_cache", "attend", "quantize", "binary",
              "quantize_normed", "binary", "quantize_gated", "binary"],
@@ -35,7 +35,7 @@ LAUNCHES = {
 
 
 def hidden(model: LoadedModel, decoder: GraphDecoder, gpu: EmulatedGpu) -> torch.Tensor:
-    """Of two tokens after a prompt; a graph would be recorded after the first."""
+    """Hidden states of two tokens after a prompt, the second as in graph capture."""
     cache = PreallocatedCache(model.model.config, 8)
     with torch.inference_mode():
         model.hidden(torch.tensor([[20, 21]]), cache)
@@ -52,7 +52,7 @@ def upload_all(model: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(("precision", "launches"), [("W2A8", 2 * 4), ("W4*A16", 4)])
-def test_the_first_step_does_all_that_a_graph_cannot_hold(
+def test_the_first_step_does_all_timing_and_loading(
     gpu: EmulatedGpu, precision: str, launches: int, tiny_llama: Path
 ) -> None:
     base = load_model(str(tiny_llama))
@@ -79,9 +79,7 @@ def test_the_first_step_does_all_that_a_graph_cannot_hold(
 
 
 @pytest.mark.parametrize("precision", LAUNCHES)
-def test_its_kernels_compute_what_torch_does_between_the_products(
-    precision: str, gpu: EmulatedGpu, tiny_llama: Path
-) -> None:
+def test_the_kernels_equal_torchs_operations(precision: str, gpu: EmulatedGpu, tiny_llama: Path) -> None:
     base = load_model(str(tiny_llama))
     model = rounded_model(base, Precision.parse(precision), "packed")
     expected = hidden(model, GraphDecoder(model.model, TorchOps()), gpu)
@@ -98,7 +96,7 @@ INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_cache", "attend", "ro
                  "round_normed", "scale_sums", "round_gated", "scale_sums"]  # fmt: skip
 
 
-def test_int8_has_as_few_launches_beside_its_products(
+def test_int8_has_fused_kernels_around_its_products(
     gpu: EmulatedGpu, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = to_int8(load_model(str(tiny_llama)))
@@ -115,7 +113,7 @@ def test_int8_has_as_few_launches_beside_its_products(
     assert not any(name.startswith(("round", "scale")) for name in gpu.launched)
 
 
-def test_which_calls_a_device_gets(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_operations_a_device_gets(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda:0")
     assert isinstance(decode_ops_for(torch.device("cpu"), 64), TorchOps)
     monkeypatch.setattr(kernels.cuda.decode_attention, "works", lambda index: True)

@@ -1,4 +1,4 @@
-"""The kernels on a real GPU: the emulator's cases, large shapes, streams side by side, CUDA graphs."""
+"""The kernels on a GPU: the emulator's cases, large shapes, concurrent streams, CUDA graphs."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ from kernels.hadamard import transformed, transformed_tensor
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 ON = "cuda:0"
 
@@ -92,7 +92,7 @@ def test_dispatch_takes_tensors_on_the_gpu(hadamard: int) -> None:
         dispatch.linear(x.cpu(), weight, 8)
 
 
-def test_a_transform_has_the_same_bits_as_on_the_cpu() -> None:
+def test_the_hadamard_transform_is_bit_identical_to_the_cpus() -> None:
     x = Case(2, 8, 5, 16, 768).tokens()
     for block in (2, 16, 256):
         assert torch.equal(transformed_tensor(x.to(ON), block).cpu(), torch.from_numpy(transformed(x.numpy(), block)))
@@ -123,12 +123,12 @@ def test_two_streams_at_once() -> None:
     streams = [torch.cuda.Stream() for _ in pairs]
     outputs: list[list[torch.Tensor]] = [[], []]
     for _ in range(50):
-        for (weight, x), stream, kept in zip(pairs, streams, outputs, strict=True):
+        for (weight, x), stream, results in zip(pairs, streams, outputs, strict=True):
             with torch.cuda.stream(stream):
-                kept.append(engine.linear(x, weight, 8))
+                results.append(engine.linear(x, weight, 8))
     torch.cuda.synchronize()
-    for expected, kept in zip(alone, outputs, strict=True):
-        assert all(torch.equal(y, expected) for y in kept)
+    for expected, results in zip(alone, outputs, strict=True):
+        assert all(torch.equal(y, expected) for y in results)
 
 
 @pytest.mark.parametrize("m", [1, 8, 100, 512])
@@ -153,8 +153,8 @@ def test_a_cuda_graph_holds_a_product(m: int) -> None:
     assert torch.equal(y, torch.flip(before, dims=[0]))
 
 
-def test_launches_that_overlap_give_the_same_bits(device: driver.CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products in a chain, where each one quantizes what the one before it wrote, and all share one set of codes."""
+def test_overlapping_launches_are_bit_identical(device: driver.CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of products, each of which quantizes the output of the previous one."""
     if not device.overlaps:
         pytest.skip(f"launches do not overlap on sm_{device.arch}")
     weights = [uploaded(Case(2, 8, 1, 2048, 2048, seed=seed))[0] for seed in range(8)]
@@ -182,10 +182,10 @@ def test_launches_that_overlap_give_the_same_bits(device: driver.CudaDevice, mon
 
 
 @pytest.mark.parametrize("kind", ["b1", "int8"])
-def test_the_ceiling_kernels_sums_are_the_products(device: driver.CudaDevice, kind: str) -> None:
+def test_the_ceiling_kernels_compute_the_products(device: driver.CudaDevice, kind: str) -> None:
     if kind == "b1" and not has_binary_mma(device.arch):
         pytest.skip(f"sm_{device.arch} has no binary tensor cores")
-    blocks, steps = 2 * device.processors, 5000  # so many that INT8 sums wrap around
+    blocks, steps = 2 * device.processors, 5000  # enough for INT8 sums to overflow
     left, right = random_operands(1)
     operands = [torch.from_numpy(values.view(np.int32)).to(ON) for values in (left, right)]
     sums = torch.empty((blocks, THREADS, 4), dtype=torch.int32, device=ON)
@@ -203,7 +203,7 @@ def test_every_ceiling_is_measured(device: driver.CudaDevice) -> None:
     assert all(1e12 < rate < 1e18 for rate in found.values())
 
 
-def test_torchs_libraries_are_right_and_none_is_left_out() -> None:
+def test_torchs_libraries_are_correct_and_none_is_left_out() -> None:
     left_out: list[LeftOut] = []
     peer_set = PeerSet(left_out.append, 0.0)
     weight, x = (torch.randn((rows, 512), device=ON).half() for rows in (256, 5))
@@ -244,7 +244,7 @@ def test_attention_of_one_token(heads: int, kv_heads: int, d: int, dtype: torch.
 
 
 @pytest.mark.parametrize("act_bits", [4, 8, 16])
-def test_a_norm_and_a_gate_in_the_quantizing_launch(act_bits: int) -> None:
+def test_norm_and_gate_are_fused_into_the_quantization(act_bits: int) -> None:
     weight, _ = uploaded(Case(2, act_bits, 1, 512, 11008))
     for make in (
         lambda: normed(1, 11008, torch.float16, on=ON),
@@ -257,7 +257,7 @@ def test_a_norm_and_a_gate_in_the_quantizing_launch(act_bits: int) -> None:
 
 @pytest.mark.parametrize("m", [1, 40])
 @pytest.mark.parametrize(("n", "k"), [(4096, 11008), (22016, 4096)])
-def test_int8_is_what_torchs_operations_give(m: int, n: int, k: int) -> None:
+def test_fused_int8_equals_torchs_operations(m: int, n: int, k: int) -> None:
     assert int8.works(0)
     linear = Int8Linear.round(torch.nn.Linear(k, n, bias=False, device=ON, dtype=torch.float16))
     x = values(m, k, dtype=torch.float16).to(ON)

@@ -1,4 +1,4 @@
-"""The emulator itself: it stops what a GPU would not define, has PTX's fragments, and sees kernels that are wrong."""
+"""The emulator itself: it rejects undefined behaviour, has PTX's fragment layouts, and detects mutated kernels."""
 
 import ctypes
 import math
@@ -25,9 +25,9 @@ MUTATIONS = {
         "mma_b1(acc[row][column][j], uint4{w[d][row][j].y, w[d][row][j].x, w[d][row][j].z, w[d][row][j].w}, "
         "b[d][column]);",
     ),
-    "a plane's weight": ("binary_p2_r1_c1", "binary.cu", "[e] << j;", "[e] << (j ^ 1);"),
-    "a shuffle's partner": ("binary_p2_r1_c1", "binary.cu", "shuffle_xor(sum, 2)", "shuffle_xor(sum, 4)"),
-    "a byte fragment's register": (
+    "planes weighted in the wrong order": ("binary_p2_r1_c1", "binary.cu", "[e] << j;", "[e] << (j ^ 1);"),
+    "wrong shuffle partner": ("binary_p2_r1_c1", "binary.cu", "shuffle_xor(sum, 2)", "shuffle_xor(sum, 4)"),
+    "registers of a byte fragment exchanged": (
         "bytes_p2_r1_c1",
         "bytes.cu",
         "bytes[row][1][r], bytes[row][0][r + 1]",
@@ -39,33 +39,33 @@ MUTATIONS = {
         "((lane % 4 * 2 + half) ^ (token & 1))",
         "(lane % 4 * 2 + half)",
     ),
-    "one stage fewer waited for": (
+    "one pipeline stage not waited for": (
         "bytes_p2_r1_c1",
         "bytes.cu",
         "wait_copies<kStages - 2>",
         "wait_copies<kStages - 1>",
     ),
-    "no barrier between the warps": (
+    "no barrier before the reduction over warps": (
         "binary_p2_r1_c1",
         "binary.cu",
         "token0 = tokens_of(column0);\n        sync_block();",
         "token0 = tokens_of(column0);",
     ),
-    "no wait for the launch that quantizes": ("binary_p2_r1_c1", "binary.cu", "    wait_for_previous();\n", ""),
-    "the read-only path for what that launch writes": (
+    "no wait for the quantizing launch": ("binary_p2_r1_c1", "binary.cu", "    wait_for_previous();\n", ""),
+    "read-only loads of what that launch writes": (
         "binary_p2_r1_c1",
         "epilogue.cuh",
         "load<float>(Global<const float>(a.act_scale)",
         "load_constant<float>(Global<const float>(a.act_scale)",
     ),
-    "more of the weight prefetched than there is": (
+    "prefetch past the end of the weight": (
         "binary_p2_r1_c1",
         "epilogue.cuh",
         "bytes < a.prefetch_bytes ? bytes : a.prefetch_bytes",
         "a.prefetch_bytes",
     ),
-    "the tail of rows not masked": ("binary_p2_r1_c1", "epilogue.cuh", "|| row >= a.n) return;", ") return;"),
-    "the plane's place in the tile": (
+    "rows past the end not masked": ("binary_p2_r1_c1", "epilogue.cuh", "|| row >= a.n) return;", ") return;"),
+    "wrong position of a plane in the tile": (
         "quantize_float32",
         "quantize.cu",
         "(column_in_tile + r) * 4 + t",
@@ -75,7 +75,7 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_the_cases_see_a_wrong_kernel(mutation: str, tmp_path: Path) -> None:
+def test_a_mutated_kernel_is_detected(mutation: str, tmp_path: Path) -> None:
     kernel, file, before, after = MUTATIONS[mutation]
     for source in SOURCES.glob("*.cu*"):
         shutil.copy(source, tmp_path)
@@ -115,8 +115,8 @@ class QuotientArguments(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_uint64) for name in ("values", "divisors", "quotients")), ("count", ctypes.c_int32))
 
 
-def test_a_quotient_is_rounded_as_a_division_is() -> None:
-    """Quotients beside the middle between two codes, where one bit decides, and any others; divisors near 1 and far."""
+def test_quotients_are_correctly_rounded() -> None:
+    """Quotients close to the midpoint of two codes, where one bit decides, and random ones; divisors of all sizes."""
     library = build(Unit("quotients", "quotients.cu", ("KERNEL(divide_all, QuotientArguments, 1024, (divide_all))",)))
     random = np.random.default_rng(0)
     count = 400_000
@@ -130,11 +130,11 @@ def test_a_quotient_is_rounded_as_a_division_is() -> None:
     )
     halves = (random.integers(-300, 300, len(divisors)) + 0.5).astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):
-        beside = (halves * divisors).view(np.int32) + random.integers(-2, 3, len(divisors)).astype(np.int32)
+        near_midpoint = (halves * divisors).view(np.int32) + random.integers(-2, 3, len(divisors)).astype(np.int32)
         anywhere = (random.standard_normal(len(divisors)) * 100).astype(np.float32) * divisors
-    values = np.where(random.random(len(divisors)) < 0.7, beside.view(np.float32), anywhere).astype(np.float32)
-    kept = np.isfinite(values) & (divisors > 0)
-    values, divisors = values[kept], divisors[kept]
+    values = np.where(random.random(len(divisors)) < 0.7, near_midpoint.view(np.float32), anywhere).astype(np.float32)
+    usable = np.isfinite(values) & (divisors > 0)
+    values, divisors = values[usable], divisors[usable]
     quotients = np.empty_like(values)
     library.emulator_forget_buffers()
     for tensor in (values, divisors, quotients):
@@ -143,7 +143,7 @@ def test_a_quotient_is_rounded_as_a_division_is() -> None:
     assert run(library, "divide_all", (1, 1, 1), 1024, 1024, QuotientArguments(*places, len(values))) == ""
     with np.errstate(over="ignore", under="ignore"):
         expected = values / divisors
-    codes = np.abs(expected) < 1e5  # what rounds to a level
+    codes = np.abs(expected) < 1e5  # the range that matters for codes
     assert codes.mean() > 0.9
     assert np.array_equal(np.rint(quotients[codes]), np.rint(expected[codes]))
     normal = codes & (np.abs(values) > 1e-15)
@@ -167,18 +167,18 @@ def run_fault(name: str) -> tuple[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_emulator_stops_what_a_gpu_would_not_define(fault: str) -> None:
+def test_undefined_behaviour_is_rejected(fault: str) -> None:
     message, _ = run_fault(fault)
     assert FAULTS[fault] in message
 
 
-def test_the_emulator_runs_what_is_right() -> None:
+def test_a_correct_kernel_runs() -> None:
     message, data = run_fault("right")
     assert message == ""
     assert data.tolist() == list(reversed(range(64)))
 
 
-# Matrix, (rows, columns), registers x elements, and entries of the PTX ISA's figures: (lane, element) -> (row, column).
+# Matrix, (rows, columns), elements per lane, and entries of the PTX ISA's figures: (lane, element) -> (row, column).
 TABLES = [
     (0, (16, 256), 128, {(0, 0): (0, 0), (5, 33): (9, 33), (5, 64): (1, 160), (31, 127): (15, 255), (4, 31): (1, 31)}),
     (1, (256, 8), 64, {(0, 0): (0, 0), (5, 0): (32, 1), (5, 32): (160, 1), (31, 63): (255, 7)}),
@@ -222,7 +222,7 @@ def test_conversions_round_as_the_gpu_does() -> None:
     assert [library.emulator_from_half(int(h)) for h in halves.view(np.uint16)] == halves.astype(np.float32).tolist()
 
 
-def test_only_one_header_speaks_to_the_device() -> None:
+def test_only_one_header_uses_intrinsics_and_ptx() -> None:
     for path in SOURCES.glob("*.cu*"):
         text = path.read_text()
         if path.name != "device.cuh":

@@ -1,4 +1,4 @@
-"""The fragment order of weights: round trips, and each bit where the tensor core's lanes expect it."""
+"""The fragment order of weights: round trips, and the position of each bit."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def packed(n: int, k: int, planes: int, group_size: int | None = None, bias: boo
 
 @settings(max_examples=40, deadline=None)
 @given(planes=st.integers(1, 9), n=st.integers(1, 50), k=st.integers(1, 600), seed=st.integers(0, 99))
-def test_codes_survive_the_round_trip(planes: int, n: int, k: int, seed: int) -> None:
+def test_unpacking_inverts_packing(planes: int, n: int, k: int, seed: int) -> None:
     codes = random_codes(seed, n, k, planes)
     data = pack_fragments(codes, planes)
     assert data.shape == (-(-n // 16), -(-k // 256), planes, 32, 4)
     assert np.array_equal(unpack_fragments(data, n, k), codes)
 
 
-def test_every_bit_is_where_the_lanes_expect_it() -> None:
+def test_the_position_of_every_bit() -> None:
     for row, column in [(0, 0), (9, 0), (3, 200), (15, 255), (8, 127), (7, 128), (5, 77)]:
         codes = np.zeros((16, 256), np.uint16)
         codes[row, column] = 0b10
@@ -50,7 +50,7 @@ def test_padding_is_zero() -> None:
 
 
 @pytest.mark.parametrize("group_size", [None, 32, 128, 96])
-def test_scales_zeros_sums_and_bias_come_along(group_size: int | None) -> None:
+def test_scales_zeros_sums_and_bias(group_size: int | None) -> None:
     weight = packed(37, 300, 4, group_size, bias=True)
     fragments = to_fragments(weight)
     assert fragments.groups == weight.groups
@@ -61,14 +61,14 @@ def test_scales_zeros_sums_and_bias_come_along(group_size: int | None) -> None:
     assert np.array_equal(unpack_fragments(fragments.data, 37, 300), weight.codes())
 
 
-def test_packed_size_is_planes_bits_a_weight() -> None:
+def test_packed_size_is_one_bit_per_weight_and_plane() -> None:
     weight = packed(64, 512, 3)
     fragments = to_fragments(weight)
     assert fragments.data.nbytes == 64 * 512 * 3 // 8
     assert fragments.nbytes == fragments.data.nbytes + 64 * (4 + 2 + 4)
 
 
-def test_rows_too_long_for_int32_are_cut_into_segments_of_whole_chunks() -> None:
+def test_rows_too_long_for_int32_are_split_into_segments() -> None:
     codes = np.full((16, 70_000), 511, np.uint16)
     weight = pack_weight(codes, 9, np.ones((16, 1), np.float32), np.zeros((16, 1), int))
     fragments = to_fragments(weight)
@@ -77,6 +77,6 @@ def test_rows_too_long_for_int32_are_cut_into_segments_of_whole_chunks() -> None
     assert fragments.sums[:, 0].astype(np.int64).sum() == 70_000 * 511
 
 
-def test_fragments_that_are_too_small_are_refused() -> None:
+def test_fragments_smaller_than_the_weight_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"do not hold a weight \(17, 256\)"):
         unpack_fragments(np.zeros((1, 1, 2, 32, 4), np.uint32), 17, 256)

@@ -1,4 +1,4 @@
-"""Every CUDA kernel on the emulator, at the edges of its shapes, equal to the int64 reference."""
+"""Every CUDA kernel on the emulator, at edge cases of its shapes: equal to the int64 reference."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ ALL = [i for grouped in (False, True) for planes in range(1, 10) for i in instan
 
 
 def plan_of(instance: Instance, case: Case, number: int) -> Plan:
-    """Another block and another number of splits for each number, within shared memory and the groups."""
+    """A different block and number of splits for each number, within the limits of shared memory."""
     splits = 1 + number % 3
     if instance.family == BINARY:
         plans = [Plan(instance, warps, 1, splits) for warps in (1, 2, 3, 4, 8)]
@@ -54,7 +54,7 @@ def test_every_kernel_equals_the_int64_reference(instance: Instance, number: int
 
 @pytest.mark.parametrize("act_bits", range(1, 9))
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_every_precision_takes_every_path(bits: int, act_bits: int) -> None:
+def test_every_precision_on_every_path(bits: int, act_bits: int) -> None:
     for starred in (False, True):
         case = Case(bits, act_bits, 3, 20, 300, starred, None, DTYPES[(bits + act_bits) % 3])
         weight = upload(case.weight(), "cpu")
@@ -64,7 +64,7 @@ def test_every_precision_takes_every_path(bits: int, act_bits: int) -> None:
 
 @pytest.mark.parametrize(("bits", "act_bits"), [(8, 8), (7, 8), (8, 1), (2, 8), (1, 7)])
 @pytest.mark.parametrize("m", [1, 32, 33])
-def test_the_library_product_is_exact(bits: int, act_bits: int, m: int) -> None:
+def test_cublaslts_product_is_exact(bits: int, act_bits: int, m: int) -> None:
     case = Case(bits, act_bits, m, 50, 300, bits == 2, None, DTYPES[m % 3])
     weight = upload(case.weight(), "cpu")
     assert_exact(case, EmulatedDevice(), candidates(weight, m, act_bits, (LIBRARY,), 4)[0])
@@ -82,7 +82,7 @@ def test_every_small_number_of_tokens(m: int) -> None:
 
 @pytest.mark.parametrize("family", [BINARY, BYTES])
 @pytest.mark.parametrize("group_size", [None, 128])
-def test_a_split_gives_the_same_bits_every_time(family: str, group_size: int | None) -> None:
+def test_split_results_are_deterministic(family: str, group_size: int | None) -> None:
     case = Case(3, 8, 4, 40, 2100, False, group_size, torch.float32)
     instance = next(i for i in instances(3, group_size is not None) if i.family == family)
     outputs = [
@@ -92,7 +92,7 @@ def test_a_split_gives_the_same_bits_every_time(family: str, group_size: int | N
     assert torch.equal(outputs[0], outputs[1])
 
 
-def test_more_splits_and_warps_than_there_are_columns() -> None:
+def test_more_splits_and_warps_than_units_of_columns() -> None:
     for family, warps in ((BINARY, 8), (BYTES, 4)):
         instance = next(i for i in instances(2, False) if i.family == family)
         assert_exact(Case(2, 8, 2, 20, 300), EmulatedDevice(), Plan(instance, warps, 1, 7))
@@ -111,9 +111,9 @@ def test_tokens_are_transformed_before_they_are_quantized(family: str, block: in
 @pytest.mark.parametrize(("bits", "group_size"), [(1, None), (2, None), (2, 128), (7, None), (8, None), (8, 128)])
 @pytest.mark.parametrize("family", [BINARY, BYTES, LIBRARY])
 @pytest.mark.parametrize("m", [1, 9])
-def test_zero_points_between_two_levels(family: str, bits: int, group_size: int | None, m: int) -> None:
+def test_zero_points_halfway_between_two_levels(family: str, bits: int, group_size: int | None, m: int) -> None:
     if family == LIBRARY and group_size is not None:
-        pytest.skip("a library's product has one scale a row")
+        pytest.skip("cuBLASLt's product has one scale per row")
     case = Case(bits, 8, m, 40, 600, group_size=group_size, dtype=DTYPES[bits % 3], spacing=2)
     weight = upload(case.weight(), "cpu")
     for plan in candidates(weight, m, 8, (family,), 4)[:3]:
@@ -157,7 +157,7 @@ def test_activations_are_quantized_as_calibration_does(family: str, act_bits: in
     finite = x.isfinite().all(dim=1)
     known = torch.where(finite[:, None], x, 0).float()
     codes, scale, zero, _ = quantize_activations(known.numpy(), act_bits, case.act_clip)
-    scale[~finite.numpy()] = np.nan  # what the CPU refuses
+    scale[~finite.numpy()] = np.nan  # the CPU engine raises instead
     assert np.array_equal(acts.scale[:5].numpy(), scale, equal_nan=True)
     assert np.array_equal(acts.zero[:5].numpy(), zero)
     starts = np.arange(0, 300, weight.segment) if weight.grouped else [0]
@@ -167,7 +167,7 @@ def test_activations_are_quantized_as_calibration_does(family: str, act_bits: in
         assert np.array_equal(stored.transpose(0, 1, 2, 4, 3, 5).reshape(8, 512)[:5, :300], codes)
 
 
-def test_rows_that_are_strided_or_out_of_alignment() -> None:
+def test_strided_and_unaligned_rows() -> None:
     case = Case(2, 8, 3, 16, 300, dtype=torch.float16)
     weight, x = upload(case.weight(), "cpu"), case.tokens()
     wide = torch.zeros(3, 311, dtype=torch.float16)

@@ -1,4 +1,4 @@
-"""A model's linear on the GPU engine, with the emulator in the driver's place."""
+"""`PackedLinear` on the GPU engine, with the emulator in place of the driver."""
 
 import pytest
 import torch
@@ -16,32 +16,32 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 @pytest.mark.parametrize(("hadamard", "spacing"), [(1, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("precision", ["W2A8", "W2*A8", "W4A4g128"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_it_computes_what_the_cpu_engine_computes(
+def test_outputs_equal_the_cpu_engines(
     gpu: EmulatedGpu, precision: str, dtype: torch.dtype, hadamard: int, spacing: int
 ) -> None:
-    asked = Precision.parse(precision)
-    groups = 1 if asked.group_size is None else 300 // asked.group_size + 1
+    parsed = Precision.parse(precision)
+    groups = 1 if parsed.group_size is None else 300 // parsed.group_size + 1
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, asked.levels, (40, 300), generator=generator, dtype=torch.int16)
+    codes = torch.randint(0, parsed.levels, (40, 300), generator=generator, dtype=torch.int16)
     scale = torch.rand((40, groups), generator=generator) + 0.1
-    zero = torch.full((40, groups), 2 ** (asked.weight_bits - 1) + spacing // 2, dtype=torch.int16)
-    weight = QuantizedWeight(codes, scale, zero, asked.group_size or 300, spacing)
+    zero = torch.full((40, groups), 2 ** (parsed.weight_bits - 1) + spacing // 2, dtype=torch.int16)
+    weight = QuantizedWeight(codes, scale, zero, parsed.group_size or 300, spacing)
     bias = torch.randn(40, generator=generator)
-    here = PackedLinear.pack(weight, asked, bias, 0.9, hadamard)
-    assert isinstance(here.packed, PackedWeight)
-    there = PackedLinear(upload(here.packed, "cpu"), asked.act_bits)  # the emulator's memory is the CPU's
-    assert isinstance(there.packed, DeviceWeight) and there.stored_bytes > 0
+    on_cpu = PackedLinear.pack(weight, parsed, bias, 0.9, hadamard)
+    assert isinstance(on_cpu.packed, PackedWeight)
+    on_gpu = PackedLinear(upload(on_cpu.packed, "cpu"), parsed.act_bits)  # the emulator's memory is the CPU's
+    assert isinstance(on_gpu.packed, DeviceWeight) and on_gpu.stored_bytes > 0
     x = torch.randn((2, 3, 300), generator=generator).to(dtype)
-    y = there(x)
+    y = on_gpu(x)
     assert y.shape == (2, 3, 40) and y.dtype == dtype
-    torch.testing.assert_close(y.float(), here(x.float()), rtol=2e-3, atol=2e-2)
+    torch.testing.assert_close(y.float(), on_cpu(x.float()), rtol=2e-3, atol=2e-2)
 
 
-def test_weights_that_meet_whole_activations_are_transformed_too(gpu: EmulatedGpu) -> None:
+def test_the_hadamard_transform_applies_to_16_bit_activations_too(gpu: EmulatedGpu) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 8, (40, 320), generator=generator, dtype=torch.int16)
     weight = QuantizedWeight(codes, torch.full((40, 1), 0.1), torch.full((40, 1), 4, dtype=torch.int16), 320)
-    here = PackedLinear.pack(weight, Precision.parse("W3A16"), None, hadamard=64)
-    assert isinstance(here.packed, PackedWeight)
+    on_cpu = PackedLinear.pack(weight, Precision.parse("W3A16"), None, hadamard=64)
+    assert isinstance(on_cpu.packed, PackedWeight)
     x = torch.randn((3, 320), generator=generator)
-    torch.testing.assert_close(PackedLinear(upload(here.packed, "cpu"), 16)(x), here(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(PackedLinear(upload(on_cpu.packed, "cpu"), 16)(x), on_cpu(x), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What is handed to the CUDA driver for a launch that may overlap: read by a driver of the test's own, written in C."""
+"""The arguments of overlapping launches, as read by a fake CUDA driver written in C."""
 
 import ctypes
 import subprocess
@@ -21,7 +21,7 @@ typedef struct {
     unsigned count;
 } Config;
 long long seen[16];
-extern "C" long long* what_was_seen() { return seen; }
+extern "C" long long* recorded_arguments() { return seen; }
 extern "C" size_t sizes(int i) { return i ? sizeof(Config) : sizeof(Attribute); }
 extern "C" int cuLaunchKernelEx(const Config* c, void* function, void** arguments, void** extra) {
     long long found[] = {c->grid_x, c->grid_y, c->grid_z, c->block_x, c->block_y, c->block_z, c->shared_bytes,
@@ -46,22 +46,22 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(built)
 
 
-def test_the_driver_reads_what_was_meant(driver: str) -> None:
+def test_the_driver_receives_the_launch_configuration(driver: str) -> None:
     library = ctypes.CDLL(driver)
-    library.what_was_seen.restype = ctypes.POINTER(ctypes.c_longlong)
+    library.recorded_arguments.restype = ctypes.POINTER(ctypes.c_longlong)
     function, stream = 0x7F00_1234_5678, 0x7F00_8765_4321
     assert launch_overlapped(function, (7, 5, 3), 256, 1024, stream, Arguments(41, 42), driver) == 0
     expected = [7, 5, 3, 256, 1, 1, 1024, stream, 1, 6, 1, function, 41, 1]
-    assert library.what_was_seen()[: len(expected)] == expected
+    assert library.recorded_arguments()[: len(expected)] == expected
     assert library.sizes(0) == ctypes.sizeof(LaunchAttribute)
     assert library.sizes(1) == ctypes.sizeof(LaunchConfig)
 
 
-def test_a_refusal_is_the_drivers_number(driver: str) -> None:
+def test_an_error_code_is_returned(driver: str) -> None:
     assert launch_overlapped(1, (70_000, 1, 1), 32, 0, 0, Arguments(), driver) == 1
 
 
-def test_which_devices_overlap(driver: str, tmp_path: Path) -> None:
+def test_which_devices_overlap_launches(driver: str, tmp_path: Path) -> None:
     assert can_overlap(90, driver) and can_overlap(100, driver)
     assert not can_overlap(89, driver)
     assert not can_overlap(90, str(tmp_path / "missing.so"))

@@ -1,4 +1,4 @@
-"""Other libraries beside the GPU engine: what torch computes is checked, and what cannot be timed is named."""
+"""Peers of the GPU engine: their results are checked, and peers that cannot be timed are reported."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +14,8 @@ LIBRARIES = ("gemlite", "humming")
 
 
 @pytest.fixture(autouse=True)
-def own_modules() -> Iterator[None]:
-    """What a test imports in a library's place is gone after it."""
+def restore_modules() -> Iterator[None]:
+    """Remove fake libraries from sys.modules after each test."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -35,7 +35,7 @@ def two(size: int) -> int:
 
 
 def engines(peer_set: PeerSet, weight: torch.Tensor, x: torch.Tensor) -> set[str]:
-    """Of the products that can be timed."""
+    """The engines of the products that can be timed."""
     return set(peer_set.record_all(weight, x, two, lambda product: product.engine))
 
 
@@ -46,7 +46,7 @@ def peer_set_and_left_out(seconds: float = 60.0) -> tuple[PeerSet, list[LeftOut]
 
 @pytest.mark.parametrize("m", [1, 5, 33])
 @pytest.mark.parametrize("precision", ["FP16", "BF16", "W8A8"])
-def test_torchs_products_are_right(precision: str, m: int) -> None:
+def test_torchs_products_are_correct(precision: str, m: int) -> None:
     weight, x = operands(m=m)
     peer = torch_libraries.makers()[precision](weight, x, two)
     check(peer, m)
@@ -58,7 +58,7 @@ def test_torchs_products_are_right(precision: str, m: int) -> None:
 
 
 @pytest.mark.parametrize("precision", ["FP16", "W8A8"])
-def test_a_wrong_value_in_the_last_token_is_seen(precision: str) -> None:
+def test_a_wrong_value_in_the_last_token_is_detected(precision: str) -> None:
     weight, x = operands()
     peer = torch_libraries.makers()[precision](weight, x, two)
 
@@ -72,7 +72,7 @@ def test_a_wrong_value_in_the_last_token_is_seen(precision: str) -> None:
         check(Peer(wrong, peer.expected, peer.tolerance), 5)
 
 
-def test_a_product_that_is_no_number_is_wrong() -> None:
+def test_nan_is_wrong() -> None:
     weight, x = operands()
     peer = torch_libraries.makers()["FP16"](weight, x, two)
     nothing = Product(**{**vars(peer.product), "multiply": lambda copy: torch.full((5, 64), float("nan"))})
@@ -88,7 +88,7 @@ def test_groups_are_rounded_to_the_nearest_level(bits: int, dtype: torch.dtype) 
     assert (codes.dtype, codes.shape, scale.shape, low.shape) == (torch.uint8, (64, 256), (64, 2), (64, 2))
     assert (int(codes.min()), int(codes.max())) == (0, 2**bits - 1)
     error = (from_groups(codes, scale, low) - weight.double()).abs().reshape(64, 2, GROUP).amax(-1)
-    assert bool((error <= 0.6 * scale.double()).all())  # half a level, and the rounding of its ends
+    assert bool((error <= 0.6 * scale.double()).all())  # half a level, and the rounding of the range's ends
 
 
 def test_groups_that_do_not_divide_the_columns_are_refused() -> None:
@@ -102,12 +102,12 @@ def test_int8_uses_the_range_of_each_row() -> None:
     assert bool(((codes.double() * scale.double() - operands()[0].double()).abs() <= 0.5001 * scale).all())
 
 
-def test_what_is_not_installed_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
     peer_set, left_out = peer_set_and_left_out()
     for m in (1, 2):
-        assert engines(peer_set, *operands(m=m)) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8"}  # int4 is a GPU's
+        assert engines(peer_set, *operands(m=m)) == {"cublas-fp16", "cublas-bf16", "cublaslt-int8"}  # int4 needs a GPU
     absent = [str(one) for one in left_out if one.engine in LIBRARIES]
     assert len(absent) == 2
     assert absent[1].startswith("humming is left out: ")
@@ -115,7 +115,7 @@ def test_what_is_not_installed_is_named_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_whose_import_fails_is_named_with_its_words(
+def test_a_failing_import_is_reported_with_its_message(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / library).mkdir()
@@ -127,7 +127,7 @@ def test_a_library_whose_import_fails_is_named_with_its_words(
 
 
 def fake_library(monkeypatch: pytest.MonkeyPatch, make: Callable[..., Peer]) -> None:
-    """gemlite with one precision, in place of what only a GPU can run."""
+    """Replace gemlite by a fake with one precision, because the real one needs a GPU."""
     monkeypatch.setattr(gemlite, "makers", lambda: {"W4A16": make})
     monkeypatch.setattr(humming, "makers", dict)
 
@@ -149,7 +149,7 @@ def test_a_peer_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(told).startswith("gemlite W4A16 is left out: PeerError: its product differs from the float64 one by 5")
 
 
-def test_a_peer_that_fails_is_named_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_fails_is_reported_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(weight: torch.Tensor, x: torch.Tensor, copies_of: object) -> Peer:
         if len(weight) == 96:
             raise NotImplementedError
@@ -162,7 +162,7 @@ def test_a_peer_that_fails_is_named_and_asked_again(monkeypatch: pytest.MonkeyPa
     assert "gemlite W4A16 is left out: NotImplementedError: no reason given" in map(str, left_out)
 
 
-def test_a_peer_that_no_graph_can_hold_is_named() -> None:
+def test_a_peer_that_cannot_be_captured_is_reported() -> None:
     def record(product: Product) -> str:
         if product.precision == "BF16":
             raise RuntimeError("operation not permitted when stream is capturing")
@@ -175,7 +175,7 @@ def test_a_peer_that_no_graph_can_hold_is_named() -> None:
     )
 
 
-def test_libraries_that_compile_have_so_many_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_compile_have_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
     def make(weight: torch.Tensor, x: torch.Tensor, copies_of: object) -> Peer:

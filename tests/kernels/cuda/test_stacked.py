@@ -1,4 +1,4 @@
-"""Uploaded weights as one, with the emulator in the driver's place."""
+"""Concatenated uploaded weights, with the emulator in place of the driver."""
 
 from dataclasses import replace
 
@@ -34,7 +34,9 @@ def test_one_weight_with_the_rows_of_all(gpu: EmulatedGpu, act_bits: int) -> Non
     x = torch.from_numpy(RANDOM.standard_normal((2, K), np.float32))
     expected = torch.cat([linear(x, weight, act_bits) for weight in weights], dim=1)
     whole, parts = stack(weights)
-    assert whole.n == 55 and whole.nbytes - sum(w.nbytes for w in weights) == 4 * (32 + 16)  # zeros in place of no bias
+    assert whole.n == 55 and whole.nbytes - sum(w.nbytes for w in weights) == 4 * (
+        32 + 16
+    )  # zeros for the missing biases
     torch.testing.assert_close(linear(x, whole, act_bits), expected, rtol=0, atol=0)
     torch.testing.assert_close(
         torch.cat([linear(x, part, act_bits) for part in parts], dim=1), expected, rtol=0, atol=0
@@ -44,8 +46,8 @@ def test_one_weight_with_the_rows_of_all(gpu: EmulatedGpu, act_bits: int) -> Non
         assert torch.equal(exact_integers(x, whole, act_bits), totals)
     for part in parts:
         for name in ("data", "scale", "zero", "sums"):
-            own, all_rows = getattr(part, name), getattr(whole, name)
-            assert own.is_contiguous() and own.untyped_storage().data_ptr() == all_rows.untyped_storage().data_ptr()
+            view, all_rows = getattr(part, name), getattr(whole, name)
+            assert view.is_contiguous() and view.untyped_storage().data_ptr() == all_rows.untyped_storage().data_ptr()
 
 
 def test_weights_that_differ_in_more_than_rows_are_not_stacked() -> None:
@@ -54,5 +56,5 @@ def test_weights_that_differ_in_more_than_rows_are_not_stacked() -> None:
         assert not can_stack([first, other])
     assert not can_stack([first, replace(first, hadamard=4)])
     assert not can_stack([first, replace(first, spacing=2)])
-    assert not can_stack([uploaded(16, 2, 128), uploaded(16, 2, 128)])  # their scales would be held twice
+    assert not can_stack([uploaded(16, 2, 128), uploaded(16, 2, 128)])  # their scales would be stored twice
     assert not can_stack([uploaded(7, 2), first]) and can_stack([first, uploaded(7, 2)])
