@@ -1,18 +1,18 @@
-"""The public interface of the GPU engine.
+"""The public interface of the GPU engine, which `kernels.cuda` implements.
 
-`kernels.cuda` holds the implementation, which other packages do not import.
-Importing it needs neither torch nor CuPy nor a GPU: each function imports what it needs when it is called.
+Importing it needs neither torch nor CuPy nor a GPU: functions import what they need when they are called.
 
 - A packed weight on a GPU: `upload`, `DeviceWeight`; several with a common input as one: `can_stack`, `stack`.
-  `kernels.dispatch.linear` multiplies by it.
-- An input that the product normalizes or gates as it reads it: `Normed`, `Gated`; `materialize` writes the values out.
+  `kernels.dispatch.linear` multiplies by them.
+- An input that a product gates or normalizes as it reads it: `Gated`, `Normed`; `materialize` writes its values out.
 - Attention of one token over a KV cache: the module `decode_attention`.
 - torch's INT8 product, for comparison: the module `int8`, `int8_matmul`, `padded_int8_tokens`.
-- The device: `device`, `CudaDevice`.
+- The device, its benchmark, and what the compiler reports: `device`, `bench_gpu`, `compile_report`.
 """
 
 from kernels.cuda import decode_attention, int8
-from kernels.cuda.compile import CompileError
+from kernels.cuda.bench import bench_gpu
+from kernels.cuda.compile import CompileError, compile_report
 from kernels.cuda.decode_attention import AttentionInput
 from kernels.cuda.device_tensors import DeviceWeight, padded_int8_tokens, upload
 from kernels.cuda.driver import CudaDevice, CudaError, device
@@ -30,7 +30,9 @@ __all__ = [
     "Gated",
     "Input",
     "Normed",
+    "bench_gpu",
     "can_stack",
+    "compile_report",
     "decode_attention",
     "device",
     "int8",

@@ -103,7 +103,7 @@ def _share(limit: tuple[str, float] | None) -> str:
 
 
 def _compiled(archs: list[str]) -> Answer:
-    from kernels.cuda.compile import compile_report
+    from kernels.gpu import compile_report
 
     found = list(compile_report(archs))
     header = ["Kernel", "Architecture", "Registers", "Spill bytes", "Shared bytes"]

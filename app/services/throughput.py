@@ -50,7 +50,7 @@ class ThroughputService:
         device: "cpu" or "cuda". Raises CudaError without a GPU.
         """
         if device == "cuda":
-            from kernels.cuda.bench import bench_gpu
+            from kernels.gpu import bench_gpu
 
             gpu = _gpu()
             measured_on, measured = gpu.name, bench_gpu(gpu, list(precisions), list(shapes), list(m), on_measurement)
