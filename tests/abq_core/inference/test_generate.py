@@ -170,7 +170,7 @@ def test_bytes_that_are_not_utf8_are_emitted_as_replacement_characters(llama: Lo
     tokenizer = byte_fallback_tokenizer()
     column = Scripted(llama.ref, llama.model, tokenizer, llama.precision)
     column.script = [*INVALID, *(1 + byte for byte in "é".encode()), A]
-    tokens = [e for e in generate({"a": column}, None, "a", len(column.script)) if isinstance(e, Token)]
+    tokens = [e for e in generate({"a": column}, None, "aa", len(column.script)) if isinstance(e, Token)]
     assert "".join(token.text for token in tokens) == "b\ufffdaéa"
 
 
