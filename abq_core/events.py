@@ -1,4 +1,4 @@
-"""What a calibration says while it works. A callback gets these and may raise to stop it."""
+"""Events of a calibration in progress. A listener records them; it may raise to stop the calibration."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from abq_core.text.records import TextRecord
 
 @dataclass(frozen=True)
 class Started:
-    """The walk begins. `steps_per_block` is 0 for methods that learn nothing.
+    """The first block is next.
 
-    `end_to_end_steps`: of the pass after the blocks, in which all learn together; 0 without one.
+    steps_per_block: 0 for methods that learn nothing.  end_to_end_steps: of the pass after the blocks, 0 without one.
     """
 
     blocks: int
@@ -19,8 +19,8 @@ class Started:
 
 
 @dataclass(frozen=True)
-class TextChosen:
-    """Calibration text is read; `record` says which. `part`: what for, "blocks" or "end_to_end"."""
+class TextRead:
+    """Calibration text was read. part: "blocks", or "end_to_end" for the pass after them."""
 
     record: TextRecord
     part: str = "blocks"
@@ -28,9 +28,9 @@ class TextChosen:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimisation step of a block is done; `step` counts from 1 to `steps`.
+    """One optimizer step is done. step: 1 to `steps`.
 
-    A `block` that is the number of blocks stands for all of them together: the end-to-end pass.
+    block: the index of a block, or the number of blocks for a step of the end-to-end pass.
     """
 
     block: int
@@ -40,9 +40,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One pass over the calibration segments; `losses` are means over it: total, dlc, akl, mse.
+    """One epoch over the calibration segments is done. block: as in StepDone.
 
-    Of the end-to-end pass (see StepDone) a tenth, with kl, in nats a token.
+    losses: means over the epoch, by term (dlc, akl, mse) with their total. The end-to-end pass reports a tenth of its
+    steps at a time, with kl in nats per token.
     """
 
     block: int
@@ -52,24 +53,33 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class BlockDone:
-    """A block is in the store. `adopted`: it was there already. `distances`: its output against full precision."""
+    """A block, or its draft before an end-to-end pass, is in the store.
+
+    sha256: hash of what was stored now, None if the block was in the store already.  distances: of its output from
+    full precision (cosine, mse).
+    """
 
     block: int
     seconds: float
-    adopted: bool
+    sha256: str | None
     distances: Mapping[str, float]
+
+    @property
+    def adopted(self) -> bool:
+        """True if the block was in the store already."""
+        return self.sha256 is None
 
 
 @dataclass(frozen=True)
 class Message:
-    """A sentence for the log."""
+    """One sentence for the log."""
 
     text: str
 
 
-Event = TextChosen | Started | StepDone | EpochDone | BlockDone | Message
+Event = TextRead | Started | StepDone | EpochDone | BlockDone | Message
 OnEvent = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The callback of a caller that does not listen."""
+    """Ignore an event: the default listener."""

@@ -1,11 +1,13 @@
-"""What calibration leaves of a block (integer weights, other parameters, learned values) and where it is kept."""
+"""The result of calibrating a block (integer weights, other parameters, learned values), and stores that keep it."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from abq_core.precision import Precision
@@ -16,39 +18,58 @@ _WORD = 64  # values of a bit plane that share a machine word
 
 
 class CheckpointStore(Protocol):
-    """Keeps finished blocks, and drafts: what a block has learned where an end-to-end pass is to follow.
+    """Keeps finished blocks, and drafts: the learned values of blocks that await an end-to-end pass."""
 
-    `load` and `load_draft` give None for what is not there, or whose content does not match. `save` ends a draft.
-    """
+    def has(self, block: int) -> bool:
+        """True if a finished block was stored. Cheap: its content is not read, so `load` may still return None."""
 
-    def load(self, block: int) -> dict[str, Tensor] | None: ...
+    def load(self, block: int) -> dict[str, Tensor] | None:
+        """The tensors of a finished block; None if it is missing or its content does not match its hash."""
 
-    def save(self, block: int, tensors: dict[str, Tensor]) -> None: ...
+    def save(self, block: int, tensors: dict[str, Tensor]) -> str:
+        """Store a finished block and remove its draft. Returns the SHA-256 of what was stored."""
 
-    def load_draft(self, block: int) -> dict[str, Tensor] | None: ...
+    def load_draft(self, block: int) -> dict[str, Tensor] | None:
+        """The tensors of a draft; None as for `load`."""
 
-    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> None: ...
+    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> str:
+        """Store a draft. Returns the SHA-256 of what was stored."""
 
 
 class MemoryStore:
-    """A CheckpointStore that lives as long as the process."""
+    """A CheckpointStore in memory."""
 
     def __init__(self) -> None:
         self.blocks: dict[int, dict[str, Tensor]] = {}
         self.drafts: dict[int, dict[str, Tensor]] = {}
 
+    def has(self, block: int) -> bool:
+        """True if the block is finished."""
+        return block in self.blocks
+
     def load(self, block: int) -> dict[str, Tensor] | None:
+        """The tensors of a finished block, or None."""
         return self.blocks.get(block)
 
-    def save(self, block: int, tensors: dict[str, Tensor]) -> None:
+    def save(self, block: int, tensors: dict[str, Tensor]) -> str:
+        """Keep a finished block and drop its draft. Returns the SHA-256 of its file form."""
         self.blocks[block] = tensors
         self.drafts.pop(block, None)
+        return hashlib.sha256(to_bytes(tensors)).hexdigest()
 
     def load_draft(self, block: int) -> dict[str, Tensor] | None:
+        """The tensors of a draft, or None."""
         return self.drafts.get(block)
 
-    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> None:
+    def save_draft(self, block: int, tensors: dict[str, Tensor]) -> str:
+        """Keep a draft. Returns the SHA-256 of its file form."""
         self.drafts[block] = tensors
+        return hashlib.sha256(to_bytes(tensors)).hexdigest()
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The safetensors file of a block or a draft; `safetensors.torch.load` reads it."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""Block-wise calibration (Distribution Correction in arXiv 2408.08554): walk the blocks, learn, round, store, go on.
+"""Block-wise calibration (Distribution Correction in arXiv 2408.08554): learn, round and store one block after another.
 
-Block i sees as its input the quantized model's activations up to i. Nothing here knows jobs or files: progress leaves
+The input of a block is the output of the quantized blocks before it. Nothing here knows jobs or files: progress leaves
 through `on_event`, results through a CheckpointStore.
 """
 
 import copy
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,53 +17,77 @@ from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.block_inputs import capture_block_inputs, input_peaks, run_block, to_device
 from abq_core.calibration.block_learning import CalibrationError, Targets, learn_block
 from abq_core.calibration.block_quantizer import BlockQuantizer
-from abq_core.calibration.end_to_end import end_to_end_segments, end_to_end_steps, learn_together
+from abq_core.calibration.calibration_text import CalibrationText, read_text
+from abq_core.calibration.end_to_end import end_to_end_steps, learn_together
 from abq_core.calibration.losses import mean_cosine
 from abq_core.calibration.quantized_block import quantized_block
-from abq_core.events import BlockDone, Message, OnEvent, Started, TextChosen, ignore
+from abq_core.events import BlockDone, Message, OnEvent, Started, ignore
 from abq_core.mix import block_precisions
 from abq_core.models.architectures import architecture_of, blocks_of
 from abq_core.models.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.spec import CalibrationSpec
-from abq_core.text.segments import recorded_segments
 
 __all__ = ["CalibrationError", "calibrate", "is_end_block"]
 
 
-def calibrate(base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, on_event: OnEvent = ignore) -> None:
-    """Calibrate every block of `base` as `spec` says; blocks that `store` has already are adopted, not redone.
+def calibrate(
+    base: LoadedModel,
+    spec: CalibrationSpec,
+    store: CheckpointStore,
+    on_event: OnEvent = ignore,
+    text: CalibrationText | None = None,
+) -> None:
+    """Calibrate every block of `base` as `spec` says, except those that `store` already has.
 
-    The same spec gives the same tensors, bit for bit on one machine, however often it was stopped and resumed.
-    Raises CalibrationError where a loss is no longer finite; whatever `on_event` raises passes through.
+    text: from `read_text(base, spec)`; read here if None. The same spec gives the same tensors, bit for bit on one
+    machine, however often it was stopped and resumed. Raises CalibrationError if a loss is not finite; exceptions of
+    `on_event` propagate.
     """
+    text = text or read_text(base, spec, on_event)
     architecture = architecture_of(base.model)
     if not architecture.has_pairs:
-        on_event(
-            Message(f"The family '{architecture.family}' has no balance pairs in the table: balancing is left out.")
-        )
-    ids, text = recorded_segments(spec.data, base.tokenizer, spec.segments, spec.seq_len, spec.seed, "calibration")
-    on_event(TextChosen(text))
-    more = end_to_end_segments(base, spec, on_event) if spec.learns_end_to_end else None
+        on_event(Message(f"The family '{architecture.family}' has no known balance pairs: balancing is left out."))
     blocks = len(blocks_of(base.model))
-    on_event(Started(blocks, spec.active_epochs * len(ids), 0 if more is None else end_to_end_steps(more)))
-    if more is not None and base.model.device != _device(spec):  # all blocks learn there together
+    pass_steps = 0 if text.end_to_end is None else end_to_end_steps(text.end_to_end)
+    on_event(Started(blocks, spec.active_epochs * len(text.blocks), pass_steps))
+    if text.end_to_end is None:
+        _Walk(base, spec, store, on_event).finish_blocks(text.blocks)
+        return
+    if base.model.device != _device(spec):  # all blocks learn together there
         base = replace(base, model=copy.deepcopy(base.model).to(_device(spec)))
     walk = _Walk(base, spec, store, on_event)
-    if more is None or all(store.load(index) is not None for index in range(blocks)):
-        walk.run(ids)
+    if all(store.has(index) for index in range(blocks)) and walk.adopt_blocks(text.blocks):
         return
-    quantizers = walk.run(ids, drafts=True)
+    quantizers = walk.draft_blocks(text.blocks)
     started = time.perf_counter()
-    learn_together(base, quantizers, more, spec, on_event)
-    walk.finish(ids, quantizers, time.perf_counter() - started)
+    learn_together(base, quantizers, text.end_to_end, spec, on_event)
+    walk.store_blocks(text.blocks, quantizers, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """Hidden states at the input of a block, (segments, tokens, hidden), on the device of the model."""
+
+    full: Tensor
+    quantized: Tensor
+
+
+class _Passed(NamedTuple):
+    """Outcome of one block. streams: at its output.  sha256: of what was stored now, None if it was stored before."""
+
+    streams: _Streams
+    sha256: str | None
+
+
+_Work = Callable[[int, nn.Module, _Streams, dict[str, Any]], _Passed]  # on a block by index, with its arguments
 
 
 class _Walk:
-    """One pass through the blocks: what full precision and what the quantized model gives to each of them.
+    """Passes through the blocks, each with the hidden states of the full-precision and of the quantized model.
 
-    The hidden states stay where the model is; a block is copied to the spec's device while it is worked on.
+    The hidden states stay on the model's device; a block is copied to the spec's device while it is worked on.
     """
 
     def __init__(self, base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, on_event: OnEvent) -> None:
@@ -70,81 +95,94 @@ class _Walk:
         self._blocks = blocks_of(base.model)
         self._device = _device(spec)
 
-    def run(self, ids: Tensor, drafts: bool = False) -> list[BlockQuantizer]:
-        """Make, store and announce every block that is not in the store.
+    def finish_blocks(self, ids: Tensor) -> None:
+        """Learn, round and store every block that is not in the store."""
 
-        drafts: store what each block learned instead of integers, and return it, to go on learning.
-        """
-        quantizers = []
-        full, arguments = self._entering(ids)
-        quantized = full
-        for index in range(len(self._blocks)):
-            started = time.perf_counter()
-            full, quantized, quantizer, adopted = self._pass_block(index, full, quantized, arguments[index], drafts)
-            if quantizer is not None:
-                quantizers.append(quantizer)
-            self._done(index, time.perf_counter() - started, adopted, quantized, full)
-        return quantizers
+        def finish(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+            stored, sha256 = self._store.load(index), None
+            with input_peaks(block) as peaks:
+                full = run_block(block, streams.full, arguments)
+            if stored is None:
+                quantizer = self._quantizer(index, block, peaks)
+                self._learn(index, block, quantizer, streams, full, arguments)
+                artifact = quantizer.artifact()
+                sha256 = self._store.save(index, self._tensors(index, artifact))
+            else:
+                artifact = BlockArtifact.from_tensors(stored)
+            return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), sha256)
 
-    def _pass_block(
-        self, index: int, full: Tensor, quantized: Tensor, arguments: dict[str, Any], drafts: bool
-    ) -> tuple[Tensor, Tensor, BlockQuantizer | None, bool]:
-        """One block of `run`: what leaves it in full precision and quantized, its draft, whether it was stored.
+        self._pass_through(ids, finish)
 
-        A function of its own, so that nothing else of a block stays on the device when the next one comes.
-        """
-        block, arguments = self._placed(index, arguments)
-        stored = self._store.load_draft(index) if drafts else self._store.load(index)
-        with input_peaks(block) as peaks:
-            next_full = run_block(block, full, arguments)
-        quantizer = None
-        if stored is not None and not drafts:
-            artifact = BlockArtifact.from_tensors(stored)
-        else:
+    def draft_blocks(self, ids: Tensor) -> list[BlockQuantizer]:
+        """Learn every block whose draft is not in the store, and return the learned values of all of them."""
+        quantizers: list[BlockQuantizer] = []
+
+        def draft(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+            stored, sha256 = self._store.load_draft(index), None
+            with input_peaks(block) as peaks:
+                full = run_block(block, streams.full, arguments)
             quantizer = self._quantizer(index, block, peaks)
             if stored is None:
-                self._learn(index, block, quantizer, full, quantized, next_full, arguments)
+                self._learn(index, block, quantizer, streams, full, arguments)
+                sha256 = self._store.save_draft(index, quantizer.state())
             else:
                 quantizer.load_state(stored)
-            artifact = quantizer.artifact()
-            if not drafts:
-                self._store.save(index, self._tensors(index, artifact))
-            elif stored is None:
-                self._store.save_draft(index, quantizer.state())
-        next_quantized = run_block(self._rounded(index, block, artifact), quantized, arguments)
-        return next_full, next_quantized, quantizer if drafts else None, stored is not None
+            quantizers.append(quantizer)
+            return _Passed(_Streams(full, self._run(index, block, quantizer.artifact(), streams, arguments)), sha256)
 
-    def _entering(self, ids: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        """What enters the first block, and the arguments of each."""
-        inputs = capture_block_inputs(self._base.model, ids)
-        return inputs.hidden, inputs.arguments
+        self._pass_through(ids, draft)
+        return quantizers
 
-    def finish(self, ids: Tensor, quantizers: list[BlockQuantizer], seconds: float) -> None:
-        """Store and announce the blocks after they learned together for so many seconds."""
-        full, arguments = self._entering(ids)
-        quantized = full
-        for index, quantizer in enumerate(quantizers):
-            block, placed = self._placed(index, arguments[index])
-            artifact = quantizer.artifact()
-            self._store.save(index, self._tensors(index, artifact))
-            full = run_block(block, full, placed)
-            quantized = run_block(self._rounded(index, block, artifact), quantized, placed)
-            self._done(index, seconds / len(quantizers), False, quantized, full)
+    def store_blocks(self, ids: Tensor, quantizers: list[BlockQuantizer], seconds: float) -> None:
+        """Round and store the blocks after they learned together for `seconds`."""
+
+        def store(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+            artifact = quantizers[index].artifact()
+            sha256 = self._store.save(index, self._tensors(index, artifact))
+            full = run_block(block, streams.full, arguments)
+            return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), sha256)
+
+        self._pass_through(ids, store, seconds / len(quantizers))
+
+    def adopt_blocks(self, ids: Tensor) -> bool:
+        """Announce the blocks of a store that has them all. Returns False at the first that cannot be read."""
+
+        def adopt(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+            stored = self._store.load(index)
+            if stored is None:
+                raise _UnreadableBlockError
+            artifact = BlockArtifact.from_tensors(stored)
+            full = run_block(block, streams.full, arguments)
+            return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), None)
+
+        try:
+            self._pass_through(ids, adopt)
+        except _UnreadableBlockError:
+            return False
+        return True
+
+    def _pass_through(self, ids: Tensor, work: _Work, seconds: float | None = None) -> None:
+        """Do `work` on one block after another, and announce each. seconds: announced per block; measured if None."""
+        streams, block_arguments = self._entering(ids)
+        for index, arguments in enumerate(block_arguments):
+            started = time.perf_counter()
+            streams, sha256 = self._on_device(work, index, streams, arguments)
+            elapsed = time.perf_counter() - started if seconds is None else seconds
+            self._on_event(BlockDone(index, elapsed, sha256, _distances(streams.quantized, streams.full)))
 
     def _learn(
         self,
         index: int,
         block: nn.Module,
         quantizer: BlockQuantizer,
-        full: Tensor,
-        quantized: Tensor,
-        next_full: Tensor,
+        streams: _Streams,
+        full_output: Tensor,
         arguments: dict[str, Any],
     ) -> None:
-        on_quantized = next_full
-        if quantized is not full and self._spec.active_epochs > 0:  # without learning nobody looks at it
-            on_quantized = run_block(block, quantized, arguments)
-        targets = Targets(full, quantized, next_full, on_quantized)
+        full_on_quantized = full_output
+        if streams.quantized is not streams.full and self._spec.active_epochs > 0:  # unused without learning
+            full_on_quantized = run_block(block, streams.quantized, arguments)
+        targets = Targets(streams.full, streams.quantized, full_output, full_on_quantized)
         learn_block(block, index, quantizer, targets, arguments, self._spec, self._on_event)
 
     def _quantizer(self, index: int, block: nn.Module, peaks: dict[str, Tensor]) -> BlockQuantizer:
@@ -159,36 +197,52 @@ class _Walk:
             input_peaks=peaks,
         )
 
-    def _placed(self, index: int, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-        """A block and its arguments on the device of the spec; the model's own block where it is there already."""
-        block = self._blocks[index]
-        if next(block.parameters()).device == self._device:
-            return block, arguments
-        return copy.deepcopy(block).to(self._device), to_device(arguments, self._device)
+    def _entering(self, ids: Tensor) -> tuple[_Streams, list[dict[str, Any]]]:
+        """The streams at the input of the first block, and the arguments of each block."""
+        inputs = capture_block_inputs(self._base.model, ids)
+        return _Streams(inputs.hidden, inputs.hidden), inputs.arguments
 
-    def _rounded(self, index: int, block: nn.Module, artifact: BlockArtifact) -> nn.Module:
-        return quantized_block(block, artifact, self._spec.precision, index, "simulated")
+    def _on_device(self, work: _Work, index: int, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+        """Do `work` on a block on the spec's device: a copy, unless the model's own block is there already.
+
+        A function of its own, so that the copy is freed before the next block is copied.
+        """
+        block = self._blocks[index]
+        if next(block.parameters()).device != self._device:
+            block, arguments = copy.deepcopy(block).to(self._device), to_device(arguments, self._device)
+        return work(index, block, streams, arguments)
+
+    def _run(
+        self, index: int, block: nn.Module, artifact: BlockArtifact, streams: _Streams, arguments: dict[str, Any]
+    ) -> Tensor:
+        """The output of the quantized block on the quantized stream."""
+        quantized = quantized_block(block, artifact, self._spec.precision, index, "simulated")
+        return run_block(quantized, streams.quantized, arguments)
 
     def _tensors(self, index: int, artifact: BlockArtifact) -> dict[str, Tensor]:
         return artifact.to_tensors(block_precisions(self._spec.precision, index, artifact.weights))
 
-    def _done(self, index: int, seconds: float, adopted: bool, quantized: Tensor, full: Tensor) -> None:
-        self._on_event(BlockDone(index, seconds, adopted, _distances(quantized, full)))
+
+class _UnreadableBlockError(Exception):
+    """A block that the store has cannot be read: its file was damaged, or was written without being recorded."""
 
 
 def _device(spec: CalibrationSpec) -> torch.device:
-    """Where blocks are worked on, as tensors say it: cuda:0 where the spec says cuda."""
+    """The device where blocks are worked on, with its index: cuda:0 if the spec says cuda."""
     return torch.empty(0, device=spec.device).device
 
 
 def is_end_block(index: int, blocks: int) -> bool:
-    """The first three and the last four blocks, as in the authors' code, get a compensation."""
+    """True for the first three and the last four blocks, which get a compensation as in the authors' code."""
     return index <= 2 or index >= blocks - 4
 
 
 @torch.no_grad()
 def _distances(quantized: Tensor, full: Tensor) -> dict[str, float]:
-    """How far a block's output is from full precision."""
-    pairs = list(zip(quantized, full, strict=True))  # one by one: differences of all would be as large as both
+    """Mean cosine and mean squared error between a block's output and full precision.
+
+    Computed segment by segment: the difference of all at once would be as large as both tensors.
+    """
+    pairs = list(zip(quantized, full, strict=True))
     cosine = sum(mean_cosine(a, b).item() for a, b in pairs) / len(pairs)
     return {"cosine": cosine, "mse": sum(torch.mean((a - b) ** 2).item() for a, b in pairs) / len(pairs)}

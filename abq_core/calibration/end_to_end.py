@@ -14,14 +14,11 @@ from abq_core.calibration.block_inputs import block_output, block_outputs
 from abq_core.calibration.block_learning import add_losses, decay, take_step, wrapped_copy
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.calibration.losses import log_cosine, token_kl
-from abq_core.events import EpochDone, Message, OnEvent, StepDone, TextChosen
+from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.models.architectures import blocks_of
 from abq_core.models.autocast import bfloat16_products
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import CalibrationSpec
-from abq_core.text.errors import ShortTextError
-from abq_core.text.segments import recorded_segments
-from abq_core.text.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
 
 STEP_TOKENS = 1024  # of one optimizer step, at most, unless a segment is longer
 # Of the block-wise rates. Grids hardly move, since all of a row's codes move with them; weights pass from code to code.
@@ -29,24 +26,6 @@ _RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0
 _LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may pass its neighbouring level
 _BLOCKS_SHARE = 3.0  # of the blocks' log cosines; at W2A8 1 and 10 leave a larger KL on other text
 _REPORTS = 10  # stretches of the pass whose mean loss is announced
-
-
-def end_to_end_segments(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent) -> Tensor:
-    """(segments, tokens) int64 that the pass reads, each once: as many as the spec asks for and the text has.
-
-    The built-in text's calibration split is too small for it, so there it reads the training split.
-    """
-    source = BUILTIN_TRAIN_TEXT if spec.data == BUILTIN_TEXT else spec.data
-    wanted = spec.active_end_to_end_segments
-    try:
-        ids, text = recorded_segments(source, base.tokenizer, wanted, spec.seq_len, spec.seed, "calibration")
-    except ShortTextError as short:
-        if short.available < 1:
-            raise
-        on_event(Message(f"The end-to-end pass reads {short.available:,} segments, all that '{source}' has."))
-        ids, text = recorded_segments(source, base.tokenizer, short.available, spec.seq_len, spec.seed, "calibration")
-    on_event(TextChosen(text, "end_to_end"))
-    return ids
 
 
 def end_to_end_steps(ids: Tensor) -> int:

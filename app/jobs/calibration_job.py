@@ -11,7 +11,8 @@ import torch
 
 from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, diagnose
 from abq_core.calibration.calibrate import calibrate
-from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextChosen
+from abq_core.calibration.calibration_text import read_text
+from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextRead
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 from abq_core.text.errors import ShortTextError
@@ -63,7 +64,6 @@ class CalibrationJob:
         self._plan = plan or EvaluationPlan()
         self._on_progress = on_progress
         self._calibrate = calibrator or self._calibrate_here
-        self._elsewhere = calibrator is not None
         self._job: Job = lease.job
         self._spec = CalibrationSpec.from_dict(self._job.spec)
         self._progress = Progress(learns=self._spec.active_epochs > 0)
@@ -87,9 +87,13 @@ class CalibrationJob:
         return provenance(self._spec)
 
     def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
+        """Read the text, adopt blocks that an earlier run made from the same inputs, then calibrate the others."""
         base = self._services.registry.full(spec.model)
         self._lease.check()
-        calibrate(base, spec, store, on_event)
+        text = read_text(base, spec, on_event)
+        if not store.hashes:
+            self._adopt_shared_blocks()
+        calibrate(base, spec, store, on_event, text)
 
     def _write_spec(self) -> None:
         before = self._folder.read_spec()
@@ -107,32 +111,29 @@ class CalibrationJob:
         if isinstance(event, EpochDone):
             self._jobs.record_losses(*ids, event.block, event.epoch, dict(event.losses))
         elif isinstance(event, BlockDone):
-            if not event.adopted:
-                sha256 = self._store.hashes[event.block]
-                self._jobs.record_block(*ids, event.block, sha256, event.seconds, dict(event.distances))
+            if event.sha256 is not None:
+                self._jobs.record_block(*ids, event.block, event.sha256, event.seconds, dict(event.distances))
             self._log(self._progress.message)
-        elif isinstance(event, TextChosen):
-            self._keep_text(event.part, event.record)
+        elif isinstance(event, TextRead):
+            self._record_text(event.part, event.record)
         elif isinstance(event, Message):
             self._log(event.text)
         self._store_progress(force=isinstance(event, BlockDone | Started))
         self._lease.check()
 
-    def _keep_text(self, part: str, record: TextRecord) -> None:
-        """Write down which text a part of the run learns from; one that was begun on another cannot go on."""
-        kept = self._folder.read_texts()
-        before = kept.get(part)
+    def _record_text(self, part: str, record: TextRecord) -> None:
+        """Write down the text that a part of the run learns from. Raises ServiceError if blocks came from another."""
+        records = self._folder.read_texts()
+        before = records.get(part)
         if before is not None and self._store.hashes and before != record:
             raise ServiceError(
                 f"The text '{record.source}' changed since this run began ({before.revision}, now {record.revision}), "
                 f"so its {len(self._store.hashes)} finished blocks do not fit any more. Start a new calibration."
             )
-        self._folder.write_texts({**kept, part: record})
-        if part == "blocks" and not self._store.hashes and not self._elsewhere:
-            self._take_over()
+        self._folder.write_texts({**records, part: record})
 
-    def _take_over(self) -> None:
-        """Start with the blocks that a sibling made from the same inputs, with their losses and distances."""
+    def _adopt_shared_blocks(self) -> None:
+        """Adopt the first blocks of a run that made them from the same inputs, with their losses and distances."""
         sibling = find_sibling(self._services.storage.runs, self._spec, self._provenance, self._folder)
         if sibling is None:
             return

@@ -116,25 +116,30 @@ class BlockStore:
         self._folder = folder
         self._may_write = may_write
 
+    def has(self, block: int) -> bool:
+        """True if a finished block was recorded and its file exists; `load` checks its content."""
+        return block in self.hashes and self._folder.block_path(block).is_file()
+
     def load(self, block: int) -> "dict[str, torch.Tensor] | None":
-        """The tensors of a block, or None where it is not there or its bytes are not the recorded ones."""
+        """The tensors of a block; None if its file is missing or does not match the recorded hash."""
         return self._loaded(block, self._folder.block_path(block))
 
-    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
-        """Make a block durable and remember its hash; the caller records the hash in storage next."""
-        self._write(block, self._folder.block_path(block), tensors)
+    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> str:
+        """Make a block durable, remove its draft and return its SHA-256, which the caller records in storage next."""
+        sha256 = self._write(block, self._folder.block_path(block), tensors)
         self._folder.draft_path(block).unlink(missing_ok=True)
+        return sha256
 
     def load_draft(self, block: int) -> "dict[str, torch.Tensor] | None":
-        """What a block had learned when the end-to-end pass was still to come, or None as `load`."""
+        """What a block learned before the end-to-end pass; None as for `load`."""
         return self._loaded(block, self._folder.draft_path(block))
 
-    def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
+    def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> str:
         """As `save`; the hash is the draft's until the finished block replaces it."""
-        self._write(block, self._folder.draft_path(block), tensors)
+        return self._write(block, self._folder.draft_path(block), tensors)
 
     def adopt(self, block: int, data: bytes) -> None:
-        """Take a finished block over as the file that another run has of it; else as `save`."""
+        """Make the file that another run has of a finished block durable as this run's."""
         self._keep(block, self._folder.block_path(block), data)
 
     def _loaded(self, block: int, path: Path) -> "dict[str, torch.Tensor] | None":
@@ -144,14 +149,15 @@ class BlockStore:
         data = None if expected is None else _read_checked(path, expected)
         return None if data is None else load(data)
 
-    def _write(self, block: int, path: Path, tensors: "dict[str, torch.Tensor]") -> None:
-        from safetensors.torch import save
+    def _write(self, block: int, path: Path, tensors: "dict[str, torch.Tensor]") -> str:
+        from abq_core.calibration.artifacts import to_bytes
 
-        self._keep(block, path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+        return self._keep(block, path, to_bytes(tensors))
 
-    def _keep(self, block: int, path: Path, data: bytes) -> None:
+    def _keep(self, block: int, path: Path, data: bytes) -> str:
         write_atomically(path, data, self._may_write)
         self.hashes[block] = hashlib.sha256(data).hexdigest()
+        return self.hashes[block]
 
 
 def _read_checked(path: Path, sha256: str) -> bytes | None:

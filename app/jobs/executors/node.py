@@ -4,6 +4,7 @@ A node opens no database and writes no files. This module does not depend on Ray
 `prepare_process`.
 """
 
+import hashlib
 import os
 import socket
 import threading
@@ -157,17 +158,20 @@ class _RemoteStore:
         self._fetch = fetch
         self._saved: tuple[bytes, bool] | None = None
 
-    def load(self, block: int) -> "dict[str, torch.Tensor] | None":
-        return self._load(block, False)
+    def has(self, block: int) -> bool:
+        return (block, False) in self._stored
 
-    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
-        self._saved = to_bytes(tensors), False
+    def load(self, block: int) -> "dict[str, torch.Tensor] | None":
+        return self._load(block, draft=False)
+
+    def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> str:
+        return self._save(tensors, draft=False)
 
     def load_draft(self, block: int) -> "dict[str, torch.Tensor] | None":
-        return self._load(block, True)
+        return self._load(block, draft=True)
 
-    def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> None:
-        self._saved = to_bytes(tensors), True
+    def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> str:
+        return self._save(tensors, draft=True)
 
     def delivery(self, event: Event) -> Delivery:
         """The event, together with the block that was saved for it if it is a BlockDone."""
@@ -179,15 +183,15 @@ class _RemoteStore:
     def _load(self, block: int, draft: bool) -> "dict[str, torch.Tensor] | None":
         from safetensors.torch import load
 
-        kept = self._stored.get((block, draft))
-        return None if kept is None else load(self._fetch(kept))
+        stored = self._stored.get((block, draft))
+        return None if stored is None else load(self._fetch(stored))
 
+    def _save(self, tensors: "dict[str, torch.Tensor]", draft: bool) -> str:
+        from abq_core.calibration.artifacts import to_bytes
 
-def to_bytes(tensors: "Mapping[str, torch.Tensor]") -> bytes:
-    """A block as safetensors bytes, to send it."""
-    from safetensors.torch import save
-
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        data = to_bytes(tensors)
+        self._saved = data, draft
+        return hashlib.sha256(data).hexdigest()
 
 
 def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Callable[[Delivery], None]) -> None:

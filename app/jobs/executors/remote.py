@@ -4,10 +4,11 @@ Only this side writes files and the database. ray.py implements the connection t
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
-from abq_core.events import BlockDone, OnEvent
-from app.jobs.executors.node import BlockKey, Delivery, Ended, to_bytes
+from abq_core.events import BlockDone, Event, OnEvent
+from app.jobs.executors.node import BlockKey, Delivery, Ended
 from app.runs.run_folder import BlockStore
 
 
@@ -52,22 +53,25 @@ def follow_remote(remote: Remote, store: BlockStore, on_event: OnEvent, check: C
                 if item.error is not None:
                     raise RemoteCalibrationError(item.error) from RemoteTraceback(f"\n{item.traceback}")
                 return
-            _store_block(item, store)
-            on_event(item.event)
+            on_event(_stored_event(item, store))
 
 
 def stored_blocks(store: BlockStore) -> Iterator[tuple[BlockKey, bytes]]:
     """The finished blocks and drafts of a store, as safetensors bytes."""
+    from abq_core.calibration.artifacts import to_bytes
+
     for block in sorted(store.hashes):
         for draft, tensors in ((False, store.load(block)), (True, store.load_draft(block))):
             if tensors is not None:
                 yield (block, draft), to_bytes(tensors)
 
 
-def _store_block(item: Delivery, store: BlockStore) -> None:
+def _stored_event(item: Delivery, store: BlockStore) -> Event:
+    """Store the block of a delivery, if it has one. Returns the event with the hash of the file written here."""
     from safetensors.torch import load
 
     if item.saved is None:
-        return
+        return item.event
     assert isinstance(item.event, BlockDone)
-    (store.save_draft if item.draft else store.save)(item.event.block, load(item.saved))
+    save = store.save_draft if item.draft else store.save
+    return replace(item.event, sha256=save(item.event.block, load(item.saved)))

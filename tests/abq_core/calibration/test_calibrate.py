@@ -11,9 +11,10 @@ from abq_core.analysis.diagnostics import diagnose
 from abq_core.analysis.explore import explore
 from abq_core.calibration.artifacts import BlockArtifact, MemoryStore
 from abq_core.calibration.calibrate import CalibrationError, calibrate, is_end_block
+from abq_core.calibration.calibration_text import read_text
 from abq_core.calibration.quantized_block import MissingBlockError
 from abq_core.evaluation.perplexity import evaluate
-from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, StepDone
+from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, StepDone, TextRead
 from abq_core.inference.runtime import quantized_model, rounded_model, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
@@ -143,6 +144,37 @@ def test_a_run_with_an_end_to_end_pass_resumes_to_the_same_bits(
     calibrate(base, spec, store, again.append)
     assert all(e.adopted for e in again if isinstance(e, BlockDone))
     assert not any(isinstance(e, StepDone) for e in again)
+
+
+def test_a_finished_run_with_an_unreadable_block_is_made_again_as_a_whole(base: LoadedModel, text: str) -> None:
+    """After an end-to-end pass every block depends on all others, so none can be replaced alone."""
+    spec = tiny_spec("W2A8", "abq+", data=text)
+    whole, _ = run(base, spec)
+
+    class Damaged(MemoryStore):
+        def load(self, block: int) -> dict[str, torch.Tensor] | None:
+            return None if block == 1 else super().load(block)
+
+    store = Damaged()
+    store.blocks = dict(whole.blocks)
+    events: list[Event] = []
+    calibrate(base, spec, store, events.append)
+    assert [(e.block, e.adopted) for e in events if isinstance(e, BlockDone)] == [
+        (0, True), (0, False), (1, False), (0, False), (1, False),
+    ]  # fmt: skip
+    assert_same_blocks(whole, store)
+
+
+def test_text_is_read_before_the_blocks_and_can_be_passed_in(base: LoadedModel, text: str) -> None:
+    spec, events = tiny_spec("W4A4", "abq+", data=text), []
+    read = read_text(base, spec, events.append)
+    assert [(e.part, e.record.source) for e in events] == [("blocks", text), ("end_to_end", text)]
+    assert read.blocks.shape == (4, 32) and read.end_to_end is not None and read.end_to_end.shape == (64, 32)
+    assert read_text(base, tiny_spec("W4A4", data=text)).end_to_end is None
+    store, later = MemoryStore(), []
+    calibrate(base, spec, store, later.append, read)
+    assert not any(isinstance(e, TextRead) for e in later)
+    assert_same_blocks(run(base, spec)[0], store)
 
 
 def test_learned_rounding_beats_nearest_and_the_pass_lowers_the_distance_to_full_precision(

@@ -182,7 +182,7 @@ def test_no_item_overtakes_a_block_that_is_not_stored() -> None:
     outbox, passed = Outbox(), threading.Event()
 
     def put() -> None:
-        outbox.put(Delivery(BlockDone(0, 1.0, False, {}), b"block"))
+        outbox.put(Delivery(BlockDone(0, 1.0, "0" * 64, {}), b"block"))
         passed.set()
         outbox.put(Ended())
 

@@ -347,7 +347,7 @@ def test_progress_never_falls_and_its_rate_leaves_out_what_was_adopted() -> None
     progress.calibration_event(Started(4, 16))
     assert progress.eta_seconds is None
     seconds[0] = 5.0
-    progress.calibration_event(BlockDone(0, 5.0, True, {}))
+    progress.calibration_event(BlockDone(0, 5.0, None, {}))
     assert progress.eta_seconds is None and progress.fraction == pytest.approx(0.2)
     seconds[0] = 15.0
     progress.calibration_event(StepDone(1, 16, 16))

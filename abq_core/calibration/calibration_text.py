@@ -1,0 +1,49 @@
+"""The text that a calibration learns from, read before the first block is worked on."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from abq_core.events import Message, OnEvent, TextRead, ignore
+from abq_core.models.loading import LoadedModel
+from abq_core.spec import CalibrationSpec
+from abq_core.text.errors import ShortTextError
+from abq_core.text.segments import recorded_segments
+from abq_core.text.sources import BUILTIN_TEXT, BUILTIN_TRAIN_TEXT
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Token ids, each (segments, tokens) int64. end_to_end: None without an end-to-end pass."""
+
+    blocks: Tensor
+    end_to_end: Tensor | None = None
+
+
+def read_text(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent = ignore) -> CalibrationText:
+    """Read the segments of the blocks and of the end-to-end pass; each read is announced by a `TextRead`.
+
+    Raises DataError if a text cannot be read, ShortTextError if it is too short.
+    """
+    ids, record = recorded_segments(spec.data, base.tokenizer, spec.segments, spec.seq_len, spec.seed, "calibration")
+    on_event(TextRead(record))
+    return CalibrationText(ids, _end_to_end_segments(base, spec, on_event) if spec.learns_end_to_end else None)
+
+
+def _end_to_end_segments(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent) -> Tensor:
+    """As many segments as the spec asks for, or all that the text has.
+
+    The calibration split of the built-in text is too small, so its training split is read instead.
+    """
+    source = BUILTIN_TRAIN_TEXT if spec.data == BUILTIN_TEXT else spec.data
+    count = spec.active_end_to_end_segments
+    try:
+        ids, record = recorded_segments(source, base.tokenizer, count, spec.seq_len, spec.seed, "calibration")
+    except ShortTextError as short:
+        count = short.available
+        if count < 1:
+            raise
+        on_event(Message(f"The end-to-end pass reads {count:,} segments, all that '{source}' has."))
+        ids, record = recorded_segments(source, base.tokenizer, count, spec.seq_len, spec.seed, "calibration")
+    on_event(TextRead(record, "end_to_end"))
+    return ids
