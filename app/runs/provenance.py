@@ -1,4 +1,4 @@
-"""What the blocks of a run are a function of: calibration, model files, versions. Two kinds are never mixed."""
+"""What determines the blocks of a run: calibration, model files, versions. A run never mixes two of these."""
 
 import platform
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ _PACKAGES = ("abq-explorer", "torch", "transformers", "numpy")
 
 
 def provenance(spec: CalibrationSpec) -> dict[str, object]:
-    """The calibration, the sha256 over the model's files, and what computes here."""
+    """The calibration, the sha256 over the model's files, and the versions of this process."""
     return {"spec": spec.to_dict(), "fingerprint": fingerprint(spec.model), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything whose arithmetic or text a block depends on."""
+    """Versions of every package that a block's arithmetic or text depends on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -27,13 +27,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def same_ground(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Whether two runs have the same model files and versions under them, whatever their calibrations."""
+def same_inputs(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two runs have the same model files and versions. Their calibrations may differ."""
     return all(one.get(name) == other.get(name) for name in ("fingerprint", "versions"))
 
 
 def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
-    """Why blocks made under the one do not fit to the other, in words; None where they do."""
+    """The reason why blocks made under `before` do not fit `after`, as a clause; None if they fit."""
     if before.get("fingerprint") != after["fingerprint"]:
         return "the files of its model changed"
     if not same_calibration(before.get("spec"), after["spec"]):
@@ -46,7 +46,7 @@ def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> s
 
 
 def same_calibration(one: object, other: object) -> bool:
-    """Whether two stored calibrations ask for the same, fields that one was stored without being at their defaults."""
+    """Whether two stored calibrations are equal. Fields that a stored one lacks have their default values."""
     try:
         return (
             isinstance(one, Mapping)

@@ -1,4 +1,4 @@
-"""Looking after the files of runs: what is wrong with a run, and what no run needs any more."""
+"""Checks of run folders: missing or changed files, and files that no run needs."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ from storage.jobs import Jobs
 from storage.runs import Run, Runs
 
 _RUN_FOLDER = re.compile(r"r-[0-9a-f]{4,32}")
-_AT_WORK = ("queued", "running")
+_ACTIVE = ("queued", "running")
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder that no run needs, its size in bytes, and why it is not needed."""
+    """A file or folder that no run needs, its size in bytes, and the reason."""
 
     path: Path
     bytes: int
     why: str
 
     def remove(self) -> None:
-        """Delete it. What is gone already is no error."""
+        """Delete it. It is not an error if it no longer exists."""
         if self.path.is_dir():
             shutil.rmtree(self.path, ignore_errors=True)
         else:
@@ -34,27 +34,27 @@ class Leftover:
 
 
 def verify(runs: Runs, runs_dir: Path, run: Run) -> list[str]:
-    """What is wrong with a run's files, one sentence each; nothing where all that is recorded is there, unchanged."""
+    """The problems of a run's files, one sentence each; empty if every recorded file exists unchanged."""
     folder = RunFolder(runs_dir, run.id)
-    wrong = []
+    problems = []
     records = runs.blocks(run.id)
     for record in records:
         paths = [path for path in (folder.block_path(record.block), folder.draft_path(record.block)) if path.is_file()]
         if not paths:
-            wrong.append(f"The file of block {record.block} is missing.")
+            problems.append(f"The file of block {record.block} is missing.")
         elif record.sha256 not in map(_sha256, paths):
-            wrong.append(f"The file of block {record.block} is not the one that was recorded.")
+            problems.append(f"The file of block {record.block} differs from the recorded one.")
     if run.state == "succeeded" and run.blocks_total not in (None, len(records)):
-        wrong.append(f"{len(records)} of its {run.blocks_total} blocks are recorded.")
+        problems.append(f"{len(records)} of its {run.blocks_total} blocks are recorded.")
     if run.state == "succeeded" or records:
-        wrong += _spec_problems(folder, run)
-    return wrong
+        problems += _spec_problems(folder, run)
+    return problems
 
 
 def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
-    """What can be removed: folders of deleted runs, and in runs nobody works on temporary files and unrecorded blocks.
+    """What can be removed: folders of deleted runs, and temporary files and unrecorded blocks of inactive runs.
 
-    Only what is named as a run names it is looked at; links are left alone.
+    Only files and folders with the names of runs and blocks are considered; links are left unchanged.
     """
     known = {run.id: run for run in runs.list()}
     found = []
@@ -64,7 +64,7 @@ def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
         run = known.get(folder.name)
         if run is None:
             found.append(Leftover(folder, sum(map(_size, folder.rglob("*"))), "its run was deleted"))
-        elif run.state not in _AT_WORK and jobs.get(run.job_id).state not in _AT_WORK:  # as it is now
+        elif run.state not in _ACTIVE and jobs.get(run.job_id).state not in _ACTIVE:
             found += _unneeded(folder, {record.block: record.sha256 for record in runs.blocks(run.id)})
     return found
 
@@ -77,9 +77,9 @@ def _unneeded(folder: Path, hashes: dict[int, str]) -> Iterator[Leftover]:
         for path in sorted((folder / kind).glob("[0-9]*.safetensors")):
             recorded = hashes.get(int(path.stem)) if path.stem.isdecimal() else None
             if recorded is None:
-                yield Leftover(path, _size(path), "it was never recorded, and would be made again")
+                yield Leftover(path, _size(path), "it was never recorded and would be computed again")
             elif kind == "drafts" and path.name in finished and recorded != _sha256(path):
-                yield Leftover(path, _size(path), "the finished block took its place")
+                yield Leftover(path, _size(path), "the finished block replaced it")
 
 
 def _spec_problems(folder: RunFolder, run: Run) -> list[str]:
@@ -89,7 +89,7 @@ def _spec_problems(folder: RunFolder, run: Run) -> list[str]:
         return ["Its spec.json cannot be read."]
     if content is None:
         return ["Its spec.json is missing."]
-    return [] if same_calibration(content.get("spec"), run.spec) else ["Its spec.json is of another calibration."]
+    return [] if same_calibration(content.get("spec"), run.spec) else ["Its spec.json belongs to another calibration."]
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The files of one run: spec.json, data.json, blocks/NNN.safetensors, diagnostics/*.parquet.
 
-Which blocks count is in storage.
+A block file counts only if storage has a record with its sha256.
 """
 
 import hashlib
@@ -24,11 +24,14 @@ _FRAME_NAME = re.compile(r"[a-z_]{1,40}")
 
 
 class RunFolderError(ValueError):
-    """A run id or file name that is not one, or a file of a run that is missing or damaged."""
+    """An invalid run id or file name, or a missing or damaged file of a run."""
 
 
 class RunFolder:
-    """One run's files, reached by run id only: a path from outside cannot name another folder."""
+    """The folder of one run, addressed by run id only, so that no input can name another folder.
+
+    Raises RunFolderError for an invalid run id.
+    """
 
     def __init__(self, runs_dir: Path, run_id: str) -> None:
         if not _RUN_ID.fullmatch(run_id):
@@ -39,38 +42,39 @@ class RunFolder:
         self.path = runs_dir / run_id
 
     def write_spec(self, content: Mapping[str, object]) -> None:
-        """What the run is a function of: the calibration, versions and the model's fingerprint."""
+        """Write what determines the run's blocks: calibration, versions and the model's fingerprint."""
         self._write_json("spec.json", content)
 
     def read_spec(self) -> dict[str, object] | None:
-        """What `write_spec` wrote, or None before that."""
+        """The content that `write_spec` wrote, or None before that."""
         return self._read_json("spec.json")
 
     def write_texts(self, records: Mapping[str, TextRecord]) -> None:
-        """Exactly which texts the run learns from: "blocks", and "end_to_end" where there is such a pass."""
+        """Write which texts the run learns from: "blocks", and "end_to_end" if the method has that pass."""
         self._write_json("data.json", {part: record.to_dict() for part, record in records.items()})
 
     def read_texts(self) -> dict[str, TextRecord]:
-        """What `write_texts` wrote; nothing before that."""
+        """The records that `write_texts` wrote; empty before that."""
         return {part: TextRecord.from_dict(record) for part, record in (self._read_json("data.json") or {}).items()}
 
     def block_path(self, block: int) -> Path:
+        """The file of a finished block."""
         return self.path / "blocks" / f"{block:03d}.safetensors"
 
     def read_block(self, block: int, sha256: str) -> bytes | None:
-        """The file of a finished block, or None where it is not there or its bytes are not those."""
+        """The bytes of a finished block, or None if the file is missing or has another sha256."""
         return _read_checked(self.block_path(block), sha256)
 
     def draft_path(self, block: int) -> Path:
-        """What a block learned before the end-to-end pass; gone when the run is finished."""
+        """The file of a draft: a block as learned before the end-to-end pass. Removed when the run is finished."""
         return self.path / "drafts" / f"{block:03d}.safetensors"
 
     def write_frame(self, name: str, frame: "pandas.DataFrame") -> None:
-        """Keep one diagnostics frame as parquet."""
+        """Write one diagnostics frame as Parquet."""
         write_atomically(self._frame_path(name), frame.to_parquet(index=False))
 
     def read_frame(self, name: str) -> "pandas.DataFrame":
-        """A diagnostics frame by name. Raises RunFolderError where the run has none (yet)."""
+        """A diagnostics frame by name. Raises RunFolderError if the run has none (yet)."""
         import pandas
 
         path = self._frame_path(name)
@@ -81,7 +85,7 @@ class RunFolder:
         return pandas.read_parquet(path)
 
     def frame_names(self) -> list[str]:
-        """The diagnostics frames that are there."""
+        """Names of the diagnostics frames that exist, sorted."""
         return sorted(path.stem for path in (self.path / "diagnostics").glob("*.parquet"))
 
     def delete(self) -> None:

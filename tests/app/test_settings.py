@@ -1,4 +1,4 @@
-"""Settings: read from the environment, refused with the variable's name where they cannot be used."""
+"""Settings are read from the environment; an error names the variable and its value."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_bad_value_is_named(name: str, value: str) -> None:
     assert value in str(caught.value)
 
 
-def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="ABQ_DATA_DIR"):
         Settings.from_environment({"ABQ_DATA_DIR": str(tmp_path / "file" / "data")}).prepare()

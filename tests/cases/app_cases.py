@@ -1,4 +1,4 @@
-"""What the tests of the app share: settings in a folder, and working on a job in this process."""
+"""Shared by the app's tests: settings in a folder, and running a job in this process."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Measures every promise about jobs and the server: `python tests/soak [--short] [--json FILE] [--markdown FILE]`.
 
-Exit code 1 where one is not held. On an idle machine the long form takes most of an hour, the short one less than ten
-minutes.
+The exit code is 1 if a promise is not kept. On an idle machine the long form takes most of an hour, the short form less
+than ten minutes.
 """
 
 import argparse
@@ -33,13 +33,13 @@ LANES = 2
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python tests/soak", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer rounds of each")
-    parser.add_argument("--json", type=Path, help="keep each outcome in this file as it comes")
-    parser.add_argument("--markdown", type=Path, help="write the table of all that --json keeps to this file")
+    parser.add_argument("--json", type=Path, help="record each outcome in this file")
+    parser.add_argument("--markdown", type=Path, help="write the table of all recorded outcomes to this file")
     parser.add_argument("--only", nargs="*", default=[], help="names of checks, such as kills resume")
     parser.add_argument("--lane", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.markdown and not options.json:
-        parser.error("--markdown shows what --json keeps: give both")
+        parser.error("--markdown shows the outcomes of --json: pass both")
     logging.disable(logging.WARNING)
     if options.lane:
         answer_lane(options.short)
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_all(chosen: list[str], short: bool, record: Record | None) -> dict[str, Outcome]:
-    """Measure those whose figure is a time one after the other, then the rest in two lanes, the longest first."""
+    """Measure timed promises one at a time, then the others in two parallel processes, the longest first."""
     outcomes = {}
 
     def ended(name: str, outcome: Outcome) -> None:
@@ -77,7 +77,7 @@ def measure_all(chosen: list[str], short: bool, record: Record | None) -> dict[s
 
 
 def measure_lane(waiting: "SimpleQueue[str]", short: bool, ended: Callable[[str, Outcome], None]) -> None:
-    """Measure what waits in a process of its own; where that dies, its check has no outcome."""
+    """Measure waiting promises in a separate process. If it dies, its check has no outcome."""
     command = [sys.executable, str(Path(__file__).parent), "--lane", *(["--short"] if short else [])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as lane:
         assert lane.stdin is not None and lane.stdout is not None
@@ -91,13 +91,13 @@ def measure_lane(waiting: "SimpleQueue[str]", short: bool, ended: Callable[[str,
 
 
 def answer_lane(short: bool) -> None:
-    """Be a lane: measure each check that a line names, and answer with a line of JSON."""
+    """Measure each check named by a line of stdin; print its outcome as a line of JSON."""
     for line in sys.stdin:
         print(json.dumps(asdict(measure(PROMISES[line.strip()], short))), flush=True)
 
 
 def report(name: str, outcome: Outcome) -> None:
-    """Say how it ended."""
+    """Print the outcome."""
     said = "held    " if outcome.held else "NOT HELD"
     limit = PROMISES[name].limit
     print(
@@ -107,7 +107,7 @@ def report(name: str, outcome: Outcome) -> None:
 
 
 def measure(promise: Promise, short: bool) -> Outcome:
-    """The check in an empty folder; what it raises is its figure."""
+    """Run the check in an empty folder. An exception becomes its figure."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="abq-soak-", ignore_cleanup_errors=True) as work:
         try:

@@ -1,5 +1,6 @@
-"""Feeds a reader with inputs that atheris makes from the branches they took: any error that is not the reader's own
-ends the process. `python tests/soak/fuzz_readers.py config|precision FOLDER SECONDS`.
+"""Coverage-guided fuzzing of a reader: `python tests/soak/fuzz_readers.py config|precision FOLDER SECONDS`.
+
+Any exception other than the reader's own error ends the process.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ def read_precision(raw: bytes) -> None:
 
 
 def main() -> None:
-    """Seeds are what is known to be read; what the fuzzer finds stays in memory."""
+    """Fuzz one reader. The seeds are valid inputs; new inputs stay in memory."""
     reader, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     seeds = folder / "seeds"
     seeds.mkdir(parents=True)

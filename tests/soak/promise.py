@@ -1,16 +1,16 @@
-"""A promise about jobs and the check that measures it: what came out, and whether that is within the limit."""
+"""A promise about jobs or the server, the check that measures it, and the outcome."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE_SECONDS = 240.0  # only a hang takes so long
+PATIENCE_SECONDS = 240.0  # only a hang takes this long
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """figure: what was measured, in words.  held: whether that keeps the promise.  seconds: how long the check took."""
+    """figure: the measured result, in words.  held: whether it keeps the promise.  seconds: duration of the check."""
 
     figure: str
     held: bool
@@ -19,10 +19,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Promise:
-    """check: called with an empty folder and whether the short form is wanted.
+    """A promise with its limit, in words.
 
-    timed: its figure is a time under load, so that nothing else may run beside it.
-    minutes: roughly what the long form takes; of those that run beside one another the longest begin first.
+    check: called with an empty folder and True for the short form.
+    timed: the figure is a time under load, so no other check may run at the same time.
+    minutes: approximate duration of the long form; among parallel checks the longest start first.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Promise:
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> float:
-    """Seconds until the condition holds. Raises TimeoutError."""
+    """Wait until the condition holds. Returns the seconds waited. Raises TimeoutError."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > seconds:
@@ -43,5 +44,5 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share (0..1) of the values does not exceed."""
+    """The quantile at `share` (0..1), as one of the values."""
     return sorted(values)[max(0, min(len(values) - 1, round(share * len(values)) - 1))]

@@ -1,4 +1,4 @@
-"""All promises about jobs and the server, each with its limit and the check that measures it."""
+"""All promises about jobs and the server, with their limits and checks."""
 
 from functools import partial
 
@@ -16,22 +16,22 @@ PROMISES = {
     "claims": Promise(
         "No job is claimed twice", "0 doubles, 0 errors, p99 <= 200 ms", soak_queue.check_claims, timed=True
     ),
-    "naive": Promise("... and the race sees a naive claim", "doubles > 0", soak_queue.check_naive_claims),
+    "naive": Promise("... and the race detects a naive claim", "doubles > 0", soak_queue.check_naive_claims),
     "kills": Promise(
         "No finished block is lost",
-        "0 lost, at most 1 made again a kill, equal hashes",
+        "0 lost, at most 1 recomputed per kill, equal hashes",
         soak_kills.check_kills,
         minutes=7,
     ),
     "resume": Promise("Resume changes nothing", "equal bit for bit", soak_kills.check_resume, minutes=3),
     "stale": Promise("A stale owner writes nothing", "0 rows, 0 files", soak_kills.check_stale, minutes=4),
     "dead": Promise(
-        "A dead worker is noticed", "2 s where the parent sees it, else 35 s", soak_kills.check_dead, timed=True
+        "A dead worker is noticed", "2 s if the parent sees it, else 35 s", soak_kills.check_dead, timed=True
     ),
     "busy": Promise("A live worker is never robbed", "0 rescues", soak_kills.check_busy, minutes=2),
     "cancel": Promise("Cancel works in every state", "p95 <= 2 s, hung <= 16 s", soak_cancel.check_cancel, timed=True),
     "races": Promise("... and against a finish", "exactly one final state", soak_cancel.check_cancel_races),
-    "poison": Promise("A poisonous job stops", "failed after 3, the others go on", soak_cancel.check_poison),
+    "poison": Promise("A poisonous job stops", "failed after 3, others continue", soak_cancel.check_poison),
     "dashboard": Promise(
         "The dashboard may die", "no orphan after 10 s, 0 lost", soak_dashboard.check_dashboard, timed=True
     ),
@@ -51,10 +51,10 @@ PROMISES = {
     "hostile": Promise("Hostile text is inert", "no script runs, figures draw", soak_security.check_hostile_text),
     "input": Promise("Bad input gets an answer", "a named error, no traceback", soak_security.check_input, minutes=19),
     "config": Promise(
-        "... a config that a fuzzer made", "no traceback", partial(soak_security.check_fuzzed, "config"), minutes=6
+        "... a config from a fuzzer", "no traceback", partial(soak_security.check_fuzzed, "config"), minutes=6
     ),
     "precision": Promise(
-        "... a precision that a fuzzer made",
+        "... a precision from a fuzzer",
         "no traceback",
         partial(soak_security.check_fuzzed, "precision"),
         minutes=6,

@@ -1,4 +1,4 @@
-"""The outcomes of checks, kept in a JSON file as they come, and the page that shows them all."""
+"""The outcomes of checks, recorded in a JSON file, and the page that shows them."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from promises import PROMISES
 
 _PAGE = """# Reliability
 
-What is promised about jobs and the server, measured by real processes, kills and disks. `make soak` measures every row
-anew (`make soak SHORT=1`: fewer rounds of each), `python tests/soak --only CHECK --json {json}
---markdown {markdown}` one of them. A row of the long form stays until the long form is measured again.
+The promises about jobs and the server, measured with real processes, kills and disks. `make soak` measures every row
+again (`make soak SHORT=1` with fewer rounds); `python tests/soak --only CHECK --json {json}
+--markdown {markdown}` measures one. A result of the short form never replaces one of the long form.
 
 | check | promise | measured | limit | held | form | when, load |
 |---|---|---|---|---|---|---|
@@ -28,14 +28,14 @@ Measured on: {machines}. Raw: `{json}`.
 
 
 class Record:
-    """What is known of each check by name. Safe to add to from several threads."""
+    """The recorded outcome of each check by name. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
 
     def add(self, name: str, outcome: Outcome, short: bool, load: float) -> None:
-        """Keep an outcome. One of the short form does not take the place of one of the long form."""
+        """Record an outcome. One of the short form does not replace one of the long form."""
         row = {**asdict(outcome), "form": "short" if short else "long", "load": round(load, 1), **_here()}
         with self._lock:
             rows = self.rows()
@@ -45,11 +45,11 @@ class Record:
             self.path.write_text(json.dumps(rows | {name: row}, indent=1, sort_keys=True) + "\n", "utf-8")
 
     def rows(self) -> dict[str, Any]:
-        """Everything that is kept: name -> figure, held, seconds, form, load, date, machine."""
+        """All recorded outcomes: name -> figure, held, seconds, form, load, date, machine."""
         return json.loads(self.path.read_text("utf-8")) if self.path.is_file() else {}
 
     def write_page(self, markdown: Path) -> None:
-        """The table of all that is kept, as Markdown."""
+        """Write the table of all recorded outcomes as Markdown."""
         rows = self.rows()
         known = [name for name in PROMISES if name in rows]
         text = _PAGE.format(

@@ -1,4 +1,4 @@
-"""Checks of cancelling: in every state, while working, while hanging, against a finish; and jobs that kill workers."""
+"""Checks of cancelling: in every state, while running, while hanging, during a finish; and jobs that kill workers."""
 
 import threading
 from pathlib import Path
@@ -17,8 +17,8 @@ SPEC = {"model": "builtin", "precision": "W4A4", "method": "abq"}
 
 
 def check_cancel(work: Path, short: bool) -> Outcome:
-    """Every state x cancel on the queue; workers cancelled while they learn; one cancelled while it hangs."""
-    wrong = sum(not cancelled_as_it_should(work, state) for state in AFTER_CANCEL)
+    """Cancel in every state of the queue, cancel running workers, and cancel one that hangs."""
+    wrong = sum(not cancels_correctly(work, state) for state in AFTER_CANCEL)
     site, seconds = Site(work), []
     for number in range(5 if short else 40):
         job = site.submit(epochs=1000)
@@ -39,8 +39,8 @@ AFTER_CANCEL = {"queued": "cancelled", "running": "running", "succeeded": "succe
                 "cancelled": "cancelled"}  # fmt: skip
 
 
-def cancelled_as_it_should(work: Path, state: str) -> bool:
-    """Bring a job into a state, cancel it, and let its worker, where there is one, obey."""
+def cancels_correctly(work: Path, state: str) -> bool:
+    """Bring a job into a state, cancel it, and let its worker, if any, stop."""
     with Database.open(work / f"{state}.db") as database:
         jobs = Jobs(database)
         job = jobs.submit(SPEC, now())
@@ -64,7 +64,7 @@ def cancelled_as_it_should(work: Path, state: str) -> bool:
 
 
 def cancel_hung(site: Site) -> float:
-    """Seconds from the cancel of a job whose process hangs (it is stopped) until that process is gone."""
+    """Seconds between the cancel of a job whose process hangs (is stopped) and the end of that process."""
     job = site.submit(epochs=1000)
     supervisor = Supervisor(site.settings, site.jobs)
     supervisor.start()
@@ -81,7 +81,7 @@ def cancel_hung(site: Site) -> float:
 
 
 def check_cancel_races(work: Path, short: bool) -> Outcome:
-    """A worker that finishes while someone cancels: one final state, and never another after it."""
+    """A worker finishes while a person cancels: exactly one final state, which never changes."""
     rounds, states, wrong = (20 if short else 100), [], 0
     with Database.open(work / "races.db") as one, Database.open(work / "races.db") as two:
         worker, person = Jobs(one), Jobs(two)
@@ -124,7 +124,7 @@ def race(worker: Jobs, person: Jobs, job: Job) -> None:
 
 
 def check_poison(work: Path, short: bool) -> Outcome:
-    """A job whose worker dies each time, in front of others: it fails after three attempts, they succeed."""
+    """A job whose worker dies each time, queued before others: it fails after three attempts, the others succeed."""
     site = Site(work)
     poison, *others = [site.submit(), *(site.submit("rtn") for _ in range(1 if short else 3))]
     deaths = 0

@@ -1,4 +1,4 @@
-"""The check of the dashboard: killed with its supervisor at random moments of a job, and started again."""
+"""The check of the dashboard: it is killed with its supervisor at random moments of a job, and restarted."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from app.jobs.executors.local import PROJECT_ROOT
 
 
 def check_dashboard(work: Path, short: bool) -> Outcome:
-    """In two homes beside each other: most of the time a page or a worker is being started."""
+    """Kill pages of two data folders in parallel: most of the time a page or a worker is starting."""
     homes, kills = (1, 1) if short else (2, 10)
     sites = [Site(work / str(number)) for number in range(homes)]
     with ThreadPoolExecutor(homes) as pool:
@@ -35,7 +35,7 @@ def check_dashboard(work: Path, short: bool) -> Outcome:
 
 @dataclass(frozen=True)
 class Ends:
-    """slowest: seconds until no worker was left.  behind: the last page did not show the job."""
+    """slowest: seconds until no worker was left.  lost: jobs lost.  behind: the last page did not show the job."""
 
     slowest: float
     lost: int
@@ -43,7 +43,7 @@ class Ends:
 
 
 def kill_pages(site: Site, kills: int, chance: random.Random) -> Ends:
-    """Kill so many pages that work on one job, then look whether another one picks it up."""
+    """Kill this many pages during one job, then check that a new page continues it."""
     from gradio_client import Client
 
     job = site.submit(epochs=1000)
@@ -69,7 +69,7 @@ def kill_pages(site: Site, kills: int, chance: random.Random) -> Ends:
 
 
 def start_page(site: Site) -> tuple["subprocess.Popen[bytes]", str]:
-    """`abq app` on a free port, when it answers."""
+    """Start `abq app` on a free port and wait until it answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Checks of the disk: each fsync, rename and commit of a job failing in turn, a disk that is full, an old database."""
+"""Checks of the disk: every fsync, rename and commit of a job fails in turn; a full disk; an old database."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ RELEASED = Path(__file__).parents[1] / "storage" / "released"
 
 
 class FailsOnce:
-    """Stands for a function of the system: its call number `at` fails, before or after it did its work."""
+    """Wraps a system function: call number `at` fails, before or after it has taken effect."""
 
     def __init__(self, original: Callable[..., object], error: Exception, at: int, after: bool = False) -> None:
         self.calls = 0
@@ -45,7 +45,7 @@ class FailsOnce:
 
 @contextmanager
 def failing(what: str, at: int) -> Iterator[FailsOnce]:
-    """The at-th fsync, rename, commit, or commit whose answer is lost, of this process fails."""
+    """Make call number `at` of fsync, rename or commit fail; or a commit whose success is reported as failure."""
     full = OSError(errno.EIO, "Input/output error")
     if what == "commit" or what == "answer of a commit":
         import sqlite3
@@ -62,7 +62,7 @@ def failing(what: str, at: int) -> Iterator[FailsOnce]:
 
 
 def run_here(site: Site, job: Job) -> None:
-    """Work a queued job off in this process, as a worker does; a database that fails ends it as it ends a worker."""
+    """Run a queued job in this process, as a worker does. A database error ends it, as it ends a worker."""
     try:
         claimed = site.jobs.claim_next("here", now(), job_id=job.id)
         if claimed is not None:
@@ -73,7 +73,7 @@ def run_here(site: Site, job: Job) -> None:
 
 
 def broken(site: Site, job: Job) -> list[str]:
-    """What is half: records whose file is not theirs, temporary files, files that cannot be read."""
+    """Partial state: records whose file has another sha256, temporary files, unreadable JSON files."""
     folder = site.services.runs.folder(job.run_id).path
     files = site.files(job.run_id) if folder.is_dir() else {}
     found = [f"block {block.block}" for block in site.services.storage.runs.blocks(job.run_id)
@@ -85,7 +85,7 @@ def broken(site: Site, job: Job) -> list[str]:
 
 
 def check_faults(work: Path, short: bool) -> Outcome:
-    """Three blocks, a first, a last and one between: more would only repeat the calls of the one between."""
+    """Three blocks (first, middle, last): more would only repeat the calls of the middle one."""
     site, counts, half, lost = Site(work, blocks=3), [], [], []
     for what in ("fsync", "rename", "commit", "answer of a commit"):
         job = site.submit("rtn")
@@ -113,7 +113,7 @@ def check_faults(work: Path, short: bool) -> Outcome:
 
 
 def check_full_disk(work: Path, short: bool) -> Outcome:
-    """A real file system of a few MiB that fills up under a job; then room is made and the job resumed."""
+    """A real file system of a few MiB fills up during a job; then space is freed and the job resumed."""
     script = f"mount -t tmpfs -o size=64m none {work} && exec {sys.executable} {__file__} {work} {int(short)}"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
     if done.returncode == 32 or "unshare" in done.stderr:
@@ -129,7 +129,7 @@ def check_full_disk(work: Path, short: bool) -> Outcome:
 
 
 def fill_and_resume(work: Path, short: bool) -> dict[str, int]:
-    """Leave room for so many KiB more, run a job into the wall, make room, resume it."""
+    """For several sizes: leave this much free space, run a job until it fails, free space, resume the job."""
     site = Site(work)
     job = site.submit("rtn")
     run_here(site, job)
@@ -154,13 +154,13 @@ def fill_and_resume(work: Path, short: bool) -> dict[str, int]:
 
 
 def leave_room(ballast: Path, size: int) -> None:
-    """Fill the file system of this file up to so many bytes."""
+    """Fill the file system of this file until `size` bytes are free."""
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(ballast.parent).free - size))
 
 
 def check_old_databases(work: Path, short: bool) -> Outcome:
-    """A stored database of each released schema is opened, migrated, and worked on."""
+    """Open a stored database of every released schema, migrate it, and continue its jobs."""
     files, wrong = sorted(RELEASED.glob("*.sqlite3")), []
     for file in files:
         path = Path(shutil.copy(file, work))

@@ -1,4 +1,4 @@
-"""Checks with workers that are killed, stopped or busy: what is kept, who notices, who is left alone."""
+"""Checks with workers that are killed, stopped or busy: blocks are kept, deaths noticed, live workers left alone."""
 
 import os
 import random
@@ -21,9 +21,9 @@ from storage.jobs import Job
 
 
 def check_kills(work: Path, short: bool) -> Outcome:
-    """Kill workers at random moments of their lives; look at every block and at the database after each.
+    """Kill workers at random moments; check every block and the database after each kill.
 
-    They learn for one epoch: the shorter that takes, the more kills fall into what is done with a finished block.
+    They learn for one epoch: the shorter the optimisation, the more kills hit the writing of a finished block.
     """
     kills = 8 if short else 200
     site, chance = Site(work), random.Random(0)
@@ -50,10 +50,10 @@ def check_kills(work: Path, short: bool) -> Outcome:
             recorded != file for recorded, file in zip(after, there, strict=False)
         )
         unrecorded = sum(file is not None for file in there[len(after) :])
-        redone = max(redone, unrecorded)  # a file whose record was not written yet is made again
+        redone = max(redone, unrecorded)  # a block file without a record is computed again
         damaged += integrity(site) != "ok"
         state = site.jobs.get(job.id).state
-        if state == "failed":  # three kills in one block: as promised, it waits for a person
+        if state == "failed":  # three kills in one block: it waits for a person, as promised
             site.services.jobs.resume(job.id)
             resumed += 1
         elif state == "succeeded":
@@ -79,7 +79,7 @@ def integrity(site: Site) -> object:
 
 
 def check_resume(work: Path, short: bool) -> Outcome:
-    """Kill at each block boundary, before and after its record, and inside each block."""
+    """Kill inside each block and at each block boundary, before and after the block is recorded."""
     site = Site(work)
     reference = site.uninterrupted()
     blocks = (1,) if short else range(BLOCKS)
@@ -103,7 +103,7 @@ def check_resume(work: Path, short: bool) -> Outcome:
 
 
 def check_stale(work: Path, short: bool) -> Outcome:
-    """A worker stopped for longer than its lease; another takes the job over; the first one goes on."""
+    """A worker is stopped for longer than its lease, another takes the job over, then the first continues."""
     rounds, written, waited = (1 if short else 5), 0, []
     site = Site(work)
     for number in range(rounds):
@@ -128,10 +128,10 @@ def check_stale(work: Path, short: bool) -> Outcome:
 
 
 def stop_outside_a_write(site: Site, process: int) -> None:
-    """SIGSTOP, again where it fell into a transaction: then nobody can write until the process goes on or is killed."""
+    """Send SIGSTOP outside a transaction; inside one it would block all writers, so continue and try again."""
     while True:
         os.kill(process, signal.SIGSTOP)
-        time.sleep(0.05)  # SIGSTOP is not waited for
+        time.sleep(0.05)  # SIGSTOP takes effect asynchronously
         connection = sqlite3.connect(site.settings.data_dir / "abq.sqlite3", timeout=0, isolation_level=None)
         try:
             connection.execute("BEGIN EXCLUSIVE")
@@ -150,7 +150,7 @@ def everything(site: Site, job: Job) -> tuple[object, ...]:
 
 
 def check_dead(work: Path, short: bool) -> Outcome:
-    """A worker is killed: how long until its job is queued again, with and without a parent that sees it."""
+    """Kill a worker: seconds until its job is queued again, with and without a parent that sees the exit."""
     rounds, seen, unseen = (1 if short else 5), [], []
     site = Site(work)
     for number in range(rounds):
@@ -180,14 +180,14 @@ def check_dead(work: Path, short: bool) -> Outcome:
 
 
 def worker_process(name: str) -> psutil.Process:
-    """The process of a supervisor's worker, by the name in its command line."""
+    """A supervisor's worker process, found by the name in its command line."""
     return next(
         process for process in psutil.process_iter(["cmdline"]) if name and name in (process.info["cmdline"] or [])
     )
 
 
 def check_busy(work: Path, short: bool) -> Outcome:
-    """A block of 120 s that holds the main thread: nobody may take the job."""
+    """The main thread is busy for 120 s: no other worker may take the job."""
     seconds = 33.0 if short else 120.0
     site, rescues, narrowest = Site(work), 0, timedelta.max
     job = site.submit()

@@ -1,4 +1,4 @@
-"""Checks of the queue alone, with many processes on one database: claims, order, progress beside a reader."""
+"""Checks of the queue with many processes on one database: claims, order, progress with a concurrent reader."""
 
 import itertools
 import json
@@ -68,7 +68,7 @@ def check_order(work: Path, short: bool) -> Outcome:
 
 
 def update(url: str, name: str, updates: int, results: Any) -> None:
-    """Claim a job and write its progress so many times."""
+    """Claim a job and write its progress `updates` times."""
     with Database.open(url) as database:
         jobs = Jobs(database)
         job = jobs.claim_next(name, now())

@@ -1,6 +1,4 @@
-"""Checks of the trust boundary: the project's own tests of requests, files, models and text, in their long form, with
-what they counted, and a fuzzer that follows the readers' branches.
-"""
+"""Checks of the trust boundary: the long form of the tests of requests, files, models and text, and a fuzzer."""
 
 import subprocess
 import sys
@@ -41,13 +39,13 @@ def check_hostile_text(work: Path, short: bool) -> Outcome:
 
 
 def check_input(work: Path, short: bool) -> Outcome:
-    """Made cases for every reader."""
+    """Generated cases for every reader."""
     suite = run_tests(work, "not slow" if short else "slow", "tests/abq_core/models/test_model_fuzz.py")
     return Outcome(str(suite), suite.held)
 
 
 def check_fuzzed(reader: str, work: Path, short: bool) -> Outcome:
-    """A fuzzer on a reader that sees raw input first."""
+    """Coverage-guided fuzzing of a reader of raw input."""
     seconds = 10 if short else 300
     tries, trouble = fuzz(work, reader, seconds)
     return Outcome(
@@ -57,7 +55,7 @@ def check_fuzzed(reader: str, work: Path, short: bool) -> Outcome:
 
 
 def fuzz(work: Path, reader: str, seconds: int) -> tuple[int, str]:
-    """How many inputs the fuzzer tried, and the error of the one that broke the reader, if any."""
+    """Number of inputs tried, and the error of the one that broke the reader, if any."""
     command = [sys.executable, str(Path(__file__).with_name("fuzz_readers.py")), reader, str(work / reader)]
     done = subprocess.run(
         [*command, str(seconds)], cwd=work, capture_output=True, text=True, errors="replace", check=False

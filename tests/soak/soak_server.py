@@ -1,4 +1,4 @@
-"""Checks of the page under load: many visitors, bodies and submits without end, a database of years."""
+"""Checks of the page under load: many visitors, large bodies, endless submits, a database of several years."""
 
 import contextlib
 import http.client
@@ -40,7 +40,7 @@ MEBIBYTE = 1 << 20
 JOB = CalibrationSpec("builtin", Precision.parse("W4A4"), "rtn", segments=2, seq_len=32).to_dict()
 SUBMIT = ["builtin", "W4A4", "rtn", "builtin", 2, 32, -1, 0]
 VISITORS = 4  # who submit at the same time
-SUBMIT_LONG = ["builtin", "W4A4", "abq", "builtin", 2, 32, 1000, 0]  # each learns for longer than any check takes
+SUBMIT_LONG = ["builtin", "W4A4", "abq", "builtin", 2, 32, 1000, 0]  # each learns for longer than any check
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def resident(self) -> int:
-        """Bytes of the page's process, without its workers."""
+        """Resident bytes of the page's process, without its workers."""
         return int(self.process.memory_info().rss)
 
     def computed(self) -> float:
-        """Seconds on a core of the page's process, without its workers."""
+        """CPU seconds of the page's process, without its workers."""
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
 
 @contextlib.contextmanager
 def serving(data: Path) -> Iterator[Served]:
-    """The page on this data folder while the block runs."""
+    """Serve the page on this data folder while the block runs."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "app.cli", "app", "--port", str(port)]
@@ -91,7 +91,7 @@ def _answers(address: str) -> bool:
 
 
 def check_bounded(work: Path, short: bool) -> Outcome:
-    """Large bodies, a packed archive and submits until the queue is full: all refused in bounded memory."""
+    """Large bodies, a compressed archive, and submits until the queue is full: all refused in bounded memory."""
     submits, waiting = (40, MAX_QUEUED_JOBS - 20) if short else (10_000, 0)
     settings = Settings.from_environment({"ABQ_DATA_DIR": str(work)})
     settings.prepare()
@@ -117,13 +117,13 @@ def check_bounded(work: Path, short: bool) -> Outcome:
 
 
 def _submit(client: httpx.Client) -> bool:
-    """Submit a job. True where it was queued."""
+    """Submit a job. Returns whether it was queued."""
     asked = client.post("/gradio_api/call/submit", json={"data": SUBMIT}).json()
     return "queued" in client.get(f"/gradio_api/call/submit/{asked['event_id']}").text
 
 
 def _send(served: Served, chunked: bool) -> bool:
-    """Send 50 MB. True where they were refused."""
+    """Send 50 MB. Returns whether they were refused."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     headers = {"Content-Type": "application/json"} | ({} if chunked else {"Content-Length": str(50 * MEBIBYTE)})
     with contextlib.closing(connection):
@@ -136,7 +136,7 @@ def _send(served: Served, chunked: bool) -> bool:
 
 
 def check_visitors(work: Path, short: bool) -> Outcome:
-    """50 clients who read jobs and runs once a second, beside 8 running jobs: the page's worker and seven others."""
+    """50 clients read jobs and runs once a second while 8 jobs run: the page's worker and seven others."""
     clients, running, seconds = (10, 2, 20.0) if short else (50, 8, 300.0)
     with serving(work) as served, contextlib.ExitStack() as beside:
         first = Client(served.address, verbose=False, httpx_kwargs={"timeout": 60})
@@ -161,7 +161,7 @@ def check_visitors(work: Path, short: bool) -> Outcome:
 
 @contextlib.contextmanager
 def _workers(data: Path, count: int) -> Iterator[None]:
-    """Workers beside the page's own, each of which claims a job, while the block runs. Started as a supervisor does."""
+    """Run additional workers while the block runs. Each claims a job; they are started as a supervisor does."""
     command = [sys.executable, "-m", "app.jobs.worker", "--name"]
     environment = {**os.environ, "ABQ_DATA_DIR": str(data), "ABQ_THREADS": "1"}
     workers = [
@@ -178,12 +178,12 @@ def _workers(data: Path, count: int) -> Iterator[None]:
 
 
 def count_jobs(client: Client) -> Counter[str]:
-    """How many jobs are in each state."""
+    """Number of jobs in each state."""
     return Counter(row["state"] for row in client.predict(api_name="/jobs"))
 
 
 def fill(work: Path, jobs: int, losses: int) -> Services:
-    """Services on a database with so many finished jobs and rows of losses."""
+    """Services on a database with this many finished jobs and rows of losses."""
     settings = Settings.from_environment({"ABQ_DATA_DIR": str(work), "ABQ_THREADS": "1"})
     settings.prepare()
     start = now() - timedelta(days=400)
@@ -216,7 +216,7 @@ def fill(work: Path, jobs: int, losses: int) -> Services:
 
 
 def check_large_database(work: Path, short: bool) -> Outcome:
-    """What each tab asks of the services when it is opened."""
+    """Time what each tab requests from the services when it opens."""
     jobs, losses = (2_000, 20_000) if short else (10_000, 1_000_000)
     services = fill(work, jobs, losses)
     newest = f"j-{jobs - 1:010x}"

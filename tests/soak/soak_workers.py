@@ -1,6 +1,6 @@
-"""What the checks work with: a model of six blocks that calibrates in seconds, services, and workers to be killed.
+"""Shared by the checks: a model of six blocks that calibrates in seconds, services, and workers that can be killed.
 
-Workers are forked from a server that has imported torch: a start takes milliseconds, so that hundreds can be killed.
+Workers are forked from a server that has imported torch, so one starts in milliseconds and hundreds can be killed.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ _TEXT = "The module provides functions to read and write files, one line at a ti
 
 
 def fork_context() -> ForkServerContext:
-    """Processes forked from a server that has the imports of a worker."""
+    """A context whose processes are forked from a server that has the imports of a worker."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["app.jobs.calibration_job", "soak_workers"])
     return context
 
 
 def make_model(folder: Path, blocks: int) -> Path:
-    """A LLaMA of so many blocks with random weights and the built-in model's tokenizer."""
+    """A Llama with this many blocks, random weights and the built-in model's tokenizer."""
     logging.disable_progress_bar()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -63,7 +63,7 @@ def make_model(folder: Path, blocks: int) -> Path:
 
 
 class Site:
-    """A data folder with a model, a text and services on it."""
+    """A data folder with a model, a text, and services."""
 
     def __init__(self, work: Path, blocks: int = BLOCKS) -> None:
         self.model = make_model(work / "model", blocks)
@@ -91,17 +91,17 @@ class Site:
         return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
     def start(self, name: str, die_at: "DieAt | None" = None) -> BaseProcess:
-        """A worker process, which claims the oldest job."""
+        """Start a worker process, which claims the oldest job."""
         return _start(work, self.settings.to_environment(), name, die_at)
 
     def finish(self, name: str = "finisher") -> None:
-        """Work the oldest job off in a process of its own."""
+        """Run the oldest job in a separate process, to its end."""
         worker = self.start(name)
         worker.join()
         self.jobs.requeue_worker(name, now())
 
     def uninterrupted(self, epochs: int = 4) -> list[str]:
-        """The hashes of the blocks of an abq run that nothing disturbs."""
+        """The block hashes of an undisturbed abq run."""
         job = self.submit(epochs=epochs)
         self.finish()
         hashes = self.hashes(job.run_id)
@@ -110,7 +110,7 @@ class Site:
         return hashes
 
     def learning(self, job: Job) -> bool:
-        """The job has said what a loss is."""
+        """Whether the job has recorded a loss."""
         return len(self.jobs.losses(job.id)) > 0
 
 
@@ -128,7 +128,7 @@ def _start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def work(environment: dict[str, str], name: str, die_at: DieAt | None) -> None:
-    """The life of a worker; `die_at` kills it in the middle. Its evaluation is short: most of its life is blocks."""
+    """Run a worker; `die_at` kills it at that point. Its evaluation is short, so blocks take most of its time."""
     from app.jobs import calibration_job
     from app.jobs.worker import run_one
 
@@ -159,7 +159,7 @@ def _die_at(where: str, block: int) -> None:
 
 
 def start_busy(site: Site, name: str, seconds: float) -> BaseProcess:
-    """A worker whose main thread computes for so long without ever looking at its lease."""
+    """A worker whose main thread computes for `seconds` without checking its lease."""
     return _start(_busy, site.settings.to_environment(), name, seconds)
 
 
@@ -176,7 +176,7 @@ def _busy(environment: dict[str, str], name: str, seconds: float) -> None:
 
 @contextmanager
 def ended(*processes: BaseProcess) -> Iterator[None]:
-    """The processes are gone after the block, stopped ones too."""
+    """Kill the processes at the end of the block, stopped ones too."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The project's own tests as a check: how many passed, how long the longest took, and what they counted."""
+"""Tests of this project as a check: how many passed, the duration of the longest, and what they counted."""
 
 import subprocess
 import sys
@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Suite:
-    """How some tests ended. counts: what they recorded of themselves (`record_property`), summed by name."""
+    """The outcome of a pytest run. counts: values that the tests recorded (`record_property`), summed by name."""
 
     passed: int
-    other: list[str]  # those that failed, broke, or were skipped, which shows nothing
-    slowest: float  # seconds of one test, without what it was prepared with
+    other: list[str]  # failed, errored, or skipped: a skipped test shows nothing
+    slowest: float  # seconds of the longest test, without its fixtures
     counts: dict[str, int]
 
     @property
@@ -30,7 +30,7 @@ class Suite:
 
 
 def run_tests(work: Path, marks: str, *targets: str) -> Suite:
-    """pytest on these files or tests, in a process of its own."""
+    """Run pytest on these files or tests in a separate process."""
     report = work / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-m", marks, "--junitxml", str(report)]
     options = ["-o", "junit_family=xunit1", "-o", "junit_duration_report=call"]

@@ -1,4 +1,4 @@
-"""Every promise about jobs in its long form; `python tests/soak` prints the same as a table."""
+"""Every promise in its long form; `python tests/soak` prints the same as a table."""
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
-"""Visitors of the page: gradio clients, each with a pace of its own, in a few processes.
+"""Visitors of the page: Gradio clients that look at their own pace, in several processes.
 
-One process would not do: each of 50 clients in it waits for the others' turns with the interpreter, and the page does
-not take that time.
+In one process, 50 clients would wait for each other's use of the interpreter, which would count as the page's time.
 """
 
 import multiprocessing
@@ -22,7 +21,7 @@ PAUSE_SECONDS = 1.0
 
 @dataclass
 class Visit:
-    """waits: seconds of each answer, as the client sees it.  errors: whatever a visitor would see instead."""
+    """waits: seconds until each answer, as seen by the client.  errors: errors that a visitor would see."""
 
     waits: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -30,8 +29,9 @@ class Visit:
 
 @contextmanager
 def visitors(address: str, clients: int) -> Iterator[Callable[[float], Visit]]:
-    """Clients (a multiple of CLIENTS_EACH) that have opened the page. Calling what is yielded has them all look at it
-    for so many seconds, and gives what they saw.
+    """Open the page with this many clients (a multiple of CLIENTS_EACH).
+
+    Yields a function that lets all of them look at the page for some seconds and returns what they saw.
     """
     spawn = multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -39,7 +39,7 @@ def visitors(address: str, clients: int) -> Iterator[Callable[[float], Visit]]:
         here, there = spawn.Pipe()
         processes.append(spawn.Process(target=_visit_together, args=(address, there), daemon=True))
         processes[-1].start()
-        there.close()  # so that a process that dies is an EOFError here
+        there.close()  # then a dead process raises EOFError here
         pipes.append(here)
     try:
         for pipe in pipes:
@@ -63,10 +63,10 @@ def visitors(address: str, clients: int) -> Iterator[Callable[[float], Visit]]:
 
 
 def _visit_together(address: str, pipe: Connection) -> None:
-    """The life of a process of clients: open the page, say so, look at it for as long as told, say what was seen.
+    """A process of clients: open the page, report that, look for the requested seconds, return what was seen.
 
-    Without ssl_verify=False each of gradio's clients reads all certificates at every call, which takes longer than the
-    answer. The timeout is for opening the page.
+    Without ssl_verify=False each Gradio client reads all certificates at every call, which takes longer than the
+    answer. The timeout applies to opening the page.
     """
     clients = [
         Client(address, verbose=False, ssl_verify=False, httpx_kwargs={"timeout": 60}) for _ in range(CLIENTS_EACH)
@@ -85,7 +85,7 @@ def _visit_together(address: str, pipe: Connection) -> None:
 
 
 def _look(client: Client, end: float, seen: Visit) -> None:
-    """Look again and again until the end, from a moment on at which no other visitor begins."""
+    """Look repeatedly until the end, starting after a random delay so that clients do not act in step."""
     time.sleep(random.uniform(0, len(LOOKED_AT) * PAUSE_SECONDS))
     while time.monotonic() < end:
         for endpoint in LOOKED_AT:
@@ -93,6 +93,6 @@ def _look(client: Client, end: float, seen: Visit) -> None:
             try:
                 client.predict(api_name=endpoint)
                 seen.waits.append(time.monotonic() - started)
-            except Exception as error:  # whatever a visitor would see
+            except Exception as error:  # any error that a visitor would see
                 seen.errors.append(f"{type(error).__name__}: {error}")
         time.sleep(PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""The disk fails under a job: what is there is the old state or the new one, and the job goes on when it is mended."""
+"""The disk fails during a job: files hold the old state or the new one, and the job can be resumed afterwards."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from storage.jobs import Job
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, what: str, at: int) -> None:
-    """The at-th fsync, rename or commit fails; "answered" commits are made and then reported as failed."""
+    """Make call number `at` of fsync, rename or commit fail; "answered" commits take effect, then report failure."""
     error: Exception = OSError(errno.EIO, "Input/output error")
     target: Any = os
     name = {"fsync": "fsync", "rename": "replace"}.get(what, "do_commit")
@@ -37,8 +37,8 @@ def fail(monkeypatch: pytest.MonkeyPatch, what: str, at: int) -> None:
     monkeypatch.setattr(target, name, function)
 
 
-def half_done(services: Services, job: Job) -> list[str]:
-    """Records whose file is not theirs, and temporary files."""
+def partial_state(services: Services, job: Job) -> list[str]:
+    """Records whose file has another sha256, and temporary files."""
     folder = services.runs.folder(job.run_id)
     wrong = [str(path) for path in folder.path.rglob("*.tmp")]
     for block in services.storage.runs.blocks(job.run_id):
@@ -50,7 +50,7 @@ def half_done(services: Services, job: Job) -> list[str]:
 @pytest.mark.parametrize(
     ("what", "at"), [("fsync", 5), ("fsync", 6), ("rename", 3), ("commit", 8), ("answered", 8), ("answered", 11)]
 )
-def test_a_fault_leaves_nothing_half_and_the_job_goes_on(
+def test_a_fault_leaves_no_partial_state_and_the_job_resumes(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, what: str, at: int
 ) -> None:
     job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
@@ -61,7 +61,7 @@ def test_a_fault_leaves_nothing_half_and_the_job_goes_on(
             assert ended.state in ("failed", "succeeded")
         except DatabaseError:
             pass
-    assert not half_done(services, job)
+    assert not partial_state(services, job)
     services.storage.jobs.requeue_worker("test", now())
     if services.jobs.get(job.id).state == "failed":
         services.jobs.resume(job.id)

@@ -1,4 +1,4 @@
-"""A run that begins as another one did takes its first blocks over, bit for bit as it would have made them."""
+"""A run that shares leading blocks with another run reuses them, bit for bit as it would compute them."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MixMaker = Callable[..., PrecisionMix]
 
 @pytest.fixture(scope="module")
 def mix(tiny_spec: SpecMaker, tmp_path_factory: pytest.TempPathFactory) -> MixMaker:
-    """A mix whose linears have one precision a block, of the tiny model's two blocks."""
+    """Makes a mix with one precision per block for the tiny model's two blocks."""
     shape = open_services(settings_in(tmp_path_factory.mktemp("shape"))).models.shape(tiny_spec().model)
 
     def make(*blocks: str) -> PrecisionMix:
@@ -50,7 +50,7 @@ def hashes(services: Services, job: Job) -> list[str]:
 
 
 def taken_over(services: Services, job: Job) -> list[int]:
-    """The blocks that the run did not make itself: they took no time."""
+    """The blocks that the run did not compute itself: they took no time."""
     return [record.block for record in services.storage.runs.blocks(job.run_id) if record.seconds == 0]
 
 
@@ -61,7 +61,7 @@ def first(services: Services, tiny_spec: SpecMaker, mix: MixMaker) -> Job:
 
 
 @pytest.mark.parametrize("uniform", [False, True])
-def test_what_is_taken_over_is_what_would_have_been_made(
+def test_a_reused_block_equals_a_computed_one(
     uniform: bool, services: Services, first: Job, tiny_spec: SpecMaker, mix: MixMaker, tmp_path: Path
 ) -> None:
     spec = tiny_spec("W4A8") if uniform else replace(tiny_spec(), precision=mix("W4A8", "W3A8"))
@@ -81,7 +81,7 @@ def test_what_is_taken_over_is_what_would_have_been_made(
     assert f"taken over from run {first.run_id}, which made them from the same inputs: 1." in log
 
 
-def test_who_asks_for_the_same_again_has_it_made_again(services: Services, first: Job) -> None:
+def test_the_same_calibration_is_computed_again(services: Services, first: Job) -> None:
     again = finish(services, CalibrationSpec.from_dict(first.spec))
     assert not taken_over(services, again)
     assert hashes(services, again) == hashes(services, first)
@@ -112,14 +112,14 @@ def no_record(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("change", [damage_block, other_version, other_model, other_text, no_record])
-def test_nothing_is_taken_that_may_differ(
+def test_blocks_from_other_inputs_are_not_reused(
     change: Callable[[RunFolder], None], services: Services, first: Job, tiny_spec: SpecMaker
 ) -> None:
     before = hashes(services, first)
     change(services.runs.folder(first.run_id))
     job = finish(services, tiny_spec("W4A8"))
     assert not taken_over(services, job)
-    assert hashes(services, job)[0] == before[0], "made here, and the same"
+    assert hashes(services, job)[0] == before[0], "computed here, with the same result"
 
 
 def test_blocks_are_alike_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
@@ -139,7 +139,7 @@ def test_blocks_are_alike_up_to_the_first_difference(tiny_spec: SpecMaker, mix: 
     assert together.learns_end_to_end and shared_blocks(together, together, 2) == 0
 
 
-def test_a_sweep_over_mixes_makes_what_they_share_once(
+def test_a_sweep_over_mixes_computes_shared_blocks_once(
     folder: Path, tiny_spec: SpecMaker, mix: MixMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, second in {"two": "W2A8", "three": "W3A8"}.items():
@@ -160,7 +160,7 @@ def test_a_sweep_over_mixes_makes_what_they_share_once(
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"precision": "W2A8", "mix": [1]}'])
-def test_a_sweep_says_which_mix_cannot_be_read(content: str | None, folder: Path) -> None:
+def test_a_sweep_names_the_mix_that_cannot_be_read(content: str | None, folder: Path) -> None:
     if content is not None:
         (folder / "mix.json").write_text(content)
     path = folder / "grid.yaml"

@@ -1,4 +1,4 @@
-"""abq runs verify, runs gc and db backup: what is wrong is found, what is needed is kept, blocks are not mixed."""
+"""abq runs verify, runs gc and db backup: damage is found, needed files are kept, blocks are never mixed."""
 
 import json
 from pathlib import Path
@@ -27,20 +27,20 @@ def left(services: Services) -> dict[str, str]:
     return {str(item.path.relative_to(services.settings.runs_dir)): item.why for item in found}
 
 
-def test_a_finished_run_is_whole_and_leaves_nothing(services: Services, run: Job) -> None:
+def test_a_finished_run_has_no_problems_and_no_leftovers(services: Services, run: Job) -> None:
     assert wrong(services, run) == [] and left(services) == {}
 
 
-def test_what_is_missing_or_changed_is_said(services: Services, run: Job) -> None:
+def test_missing_and_changed_files_are_reported(services: Services, run: Job) -> None:
     folder = services.runs.folder(run.run_id)
     first, second = folder.block_path(0), folder.block_path(1)
     first.write_bytes(first.read_bytes()[:-1] + b"\x7f")
     second.unlink()
     folder.write_spec({"spec": {**run.spec, "seed": 9}})
     assert wrong(services, run) == [
-        "The file of block 0 is not the one that was recorded.",
+        "The file of block 0 differs from the recorded one.",
         "The file of block 1 is missing.",
-        "Its spec.json is of another calibration.",
+        "Its spec.json belongs to another calibration.",
     ]
     (folder.path / "spec.json").write_text("{")
     assert wrong(services, run)[-1] == "Its spec.json cannot be read."
@@ -48,7 +48,7 @@ def test_what_is_missing_or_changed_is_said(services: Services, run: Job) -> Non
     assert wrong(services, run)[-1] == "Its spec.json is missing."
 
 
-def test_only_what_no_run_needs_is_left_over(services: Services, run: Job, tmp_path: Path) -> None:
+def test_only_files_that_no_run_needs_are_leftovers(services: Services, run: Job, tmp_path: Path) -> None:
     runs_dir, folder = services.settings.runs_dir, services.runs.folder(run.run_id)
     (folder.path / "blocks" / ".000.safetensors.1.tmp").write_bytes(b"half")
     (folder.path / "blocks" / "007.safetensors").write_bytes(b"never recorded")
@@ -63,8 +63,8 @@ def test_only_what_no_run_needs_is_left_over(services: Services, run: Job, tmp_p
     assert left(services) == {
         "r-00dead": "its run was deleted",
         f"{run.run_id}/blocks/.000.safetensors.1.tmp": "its writer died",
-        f"{run.run_id}/blocks/007.safetensors": "it was never recorded, and would be made again",
-        f"{run.run_id}/drafts/000.safetensors": "the finished block took its place",
+        f"{run.run_id}/blocks/007.safetensors": "it was never recorded and would be computed again",
+        f"{run.run_id}/drafts/000.safetensors": "the finished block replaced it",
     }
     for item in leftovers(services.storage.runs, services.storage.jobs, runs_dir):
         item.remove()
@@ -73,11 +73,11 @@ def test_only_what_no_run_needs_is_left_over(services: Services, run: Job, tmp_p
     assert (tmp_path / "elsewhere").is_dir()
 
 
-def test_runs_at_work_are_left_alone(services: Services, tiny_spec: SpecMaker) -> None:
+def test_active_runs_have_no_leftovers(services: Services, tiny_spec: SpecMaker) -> None:
     job = services.jobs.submit(tiny_spec())
     folder = services.runs.folder(job.run_id)
     folder.block_path(0).parent.mkdir(parents=True)
-    folder.block_path(0).write_bytes(b"its record comes next")
+    folder.block_path(0).write_bytes(b"not recorded yet")
     assert left(services) == {}
     services.storage.jobs.claim_next("w", now(), job_id=job.id)
     assert left(services) == {} and wrong(services, job) == []
@@ -109,7 +109,7 @@ def test_from_the_command_line(
         ({"spec": None}, "its calibration is not the one in its spec.json"),
     ],
 )
-def test_blocks_made_under_something_else_are_not_gone_on_with(
+def test_a_run_is_not_continued_under_other_inputs(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
 ) -> None:
     def stop(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""Which text a run is calibrated and measured on: recorded, shown, the same for equal specs, and never swapped."""
+"""The text of a run: recorded, shown, equal for equal specs, and never exchanged."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from app.services import Services
 from storage.jobs import Job
 
 
-def test_a_run_records_exactly_what_it_read(finished: tuple[Services, Job]) -> None:
+def test_a_run_records_exactly_the_text_it_read(finished: tuple[Services, Job]) -> None:
     services, job = finished
     spec, record = job.spec, services.runs.texts(job.run_id)["blocks"]
     assert (record.source, record.split) == (spec["data"], "calibration")
@@ -46,7 +46,7 @@ def test_the_text_of_a_run_is_shown(
     assert line in page and record.sha256[:12] in page
 
 
-def test_a_run_does_not_go_on_with_another_text(
+def test_a_run_does_not_continue_with_another_text(
     services: Services, tiny_spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*arguments: object) -> None:
@@ -66,7 +66,7 @@ def test_a_run_does_not_go_on_with_another_text(
     assert work_on(services, services.jobs.resume(job.id)).state == "succeeded"
 
 
-def test_a_text_that_cannot_be_had_is_refused_before_anything_is_queued(
+def test_an_unavailable_text_is_refused_before_anything_is_queued(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
