@@ -31,9 +31,8 @@ class Int8Linear(nn.Module):
         self.out_features, self.in_features = codes.shape
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
-        self.bias = (
-            None if bias is None else nn.Parameter(bias, requires_grad=False)
-        )  # a parameter, so that it follows the model's dtype
+        # a parameter, not a buffer: it follows the model's dtype
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @classmethod
     def round(cls, linear: nn.Linear) -> Int8Linear:

@@ -89,9 +89,8 @@ def test_a_packed_model_agrees_with_its_simulation(precision: str) -> None:
     simulated = to_device(rounded_model(base, Precision.parse(precision), "simulated"), ON, torch.float32)
     assert isinstance(packed.decoder, GraphDecoder) and simulated.decoder is None
     tokens = [e for e in generate({"packed": packed}, simulated, PROMPT_TEXT, 64) if isinstance(e, Token)]
-    assert (
-        sum(token.kl or 0.0 for token in tokens) / len(tokens) < 0.02
-    )  # float16 rounds some activations to a neighbouring code
+    # not zero: float16 rounds some activations to a neighbouring code
+    assert sum(token.kl or 0.0 for token in tokens) / len(tokens) < 0.02
 
 
 def test_logits_equal_those_of_the_modules() -> None:

@@ -1,4 +1,4 @@
-"""Which kernels there are, what the compiler says of them, and where cubins are kept. NVRTC needs CuPy, not a GPU."""
+"""The set of kernels, the compiler's log and the cubin cache. Compiling needs CuPy (NVRTC), not a GPU."""
 
 import json
 from collections.abc import Iterator

@@ -34,9 +34,8 @@ def test_one_weight_with_the_rows_of_all(gpu: EmulatedGpu, act_bits: int) -> Non
     x = torch.from_numpy(RANDOM.standard_normal((2, K), np.float32))
     expected = torch.cat([linear(x, weight, act_bits) for weight in weights], dim=1)
     whole, parts = stack(weights)
-    assert whole.n == 55 and whole.nbytes - sum(w.nbytes for w in weights) == 4 * (
-        32 + 16
-    )  # zeros for the missing biases
+    biases = 4 * (32 + 16)  # zeros for the weights without a bias
+    assert whole.n == 55 and whole.nbytes - sum(w.nbytes for w in weights) == biases
     torch.testing.assert_close(linear(x, whole, act_bits), expected, rtol=0, atol=0)
     torch.testing.assert_close(
         torch.cat([linear(x, part, act_bits) for part in parts], dim=1), expected, rtol=0, atol=0
