@@ -6,19 +6,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from abq_core.calibration.losses import kl_divergence
+from abq_core.inference.detokenizer import Detokenizer
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
 from kernels.formats.activations import NotFiniteError
 
 _CHARACTERS_PER_TOKEN = 64  # upper limit; a longer prompt cannot fit and is refused before it is tokenized
-_CONTEXT_TOKENS = 6  # earlier tokens that the detokenizer needs, e.g. for leading spaces
 
 
 class GenerationError(ValueError):
@@ -162,7 +161,7 @@ class _Column:
             self._reference_reader = _Reader(reference, capacity)
         self._model = model
         self._ends = _end_tokens(model)
-        self._detokenizer = _Detokenizer(model.tokenizer, prompt)
+        self._detokenizer = Detokenizer(model.tokenizer, prompt)
         self._next = prompt
         self._seconds: list[float] = []  # per token
 
@@ -224,34 +223,6 @@ class _Reader:
         for token in ids:
             hidden = self._decoder.hidden(token, self._cache)
         return hidden
-
-
-class _Detokenizer:
-    """Incremental detokenization: returns text once all bytes of its characters have arrived.
-
-    `tokenizers.decoders.DecodeStream` does not replace it (tokenizers 0.23): on byte-fallback tokenizers it raises
-    "Invalid prefix encountered" when a model emits bytes that are not valid UTF-8, as models at 1 or 2 bits do, and it
-    has no way to return an incomplete character at the end of a text.
-    """
-
-    def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer
-        self._ids = prompt[-_CONTEXT_TOKENS:]
-        self._emitted = len(self._decode(self._ids))
-
-    def add(self, token: int, last: bool) -> str:
-        """The text that `token` completes. last: also return incomplete characters, as U+FFFD."""
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        if text.endswith("\ufffd") and not last:
-            return ""
-        piece = text[self._emitted :]
-        self._ids = self._ids[-_CONTEXT_TOKENS:]
-        self._emitted = len(self._decode(self._ids))
-        return piece
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _choose(logits: Tensor, temperature: float, uniform: float) -> int:

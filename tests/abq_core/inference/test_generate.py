@@ -7,9 +7,6 @@ from statistics import median
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models
-from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerFast
 
 from abq_core.inference.generate import Finished, GenerationError, PromptError, Token, generate
 from abq_core.inference.runtime import rounded_model, weight_bytes
@@ -150,37 +147,6 @@ def test_a_character_of_several_tokens_is_emitted_when_complete(llama: LoadedMod
     assert not any("\ufffd" in e.text for e in events)
     cut = [e for e in generate({"a": scripted(llama, ids)}, None, PROMPT, len(ids) - 2) if isinstance(e, Token)]
     assert "".join(e.text for e in cut) == "é → 漢字 \ufffd"
-
-
-def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
-    """A SentencePiece-style tokenizer: a token per byte, and its decoder with byte fallback."""
-    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}, "▁hello": 257, "a": 258}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-HELLO, A = 257, 258
-INVALID = [1 + 0x62, 1 + 0xE6, A]  # "b", then the first of three bytes of a character, then "a"
-
-
-def test_bytes_that_are_not_utf8_are_emitted_as_replacement_characters(llama: LoadedModel) -> None:
-    tokenizer = byte_fallback_tokenizer()
-    column = Scripted(llama.ref, llama.model, tokenizer, llama.precision)
-    column.script = [*INVALID, *(1 + byte for byte in "é".encode()), A]
-    tokens = [e for e in generate({"a": column}, None, "aa", len(column.script)) if isinstance(e, Token)]
-    assert "".join(token.text for token in tokens) == "b\ufffdaéa"
-
-
-def test_decode_stream_does_not_replace_the_detokenizer() -> None:
-    """`tokenizers.DecodeStream` fails on bytes that are not UTF-8. When it no longer does, use it in generate.py."""
-    tokenizer = byte_fallback_tokenizer().backend_tokenizer
-    stream = DecodeStream(ids=[HELLO], skip_special_tokens=True)
-    with pytest.raises(Exception, match="Invalid prefix encountered"):
-        for token in INVALID:
-            stream.step(tokenizer, token)
 
 
 def test_an_end_token_ends_its_column_only(llama: LoadedModel) -> None:

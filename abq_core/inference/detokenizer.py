@@ -1,0 +1,36 @@
+"""Incremental detokenization: turn a stream of token ids into a stream of text."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+_CONTEXT_TOKENS = 6  # earlier tokens that decide how the next one is written, e.g. its leading space
+
+
+class Detokenizer:
+    """Returns the text of each new token once all bytes of its characters have arrived.
+
+    `tokenizers.decoders.DecodeStream` does not replace it (tokenizers 0.23): on byte-fallback tokenizers it raises
+    "Invalid prefix encountered" when a model emits bytes that are not valid UTF-8, as models at 1 or 2 bits do, and it
+    has no way to return an incomplete character at the end of a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
+        """prompt: the ids that precede the stream. Their text is not returned."""
+        self._tokenizer = tokenizer
+        self._ids = list(prompt[-_CONTEXT_TOKENS:])
+        self._emitted = len(self._decode(self._ids))
+
+    def add(self, token: int, last: bool) -> str:
+        """The text that `token` completes, possibly empty. last: also return incomplete characters, as U+FFFD."""
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if text.endswith("\ufffd") and not last:
+            return ""
+        piece = text[self._emitted :]
+        self._ids = self._ids[-_CONTEXT_TOKENS:]
+        self._emitted = len(self._decode(self._ids))
+        return piece
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
