@@ -175,7 +175,7 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "empty prompt": (["generate", tiny, "--prompt", " "], "empty"),
         "run": (["eval", "r-0123456789"], "r-0123456789"),
         "job": (["jobs", "show", "j-0123456789"], "j-0123456789"),
-        "report": (["report"], "no finished run"),
+        "report": (["report"], "no finished runs"),
         "shapes": (["bench", "kernels", "--shapes", "4096"], "4096"),
         "bench precision": (["bench", "kernels", "--precisions", "W9A1", "--shapes", "64x64"], "W9A1"),
         "device": (["bench", "kernels", "--device", "tpu"], "cpu or cuda"),

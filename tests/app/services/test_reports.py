@@ -48,6 +48,6 @@ def test_hostile_text_stays_text(services: Services, tiny_spec: SpecMaker, tmp_p
 
 
 def test_without_a_finished_run_there_is_no_report(services: Services, tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="no finished run"):
+    with pytest.raises(ServiceError, match="no finished runs"):
         services.reports.write([], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
