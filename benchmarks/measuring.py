@@ -17,9 +17,8 @@ from transformers.utils import logging
 
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
-from abq_core.calibration.end_to_end import end_to_end_segments
+from abq_core.calibration.calibration_text import read_text
 from abq_core.evaluation.perplexity import evaluate
-from abq_core.events import ignore
 from abq_core.inference.runtime import quantized_model, weight_bytes
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.reference import fingerprint
@@ -199,9 +198,12 @@ def _peer_tokens(base: LoadedModel, question: Question) -> tuple[str, Tensor]:
     spec = CalibrationSpec(
         question.model,
         Precision.parse(question.precision),
+        "abq+",
         data=conditions.data,
         seq_len=conditions.seq_len,
         end_to_end_segments=int(count),
         seed=conditions.seed,
     )
-    return name, end_to_end_segments(base, spec, ignore)
+    text = read_text(base, spec)
+    assert text.end_to_end is not None
+    return name, text.end_to_end
