@@ -1,4 +1,4 @@
-"""One calibrate job from claim to end: calibrate, diagnose, evaluate. Takes abq_core's events to storage and files."""
+"""One calibration job from claim to end: calibrate, diagnose, evaluate. Stores the results of abq_core."""
 
 import errno
 import traceback
@@ -21,7 +21,7 @@ from abq_core.text.segments import segments as text_segments
 from app.clock import now
 from app.jobs.lease import JobLease, JobStopped, throttled
 from app.jobs.progress import Progress
-from app.runs.block_adoption import find_sibling
+from app.runs.block_adoption import find_shared_run
 from app.runs.provenance import provenance, what_changed
 from app.runs.run_folder import BlockStore, RunFolder
 from app.secrets import redacted
@@ -33,21 +33,22 @@ from storage.jobs import Job
 
 PROGRESS_SECONDS = 0.5
 OnProgress = Callable[[Progress], None]
-Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # makes the blocks that the store lacks
+Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # computes the blocks that the store lacks
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """How much text the job's evaluation reads."""
+    """The amount of text that the job's evaluation reads: segments of `seq_len` tokens."""
 
     segments: int = EVALUATION_SEGMENTS
     seq_len: int = EVALUATION_SEQ_LEN
 
 
 class CalibrationJob:
-    """The work of one claimed job. `run` leaves it succeeded, failed, cancelled, or back in the queue.
+    """The work of one claimed job.
 
-    calibrator: makes the blocks, by default in this process; diagnostics and evaluation are always made here.
+    calibrator: computes the blocks, by default in this process. Diagnostics and evaluation always run here.
+    on_progress: called about twice a second, and after every block.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class CalibrationJob:
         self._store = BlockStore(self._folder, blocks, lease.assert_owned)
 
     def run(self) -> None:
-        """Do all parts in turn. Raises what stopped them; `run_claimed` turns that into the job's end."""
+        """Calibrate, diagnose, evaluate and finish the job. `run_claimed` handles the exceptions."""
         self._log(f"Started: {self._spec.command_line()}")
         self._store_progress(force=True)
         self._write_spec()
@@ -100,8 +101,8 @@ class CalibrationJob:
         changed = what_changed(before, self._provenance) if before is not None and self._store.hashes else None
         if changed:
             raise ServiceError(
-                f"Since this run began, {changed}, so its {len(self._store.hashes)} finished blocks do not fit any "
-                "more. Start a new calibration."
+                f"Since this run began, {changed}, so its {len(self._store.hashes)} finished blocks no longer fit. "
+                "Start a new calibration."
             )
         self._folder.write_spec(self._provenance)
 
@@ -128,17 +129,17 @@ class CalibrationJob:
         if before is not None and self._store.hashes and before != record:
             raise ServiceError(
                 f"The text '{record.source}' changed since this run began ({before.revision}, now {record.revision}), "
-                f"so its {len(self._store.hashes)} finished blocks do not fit any more. Start a new calibration."
+                f"so its {len(self._store.hashes)} finished blocks no longer fit. Start a new calibration."
             )
         self._folder.write_texts({**records, part: record})
 
     def _adopt_shared_blocks(self) -> None:
         """Adopt the first blocks of a run that made them from the same inputs, with their losses and distances."""
-        sibling = find_sibling(self._services.storage.runs, self._spec, self._provenance, self._folder)
-        if sibling is None:
+        shared = find_shared_run(self._services.storage.runs, self._spec, self._provenance, self._folder)
+        if shared is None:
             return
-        losses = self._jobs.losses(sibling.job_id)
-        for record, data in sibling.files():
+        losses = self._jobs.losses(shared.job_id)
+        for record, data in shared.files():
             ids = (self._job.id, self._job.epoch, now())
             self._store.adopt(record.block, data)
             for loss in losses:
@@ -146,7 +147,7 @@ class CalibrationJob:
                     self._jobs.record_losses(*ids, loss.block, loss.step, loss.terms)
             self._jobs.record_block(*ids, record.block, record.sha256, 0.0, record.distances)
             self._lease.check()
-        of = f"run {sibling.folder.run_id}, which made them from the same inputs"
+        of = f"run {shared.folder.run_id}, which made them from the same inputs"
         self._log(f"Blocks taken over from {of}: {len(self._store.hashes)}.")
 
     def _diagnose(self) -> None:
@@ -156,12 +157,12 @@ class CalibrationJob:
         seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
         count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
         text = self._evaluation_text(base, count, seq_len)
-        blocks, said = max(len(self._store.hashes), 1), 0
+        blocks, events = max(len(self._store.hashes), 1), 0
 
-        def on_event(event: Event) -> None:  # one Message a block
-            nonlocal said
-            said += 1
-            self._progress.diagnosing(min(said / blocks, 1.0))
+        def on_event(event: Event) -> None:  # one Message per block
+            nonlocal events
+            events += 1
+            self._progress.diagnosing(min(events / blocks, 1.0))
             self._store_progress()
             self._lease.check()
 
@@ -190,7 +191,7 @@ class CalibrationJob:
             self._services.evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
 
     def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
-        """The segments that are asked for, or half as many (and so on, down to 2) where the text is short."""
+        """`count` segments of the evaluation text; half as many, repeatedly, down to 2, if the text is too short."""
         while True:
             try:
                 return text_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED, "evaluation")
@@ -224,9 +225,10 @@ def run_claimed(
     on_progress: OnProgress | None = None,
     calibrator: Calibrator | None = None,
 ) -> None:
-    """Run a claimed job, its lease entered, to one of its ends, and write that end. Raises nothing the job caused.
+    """Run a claimed job, whose lease is entered, and record its end: succeeded, failed, cancelled or queued again.
 
-    A calibrator may raise JobStopped("lost") where what calibrates died: the job stays the worker's, to be given back.
+    Errors of the job are recorded, not raised. A calibrator raises JobStopped("lost") if the process that calibrates
+    died: nothing is recorded, and the caller requeues the job. calibrator, on_progress: see CalibrationJob.
     """
     ids = (lease.job.id, lease.job.epoch)
     try:
@@ -243,17 +245,17 @@ def run_claimed(
             services.storage.jobs.log(*ids, now(), redacted(traceback.format_exc()))
             services.storage.jobs.fail(*ids, now(), redacted(sentence_for(error, services.settings.data_dir)))
     except LostLeaseError:
-        return  # another worker has the job: nothing of ours may be written
+        return  # another worker owns the job: this one may write nothing
 
 
 def sentence_for(error: Exception, data_dir: Path) -> str:
-    """One sentence for a person: what went wrong and what to do."""
+    """One sentence for the user: what went wrong and what to do."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk of {data_dir} is full. Free some space, then resume the job: finished blocks are kept."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
         return "There was not enough memory. Use fewer segments, a shorter --seq-len or a smaller model."
     if isinstance(error, DatabaseError):
-        return f"The database could not be written: {_first_line(error)} Resume the job when that is mended."
+        return f"The database could not be written: {_first_line(error)} Resume the job when the database works again."
     if type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage"):
         return _first_line(error)
     return f"{type(error).__name__}: {_first_line(error)} (The log has the details.)"

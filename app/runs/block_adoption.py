@@ -13,7 +13,7 @@ from storage.runs import BlockRecord, Run, Runs
 
 
 @dataclass(frozen=True)
-class Sibling:
+class SharedRun:
     """A run whose first blocks equal those of this run: their records, and the job that made them."""
 
     folder: RunFolder
@@ -29,10 +29,12 @@ class Sibling:
             yield record, data
 
 
-def find_sibling(runs: Runs, spec: CalibrationSpec, found: Mapping[str, object], folder: RunFolder) -> Sibling | None:
+def find_shared_run(
+    runs: Runs, spec: CalibrationSpec, found: Mapping[str, object], folder: RunFolder
+) -> SharedRun | None:
     """The run that shares the most leading blocks with this one, or None.
 
-    spec, found, folder: this run's calibration, provenance and files. A run of exactly the same calibration does not
+    spec, provenance, folder: its calibration, provenance and files. A run of exactly the same calibration does not
     count: submitting it again means computing it again.
     """
     texts, best = folder.read_texts(), None
@@ -41,8 +43,8 @@ def find_sibling(runs: Runs, spec: CalibrationSpec, found: Mapping[str, object],
             continue
         shared = _shared_block_count(run, spec, run.blocks_done)
         other = RunFolder(folder.path.parent, run.id)
-        if shared > (len(best.blocks) if best else 0) and _same_inputs(other, found, texts):
-            best = Sibling(other, run.job_id, list(runs.blocks(run.id))[:shared])
+        if shared > (len(best.blocks) if best else 0) and _same_inputs(other, provenance, texts):
+            best = SharedRun(other, run.job_id, list(runs.blocks(run.id))[:shared])
     return best
 
 
@@ -54,9 +56,9 @@ def _shared_block_count(run: Run, spec: CalibrationSpec, blocks: int) -> int:
     return 0 if other == spec else shared_blocks(other, spec, blocks)
 
 
-def _same_inputs(folder: RunFolder, found: Mapping[str, object], texts: Mapping[str, TextRecord]) -> bool:
+def _same_inputs(folder: RunFolder, provenance: Mapping[str, object], texts: Mapping[str, TextRecord]) -> bool:
     """Whether the other run was made from the same model files and texts with the same versions."""
     try:
-        return same_inputs(folder.read_spec() or {}, found) and folder.read_texts() == texts
+        return same_inputs(folder.read_spec() or {}, provenance) and folder.read_texts() == texts
     except (OSError, ValueError):  # its files are damaged
         return False

@@ -1,4 +1,4 @@
-"""Services on a data folder of their own, and a calibration that takes a second."""
+"""Services on a temporary data folder, and a calibration that takes a second."""
 
 from pathlib import Path
 
@@ -42,14 +42,14 @@ def tiny_spec(tiny_llama: Path, text_file: Path) -> SpecMaker:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker) -> tuple[Services, Job]:
-    """Services with one run that succeeded; tests must leave it as it is."""
+    """Services with one successful run; tests must not change it."""
     services = open_services(settings_in(tmp_path_factory.mktemp("finished")))
     return services, work_on(services, services.jobs.submit(tiny_spec()))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of its own for the commands of this test."""
+    """A temporary data folder for the commands of this test."""
     monkeypatch.setenv("ABQ_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("ABQ_THREADS", "1")
     monkeypatch.delenv("ABQ_DATABASE_URL", raising=False)

@@ -1,4 +1,4 @@
-"""Real workers in real processes: killed, stopped, cancelled, orphaned; and what a job that fails leaves."""
+"""Real worker processes that are killed, stopped, cancelled or orphaned, and jobs that fail."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from app.services import Services, open_services
 from storage.errors import LostLeaseError
 from storage.jobs import Job
 
-PATIENCE_SECONDS = 240.0  # only a hang takes so long; a loaded machine may need a minute to import torch
+PATIENCE_SECONDS = 240.0  # only a hang takes this long; a loaded machine may need a minute to import torch
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -40,7 +40,7 @@ StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start_worker(services: Services) -> Iterator[StartWorker]:
-    """Starts worker processes; those still there at the end of the test are killed."""
+    """Starts worker processes; those still running at the end of the test are killed."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(name: str = "test-worker", parent: int | None = None) -> "subprocess.Popen[bytes]":
@@ -60,7 +60,7 @@ def start_worker(services: Services) -> Iterator[StartWorker]:
 
 
 def in_second_block(services: Services, job: Job) -> bool:
-    """The first block is recorded and the second one is being learned."""
+    """Whether the first block is recorded and the second one is being learned."""
     frame = services.jobs.losses(job.id)
     return services.jobs.get(job.id).blocks_done == 1 and bool((frame["block"] == 1).any())
 
@@ -94,8 +94,8 @@ with JobLease(services.storage.jobs, services.storage.jobs.claim_next("stuck", n
 PARENT = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])"
 
 
-def test_an_orphan_that_cannot_stop_gives_its_job_back(services: Services, tiny_spec: SpecMaker) -> None:
-    """Three deaths are the end of a job: pages that are killed while their workers start must not count."""
+def test_an_orphan_that_cannot_stop_requeues_its_job(services: Services, tiny_spec: SpecMaker) -> None:
+    """A job fails after three deaths, so pages killed while their workers start must not count."""
     job = services.jobs.submit(tiny_spec())
     environment = {**os.environ, **services.settings.to_environment()}
     parent = psutil.Popen([sys.executable, "-c", PARENT, STUCK], env=environment, cwd=PROJECT_ROOT)
@@ -109,7 +109,7 @@ def test_an_orphan_that_cannot_stop_gives_its_job_back(services: Services, tiny_
     assert "lost its parent" in services.jobs.log(job.id)
 
 
-def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
+def test_a_job_killed_in_a_block_resumes_to_the_same_tensors(
     services: Services, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     spec = tiny_spec(epochs=25)
@@ -126,7 +126,7 @@ def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
     again = start_worker("second-worker")
     assert again.wait(PATIENCE_SECONDS) == 0
     assert services.jobs.get(job.id).state == "succeeded", services.jobs.log(job.id)
-    assert (first.read_bytes(), first.stat().st_mtime_ns) == kept, "a finished block was redone"
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == kept, "a finished block was computed again"
 
     other = open_services(settings_in(tmp_path / "uninterrupted"))
     untouched = work_on(other, other.jobs.submit(spec))
@@ -136,12 +136,12 @@ def test_killed_in_a_block_and_resumed_it_gives_the_same_tensors(
 
 
 def in_end_to_end_pass(services: Services, job: Job) -> bool:
-    """Both blocks are drafts, and the pass over all of them has said what its loss is."""
+    """Whether both blocks are drafts and the end-to-end pass has recorded a loss."""
     frame = services.jobs.losses(job.id)
     return services.jobs.get(job.id).blocks_done == 2 and bool((frame["block"] == 2).any())
 
 
-def test_killed_in_the_end_to_end_pass_and_resumed_it_gives_the_same_tensors(
+def test_a_job_killed_in_the_end_to_end_pass_resumes_to_the_same_tensors(
     services: Services, tiny_spec: SpecMaker, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     text = tmp_path / "words.txt"
@@ -160,7 +160,7 @@ def test_killed_in_the_end_to_end_pass_and_resumed_it_gives_the_same_tensors(
     services.storage.jobs.requeue_worker("test-worker", now())
     assert start_worker("second-worker").wait(PATIENCE_SECONDS) == 0
     assert services.jobs.get(job.id).state == "succeeded", services.jobs.log(job.id)
-    assert "taken over from before" in services.jobs.log(job.id), "a draft was made again"
+    assert "taken over from before" in services.jobs.log(job.id), "a draft was computed again"
     assert not any(folder.draft_path(block).exists() for block in (0, 1)) and all(drafts)
 
     other = open_services(settings_in(tmp_path / "uninterrupted"))
@@ -179,10 +179,10 @@ def test_the_supervisor_runs_requeues_and_cancels(services: Services, tiny_spec:
         os.kill(int(pid_of(first)), signal.SIGKILL)
         killed = time.monotonic()
         wait_until(lambda: "exited" in services.jobs.log(job.id), "the death was noticed")
-        assert time.monotonic() - killed < 10  # 1 s where the machine is idle
-        wait_until(lambda: services.jobs.get(job.id).epoch == 2, "the job was taken up again")
+        assert time.monotonic() - killed < 10  # 1 s on an idle machine
+        wait_until(lambda: services.jobs.get(job.id).epoch == 2, "the job was claimed again")
         services.jobs.cancel(job.id)
-        wait_until(lambda: services.jobs.get(job.id).state == "cancelled", "the cancel was obeyed")
+        wait_until(lambda: services.jobs.get(job.id).state == "cancelled", "the job was cancelled")
     finally:
         supervisor.stop()
 
@@ -210,7 +210,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_is_killed(
 
 
 def stopped_outside_a_transaction(worker: psutil.Process, services: Services) -> bool:
-    """Stop it, and let it go on where it holds a lock of the database."""
+    """Stop the process; if it holds a lock of the database, let it continue and return False."""
     worker.suspend()
     wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it is stopped")
     connection = sqlite3.connect(services.settings.data_dir / "abq.sqlite3", timeout=0, isolation_level=None)
@@ -225,15 +225,13 @@ def stopped_outside_a_transaction(worker: psutil.Process, services: Services) ->
 
 
 def pid_of(job: Job) -> str:
-    """The worker process of a job, found by the name in its command line."""
+    """The process id of a job's worker, found by the name in its command line."""
     assert job.worker
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return next(line.split()[0] for line in listed.splitlines() if f"--name {job.worker}" in line)
 
 
-def test_sigterm_puts_the_job_back_into_the_queue(
-    services: Services, tiny_spec: SpecMaker, start_worker: StartWorker
-) -> None:
+def test_sigterm_requeues_the_job(services: Services, tiny_spec: SpecMaker, start_worker: StartWorker) -> None:
     job = services.jobs.submit(tiny_spec(epochs=1000))
     worker = start_worker()
     wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
@@ -242,7 +240,7 @@ def test_sigterm_puts_the_job_back_into_the_queue(
     assert services.jobs.get(job.id).state == "queued"
 
 
-def test_a_worker_without_its_supervisor_gives_the_job_back_and_ends(services: Services, tiny_spec: SpecMaker) -> None:
+def test_a_worker_without_its_supervisor_requeues_its_job_and_ends(services: Services, tiny_spec: SpecMaker) -> None:
     job = services.jobs.submit(tiny_spec(epochs=1000))
     environment = {**os.environ, **services.settings.to_environment()}
     supervisor = subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=environment, cwd=PROJECT_ROOT)
@@ -251,12 +249,12 @@ def test_a_worker_without_its_supervisor_gives_the_job_back_and_ends(services: S
     supervisor.kill()
     supervisor.wait()
     killed = time.monotonic()
-    wait_until(lambda: services.jobs.get(job.id).state == "queued", "the job went back into the queue")
+    wait_until(lambda: services.jobs.get(job.id).state == "queued", "the job was queued again")
     wait_until(lambda: not psutil.pid_exists(worker), "the worker ended")
     assert time.monotonic() - killed < 10
 
 
-def test_a_job_that_fails_says_why_in_a_sentence_and_can_be_resumed(
+def test_a_failed_job_says_why_in_a_sentence_and_can_be_resumed(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object, **options: object) -> None:
@@ -288,7 +286,7 @@ def test_a_stale_owner_writes_nothing(services: Services, tiny_spec: SpecMaker) 
     assert services.jobs.get(job.id).worker == "current" and services.jobs.get(job.id).state == "running"
 
 
-def test_a_lease_notices_cancel_and_loss(services: Services, tiny_spec: SpecMaker) -> None:
+def test_a_lease_notices_a_cancel_and_its_loss(services: Services, tiny_spec: SpecMaker) -> None:
     job = services.jobs.submit(tiny_spec())
     claimed = services.storage.jobs.claim_next("one", now(), job_id=job.id)
     assert claimed is not None
@@ -301,7 +299,7 @@ def test_a_lease_notices_cancel_and_loss(services: Services, tiny_spec: SpecMake
         wait_until(lambda: stopped(lease) == "lost", "the loss was seen")
 
 
-def test_the_heart_beats_while_the_main_thread_computes(
+def test_the_heartbeat_continues_while_the_main_thread_computes(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.jobs.lease.HEARTBEAT_SECONDS", 0.05)
@@ -316,7 +314,7 @@ def test_the_heart_beats_while_the_main_thread_computes(
     with JobLease(services.storage.jobs, claimed):
         number = 1
         while len(beats) < 5 and time.monotonic() < deadline:
-            number = number * 48271 % 2147483647  # never looks at the lease, never sleeps
+            number = number * 48271 % 2147483647  # never checks the lease, never sleeps
     assert len(beats) >= 5
     found = services.jobs.get(job.id)
     assert found.lease_until is not None and claimed.lease_until is not None
@@ -331,7 +329,7 @@ def stopped(lease: JobLease) -> str | None:
     return None
 
 
-def test_one_supervisor_looks_after_a_folder(tmp_path: Path) -> None:
+def test_one_supervisor_is_active_per_folder(tmp_path: Path) -> None:
     one, two = SingleInstance(tmp_path / "lock"), SingleInstance(tmp_path / "lock")
     assert one.acquire() and one.acquire() and not two.acquire()
     one.release()
@@ -339,7 +337,7 @@ def test_one_supervisor_looks_after_a_folder(tmp_path: Path) -> None:
     two.release()
 
 
-def test_progress_never_falls_and_its_rate_leaves_out_what_was_adopted() -> None:
+def test_progress_never_falls_and_adopted_blocks_do_not_count_towards_the_rate() -> None:
     from abq_core.events import BlockDone, Started, StepDone
 
     seconds = [0.0]
