@@ -30,12 +30,12 @@ class SharedRun:
 
 
 def find_shared_run(
-    runs: Runs, spec: CalibrationSpec, found: Mapping[str, object], folder: RunFolder
+    runs: Runs, spec: CalibrationSpec, provenance: Mapping[str, object], folder: RunFolder
 ) -> SharedRun | None:
     """The run that shares the most leading blocks with this one, or None.
 
-    spec, provenance, folder: its calibration, provenance and files. A run of exactly the same calibration does not
-    count: submitting it again means computing it again.
+    spec, provenance and folder are those of this run. A run of exactly the same calibration does not count: submitting
+    it again means computing it again.
     """
     texts, best = folder.read_texts(), None
     for run in runs.list():
