@@ -14,7 +14,7 @@ from storage.jobs import LEASE, Job, Jobs
 
 Reason = Literal["cancelled", "shutdown", "lost"]
 HEARTBEAT_SECONDS = 5.0
-POLL_SECONDS = 0.5  # between looks for a requested cancel
+POLL_SECONDS = 0.5  # between checks for a requested cancel
 
 
 class JobStopped(Exception):

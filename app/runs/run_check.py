@@ -64,7 +64,7 @@ def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
         run = known.get(folder.name)
         if run is None:
             found.append(Leftover(folder, sum(map(_size, folder.rglob("*"))), "its run was deleted"))
-        elif run.state not in _ACTIVE and jobs.get(run.job_id).state not in _ACTIVE:
+        elif run.state not in _ACTIVE and jobs.get(run.job_id).state not in _ACTIVE:  # it may have started since
             found += _unneeded(folder, {record.block: record.sha256 for record in runs.blocks(run.id)})
     return found
 

@@ -110,7 +110,7 @@ class BlockStore:
     """The blocks of a run as `abq_core` sees them (its CheckpointStore).
 
     hashes: block -> sha256 of the blocks that storage knows; a file whose hash differs does not count.
-    may_write: asked before a file takes its place; raises where this process no longer owns the job.
+    may_write: called before a file is renamed into place; raises if this process no longer owns the job.
     """
 
     def __init__(

@@ -98,10 +98,10 @@ def answer_lane(short: bool) -> None:
 
 def report(name: str, outcome: Outcome) -> None:
     """Print the outcome."""
-    said = "held    " if outcome.held else "NOT HELD"
+    verdict = "held    " if outcome.held else "NOT HELD"
     limit = PROMISES[name].limit
     print(
-        f"{time.strftime('%H:%M:%S')} {said} {name} in {outcome.seconds:.0f} s: {outcome.figure}; limit: {limit}",
+        f"{time.strftime('%H:%M:%S')} {verdict} {name} in {outcome.seconds:.0f} s: {outcome.figure}; limit: {limit}",
         flush=True,
     )
 

@@ -58,8 +58,8 @@ def cancels_correctly(work: Path, state: str) -> bool:
         found = jobs.get(job.id)
         right = found.state == AFTER_CANCEL[state] and found.cancel_requested == (state == "running")
         if state == "running":
-            asked = jobs.heartbeat(job.id, found.epoch, now())
-            right = right and asked and jobs.end_cancelled(job.id, found.epoch, now()).state == "cancelled"
+            cancelled = jobs.heartbeat(job.id, found.epoch, now())
+            right = right and cancelled and jobs.end_cancelled(job.id, found.epoch, now()).state == "cancelled"
         return right
 
 

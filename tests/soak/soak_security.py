@@ -60,7 +60,7 @@ def fuzz(work: Path, reader: str, seconds: int) -> tuple[int, str]:
     done = subprocess.run(
         [*command, str(seconds)], cwd=work, capture_output=True, text=True, errors="replace", check=False
     )
-    said = done.stderr.splitlines()
-    tries = [int(line.split()[1]) for line in said if line.startswith("stat::number_of_executed_units:")]
-    broken = [line.strip() for line in said if "Error" in line or "Exception" in line]
-    return (tries or [0])[-1], "" if done.returncode == 0 else (broken or said or ["it did not start"])[-1][:120]
+    lines = done.stderr.splitlines()
+    tries = [int(line.split()[1]) for line in lines if line.startswith("stat::number_of_executed_units:")]
+    broken = [line.strip() for line in lines if "Error" in line or "Exception" in line]
+    return (tries or [0])[-1], "" if done.returncode == 0 else (broken or lines or ["it did not start"])[-1][:120]

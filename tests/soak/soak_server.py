@@ -45,7 +45,7 @@ SUBMIT_LONG = ["builtin", "W4A4", "abq", "builtin", 2, 32, 1000, 0]  # each lear
 
 @dataclass(frozen=True)
 class Served:
-    """`abq app` in a process of its own."""
+    """A running `abq app` process."""
 
     port: int
     process: psutil.Process
@@ -111,15 +111,15 @@ def check_bounded(work: Path, short: bool) -> Outcome:
     held = all(refused) and upload.status_code == 404 and accepted < submits and grown < 200
     return Outcome(
         f"{len(refused)} bodies of 50 MB: {sum(refused)} refused; archive of 900 MB: {upload.status_code}; "
-        f"{submits:,} submits beside {waiting:,} waiting jobs: {accepted:,} queued; memory grew by {grown:.0f} MiB",
+        f"{submits:,} submits with {waiting:,} waiting jobs: {accepted:,} queued; memory grew by {grown:.0f} MiB",
         held,
     )
 
 
 def _submit(client: httpx.Client) -> bool:
     """Submit a job. Returns whether it was queued."""
-    asked = client.post("/gradio_api/call/submit", json={"data": SUBMIT}).json()
-    return "queued" in client.get(f"/gradio_api/call/submit/{asked['event_id']}").text
+    started = client.post("/gradio_api/call/submit", json={"data": SUBMIT}).json()
+    return "queued" in client.get(f"/gradio_api/call/submit/{started['event_id']}").text
 
 
 def _send(served: Served, chunked: bool) -> bool:
@@ -138,22 +138,22 @@ def _send(served: Served, chunked: bool) -> bool:
 def check_visitors(work: Path, short: bool) -> Outcome:
     """50 clients read jobs and runs once a second while 8 jobs run: the page's worker and seven others."""
     clients, running, seconds = (10, 2, 20.0) if short else (50, 8, 300.0)
-    with serving(work) as served, contextlib.ExitStack() as beside:
+    with serving(work) as served, contextlib.ExitStack() as stack:
         first = Client(served.address, verbose=False, httpx_kwargs={"timeout": 60})
         for _ in range(running):
             first.predict(*SUBMIT_LONG, api_name="/submit")
-        beside.enter_context(_workers(work, running - 1))
+        stack.enter_context(_workers(work, running - 1))
         wait_until(lambda: count_jobs(first)["running"] == running, f"{running} jobs are running")
-        look = beside.enter_context(visitors(served.address, clients))
+        look = stack.enter_context(visitors(served.address, clients))
         before, computed = served.resident(), served.computed()
         seen = look(seconds)
         grown, computed = (served.resident() - before) / MEBIBYTE, served.computed() - computed
         jobs = count_jobs(first)
     slow = percentile(seen.waits, 0.95)
-    said = f" ({seen.errors[0][:80]})" if seen.errors else ""
+    first_error = f" ({seen.errors[0][:80]})" if seen.errors else ""
     return Outcome(
-        f"{clients} clients for {seconds:.0f} s beside {jobs['running']} running jobs: {len(seen.waits):,} answers, "
-        f"{len(seen.errors)} errors{said}, p50 {percentile(seen.waits, 0.5):.2f} s, p95 {slow:.2f} s, "
+        f"{clients} clients for {seconds:.0f} s with {jobs['running']} running jobs: {len(seen.waits):,} answers, "
+        f"{len(seen.errors)} errors{first_error}, p50 {percentile(seen.waits, 0.5):.2f} s, p95 {slow:.2f} s, "
         f"{1000 * computed / len(seen.waits):.1f} ms of a core each, memory grew by {grown:.0f} MiB",
         not seen.errors and slow <= 2 and grown < 200 and jobs["running"] == running,
     )

@@ -229,11 +229,11 @@ def test_the_log_can_be_followed(jobs: Jobs, running: Job, clock: Clock) -> None
     assert jobs.logs(running.id, limit=1) == lines[:1]
 
 
-@pytest.mark.parametrize(("given", "kept"), [(-1.0, 0.0), (0.5, 0.5), (1.0000001, 1.0), (math.nan, 0.0)])
-def test_progress_stays_in_its_range(jobs: Jobs, running: Job, clock: Clock, given: float, kept: float) -> None:
-    jobs.progress(running.id, running.epoch, clock.move(1), given, "working", eta_seconds=3.0)
+@pytest.mark.parametrize(("value", "stored"), [(-1.0, 0.0), (0.5, 0.5), (1.0000001, 1.0), (math.nan, 0.0)])
+def test_progress_stays_in_its_range(jobs: Jobs, running: Job, clock: Clock, value: float, stored: float) -> None:
+    jobs.progress(running.id, running.epoch, clock.move(1), value, "working", eta_seconds=3.0)
     job = jobs.get(running.id)
-    assert (job.progress, job.message, job.eta_seconds, job.progress_at) == (kept, "working", 3.0, clock.now)
+    assert (job.progress, job.message, job.eta_seconds, job.progress_at) == (stored, "working", 3.0, clock.now)
 
 
 def test_finish_fail_and_end_cancelled_end_the_job(jobs: Jobs, clock: Clock) -> None:

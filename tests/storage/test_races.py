@@ -19,8 +19,8 @@ def test_a_simultaneous_cancel_and_finish_leave_one_final_state(url: str, clock:
 
             def work(job_id: str = job.id, epoch: int = job.epoch, together: threading.Barrier = together) -> None:
                 together.wait()
-                asked = worker.heartbeat(job_id, epoch, clock.now)
-                (worker.end_cancelled if asked else worker.finish)(job_id, epoch, clock.now)
+                cancelled = worker.heartbeat(job_id, epoch, clock.now)
+                (worker.end_cancelled if cancelled else worker.finish)(job_id, epoch, clock.now)
 
             thread = threading.Thread(target=work)
             thread.start()

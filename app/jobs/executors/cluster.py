@@ -27,7 +27,7 @@ from app.runs.run_folder import BlockStore
 from app.services import Services
 from storage.jobs import Job
 
-MAX_JOBS = 32  # at the same time: each has two threads here, and their writes are serialized
+MAX_JOBS = 32  # at the same time: each uses two threads, and their writes are serialized
 _NO_LIMIT = 1_000_000
 
 

@@ -68,10 +68,10 @@ class Assignment:
 
 def prepare_process() -> None:
     """Remove secrets from the environment and set how threads wait. Call it before torch is imported."""
-    kept = without_secrets(os.environ)
-    for name in os.environ.keys() - kept.keys():
+    public = without_secrets(os.environ)
+    for name in os.environ.keys() - public.keys():
         del os.environ[name]
-    os.environ.update({**THREADS_WAIT, **kept})
+    os.environ.update({**THREADS_WAIT, **public})
 
 
 def check_node(versions: Mapping[str, str], folders: list[str]) -> list[str]:

@@ -159,14 +159,14 @@ def test_a_node_killed_in_a_sweep_loses_no_block_and_repeats_none(nodes: Nodes, 
     assert "is gone" in services.jobs.log(victims[0].id) and services.jobs.get(victims[0].id).epoch == 2
     after = {record.block: record for record in services.storage.runs.blocks(victims[0].run_id)}
     assert before and {block: after[block] for block in before} == before, "a finished block was redone"
-    here = open_services(settings_in(tmp_path / "here"))
+    local = open_services(settings_in(tmp_path / "local"))
     for job in jobs:
         assert job.blocks_done == job.blocks_total == len(hashes(services, job.run_id))
-        said = [line.text for line in services.storage.jobs.logs(job.id) if " done in " in line.text]
-        assert len(said) == job.blocks_total, f"a block was made twice: {said}"
+        lines = [line.text for line in services.storage.jobs.logs(job.id) if " done in " in line.text]
+        assert len(lines) == job.blocks_total, f"a block was computed twice: {lines}"
         assert verify(services.storage.runs, services.settings.runs_dir, services.runs.get(job.run_id)) == []
-        reference = work_on(here, here.storage.jobs.submit(job.spec, job.created_at))
-        assert hashes(services, job.run_id) == hashes(here, reference.run_id)
+        reference = work_on(local, local.storage.jobs.submit(job.spec, job.created_at))
+        assert hashes(services, job.run_id) == hashes(local, reference.run_id)
     connection = sqlite3.connect(tmp_path / "data" / "abq.sqlite3")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()

@@ -51,12 +51,12 @@ def test_a_dead_node_loses_only_its_current_block(services: Services, tiny_spec:
     job = services.jobs.submit(spec)
     first: list[object] = []
 
-    def look(jobs: object) -> None:  # right after the node died
+    def on_poll(jobs: object) -> None:  # right after the node died
         if not first and services.jobs.get(job.id).blocks_done == 1:
             path = services.runs.folder(job.run_id).block_path(0)
             first.append((path.stat().st_mtime_ns, services.storage.runs.blocks(job.run_id)[0]))
 
-    ClusterJobs(services, cluster, look, PLAN).bring_to_end([job.id])
+    ClusterJobs(services, cluster, on_poll, PLAN).bring_to_end([job.id])
     ended = services.jobs.get(job.id)
     assert (ended.state, ended.epoch, ended.attempts) == ("succeeded", 2, 0), services.jobs.log(job.id)
     assert [sorted(sent) for sent in cluster.sent] == [[], [(0, False)]]
@@ -66,7 +66,7 @@ def test_a_dead_node_loses_only_its_current_block(services: Services, tiny_spec:
     )
     assert "Its node is gone." in services.jobs.log(job.id)
 
-    other = open_services(settings_in(tmp_path / "here"))
+    other = open_services(settings_in(tmp_path / "local"))
     assert hashes(services, job) == hashes(other, work_on(other, other.jobs.submit(spec)))
     assert sorted(services.runs.folder(job.run_id).frame_names()) and len(services.jobs.losses(job.id))
 
@@ -80,7 +80,7 @@ def test_a_node_that_dies_in_the_end_to_end_pass_leaves_the_drafts(
     assert job.state == "succeeded", services.jobs.log(job.id)
     assert sorted(cluster.sent[1]) == [(0, True), (1, True)]
     assert not any(services.runs.folder(job.run_id).draft_path(block).exists() for block in (0, 1))
-    other = open_services(settings_in(tmp_path / "here"))
+    other = open_services(settings_in(tmp_path / "local"))
     assert hashes(services, job) == hashes(other, work_on(other, other.jobs.submit(spec)))
 
 
@@ -124,12 +124,12 @@ def test_ctrl_c_cancels_the_jobs_that_have_not_ended(services: Services, tiny_sp
     cluster = FakeCluster(silent=True)
     one, two = services.jobs.submit(tiny_spec()), services.jobs.submit(tiny_spec("W4A4", "rtn"))
 
-    def look(jobs: object) -> None:
+    def on_poll(jobs: object) -> None:
         if cluster.began.is_set():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ClusterJobs(services, cluster, look).bring_to_end([one.id, two.id])
+        ClusterJobs(services, cluster, on_poll).bring_to_end([one.id, two.id])
     assert [services.jobs.get(job.id).state for job in (one, two)] == ["cancelled", "cancelled"]
 
 

@@ -122,7 +122,7 @@ def test_blocks_from_other_inputs_are_not_reused(
     assert hashes(services, job)[0] == before[0], "computed here, with the same result"
 
 
-def test_blocks_are_alike_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
+def test_blocks_are_shared_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
     spec = replace(tiny_spec(), precision=mix("W4A8", "W2A8"))
     assert shared_blocks(spec, spec, 2) == 2
     assert shared_blocks(spec, tiny_spec("W4A8"), 2) == shared_blocks(tiny_spec("W4A8"), spec, 2) == 1

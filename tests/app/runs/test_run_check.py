@@ -102,7 +102,7 @@ def test_from_the_command_line(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({"fingerprint": "other"}, "the files of its model changed"),
         ({"versions": {"torch": "1.0"}}, "torch was 1.0 and is"),
@@ -110,7 +110,7 @@ def test_from_the_command_line(
     ],
 )
 def test_a_run_is_not_continued_under_other_inputs(
-    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], reason: str
 ) -> None:
     def stop(*arguments: object) -> None:
         raise RuntimeError("stopped")
@@ -124,7 +124,7 @@ def test_a_run_is_not_continued_under_other_inputs(
     folder.write_spec({**content, **change})
     refused = work_on(services, services.jobs.resume(job.id))
     assert refused.state == "failed" and refused.error is not None
-    assert said in refused.error and "Start a new calibration" in refused.error
+    assert reason in refused.error and "Start a new calibration" in refused.error
     folder.write_spec(content)
     assert work_on(services, services.jobs.resume(job.id)).state == "succeeded"
 
