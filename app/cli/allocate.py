@@ -8,8 +8,9 @@ import typer
 from abq_core.mix import MIX_SUFFIX
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
-from app.cli.options import DataOption, OptionError, SeedOption, read_list
+from app.cli.options import DataOption, OptionError, SeedOption
 from app.cli.session import open_services
+from app.notation import parse_list
 
 if TYPE_CHECKING:
     import pandas
@@ -60,7 +61,7 @@ def allocate(
 
     text = SensitivityText(data, segments, seq_len, seed)
     size = None if mib is None else _bytes(mib)
-    chosen = services.allocation.allocate(model, read_list(candidates), bits, size, text, on_step)
+    chosen = services.allocation.allocate(model, parse_list(candidates), bits, size, text, on_step)
     line.close()
     content = {"model": model, **chosen.to_dict()}
     if out is not None:

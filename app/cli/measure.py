@@ -9,8 +9,10 @@ import typer
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
-from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption, read_list
+from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption
 from app.cli.session import open_services
+from app.notation import parse_list
+from storage.run_ids import means_run
 
 if TYPE_CHECKING:
     from abq_core.inference.generate import Finished, Token
@@ -42,7 +44,7 @@ def evaluate(
 
     services = open_services()
     if tasks:
-        return _tasks(services, run_or_model, read_list(tasks), limit, engine)
+        return _tasks(services, run_or_model, parse_list(tasks), limit, engine)
     line = ProgressLine()
 
     def on_step(step: int, steps: int) -> None:
@@ -66,7 +68,7 @@ def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int
 
     scores = services.tasks.evaluate(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
     line.close()
-    is_run = run_or_model.startswith("r-")
+    is_run = means_run(run_or_model)
     found = services.runs.frame()
     row = found[found["run"].eq(run_or_model if is_run else "") & (is_run or found["model"].eq(run_or_model))].iloc[0]
     data = {
@@ -92,7 +94,7 @@ def generate(
 ) -> Answer:
     """Write text with a run (on the integer engine) or a model. Example: abq generate builtin --prompt 'def main('"""
     services = open_services()
-    is_run = run_or_model.startswith("r-")
+    is_run = means_run(run_or_model)
     column = run_or_model if is_run else "full"
     model = services.runs.get(run_or_model).model if is_run else run_or_model
     stream = services.generation.generate([column], prompt, max_new_tokens, temperature, seed, model)

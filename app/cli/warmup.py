@@ -7,7 +7,7 @@ import typer
 
 from app import formatting
 from app.cli.answers import Answer, JsonOption, answers
-from app.cli.options import read_list
+from app.notation import parse_list
 from kernels.environment import check_environment
 
 
@@ -22,7 +22,7 @@ def warmup(
     check_environment()
     from kernels.warm_up import EVERY_PATH, warm_up
 
-    done = warm_up(EVERY_PATH if precisions is None else read_list(precisions))
+    done = warm_up(EVERY_PATH if precisions is None else parse_list(precisions))
     what = f"{done.compiled} functions were compiled" if done.compiled else "Nothing was left to compile"
     text = f"{what}, and {', '.join(done.paths)} are ready, in {formatting.seconds(done.seconds)}."
     return Answer(asdict(done), text)

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from app import formatting
 from app.figures.base import TIMES, empty_figure, pattern, sheet, style_axes
 from app.figures.palette import lens_colour, palette
+from storage.run_ids import means_run
 
 _DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 
@@ -142,7 +143,7 @@ def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
         return empty_figure("No model was timed end to end yet on this machine.", dark)
     rows = decode.iloc[::-1]
     figure = sheet(dark, height=max(320, 130 + 54 * len(rows)), legend=False)
-    lenses = ["rounded" if str(column).startswith("W") else "corrected" if str(column).startswith("r-") else "full"
+    lenses = ["rounded" if str(column).startswith("W") else "corrected" if means_run(str(column)) else "full"
               for column in rows["column"]]  # fmt: skip
     figure.add_trace(
         go.Bar(

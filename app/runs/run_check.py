@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from app.runs.provenance import same_calibration
 from app.runs.run_folder import RunFolder
 from storage.jobs import Jobs
+from storage.run_ids import is_run_id
 from storage.runs import Run, Runs
 
-_RUN_FOLDER = re.compile(r"r-[0-9a-f]{4,32}")
 _ACTIVE = ("queued", "running")
 
 
@@ -59,7 +58,7 @@ def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
     known = {run.id: run for run in runs.list()}
     found = []
     for folder in sorted(runs_dir.iterdir()) if runs_dir.is_dir() else []:
-        if folder.is_symlink() or not folder.is_dir() or not _RUN_FOLDER.fullmatch(folder.name):
+        if folder.is_symlink() or not folder.is_dir() or not is_run_id(folder.name):
             continue
         run = known.get(folder.name)
         if run is None:

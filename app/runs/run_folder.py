@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from abq_core.text.records import TextRecord
 from app.files import write_atomically
 from app.json_values import to_json_text
+from storage.run_ids import is_run_id
 
 if TYPE_CHECKING:
     import pandas
     import torch
 
-_RUN_ID = re.compile(r"r-[0-9a-f]{4,32}")
 _FRAME_NAME = re.compile(r"[a-z_]{1,40}")
 
 
@@ -34,7 +34,7 @@ class RunFolder:
     """
 
     def __init__(self, runs_dir: Path, run_id: str) -> None:
-        if not _RUN_ID.fullmatch(run_id):
+        if not is_run_id(run_id):
             raise RunFolderError(
                 f"{run_id[:60]!r} is not a run id. `abq runs list` shows them; they look like r-0123456789."
             )

@@ -1,7 +1,6 @@
 """Speed: the kernel benchmark, and decoding of whole models. Stores what it measures."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -126,24 +125,3 @@ def _gpu() -> "CudaDevice":
     from kernels.gpu import device
 
     return device(0)
-
-
-def read_shapes(texts: Iterable[str]) -> list[tuple[int, int]]:
-    """Weight shapes (outputs, inputs) from texts such as "4096x4096". Raises ServiceError."""
-    shapes = []
-    for text in texts:
-        match = re.fullmatch(r"\s*([1-9]\d{0,5})\s*[xX*,]\s*([1-9]\d{0,5})\s*", str(text))
-        if match is None:
-            raise ServiceError(f"'{str(text)[:40]}' is not a shape: write outputs x inputs, such as 4096x4096.")
-        shapes.append((int(match[1]), int(match[2])))
-    return shapes
-
-
-def read_tokens(texts: Iterable[str]) -> list[int]:
-    """Numbers of tokens per product (M) from texts such as "8". Raises ServiceError."""
-    tokens = []
-    for text in texts:
-        if not re.fullmatch(r"\s*[1-9]\d{0,4}\s*", str(text)):
-            raise ServiceError(f"'{str(text)[:40]}' is not a number of tokens: write a whole number, such as 1 or 8.")
-        tokens.append(int(text))
-    return tokens

@@ -10,8 +10,8 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.spec import CalibrationSpec
+from app.notation import parse_shapes
 from app.services import Services
-from app.services.throughput import read_shapes
 from app.services.versioned_cache import VersionedCache
 from app.web.limits import Limits
 from app.web.page.callbacks import EXPECTED
@@ -104,7 +104,7 @@ def build_endpoints(services: Services, limits: Limits) -> None:
 
     def bench(precisions: list[str], shapes: list[str], m: list[int], threads: int) -> list[dict[str, Any]]:
         """Time kernels, and store and return the measurements. shapes: rows x columns, such as "4096x4096"."""
-        measured = services.throughput.time_kernels(precisions, read_shapes(shapes), m, threads)
+        measured = services.throughput.time_kernels(precisions, parse_shapes(shapes), m, threads)
         return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
 
     def note(run: str, text: str) -> str:

@@ -13,6 +13,7 @@ from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection, run_choices
 from app.web.page.streams import Streams
+from storage.run_ids import means_run
 
 PROMPT = "When an exception"
 SHOW_EVERY_SECONDS = 0.12
@@ -120,7 +121,7 @@ def _title(page: Page, column: str) -> tuple[str, str]:
     """Title and lens of a column."""
     if column == "full":
         return "Full precision", "full"
-    if not column.startswith("r-"):
+    if not means_run(column):
         return f"{column} rounded", "rounded"
     run = page.services.runs.get(column)
     return f"{run.precision} {run.method}", "rounded" if run.method == "rtn" else "corrected"
@@ -129,7 +130,7 @@ def _title(page: Page, column: str) -> tuple[str, str]:
 def _command(model: str, form: Form) -> str:
     """One line per column that the command line can generate from: the model and runs."""
     columns = form.columns or []
-    sources = [model if column == "full" else column for column in columns if column == "full" or column[:2] == "r-"]
+    sources = [model if column == "full" else column for column in columns if column == "full" or means_run(column)]
     options = [
         "--prompt", form.prompt or "", "--max-new-tokens", str(int(form.tokens)),
         "--temperature", f"{form.temperature:g}", "--seed", str(int(form.seed or 0)),

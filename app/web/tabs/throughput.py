@@ -8,7 +8,7 @@ import gradio as gr
 import pandas as pd
 
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
-from app.services.throughput import read_shapes, read_tokens
+from app.notation import parse_shapes, parse_token_counts
 from app.services.timings import this_device
 from app.web import html
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
@@ -133,7 +133,7 @@ def build_throughput_tab(page: Page) -> None:
     ) -> Iterator[Updates]:
         """Time the kernels and report progress."""
         cases = _cases(precisions, shapes, m)
-        read, tokens, count = read_shapes(cases.shapes), read_tokens(cases.m), int(threads or 1)
+        read, tokens, count = parse_shapes(cases.shapes), parse_token_counts(cases.m), int(threads or 1)
         yield {answer: html.answer(f"Checking every path against integer arithmetic before timing{ELLIPSIS}")}
         bench = page.services.throughput.time_kernels
         work = Steps(lambda report: bench(cases.precisions, read, tokens, count, report, peers or []))
