@@ -1,6 +1,6 @@
-"""Take the pictures of the six tabs for the documentation: `python scripts/screenshots.py [--data FOLDER] [--dark]`.
+"""Take screenshots of the six tabs for the documentation: `python scripts/screenshots.py [--data FOLDER] [--dark]`.
 
-Without a data folder it makes one with a few short calibrations of the built-in model, which takes some minutes.
+Without a data folder it first runs a few short calibrations of the built-in model, which takes some minutes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ DEMO = [("W4A4", "rtn"), ("W4A4", "abq"), ("W2*A8", "rtn"), ("W2*A8", "abq")]
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: its file, its tab, and what is done before it is taken."""
+    """One screenshot: file name, tab, precision, and the steps before it is taken."""
 
     name: str
     tab: str
@@ -41,7 +41,7 @@ class Shot:
 
 
 def choose(label: str) -> Callable[[Page], None]:
-    """Choose one of a tab's pictures and wait until it is drawn."""
+    """Choose a figure of the tab and wait until it is drawn."""
 
     def do(page: Page) -> None:
         figure = page.locator(".abq-picture:visible").first
@@ -58,7 +58,7 @@ def choose(label: str) -> Callable[[Page], None]:
 
 
 def drawn(page: Page) -> str:
-    """How often the visible picture was drawn."""
+    """How many times the visible figure was drawn."""
     return str(
         page.evaluate("[...document.querySelectorAll('[data-drawn]')].find(e => e.offsetParent)?.dataset.drawn ?? '0'")
     )
@@ -69,7 +69,7 @@ def wait_for_picture(page: Page) -> None:
 
 
 def show_losses(page: Page) -> None:
-    """Choose a calibration that learned something."""
+    """Select a calibration with losses."""
     row = page.locator("#calibrate-queue tr[data-key]").filter(has=page.locator("td", has_text=re.compile("^abq$")))
     row.filter(has_text="succeeded").first.click()
     page.locator("#calibrate-figure .scatterlayer .trace").first.wait_for()
@@ -101,7 +101,7 @@ SHOTS = [
 
 
 def make_demo(data: Path) -> None:
-    """A few short calibrations, run to their end."""
+    """Run a few short calibrations to their end."""
     environment = {**os.environ, "ABQ_DATA_DIR": str(data)}
     for precision, method in DEMO:
         command = [sys.executable, "-m", "app.cli", "calibrate", "builtin", "--precision", precision]
@@ -112,7 +112,7 @@ def make_demo(data: Path) -> None:
 
 @contextmanager
 def running(data: Path) -> Iterator[str]:
-    """The page's address while the block runs."""
+    """Serve the page and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "app.cli", "app", "--port", str(port)]
@@ -122,7 +122,7 @@ def running(data: Path) -> Iterator[str]:
         deadline = time.monotonic() + STARTED_WITHIN_SECONDS
         while not answers(address):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"The page did not come up on {address}.")
+                raise SystemExit(f"The page did not start on {address}.")
             time.sleep(0.2)
         yield address
     finally:
@@ -139,7 +139,7 @@ def answers(address: str) -> bool:
 
 
 def take(address: str, out: Path, model: str, width: int, dark: bool) -> None:
-    """All pictures at one width and in one mode."""
+    """Take all screenshots at one width in light or dark mode."""
     out.mkdir(parents=True, exist_ok=True)
     suffix = ("-dark" if dark else "") + (f"-{width}" if width != 1280 else "")
     with sync_playwright() as playwright:
@@ -166,11 +166,11 @@ def take(address: str, out: Path, model: str, width: int, dark: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a data folder with finished runs; without it a demo is made")
+    parser.add_argument("--data", type=Path, help="data folder with finished runs (default: make one)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--model", default="builtin", help="whose runs are shown")
+    parser.add_argument("--model", default="builtin", help="show the runs of this model")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="abq-demo-") as temporary:
         data = options.data or Path(temporary)

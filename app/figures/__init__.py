@@ -1,1 +1,1 @@
-"""Figures: pure functions from a DataFrame to a plotly figure. `dark` says on which background it stands."""
+"""Figures: pure functions from a DataFrame to a plotly figure, for a light or a dark page."""

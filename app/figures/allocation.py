@@ -1,4 +1,4 @@
-"""Bits under a budget: which linear got which precision, and how well the prediction behind it came true."""
+"""Bits under a budget: the precision of every linear layer, and predicted against measured KL divergence."""
 
 from html import escape
 
@@ -11,13 +11,16 @@ from app.figures.palette import lens_colour, middle_scale, palette
 from app.figures.pareto import METHOD_MARKERS, lens_of
 from app.figures.signal import LABELLED_CELLS
 
-PALE = 0.55  # of the scale: on cells up to there ink is read better than paper
+PALE = 0.55  # share of the colour scale up to which dark text is easier to read
 
 
 def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """The precision of every linear in every block; darker has more stored bits. linears: as Allocation.frame gives."""
+    """The precision of every linear layer in every block; darker cells have more stored bits.
+
+    linears: as `Allocation.frame` returns them.
+    """
     if linears.empty:
-        return empty_figure("No precision has been chosen yet.", dark)
+        return empty_figure("No mix of precisions yet.", dark)
     names = list(dict.fromkeys(linears["tensor"]))
     blocks = sorted(set(linears["block"]))
     labels = linears.assign(label=linears["precision"].map(escape), short=linears["precision"].str.split("A").str[0])
@@ -40,8 +43,8 @@ def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
                 "title": {"text": "stored bits", "side": "right", "font": {"size": 12}},
                 "dtick": 1,
             },
-            hovertemplate="block %{x}, %{y}<br><b>%{customdata[0]}</b>, %{z} stored bits<br>by itself "
-            "%{customdata[1]:.2g} nats from full precision<extra></extra>",
+            hovertemplate="block %{x}, %{y}<br><b>%{customdata[0]}</b>, %{z} stored bits<br>KL of this layer alone "
+            "%{customdata[1]:.2g} nats<extra></extra>",
         )
     )
     if bits.size <= LABELLED_CELLS:
@@ -53,7 +56,7 @@ def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def _names_in_cells(labels: pd.DataFrame, bits: pd.DataFrame, dark: bool) -> go.Scatter:
-    """The precisions' short names, in the colour that stands out from their cell."""
+    """The short names of the precisions in a readable colour."""
     low, high = np.nanmin(bits.to_numpy(dtype=float)), np.nanmax(bits.to_numpy(dtype=float))
     place = (labels["stored_bits"] - low) / max(high - low, 1)
     colours = palette(dark)
@@ -68,7 +71,7 @@ def _names_in_cells(labels: pd.DataFrame, bits: pd.DataFrame, dark: bool) -> go.
 
 
 def prediction_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Predicted against measured KL of stored runs; on the dotted line the prediction came true.
+    """Predicted against measured KL divergence of stored runs; on the dotted line they are equal.
 
     runs: run, precision, method, predicted_kl, kl_mean.
     """
@@ -83,43 +86,44 @@ def prediction_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
             x=ends,
             y=ends,
             mode="lines",
-            name="as predicted",
+            name="measured = predicted",
             line={"color": palette(dark).muted, "width": 1.2, "dash": "dot"},
             hoverinfo="skip",
         )
     )
     for method, part in rows.groupby("method", sort=False):
-        colour = lens_colour(lens_of(str(method)), dark)
-        mixed = part["precision"].str.contains("mix", regex=False)
-        figure.add_trace(
-            go.Scatter(
-                x=part["predicted_kl"],
-                y=part["kl_mean"],
-                mode="markers+text",
-                name=escape(str(method)),
-                text=[escape(str(precision)) for precision in part["precision"]],
-                textposition="bottom right",
-                textfont={"size": 12, "color": palette(dark).ink},
-                customdata=[escape(str(run)) for run in part["run"]],
-                marker={
-                    "opacity": 1,
-                    "symbol": METHOD_MARKERS.get(str(method), "hexagon"),
-                    "size": 11,
-                    "color": colour,
-                    "line": {"width": [2.5 if mix else 0 for mix in mixed], "color": palette(dark).ink},
-                },
-                hovertemplate=f"%{{text}} {escape(str(method))} %{{customdata}}<br>predicted %{{x:.3g}}, measured "
-                "<b>%{y:.3g}</b> nats<extra></extra>",
-            )
-        )
+        figure.add_trace(_predictions_of_method(str(method), part, dark))
     figure.update_xaxes(title_text="predicted KL to full precision in nats: sum over the linears", **_log(ends))
     figure.update_yaxes(title_text="measured KL in nats", **_log(ends))
     figure.update_layout(uirevision="predictions")
     return style_axes(figure, dark)
 
 
+def _predictions_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
+    mixed = rows["precision"].str.contains("mix", regex=False)
+    return go.Scatter(
+        x=rows["predicted_kl"],
+        y=rows["kl_mean"],
+        mode="markers+text",
+        name=escape(method),
+        text=[escape(str(precision)) for precision in rows["precision"]],
+        textposition="bottom right",
+        textfont={"size": 12, "color": palette(dark).ink},
+        customdata=[escape(str(run)) for run in rows["run"]],
+        marker={
+            "opacity": 1,
+            "symbol": METHOD_MARKERS.get(method, "hexagon"),
+            "size": 11,
+            "color": lens_colour(lens_of(method), dark),
+            "line": {"width": [2.5 if mix else 0 for mix in mixed], "color": palette(dark).ink},
+        },
+        hovertemplate=f"%{{text}} {escape(method)} %{{customdata}}<br>predicted %{{x:.3g}}, measured "
+        "<b>%{y:.3g}</b> nats<extra></extra>",
+    )
+
+
 def _log(ends: list[float]) -> dict[str, object]:
-    """A log axis over the same range on both sides, with ticks that read as numbers."""
+    """A log axis over this range with ticks at 1, 2 and 5."""
     low, high = np.log10(ends)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]

@@ -1,5 +1,6 @@
-"""Attention maps of one head: full, rounded, corrected, and the difference that is left, side by side."""
+"""Attention maps of one head side by side: full precision, rounded, corrected, and the remaining difference."""
 
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -16,7 +17,11 @@ PANELS = ("full", "rounded", "corrected")
 def attention_figure(
     attention: pd.DataFrame, tokens: pd.DataFrame, block: int, head: int, dark: bool = False, against: str = "corrected"
 ) -> go.Figure:
-    """Probabilities on one colour scale; future positions stay blank. `against` minus full is the fourth panel."""
+    """Attention probabilities on one colour scale, future positions blank, and the difference to full precision.
+
+    attention: block, head, query, key, full, rounded, corrected.  tokens: position, text.  against: lens of the
+    difference in the fourth panel.
+    """
     rows = attention[attention["block"].eq(block) & attention["head"].eq(head)] if len(attention) else attention
     if rows.empty:
         return empty_figure(f"There is no attention map of head {head} in block {block}.", dark)
@@ -24,7 +29,6 @@ def attention_figure(
     maps = {lens: _square(rows, lens, size) for lens in PANELS}
     difference = maps[against] - maps["full"]
     limit = max(float(np.nanmax(np.abs(difference))), 1e-6)
-    texts = _token_texts(tokens, size)
     figure = make_subplots(
         rows=1,
         cols=4,
@@ -33,9 +37,7 @@ def attention_figure(
         subplot_titles=[*(LENSES[lens].word for lens in PANELS), f"{LENSES[against].word} - Full, ±{limit:.2g}"],
         figure=sheet(dark, height=340, legend=False),
     )
-    places = np.array([[f"{texts[key]} ({key})" for key in range(size)]] * size, dtype=object)
-    queries = np.array([[f"{texts[query]} ({query})"] * size for query in range(size)], dtype=object)
-    where = np.dstack([queries, places])
+    where = _positions(_token_texts(tokens, size))
     for column, lens in enumerate(PANELS, start=1):
         figure.add_trace(
             go.Heatmap(
@@ -43,7 +45,7 @@ def attention_figure(
                 coloraxis="coloraxis",
                 customdata=where,
                 hoverongaps=False,
-                hovertemplate=f"{LENSES[lens].word}<br>%{{customdata[0]}} looks at %{{customdata[1]}}<br>"
+                hovertemplate=f"{LENSES[lens].word}<br>%{{customdata[0]}} attends to %{{customdata[1]}}<br>"
                 "probability <b>%{z:.4f}</b><extra></extra>",
             ),
             row=1,
@@ -58,22 +60,38 @@ def attention_figure(
             showscale=False,
             customdata=where,
             hoverongaps=False,
-            hovertemplate="Difference<br>%{customdata[0]} looks at %{customdata[1]}<br><b>%{z:+.4f}</b><extra></extra>",
+            hovertemplate="Difference<br>%{customdata[0]} attends to %{customdata[1]}<br><b>%{z:+.4f}</b>"
+            "<extra></extra>",
         ),
         row=1,
         col=4,
     )
-    top = max(float(np.nanmax(m)) for m in maps.values())
     figure.update_layout(
-        coloraxis={
-            "colorscale": probability_scale(dark),
-            "cmin": 0,
-            "cmax": top,
-            "colorbar": {**COLOUR_BAR, "title": {"text": "probability", "side": "right", "font": {"size": 12}}},
-        },
+        coloraxis=_probability_axis(maps.values(), dark),
         uirevision=f"attention-{block}-{head}",
         margin={"l": 64, "r": 16, "t": 44, "b": 56},
     )
+    return _square_axes(figure, size, dark)
+
+
+def _positions(texts: list[str]) -> np.ndarray:
+    """(size, size, 2) labels of the query and the key of each cell, for hovering."""
+    labels = [f"{text} ({position})" for position, text in enumerate(texts)]
+    keys = np.array([labels] * len(labels), dtype=object)
+    return np.dstack([keys.T, keys])
+
+
+def _probability_axis(maps: Iterable[np.ndarray], dark: bool) -> dict[str, object]:
+    return {
+        "colorscale": probability_scale(dark),
+        "cmin": 0,
+        "cmax": max(float(np.nanmax(values)) for values in maps),
+        "colorbar": {**COLOUR_BAR, "title": {"text": "probability", "side": "right", "font": {"size": 12}}},
+    }
+
+
+def _square_axes(figure: go.Figure, size: int, dark: bool) -> go.Figure:
+    """Square panels with query positions from top to bottom."""
     figure.update_xaxes(title_text="key position", showgrid=False, constrain="domain", range=[-0.5, size - 0.5])
     figure.update_yaxes(showgrid=False, range=[size - 0.5, -0.5], constrain="domain")
     for column in range(1, 5):

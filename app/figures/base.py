@@ -1,4 +1,4 @@
-"""What all figures share: the empty sheet with its axes, the lens styles, and the figure that says why it is empty."""
+"""Shared parts of all figures: the blank sheet, axes, lens styles, and a figure with a message instead of data."""
 
 from html import escape
 from typing import Any
@@ -13,7 +13,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def sheet(dark: bool, height: int = HEIGHT, legend: bool = True) -> go.Figure:
-    """An empty figure on the page's background. It keeps zoom while its `uirevision` stays the same."""
+    """A blank figure on the page's background. plotly keeps its zoom while `uirevision` stays the same."""
     colours = palette(dark)
     figure = go.Figure()
     figure.update_layout(
@@ -39,7 +39,7 @@ def sheet(dark: bool, height: int = HEIGHT, legend: bool = True) -> go.Figure:
 
 
 def style_axes(figure: go.Figure, dark: bool) -> go.Figure:
-    """Hairline grids and quiet ticks on every axis of the figure; call it when all subplots are there."""
+    """Style the grid and ticks of every axis. Call it after all subplots are added."""
     colours = palette(dark)
     common: dict[str, Any] = {
         "gridcolor": colours.grid,
@@ -57,7 +57,7 @@ def style_axes(figure: go.Figure, dark: bool) -> go.Figure:
 
 
 def empty_figure(sentence: str, dark: bool, height: int = HEIGHT) -> go.Figure:
-    """A figure with one sentence in place of data."""
+    """A figure with one sentence instead of data."""
     figure = sheet(dark, height, legend=False)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
@@ -74,7 +74,7 @@ def empty_figure(sentence: str, dark: bool, height: int = HEIGHT) -> go.Figure:
 
 
 def area_style(lens: str, dark: bool) -> dict[str, Any]:
-    """A stepped outline for distributions: full precision is a quiet area, the others are strong lines over it."""
+    """A stepped outline for histograms: full precision is a pale area, the other lenses are strong lines over it."""
     colour = lens_colour(lens, dark)
     style: dict[str, Any] = {
         "name": LENSES[lens].word,
@@ -109,13 +109,13 @@ def bar_style(lens: str, dark: bool, patterned: bool = True) -> dict[str, Any]:
 
 
 def pattern(shape: str, dark: bool) -> dict[str, Any]:
-    """A pattern in the page's background over a bar's colour; "" leaves the bar plain."""
+    """A pattern in the background colour over a bar; "" for a plain bar."""
     background = palette(dark).background
     return {"shape": shape, "fillmode": "overlay", "fgcolor": background, "fgopacity": 0.55, "size": 9, "solidity": 0.2}
 
 
 def block_axis(blocks: int, *, and_all: bool = False) -> dict[str, Any]:
-    """The block number on x, the same in every tab; and_all: a place for all blocks together behind the last."""
+    """The block number on x, as in every tab. and_all: add a place for the end-to-end pass after the last block."""
     ticks = range(0, blocks, 1 if blocks <= 16 else 4)
     return {
         "title_text": "block",

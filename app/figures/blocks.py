@@ -1,4 +1,4 @@
-"""Values per block as lines, and what calibration learned: balance vectors and clipping factors."""
+"""Distances to full precision per block, and what calibration learned: balance vectors and clipping factors."""
 
 import numpy as np
 import pandas as pd
@@ -46,12 +46,10 @@ def blocks_figure(blocks: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def balance_figure(balance: pd.DataFrame, block: int, pair: str, dark: bool = False) -> go.Figure:
-    """The learned balance value of each channel (log); 1 leaves the channel as it is."""
+    """The learned balance value of each channel (log); 1 leaves the channel unchanged."""
     rows = balance[balance["block"].eq(block) & balance["pair"].eq(pair)] if len(balance) else balance
     if rows.empty:
-        return empty_figure(
-            "This run learned no balance vectors: its method has none, or they were switched off.", dark
-        )
+        return empty_figure("This run learned no balance vectors: they are off in its method or its switches.", dark)
     figure = sheet(dark, legend=False)
     figure.add_hline(y=1, line={"color": palette(dark).muted, "width": 1, "dash": "dot"})
     figure.add_trace(
@@ -70,10 +68,10 @@ def balance_figure(balance: pd.DataFrame, block: int, pair: str, dark: bool = Fa
 
 
 def clipping_figure(clipping: pd.DataFrame, block: int, tensor: str, dark: bool = False) -> go.Figure:
-    """How much of each row's range the learned clipping keeps: 1 keeps it all."""
+    """Histogram of the share of each row's range that learned clipping keeps; 1 keeps all of it."""
     rows = clipping[clipping["block"].eq(block) & clipping["tensor"].eq(tensor)] if len(clipping) else clipping
     if rows.empty:
-        return empty_figure("This run learned no clipping: its method has none, or it was switched off.", dark)
+        return empty_figure("This run learned no clipping: it is off in its method or its switches.", dark)
     figure = make_subplots(rows=2, cols=1, shared_xaxes="all", vertical_spacing=0.1, figure=sheet(dark, legend=False),
                            subplot_titles=["lower end of the range", "upper end of the range"])  # fmt: skip
     colour = lens_colour("corrected", dark)

@@ -1,4 +1,4 @@
-"""Distributions of one tensor through the lenses: counts on a log scale, one x-range for all panels."""
+"""Histograms of one tensor, before and after quantization: log counts, one x-range for all panels."""
 
 import math
 
@@ -11,11 +11,11 @@ from app.figures.palette import LENSES, palette
 
 UNITS = {"weight": "weight value", "activation": "activation value", "output": "block output value"}
 MANY_LEVELS = 40
-EMPTY_BIN = 0.5  # below the axis of a log scale, so that outlines close there
+EMPTY_BIN = 0.5  # drawn below the log axis, so that outlines close at empty bins
 
 
 def select(histograms: pd.DataFrame, block: int, tensor: str, kind: str) -> pd.DataFrame:
-    """The rows of one distribution."""
+    """The rows of one histogram."""
     rows = histograms["block"].eq(block) & histograms["tensor"].eq(tensor) & histograms["kind"].eq(kind)
     return histograms[rows]
 
@@ -23,13 +23,13 @@ def select(histograms: pd.DataFrame, block: int, tensor: str, kind: str) -> pd.D
 def weight_figure(
     histograms: pd.DataFrame, levels: pd.DataFrame, block: int, tensor: str, dark: bool = False, grid: str = "rounded"
 ) -> go.Figure:
-    """A linear's weights before and after rounding, above the integer grid that the rounded ones stand on.
+    """The weights of a linear layer before and after rounding, above the use of its integer levels.
 
-    grid: whose levels these are, "rounded" (plain) or "balanced" (with a star).
+    grid: lens of the levels, "rounded" (plain) or "balanced" (with a star).
     """
     rows = select(histograms, block, tensor, "weight")
     if rows.empty:
-        return empty_figure(f"There are no weights of {tensor} in block {block}.", dark)
+        return empty_figure(f"No weights are stored for {tensor} in block {block}.", dark)
     marks = levels[levels["block"].eq(block) & levels["tensor"].eq(tensor) & levels["lens"].eq(grid)]
     panels = 2 if len(marks) else 1
     figure = make_subplots(
@@ -49,10 +49,10 @@ def weight_figure(
 
 
 def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = False) -> go.Figure:
-    """Who uses which level: the plain 2^p levels against the 2^p + 1 of bit balance."""
+    """Share of weights at each level: the plain 2^p levels against the 2^p + 1 levels of bit balance."""
     rows = levels[levels["block"].eq(block) & levels["tensor"].eq(tensor)]
     if rows.empty:
-        return empty_figure("Weights keep 16 bits at this precision, so there are no integer levels to count.", dark)
+        return empty_figure("Weights have 16 bits at this precision, so there are no integer levels.", dark)
     figure = sheet(dark)
     for lens in ("rounded", "balanced", "corrected"):
         part = rows[rows["lens"].eq(lens)]
@@ -66,10 +66,10 @@ def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = Fal
 
 
 def paired_figure(histograms: pd.DataFrame, block: int, tensor: str, kind: str, dark: bool = False) -> go.Figure:
-    """Full precision against rounded, and against corrected, one above the other on the same axes."""
+    """Full precision against rounded, and below it against corrected, on the same axes."""
     rows = select(histograms, block, tensor, kind)
     if rows.empty:
-        return empty_figure(f"There is no {kind} distribution of {tensor} in block {block}.", dark)
+        return empty_figure(f"No {kind} histogram is stored for {tensor} in block {block}.", dark)
     lenses = [lens for lens in ("rounded", "corrected") if rows["lens"].eq(lens).any()]
     figure = make_subplots(
         rows=max(len(lenses), 1),
@@ -135,7 +135,7 @@ def _add_levels(figure: go.Figure, rows: pd.DataFrame, lens: str, dark: bool, ro
 
 
 def _integer_ticks(figure: go.Figure, rows: pd.DataFrame, row: int | None = None) -> None:
-    low, high = math.floor(rows["level"].min()), math.ceil(rows["level"].max())  # a level may be half of a step
+    low, high = math.floor(rows["level"].min()), math.ceil(rows["level"].max())  # a level may be a half step
     step = max(1, (high - low) // 16)
     figure.update_xaxes(
         tickmode="linear", tick0=0, dtick=step, range=[low - 0.7, high + 0.7], row=row, col=None if row is None else 1

@@ -1,4 +1,4 @@
-"""Loss terms while a calibration learns: one line a term, over the blocks."""
+"""Loss terms of a calibration over its blocks and epochs."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,46 +17,50 @@ TERMS = {
 
 
 def loss_figure(losses: pd.DataFrame, blocks: int = 0, dark: bool = False) -> go.Figure:
-    """Loss per epoch (log); block b fills the stretch from b - 0.5 to b + 0.5 of the x-axis. The end-to-end pass, in
-    which all learn together, has one more behind the last.
+    """Loss per epoch (log), one line per term. Block b spans b - 0.5 to b + 0.5 on x; the end-to-end pass follows last.
 
-    blocks: how many there will be at least.
+    losses: block, epoch, term, value.  blocks: the number of blocks, if more are expected than have losses.
     """
     rows = losses[losses["value"] > 0] if len(losses) else losses
     if rows.empty:
-        return empty_figure(
-            "No loss yet: rtn and smoothquant learn nothing, the other methods show theirs here.", dark, 160
-        )
+        return empty_figure("No loss to show: rtn and smoothquant learn nothing.", dark, 160)
     figure = sheet(dark, height=400)
-    together = set(rows.loc[rows["term"] == "kl", "block"])  # the number behind the last block's, or nothing
-    last = rows.groupby(rows["block"].isin(together))["epoch"].max().to_dict()  # of the blocks (False) and of the pass
-    for term, (word, dash, marker) in TERMS.items():
+    joint = set(rows.loc[rows["term"] == "kl", "block"])  # the end-to-end pass is stored as one more block
+    for term in TERMS:
         part = rows[rows["term"].eq(term)].sort_values(["block", "epoch"])
-        if part.empty:
-            continue
-        xs: list[float | None] = []
-        ys: list[float | None] = []
-        where: list[tuple[str, int]] = []
-        for block, stretch in part.groupby("block"):
-            xs += [*(int(block) - 0.42 + 0.84 * stretch["epoch"] / last[block in together]), None]
-            ys += [*stretch["value"], None]
-            place = "all blocks, part" if block in together else f"block {block}, epoch"
-            where += [*((place, int(epoch)) for epoch in stretch["epoch"]), ("", 0)]
-        colour = lens_colour("corrected", dark) if term == "total" else palette(dark).muted
-        figure.add_trace(
-            go.Scatter(
-                x=xs,
-                y=ys,
-                name=word,
-                mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2.4 if term == "total" else 1.5},
-                marker={"symbol": marker, "size": 6, "color": colour},
-                customdata=where,
-                hovertemplate=f"{word}<br>%{{customdata[0]}} %{{customdata[1]}}<br><b>%{{y:.4g}}</b><extra></extra>",
-            )
-        )
-    count = min(together) if together else max(blocks, int(rows["block"].max()) + 1)
-    figure.update_xaxes(**block_axis(count, and_all=bool(together)))
+        if len(part):
+            figure.add_trace(_term_line(term, part, joint, _last_epochs(rows, joint), dark))
+    count = min(joint) if joint else max(blocks, int(rows["block"].max()) + 1)
+    figure.update_xaxes(**block_axis(count, and_all=bool(joint)))
     figure.update_yaxes(title_text="loss (log)", type="log", exponentformat="power")
     figure.update_layout(uirevision="losses", margin={"t": 36})
     return style_axes(figure, dark)
+
+
+def _last_epochs(rows: pd.DataFrame, joint: set[int]) -> dict[bool, int]:
+    """The last epoch of the blocks (False) and the last part of the end-to-end pass (True)."""
+    return rows.groupby(rows["block"].isin(joint))["epoch"].max().to_dict()
+
+
+def _term_line(term: str, rows: pd.DataFrame, joint: set[int], last: dict[bool, int], dark: bool) -> go.Scatter:
+    """One loss term over all blocks, interrupted between blocks."""
+    name, dash, marker = TERMS[term]
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    where: list[tuple[str, int]] = []
+    for block, stretch in rows.groupby("block"):
+        xs += [*(int(block) - 0.42 + 0.84 * stretch["epoch"] / last[block in joint]), None]
+        ys += [*stretch["value"], None]
+        place = "all blocks, part" if block in joint else f"block {block}, epoch"
+        where += [*((place, int(epoch)) for epoch in stretch["epoch"]), ("", 0)]
+    colour = lens_colour("corrected", dark) if term == "total" else palette(dark).muted
+    return go.Scatter(
+        x=xs,
+        y=ys,
+        name=name,
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 2.4 if term == "total" else 1.5},
+        marker={"symbol": marker, "size": 6, "color": colour},
+        customdata=where,
+        hovertemplate=f"{name}<br>%{{customdata[0]}} %{{customdata[1]}}<br><b>%{{y:.4g}}</b><extra></extra>",
+    )

@@ -1,4 +1,4 @@
-"""Every colour, dash and marker of the page and its figures: a precision is a lens, the same everywhere."""
+"""Colours, dashes and markers of the page. A lens (full, rounded, corrected, balanced) looks the same everywhere."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ FONT_FAMILY = "-apple-system, BlinkMacSystemFont, 'Segoe UI', 'Helvetica Neue', 
 
 @dataclass(frozen=True)
 class Lens:
-    """How one lens is drawn. `dash`, `marker` and `pattern` repeat for the eye what the colour says."""
+    """How one lens is drawn. dash, marker and pattern repeat what the colour says, for colour-blind readers."""
 
     word: str
     light: str
@@ -30,7 +30,7 @@ LENSES: dict[str, Lens] = {
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours that are no lens: paper, ink and grid, and the two ends of a difference."""
+    """The other colours: background, text, grid, the two ends of a difference, and a sequential scale."""
 
     background: str
     ink: str
@@ -71,18 +71,18 @@ def lens_colour(lens: str, dark: bool) -> str:
 
 
 def sequential_scale(dark: bool) -> list[tuple[float, str]]:
-    """From the background (nothing) to the ink (most)."""
+    """From the background (zero) to the text colour (maximum)."""
     colours = palette(dark).sequential
     return [(index / (len(colours) - 1), colour) for index, colour in enumerate(colours)]
 
 
 def probability_scale(dark: bool) -> list[tuple[float, str]]:
-    """As `sequential_scale`, but quick at the low end, where most probabilities are."""
+    """`sequential_scale` with more contrast at the low end, where most probabilities are."""
     return [(place**2, colour) for place, colour in sequential_scale(dark)]
 
 
 def middle_scale(dark: bool) -> list[tuple[float, str]]:
-    """A calmer part of the sequential scale, for maps in which no cell means nothing."""
+    """The middle of the sequential scale, for maps without a meaningful zero."""
     colours = palette(dark).sequential[1:5]
     return [(index / (len(colours) - 1), colour) for index, colour in enumerate(colours)]
 

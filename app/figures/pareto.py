@@ -1,4 +1,4 @@
-"""Which run to take: size against perplexity, with the front that no other run beats."""
+"""Size against perplexity of all runs, with the Pareto front."""
 
 from html import escape
 
@@ -16,9 +16,13 @@ METHOD_MARKERS = {
     "omniquant": "pentagon",
     "abq": "diamond",
 }
-LABELS = {"abq": "bottom right", "smoothquant": "top left", "omniquant": "bottom left"}  # apart where sizes are equal
+LABELS = {
+    "abq": "bottom right",
+    "smoothquant": "top left",
+    "omniquant": "bottom left",
+}  # labels of runs with equal sizes stay apart
 SMALLEST, LARGEST = 11.0, 30.0  # marker sizes in pixels
-WIDE = 8
+WIDE = 8  # a ratio from which on an axis is logarithmic
 
 
 def lens_of(method: str) -> str:
@@ -27,17 +31,24 @@ def lens_of(method: str) -> str:
 
 
 def front(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other row beats in both size and perplexity, by size."""
+    """The Pareto front: the rows that no other row beats in both size and perplexity, by size."""
     ordered = runs.sort_values(["weight_bytes", "perplexity"])
     best = ordered["perplexity"].cummin()
     return ordered[ordered["perplexity"].eq(best) & ~best.duplicated()]
 
 
 def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Left is smaller, lower is better; a larger marker decodes faster where its speed was measured."""
+    """Size against perplexity: left is smaller, lower is better, a larger marker decodes faster.
+
+    runs: precision, method, run, weight_bytes, perplexity, perplexity_stderr, same_top, and tokens_per_second if it
+    was measured.
+    """
     rows = runs.dropna(subset=["perplexity", "weight_bytes"]) if len(runs) else runs
     if rows.empty:
         return empty_figure("No run has been evaluated yet.", dark)
+    speeds = rows["tokens_per_second"] if "tokens_per_second" in rows else pd.Series(np.nan, index=rows.index)
+    sizes = (SMALLEST + (LARGEST - SMALLEST) * speeds / speeds.max()).fillna(SMALLEST)
+    rows = rows.assign(speed=speeds, marker_size=sizes)
     figure = sheet(dark, height=460)
     best = front(rows)
     figure.add_trace(
@@ -45,58 +56,47 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
             x=best["weight_bytes"] / 2**20,
             y=best["perplexity"],
             mode="lines",
-            name="front: nothing is both smaller and better",
+            name="Pareto front",
             line={"color": palette(dark).muted, "width": 1.2, "dash": "dot", "shape": "hv"},
             hoverinfo="skip",
         )
     )
-    speeds = rows["tokens_per_second"] if "tokens_per_second" in rows else pd.Series(np.nan, index=rows.index)
-    fastest = speeds.max()
-    sizes = (SMALLEST + (LARGEST - SMALLEST) * speeds / fastest).fillna(SMALLEST)
     for method, part in rows.groupby("method", sort=False):
-        colour = lens_colour(lens_of(str(method)), dark)
-        starred = part["precision"].str.contains("*", regex=False)
-        figure.add_trace(
-            go.Scatter(
-                x=part["weight_bytes"] / 2**20,
-                y=part["perplexity"],
-                error_y={"array": part["perplexity_stderr"], "thickness": 1, "color": colour},
-                mode="markers+text",
-                name="full precision" if method == "none" else escape(str(method)),
-                text=[escape(str(precision)) for precision in part["precision"]],
-                textposition=LABELS.get(str(method), "top right"),
-                textfont={"size": 12, "color": palette(dark).ink},
-                marker={
-                    "opacity": 1,
-                    "symbol": METHOD_MARKERS.get(str(method), "hexagon"),
-                    "size": sizes[part.index],
-                    "color": colour,
-                    "line": {
-                        "width": [2.5 if star else 0 for star in starred],
-                        "color": lens_colour("balanced", dark),
-                    },
-                },
-                customdata=np.stack(
-                    [
-                        [escape(str(run)) for run in part["run"]],
-                        part["perplexity_stderr"],
-                        100 * part["same_top"],
-                        speeds[part.index],
-                    ],
-                    axis=-1,
-                ),
-                hovertemplate=f"%{{text}} {escape(str(method))} %{{customdata[0]}}<br>perplexity <b>%{{y:.2f}}</b> ± "
-                "%{customdata[1]:.2f}<br>%{x:.2f} MiB, same top token %{customdata[2]:.1f} %<extra></extra>",
-            )
-        )
+        figure.add_trace(_runs_of_method(str(method), part, dark))
     figure.update_xaxes(title_text="size of the weights in MiB", **_scale(rows["weight_bytes"] / 2**20))
     figure.update_yaxes(title_text="perplexity", **_scale(rows["perplexity"]))
     figure.update_layout(uirevision="pareto")
     return style_axes(figure, dark)
 
 
+def _runs_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
+    colour = lens_colour(lens_of(method), dark)
+    starred = rows["precision"].str.contains("*", regex=False)
+    runs = [escape(str(run)) for run in rows["run"]]
+    return go.Scatter(
+        x=rows["weight_bytes"] / 2**20,
+        y=rows["perplexity"],
+        error_y={"array": rows["perplexity_stderr"], "thickness": 1, "color": colour},
+        mode="markers+text",
+        name="full precision" if method == "none" else escape(method),
+        text=[escape(str(precision)) for precision in rows["precision"]],
+        textposition=LABELS.get(method, "top right"),
+        textfont={"size": 12, "color": palette(dark).ink},
+        marker={
+            "opacity": 1,
+            "symbol": METHOD_MARKERS.get(method, "hexagon"),
+            "size": rows["marker_size"],
+            "color": colour,
+            "line": {"width": [2.5 if star else 0 for star in starred], "color": lens_colour("balanced", dark)},
+        },
+        customdata=np.stack([runs, rows["perplexity_stderr"], 100 * rows["same_top"], rows["speed"]], axis=-1),
+        hovertemplate=f"%{{text}} {escape(method)} %{{customdata[0]}}<br>perplexity <b>%{{y:.2f}}</b> ± "
+        "%{customdata[1]:.2f}<br>%{x:.2f} MiB, same top token %{customdata[2]:.1f} %<extra></extra>",
+    )
+
+
 def _scale(values: pd.Series) -> dict[str, object]:
-    """A log axis, with ticks that suit it, where the values span more than a factor of WIDE."""
+    """A log axis with ticks at 1, 2 and 5 if the values span a factor of WIDE or more."""
     if values.max() < WIDE * values.min():
         return {}
     decades = range(int(np.floor(np.log10(values.min()))), int(np.ceil(np.log10(values.max()))) + 1)

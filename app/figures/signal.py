@@ -1,4 +1,4 @@
-"""Where the signal is lost: signal-to-noise by block and linear, and the channels that stand out."""
+"""Signal-to-noise ratio by block and linear layer, and outlier channels."""
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,10 @@ LABELLED_CELLS = 160
 def signal_figure(
     linears: pd.DataFrame, dark: bool = False, lens: str = "rounded", column: str = "weight_snr_db"
 ) -> go.Figure:
-    """Signal-to-noise ratio in dB of every linear in every block; darker keeps more of the signal."""
+    """Signal-to-noise ratio in dB of every linear layer in every block; darker cells have less noise."""
     rows = linears[linears["lens"].eq(lens)] if len(linears) else linears
     if rows.empty or not np.isfinite(rows[column].to_numpy(dtype=float)).any():
-        return empty_figure("Nothing is rounded here, so there is no noise to measure.", dark)
+        return empty_figure("No weights are quantized, so there is no rounding noise.", dark)
     names = list(dict.fromkeys(rows["tensor"]))
     table = rows.pivot(index="tensor", columns="block", values=column).reindex(names)
     values = table.to_numpy(dtype=float)
@@ -45,10 +45,10 @@ def signal_figure(
 def outlier_figure(
     outliers: pd.DataFrame, block: int, tensor: str, dark: bool = False, unit: str = "largest |weight|"
 ) -> go.Figure:
-    """The 32 input channels with the largest peak, at their place in the tensor."""
+    """The 32 input channels with the largest peak, at their positions in the tensor."""
     rows = outliers[outliers["block"].eq(block) & outliers["tensor"].eq(tensor)] if len(outliers) else outliers
     if rows.empty:
-        return empty_figure(f"There are no channels of {tensor} in block {block}.", dark)
+        return empty_figure(f"No channels are stored for {tensor} in block {block}.", dark)
     rows = rows.sort_values("value", ascending=False)
     figure = sheet(dark, legend=False)
     colour = lens_colour("full", dark)

@@ -1,4 +1,4 @@
-"""What a precision buys in time: kernels against other engines, the roofline above them, and whole-model decoding."""
+"""Speed: kernels against other engines, their roofline, and whole-model decoding."""
 
 from html import escape
 from itertools import cycle
@@ -17,7 +17,7 @@ _DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
 class Baseline(NamedTuple):
-    """An engine that the packed one is compared with: its word, and the colour and pattern of its bars."""
+    """An engine that the packed engine is compared with: its name, and the colour and pattern of its bars."""
 
     word: str
     lens: str
@@ -37,20 +37,20 @@ BASELINES = {
     "torch-int4": Baseline("torch int4 (A16)", "rounded", "/"),
     "gemlite": Baseline("GemLite", "rounded", "x"),
     "humming": Baseline("Humming", "rounded", "-"),
-}  # as the benchmarks of kernels/ name them; others, which only an imported file can hold, are not shown
+}  # keyed by the names of the benchmarks in kernels/; engines that only an imported file names are not shown
 
 
 def baselines_of(kernels: pd.DataFrame) -> list[str]:
-    """The engines that some row of `kernels` was timed beside."""
+    """The known engines that at least one row of `kernels` was compared with."""
     timed = {engine for speedup in kernels["speedup"] if isinstance(speedup, dict) for engine in speedup}
     return [engine for engine in BASELINES if engine in timed]
 
 
 def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """How many times faster the packed engine is than each other one, one group a case; 1 is equal."""
-    rows = _of_the_engine(kernels)
+    """Speed-up of the packed engine over each other engine, one group of bars per case; 1 is equal speed."""
+    rows = _packed_engine(kernels)
     if rows.empty:
-        return empty_figure("No kernel was timed yet on this machine.", dark)
+        return empty_figure("No kernel timings on this machine yet.", dark)
     figure = sheet(dark)
     cases = [f"{row.precision}<br>{row.n}{TIMES}{row.k}<br>M={row.m}" for row in rows.itertuples()]
     for engine in baselines_of(rows):
@@ -79,68 +79,68 @@ def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def roofline_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Work per byte moved against speed, caches cold.
+    """Speed over operations per byte moved, with a cold cache. The slope is the measured memory bandwidth.
 
-    The slope is the measured bandwidth. A GPU has a roof for each kind of product: what its tensor cores were measured
-    to reach, divided by the products of bits that stand for one of the layer's; a CPU the best that was seen.
+    A GPU has one flat roof per kind of product: the measured peak of its tensor cores, divided by the number of binary
+    products per product of the layer. A CPU has one flat roof: the best measured speed.
     """
-    rows = _of_the_engine(kernels)
+    rows = _packed_engine(kernels)
     rows = rows[_above_zero(rows, "read_gb_per_second") & _above_zero(rows, "cold_us")]
     if rows.empty:
-        return empty_figure("No kernel was timed yet beside the read bandwidth.", dark)
-    work = 2.0 * rows["n"] * rows["k"] * rows["m"]
-    intensity = work / rows["bytes_moved"]
-    speed = work / (rows["cold_us"] * 1e3)
-    bandwidth = float(rows["read_gb_per_second"].max())
-    roofs = _roofs(rows, work, speed)
-    ridges = [roof / bandwidth for roof in roofs.values()]
-    low, high = min(float(intensity.min()), *ridges) / 2, max(float(intensity.max()), *ridges) * 2
-    top = max(ridges)
-    lines = [(f"memory: {bandwidth:,.1f} GB/s", [low, top], [low * bandwidth, top * bandwidth])]
-    lines += [(name, [roof / bandwidth, high], [roof, roof]) for name, roof in roofs.items()]
+        return empty_figure("No kernel timings with a memory bandwidth yet.", dark)
+    operations = 2.0 * rows["n"] * rows["k"] * rows["m"]
+    rows = rows.assign(
+        work=operations, intensity=operations / rows["bytes_moved"], speed=operations / (rows["cold_us"] * 1e3)
+    )
     figure = sheet(dark)
-    for (name, x, y), dash in zip(lines, cycle(_DASHES)):
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines",
-                name=name,
-                line={"color": palette(dark).muted, "dash": dash, "width": 1.5},
-                hoverinfo="skip",
-            )
-        )
+    for (name, x, y), dash in zip(_roofline(rows), cycle(_DASHES)):
+        line = {"color": palette(dark).muted, "dash": dash, "width": 1.5}
+        figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip"))
     for precision, part in rows.groupby("precision", sort=False):
-        starred = "*" in str(precision)
-        figure.add_trace(
-            go.Scatter(
-                x=intensity[part.index],
-                y=speed[part.index],
-                mode="markers+text",
-                text=[str(precision)] * len(part),
-                textposition="top center",
-                textfont={"size": 12, "color": palette(dark).ink},
-                showlegend=False,
-                marker={
-                    "size": 11,
-                    "symbol": "star" if starred else "diamond",
-                    "color": lens_colour("balanced" if starred else "corrected", dark),
-                },
-                customdata=np.stack([part["n"], part["k"], part["m"], part["path"]], axis=-1),
-                hovertemplate=f"{precision}, %{{customdata[0]}}{TIMES}%{{customdata[1]}}, M=%{{customdata[2]}}<br>"
-                "path %{customdata[3]}<br>%{x:.3g} operations a byte, <b>%{y:.3g} GOP/s</b><extra></extra>",
-            )
-        )
+        figure.add_trace(_kernels_of_precision(str(precision), part, dark))
     figure.update_xaxes(title_text="operations per byte moved: weight, activations, output (log)", type="log")
     figure.update_yaxes(title_text="speed in GOP/s (log)", type="log")
     figure.update_layout(uirevision="roofline")
     return style_axes(figure, dark)
 
 
+def _roofline(rows: pd.DataFrame) -> list[tuple[str, list[float], list[float]]]:
+    """(name, x, y) of the bandwidth's slope, which ends at the highest roof, and of the flat roofs."""
+    bandwidth = float(rows["read_gb_per_second"].max())
+    roofs = _roofs(rows)
+    ridges = [roof / bandwidth for roof in roofs.values()]
+    low = min(float(rows["intensity"].min()), *ridges) / 2
+    high = max(float(rows["intensity"].max()), *ridges) * 2
+    top = max(ridges)
+    slope = (f"memory: {bandwidth:,.1f} GB/s", [low, top], [low * bandwidth, top * bandwidth])
+    return [slope, *((name, [roof / bandwidth, high], [roof, roof]) for name, roof in roofs.items())]
+
+
+def _kernels_of_precision(precision: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
+    starred = "*" in precision
+    return go.Scatter(
+        x=rows["intensity"],
+        y=rows["speed"],
+        mode="markers+text",
+        text=[precision] * len(rows),
+        textposition="top center",
+        textfont={"size": 12, "color": palette(dark).ink},
+        showlegend=False,
+        marker={
+            "size": 11,
+            "symbol": "star" if starred else "diamond",
+            "color": lens_colour("balanced" if starred else "corrected", dark),
+        },
+        customdata=np.stack([rows["n"], rows["k"], rows["m"], rows["path"]], axis=-1),
+        hovertemplate=f"{precision}, %{{customdata[0]}}{TIMES}%{{customdata[1]}}, M=%{{customdata[2]}}<br>"
+        "path %{customdata[3]}<br>%{x:.3g} operations per byte, <b>%{y:.3g} GOP/s</b><extra></extra>",
+    )
+
+
 def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Tokens per second of the whole model, one bar a column; the bytes of its weights stand beside it."""
+    """Tokens per second of the whole model, one bar per column, labelled with the size of its weights."""
     if decode.empty:
-        return empty_figure("No model was timed end to end yet on this machine.", dark)
+        return empty_figure("No end-to-end timings on this machine yet.", dark)
     rows = decode.iloc[::-1]
     figure = sheet(dark, height=max(320, 130 + 54 * len(rows)), legend=False)
     lenses = ["rounded" if str(column).startswith("W") else "corrected" if means_run(str(column)) else "full"
@@ -167,29 +167,30 @@ def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
     return style_axes(figure, dark)
 
 
-def _roofs(rows: pd.DataFrame, work: pd.Series, speed: pd.Series) -> dict[str, float]:
-    """What arithmetic allows in GOP/s of the layer's own products, by what the page calls it."""
+def _roofs(rows: pd.DataFrame) -> dict[str, float]:
+    """Peak arithmetic speeds in GOP/s of the layer's own products, highest first, by their names on the page."""
     kinds = rows[_above_zero(rows, "ceiling_gop_per_second") & _above_zero(rows, "operations")]
     if kinds.empty:
-        return {f"best seen: {speed.max():,.0f} GOP/s": float(speed.max())}
-    kinds = kinds.assign(products=kinds["operations"] / work)
+        best = float(rows["speed"].max())
+        return {f"best measured: {best:,.0f} GOP/s": best}
+    kinds = kinds.assign(products=kinds["operations"] / kinds["work"])
     roofs = {}
     for (path, products), part in kinds.groupby(["path", "products"]):
         roof = float(part["ceiling_gop_per_second"].max() / products)
-        bits = f", {products:.0f} products of bits" if products > 1 else ""
-        roofs[f"{path}{bits}: {roof:,.0f} GOP/s"] = roof
+        binary = f", {products:.0f} binary products" if products > 1 else ""
+        roofs[f"{path}{binary}: {roof:,.0f} GOP/s"] = roof
     return dict(sorted(roofs.items(), key=lambda item: -item[1]))
 
 
 def _above_zero(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Which rows have this figure: older timings lack some, and a file of another machine may say 0."""
+    """Which rows have this value: older timings lack some columns, and imported ones may hold 0."""
     if column not in rows:
         return pd.Series(False, rows.index)
     return pd.to_numeric(rows[column]).gt(0)
 
 
-def _of_the_engine(kernels: pd.DataFrame) -> pd.DataFrame:
-    """The packed engine's rows, their names safe in a figure."""
+def _packed_engine(kernels: pd.DataFrame) -> pd.DataFrame:
+    """The packed engine's rows with escaped names."""
     if kernels.empty:
         return kernels
     rows = kernels[kernels["engine"].eq("abq")]

@@ -1,4 +1,4 @@
-"""The whole program as a person has it: `abq app` in a process of its own, and Chromium."""
+"""The whole program: `abq app` in its own process, driven with Chromium."""
 
 import os
 import shutil
@@ -26,14 +26,14 @@ STEP_MS = 120_000
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`abq app` on an empty data folder, a fresh one for each file of tests."""
+    """The address of `abq app` on an empty data folder, one per test file."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = {**os.environ, "ABQ_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
     process = subprocess.Popen([sys.executable, "-m", "app.cli", "app", "--port", str(port)], cwd=ROOT, env=environment)
     deadline = time.monotonic() + STARTED_WITHIN_SECONDS
     while not answers(f"http://127.0.0.1:{port}/"):
-        assert process.poll() is None and time.monotonic() < deadline, "the page did not come up"
+        assert process.poll() is None and time.monotonic() < deadline, "the page did not start"
         time.sleep(0.2)
     yield f"http://127.0.0.1:{port}/"
     process.terminate()
@@ -41,7 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def answers(address: str) -> bool:
-    """True once something answers there."""
+    """True once a server responds at the address."""
     try:
         with urllib.request.urlopen(address):
             return True
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page that fails its test where a script of it failed."""
+    """A page whose test fails if one of its scripts raises an error."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(STEP_MS)

@@ -1,4 +1,4 @@
-"""Bits under a budget in the browser: candidates, the map of the linears, and the calibration of the mix."""
+"""Bits under a budget in the browser: candidates, the map of linear layers, and the calibration of the mix."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Hostile text is inert: 20 strings as model names, prompts and notes. No script runs, and every figure draws."""
+"""Hostile text is inert: 20 strings as model names, prompts and notes run no script and break no figure."""
 
 import shutil
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def models(address: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def watched(page: Page) -> Page:
-    """A page on which no dialog opens and no script of ours has left its mark."""
+    """A page whose test fails if a dialog opens."""
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     return page
 
@@ -55,7 +55,7 @@ def unharmed(page: Page) -> None:
     assert "Traceback" not in page.content()
 
 
-def test_names_and_notes_are_shown_as_they_are(
+def test_names_and_notes_are_shown_literally(
     watched: Page, address: str, models: list[str], record_property: Callable[..., None]
 ) -> None:
     record_property("hostile texts as names and notes", len(HOSTILE))
@@ -69,7 +69,7 @@ def test_names_and_notes_are_shown_as_they_are(
     unharmed(watched)
 
 
-def test_figures_draw_for_models_of_any_name(watched: Page, address: str, models: list[str]) -> None:
+def test_figures_are_drawn_for_any_model_name(watched: Page, address: str, models: list[str]) -> None:
     for name in models[:3]:
         watched.goto(f"{address}?tab=explore&precision=W4A4&model={quote(name)}")
         expect(watched.locator("#explore-figure .main-svg").first).to_be_visible()

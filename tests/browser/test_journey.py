@@ -1,4 +1,4 @@
-"""A person's whole path through the six tabs with the built-in model, then what must not happen on the way."""
+"""A visitor's path through the six tabs with the built-in model, and the errors on the way."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def choose_precision(page: Page, precision: str) -> None:
 
 
 def redrawn(page: Page, figure: str, label: str) -> None:
-    """Choose a picture and wait until it has been drawn."""
+    """Choose a figure and wait until it is drawn."""
     before = page.locator(f"#{figure} [data-drawn], #{figure}[data-drawn]").first.get_attribute("data-drawn")
     page.get_by_role("radio", name=label, exact=True).check()
     drawn = """([id, before]) =>
@@ -35,7 +35,7 @@ def redrawn(page: Page, figure: str, label: str) -> None:
     page.wait_for_function(drawn, arg=[figure, before])
 
 
-def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
+def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     page.goto(address)
 
     expect(page.locator("#explore-answer")).to_contain_text(
@@ -55,7 +55,7 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     expect(page.locator(".abq-empty:visible")).to_contain_text("No run of builtin at W4A4 yet")
 
     open_tab(page, "Calibrate")
-    for method in ("abq+", "rtn", "abq+", "abq"):  # a method's own components are no switches, and stay none
+    for method in ("abq+", "rtn", "abq+", "abq"):  # the default components need no --switch
         page.get_by_role("radio", name=method, exact=True).check()
         for _ in range(2):
             own = f"abq calibrate builtin --precision W4A4 --method {method}"
@@ -111,10 +111,10 @@ def test_a_person_s_path_through_the_six_tabs(page: Page, address: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_a_page_that_waits_for_a_run_takes_it_up_and_no_other_page_is_disturbed(page: Page, address: str) -> None:
+def test_a_page_that_waits_for_a_run_selects_it_and_other_pages_stay_unchanged(page: Page, address: str) -> None:
     page.goto(f"{address}?tab=distributions&precision=W8A8")
     page.wait_for_function("location.search.includes('precision=W8A8')")
-    page.wait_for_timeout(2 * 1000 * WATCH_SECONDS)  # the page has looked once: what it finds later is new
+    page.wait_for_timeout(2 * 1000 * WATCH_SECONDS)  # the page has checked once: later runs are new
     submit = {"data": ["builtin", "W8A8", "rtn", "builtin", 2, 32, -1, 0]}
     request = urllib.request.Request(
         f"{address}gradio_api/call/submit", json.dumps(submit).encode(), {"Content-Type": "application/json"}
@@ -134,7 +134,7 @@ def test_a_page_that_waits_for_a_run_takes_it_up_and_no_other_page_is_disturbed(
     assert json.loads(taken[0]) == {**json.loads(elsewhere), "run": json.loads(offer)["run"]}
 
 
-def test_what_is_typed_wrong_is_answered_in_words(page: Page, address: str) -> None:
+def test_invalid_input_gets_a_sentence(page: Page, address: str) -> None:
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     page.goto(f"{address}?precision=W4A4")

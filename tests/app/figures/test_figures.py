@@ -1,4 +1,4 @@
-"""Every figure, from the frames of a real (tiny) run: it draws, says its units, keeps the lenses' colours."""
+"""Every figure, drawn from the data of a small run: traces, units, colours and escaping."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one run and of one exploration."""
+    """The diagnostics of one run and of one exploration."""
 
     run: dict[str, pd.DataFrame]
     explored: dict[str, pd.DataFrame]
@@ -102,7 +102,7 @@ DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_has_data_units_and_the_page_s_background(frames: Frames, name: str, dark: bool) -> None:
+def test_a_figure_has_data_units_and_the_background_of_the_page(frames: Frames, name: str, dark: bool) -> None:
     figure = DRAWN[name](frames, dark)
     assert figure.data, figure.layout.annotations
     assert figure.layout.paper_bgcolor == palette(dark).background
@@ -134,18 +134,18 @@ def test_a_lens_has_its_colour_in_every_figure(frames: Frames) -> None:
                 assert colour == lens_colour(lens, dark)
 
 
-def test_what_colour_says_is_said_again() -> None:
+def test_lenses_differ_in_more_than_colour() -> None:
     assert len({(lens.dash, lens.marker, lens.pattern) for lens in LENSES.values()}) == len(LENSES)
 
 
-def test_colours_can_be_seen_on_their_background() -> None:
+def test_colours_have_contrast_on_their_background() -> None:
     for dark, colours in ((False, LIGHT), (True, DARK)):
         assert contrast(colours.ink, colours.background) >= 7
         assert contrast(colours.muted, colours.background) >= 4.5
         assert all(contrast(lens.colour(dark), colours.background) >= 3 for lens in LENSES.values())
 
 
-def test_attention_leaves_the_future_blank_and_shares_one_colour_bar(frames: Frames) -> None:
+def test_attention_blanks_future_positions_and_shares_one_colour_bar(frames: Frames) -> None:
     figure = DRAWN["attention"](frames, False)
     assert len(figure.data) == 4
     for heatmap in figure.data:
@@ -156,13 +156,13 @@ def test_attention_leaves_the_future_blank_and_shares_one_colour_bar(frames: Fra
     assert figure.data[3].zmin == -figure.data[3].zmax
 
 
-def test_the_front_keeps_only_what_nothing_beats() -> None:
+def test_the_front_holds_the_runs_that_no_run_beats() -> None:
     rows = [("a", 10, 30.0), ("b", 20, 20.0), ("worse than b", 25, 22.0), ("c", 40, 10.0), ("same size as c", 40, 11.0)]
     best = front(pd.DataFrame(rows, columns=["run", "weight_bytes", "perplexity"]))
     assert list(best["run"]) == ["a", "b", "c"]
 
 
-def test_the_end_to_end_pass_has_a_place_of_its_own_behind_the_blocks() -> None:
+def test_the_end_to_end_pass_follows_the_blocks() -> None:
     alone = [(block, epoch, term, 1.0) for block in (0, 1) for epoch in (1, 2) for term in ("dlc", "total")]
     together = [(2, part, term, 0.5) for part in range(1, 11) for term in ("kl", "blocks", "total")]
     columns = ["block", "epoch", "term", "value"]
@@ -170,13 +170,13 @@ def test_the_end_to_end_pass_has_a_place_of_its_own_behind_the_blocks() -> None:
     before, after = loss_figure(running, 4), loss_figure(whole, 2)
     assert before.layout.xaxis.ticktext == ("0", "1", "2", "3") and after.layout.xaxis.ticktext == ("0", "1", "all")
     (total,) = (trace for trace in after.data if trace.name == "total")
-    assert [round(x, 2) for x in total.x if x is not None][3:5] == [1.42, 1.66]  # the blocks' epochs fill their place
+    assert [round(x, 2) for x in total.x if x is not None][3:5] == [1.42, 1.66]  # epochs of a block fill its interval
     places = {place for place, _ in total.customdata if place}
     assert places == {"block 0, epoch", "block 1, epoch", "all blocks, part"}
     assert len(after.data) == 4
 
 
-def test_without_data_a_figure_says_why() -> None:
+def test_without_data_a_figure_shows_a_sentence() -> None:
     nothing = pd.DataFrame()
     for figure in (blocks_figure(nothing), speedup_figure(nothing), decode_figure(nothing), pareto_figure(nothing)):
         assert not figure.data
@@ -200,7 +200,7 @@ def test_hostile_text_is_inert(frames: Frames) -> None:
         assert HOSTILE not in json.dumps(json.loads(figure.to_json()))
 
 
-def test_a_gpu_has_a_roof_for_each_kind_of_product() -> None:
+def test_a_gpu_has_a_roof_per_kind_of_product() -> None:
     case = {"engine": "abq", "n": 4096, "k": 4096, "cold_us": 9.0, "bytes_moved": 5 << 20, "read_gb_per_second": 3e3}
     bits = {"path": "cuda-binary", "operations": 2 * 16 * 4096**2, "ceiling_gop_per_second": 3.2e6}
     bytes_ = {"path": "cuda-int8", "operations": 2 * 512 * 4096**2, "ceiling_gop_per_second": 9e5}
@@ -216,7 +216,7 @@ def test_a_gpu_has_a_roof_for_each_kind_of_product() -> None:
     assert list(lines) == [
         "memory: 3,000.0 GB/s",
         "cuda-int8: 900,000 GOP/s",
-        "cuda-binary, 16 products of bits: 200,000 GOP/s",
+        "cuda-binary, 16 binary products: 200,000 GOP/s",
     ]
     slope, _, binary = lines.values()
     assert slope.x[-1] == pytest.approx(300) and slope.y[-1] == pytest.approx(9e5)  # ends at the highest roof
@@ -224,14 +224,14 @@ def test_a_gpu_has_a_roof_for_each_kind_of_product() -> None:
 
 
 @pytest.mark.parametrize("broken", [{"read_gb_per_second": 0.0}, {"read_gb_per_second": None}, {"cold_us": 0.0}])
-def test_timings_without_bandwidth_or_time_draw_no_roofline(broken: dict[str, float | None]) -> None:
+def test_timings_without_bandwidth_or_time_have_no_roofline(broken: dict[str, float | None]) -> None:
     figure = roofline_figure(kernel_rows().assign(**broken))
     assert not figure.data and "No kernel" in figure.layout.annotations[0].text
 
 
-def test_a_ceiling_of_nothing_is_none() -> None:
+def test_a_ceiling_of_zero_is_ignored() -> None:
     figure = roofline_figure(kernel_rows().assign(operations=[0, 5], ceiling_gop_per_second=[9.0, 0.0]))
-    assert [t.name.partition(":")[0] for t in figure.data if t.mode == "lines"] == ["memory", "best seen"]
+    assert [t.name.partition(":")[0] for t in figure.data if t.mode == "lines"] == ["memory", "best measured"]
 
 
 def contrast(one: str, other: str) -> float:
