@@ -17,12 +17,12 @@ MODELS = [
 
 
 def check_other_sites(work: Path, short: bool) -> Outcome:
-    suite = run_tests(work, "not slow", "tests/app/web/access/test_security_requests.py")
+    suite = run_tests(work, "not slow", "tests/app/web/access/test_security.py")
     return Outcome(str(suite), suite.held)
 
 
 def check_files(work: Path, short: bool) -> Outcome:
-    suite = run_tests(work, "not slow" if short else "slow or not slow", "tests/app/web/access/test_security_files.py")
+    suite = run_tests(work, "not slow" if short else "slow or not slow", "tests/app/web/test_file_leaks.py")
     return Outcome(f"{suite}, 0 bytes of a file in an answer" if suite.held else str(suite), suite.held)
 
 

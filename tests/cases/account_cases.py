@@ -1,0 +1,3 @@
+"""The password of the tests' account."""
+
+PASSWORD = "correct horse battery"
