@@ -43,21 +43,21 @@ def build_explore_tab(page: Page) -> None:
             figure = build_picture("explore-figure")
 
     @callback(answer, tab="explore")
-    def show(selection: Selection, picture: str, block: float, tensor: str | None) -> Updates:
+    def show(selection: Selection, name: str, at: float | None, linear: str | None) -> Updates:
         frames = page.services.models.explore(selection.model, selection.precision)
         precision = page.services.models.precision(selection.precision)
         linears = frames["linears"]
         names = list(dict.fromkeys(linears["tensor"]))
         last = int(linears["block"].max())
-        at = min(max(int(block or 0), 0), last)
-        tensor = tensor if tensor in names else names[0]
-        by_linear = picture != "Signal to noise"
+        number = min(max(int(at or 0), 0), last)
+        linear = linear if linear in names else names[0]
+        by_linear = name != "Signal to noise"
         return {
             answer: html.answer(_answer(page, selection, precision, linears)),
-            figure: _framed(selection, precision, frames, picture, at, tensor),
+            figure: _framed(selection, precision, frames, name, number, linear),
             facts: _facts(page, selection),
-            block: gr.update(maximum=max(last, 1), value=at, interactive=by_linear),
-            tensor: gr.update(choices=names, value=tensor, interactive=by_linear),
+            block: gr.update(maximum=max(last, 1), value=number, interactive=by_linear),
+            tensor: gr.update(choices=names, value=linear, interactive=by_linear),
         }
 
     inputs = [page.selection, picture, block, tensor]

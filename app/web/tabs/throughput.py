@@ -66,8 +66,43 @@ class Timings(NamedTuple):
     elsewhere: str
 
 
+class Widgets(NamedTuple):
+    """The widgets of the tab."""
+
+    picture: gr.Radio
+    precisions: gr.Dropdown
+    shapes: gr.Dropdown
+    m: gr.Dropdown
+    peers: gr.Dropdown
+    threads: gr.Number
+    time_kernels: gr.Button
+    time_decode: gr.Button
+    stop: gr.Button
+    machine: gr.Dropdown
+    command: gr.HTML
+    answer: gr.HTML
+    empty: gr.HTML
+    figure: gr.HTML
+    table: gr.HTML
+
+    @property
+    def cases(self) -> Cases:
+        return Cases(self.precisions, self.shapes, self.m)
+
+    @property
+    def shown(self) -> list[gr.components.Component]:
+        """The widgets that `_stored` updates."""
+        return [self.answer, self.empty, self.figure, self.table, self.machine]
+
+
 def build_throughput_tab(page: Page) -> None:
     """What to time on the left; speed-ups with their path and correctness mark on the right."""
+    widgets = _build_widgets()
+    _wire_stored_timings(page, widgets)
+    _wire_benchmarks(page, widgets)
+
+
+def _build_widgets() -> Widgets:
     with gr.Row(elem_classes="abq-tab"):
         with gr.Column(elem_classes="abq-choices"):
             picture = gr.Radio(PICTURES, value=SPEEDUP, label="Figure", elem_id="throughput-picture")
@@ -98,28 +133,37 @@ def build_throughput_tab(page: Page) -> None:
             empty = gr.HTML(html.empty(*EMPTY), js_on_load=None)
             figure = build_picture("throughput-figure")
             table = build_table("throughput-table")
+    choices = (picture, precisions, shapes, m, peers, threads, time_kernels, time_decode, stop, machine, command)
+    return Widgets(*choices, answer, empty, figure, table)
 
-    def shown(selection: Selection, name: str, device: str | None, cases: Cases) -> Updates:
-        """The stored timings of a machine, by default of this one."""
-        stored = page.services.timings.frame(shipped=True)
-        devices = list(dict.fromkeys([this_device(), *stored["machine"]]))
-        device = device if device in devices else devices[0]
-        choice = {machine: gr.update(choices=devices, value=device, visible=len(devices) > 1)}
-        timings = _timings(stored[stored["machine"].eq(device)], selection.model, device, cases)
-        if timings.kernels.empty and timings.decodes.empty:
-            blank = {answer: html.answer(html.BLANK), empty: gr.update(visible=True), figure: "", table: ""}
-            return {**blank, **choice}
-        return {
-            answer: html.answer(_answer(name, timings)),
-            empty: gr.update(visible=False),
-            figure: _framed(name, timings, selection.dark),
-            table: decode_table(timings.decodes) if name == WHOLE_MODEL else kernel_table(timings.kernels),
-            **choice,
-        }
 
-    @callback(answer, tab="throughput")
+def _wire_stored_timings(page: Page, widgets: Widgets) -> None:
+    """Show stored timings and the equivalent command when the form or the selection changes."""
+
+    @callback(widgets.answer, tab="throughput")
     def show(selection: Selection, name: str, device: str | None, *cases: list[str] | None) -> Updates:
-        return shown(selection, name, device, _cases(*cases))
+        return _stored(page, widgets, selection, name, device, _cases(*cases))
+
+    @callback(widgets.answer, tab="throughput")
+    def show_command(_: Selection, *values: object) -> Updates:
+        return {widgets.command: html.command(_command(*values))}
+
+    choices = [widgets.picture, widgets.machine, *widgets.cases]
+    form = [*widgets.cases, widgets.peers, widgets.threads]
+    selected = page.selection.change
+    gr.on(
+        [selected, *(widget.input for widget in choices)],
+        show, [page.selection, *choices], widgets.shown, trigger_mode="always_last", **PRIVATE,
+    )  # fmt: skip
+    gr.on(
+        [selected, *(widget.change for widget in form)],
+        show_command, [page.selection, *form], [widgets.answer, widgets.command], trigger_mode="always_last", **PRIVATE,
+    )  # fmt: skip
+
+
+def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
+    """Time the kernels or the whole model, report progress, and show the result."""
+    answer = widgets.answer
 
     @callback(answer)
     def measure(
@@ -131,7 +175,6 @@ def build_throughput_tab(page: Page) -> None:
         peers: list[str] | None,
         threads: float | None,
     ) -> Iterator[Updates]:
-        """Time the kernels and report progress."""
         cases = _cases(precisions, shapes, m)
         read, tokens, count = parse_shapes(cases.shapes), parse_token_counts(cases.m), int(threads or 1)
         yield {answer: html.answer(f"Checking every path against integer arithmetic before timing{ELLIPSIS}")}
@@ -139,35 +182,48 @@ def build_throughput_tab(page: Page) -> None:
         work = Steps(lambda report: bench(cases.precisions, read, tokens, count, report, peers or []))
         for done, last in enumerate(work, start=1):
             yield {answer: html.answer(f"Timed {done}; last: {last.precision} on {last.path}{ELLIPSIS}")}
-        yield shown(selection, name if name != WHOLE_MODEL else SPEEDUP, this_device(), cases)
+        yield _stored(page, widgets, selection, name if name != WHOLE_MODEL else SPEEDUP, this_device(), cases)
 
     @callback(answer)
     def decode(selection: Selection, *cases: list[str] | None) -> Iterator[Updates]:
-        """Time the whole model in all columns, one token each in turn."""
         columns = ["fp32", "bf16", "int8", *dict.fromkeys([selection.precision, "W2A8", "W4A4"])]
         columns += [selection.run] if selection.run else []
         yield {answer: html.answer(f"Packing {len(columns)} columns{ELLIPSIS}")}
         bench = page.services.throughput.time_decode
         for done in Steps(lambda report: bench(columns, model=selection.model, on_token=report)):
             yield {answer: html.answer(f"Decoding {len(columns)} columns in turn: token {done}{ELLIPSIS}")}
-        yield {**shown(selection, WHOLE_MODEL, this_device(), _cases(*cases)), picture: WHOLE_MODEL}
+        stored = _stored(page, widgets, selection, WHOLE_MODEL, this_device(), _cases(*cases))
+        yield {**stored, widgets.picture: WHOLE_MODEL}
 
-    @callback(answer, tab="throughput")
-    def show_command(_: Selection, *values: object) -> Updates:
-        return {command: html.command(_command(*values))}
-
-    cases = Cases(precisions, shapes, m)
-    outputs = [answer, empty, figure, table, machine]
-    seen = [page.selection.change, *(widget.input for widget in (picture, machine, *cases))]
-    gr.on(seen, show, [page.selection, picture, machine, *cases], outputs, trigger_mode="always_last", **PRIVATE)
-    form = [*cases, peers, threads]
+    form = [page.selection, widgets.picture, *widgets.cases, widgets.peers, widgets.threads]
     measuring = [
-        time_kernels.click(measure, [page.selection, picture, *form], outputs, **BUSY),
-        time_decode.click(decode, [page.selection, *cases], [*outputs, picture], **BUSY),
+        widgets.time_kernels.click(measure, form, widgets.shown, **BUSY),
+        widgets.time_decode.click(decode, [page.selection, *widgets.cases], [*widgets.shown, widgets.picture], **BUSY),
     ]
-    stop.click(lambda: html.answer("Stopped. Completed timings are kept."), None, answer, cancels=measuring, **PRIVATE)
-    edited = [page.selection.change, *(widget.change for widget in form)]
-    gr.on(edited, show_command, [page.selection, *form], [answer, command], trigger_mode="always_last", **PRIVATE)
+    stopped = html.answer("Stopped. Completed timings are kept.")
+    widgets.stop.click(lambda: stopped, None, answer, cancels=measuring, **PRIVATE)
+
+
+def _stored(
+    page: Page, widgets: Widgets, selection: Selection, picture: str, device: str | None, cases: Cases
+) -> Updates:
+    """Show the stored timings of a machine, by default of this one."""
+    stored = page.services.timings.frame(shipped=True)
+    devices = list(dict.fromkeys([this_device(), *stored["machine"]]))
+    device = device if device in devices else devices[0]
+    choice = {widgets.machine: gr.update(choices=devices, value=device, visible=len(devices) > 1)}
+    timings = _timings(stored[stored["machine"].eq(device)], selection.model, device, cases)
+    if timings.kernels.empty and timings.decodes.empty:
+        blank = {widgets.answer: html.answer(html.BLANK), widgets.figure: "", widgets.table: ""}
+        return {**blank, widgets.empty: gr.update(visible=True), **choice}
+    table = decode_table(timings.decodes) if picture == WHOLE_MODEL else kernel_table(timings.kernels)
+    return {
+        widgets.answer: html.answer(_answer(picture, timings)),
+        widgets.empty: gr.update(visible=False),
+        widgets.figure: _framed(picture, timings, selection.dark),
+        widgets.table: table,
+        **choice,
+    }
 
 
 def _cases(precisions: list[str] | None, shapes: list[str] | None, m: list[str] | None) -> Cases:
