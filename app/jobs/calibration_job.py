@@ -27,7 +27,9 @@ from app.runs.run_folder import BlockStore, RunFolder
 from app.secrets import redacted
 from app.services import Services
 from app.services.errors import ServiceError
-from app.services.evaluation import EVALUATION_SEED
+from app.services.evaluation import EVALUATION_SEED, EvaluationService
+from app.services.registry import ModelRegistry
+from app.services.stored import Storage
 from storage.errors import DatabaseError, LostLeaseError
 from storage.jobs import Job
 
@@ -47,20 +49,25 @@ class EvaluationPlan:
 class CalibrationJob:
     """The work of one claimed job.
 
+    runs_dir: the folder of all runs.  plan: the text that the evaluation reads.
     calibrator: computes the blocks, by default in this process. Diagnostics and evaluation always run here.
     on_progress: called about twice a second, and after every block.
     """
 
     def __init__(
         self,
-        services: Services,
         lease: JobLease,
+        storage: Storage,
+        registry: ModelRegistry,
+        evaluation: EvaluationService,
+        runs_dir: Path,
+        *,
         plan: EvaluationPlan | None = None,
         on_progress: OnProgress | None = None,
         calibrator: Calibrator | None = None,
     ) -> None:
-        self._services = services
-        self._jobs = services.storage.jobs
+        self._jobs, self._runs = storage.jobs, storage.runs
+        self._registry, self._evaluation = registry, evaluation
         self._lease = lease
         self._plan = plan or EvaluationPlan()
         self._on_progress = on_progress
@@ -69,8 +76,8 @@ class CalibrationJob:
         self._spec = CalibrationSpec.from_dict(self._job.spec)
         self._progress = Progress(learns=self._spec.active_epochs > 0)
         self._store_progress = throttled(self._write_progress, PROGRESS_SECONDS)
-        self._folder = RunFolder(services.settings.runs_dir, self._job.run_id)
-        blocks = {block.block: block.sha256 for block in services.storage.runs.blocks(self._job.run_id)}
+        self._folder = RunFolder(runs_dir, self._job.run_id)
+        blocks = {block.block: block.sha256 for block in storage.runs.blocks(self._job.run_id)}
         self._store = BlockStore(self._folder, blocks, lease.assert_owned)
 
     def run(self) -> None:
@@ -89,7 +96,7 @@ class CalibrationJob:
 
     def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
         """Read the text, adopt blocks that an earlier run made from the same inputs, then calibrate the others."""
-        base = self._services.registry.full(spec.model)
+        base = self._registry.full(spec.model)
         self._lease.check()
         text = read_text(base, spec, on_event)
         if not store.hashes:
@@ -135,7 +142,7 @@ class CalibrationJob:
 
     def _adopt_shared_blocks(self) -> None:
         """Adopt the first blocks of a run that made them from the same inputs, with their losses and distances."""
-        shared = find_shared_run(self._services.storage.runs, self._spec, self._provenance, self._folder)
+        shared = find_shared_run(self._runs, self._spec, self._provenance, self._folder)
         if shared is None:
             return
         losses = self._jobs.losses(shared.job_id)
@@ -153,7 +160,7 @@ class CalibrationJob:
     def _diagnose(self) -> None:
         self._progress.diagnosing()
         self._store_progress(force=True)
-        base = self._services.registry.full(self._spec.model)
+        base = self._registry.full(self._spec.model)
         seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
         count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
         text = self._evaluation_text(base, count, seq_len)
@@ -172,14 +179,12 @@ class CalibrationJob:
     def _evaluate(self) -> None:
         self._progress.evaluating()
         self._store_progress(force=True)
-        base = self._services.registry.full(self._spec.model)
+        base = self._registry.full(self._spec.model)
         seq_len = min(self._plan.seq_len, base.context)
         segments = len(self._evaluation_text(base, self._plan.segments, seq_len))
         if segments < self._plan.segments:
             self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read.")
-        baseline = not self._services.evaluation.has_full_precision(
-            self._spec.model, self._spec.data, segments, seq_len
-        )
+        baseline = not self._evaluation.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
         parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
         for index, part in enumerate(parts):
 
@@ -188,7 +193,7 @@ class CalibrationJob:
                 self._store_progress()
                 self._lease.check()
 
-            self._services.evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
+            self._evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
 
     def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
         """`count` segments of the evaluation text; half as many, repeatedly, down to 2, if the text is too short."""
@@ -230,20 +235,29 @@ def run_claimed(
     Errors of the job are recorded, not raised. A calibrator raises JobStopped("lost") if the process that calibrates
     died: nothing is recorded, and the caller requeues the job. calibrator, on_progress: see CalibrationJob.
     """
-    ids = (lease.job.id, lease.job.epoch)
+    jobs, ids = services.storage.jobs, (lease.job.id, lease.job.epoch)
     try:
         try:
-            CalibrationJob(services, lease, plan, on_progress, calibrator).run()
+            CalibrationJob(
+                lease,
+                services.storage,
+                services.registry,
+                services.evaluation,
+                services.settings.runs_dir,
+                plan=plan,
+                on_progress=on_progress,
+                calibrator=calibrator,
+            ).run()
         except JobStopped as stop:
             if stop.reason == "cancelled":
-                services.storage.jobs.end_cancelled(*ids, now())
+                jobs.end_cancelled(*ids, now())
             elif stop.reason == "shutdown":
-                services.storage.jobs.release(*ids, now(), "Its worker was asked to stop.")
+                jobs.release(*ids, now(), "Its worker was asked to stop.")
         except LostLeaseError:
             raise
         except Exception as error:
-            services.storage.jobs.log(*ids, now(), redacted(traceback.format_exc()))
-            services.storage.jobs.fail(*ids, now(), redacted(sentence_for(error, services.settings.data_dir)))
+            jobs.log(*ids, now(), redacted(traceback.format_exc()))
+            jobs.fail(*ids, now(), redacted(sentence_for(error, services.settings.data_dir)))
     except LostLeaseError:
         return  # another worker owns the job: this one may write nothing
 
