@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import threading
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,56 +21,70 @@ from storage.database import Database
 from storage.jobs import Job
 
 
+@dataclass
+class Kills:
+    """Counts over all kills: lost blocks, most blocks to recompute after one kill, jobs with other hashes, and more."""
+
+    killed: int = 0
+    lost: int = 0
+    redone: int = 0
+    different: int = 0
+    damaged: int = 0
+    resumed: int = 0
+    finished: int = 0
+
+    def check_blocks(self, site: Site, job: Job, before: list[str]) -> None:
+        """Compare the recorded blocks with those before the kill, and with the files."""
+        after = site.hashes(job.run_id)
+        files = site.files(job.run_id) if site.services.runs.folder(job.run_id).path.is_dir() else {}
+        there = [files.get(f"blocks/{block:03d}.safetensors") for block in range(BLOCKS)]
+        self.lost += sum(a != b for a, b in zip(before, after, strict=False))
+        self.lost += sum(recorded != file for recorded, file in zip(after, there, strict=False))
+        unrecorded = sum(file is not None for file in there[len(after) :])
+        self.redone = max(self.redone, unrecorded)  # a block file without a record is computed again
+        self.damaged += integrity(site) != "ok"
+
+
 def check_kills(work: Path, short: bool) -> Outcome:
     """Kill workers at random moments; check every block and the database after each kill.
 
     They learn for one epoch: the shorter the optimisation, the more kills hit the writing of a finished block.
     """
     kills = 8 if short else 200
-    site, chance = Site(work), random.Random(0)
+    site, chance, counts = Site(work), random.Random(0), Kills()
     reference = site.uninterrupted(epochs=1)
     started = time.monotonic()
     site.uninterrupted(epochs=1)
     life = time.monotonic() - started
-    job, killed, lost, redone = site.submit(epochs=1), 0, 0, 0
-    different, resumed, finished, damaged = 0, 0, 0, 0
-    while killed < kills:
+    job = site.submit(epochs=1)
+    while counts.killed < kills:
         before = site.hashes(job.run_id)
-        name = f"w{killed}"
+        name = f"w{counts.killed}"
         worker = site.start(name)
         worker.join(chance.uniform(0.0, life))
-        ran_out = worker.exitcode is not None
+        counts.killed += worker.exitcode is None
         worker.kill()
         worker.join()
-        killed += not ran_out
         site.jobs.requeue_worker(name, now())
-        after = site.hashes(job.run_id)
-        files = site.files(job.run_id) if site.services.runs.folder(job.run_id).path.is_dir() else {}
-        there = [files.get(f"blocks/{block:03d}.safetensors") for block in range(BLOCKS)]
-        lost += sum(a != b for a, b in zip(before, after, strict=False)) + sum(
-            recorded != file for recorded, file in zip(after, there, strict=False)
-        )
-        unrecorded = sum(file is not None for file in there[len(after) :])
-        redone = max(redone, unrecorded)  # a block file without a record is computed again
-        damaged += integrity(site) != "ok"
+        counts.check_blocks(site, job, before)
         state = site.jobs.get(job.id).state
         if state == "failed":  # three kills in one block: it waits for a person, as promised
             site.services.jobs.resume(job.id)
-            resumed += 1
+            counts.resumed += 1
         elif state == "succeeded":
-            different += after != reference
-            finished += 1
+            counts.different += site.hashes(job.run_id) != reference
+            counts.finished += 1
             job = site.submit(epochs=1)
     while site.jobs.get(job.id).state != "succeeded":
         if site.jobs.get(job.id).state == "failed":
             site.services.jobs.resume(job.id)
         site.finish()
-    different += site.hashes(job.run_id) != reference
+    counts.different += site.hashes(job.run_id) != reference
     return Outcome(
-        f"{killed} kills over {finished + 1} jobs: {lost} blocks lost, at most {redone} made again after a kill, "
-        f"{different} jobs with other hashes, {damaged} failed integrity checks ({resumed} resumed after 3 in "
-        "one block)",
-        (lost, different, damaged) == (0, 0, 0) and redone <= 1,
+        f"{counts.killed} kills over {counts.finished + 1} jobs: {counts.lost} blocks lost, at most {counts.redone} "
+        f"recomputed after a kill, {counts.different} jobs with other hashes, {counts.damaged} failed integrity checks "
+        f"({counts.resumed} resumed after 3 in one block)",
+        (counts.lost, counts.different, counts.damaged) == (0, 0, 0) and counts.redone <= 1,
     )
 
 
