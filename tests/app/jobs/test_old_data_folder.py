@@ -103,7 +103,10 @@ def write_old_folder(folder: Path, spec: CalibrationSpec, reference: Reference) 
 
     shutil.copy(DATABASE, folder / "abq.sqlite3")
     database = sqlite3.connect(folder / "abq.sqlite3")
+    database.execute("PRAGMA foreign_keys = ON")
     with database:
+        for table in ("runs", "evaluations", "throughput"):  # rows of the storage tests, without real specs
+            database.execute(f"DELETE FROM {table}")
         database.execute(
             "INSERT INTO runs (id, model, precision, method, spec, created_at, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (RUN, spec.model, content["precision"], spec.method, json.dumps(content), STORED_AT, "half done"),
