@@ -16,89 +16,100 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.services import Services
+from app.services import ServiceError, Services
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 EXPLORE_FRAMES = frozenset({"histograms", "levels", "linears", "outliers"})
 CACHE_ONE_DAY = {"Cache-Control": "max-age=86400"}
+NO_CACHE = {"Cache-Control": "no-cache"}
+ERRORS = (ValueError, RuntimeError, OSError)  # answered with 404 and the message
 
 
 def download_routes(services: Services) -> list[Route]:
     """The routes under /abq/."""
-
-    async def plotly_library(request: Request) -> Response:
-        return FileResponse(PLOTLY, media_type="text/javascript", headers=CACHE_ONE_DAY)
-
-    async def page_script(request: Request) -> Response:
-        return FileResponse(ASSETS / "page.js", media_type="text/javascript", headers={"Cache-Control": "no-cache"})
-
-    async def run_frame(request: Request) -> Response:
-        run, name = request.path_params["run"], request.path_params["name"]
-        return await _csv(lambda: services.runs.diagnostics(run, name), f"{name}-{run}")
-
-    async def explored(request: Request) -> Response:
-        name, model = request.path_params["name"], request.query_params.get("model", "")
-        precision = request.query_params.get("precision", "")
-        if name not in EXPLORE_FRAMES:
-            return PlainTextResponse("There is no table of this name.", 404)
-        return await _csv(lambda: services.models.explore(model, precision)[name], name)
-
-    async def losses(request: Request) -> Response:
-        job = request.path_params["job"]
-        return await _csv(lambda: services.jobs.losses(job), "losses")
-
-    async def runs(request: Request) -> Response:
-        return await _csv(services.runs.frame, "runs")
-
-    async def predictions(request: Request) -> Response:
-        model = request.query_params.get("model", "")
-        return await _csv(lambda: services.allocation.predictions(model), "predictions")
-
-    async def throughput(request: Request) -> Response:
-        return await _csv(lambda: services.timings.frame(shipped=True), "throughput")
-
-    async def run_archive(request: Request) -> Response:
-        run = request.path_params["run"]
-        folder = tempfile.TemporaryDirectory(prefix="abq-export-")
-        try:
-            exported = await run_in_threadpool(services.runs.export, run, Path(folder.name))
-            path = await run_in_threadpool(shutil.make_archive, str(exported), "zip", folder.name, exported.name)
-        except (ValueError, RuntimeError, OSError) as error:
-            folder.cleanup()
-            return PlainTextResponse(str(error), 404)
-        return FileResponse(path, filename=Path(path).name, background=BackgroundTask(folder.cleanup))
-
-    async def report(request: Request) -> Response:
-        run_ids = [run for run in request.query_params.get("runs", "").split(",") if run]
-        folder = tempfile.TemporaryDirectory(prefix="abq-report-")
-        try:
-            path = await run_in_threadpool(services.reports.write, run_ids, Path(folder.name) / "report.html")
-        except (ValueError, RuntimeError, OSError) as error:
-            folder.cleanup()
-            return PlainTextResponse(str(error), 404)
-        return FileResponse(path, filename="abq-report.html", background=BackgroundTask(folder.cleanup))
-
     return [
-        Route("/abq/plotly.min.js", plotly_library),
-        Route("/abq/page.js", page_script),
-        Route("/abq/run/{run}/{name}.csv", run_frame),
-        Route("/abq/run/{run}.zip", run_archive),
-        Route("/abq/explore/{name}.csv", explored),
-        Route("/abq/job/{job}/losses.csv", losses),
-        Route("/abq/runs.csv", runs),
-        Route("/abq/predictions.csv", predictions),
-        Route("/abq/throughput.csv", throughput),
-        Route("/abq/report.html", report),
+        _script_route("/abq/plotly.min.js", PLOTLY, CACHE_ONE_DAY),
+        _script_route("/abq/page.js", ASSETS / "page.js", NO_CACHE),
+        *_csv_routes(services),
+        *_file_routes(services),
     ]
 
 
-async def _csv(read: Callable[[], pd.DataFrame], name: str) -> Response:
-    """A DataFrame as a CSV attachment, or 404 with the error message if it cannot be read."""
-    try:
-        frame = await run_in_threadpool(read)
-    except (ValueError, RuntimeError, OSError) as error:
-        return PlainTextResponse(str(error), 404)
-    safe_name = "".join(c for c in name if c.isalnum() or c in "-_*")
-    headers = {"Content-Disposition": f'attachment; filename="{safe_name}.csv"'}
-    return Response(frame.to_csv(index=False), media_type="text/csv", headers=headers)
+def _script_route(url: str, path: Path, headers: dict[str, str]) -> Route:
+    async def script(request: Request) -> Response:
+        return FileResponse(path, media_type="text/javascript", headers=headers)
+
+    return Route(url, script)
+
+
+def _csv_routes(services: Services) -> list[Route]:
+    """The data behind the figures and tables."""
+
+    def run_frame(request: Request) -> pd.DataFrame:
+        return services.runs.diagnostics(request.path_params["run"], request.path_params["name"])
+
+    def explore_frame(request: Request) -> pd.DataFrame:
+        name, query = request.path_params["name"], request.query_params
+        if name not in EXPLORE_FRAMES:
+            raise ServiceError(f"There is no table of this name. Choose one of {', '.join(sorted(EXPLORE_FRAMES))}.")
+        return services.models.explore(query.get("model", ""), query.get("precision", ""))[name]
+
+    def losses(request: Request) -> pd.DataFrame:
+        return services.jobs.losses(request.path_params["job"])
+
+    def predictions(request: Request) -> pd.DataFrame:
+        return services.allocation.predictions(request.query_params.get("model", ""))
+
+    return [
+        _csv_route("/abq/run/{run}/{name}.csv", "{name}-{run}", run_frame),
+        _csv_route("/abq/explore/{name}.csv", "{name}", explore_frame),
+        _csv_route("/abq/job/{job}/losses.csv", "losses", losses),
+        _csv_route("/abq/runs.csv", "runs", lambda request: services.runs.frame()),
+        _csv_route("/abq/predictions.csv", "predictions", predictions),
+        _csv_route("/abq/throughput.csv", "throughput", lambda request: services.timings.frame(shipped=True)),
+    ]
+
+
+def _csv_route(url: str, filename: str, read: Callable[[Request], pd.DataFrame]) -> Route:
+    """A DataFrame as a CSV attachment. filename: without ".csv"; may name parameters of the URL in braces."""
+
+    async def csv(request: Request) -> Response:
+        try:
+            frame = await run_in_threadpool(read, request)
+        except ERRORS as error:
+            return PlainTextResponse(str(error), 404)
+        name = "".join(c for c in filename.format(**request.path_params) if c.isalnum() or c in "-_*")
+        headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+        return Response(frame.to_csv(index=False), media_type="text/csv", headers=headers)
+
+    return Route(url, csv)
+
+
+def _file_routes(services: Services) -> list[Route]:
+    """An exported run as a zip archive, and a report of several runs."""
+
+    def archive(request: Request, folder: Path) -> Path:
+        exported = services.runs.export(request.path_params["run"], folder)
+        return Path(shutil.make_archive(str(exported), "zip", folder, exported.name))
+
+    def report(request: Request, folder: Path) -> Path:
+        run_ids = [run for run in request.query_params.get("runs", "").split(",") if run]
+        return services.reports.write(run_ids, folder / "abq-report.html")
+
+    return [_file_route("/abq/run/{run}.zip", archive), _file_route("/abq/report.html", report)]
+
+
+def _file_route(url: str, write: Callable[[Request, Path], Path]) -> Route:
+    """A file that `write(request, folder)` creates in a temporary folder, which is deleted after the response."""
+
+    async def file(request: Request) -> Response:
+        folder = tempfile.TemporaryDirectory(prefix="abq-download-")
+        try:
+            path = await run_in_threadpool(write, request, Path(folder.name))
+        except ERRORS as error:
+            folder.cleanup()
+            return PlainTextResponse(str(error), 404)
+        return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
+
+    return Route(url, file)

@@ -1,5 +1,6 @@
 """The page's API for `gradio_client`: one named endpoint per service, JSON values in and out."""
 
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -19,9 +20,14 @@ from app.web.page.callbacks import EXPECTED
 
 def build_endpoints(services: Services, limits: Limits) -> None:
     """Register the endpoints. Call this inside the page's `gr.Blocks`."""
-    job_rows = VersionedCache(lambda: _rows(services.jobs.frame()), services.storage.version)
-    run_rows = VersionedCache(lambda: _rows(services.runs.frame()), services.storage.version)
+    _model_endpoints(services)
+    _job_endpoints(services, limits)
+    _run_endpoints(services)
+    _generate_endpoint(services, limits)
+    _throughput_endpoints(services)
 
+
+def _model_endpoints(services: Services) -> None:
     def models() -> list[str]:
         """List the models that the page offers."""
         return services.models.names()
@@ -37,6 +43,14 @@ def build_endpoints(services: Services, limits: Limits) -> None:
         """
         return services.allocation.allocate(model, candidates, bits).to_dict()
 
+    _publish(models)
+    _publish(explore)
+    _publish(allocate, uses_model=True)
+
+
+def _job_endpoints(services: Services, limits: Limits) -> None:
+    rows = VersionedCache(lambda: _rows(services.jobs.frame()), services.storage.version)
+
     def submit(
         model: str, precision: str, method: str, data: str, segments: int, seq_len: int, epochs: int, seed: int
     ) -> dict[str, Any]:
@@ -51,7 +65,7 @@ def build_endpoints(services: Services, limits: Limits) -> None:
 
     def jobs() -> list[dict[str, Any]]:
         """List the newest 100 jobs, newest first."""
-        return job_rows.read()
+        return rows.read()
 
     def job(job: str) -> dict[str, Any]:
         """Return one job with its log. job: job id or run id."""
@@ -66,46 +80,20 @@ def build_endpoints(services: Services, limits: Limits) -> None:
         """Queue a failed or cancelled job again and return its state."""
         return services.jobs.resume(job).state
 
+    for function in (submit, jobs, job, cancel, resume):
+        _publish(function)
+
+
+def _run_endpoints(services: Services) -> None:
+    rows = VersionedCache(lambda: _rows(services.runs.frame()), services.storage.version)
+
     def runs() -> list[dict[str, Any]]:
         """List all runs with their latest evaluation, and each evaluated model at full precision."""
-        return run_rows.read()
+        return rows.read()
 
     def diagnostics(run: str, name: str) -> list[dict[str, Any]]:
         """Return one diagnostics table of a run: blocks, linears, levels, outliers, balance, clipping ..."""
         return _rows(services.runs.diagnostics(run, name))
-
-    def evaluate(run_or_model: str, data: str, segments: int, seq_len: int) -> dict[str, Any]:
-        """Measure perplexity, and the distance from full precision (KL divergence and others)."""
-        return asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len))
-
-    def generate(
-        columns: list[str],
-        prompt: str,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        model: str,
-        request: gr.Request,
-    ) -> Iterator[dict[str, str]]:
-        """Stream the text of each column ("full", a run id or a precision). Each item holds all text so far."""
-        texts = dict.fromkeys(columns, "")
-        try:
-            limits.check_text(request, columns, prompt, max_new_tokens)
-            for event in services.generation.generate(columns, prompt, max_new_tokens, temperature, seed, model):
-                if hasattr(event, "text"):
-                    texts[event.column] += event.text
-                    yield dict(texts)
-        except EXPECTED as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    def throughput() -> list[dict[str, Any]]:
-        """List stored throughput measurements, newest first."""
-        return _rows(services.timings.frame())
-
-    def bench(precisions: list[str], shapes: list[str], m: list[int], threads: int) -> list[dict[str, Any]]:
-        """Time kernels, and store and return the measurements. shapes: rows x columns, such as "4096x4096"."""
-        measured = services.throughput.time_kernels(precisions, parse_shapes(shapes), m, threads)
-        return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
 
     def note(run: str, text: str) -> str:
         """Set the note of a run and return its id."""
@@ -117,11 +105,54 @@ def build_endpoints(services: Services, limits: Limits) -> None:
         services.runs.delete(run)
         return run
 
-    for function in (models, explore, submit, jobs, job, cancel, resume, runs, diagnostics, throughput, note, delete):
-        gr.api(_with_error_messages(function), api_name=function.__name__)
-    for function in (allocate, evaluate, bench):
-        gr.api(_with_error_messages(function), api_name=function.__name__, concurrency_limit=1, concurrency_id="model")
-    gr.api(generate, api_name="generate", concurrency_limit=1, concurrency_id="model")
+    def evaluate(run_or_model: str, data: str, segments: int, seq_len: int) -> dict[str, Any]:
+        """Measure perplexity, and the distance from full precision (KL divergence and others)."""
+        return asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len))
+
+    for function in (runs, diagnostics, note, delete):
+        _publish(function)
+    _publish(evaluate, uses_model=True)
+
+
+def _generate_endpoint(services: Services, limits: Limits) -> None:
+    def generate(
+        columns: list[str],
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        model: str,
+        request: gr.Request,
+    ) -> Iterator[dict[str, str]]:
+        """Stream the text of each column ("full", a run id or a precision). Each item holds all text so far."""
+        texts = dict.fromkeys(columns, "")
+        limits.check_text(request, columns, prompt, max_new_tokens)
+        for event in services.generation.generate(columns, prompt, max_new_tokens, temperature, seed, model):
+            if hasattr(event, "text"):
+                texts[event.column] += event.text
+                yield dict(texts)
+
+    _publish(generate, uses_model=True)
+
+
+def _throughput_endpoints(services: Services) -> None:
+    def throughput() -> list[dict[str, Any]]:
+        """List stored throughput measurements, newest first."""
+        return _rows(services.timings.frame())
+
+    def bench(precisions: list[str], shapes: list[str], m: list[int], threads: int) -> list[dict[str, Any]]:
+        """Time kernels, and store and return the measurements. shapes: outputs x inputs, such as "4096x4096"."""
+        measured = services.throughput.time_kernels(precisions, parse_shapes(shapes), m, threads)
+        return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
+
+    _publish(throughput)
+    _publish(bench, uses_model=True)
+
+
+def _publish(function: Callable[..., Any], uses_model: bool = False) -> None:
+    """Register an endpoint under the function's name. Of those with `uses_model` one runs at a time."""
+    queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"} if uses_model else {}
+    gr.api(_with_error_messages(function), api_name=function.__name__, **queue)
 
 
 def _with_error_messages(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,7 +165,14 @@ def _with_error_messages(function: Callable[..., Any]) -> Callable[..., Any]:
         except EXPECTED as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    return call
+    @wraps(function)
+    def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from function(*args, **kwargs)
+        except EXPECTED as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return stream if inspect.isgeneratorfunction(function) else call
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
