@@ -1,4 +1,4 @@
-"""A precision that differs from linear to linear, and the names under which it is stored and shown."""
+"""A mix: one precision per linear, with the name under which it is stored and shown."""
 
 import hashlib
 import json
@@ -9,18 +9,18 @@ from functools import cached_property
 
 from abq_core.precision import Precision, PrecisionError
 
-MIX_SUFFIX = ".json"  # of the files that hold one
+MIX_SUFFIX = ".json"  # of a file with a mix
 _HASH_DIGITS = 6
 _NAME = re.compile(rf"W[0-9.]{{1,5}}A[0-9]{{1,2}}(kv[0-9])?mix-[0-9a-f]{{{_HASH_DIGITS}}}")
 
 
 class MixError(PrecisionError):
-    """A mix that cannot be read, or that does not belong to this model."""
+    """A mix that cannot be read, or that was made for another model."""
 
 
 @dataclass(frozen=True)
 class MixedLinear:
-    """One linear's share of a mix. name: dotted, below its block.  weights: how many it has, for the mean of bits."""
+    """One linear of a mix. name: dotted, below its block.  weights: their number, for the mean of bits."""
 
     block: int
     name: str
@@ -35,17 +35,17 @@ class MixedLinear:
 
 @dataclass(frozen=True)
 class PrecisionMix:
-    """What each linear of a model gets. Activation and KV bits are the same everywhere; a weight may stay W16.
+    """The precision of each linear of a model. Activation and KV bits are the same for all; a weight may stay W16.
 
-    Wherever a whole model's precision is asked for, this answers as a `Precision` does; bits are means over weights.
-    Raises MixError where there is no linear, one stands there twice, or activations or KV bits differ.
+    It has the properties of a `Precision`; its bits are means over weights. Raises MixError if there is no linear, if a
+    linear occurs twice, or if activation or KV bits differ.
     """
 
     linears: tuple[MixedLinear, ...]
 
     def __post_init__(self) -> None:
         if not self.linears:
-            raise MixError("A mix of precisions names no linear: give at least one.")
+            raise MixError("A mix of precisions has no linear: give at least one.")
         object.__setattr__(self, "linears", tuple(sorted(self.linears, key=lambda one: (one.block, one.name))))
         if len(self._by_name) != len(self.linears):
             keys = [one.key for one in self.linears]
@@ -53,11 +53,11 @@ class PrecisionMix:
             raise MixError(f"A mix of precisions names {twice} more than once.")
         for one in self.linears:
             if one.block < 0 or not one.name or one.weights < 1:
-                raise MixError(f"{one.key!r} with {one.weights} weights is no linear of a mix: see docs/allocation.md.")
+                raise MixError(f"{one.key!r} with {one.weights} weights cannot be in a mix: see docs/allocation.md.")
             if (one.precision.act_bits, one.precision.kv_bits) != (self.act_bits, self.kv_bits):
                 raise MixError(
-                    f"{one.key} has {one.precision} beside {self.linears[0].precision}: activation and KV bits are the "
-                    "same for all linears of a mix."
+                    f"{one.key} has {one.precision}, and another linear {self.linears[0].precision}: activation and "
+                    "KV bits must be the same for all linears of a mix."
                 )
 
     @cached_property
@@ -65,24 +65,24 @@ class PrecisionMix:
         return {(one.block, one.name): one for one in self.linears}
 
     def __str__(self) -> str:
-        """Mean stored bits and a hash of the assignment: `W2.5A8mix-3fa9c1`. A name, not the whole: see `to_dict`."""
+        """Mean stored bits and a hash of the assignment: `W2.5A8mix-3fa9c1`. Only a name; `to_dict` has the content."""
         content = json.dumps(self.to_dict(), sort_keys=True).encode()
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         kv = "" if self.kv_bits is None else f"kv{self.kv_bits}"
         return f"W{round(self.stored_bits, 2):g}A{self.act_bits}{kv}mix-{digest}"
 
     def of_linear(self, block: int, name: str) -> Precision:
-        """The precision of one linear. Raises MixError where the mix does not name it."""
+        """The precision of one linear. Raises MixError if the mix does not contain it."""
         found = self._by_name.get((block, name))
         if found is None:
             raise MixError(
-                f"The mix {self} says nothing of {block}.{name}: it was made for another model. Make one for this "
+                f"The mix {self} has no precision for {block}.{name}: it was made for another model. Make one for this "
                 "model with `abq allocate`."
             )
         return found.precision
 
     def check(self, sizes: Mapping[tuple[int, str], int]) -> None:
-        """Raise MixError unless these are the linears of the mix: (block, name) -> number of weights."""
+        """Raise MixError unless `sizes`, (block, name) -> number of weights, are the linears of the mix."""
         for block, name in sizes:
             self.of_linear(block, name)
         for one in self.linears:
@@ -103,17 +103,17 @@ class PrecisionMix:
 
     @cached_property
     def stored_bits(self) -> float:
-        """Bit planes a weight, the mean over all weights; 16 for linears that are not quantized. Scales on top."""
+        """Mean bit planes per weight; 16 for linears that are not quantized. Scales are not included."""
         return self._mean(lambda precision: precision.stored_bits)
 
     @cached_property
     def information_bits(self) -> float:
-        """log2 of the levels, the mean over all weights."""
+        """Mean of log2 of the levels over all weights."""
         return self._mean(lambda precision: precision.information_bits)
 
     @property
     def quantizes_weights(self) -> bool:
-        """True where any linear's weight is quantized."""
+        """True if the weight of any linear is quantized."""
         return any(one.precision.quantizes_weights for one in self.linears)
 
     @property
@@ -122,7 +122,7 @@ class PrecisionMix:
 
     @property
     def is_full(self) -> bool:
-        """True where nothing is quantized."""
+        """True if nothing is quantized."""
         return all(one.precision.is_full for one in self.linears)
 
     def to_dict(self) -> dict[str, dict[str, object]]:
@@ -131,7 +131,7 @@ class PrecisionMix:
 
     @classmethod
     def from_dict(cls, data: object) -> "PrecisionMix":
-        """Read `to_dict`'s dictionary. Raises MixError, PrecisionError."""
+        """Read the dictionary of `to_dict`. Raises MixError or PrecisionError."""
         if not isinstance(data, Mapping):
             raise MixError("A mix of precisions is a table of linears; `abq allocate --out mix.json` writes one.")
         return cls(tuple(_linear(str(key), value) for key, value in data.items()))
@@ -140,21 +140,21 @@ class PrecisionMix:
         return sum(one.weights * of(one.precision) for one in self.linears) / sum(one.weights for one in self.linears)
 
 
-ModelPrecision = Precision | PrecisionMix  # what a model, a run or a calibration has
+ModelPrecision = Precision | PrecisionMix
 
 
 def block_precisions(precision: ModelPrecision, block: int, names: Iterable[str]) -> dict[str, Precision]:
-    """The precision of each of a block's linears. Raises MixError where a mix does not name one."""
+    """The precision of each linear of a block. Raises MixError if a mix lacks one."""
     return {name: precision.of_linear(block, name) for name in names}
 
 
 def is_mix_name(text: str) -> bool:
-    """True for what `str` of a mix looks like. The name alone does not say what each linear gets."""
+    """True if `text` has the form of a mix's name. The precisions of its linears cannot be read from it."""
     return _NAME.fullmatch(text.strip()) is not None
 
 
 def precision_name(text: str) -> str:
-    """How a precision is written: `w2*a8` gives W2*A8; the name of a mix is kept as it is. Raises PrecisionError."""
+    """The canonical name: W2*A8 for `w2*a8`; the name of a mix is returned unchanged. Raises PrecisionError."""
     return text.strip() if is_mix_name(text) else str(Precision.parse(text))
 
 

@@ -1,4 +1,4 @@
-"""The precision notation `W<p>[*]A<q>[g<size>][kv<bits>]` and what follows from it: levels, planes, bits."""
+"""The precision notation `W<p>[*]A<q>[g<size>][kv<bits>]`, with its levels, bit planes and bits."""
 
 import math
 import re
@@ -11,15 +11,15 @@ _HOW = "Write W<p>[*]A<q>[g<size>][kv<bits>], such as W2*A8, W4A4g128 or W6A6kv8
 
 
 class PrecisionError(ValueError):
-    """A precision that cannot be read, or that the method does not define."""
+    """A precision that cannot be read, or that is not supported."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How many bits weights, activations and the KV cache get (the paper's WpAq notation).
+    """Bits of weights, activations and the KV cache (the paper's WpAq notation). Raises PrecisionError.
 
-    weight_bits, act_bits: 1..8, or 16 for "not quantized".  balanced: the star, section Bit Balance Strategy of the
-    paper: the 2^p + 1 symmetric levels -2^(p-1)..2^(p-1).  group_size: weights per scale along the input
+    weight_bits, act_bits: 1..8, or 16 for "not quantized".  balanced: the star (Bit Balance Strategy in the paper),
+    which gives weights the 2^p + 1 symmetric levels -2^(p-1)..2^(p-1).  group_size: weights per scale along the input
     dimension, None for one scale per output channel.  kv_bits: 1..8, None for "not quantized".
     """
 
@@ -36,7 +36,7 @@ class Precision:
                     f"{bits} {name} bits are not supported: use 1 to 8, or 16 for not quantized. {_HOW}"
                 )
         if self.kv_bits is not None and not 1 <= self.kv_bits <= 8:
-            raise PrecisionError(f"{self.kv_bits} KV bits are not supported: use 1 to 8, or leave kv away. {_HOW}")
+            raise PrecisionError(f"{self.kv_bits} KV bits are not supported: use 1 to 8, or leave out kv. {_HOW}")
         if self.weight_bits == FULL_BITS and (self.balanced or self.group_size is not None):
             raise PrecisionError("W16 is not quantized, so it takes neither a star nor a group size. " + _HOW)
         if self.group_size is not None and (self.group_size < 32 or self.group_size % 32):
@@ -44,7 +44,7 @@ class Precision:
 
     @classmethod
     def parse(cls, text: str) -> "Precision":
-        """Read a precision; upper and lower case are the same. Raises PrecisionError with the text and the notation."""
+        """Read a precision, in upper or lower case. Raises PrecisionError with the text and the notation."""
         stripped = text.strip()
         if stripped.upper() in _FULL_NAMES:
             return FULL
@@ -61,22 +61,22 @@ class Precision:
         return text + (f"kv{self.kv_bits}" if self.kv_bits is not None else "")
 
     def of_linear(self, block: int, name: str) -> "Precision":
-        """The precision of one linear: here the same for all; `PrecisionMix` is where they differ."""
+        """The precision of one linear: the same for all, unlike in a `PrecisionMix`."""
         return self
 
     @property
     def levels(self) -> int:
-        """How many values a weight can take: 2^p, or 2^p + 1 with bit balance."""
+        """Number of values that a weight can take: 2^p, or 2^p + 1 with bit balance."""
         return 2**self.weight_bits + int(self.balanced)
 
     @property
     def stored_bits(self) -> int:
-        """Bit planes that a weight occupies: p, or p + 1 with bit balance. Scales come on top."""
+        """Bit planes per weight: p, or p + 1 with bit balance. Scales are not included."""
         return self.weight_bits + int(self.balanced)
 
     @property
     def information_bits(self) -> float:
-        """log2 of the levels: what an ideal code would store (2.32 for W2*)."""
+        """log2 of the levels: the bits of an ideal code (2.32 for W2*)."""
         return math.log2(self.levels)
 
     @property
@@ -89,7 +89,7 @@ class Precision:
 
     @property
     def is_full(self) -> bool:
-        """True where nothing is quantized."""
+        """True if nothing is quantized."""
         return not (self.quantizes_weights or self.quantizes_activations or self.kv_bits is not None)
 
 

@@ -77,10 +77,10 @@ class BlockArtifact:
     """One quantized block.
 
     weights: integer weight of each linear.  parameters: all other parameters by name (norms and biases with the balance
-    folded in; weights too where they are not quantized).  learned: `balance.<pair>`, `clip_low.<linear>`,
-    `clip_high.<linear>`, `compensation_out`, `compensation_in`.  act_clips: () float32 factor on the range of each
-    token that enters a linear, where it was learned.  hadamards: how many channels at a time the Hadamard transform in
-    front of a linear takes, where there is one; its weight's columns went through it, too.
+    folded in, and weights that are not quantized).  learned: `balance.<pair>`, `clip_low.<linear>`,
+    `clip_high.<linear>`, `compensation_out`, `compensation_in`.  act_clips: learned () float32 factor on the range of
+    each token that enters a linear.  hadamards: channels per block of the Hadamard transform in front of a linear; the
+    columns of its weight are transformed accordingly.
     """
 
     weights: Mapping[str, QuantizedWeight]
@@ -90,9 +90,9 @@ class BlockArtifact:
     hadamards: Mapping[str, int] = field(default_factory=dict)
 
     def to_tensors(self, precisions: Mapping[str, Precision]) -> dict[str, Tensor]:
-        """A flat dictionary for a safetensors file; codes become bit planes, so the file has the true size.
+        """A flat dictionary for a safetensors file. Codes become bit planes, so the file has the quantized size.
 
-        precisions: of each of `weights`.
+        precisions: of each linear in `weights`.
         """
         tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}
         tensors |= {f"learned.{name}": t.contiguous() for name, t in self.learned.items()}
@@ -118,17 +118,19 @@ class BlockArtifact:
             if not key.endswith(".planes"):
                 continue
             prefix = key.removesuffix(".planes")
-            k, group_size, *spacing = tensors[f"{prefix}.columns"].tolist()  # runs from before spacing have none
+            k, group_size, *spacing = tensors[
+                f"{prefix}.columns"
+            ].tolist()  # runs of the first versions have no spacing
             planes = np.ascontiguousarray(tensors[key].numpy()).view(np.uint64)
             codes = unpack_bit_planes(planes, k).astype(np.int16)
             zero = tensors[f"{prefix}.zero"].to(torch.int16)
             weights[prefix.removeprefix("weights.")] = QuantizedWeight(
                 torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size, *spacing
             )
-        parameters, learned = _below(tensors, "parameters."), _below(tensors, "learned.")
-        hadamards = {name: int(block) for name, block in _below(tensors, "hadamard.").items()}
-        return cls(weights, parameters, learned, _below(tensors, "act_clip."), hadamards)
+        parameters, learned = _with_prefix(tensors, "parameters."), _with_prefix(tensors, "learned.")
+        hadamards = {name: int(block) for name, block in _with_prefix(tensors, "hadamard.").items()}
+        return cls(weights, parameters, learned, _with_prefix(tensors, "act_clip."), hadamards)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

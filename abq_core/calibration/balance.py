@@ -1,7 +1,7 @@
-"""Balance vectors: how far each channel's difficulty is moved from activations into weights, and how they fold away.
+"""Balance vectors: per-channel factors that move range from activations to weights, folded into the parameters.
 
-Y = (X / s)(s W). The division by s goes into the norm or the linear before, the multiplication into what reads it: at
-run time nothing is left of it.
+Y = (X / s)(s W). The division by s is folded into the norm or linear before, the multiplication into the linears that
+read it, so there is no cost at run time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,21 +20,21 @@ _FLOOR = 1e-5
 
 
 class Pair(Protocol):
-    """Two places between which channels can be scaled without changing what the block computes."""
+    """Two places between which channels can be scaled without changing the function of the block."""
 
     @property
     def name(self) -> str: ...
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
-        """Positive values, one per channel."""
+        """Starting values, positive, one per channel."""
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
-        """Change the parameters in `folded` (name -> tensor)."""
+        """Fold s into the parameters in `folded` (name -> tensor), in place."""
 
 
 @dataclass(frozen=True)
 class NormPair:
-    """A norm and all that reads it. linears: those of the readers that are quantized, so that their peaks count."""
+    """A norm and its readers. linears: the readers that are linears, whose input peaks count."""
 
     name: str
     norm: str
@@ -44,7 +44,9 @@ class NormPair:
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
         weight_peak = torch.stack([parameters[f"{name}.weight"].abs().amax(0) for name in self.linears]).amax(0)
-        seen = [input_peaks[name] for name in self.linears if name in input_peaks]  # experts see a part of the tokens
+        seen = [
+            input_peaks[name] for name in self.linears if name in input_peaks
+        ]  # an expert sees only some of the tokens
         return _smooth(torch.stack(seen).amax(0), weight_peak, alpha) if seen else torch.ones_like(weight_peak)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
@@ -57,7 +59,7 @@ class NormPair:
 
 @dataclass(frozen=True)
 class ChainPair:
-    """Rows and the linear that reads them. layout: given where they are value rows, read by several query heads."""
+    """Rows of a linear and the linear that reads them. layout: for value rows read by several query heads."""
 
     name: str
     first: str
@@ -67,7 +69,7 @@ class ChainPair:
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
         weight_peak = parameters[f"{self.second}.weight"].abs().amax(0)
-        if self.second not in input_peaks:  # an expert that no token was sent to
+        if self.second not in input_peaks:  # an expert that received no token
             return torch.ones_like(weight_peak)
         input_peak = input_peaks[self.second]
         if self.layout is not None:
@@ -82,7 +84,7 @@ class ChainPair:
 
 @dataclass(frozen=True)
 class QueryKeyPair:
-    """Query and key rows: only their product matters, so nothing is known of a good start."""
+    """Query and key rows. Only their product matters, so they start at 1."""
 
     name: str
     query: str
@@ -101,7 +103,7 @@ class QueryKeyPair:
 
 
 class Balance:
-    """The balance pairs of one block: their starting values, and the parameters that follow from given ones.
+    """The balance pairs of one block: their starting values, and folding values into the parameters.
 
     A pair is named `first>second`; its values s are positive, one per channel between the two.
     """
@@ -116,21 +118,21 @@ class Balance:
     def start(
         self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float = 0.5
     ) -> dict[str, Tensor]:
-        """SmoothQuant's values, s = max|X|^alpha / max|W|^(1 - alpha); one where nothing is known of the input.
+        """SmoothQuant's s = max|X|^alpha / max|W|^(1 - alpha), or 1 if the input is unknown.
 
-        input_peaks: for each linear that saw a token max|X| per input channel.
+        input_peaks: max|X| per input channel of each linear that received a token.
         """
         return {pair.name: pair.start(parameters, input_peaks, alpha) for pair in self.pairs}
 
     def fold(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The block's parameters with the balance folded in: the same function in full precision. Differentiable."""
+        """The block's parameters with the balance folded in, the same function in full precision. Differentiable."""
         folded = dict(parameters)
         for pair in self.pairs:
             pair.fold(folded, values[pair.name])
         return folded
 
     def _norms(self) -> Iterator[Pair]:
-        """A norm without gain cannot take a division."""
+        """Pairs of norms that have a gain to fold the division into."""
         for norm, patterns in self.architecture.norms:
             found = [self._matching(pattern) for pattern in patterns]
             if norm in self._rows and all(found):
@@ -159,7 +161,7 @@ class Balance:
                 yield QueryKeyPair(f"{query}>{key}", query.linear, indices[0], key.linear, indices[1], self._layout)
 
     def _matching(self, pattern: str) -> list[str]:
-        """What has a weight and is named so, in the order of the block."""
+        """Names of modules with a weight that match a pattern, in the order of the block."""
         return [name for name in self._rows if fnmatchcase(name, pattern)]
 
     def _index(self, rows: Rows) -> Tensor:
@@ -167,7 +169,7 @@ class Balance:
 
 
 def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: Tensor) -> None:
-    """Multiply the rows `index` of a linear, and their bias."""
+    """Multiply the rows `index` of a linear, with their bias, by `factor`."""
     weight = folded[f"{linear}.weight"]
     if len(index) < len(weight):
         factor = factor.new_ones(len(weight)).index_copy(0, index.to(factor.device), factor)
@@ -177,7 +179,7 @@ def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: T
 
 
 def _smooth(input_peak: Tensor, weight_peak: Tensor, alpha: float) -> Tensor:
-    """One for a channel that was always zero, a dead ReLU say: its s would be tiny, and enlarge what rounding adds."""
+    """SmoothQuant's s; 1 for a channel that is always zero (dead ReLU): a tiny s would amplify rounding errors."""
     s = input_peak.clamp(min=_FLOOR) ** alpha / weight_peak.clamp(min=_FLOOR) ** (1 - alpha)
     return torch.where(input_peak > 0, s, torch.ones_like(s))
 

@@ -1,4 +1,4 @@
-"""A model taken apart into its blocks: what enters the first one, and the arguments that each one is called with."""
+"""Inputs and outputs of a model's blocks: hidden states, keyword arguments, peaks of what linears read."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,8 +14,10 @@ from abq_core.quantization.quant_linear import linears_of
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """hidden: (segments, tokens, hidden) before block 0.  arguments: each block's keyword arguments for one segment
-    (mask, position embeddings); they are the same for every segment of this length.
+    """The input of a model's blocks.
+
+    hidden: (segments, tokens, hidden) before block 0.  arguments: each block's keyword arguments for one segment (mask,
+    position embeddings), which are the same for all segments of this length.
     """
 
     hidden: Tensor
@@ -24,9 +26,9 @@ class BlockInputs:
 
 @torch.no_grad()
 def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
-    """Run ids (segments, tokens) into the model, keep what reaches the blocks.
+    """Run ids (segments, tokens) through the model up to its blocks, and return what reaches them.
 
-    `use_cache=False`: a captured live cache would make a second call attend to the keys of the first one.
+    The arguments have no cache: with a captured one, a second call would attend to the keys of the first.
     """
     blocks = blocks_of(model)
     arguments: list[dict[str, Any]] = [{} for _ in blocks]
@@ -34,11 +36,11 @@ def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
 
     def listener(index: int) -> Callable[..., None]:
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-            arguments[index] = kept | {"use_cache": False, "past_key_values": None}
+            given = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            arguments[index] = given | {"use_cache": False, "past_key_values": None}
             if index == 0:
                 first.append(args[0] if args else kwargs["hidden_states"])
-                if len(first) > 1:  # the later blocks' arguments are known from the first segment
+                if len(first) > 1:  # arguments of later blocks were captured with the first segment
                     raise _Captured
 
         return listen
@@ -57,17 +59,17 @@ def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
 
 
 class _Captured(Exception):
-    """Leaves the model's forward once the block input is known."""
+    """Ends the model's forward once the block input is known."""
 
 
 def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
-    """The hidden states among what a block returns."""
+    """The hidden states in the result of a block."""
     return result[0] if isinstance(result, tuple) else result
 
 
 @contextmanager
 def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
-    """While open, keeps what each of these blocks returns when it runs, in that order; gradients flow through."""
+    """Within the context, collect the result of each block that runs, in order; gradients flow through."""
     outputs: list[Any] = []
     hooks = [block.register_forward_hook(lambda module, args, result: outputs.append(result)) for block in blocks]
     try:
@@ -79,7 +81,7 @@ def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
 
 @torch.no_grad()
 def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """(segments, tokens, hidden) through one block, segment by segment; the result is where `hidden` is."""
+    """Run (segments, tokens, hidden) through a block, segment by segment. The result is on the device of `hidden`."""
     device = next(block.parameters()).device
     outputs = torch.empty_like(hidden)
     for output, segment in zip(outputs, hidden, strict=True):
@@ -88,7 +90,7 @@ def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Te
 
 
 def to_device(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A block's arguments with all tensors on `device`, also those inside tuples (position embeddings)."""
+    """A block's arguments with all tensors on `device`, including those in tuples (position embeddings)."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -100,7 +102,7 @@ def to_device(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]
 
 @contextmanager
 def linear_inputs(block: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While open, `take(name, rows)` gets what every linear of the block reads, (tokens, in_features)."""
+    """Within the context, call `take(name, rows)` with the input of each linear that runs, (tokens, in_features)."""
 
     def listener(name: str) -> Callable[..., None]:
         def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -118,7 +120,7 @@ def linear_inputs(block: nn.Module, take: Callable[[str, Tensor], None]) -> Iter
 
 @contextmanager
 def input_peaks(block: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While open, keeps max|X| per input channel, (in_features,) float32, of each linear of the block that runs."""
+    """Within the context, collect max|X| per input channel, (in_features,) float32, of each linear that runs."""
     peaks: dict[str, Tensor] = {}
 
     def take(name: str, rows: Tensor) -> None:

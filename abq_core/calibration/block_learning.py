@@ -1,4 +1,4 @@
-"""What one block learns (arXiv 2408.08554, Distribution Correction): targets, loss terms, the optimisation itself."""
+"""Learning of one block (arXiv 2408.08554, Distribution Correction): targets, loss terms, optimization."""
 
 import contextlib
 import copy
@@ -21,16 +21,16 @@ from abq_core.spec import CalibrationSpec, Switches
 
 
 class CalibrationError(RuntimeError):
-    """The optimisation broke down."""
+    """The optimization diverged."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a block reads and what it should give, each (segments, tokens, hidden) and wherever there is room for it.
+    """Inputs and target outputs of a block, each (segments, tokens, hidden), on any device.
 
-    full_input, quantized_input: what the full-precision and the quantized model give to the block.  full: d_fp.
-    full_on_quantized: d_fp*, the full-precision block's output on the quantized input (section Distribution
-    Correction). Attention maps are not kept: one of 2,048 tokens is as large as the segment's hidden states.
+    full_input, quantized_input: the block's input in the full-precision and in the quantized model.  full: the output
+    d_fp.  full_on_quantized: d_fp*, the full-precision block's output on the quantized input. Attention maps are
+    recomputed rather than stored: a single map of 2,048 tokens is as large as the segment's hidden states.
     """
 
     full_input: Tensor
@@ -40,7 +40,10 @@ class Targets:
 
 
 def wrapped_copy(block: nn.Module, precision: ModelPrecision, quantizer: BlockQuantizer) -> nn.Module:
-    """A block that quantizes activations, K and V, and takes the weights of `quantizer`; it shares those of `block`."""
+    """A copy of `block` that quantizes activations, K and V. It shares the parameters of `block`.
+
+    Weights are passed per call, from `quantizer.quantized_parameters()`.
+    """
     working = copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
     wrap_linears(working, precision.act_bits, quantizer.hadamards)
     set_kv_bits(working, precision.kv_bits)
@@ -56,7 +59,7 @@ def learn_block(
     spec: CalibrationSpec,
     on_event: OnEvent,
 ) -> None:
-    """Optimise the learned values of one block, in place. Raises CalibrationError."""
+    """Optimize the learned values of one block, in place. Raises CalibrationError if a loss is not finite."""
     groups = quantizer.parameter_groups()
     if not groups or spec.active_epochs == 0:
         return
@@ -81,14 +84,14 @@ def learn_block(
 
 
 def decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rates that fall linearly to zero: offsets settle on one side of a rounding boundary."""
+    """Learning rates that decrease linearly to zero, so that offsets settle on one side of a rounding boundary."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, where: str, when: str) -> None:
-    """One optimizer step; no gradients stay: those of the offsets are as large as all weights.
+    """Do one optimizer step, then free the gradients: those of the offsets are as large as all weights.
 
-    Raises CalibrationError where the loss is not finite.
+    where, when: for the message, such as "block 3" and "epoch 2". Raises CalibrationError if the loss is not finite.
     """
     if not torch.isfinite(loss):
         raise CalibrationError(
@@ -115,10 +118,10 @@ def _loss_terms(
     segment: int,
     switches: Switches,
 ) -> dict[str, Tensor]:
-    """The terms of the objective that are switched on, for one segment."""
+    """The terms of the objective that are switched on, on one segment."""
 
-    def of_segment(kept: Tensor) -> Tensor:
-        return kept[segment].unsqueeze(0).to(device_of(block))
+    def of_segment(stored: Tensor) -> Tensor:
+        return stored[segment].unsqueeze(0).to(device_of(block))
 
     parameters = quantizer.quantized_parameters()
     with attention_maps(working, switches.akl) as maps:
@@ -129,8 +132,8 @@ def _loss_terms(
     if switches.dlc:
         terms["dlc"] = dlc_loss(output, full, full_on_quantized)
     if switches.akl:
-        full_maps = _maps_alone(block, of_segment(targets.full_input), arguments)
-        terms["akl"] = akl_loss(_compared(maps, switches), _compared(full_maps, switches))
+        full_maps = _maps_only(block, of_segment(targets.full_input), arguments)
+        terms["akl"] = akl_loss(_comparable(maps, switches), _comparable(full_maps, switches))
     if switches.mse != "none":
         terms["mse"] = nn.functional.mse_loss(output, full)
         if switches.mse == "both":
@@ -139,8 +142,8 @@ def _loss_terms(
 
 
 @torch.no_grad()
-def _maps_alone(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> list[Tensor]:
-    """The attention maps of a block; what comes after the attention, most of the work, is not computed."""
+def _maps_only(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> list[Tensor]:
+    """The attention maps of a block. Its forward is stopped after the attention, before most of the work."""
 
     def stop(*_: Any) -> None:
         raise _Attended
@@ -156,14 +159,14 @@ def _maps_alone(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> 
 
 
 class _Attended(Exception):
-    """Leaves a block's forward once its attention is known."""
+    """Ends a block's forward once its attention is known."""
 
 
-def _compared(maps: list[Tensor], switches: Switches) -> Tensor:
+def _comparable(maps: list[Tensor], switches: Switches) -> Tensor:
     joined = maps[0] if len(maps) == 1 else torch.cat(maps)
     return joined if switches.akl_per_head else head_mean(joined)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are."""
+    """The device of a module's parameters."""
     return next(module.parameters()).device

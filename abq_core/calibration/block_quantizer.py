@@ -1,4 +1,4 @@
-"""One block on its way to integers: the values that the method learns, and the parameters that follow from them."""
+"""Learned values of one block, and the quantized parameters that follow from them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,17 +28,18 @@ BALANCE_RATE = 5e-3
 CLIPPING_RATE = 1e-2
 ROUNDING_RATE = 5e-3
 ACT_CLIPPING_RATE = 5e-3
-_LARGEST_OFFSET = 0.5  # a block alone: a weight goes to one of its two neighbouring levels
+_LARGEST_OFFSET = 0.5  # a weight is rounded to one of its two neighbouring levels
 _SMALLEST_ACT_CLIP = 0.1
 _CLIP_START = 4.0  # sigmoid(4) = 0.982: almost no clipping
 
 
 class BlockQuantizer:
-    """Learned: log balance vectors, clipping logits, rounding offsets, factors on the range of activations, the
-    compensation vectors. All else is derived.
+    """Holds the learned values of a block and derives its parameters from them.
 
-    The balance is learned as its logarithm, so that it stays positive.  precisions: of every linear of the block;
-    `quantized` names those whose weights become integers.
+    Learned are log balance vectors (so that the balance stays positive), clipping logits, rounding offsets, factors on
+    the range of activations, and the compensation vectors.  precisions: of every linear of the block.  compensate: add
+    the rank-1 compensation.  input_peaks: max|X| per input channel, by linear.  `quantized` lists the linears whose
+    weights become integers.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class BlockQuantizer:
 
     @torch.no_grad()
     def _clip_starts(self, search: bool) -> dict[str, Tensor]:
-        """(rows, groups) logits of the clipping factors, the same for both ends, of every quantized linear."""
+        """Initial logits of the clipping factors, (rows, groups) per quantized linear, the same for both ends."""
         starts = {}
         parameters = self.float_parameters()
         for name in self.quantized:
@@ -102,7 +103,7 @@ class BlockQuantizer:
         return starts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for an optimizer, each with its rate and the switch it belongs to; none where nothing is learned."""
+        """Optimizer groups, each with its learning rate and switch; empty if nothing is learned."""
         clips = [*self.clip_low.values(), *self.clip_high.values(), *(self.compensation or ())]
         rates: list[tuple[str, float, list[Tensor]]] = [
             ("balance", BALANCE_RATE, list(self.log_balance.values())),
@@ -118,7 +119,7 @@ class BlockQuantizer:
 
     @torch.no_grad()
     def after_step(self, largest_offset: float = _LARGEST_OFFSET) -> None:
-        """Keep what an optimizer moved within its bounds. largest_offset: in steps of the grid."""
+        """Clamp the learned values to their bounds after an optimizer step. largest_offset: in steps of the grid."""
         for offset in self.offsets.values():
             offset.clamp_(-largest_offset, largest_offset)
         for clip in self.act_clips.values():
@@ -130,8 +131,9 @@ class BlockQuantizer:
         return before_rounding(self.balance, self.originals, values, self.compensation, self.hadamards)
 
     def quantized_parameters(self) -> dict[str, Tensor]:
-        """`float_parameters` with the weights of the linears fake-quantized, and what a QuantLinear needs beside them;
-        gradients reach all learned values.
+        """`float_parameters` with fake-quantized weights, and the activation clips of the QuantLinears.
+
+        Gradients reach all learned values.
         """
         parameters = self.float_parameters() | {f"{name}.act_clip": clip for name, clip in self.act_clips.items()}
         for name in self.quantized:
@@ -141,7 +143,7 @@ class BlockQuantizer:
 
     @torch.no_grad()
     def artifact(self) -> BlockArtifact:
-        """What is left when learning is over: integers and folded parameters."""
+        """The result of learning: integer weights and folded parameters."""
         parameters = self.float_parameters()
         weights = {
             name: quantize_weight(parameters.pop(f"{name}.weight"), self.precisions[name], self._grid(name))
@@ -158,12 +160,12 @@ class BlockQuantizer:
         return BlockArtifact(weights, parameters, learned, act_clips, self.hadamards)
 
     def state(self) -> dict[str, Tensor]:
-        """All learned values as they are, to go on from; `load_state` takes them back bit for bit."""
+        """A copy of all learned values, from which `load_state` continues bit for bit."""
         return {name: tensor.detach().clone() for name, tensor in self._learned().items()}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Load the learned values that `state` returned."""
         for name, tensor in self._learned().items():
             tensor.copy_(tensors[name])
 
@@ -191,11 +193,10 @@ def before_rounding(
     compensation: tuple[Tensor, Tensor] | None,
     hadamards: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """A block's parameters with the balance values folded in (none: as they are), the rank-1 term added, and columns
-    transformed.
+    """A block's parameters before rounding: balance folded in, compensation added, columns transformed.
 
-    compensation: (rows, 1) and (1, k) vectors of the architecture's compensated linear, or None.  hadamards: of each
-    linear whose columns are transformed, how many at a time.
+    values: of the balance; empty for none.  compensation: (rows, 1) and (1, k) vectors of the architecture's
+    compensated linear, or None.  hadamards: channels per block of the transform, by linear.
     """
     result = balance.fold(parameters, values) if values else dict(parameters)
     if compensation is not None:

@@ -1,5 +1,6 @@
-"""The pass after the blocks: all of them learn together, so that the model's next-token distribution is that of full
-precision. It goes beyond the paper, whose blocks each learn alone.
+"""The end-to-end pass: all blocks learn together to match the next-token distribution of full precision.
+
+It goes beyond the paper, in which each block learns alone.
 """
 
 import copy
@@ -20,16 +21,16 @@ from abq_core.models.autocast import bfloat16_products
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import CalibrationSpec
 
-STEP_TOKENS = 1024  # of one optimizer step, at most, unless a segment is longer
-# Of the block-wise rates. Grids hardly move, since all of a row's codes move with them; weights pass from code to code.
+STEP_TOKENS = 1024  # per optimizer step, or one segment if that is longer
+# Relative to the block-wise rates. Grids move slowly, since all codes of a row move with them.
 _RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0.5}
-_LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may pass its neighbouring level
-_BLOCKS_SHARE = 3.0  # of the blocks' log cosines; at W2A8 1 and 10 leave a larger KL on other text
-_REPORTS = 10  # stretches of the pass whose mean loss is announced
+_LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may move past its neighbouring level
+_BLOCKS_WEIGHT = 3.0  # of the blocks' log cosines; at W2A8, 1 and 10 lead to a larger KL on held-out text
+_REPORTS = 10  # mean losses that are announced during the pass
 
 
 def end_to_end_steps(ids: Tensor) -> int:
-    """How many optimizer steps the pass over these segments has."""
+    """Number of optimizer steps of the pass over these segments."""
     return -(-len(ids) // segments_per_step(ids.shape[1]))
 
 
@@ -40,11 +41,10 @@ def learn_together(
     spec: CalibrationSpec,
     on_event: OnEvent,
 ) -> None:
-    """Go on learning what the blocks learned, all at once, in place: one pass over ids (segments, tokens) int64.
+    """Optimize the learned values of all blocks together, in place, in one pass over ids (segments, tokens) int64.
 
-    Minimises KL(full || quantized) of the next-token distributions, in nats a token; with the switch `block_targets`
-    also the log cosine of every block's output to that of full precision, DLC's first term over the whole model.
-    Raises CalibrationError.
+    Minimizes KL(full || quantized) of the next-token distributions, in nats per token; with the switch `block_targets`
+    also the log cosine between every block's output and that of full precision. Raises CalibrationError.
     """
     student, prefixes = _student(base, spec, quantizers)
     models = (base.model, student.model) if spec.active_switches.block_targets else ()
@@ -81,21 +81,23 @@ def learn_together(
 
 
 def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
-    """What the pass minimises. learned, full: logits (segments, tokens, vocabulary) of the quantized and the
-    full-precision model; outputs, targets: what their blocks returned, or nothing.
+    """The terms of the loss.
+
+    learned, full: logits (segments, tokens, vocabulary) of the quantized and the full-precision model.
+    outputs, targets: results of their blocks; empty without `block_targets`.
     """
     kl = token_kl(learned, full)
     if not outputs:
         return {"kl": kl}
     pairs = zip(map(block_output, outputs), map(block_output, targets), strict=True)
     cosines = [log_cosine(output, target) for output, target in pairs]
-    return {"kl": kl, "blocks": _BLOCKS_SHARE * torch.stack(cosines).sum()}
+    return {"kl": kl, "blocks": _BLOCKS_WEIGHT * torch.stack(cosines).sum()}
 
 
 def _student(
     base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer]
 ) -> tuple[LoadedModel, list[str]]:
-    """A model whose blocks take their weights from outside, and the names of its blocks, each with a dot."""
+    """A model whose blocks get their weights per call, and the name of each block, followed by a dot."""
     originals = blocks_of(base.model)
     shared = [*originals, *base.model.parameters()]
     model = copy.deepcopy(base.model, memo={id(part): part for part in shared})

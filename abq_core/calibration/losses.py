@@ -1,4 +1,4 @@
-"""The objective of the calibration (arXiv 2408.08554, Distribution Correction): double log cosine and attention KL."""
+"""Losses of the calibration (arXiv 2408.08554, Distribution Correction): double log cosine, attention KL, token KL."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ _FLOOR = 1e-8
 
 
 def mean_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine per token (last dimension) of two (..., tokens, hidden) tensors, averaged over tokens."""
+    """Cosine similarity per token of two (..., tokens, hidden) tensors, averaged over tokens."""
     return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1).mean()
 
 
 def log_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """-log of `mean_cosine`: half of the double log cosine."""
+    """-log of `mean_cosine`: one term of the double log cosine."""
     return -torch.log(mean_cosine(a, b).clamp(min=_FLOOR))
 
 
@@ -28,7 +28,7 @@ def dlc_loss(quantized: Tensor, full: Tensor, full_on_quantized: Tensor) -> Tens
 
 
 def token_kl(logits: Tensor, full: Tensor) -> Tensor:
-    """KL(full || quantized) of next-token distributions in nats, averaged over tokens; gradients reach `logits` alone.
+    """KL(full || quantized) of next-token distributions in nats, averaged over tokens. Only `logits` gets gradients.
 
     logits, full: (..., vocabulary) of the quantized and of the full-precision model.
     """
@@ -37,8 +37,9 @@ def token_kl(logits: Tensor, full: Tensor) -> Tensor:
 
 
 class _TokenKl(torch.autograd.Function):
-    """The gradient is the difference of the two distributions, which the loss has at hand: half of autograd's passes
-    over what is the largest tensor of a step.
+    """KL with an explicit gradient: the difference of the two distributions.
+
+    It needs half of autograd's passes over the logits, the largest tensor of a step.
     """
 
     @staticmethod
@@ -57,7 +58,7 @@ class _TokenKl(torch.autograd.Function):
 def attention_kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) in nats, averaged over queries; p, q (..., queries, keys) are causal attention probabilities.
 
-    Future positions are masked: their probability is zero on both sides and they are no part of the distribution.
+    Future positions are masked: their probability is zero in both.
     """
     visible = torch.ones(p.shape[-2:], dtype=torch.bool, device=p.device).tril(p.shape[-1] - p.shape[-2])
     terms = p * (p.clamp(min=_FLOOR).log() - q.clamp(min=_FLOOR).log())
@@ -70,10 +71,10 @@ def akl_loss(quantized: Tensor, full: Tensor) -> Tensor:
 
 
 def head_mean(maps: Tensor) -> Tensor:
-    """(batch, heads, q, k) -> (batch, 1, q, k): the authors' code compares maps averaged over heads."""
+    """Average attention maps over heads, as the authors' code does: (batch, heads, q, k) -> (batch, 1, q, k)."""
     return maps.mean(1, keepdim=True)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) in nats, (...,), of log-probabilities (..., vocabulary); never below 0, as rounding may make it."""
+    """KL(p || q) in nats, (...,), of log-probabilities (..., vocabulary); negative rounding errors are clamped to 0."""
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0.0)

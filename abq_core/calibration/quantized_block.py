@@ -1,4 +1,4 @@
-"""One block of a quantized model: from a run's artifact or rounded to nearest, simulated or packed."""
+"""Blocks of a quantized model, made from a run's artifact or by rounding to nearest, simulated or packed."""
 
 import copy
 from typing import Literal
@@ -15,18 +15,18 @@ from abq_core.models.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
-from abq_core.quantization.quantizers import QuantizedWeight
+from abq_core.quantization.quantizers import SCALE_BYTES, QuantizedWeight
 from abq_core.spec import METHODS
 
 Engine = Literal["simulated", "packed"]
 
 
 class MissingBlockError(RuntimeError):
-    """A run lacks a block, or what is stored of it was changed."""
+    """A block of a run is missing, or its file was changed."""
 
 
 def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
-    """One block of a finished run. Raises MissingBlockError."""
+    """The artifact of one block of a finished run. Raises MissingBlockError."""
     tensors = store.load(block)
     if tensors is None:
         raise MissingBlockError(f"Block {block} is not in this run. Resume the run to finish it.")
@@ -34,7 +34,7 @@ def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
 
 
 def rounded_artifact(base: LoadedModel, block: int, precision: ModelPrecision) -> BlockArtifact:
-    """One block rounded to nearest."""
+    """The artifact of one block of `base` rounded to nearest."""
     architecture, layout = architecture_of(base.model), HeadLayout.of(base.model.config)
     original = blocks_of(base.model)[block]
     precisions = block_precisions(precision, block, linears_of(original))
@@ -59,16 +59,16 @@ def quantized_block(
     for name, weight in artifact.weights.items():
         linear = block.get_submodule(name)
         assert isinstance(linear, QuantLinear)
-        own = precision.of_linear(index, name)
+        linear_precision = precision.of_linear(index, name)
         if engine == "packed":
             settings = linear.act_clip.item(), linear.hadamard, str(linear.weight.device)
-            replace_module(block, name, PackedLinear.pack(weight, own, linear.bias, *settings))
+            replace_module(block, name, PackedLinear.pack(weight, linear_precision, linear.bias, *settings))
         else:
             linear.weight.copy_(weight.dequantize())
-            linear.stored_bytes = _stored_bytes(weight, own)
+            linear.stored_bytes = _stored_bytes(weight, linear_precision)
     return block
 
 
 def _stored_bytes(weight: QuantizedWeight, precision: Precision) -> int:
-    """Bit planes, a float32 scale and a one-byte zero point per group."""
-    return weight.codes.numel() * precision.stored_bits // 8 + 5 * weight.scale.numel()
+    """Bytes of bit planes, scales and zero points."""
+    return weight.codes.numel() * precision.stored_bits // 8 + SCALE_BYTES * weight.scale.numel()

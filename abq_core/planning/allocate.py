@@ -1,7 +1,7 @@
-"""Bits under a budget: one precision for each linear, so that the predicted loss is smallest (a small integer program).
+"""Bit allocation: choose a precision for each linear within a budget, minimizing the predicted loss (integer program).
 
-The prediction is the sum of the linears' own distances to full precision (`sensitivity.py`): first order, as if no
-linear minded what the others do.
+The prediction is the sum of the linears' individual distances to full precision (`sensitivity.py`). It is first order:
+interactions between linears are ignored.
 """
 
 import math
@@ -16,19 +16,21 @@ from abq_core.mix import MixedLinear, ModelPrecision, PrecisionMix
 from abq_core.planning.sensitivity import Sensitivity
 from abq_core.precision import Precision
 
-_SPREAD = 1e3  # the largest coefficient of the objective, far above the solver's absolute tolerance of 1e-6
+_LARGEST_COEFFICIENT = 1e3  # of the objective, far above the solver's absolute tolerance of 1e-6
 
 
 class BudgetError(ValueError):
-    """A budget that cannot be met, or candidates among which nothing can be chosen."""
+    """A budget that cannot be met, or candidates that cannot be mixed."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What was chosen. precision: a mix, or the one precision that all linears got.  predicted_kl: the sum of the
-    linears' distances, in nats.  stored_bits: a weight, the mean, without scales.  stored_bytes: of the blocks'
-    linears with scales and zero points.  chosen: one a linear, in the order in which they were measured.
-    uniform: the prediction where all linears get the same candidate.
+    """The result of an allocation.
+
+    precision: a mix, or a single precision if all linears have the same.  predicted_kl: sum of the linears' distances,
+    in nats.  stored_bits: mean bit planes per weight, without scales.  stored_bytes: of the blocks' linears, with
+    scales and zero points.  chosen: one per linear, in the order of measurement.  uniform: predicted KL of
+    each candidate if all linears have it.
     """
 
     precision: ModelPrecision
@@ -39,7 +41,7 @@ class Allocation:
     uniform: Mapping[Precision, float]
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready dictionary with the whole mix; `spec.read_precision` reads the precision out of it."""
+        """A JSON-ready dictionary with the whole mix, from which `spec.read_precision` reads the precision."""
         mix = {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else {}
         return {
             "precision": str(self.precision),
@@ -52,7 +54,7 @@ class Allocation:
         }
 
     def frame(self) -> pd.DataFrame:
-        """One row a linear: block, tensor, precision, stored_bits, kl, weights."""
+        """One row per linear: block, tensor, precision, stored_bits, kl, weights."""
         return pd.DataFrame(
             {
                 "block": one.block,
@@ -69,11 +71,10 @@ class Allocation:
 def allocate(
     measured: Sequence[Sensitivity], *, stored_bits: float | None = None, stored_bytes: int | None = None
 ) -> Allocation:
-    """Choose for every linear one of its measured precisions, within a budget of either kind.
+    """Choose one of its measured precisions for every linear, within one of two budgets. Deterministic.
 
-    stored_bits: at most so many bit planes a weight, the mean over all weights; 16 for a linear that is not quantized.
-    stored_bytes: at most so many bytes for all linears, scales and zero points included.  The same input gives the
-    same choice. Raises BudgetError.
+    stored_bits: maximum of the mean bit planes per weight, counting 16 for a linear that is not quantized.
+    stored_bytes: maximum bytes of all linears, with scales and zero points. Raises BudgetError.
     """
     options = sorted(measured, key=lambda one: (one.block, one.name, one.stored_bytes, str(one.precision)))
     candidates = dict.fromkeys(one.precision for one in measured)
@@ -89,8 +90,8 @@ def allocate(
     places = _places(options)
     smallest = sum(min(costs[i] for i in place) for place in places)
     if budget < smallest:
-        least = f"{smallest / weights:.4g} bits a weight" if stored_bits is not None else f"{smallest:,} bytes"
-        asked = f"{stored_bits:g} bits a weight" if stored_bits is not None else f"{stored_bytes:,} bytes"
+        least = f"{smallest / weights:.4g} bits per weight" if stored_bits is not None else f"{smallest:,} bytes"
+        asked = f"{stored_bits:g} bits per weight" if stored_bits is not None else f"{stored_bytes:,} bytes"
         raise BudgetError(
             f"The budget of {asked} cannot be met: with these candidates the smallest possible is {least}. "
             "Raise the budget, or add a candidate with fewer bits."
@@ -109,7 +110,7 @@ def allocate(
 
 
 def predicted_kl(measured: Iterable[Sensitivity], precision: ModelPrecision) -> float | None:
-    """The sum of the linears' distances at this precision; None where one of them was not measured at it."""
+    """Sum of the linears' distances at this precision; None if a linear was not measured at it."""
     linears: set[tuple[int, str]] = set()
     known: dict[tuple[int, str], float] = {}
     for one in measured:
@@ -122,14 +123,14 @@ def predicted_kl(measured: Iterable[Sensitivity], precision: ModelPrecision) -> 
 def check_request(
     candidates: Collection[Precision], stored_bits: float | None = None, stored_bytes: int | None = None
 ) -> None:
-    """Raise BudgetError unless there are candidates that can be mixed, and one budget above 0."""
+    """Raise BudgetError unless the candidates can be mixed and exactly one budget above 0 is given."""
     if (stored_bits is None) == (stored_bytes is None):
-        raise BudgetError("Give one budget: bits a weight, or bytes.")
+        raise BudgetError("Give one budget: bits per weight, or bytes.")
     budget = stored_bytes if stored_bits is None else stored_bits
     if budget is None or not (math.isfinite(budget) and budget > 0):
-        raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits a weight.")
+        raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits per weight.")
     if not candidates:
-        raise BudgetError("There are no candidates: name the precisions to choose from, such as W2A8, W3A8 and W4A8.")
+        raise BudgetError("There are no candidates: give the precisions to choose from, such as W2A8, W3A8 and W4A8.")
     shared = {(one.act_bits, one.kv_bits): one for one in candidates}
     if len(shared) > 1:
         first, second = list(shared.values())[:2]
@@ -143,12 +144,12 @@ def _check_finite(options: Iterable[Sensitivity]) -> None:
         if not math.isfinite(one.kl):
             raise BudgetError(
                 f"The distance of {one.name} in block {one.block} at {one.precision} is {one.kl}. "
-                "Leave this candidate away."
+                "Leave out this candidate."
             )
 
 
 def _places(options: Sequence[Sensitivity]) -> list[list[int]]:
-    """The options of each linear, as positions."""
+    """The positions in `options` of each linear's options."""
     places: dict[tuple[int, str], list[int]] = {}
     for position, one in enumerate(options):
         places.setdefault((one.block, one.name), []).append(position)
@@ -156,27 +157,27 @@ def _places(options: Sequence[Sensitivity]) -> list[list[int]]:
 
 
 def _solve(losses: Sequence[float], costs: Sequence[int], places: Sequence[Sequence[int]], budget: int) -> list[int]:
-    """One position of every place, so that the losses' sum is smallest and the costs' at most the budget."""
+    """Pick one position per linear so that the sum of losses is minimal and the sum of costs is within the budget."""
     one_each = np.zeros((len(places), len(losses)))
     for row, place in enumerate(places):
         one_each[row, list(place)] = 1
-    unit = math.gcd(*costs)  # small numbers, so that the solver's tolerance is far below one weight
+    unit = math.gcd(*costs)  # smaller numbers keep the solver's tolerance far below one weight
     within = np.asarray(costs)[None, :] / unit
     result = milp(
-        np.asarray(losses) * (_SPREAD / max(max(losses), 1e-300)),
+        np.asarray(losses) * (_LARGEST_COEFFICIENT / max(max(losses), 1e-300)),
         integrality=np.ones(len(losses)),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(within, -np.inf, budget // unit)],
         options={"mip_rel_gap": 0},
     )
-    assert result.x is not None, result.message  # the cheapest choice meets the budget
+    assert result.x is not None, result.message  # the cheapest choice is within the budget
     picked = [place[int(np.argmax(result.x[list(place)]))] for place in places]
     assert sum(costs[i] for i in picked) <= budget
     return picked
 
 
 def _precision(chosen: Sequence[Sensitivity]) -> ModelPrecision:
-    """The mix, or the precision itself where it is one and the same."""
+    """The mix, or the single precision if all linears have the same."""
     if len({one.precision for one in chosen}) == 1:
         return chosen[0].precision
     return PrecisionMix(tuple(MixedLinear(one.block, one.name, one.precision, one.weights) for one in chosen))

@@ -1,4 +1,4 @@
-"""How much each linear minds a precision: KL to full precision where only this linear is quantized."""
+"""Sensitivity of each linear to a precision: KL to full precision if only this linear is quantized."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ from abq_core.quantization.quantizers import fake_quant_weight
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One linear at one precision. kl: mean KL(full || model with only this linear quantized) over tokens, in nats.
+    """One linear at one precision.
 
-    rows, columns: of its weight.
+    kl: mean KL(full || model with only this linear quantized) over tokens, in nats.  rows, columns: of its weight.
     """
 
     block: int
@@ -50,22 +50,22 @@ def sensitivities(
     ids: Tensor,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Sensitivity]:
-    """Round every linear of `base` by itself to each candidate, on ids (segments, tokens) int64.
+    """Measure every linear of `base` at each candidate, one at a time, on ids (segments, tokens) int64.
 
-    Weights are rounded to nearest and the linear's input is fake-quantized; KV bits belong to no linear and stay out.
-    Blocks before the linear's own are not run again. `on_step(done, total)` counts, and may raise to stop. `base`
-    stays as it was. Raises PrecisionError where there is no candidate, or one twice.
+    Weights are rounded to nearest and the linear's input is fake-quantized; KV bits are ignored. Blocks before that of
+    the linear are not run again. `on_step(done, total)` is called after each measurement and may raise to stop. `base`
+    is not changed. Raises PrecisionError if there is no candidate, or one occurs twice.
     """
     if not candidates or len(set(candidates)) != len(candidates):
         shown = ", ".join(map(str, candidates)) or "none"
         raise PrecisionError(f"The candidates are {shown}: give at least one precision, each once.")
-    model = _private(base)
+    model = _with_own_modules(base)
     batches = ids.split(max(1, LOGITS_AT_ONCE // (ids.shape[1] * base.vocabulary)))
     linears = [linears_of(block) for block in blocks_of(model.model)]
     total, done = len(batches) * len(candidates) * sum(map(len, linears)), 0
     sums: dict[tuple[int, str, Precision], float] = {}
     for batch in batches:
-        for key, kl in _batch(_private(model), candidates, batch):
+        for key, kl in _batch(_with_own_modules(model), candidates, batch):
             sums[key] = sums.get(key, 0.0) + kl * len(batch)
             done += 1
             if on_step is not None:
@@ -79,7 +79,7 @@ def sensitivities(
 def _batch(
     model: LoadedModel, candidates: Sequence[Precision], ids: Tensor
 ) -> Iterator[tuple[tuple[int, str, Precision], float]]:
-    """Mean KL of each linear at each candidate on a few segments. Replaces the forwards of the model's blocks."""
+    """Yield the mean KL of each linear at each candidate on some segments. Overwrites the blocks' forward methods."""
     blocks = blocks_of(model.model)
     with block_outputs(blocks) as outputs:
         full = _log_probabilities(model, ids)
@@ -89,26 +89,26 @@ def _batch(
                 replace_module(block, name, _quantized(linear, precision))
                 yield (index, name, precision), kl_divergence(full, _log_probabilities(model, ids)).mean().item()
             replace_module(block, name, linear)
-        block.forward = _giving(outputs[index])  # later linears see what full precision makes of the blocks before
+        block.forward = _returning(outputs[index])  # later linears get the full-precision output of earlier blocks
 
 
-def _private(base: LoadedModel) -> LoadedModel:
-    """The same tensors in modules of their own, so that what is done to these does not reach another thread."""
+def _with_own_modules(base: LoadedModel) -> LoadedModel:
+    """A copy of the modules that shares their tensors, so that changes do not affect other threads."""
     shared = {id(t): t for t in (*base.model.parameters(), *base.model.buffers())}
     return LoadedModel(base.ref, copy.deepcopy(base.model, memo=shared), base.tokenizer, base.precision)
 
 
-def _giving(output: Any) -> Callable[..., Any]:
+def _returning(output: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: output
 
 
 def _log_probabilities(model: LoadedModel, ids: Tensor) -> Tensor:
-    """(segments, tokens - 1, vocabulary) of each next token."""
+    """Log-probabilities of each next token, (segments, tokens - 1, vocabulary)."""
     return torch.log_softmax(model.logits(model.hidden(ids)[:, :-1]), dim=-1)
 
 
 def _quantized(linear: nn.Linear, precision: Precision) -> QuantLinear:
-    """The linear rounded to nearest, with a quantized input."""
+    """The linear rounded to nearest, with a fake-quantized input."""
     quantized = QuantLinear.wrap(linear, precision.act_bits)
     if precision.quantizes_weights:
         weight = fake_quant_weight(linear.weight.float(), precision).to(linear.weight.dtype)

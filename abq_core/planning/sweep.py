@@ -1,4 +1,4 @@
-"""A sweep: many calibrations from one file, every model at every precision with every method."""
+"""Sweep files: every model at every precision with every method and seed, from one YAML file."""
 
 import json
 from collections.abc import Mapping
@@ -13,31 +13,33 @@ from abq_core.spec import CalibrationSpec
 
 _AXES = {"models": "model", "precisions": "precision", "methods": "method", "seeds": "seed"}
 _DEFAULT_METHODS = ["abq"]
-_MOST = 10_000
-_FILE_BYTES = 1 << 20
+_MAX_CALIBRATIONS = 10_000
+_MAX_FILE_BYTES = 1 << 20
 
 
 class SweepError(ValueError):
-    """A sweep's file that cannot be read."""
+    """A sweep file that cannot be read."""
 
 
 def read_sweep(path: Path) -> list[CalibrationSpec]:
-    """The calibrations that a YAML file asks for, in the order models, precisions, methods, seeds, none twice.
+    """Read the calibrations of a YAML file, in the order models, precisions, methods, seeds, without duplicates.
 
-    `models` and `precisions` are lists; `methods` (else abq) and `seeds` may be. A precision is the notation, or the
-    file of a mix beside this one. Everything else is a setting of a calibration and the same for all: data, segments,
-    seq_len, epochs, end_to_end_segments, device, and `switches`, which change the method's own. Raises SweepError,
-    SpecError, PrecisionError.
+    `models` and `precisions` are required lists, `methods` (default: abq) and `seeds` optional ones. A precision is the
+    notation, or the path of a mix relative to this file. The other settings hold for all calibrations: data, segments,
+    seq_len, epochs, end_to_end_segments, device, and `switches`, which change the defaults of each method. Raises
+    SweepError, SpecError or PrecisionError.
     """
-    asked = _read(path)
-    axes = {single: _values(path, asked, name) for name, single in _AXES.items() if name in asked or name != "seeds"}
-    shared = {name: value for name, value in asked.items() if name not in _AXES}
+    content = _read(path)
+    axes = {
+        single: _values(path, content, name) for name, single in _AXES.items() if name in content or name != "seeds"
+    }
+    shared = {name: value for name, value in content.items() if name not in _AXES}
     known = {field.name for field in fields(CalibrationSpec)} - set(axes)
     if unknown := sorted(shared.keys() - known):
         raise SweepError(f"{path}: '{unknown[0]}' is unknown: use {', '.join([*_AXES, *sorted(known)])}.")
     count = len(list(product(*axes.values())))
-    if count > _MOST:
-        raise SweepError(f"{path} asks for {count:,} calibrations: {_MOST:,} is the most.")
+    if count > _MAX_CALIBRATIONS:
+        raise SweepError(f"{path} has {count:,} calibrations: {_MAX_CALIBRATIONS:,} is the maximum.")
     specs = []
     for values in product(*axes.values()):
         cell = dict(zip(axes, values, strict=True))
@@ -50,27 +52,30 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if path.stat().st_size > _FILE_BYTES:
-            raise SweepError(f"{path} has {path.stat().st_size:,} bytes: a sweep has at most {_FILE_BYTES:,}.")
-        asked = yaml.safe_load(path.read_text("utf-8"))
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise SweepError(f"{path} has {path.stat().st_size:,} bytes: a sweep file has at most {_MAX_FILE_BYTES:,}.")
+        content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"{path} cannot be read: {error}.") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise SweepError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(asked, dict):
-        raise SweepError(f"{path} holds no settings: write lines such as `models: [builtin]`.")
-    return {str(name): value for name, value in asked.items()}
+        raise SweepError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise SweepError(f"{path} has no settings: write lines such as `models: [builtin]`.")
+    return {str(name): value for name, value in content.items()}
 
 
-def _values(path: Path, asked: Mapping[str, Any], name: str) -> list[Any]:
-    values = asked.get(name, _DEFAULT_METHODS if name == "methods" else None)
+def _values(path: Path, content: Mapping[str, Any], name: str) -> list[Any]:
+    values = content.get(name, _DEFAULT_METHODS if name == "methods" else None)
     if not isinstance(values, list) or not values:
         raise SweepError(f"{path}: {name} is {values!r}: give a list, such as {name}: [{_EXAMPLES[name]}].")
     return [value if name == "seeds" else str(value) for value in values]
 
 
 def _mix(path: Path, precision: str) -> dict[str, Any]:
-    """What `abq allocate` wrote to the file that stands for a precision, sought beside the sweep's; else nothing."""
+    """Precision and mix of a file that `abq allocate` wrote; empty if `precision` is not the name of such a file.
+
+    A relative path starts at the folder of the sweep file.
+    """
     if not precision.endswith(MIX_SUFFIX):
         return {}
     file = path.parent / Path(precision).expanduser()
@@ -79,7 +84,7 @@ def _mix(path: Path, precision: str) -> dict[str, Any]:
         return {"precision": content["precision"], "mix": content.get("mix")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise SweepError(f"{path}: {precision} is no file that `abq allocate --out` wrote ({reason}).") from error
+        raise SweepError(f"{path}: {precision} is not a file of `abq allocate --out` ({reason}).") from error
 
 
 def _switches(path: Path, shared: Mapping[str, Any], method: str) -> dict[str, Any]:

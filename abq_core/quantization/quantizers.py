@@ -74,6 +74,9 @@ def _grouped(weight: Tensor, precision: Precision) -> Tensor:
     return weight.view(rows, -1, size)
 
 
+SCALE_BYTES = 5  # per group: a float32 scale and a one-byte zero point
+
+
 def weight_groups(k: int, precision: Precision) -> int:
     """How many scales a row of k weights has."""
     return -(-k // precision.group_size) if precision.group_size else 1

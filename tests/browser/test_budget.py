@@ -25,7 +25,7 @@ def test_a_budget_becomes_a_mix_and_the_mix_a_run(page: Page, address: str) -> N
     page.locator("#budget-bits input[type=number]").fill("1")
     page.locator("#budget-bits input[type=number]").blur()
     page.get_by_role("button", name="Choose the bits").click()
-    expect(page.locator("#budget-answer")).to_contain_text("smallest possible is 2 bits a weight", timeout=STEP_MS)
+    expect(page.locator("#budget-answer")).to_contain_text("smallest possible is 2 bits per weight", timeout=STEP_MS)
     assert "Traceback" not in page.content()
 
     page.locator("#budget-method").get_by_role("radio", name="rtn", exact=True).check()

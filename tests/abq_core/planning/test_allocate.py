@@ -110,7 +110,7 @@ def test_a_prediction_needs_every_linear() -> None:
 @pytest.mark.parametrize(
     ("texts", "budget", "said"),
     [
-        (("W2A8", "W4A8"), {"stored_bits": 1.9}, "smallest possible is 2 bits a weight"),
+        (("W2A8", "W4A8"), {"stored_bits": 1.9}, "smallest possible is 2 bits per weight"),
         (("W2A8",), {"stored_bytes": 10}, "smallest possible is 112 bytes"),
         (("W2A8", "W4A4"), {"stored_bits": 3}, "W2A8 and W4A4 cannot be mixed"),
         (("W2A8",), {"stored_bits": float("nan")}, "nan"),

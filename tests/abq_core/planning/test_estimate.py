@@ -104,11 +104,11 @@ def test_a_7b_model_fits_24_gib_where_its_blocks_move() -> None:
 def test_an_end_to_end_pass_that_does_not_fit_can_be_left_away() -> None:
     plus = of(SPEC, method="abq+", device="cuda")
     with pytest.raises(
-        EstimateError, match=r"GiB of memory of cuda.*Leave the end-to-end pass away .*=false\)"
+        EstimateError, match=r"GiB of memory of cuda.*Switch off the end-to-end pass .*=false\)"
     ) as caught:
         plus.refuse(Available(PLENTY, PLENTY, 24 << 30))
     assert f"{plus.device_memory_bytes / 2**30:.1f} GiB" in str(caught.value)
-    with pytest.raises(EstimateError, match=r"ABQ_DEVICE=cpu.*Leave the end-to-end pass away"):
+    with pytest.raises(EstimateError, match=r"ABQ_DEVICE=cpu.*Switch off the end-to-end pass"):
         of(SPEC, method="abq+", device="cuda", home="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))
     alone = replace(METHODS["abq+"], end_to_end=False)
     of(SPEC, method="abq+", switches=alone, device="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))

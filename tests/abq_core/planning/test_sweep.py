@@ -55,9 +55,9 @@ def test_a_switch_is_off_however_its_value_is_quoted(tmp_path: Path, value: str)
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "holds no settings"),
-        ("- builtin", "holds no settings"),
-        ("models: [a\n", "is no YAML"),
+        ("", "has no settings"),
+        ("- builtin", "has no settings"),
+        ("models: [a\n", "is not YAML"),
         ("precisions: [W4A4]", "models is None: give a list"),
         ("models: builtin\nprecisions: [W4A4]", "models is 'builtin': give a list"),
         ("models: []\nprecisions: [W4A4]", "give a list"),
