@@ -1,4 +1,4 @@
-"""A page such as docs/ablation.md: what `ablation.py` found, one table a method."""
+"""A page such as docs/ablation.md: the results of `ablation.py`, one table per method."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +15,7 @@ Found = Mapping[str, Any]
 
 
 def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, command: str) -> str:
-    """The whole page; found: by model."""
+    """Format the whole page; found: results by model."""
     full = next(row for rows in found.values() for (method, _, _), row in rows.items() if not method)
     methods = {method for rows in found.values() for method, _, _ in rows if method}
     together = (
@@ -42,7 +42,7 @@ def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, comma
 
 
 def _section(model: str, method: str, found: Mapping[Key, Found]) -> str:
-    """The table of one method on one model: changes down, precisions across."""
+    """The table of one method on one model: a row per change, a column per precision."""
     name, full = model.rstrip("/").rpartition("/")[2], found["", str(FULL), ""]
     precisions = list(dict.fromkeys(precision for name, precision, _ in found if name == method))
     listed = list(dict.fromkeys(change for name, _, change in found if name == method and change))
@@ -66,7 +66,7 @@ def _itself(found: Found) -> str:
 
 
 def _gap(itself: Found, changed: Found | None) -> str:
-    """How much higher the perplexity is with the change; a dash where the change means nothing at this precision."""
+    """The rise in perplexity with the change; a dash if the change does not apply at this precision."""
     if changed is None:
         return "-"
     if "error" in itself or "error" in changed:

@@ -1,12 +1,12 @@
-"""What calibrations cost beside what abq_core/planning/cost.py says: memory, room on the disk, CPU seconds.
+"""Measured cost of calibrations compared with abq_core/planning/cost.py: memory, disk space, CPU seconds.
 
-    python benchmarks/calibration_cost.py                           # whole jobs on one thread, each in its own process
+    python benchmarks/calibration_cost.py                           # whole jobs on one thread, each in a new process
     python benchmarks/calibration_cost.py --shape llama-7b          # device memory of one block, without a device
-    python benchmarks/calibration_cost.py --before FOLDER           # this code and that of another commit
+    python benchmarks/calibration_cost.py --before FOLDER           # compare with the code of another commit
 
-Prints tables and keeps the rows in benchmarks/results/calibration-cost.json; a row that is there is not measured again.
-CPU seconds are compared, not those on the clock. One machine differs from another by a factor: it is taken from the
-first row, and the others are held against it.
+Prints tables and stores the rows in benchmarks/results/calibration-cost.json; stored rows are not measured again.
+CPU seconds are compared, not wall time. Machines differ by a factor, which is taken from the first row and applied to
+the others.
 """
 
 import argparse
@@ -67,20 +67,20 @@ def main() -> None:
 
 
 def _jobs_table(models: Sequence[str], methods: Sequence[str], rows: RowFile) -> str:
-    """Every measured figure beside its estimate."""
+    """Every measured value with its estimate."""
     lines: list[list[str]] = []
     rate = None
     for model in models:
         for method in methods:
-            asked = _job(model, method)
-            found = _measured(asked, rows)
-            foreseen = foresee(asked)
+            job = _job(model, method)
+            found = _measured(job, rows)
+            cost = estimate_job(job)
             seconds = sum(found["seconds"].values())
-            rate = rate or seconds / foreseen.seconds
+            rate = rate or seconds / cost.seconds
             figures = (
-                ("memory, MiB", foreseen.peak_memory_bytes / _MIB, max(found["peak_mib"].values())),
-                ("run on disk, MiB", _final_bytes(foreseen) / _MIB, found["disk_bytes"] / _MIB),
-                (f"CPU seconds (machine: x {rate:.2f})", foreseen.seconds * rate, seconds),
+                ("memory, MiB", cost.peak_memory_bytes / _MIB, max(found["peak_mib"].values())),
+                ("run on disk, MiB", _final_bytes(cost) / _MIB, found["disk_bytes"] / _MIB),
+                (f"CPU seconds (machine: x {rate:.2f})", cost.seconds * rate, seconds),
             )
             for name, estimated, measured in figures:
                 ratio = estimated / measured
@@ -92,78 +92,78 @@ def _jobs_table(models: Sequence[str], methods: Sequence[str], rows: RowFile) ->
 
 
 def _job(model: str, method: str) -> dict[str, Any]:
-    """One calibration as cost_run.py takes it, but for its text."""
+    """The argument of cost_run.py for one calibration, without its text."""
     segments, seq_len, epochs, more = _JOBS[model]
-    asked = {"model": model, "precision": "W4A4", "method": method, "segments": segments, "seq_len": seq_len}
+    job = {"model": model, "precision": "W4A4", "method": method, "segments": segments, "seq_len": seq_len}
     if METHODS[method].learns:
-        asked["epochs"] = epochs
+        job["epochs"] = epochs
     if METHODS[method].end_to_end:
-        asked["end_to_end_segments"] = more
-    return {**asked, **_MEASURED}
+        job["end_to_end_segments"] = more
+    return {**job, **_MEASURED}
 
 
-def foresee(asked: Mapping[str, Any]) -> Estimate:
-    """The estimate of such a calibration, from shapes alone."""
-    values = {name: value for name, value in asked.items() if name not in _MEASURED}
-    spec = CalibrationSpec(**{**values, "precision": Precision.parse(asked["precision"])})
+def estimate_job(job: Mapping[str, Any]) -> Estimate:
+    """Estimate the cost of a calibration from shapes alone."""
+    values = {name: value for name, value in job.items() if name not in _MEASURED}
+    spec = CalibrationSpec(**{**values, "precision": Precision.parse(job["precision"])})
     shape = model_shape(BUILTIN) if spec.model == BUILTIN else random_shape(spec.model)
-    own = {name: tuple(asked.get(name, (0, 0))) for name in _MEASURED}
-    return estimate(shape, spec.precision, replace(Work.of(spec), **own))
+    extra = {name: tuple(job.get(name, (0, 0))) for name in _MEASURED}
+    return estimate(shape, spec.precision, replace(Work.of(spec), **extra))
 
 
-def _final_bytes(foreseen: Estimate) -> int:
-    """What is left on the disk: an end-to-end pass removes its drafts."""
-    finished = replace(foreseen.work, end_to_end_segments=0)
-    return estimate(foreseen.shape, foreseen.precision, finished).run_bytes
+def _final_bytes(estimated: Estimate) -> int:
+    """Bytes of the finished run: an end-to-end pass removes its drafts."""
+    finished = replace(estimated.work, end_to_end_segments=0)
+    return estimate(estimated.shape, estimated.precision, finished).run_bytes
 
 
-def _measured(asked: Mapping[str, Any], rows: RowFile) -> dict[str, Any]:
-    """The row's figures, from the file or measured now."""
-    found = rows.find(asked)
+def _measured(job: Mapping[str, Any], rows: RowFile) -> dict[str, Any]:
+    """Return the row's results from the file, or measure them now."""
+    found = rows.find(job)
     if found is None:
-        found = measure(asked)
-        rows.add(asked, found)
-        print(json.dumps({**asked, **found}), file=sys.stderr, flush=True)
+        found = measure(job)
+        rows.add(job, found)
+        print(json.dumps({**job, **found}), file=sys.stderr, flush=True)
     return found
 
 
-def measure(asked: Mapping[str, Any], code: Path = ROOT) -> dict[str, Any]:
-    """Run one calibration in a process of its own, on the code in a folder: CPU seconds and peak MiB by phase."""
+def measure(job: Mapping[str, Any], code: Path = ROOT) -> dict[str, Any]:
+    """Run one calibration in a new process with the code in a folder: CPU seconds and peak MiB per phase."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         text = folder / "text.txt"
         text.write_text("\n\n".join(pydoc_data.topics.topics.values())[:_TEXT_CHARACTERS], "utf-8")
-        ref = asked["model"]
+        ref = job["model"]
         if ref != BUILTIN:
             ref = str(save_random(ref, folder / ref))
-        order = json.dumps({**asked, "model": ref, "data": str(text)})
+        order = json.dumps({**job, "model": ref, "data": str(text)})
         environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, str(ROOT / "benchmarks/cost_run.py"), order]
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{asked} ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{job} ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _before_table(folder: Path, rows: RowFile) -> str:
-    """One calibration of the built-in model with segments of its whole context, before and now."""
-    asked = {"model": BUILTIN, "precision": "W4A4", **_BEFORE}
-    found = {"now": _measured(asked, rows)}
-    earlier = rows.find({**asked, "code": "before"})
+    """One calibration of the built-in model with full-context segments, before and now."""
+    job = {"model": BUILTIN, "precision": "W4A4", **_BEFORE}
+    found = {"now": _measured(job, rows)}
+    earlier = rows.find({**job, "code": "before"})
     if earlier is None:
-        earlier = measure(asked, folder.resolve())
-        rows.add({**asked, "code": "before"}, earlier)
+        earlier = measure(job, folder.resolve())
+        rows.add({**job, "code": "before"}, earlier)
     found = {"before": earlier, **found}
     lines = []
     for name, row in found.items():
         peaks, seconds = row["peak_mib"], row["seconds"]
         above = peaks["blocks"] - peaks["text"]
         lines.append([name, f"{peaks['blocks']:,.0f}", f"{above:,.0f}", f"{seconds['blocks']:.1f}"])
-    return _table(["code", "peak MiB while blocks learn", "above what was there before", "CPU seconds"], lines)
+    return _table(["code", "peak MiB while blocks learn", "above the peak before", "CPU seconds"], lines)
 
 
 def _counted_table(name: str, rows: RowFile, segments: int = 128, seq_len: int = 2048) -> str:
-    """Device memory of one block at full size, by formula and counted tensor by tensor; the whole calibration's."""
+    """Device memory of one block at full size, estimated and counted, and of the whole calibration."""
     shape = random_shape(name)
     lines = []
     for method in METHODS:
@@ -177,14 +177,14 @@ def _counted_table(name: str, rows: RowFile, segments: int = 128, seq_len: int =
             epochs=1,
             device="cuda",
         )
-        foreseen = estimate(shape, spec.precision, Work.of(spec))
-        asked = {"counted": name, "method": method, "precision": "W4A4", "seq_len": seq_len}
-        found = rows.find(asked)
+        estimated = estimate(shape, spec.precision, Work.of(spec))
+        job = {"counted": name, "method": method, "precision": "W4A4", "seq_len": seq_len}
+        found = rows.find(job)
         if found is None:
             found = {"bytes": counted_peak(spec)}
-            rows.add(asked, found)
-        tensors, counted = device_tensor_bytes(foreseen), found["bytes"]
-        device, host = foreseen.device_memory_bytes / _GIB, foreseen.peak_memory_bytes / _GIB
+            rows.add(job, found)
+        tensors, counted = device_tensor_bytes(estimated), found["bytes"]
+        device, host = estimated.device_memory_bytes / _GIB, estimated.peak_memory_bytes / _GIB
         cells = [f"{tensors / _GIB:.2f}", f"{counted / _GIB:.2f}", f"{tensors / counted:.2f}"]
         cells += [f"{device:.2f}", f"{host:.1f}"]
         if METHODS[method].end_to_end:
@@ -199,9 +199,9 @@ def _counted_table(name: str, rows: RowFile, segments: int = 128, seq_len: int =
     return _table(titles, lines)
 
 
-def device_tensor_bytes(foreseen: Estimate) -> float:
-    """What tensors take of an estimate's device memory."""
-    return (foreseen.device_memory_bytes - DEVICE_BYTES) / SLACK
+def device_tensor_bytes(estimated: Estimate) -> float:
+    """The part of an estimate's device memory that tensors occupy."""
+    return (estimated.device_memory_bytes - DEVICE_BYTES) / SLACK
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

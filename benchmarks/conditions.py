@@ -1,4 +1,4 @@
-"""What all rows of a benchmark share: text, seed and effort; and the command line that says so."""
+"""The conditions that all rows of a benchmark share: text, seed and effort; and their command-line options."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -12,9 +12,11 @@ from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS
 
 @dataclass(frozen=True)
 class Conditions:
-    """data, seed: of calibration and evaluation.  segments, seq_len: for calibration.  epochs: of our methods that
-    learn.  end_to_end_segments: of those that have such a pass.  steps: of peers that learn.  peer_python: the
-    interpreter that has the peers' packages.
+    """Text, seed and effort of a benchmark.
+
+    data, seed: of calibration and evaluation.  segments, seq_len: of calibration.  epochs: of our methods that learn.
+    end_to_end_segments: of methods with an end-to-end pass.  steps: of peers that learn.  peer_python: the interpreter
+    with the peers' packages.
     """
 
     data: str
@@ -30,20 +32,23 @@ class Conditions:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Conditions":
-        """Those that a parser with `add_options` read."""
+        """Read the conditions from the arguments of a parser with `add_options`."""
         return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say the conditions."""
+    """Add the options of the conditions to a parser."""
     parser.add_argument("--data", default="builtin", help="builtin, wikitext2, c4, or a .txt or .jsonl file")
-    parser.add_argument("--segments", type=int, default=32, help="segments to calibrate with")
-    parser.add_argument("--seq-len", type=int, default=256, help="tokens of each")
-    parser.add_argument("--epochs", type=int, default=METHOD_TABLE["abq"].epochs, help="of our methods that learn")
+    parser.add_argument("--segments", type=int, default=32, help="calibration segments")
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens per segment")
+    parser.add_argument("--epochs", type=int, default=METHOD_TABLE["abq"].epochs, help="epochs of learned methods")
     parser.add_argument(
-        "--end-to-end-segments", type=int, default=DEFAULT_END_TO_END_SEGMENTS, help="of our methods with such a pass"
+        "--end-to-end-segments",
+        type=int,
+        default=DEFAULT_END_TO_END_SEGMENTS,
+        help="segments of the end-to-end pass",
     )
-    parser.add_argument("--steps", type=int, default=200, help="of AutoRound, each with 8 segments")
+    parser.add_argument("--steps", type=int, default=200, help="steps of AutoRound, each with 8 segments")
     parser.add_argument("--eval-segments", type=int, default=128)
     parser.add_argument("--eval-seq-len", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)

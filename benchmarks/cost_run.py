@@ -2,8 +2,8 @@
 
     PYTHONPATH=folder-of-the-code python benchmarks/cost_run.py '{"model": "builtin", "method": "abq", ...}'
 
-A script of its own, so that calibration_cost.py can start it on one thread, and on the code of another commit. Prints
-one line of JSON.
+A separate script, so that calibration_cost.py can run it on one thread and with the code of another commit. Prints one
+line of JSON.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-import app.jobs.calibration_job  # noqa: F401 - what a worker has in memory before it works
+import app.jobs.calibration_job  # noqa: F401 - imported for the memory that a worker has at its start
 from abq_core.analysis.diagnostics import diagnose
 from abq_core.calibration.calibrate import calibrate
 from abq_core.evaluation.perplexity import evaluate
@@ -31,7 +31,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Clock:
-    """CPU seconds (user and system) and peak memory of every phase, read at its end."""
+    """CPU seconds (user and system) and peak memory of each phase, read when the phase ends."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -39,7 +39,7 @@ class Clock:
         self._before = 0.0
 
     def end(self, phase: str) -> None:
-        """A phase is over; the next one's peak starts from what is still there."""
+        """Record a phase and reset the peak, so that the next phase starts from the current memory."""
         now = time.process_time()
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         self.seconds[phase] = round(now - self._before, 2)
@@ -49,15 +49,15 @@ class Clock:
 
 
 def main() -> None:
-    """Do what the argument asks for."""
-    asked: dict[str, Any] = json.loads(sys.argv[1])
-    diagnosed, evaluated = asked.pop("diagnosed", None), asked.pop("evaluated", None)
+    """Run the calibration that the argument describes."""
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    diagnosed, evaluated = job.pop("diagnosed", None), job.pop("evaluated", None)
     torch.set_num_threads(1)
     clock = Clock()
     clock.end("start")
-    base = load_model(asked["model"])
+    base = load_model(job["model"])
     clock.end("load")
-    spec = CalibrationSpec(**{**asked, "precision": Precision.parse(asked["precision"])})
+    spec = CalibrationSpec(**{**job, "precision": Precision.parse(job["precision"])})
     blocks = 0
 
     def on_event(event: object) -> None:

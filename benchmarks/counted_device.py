@@ -1,7 +1,7 @@
-"""A device that counts instead of computing: the most bytes that tensors on it take at once, for shapes of any size.
+"""A device that counts peak tensor memory without computing, for shapes of any size.
 
-It is torch's "meta" device, made to look like an accelerator: what is copied back from it, and what Python asks of it,
-is made up. Code that mixes host and device fails here as it would there.
+It is torch's "meta" device used like an accelerator: values that are copied to the host or read by Python are invented.
+Code that mixes host and device tensors fails as it would on a GPU.
 """
 
 import pydoc_data.topics
@@ -28,7 +28,7 @@ DEVICE = "meta"
 
 
 class CountedDevice(TorchDispatchMode):
-    """While open, `peak` is the most bytes that were alive on DEVICE, `live` those that are now."""
+    """Counts bytes of live tensors on DEVICE while open: `live` now, and `peak` at most."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class CountedDevice(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run an operation; where it would carry values off the device, give made-up ones."""
+        """Run an operation; return invented values if it would copy values off the device."""
         options = dict(kwargs or {})
         name = func._schema.name  # type: ignore[attr-defined]
         first = args[0] if args else None
@@ -72,8 +72,9 @@ class CountedDevice(TorchDispatchMode):
 
 
 def counted_peak(spec: CalibrationSpec) -> int:
-    """Bytes on a device while the first block of a model of random_models.CONFIGS is calibrated there; two segments,
-    so that the optimizer has its states, say as much as many: the others are on the host.
+    """Peak bytes on a device while the first block of a model of random_models.CONFIGS is calibrated there.
+
+    Two segments are enough for the optimizer to have its states; further segments stay on the host.
     """
     with TemporaryDirectory() as name:
         text = Path(name) / "text.txt"

@@ -1,7 +1,7 @@
-"""Text generation on this machine's CPU, end to end: how fast, how soon and in how much memory, column by column.
+"""End-to-end text generation on this machine's CPU: tokens per second, time to first token and memory of each column.
 
-Each column is a process of its own, so that its memory is its own. They are there at the same time and write in turn,
-so that what else the machine does hits all alike.
+Each column runs in its own process, so that its memory is measured alone. The columns generate in turn, so that
+background load affects all of them equally.
 """
 
 import argparse
@@ -47,11 +47,11 @@ _BEGIN, _END = "<!-- measured -->", "<!-- end -->"
 
 
 class ColumnError(RuntimeError):
-    """A column whose process ended before its time."""
+    """The process of a column ended early."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write the JSON; the tables go to stdout, and into the page."""
+    """Measure and write the JSON; print the tables and insert them into the page."""
     options = _options(arguments)
     result: dict[str, Any] = {"machine": _machine(), "start": start_up(), "prompt": _PROMPT, "tokens": options.tokens}
     result["models"] = {}
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def start_up() -> dict[str, float]:
-    """Median seconds of new processes to import the engine, and from there to the end of their first product."""
+    """Median seconds in a new process to import the engine, and from then until its first product is done."""
     code = (
         "import time; begin = time.perf_counter(); import numpy as np; from kernels import dispatch; "
         "from kernels.cpu import engine; from kernels.formats.weight import pack_weight; ready = time.perf_counter(); "
@@ -82,7 +82,7 @@ def start_up() -> dict[str, float]:
 
 
 def measured_page(result: dict[str, Any]) -> str:
-    """All that was measured as Markdown."""
+    """Format all results as Markdown."""
     machine, start = result["machine"], result["start"]
     facts = (
         f"{machine['cpu']}, {machine['threads']} threads, reading memory at {machine['read_gb_per_second']:.1f} GB/s; "
@@ -93,14 +93,14 @@ def measured_page(result: dict[str, Any]) -> str:
 
 
 def measure(name: str, columns: Sequence[str], rounds: int, tokens: int) -> dict[str, Any]:
-    """Every column of one model: {"prompt_tokens", "columns": [row, ...]}. fp32, by far the largest, comes alone."""
+    """Measure every column of one model: {"prompt_tokens", "columns": [row, ...]}. fp32, the largest, runs alone."""
     alone = [column for column in columns if column == "fp32"]
     rest = [column for column in columns if column != "fp32"]
     return _summary([row for group in (alone, rest) for row in _in_turn(name, group, rounds, tokens)])
 
 
 def _in_turn(name: str, columns: Sequence[str], rounds: int, tokens: int) -> list[dict[str, Any]]:
-    """Load one after the other, since building takes memory too; then write in turn."""
+    """Load the columns one after the other, because building needs memory; then generate in turn."""
     workers: list[_Worker] = []
     try:
         for column in columns:
@@ -115,7 +115,7 @@ def _in_turn(name: str, columns: Sequence[str], rounds: int, tokens: int) -> lis
 
 
 def table(name: str, measured: dict[str, Any]) -> str:
-    """The rows as a Markdown table."""
+    """Format the rows as a Markdown table."""
     lines = [
         f"### {name}",
         "",
@@ -136,7 +136,7 @@ def table(name: str, measured: dict[str, Any]) -> str:
 
 
 class _Worker:
-    """The process of one column. `row`: what it is, and its `rounds`."""
+    """The process of one column. `row` describes it and holds its `rounds`."""
 
     def __init__(self, name: str, column: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -150,7 +150,7 @@ class _Worker:
         print(f"{name} {column} is loaded", file=sys.stderr, flush=True)
 
     def write(self, tokens: int) -> None:
-        """Write a text of so many tokens."""
+        """Generate this many tokens."""
         self._pipe.send(tokens)
         self.row["rounds"].append(self._answer())
 
@@ -174,8 +174,8 @@ def _serve(pipe: Connection, name: str, column: str) -> None:
     torch.set_num_threads(thread_count())
     before = psutil.Process().memory_info().rss
     model = _column(name, column)
-    _write(model, 3)  # compiles, and allocates what stays
-    _give_back()
+    _write(model, 3)  # compiles kernels and allocates buffers
+    _release_memory()
     held = held_bytes(model)
     pipe.send({"column": column, "path": path_of(model), "weight_bytes": held, "empty_process_bytes": before})
     while True:
@@ -186,8 +186,8 @@ def _serve(pipe: Connection, name: str, column: str) -> None:
         pipe.send(_write(model, tokens))
 
 
-def _give_back() -> None:
-    """Let the system have what building the model left: it is no part of what decoding holds."""
+def _release_memory() -> None:
+    """Return the memory that building the model used to the system, because decoding does not need it."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -205,12 +205,12 @@ def _column(name: str, column: str) -> LoadedModel:
     if name != BUILTIN:
         model = repeat_block(model, CONFIGS[name].num_hidden_layers)
     model.model.generation_config.eos_token_id = None
-    model.tokenizer.eos_token = None  # every column writes as many tokens as it is asked for
+    model.tokenizer.eos_token = None  # every column generates the requested number of tokens
     return model
 
 
 def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:
-    """Write one text: seconds to the first token, and of every other by the clock and by all threads' CPU time."""
+    """Generate one text: seconds to the first token, then wall and CPU seconds (of all threads) per token."""
     walls, cpus, clock = list[float](), list[float](), time.process_time()
     for event in generate({"": model}, None, _PROMPT, tokens):
         if isinstance(event, Token):
@@ -226,7 +226,7 @@ def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over rounds and tokens, and how each column stands to bf16."""
+    """Medians over rounds and tokens, and the ratio of each column to bf16."""
     prompt_tokens = rows[0]["rounds"][0]["prompt_tokens"]
     for row in rows:
         rounds = row.pop("rounds")
@@ -243,7 +243,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    """The machine, and what the figures of a whole model depend on besides."""
+    """The machine, including what only the results of a whole model depend on."""
     machine = describe_machine([], thread_count(), also=("abq-explorer", "transformers"))
     whole = {"memory_bytes": psutil.virtual_memory().total, "system": platform.platform()}
     return {**machine, **whole}
@@ -253,10 +253,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["llama-1b", BUILTIN], choices=[*CONFIGS, BUILTIN])
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), help="fp32, bf16, int8 and precisions")
-    parser.add_argument("--rounds", type=int, default=3, help="texts that each column writes")
-    parser.add_argument("--tokens", type=int, default=16, help="of each text")
+    parser.add_argument("--rounds", type=int, default=3, help="texts per column")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens per text")
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--markdown", type=Path, help=f"a page whose part between {_BEGIN} and {_END} is written anew")
+    parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {_BEGIN} and {_END}")
     return parser.parse_args(arguments)
 
 

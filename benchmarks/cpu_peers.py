@@ -1,4 +1,4 @@
-"""The CPU engine against ONNX Runtime, torch and llama.cpp, in one run: every figure as JSON, and a page.
+"""Compare the CPU engine with ONNX Runtime, torch and llama.cpp in one run; write the results as JSON and as a page.
 
 .venv/bin/python benchmarks/cpu_peers.py --quick --json benchmarks/results/cpu-peers.json
 """
@@ -24,14 +24,14 @@ M = [1, 2, 4, 8, 16, 64, 256]
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measure what the command line says, write what it asks for, and return the file's content."""
+    """Measure, write the requested files, and return the content of the JSON file."""
     options = _parser().parse_args(arguments)
     threads = 1 if options.quick else thread_count(options.threads)
     full = Matrix(QUICK.precisions, options.shapes or SHAPES, options.m or M, threads)
     matrix = QUICK if options.quick else full
     peers = installed_peers()
     for name in PEERS.keys() - peers:
-        print(f"{name} is not installed and left out; pip install 'abq-explorer[peers]' has it.", flush=True)
+        print(f"{name} is not installed and is omitted; install it with pip install 'abq-explorer[peers]'.", flush=True)
     rows = bench_kernels(matrix.precisions, matrix.shapes, matrix.m, matrix.threads, _show, peers)
     content = {"machine": describe_machine(peers, matrix.threads), "measurements": [asdict(row) for row in rows]}
     if options.json:
@@ -54,11 +54,11 @@ def _shape(text: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="4096x4096, M = 1, 8, 64, one thread: under 3 minutes")
-    parser.add_argument("--shapes", type=_shape, nargs="+", help="outputs x inputs; default: the five of the page")
-    parser.add_argument("--m", type=int, nargs="+", help=f"rows of the input; default: {M}")
+    parser.add_argument("--shapes", type=_shape, nargs="+", help="outputs x inputs; default: those of the page")
+    parser.add_argument("--m", type=int, nargs="+", help=f"input rows; default: {M}")
     parser.add_argument("--threads", type=int, help="default: ABQ_THREADS, or all cores")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="where the page goes")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--markdown", type=Path, help="file for the page")
     return parser
 
 

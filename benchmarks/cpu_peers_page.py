@@ -1,4 +1,4 @@
-"""The figures of `cpu_peers.py` as text: every row, and the ratios that the project promises."""
+"""The results of `cpu_peers.py` as text: every row, and the ratios that the project promises."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ _SHAPE = (4096, 4096)
 
 @dataclass(frozen=True)
 class Promise:
-    """`precision` of ours is to be so many times as fast as the best of some rows, by number of tokens."""
+    """A promised speedup of our `precision` over the best of some rows, by number of tokens."""
 
     precision: str
     against: str
     chosen: Callable[[Row], bool]
     at_least: dict[int, float]
-    figure: str = "median_us"
+    field: str = "median_us"
 
 
 def _of(engine: str, precision: str, path: str = "") -> Callable[[Row], bool]:
@@ -39,7 +39,7 @@ PROMISES = (
 
 
 def row_text(row: Row) -> str:
-    """One measurement as a line."""
+    """Format one measurement as a line."""
     return (
         f"{row['n']}x{row['k']} M={row['m']:<4}{row['engine']:15}{row['precision']:6}"
         f"{row['median_us']:10.1f} µs ± {row['iqr_us']:.1f}, cold {row['cold_us']:.1f} µs, "
@@ -48,7 +48,7 @@ def row_text(row: Row) -> str:
 
 
 def page(content: dict[str, Any], command: str) -> str:
-    """The promises, their ratios at every shape, and all rows in Markdown; command: what measured them."""
+    """Format the promises, their ratios at every shape, and all rows as Markdown; command: how they were measured."""
     machine, rows = content["machine"], content["measurements"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return "\n".join(
@@ -84,15 +84,15 @@ def page(content: dict[str, Any], command: str) -> str:
 
 
 def ratio(rows: Iterable[Row], promise: Promise, m: int, shape: tuple[int, int] = _SHAPE) -> float | None:
-    """How many times as fast as the best of the promise's rows; None where one of the two was not measured."""
+    """Our speedup over the best of the promise's rows; None if either was not measured."""
     here = [row for row in rows if (row["n"], row["k"], row["m"]) == (*shape, m)]
-    ours = [row[promise.figure] for row in here if _of("abq", promise.precision)(row)]
-    theirs = [row[promise.figure] for row in here if promise.chosen(row)]
+    ours = [row[promise.field] for row in here if _of("abq", promise.precision)(row)]
+    theirs = [row[promise.field] for row in here if promise.chosen(row)]
     return min(theirs) / ours[0] if ours and theirs else None
 
 
 def bandwidth_text(machine: dict[str, Any], rows: Iterable[Row]) -> str:
-    """What W2A8 at M = 1, cold, reaches of what binds it: reading memory, or the instructions."""
+    """The share of its limit (memory bandwidth or instructions) that W2A8 at M = 1 reaches, cold."""
     row = next((r for r in rows if (r["n"], r["k"], r["m"]) == (*_SHAPE, 1) and _of("abq", "W2A8")(r)), None)
     if row is None:
         return "W2A8 at M = 1 was not measured."

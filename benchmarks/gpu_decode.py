@@ -1,11 +1,11 @@
-"""Text generation on a GPU, end to end: how fast, how soon and in how much memory, column by column, written as JSON.
+"""End-to-end text generation on a GPU: tokens per second, time to first token and memory of each column, as JSON.
 
 PYTHONPATH=. python benchmarks/gpu_decode.py --json benchmarks/results/gpu-decode.json
 
-A LLaMA's shapes with random weights: one block is quantized and repeated, each copy in memory of its own. One column
-after the other, alone on the GPU, so that its memory is its own. Every column decodes by the same step in a CUDA graph
-(`abq_core/inference/graph_decoder.py`); only the linears of its blocks differ: embedding, head, norms and attention are
-float16.
+The model has a LLaMA's shapes and random weights: one block is quantized and repeated, each copy in separate memory.
+Columns run one after the other, so that the memory of each is measured alone. Every column decodes with the same step
+in a CUDA graph (`abq_core/inference/graph_decoder.py`); only the linears of its blocks differ. Embedding, LM head,
+norms and attention are float16.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _WARM_UP_TOKENS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a line for each column, write the file after each."""
+    """Measure; print a line and write the file after each column."""
     options = _options(arguments)
     on = driver.device(0) if options.device == "cuda" else None
     if on is not None and options.apart:
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     name: str, blocks: int, column: str, on: driver.CudaDevice | None, rounds: int, tokens: int
 ) -> dict[str, Any]:
-    """One column, made, timed and let go. Without a GPU the same step runs eagerly, and no memory is counted."""
-    _let_go(on)
+    """Build, time and release one column. Without a GPU the same step runs eagerly, and memory is not measured."""
+    _release_memory(on)
     model = column_model(name, blocks, column, "cpu" if on is None else on.place)
     list(generate({"": model}, None, _PROMPT, _WARM_UP_TOKENS))
-    held = _let_go(on)
+    held = _release_memory(on)
     texts = [_write(model, tokens) for _ in range(rounds)]
     between = [seconds for text in texts for seconds in text["between"]]
     return {
@@ -81,19 +81,19 @@ def measure(
 
 
 def column_model(name: str, blocks: int, column: str, place: str) -> LoadedModel:
-    """So many equal blocks of that shape on "cpu" or "cuda:0", with the linears of a column, decoding by steps."""
+    """A model of `blocks` equal blocks on "cpu" or "cuda:0", with the linears of a column."""
     model = one_block_model(name)
     if column not in (FP16, INT8):
         model = rounded_model(model, Precision.parse(column), "packed")
     model = to_device(model, place, torch.float16)
     model = repeat_block(to_int8(model) if column == INT8 else model, blocks)
     model.model.generation_config.eos_token_id = None
-    model.tokenizer.eos_token = None  # every column writes as many tokens as it is asked for
+    model.tokenizer.eos_token = None  # every column generates the requested number of tokens
     return replace(model, decoder=model.decoder if place != "cpu" else GraphDecoder(model.model))
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
-    """Write into every row how it stands to FP16 and to our W8A8, where they were measured."""
+    """Add the ratios to FP16 and to our W8A8 to every row, if those were measured."""
     for key, baseline in (("fp16", FP16), ("w8a8", OURS)):
         for base in [row for row in rows if row["column"] == baseline]:
             for row in rows:
@@ -102,7 +102,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
 
 
 def show(row: dict[str, Any]) -> None:
-    """One line."""
+    """Print one row as a line."""
     factors = "".join(f", {row[f'faster_than_{k}']:.2f}x {k}" for k in ("fp16", "w8a8") if f"faster_than_{k}" in row)
     peak = "" if row["peak_bytes"] is None else f", peak {row['peak_bytes'] / 2**20:.0f} MiB"
     print(
@@ -112,8 +112,8 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-def _let_go(on: driver.CudaDevice | None) -> int | None:
-    """Free what nobody holds, and count the peak from here; bytes that are still held on the GPU."""
+def _release_memory(on: driver.CudaDevice | None) -> int | None:
+    """Free unused GPU memory and reset the peak. Returns the bytes still allocated, or None without a GPU."""
     gc.collect()
     if on is None:
         return None
@@ -123,21 +123,21 @@ def _let_go(on: driver.CudaDevice | None) -> int | None:
 
 
 def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:
-    """Write one text: seconds to the first token, and of every other. Each ends with its logits on the host."""
+    """Generate one text: seconds to the first token, then seconds per token, until its logits are on the host."""
     clock = [event.seconds for event in generate({"": model}, None, _PROMPT, tokens) if isinstance(event, Token)]
     return {"first": clock[0], "between": [later - earlier for earlier, later in pairwise(clock)]}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a trial of the script")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try the script")
     parser.add_argument("--model", choices=list(CONFIGS), default="llama-7b")
-    parser.add_argument("--blocks", type=int, help="default: as many as the model has")
+    parser.add_argument("--blocks", type=int, help="default: the model's number of blocks")
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), help="fp16, int8 (torch) and precisions")
-    parser.add_argument("--rounds", type=int, default=3, help="texts that each column writes")
-    parser.add_argument("--tokens", type=int, default=1024, help="of each text")
-    parser.add_argument("--apart", action="store_true", help="no launch begins before the one before it has ended")
-    parser.add_argument("--json", type=Path, help="the file to write; none without it")
+    parser.add_argument("--rounds", type=int, default=3, help="texts per column")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens per text")
+    parser.add_argument("--apart", action="store_true", help="disable overlapping launches")
+    parser.add_argument("--json", type=Path, help="file to write; default: none")
     options = parser.parse_args(arguments)
     options.blocks = options.blocks or CONFIGS[options.model].num_hidden_layers
     return options

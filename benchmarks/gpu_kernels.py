@@ -1,10 +1,10 @@
-"""The GPU engine against other libraries, written as JSON. Of the project it needs `kernels` alone.
+"""Compare the GPU engine with other libraries; write JSON. Needs only the package `kernels` of the project.
 
 PYTHONPATH=. python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json
 
-gemlite and humming-kernels are timed too where they are installed. They compile at their first call on a shape and a
-number of tokens; when --compiling-seconds are used up, they are left out, and a line says so. The file is written anew
-after each shape and number of tokens: a run that is cut leaves what it has measured.
+gemlite and humming-kernels are timed as well if they are installed. They compile at their first call for a shape and
+number of tokens; when --compiling-seconds are used up, they are omitted with a message. The file is rewritten after
+each shape and number of tokens, so that an interrupted run keeps its results.
 """
 
 import argparse
@@ -28,7 +28,7 @@ QUICK = {"precisions": "W2A8,W4A4,W8A8", "shapes": "4096x4096,11008x4096", "m": 
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure, print a line for each row, write the file."""
+    """Measure, print a line per row, write the file."""
     arguments = read_arguments(words)
     shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes.split(",")]
     tokens = [int(m) for m in arguments.m.split(",")]
@@ -77,24 +77,24 @@ def main(words: list[str] | None = None) -> None:
 
 
 def read_arguments(words: list[str] | None) -> argparse.Namespace:
-    """The command line; --quick changes what is not named on it."""
+    """Parse the command line; --quick changes the defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precisions", default=PRECISIONS, help="with commas between")
+    parser.add_argument("--precisions", default=PRECISIONS, help="comma-separated")
     parser.add_argument(
-        "--shapes", default=f"{LLAMA_7B},{LLAMA_13B},{LLAMA_70B}", help="outputs x inputs, with commas between"
+        "--shapes", default=f"{LLAMA_7B},{LLAMA_13B},{LLAMA_70B}", help="outputs x inputs, comma-separated"
     )
-    parser.add_argument("--m", default=TOKENS, help="tokens, with commas between")
+    parser.add_argument("--m", default=TOKENS, help="tokens, comma-separated")
     parser.add_argument("--quick", action="store_true", help="fewer precisions, shapes and numbers of tokens")
-    parser.add_argument("--compiling-seconds", type=float, default=120.0, help="for peers that compile (120)")
-    parser.add_argument("--apart", action="store_true", help="no launch begins before the one before it has ended")
-    parser.add_argument("--json", type=Path, help="the file to write; none without it")
+    parser.add_argument("--compiling-seconds", type=float, default=120.0, help="for all peers that compile (120)")
+    parser.add_argument("--apart", action="store_true", help="disable overlapping launches")
+    parser.add_argument("--json", type=Path, help="file to write; default: none")
     if parser.parse_args(words).quick:
         parser.set_defaults(**QUICK)
     return parser.parse_args(words)
 
 
 def show(row: KernelMeasurement) -> None:
-    """One line."""
+    """Print one row as a line."""
     factors = ", ".join(f"{factor:.2f}x {engine}" for engine, factor in row.speedup.items())
     reached = "" if row.limit is None else f"{row.limit[1]:.0%} of {row.limit[0]}, "
     print(
@@ -105,7 +105,7 @@ def show(row: KernelMeasurement) -> None:
 
 
 def as_json(row: KernelMeasurement) -> dict[str, Any]:
-    """A row, with the limit that binds and the share of it that was reached."""
+    """A row as JSON, with its bottleneck and the share of it that was reached."""
     name, share = row.limit or (None, None)
     return {**asdict(row), "limit": name, "limit_share": share}
 

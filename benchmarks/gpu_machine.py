@@ -1,4 +1,4 @@
-"""The machine as the file of a GPU benchmark names it: device, driver and versions."""
+"""Description of the machine in a GPU benchmark's file: device, driver and versions."""
 
 import platform
 import shutil
@@ -19,11 +19,11 @@ PACKAGES = (
 
 
 def describe_gpu(on: driver.CudaDevice | None) -> dict[str, Any]:
-    """The record of a GPU; without one, of the processor that a trial ran on."""
-    found = {}
+    """Describe a GPU; without one, the processor."""
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
     device: dict[str, Any] = {"device": cpu_name()}
@@ -41,12 +41,12 @@ def describe_gpu(on: driver.CudaDevice | None) -> dict[str, Any]:
         **device,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "versions": found,
+        "versions": versions,
     }
 
 
 def _driver_version() -> str | None:
-    """Of the display driver, as nvidia-smi says; None without that program."""
+    """Version of the display driver from nvidia-smi; None if that program is missing."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None

@@ -1,7 +1,7 @@
-"""A peer's weights: its script run in an environment that has its package, and the integers behind what it wrote.
+"""A peer's weights: runs its script in an environment with its package, and recovers integers from its output.
 
-Whatever a peer writes must lie on a grid of 2^p levels a row (or group), as ours does; `integers` finds that grid, and
-refuses weights that have more levels than the precision allows.
+A peer's weights must lie on a grid of 2^p levels per row (or group), as ours do; `integers` finds that grid and rejects
+weights with more levels than the precision allows.
 """
 
 import json
@@ -29,20 +29,18 @@ ROOT = Path(__file__).parent.parent
 PEERS = ("gptq", "autoround")
 PEER_PYTHON = ROOT / ".venv-peers/bin/python"
 _FOLDER = Path(__file__).parent / "peers"
-_TOLERANCE = 1e-3  # of a step: how far a value may be from its level
-_LARGEST_SHIFT = (
-    0.3  # steps by which the weights of a linear may be moved on average; a wrong zero point moves them by 1
-)
-_SHOWN = 2000  # characters of a failed peer's output
+_TOLERANCE = 1e-3  # largest distance of a value from its level, in steps
+_LARGEST_SHIFT = 0.3  # largest mean shift of a linear's weights in steps; a wrong zero point shifts by 1
+_SHOWN = 2000  # characters of a failed peer's output in the message
 
 
 class PeerError(RuntimeError):
-    """A peer that did not run, or whose weights are not what was asked for."""
+    """A peer failed, or its weights do not fit the request."""
 
 
 @dataclass(frozen=True)
 class PeerResult:
-    """store: the blocks as ours would be stored.  record: package, settings, seconds, peak memory."""
+    """Blocks in our format (`store`), and package, settings, seconds and peak memory (`record`)."""
 
     store: MemoryStore
     record: dict[str, Any]
@@ -56,7 +54,7 @@ def run_peer(
     Raises PeerError.
     """
     if not supports(precision):
-        raise PeerError(f"{name} knows no levels such as those of {precision}: leave the star and kv away.")
+        raise PeerError(f"{name} does not support the levels of {precision}: omit the star and kv.")
     with tempfile.TemporaryDirectory(prefix="abq-peer-") as folder:
         model, given, out = Path(folder) / "model", Path(folder) / "tokens.safetensors", Path(folder) / "weights.st"
         base.model.save_pretrained(model)
@@ -75,7 +73,7 @@ def run_peer(
         if done.returncode or not out.is_file():
             raise PeerError(
                 f"{name} ended with {done.returncode}. Is its package installed for {python}? See "
-                f"benchmarks/README.md. It said:\n{(done.stdout + done.stderr)[-_SHOWN:]}"
+                f"benchmarks/README.md. Its output:\n{(done.stdout + done.stderr)[-_SHOWN:]}"
             )
         with safe_open(out, "pt") as file:
             record = json.loads(file.metadata()["record"])
@@ -90,12 +88,12 @@ def is_peer(method: str) -> bool:
 
 
 def supports(precision: Precision) -> bool:
-    """True where peers know the levels: no star, and K and V left alone."""
+    """Whether peers support this precision: no star, and no quantized KV cache."""
     return precision.quantizes_weights and not precision.balanced and precision.kv_bits is None
 
 
 def stored_blocks(base: LoadedModel, precision: Precision, weights: dict[str, Tensor]) -> MemoryStore:
-    """The blocks of `base` with a peer's weights as integers. Raises PeerError where one is absent or off the grid."""
+    """The blocks of `base` with a peer's weights as integers. Raises PeerError if one is missing or off the grid."""
     names = {id(parameter): name for name, parameter in base.model.named_parameters()}
     store = MemoryStore()
     for index, block in enumerate(blocks_of(base.model)):
@@ -122,7 +120,7 @@ def stored_blocks(base: LoadedModel, precision: Precision, weights: dict[str, Te
 
 
 def _check_shift(found: QuantizedWeight, original: Tensor) -> None:
-    """Raise PeerError where a linear's weights are moved as a whole, as by a zero point that was misread."""
+    """Raise PeerError if a linear's weights are shifted as a whole, as by a misread zero point."""
     scale = found.scale.repeat_interleave(found.group_size, dim=1)[:, : original.shape[1]]
     shift = ((found.dequantize() - original.float()) / scale).mean().item()
     if abs(shift) > _LARGEST_SHIFT:
@@ -132,7 +130,7 @@ def _check_shift(found: QuantizedWeight, original: Tensor) -> None:
 def integers(weight: Tensor, precision: Precision) -> QuantizedWeight:
     """The codes, scales and zero points behind a dequantized weight (rows, k) float32.
 
-    Raises PeerError where a row (or group) has no grid of 2^p evenly spaced levels, zero among them.
+    Raises PeerError if a row (or group) does not lie on 2^p evenly spaced levels that include zero.
     """
     rows, k = weight.shape
     size = precision.group_size or k
@@ -151,12 +149,12 @@ def integers(weight: Tensor, precision: Precision) -> QuantizedWeight:
 
 
 def _step(values: np.ndarray, levels: int) -> float:
-    """The largest step of a grid through zero on which all values lie within `levels` levels; 1 where all are zero."""
+    """The largest step of a grid through zero with at most `levels` levels that fits all values; 1 if all are zero."""
     found = np.unique(np.append(values, 0.0))
     span = found[-1] - found[0]
     if span == 0:
         return 1.0
-    for intervals in range(1, levels):  # from the lowest to the highest value, or to zero where that is an end
+    for intervals in range(1, levels):  # between the lowest and the highest value, zero included
         step = span / intervals
         if np.abs(found / step - np.rint(found / step)).max() < _TOLERANCE:
             return float(step)

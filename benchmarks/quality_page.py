@@ -1,10 +1,10 @@
-"""The page docs/results.md: tables of what `quality.py` found, one section a model."""
+"""The page docs/results.md: tables of the results of `quality.py`, one section per model."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from conditions import Conditions
-from measuring import FULL_PRECISION, Question
+from row_spec import FULL_PRECISION, RowSpec
 
 from abq_core.evaluation.perplexity import perplexity_gap
 from abq_core.models.shape import model_shape
@@ -12,33 +12,33 @@ from abq_core.precision import Precision
 from abq_core.spec import METHODS
 
 Found = Mapping[str, Any]
-_RIVALS = ("W2*A8", "W3A8")  # both store three planes a weight
+_RIVALS = ("W2*A8", "W3A8")  # both store three planes per weight
 
 
-def page(known: Mapping[Question, Found], conditions: Conditions, command: str) -> str:
-    """The whole page."""
-    models = list(dict.fromkeys(question.model for question in known))
-    parts = [_introduction(conditions, {question.method for question in known})]
+def page(known: Mapping[RowSpec, Found], conditions: Conditions, command: str) -> str:
+    """Format the whole page."""
+    models = list(dict.fromkeys(spec.model for spec in known))
+    parts = [_introduction(conditions, {spec.method for spec in known})]
     parts += [ModelSection(model, {q: f for q, f in known.items() if q.model == model}).text() for model in models]
     parts.append(_end(known, command))
     return "\n".join(parts) + "\n"
 
 
 class ModelSection:
-    """What was found on one model."""
+    """The section of one model."""
 
-    def __init__(self, model: str, known: Mapping[Question, Found]) -> None:
+    def __init__(self, model: str, known: Mapping[RowSpec, Found]) -> None:
         self.model, self.known = model, known
-        self.cells = {(question.precision, question.method): found for question, found in known.items()}
-        self.full = next(found for question, found in known.items() if question.method == FULL_PRECISION)
-        rest = [question for question in known if question.method != FULL_PRECISION]
-        self.precisions = list(dict.fromkeys(question.precision for question in rest))
-        self.methods = list(dict.fromkeys(question.method for question in rest))
+        self.cells = {(spec.precision, spec.method): found for spec, found in known.items()}
+        self.full = next(found for spec, found in known.items() if spec.method == FULL_PRECISION)
+        rest = [spec for spec in known if spec.method != FULL_PRECISION]
+        self.precisions = list(dict.fromkeys(spec.precision for spec in rest))
+        self.methods = list(dict.fromkeys(spec.method for spec in rest))
         ours = [method for method in METHODS if method in self.methods]
-        self.best = ours[-1] if ours else None  # METHODS ends with the one that is to be compared with the others
+        self.best = ours[-1] if ours else None  # the last of METHODS is compared with the others
 
     def text(self) -> str:
-        """The section."""
+        """Format the section."""
         shape = model_shape(self.model)
         name = next(iter(self.known)).model_name
         parts = [
@@ -53,7 +53,7 @@ class ModelSection:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _found(self, precision: str, method: str) -> Found | None:
-        """The row, where it has a perplexity."""
+        """The results of a row, or None without a perplexity."""
         found = self.cells.get((precision, method))
         return found if found is not None and "perplexity" in found else None
 
@@ -179,7 +179,7 @@ def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
     )
 
 
-def _end(known: Mapping[Question, Found], command: str) -> str:
+def _end(known: Mapping[RowSpec, Found], command: str) -> str:
     found = [f for f in known.values() if "perplexity" in f]
     packages = sorted({f["package"] for f in found if "package" in f})
     versions = sorted({f"Python {f['python']}, torch {f['torch']}, transformers {f['transformers']}" for f in found})

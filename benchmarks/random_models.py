@@ -1,4 +1,4 @@
-"""LLaMAs with random weights: as folders for whole runs, as single blocks of a large model's shape."""
+"""LLaMA models with random weights: folders for whole runs, and single blocks with a large model's shapes."""
 
 import copy
 import multiprocessing
@@ -56,7 +56,7 @@ CONFIGS = {
 
 
 def random_folder(name: str, folder: Path) -> Path:
-    """A folder with that model in FP16 and the built-in model's tokenizer; equal names give equal weights."""
+    """Save that model in FP16 with the built-in model's tokenizer; the same name has the same weights."""
     logging.disable_progress_bar()
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).half().save_pretrained(folder)
@@ -65,20 +65,20 @@ def random_folder(name: str, folder: Path) -> Path:
 
 
 def bundled_tokenizer() -> PreTrainedTokenizerBase:
-    """The built-in model's, for longer texts."""
+    """The built-in model's tokenizer with a larger maximum length."""
     tokenizer = AutoTokenizer.from_pretrained(BUILTIN_FOLDER)
     tokenizer.model_max_length = _CONTEXT
     return tokenizer
 
 
 def save_random(name: str, folder: Path) -> Path:
-    """`random_folder` in a process of its own: what it takes is no part of this one's memory."""
+    """Run `random_folder` in a new process, so that its memory does not count for this one."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(random_folder, name, folder).result()
 
 
 def empty_model(name: str, blocks: int) -> PreTrainedModel:
-    """The first blocks of that model on the CPU, fp32; its weights are whatever stands in memory, mostly untouched."""
+    """The first blocks of that model on the CPU in fp32, with uninitialized weights."""
     register_attention()
     config = AutoConfig.for_model(**{**CONFIGS[name].to_dict(), "num_hidden_layers": blocks})
     with torch.device("meta"):
@@ -90,8 +90,9 @@ def empty_model(name: str, blocks: int) -> PreTrainedModel:
 
 
 def one_block_model(name: str) -> LoadedModel:
-    """That model with one block only, in fp32. Its weights are normal, rounded to bfloat16 as those of most models are;
-    equal names give equal ones.
+    """That model with a single block, in fp32.
+
+    Weights are normally distributed and rounded to bfloat16 like those of most models; equal names, equal weights.
     """
     model = empty_model(name, 1)
     model.tie_weights()
@@ -106,7 +107,7 @@ def one_block_model(name: str) -> LoadedModel:
 
 
 def repeat_block(loaded: LoadedModel, blocks: int) -> LoadedModel:
-    """The model with copies of its one block, each in memory of its own: quantized once, as large as the whole."""
+    """The model with copies of its one block in separate memory: quantized once, but as large as the whole model."""
     model = loaded.model
     (first,) = blocks_of(model)
     for index in range(1, blocks):
@@ -114,7 +115,7 @@ def repeat_block(loaded: LoadedModel, blocks: int) -> LoadedModel:
         block.self_attn.layer_idx = index
         for module in block.modules():
             if isinstance(module, PackedLinear) and isinstance(module.packed, PackedWeight):
-                module.packed, _ = stack([module.packed])  # a copy that starts on a cache line, as the first does
+                module.packed, _ = stack([module.packed])  # a copy aligned to a cache line, like the first
         blocks_of(model).append(block)
     model.config.num_hidden_layers = blocks
     model.config.layer_types = None
@@ -122,6 +123,6 @@ def repeat_block(loaded: LoadedModel, blocks: int) -> LoadedModel:
 
 
 def random_shape(name: str) -> ModelShape:
-    """Its sizes; nothing is made."""
+    """The sizes of that model, without building it."""
     register_attention()
     return shape_of(name, CONFIGS[name])

@@ -1,4 +1,4 @@
-"""Rows of figures in a JSON file, a line each, kept as they are finished, so that a cut run can be resumed."""
+"""Benchmark results in a JSON file, one row per line, written as they finish, so that a run can be resumed."""
 
 import fcntl
 import json
@@ -10,20 +10,20 @@ from typing import Any
 
 
 class RowFile:
-    """What was asked for and what was found. Two processes may add to the same file."""
+    """A file of rows {"asked": key, "found": results}. Several processes may add to the same file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def find(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was found for this question; None where it was never asked."""
-        return next((row["found"] for row in self._rows() if row["asked"] == asked), None)
+    def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the results stored under this key, or None."""
+        return next((row["found"] for row in self._rows() if row["asked"] == key), None)
 
-    def add(self, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Keep an answer; an earlier one to the same question goes."""
+    def add(self, key: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Store results, replacing those stored under the same key."""
         with self._locked():
-            rows = [row for row in self._rows() if row["asked"] != asked]
-            rows.append({"asked": dict(asked), "found": dict(found)})
+            rows = [row for row in self._rows() if row["asked"] != key]
+            rows.append({"asked": dict(key), "found": dict(results)})
             fresh = self.path.with_suffix(".new")
             fresh.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
             os.replace(fresh, self.path)
@@ -34,7 +34,7 @@ class RowFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.path.parent, os.O_RDONLY)  # locked itself, so that no lock file stays behind
+        folder = os.open(self.path.parent, os.O_RDONLY)  # the folder itself is locked, so that no lock file remains
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             yield

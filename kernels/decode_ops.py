@@ -1,4 +1,4 @@
-"""What one token needs besides its products with packed weights: norm, attention over a cache, gate, head. CPU."""
+"""The operations of a decode step on the CPU besides packed products: norm, RoPE, attention, gate and LM head."""
 
 import math
 from functools import cache
@@ -17,9 +17,9 @@ _WORTH_A_THREAD = 1 << 22  # multiplications
 
 
 def add_norm(x: _Floats, added: _Floats, weight: _Floats, epsilon: float) -> _Floats:
-    """x (k,) += added, which may be empty. Returns weight * x / sqrt(mean(x^2) + epsilon) as (1, k).
+    """Add `added` (k,), or nothing if empty, to x (k,) in place; return its RMS norm times weight as (1, k).
 
-    Raises NotFiniteError where the sum of squares is not finite.
+    RMS norm: weight * x / sqrt(mean(x^2) + epsilon). Raises NotFiniteError if the sum of squares is not finite.
     """
     out = np.empty((1, x.size), np.float32)
     if not math.isfinite(_compiled().add_norm(x, added, weight, np.float32(epsilon), out[0])):
@@ -35,14 +35,14 @@ def gated(gate_up: _Floats) -> _Floats:
 
 
 def rotate(x: _Floats, cos: _Floats, sin: _Floats) -> None:
-    """Rotary position embedding of x (heads, d) in place, halves against each other; cos, sin: (d,)."""
+    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.  cos, sin: (d,)."""
     _compiled().rotate(x, cos, sin)
 
 
 def attend(query: _Floats, keys: _Floats, values: _Floats, first: int, last: int, scale: float) -> _Floats:
     """Softmax attention of query (heads, d) over positions first .. last - 1 of a cache. Returns (1, heads * d).
 
-    keys, values: (kv_heads, capacity, d).  Neighbouring heads share a kv head.
+    keys, values: (kv_heads, capacity, d).  Consecutive heads share a KV head.
     """
     out = np.empty(query.shape, np.float32)
     _compiled().attend(query, keys, values, first, last, np.float32(scale), out)
@@ -50,7 +50,7 @@ def attend(query: _Floats, keys: _Floats, values: _Floats, first: int, last: int
 
 
 def bfloat16_product(weight: NDArray[np.uint16], x: _Floats, threads: int | None = None) -> _Floats:
-    """weight (n, k), the bits of bfloat16, times x (k,), summed in float32 -> (n,). Raises ShapeError, ThreadsError."""
+    """weight (n, k), bfloat16 bits, times x (k,), accumulated in float32 -> (n,). Raises ShapeError, ThreadsError."""
     if weight.ndim != 2 or x.shape != weight.shape[1:]:
         raise ShapeError(f"an input of shape {x.shape} does not fit a weight {weight.shape}")
     x = np.ascontiguousarray(x, np.float32)
@@ -65,7 +65,7 @@ def bfloat16_product(weight: NDArray[np.uint16], x: _Floats, threads: int | None
 
 @cache
 def _compiled() -> ModuleType:
-    """The compiled functions, imported at first use: Numba takes a second that an import should not."""
+    """The compiled functions, imported on first use because importing Numba takes about a second."""
     from kernels.cpu import decode_ops
 
     return decode_ops

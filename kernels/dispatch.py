@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cpu.paths import DEQUANTIZED
 from kernels.cuda.device_tensors import DeviceWeight
 from kernels.formats.activations import NotFiniteError, quantize_activations, refuse_not_finite
 from kernels.formats.planes import ShapeError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from kernels.cuda.inputs import Input
 
 NUMPY = "numpy"
-DEQUANTIZED = "dequantized-fp32"
 _BLOCK_ROWS = 512
 _ACT_BITS = frozenset((*range(1, 9), 16))
 

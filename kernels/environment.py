@@ -1,4 +1,4 @@
-"""The start-up check that this package is not mixed up with the Hugging Face library that is also called `kernels`."""
+"""Start-up check that the Hugging Face library `kernels`, which has the same name, is not installed."""
 
 from importlib import metadata
 
@@ -6,14 +6,14 @@ DISTRIBUTION = "kernels"
 
 
 class KernelsNameError(RuntimeError):
-    """The distribution `kernels` is installed, so that one of the two packages would hide the other."""
+    """The distribution `kernels` is installed, and one of the two packages would shadow the other."""
 
 
 def check_environment() -> None:
-    """Refuse an environment in which `import kernels` may mean something else. Reads package metadata only.
+    """Raise KernelsNameError if `import kernels` may import another library. Reads package metadata only.
 
-    transformers looks for the distribution `kernels`; where it is installed, transformers would call its functions and
-    get ours. Raises KernelsNameError.
+    transformers looks for the distribution `kernels`. If it is installed, transformers calls its functions but would
+    import this package.
     """
     try:
         version = metadata.version(DISTRIBUTION)

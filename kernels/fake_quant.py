@@ -1,7 +1,7 @@
-"""Fake quantization of rows of float32 on the CPU: one pass over memory where tensor operations take ten."""
+"""Fake quantization of float32 rows on the CPU: one pass over memory instead of ten tensor operations."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -14,9 +14,10 @@ _WORTH_A_THREAD = 1 << 16  # values
 
 
 def ends(x: _Floats) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
-    """Least and greatest value of each row of x (rows, n), contiguous, the range widened to hold 0: (rows,) each.
+    """Minimum and maximum of each row of x (rows, n), contiguous, with the range extended to include 0: (rows,) each.
 
-    Third: (rows, 2) int64, the columns where they stand, -1 for a 0 that is none of x.  NaN or infinity is an end.
+    Third result: (rows, 2) int64, the columns of the two; -1 for a 0 that is not an element of x.  NaN and infinity
+    become a minimum or maximum.
     """
     low, high, at = (*np.empty((2, len(x)), np.float32), np.empty((len(x), 2), np.int64))
     _each_row(x, lambda first, last: _compiled().ends(x, first, last, low, high, at))
@@ -26,25 +27,27 @@ def ends(x: _Floats) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
 def on_grid(x: _Floats, scale: _Floats, zero: _Floats, offset: _Floats | None, top: int) -> _Floats:
     """(clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale for x (rows, n), contiguous.
 
-    scale, zero: (rows,), what is whole of zero added after rounding.  offset: as x, in steps of the grid; None for 0.
+    scale, zero: (rows,); the integer part of zero is added after rounding.  offset: same shape as x, in units of the
+    scale; None for 0.
     """
     out = np.empty_like(x)
-    work = partial(_compiled().on_grid, x, scale, zero, _array(offset), np.float32(top))
-    _each_row(x, lambda first, last: work(first, last, out))
+    grid = scale, zero, _array(offset), np.float32(top)
+    _each_row(x, lambda first, last: _compiled().on_grid(x, grid, first, last, out))
     return out
 
 
 def on_grid_gradients(
     gradient: _Floats, x: _Floats, scale: _Floats, zero: _Floats, offset: _Floats | None, top: int
 ) -> tuple[_Floats, _Floats, _Floats]:
-    """Gradients of `on_grid` for x (rows, n), scale and zero (rows,), given those of its result.
+    """Gradients of `on_grid` for x (rows, n), scale and zero (rows,), given the gradient of its result.
 
-    Rounding passes them as the identity; beyond the grid's ends x gets none. That for the offset is x's times scale.
+    Straight-through estimator: rounding is the identity, and clamped elements of x get 0. The gradient for the offset
+    is that of x times the scale.
     """
     for_x, (for_scale, for_zero) = np.empty_like(x), np.empty((2, len(x)), np.float32)
-    work = partial(_compiled().on_grid_gradients, gradient, x, scale, zero, _array(offset), np.float32(top))
-    _each_row(x, lambda first, last: work(first, last, for_x, for_scale, for_zero))
-    return for_x, for_scale, for_zero
+    grid, out = (scale, zero, _array(offset), np.float32(top)), (for_x, for_scale, for_zero)
+    _each_row(x, lambda first, last: _compiled().on_grid_gradients(gradient, x, grid, first, last, out))
+    return out
 
 
 def _each_row(x: _Floats, work: Callable[[int, int], None]) -> None:
@@ -58,7 +61,7 @@ def _array(offset: _Floats | None) -> _Floats:
 
 @cache
 def _compiled() -> ModuleType:
-    """Numba is imported at the first use."""
+    """The compiled functions, imported on first use because importing Numba takes about a second."""
     from kernels.cpu import fake_quant
 
     return fake_quant

@@ -1,8 +1,8 @@
-"""The Hadamard transform in front of a linear: channels are mixed in blocks, so that none of them is an outlier.
+"""The block Hadamard transform before a linear layer: it mixes channels, which spreads outliers.
 
-A block of n channels is multiplied by H / sqrt(n), with H Sylvester's matrix of +1 and -1: symmetric, and its own
-inverse. A weight whose columns went through it too gives the same product. Additions come in one order everywhere,
-pairs 1, 2, 4, .. channels apart, and sqrt(n) last: so every engine has the same bits.
+A block of n channels is multiplied by H / sqrt(n), where H is Sylvester's matrix of +1 and -1, symmetric and its own
+inverse. If the weight's columns are transformed as well, the product does not change. Every engine adds in the same
+order (pairs 1, 2, 4, ... channels apart) and divides by sqrt(n) last, so results are bit-equal.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ _WORTH_A_THREAD = 1 << 18  # values
 
 
 def transformed(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    """Every `block` channels of x (rows, k) float32, contiguous, times H / sqrt(block), as a new array."""
+    """Multiply every block of channels of x (rows, k) float32, contiguous, by H / sqrt(block). Returns a new array."""
     out = np.empty_like(x)
-    settings = x, block, shrinking(block), out
-    if x.size < _WORTH_A_THREAD:  # a token on its way through a small model feels a microsecond
-        _compiled().transform(*settings, 0, len(x))
+    arguments = x, block, inverse_root(block), out
+    if x.size < _WORTH_A_THREAD:  # starting threads costs microseconds, which a small model notices
+        _compiled().transform(*arguments, 0, len(x))
     else:
-        run_ranges(partial(_compiled().transform, *settings), len(x), 1, thread_count())
+        run_ranges(partial(_compiled().transform, *arguments), len(x), 1, thread_count())
     return out
 
 
 def transformed_tensor(x: Tensor, block: int) -> Tensor:
-    """The same for a tensor (..., k) float32 on any device, by torch's operations."""
+    """The same for a tensor (..., k) float32 on any device, with torch operations."""
     import torch
 
-    distance, found = 1, x
+    distance, values = 1, x
     while distance < block:
-        pairs = found.reshape(*x.shape[:-1], -1, 2, distance)
+        pairs = values.reshape(*x.shape[:-1], -1, 2, distance)
         first, second = pairs.unbind(-2)
-        found = torch.stack([first + second, first - second], dim=-2)
+        values = torch.stack([first + second, first - second], dim=-2)
         distance *= 2
-    return found.reshape(x.shape) * float(shrinking(block))
+    return values.reshape(x.shape) * float(inverse_root(block))
 
 
 @cache
-def shrinking(block: int) -> np.float32:
-    """1 / sqrt(block), by which sums are multiplied."""
+def inverse_root(block: int) -> np.float32:
+    """1 / sqrt(block), the factor of the transform."""
     return np.float32(1) / np.sqrt(np.float32(block))
 
 
 @cache
 def _compiled() -> ModuleType:
-    """Numba is imported at the first use."""
+    """The compiled functions, imported on first use because importing Numba takes about a second."""
     from kernels.cpu import hadamard
 
     return hadamard

@@ -1,4 +1,4 @@
-"""Keys and values of one block at 1 to 8 bits: what a cache holds of them, and one token's attention over it. CPU."""
+"""A quantized KV cache of one block on the CPU, 1 to 8 bits, and one token's attention over it."""
 
 from functools import cache
 from types import ModuleType
@@ -13,9 +13,9 @@ _WIDTHS = (1, 2, 4, 8)
 
 
 class KvCodes:
-    """Codes of `capacity` positions with a scale and a zero point for each position and head, for K and for V.
+    """Codes of `capacity` positions, with a scale and a zero point per position and head, for keys and for values.
 
-    Codes of 3 bits take 4 in memory, those of 5 to 7 take 8, as do all where d channels do not fill bytes.
+    3-bit codes occupy 4 bits, 5- to 7-bit codes occupy 8. Codes also occupy 8 bits if d of them do not fill bytes.
     """
 
     def __init__(self, kv_heads: int, capacity: int, d: int, bits: int) -> None:
@@ -26,30 +26,33 @@ class KvCodes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, scales and zero points included."""
+        """Bytes in memory, including scales and zero points."""
         return self._codes.nbytes + self._scale.nbytes + self._zero.nbytes
 
     def write(self, start: int, keys: _Floats, values: _Floats) -> None:
-        """Quantize keys and values (kv_heads, tokens, d) to the positions from `start`, each token over its range.
+        """Quantize keys and values (kv_heads, tokens, d), per token and head, to the positions from `start`.
 
         Raises NotFiniteError.
         """
         for index, x in enumerate((keys, values)):
-            place = self._codes[index], self._scale[index], self._zero[index]
-            if not _compiled().write(np.ascontiguousarray(x), self.bits, self.width, start, *place):
-                quantize_activations(x.reshape(-1, x.shape[2]), self.bits)  # raises, and says where
+            if not _compiled().write(np.ascontiguousarray(x), self.bits, self.width, start, *self._arrays(index)):
+                quantize_activations(x.reshape(-1, x.shape[2]), self.bits)  # raises NotFiniteError with the position
 
     def attend(self, query: _Floats, first: int, last: int, scale: float) -> _Floats:
         """Softmax attention of query (heads, d) over positions first .. last - 1. Returns (1, heads * d)."""
         out = np.empty(query.shape, np.float32)
-        keys, values = ((self._codes[i], self._scale[i], self._zero[i]) for i in (0, 1))
-        _compiled().attend(query, *keys, *values, self.width, first, last, np.float32(scale), out)
+        keys, values = self._arrays(0), self._arrays(1)
+        _compiled().attend(query, keys, values, self.width, first, last, np.float32(scale), out)
         return out.reshape(1, -1)
+
+    def _arrays(self, index: int) -> tuple[NDArray[np.uint8], _Floats, _Floats]:
+        """(codes, scale, zero) of the keys (0) or the values (1)."""
+        return self._codes[index], self._scale[index], self._zero[index]
 
 
 @cache
 def _compiled() -> ModuleType:
-    """The compiled functions, imported at first use: Numba takes a second that an import should not."""
+    """The compiled functions, imported on first use because importing Numba takes about a second."""
     from kernels.cpu import kv_codes
 
     return kv_codes

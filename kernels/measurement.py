@@ -8,11 +8,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class KernelMeasurement:
-    """One engine on one shape. Times are of the whole product, quantizing and packing the activations included.
+    """One engine on one shape. Times cover the whole product, including quantizing and packing the activations.
 
-    median_us is warm: the call before was the same one.  cold_us is of calls that rotate over copies of the weight,
-    more than the last-level cache holds.  speedup compares warm with warm, with each engine's narrowest weights that
-    hold as many bits, and the fastest of those.
+    median_us is warm: the same call repeated.  cold_us is from calls that rotate over copies of the weight that exceed
+    the last-level cache.  speedup compares warm times, with each engine's narrowest weights that have at least as many
+    bits, and the fastest of those.
     """
 
     precision: str
@@ -24,20 +24,20 @@ class KernelMeasurement:
     median_us: float
     iqr_us: float
     cold_us: float
-    exact: bool  # equal to exact integers, the output's rounding aside (A16: within rounding of the float product)
+    exact: bool  # equal to exact integers, apart from output rounding (A16: within rounding of the float product)
     speedup: dict[str, float] = field(compare=False)  # baseline's median / this median, per baseline
     packed_bytes: int
     bytes_moved: int  # weight, activations and outputs, once each
     threads: int
     device: str
-    read_gb_per_second: float  # of this machine with these threads: what streaming a weight can reach
+    read_gb_per_second: float  # memory bandwidth with these threads: the limit of streaming a weight
     cold_iqr_us: float | None = None
-    operations: int | None = None  # 2 p q m n k where bits are multiplied, else 2 m n k; None on a CPU
-    ceiling_gop_per_second: float | None = None  # what such operations were measured to reach at most
+    operations: int | None = None  # 2 p q m n k for bit-serial products, else 2 m n k; None on a CPU
+    ceiling_gop_per_second: float | None = None  # measured peak of such operations
 
     @property
     def limit(self) -> tuple[str, float] | None:
-        """("memory" or "operations", share): what binds, and how much of it the cold time reaches; None: not known."""
+        """The bottleneck, ("memory" or "operations", share of it that the cold time reaches), or None if unknown."""
         if self.operations is None or self.ceiling_gop_per_second is None:
             return None
         memory = self.bytes_moved / self.read_gb_per_second / 1e3
@@ -53,9 +53,9 @@ def spread(seconds: list[float]) -> float:
 
 
 def baselines(bits: int, peers: Sequence[tuple[str, int, float]]) -> dict[str, float]:
-    """The median to compare with, per engine: of its fastest among its narrowest weights that hold as many bits.
+    """Median to compare with, per engine: the fastest of its narrowest weights with at least `bits` bits.
 
-    peers: (engine, bits of a weight, median) of each.
+    peers: (engine, weight bits, median) of each peer.
     """
     found: dict[str, tuple[int, float]] = {}
     for engine, held, median in peers:

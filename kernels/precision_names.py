@@ -6,19 +6,19 @@ _NAME = re.compile(r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:k
 
 
 class BenchError(ValueError):
-    """A benchmark that cannot be run as asked."""
+    """The arguments of a benchmark are invalid."""
 
 
 def parse_precision(name: str) -> tuple[int, bool, int, int | None]:
-    """(weight bits, starred, activation bits, group size) of a name such as "W2*A8g128". Raises BenchError."""
+    """Parse a name such as "W2*A8g128" to (weight bits, starred, activation bits, group size). Raises BenchError."""
     match = _NAME.fullmatch(name.strip())
     if match is None or not 1 <= int(match["p"]) <= 8 or int(match["q"]) not in (*range(1, 9), 16):
         raise BenchError(
-            f"'{name}' is no precision the kernels have: W1..W8, a star or none, A1..A8 or A16, e.g. W2*A8"
+            f"'{name}' is not a precision of the kernels: use W1..W8, an optional star, A1..A8 or A16, e.g. W2*A8"
         )
     return int(match["p"]), match["star"] is not None, int(match["q"]), int(match["group"]) if match["group"] else None
 
 
 def weight_bits(precision: str) -> int:
-    """Bits that hold every level of a name such as "W2*A8", "FP16" or "BF16": a star has one more than its digit's."""
+    """Bits needed for every level of a name such as "W2*A8", "FP16" or "BF16"; a star needs one more."""
     return int(re.findall(r"\d+", precision)[0]) + precision.count("*")

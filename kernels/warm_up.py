@@ -1,6 +1,6 @@
-"""Compiles what the CPU engine needs before anything asks for it; what is compiled is kept on disk for every process.
+"""Compiles the CPU kernels ahead of their first use and caches them on disk for every later process.
 
-`python -m kernels.warm_up` does so for all paths, in the background.
+`python -m kernels.warm_up` does this for all paths, at low priority.
 """
 
 import time
@@ -15,13 +15,13 @@ from kernels.host.priority import lower_priority
 from kernels.kv_codes import KvCodes
 from kernels.precision_names import parse_precision
 
-EVERY_PATH = ("W2A8", "W2A2", "W4A16")  # one precision for each of an engine's ways to multiply one token
+EVERY_PATH = ("W2A8", "W2A2", "W4A16")  # one precision per kernel for one token
 _TOKENS = (1, 2, 16)
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """paths: that were run and passed their self-tests.  compiled: functions that were not on disk yet."""
+    """Result of a warm-up: the paths that were run, and the number of functions that were not cached yet."""
 
     paths: tuple[str, ...]
     compiled: int
@@ -29,22 +29,21 @@ class WarmUp:
 
 
 def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
-    """Run every path that products at these precisions take, what a decoded token needs beside them, and what
-    calibration and simulation do to rows.
+    """Run every path that these precisions use, the other operations of a decode step, and fake quantization.
 
-    Numba compiles for types: neither the sizes of a model nor the number of its bits change what is compiled, only
-    which paths are. Raises BenchError where a precision is none the engine has.
+    Numba compiles per argument type: the sizes of a model and its number of bits only change which paths are compiled.
+    Raises BenchError for an unknown precision.
     """
     parsed = [parse_precision(name) for name in precisions]
     started = time.perf_counter()
-    from kernels.cpu.compile import compiled_here
+    from kernels.cpu.compile import compilations
 
-    before = compiled_here()
+    before = compilations()
     paths = dict.fromkeys(path for bits, starred, act, _ in parsed for path in _multiply(bits + starred, act))
     _decode_a_token()
     _fake_quantize_a_row()
     hadamard.transformed(np.ones((1, 64), np.float32), 64)
-    return WarmUp(tuple(paths), compiled_here() - before, time.perf_counter() - started)
+    return WarmUp(tuple(paths), compilations() - before, time.perf_counter() - started)
 
 
 def _multiply(planes: int, act_bits: int) -> list[str]:

@@ -1,9 +1,10 @@
-"""Timings of a benchmark's machine for the Throughput tab of every installation, beside the visitor's own:
+"""Add the timings of a benchmark's machine to the Throughput tab of every installation:
 
     python scripts/ship_timings.py benchmarks/results/cpu-*.json
 
-Files of `cpu_peers.py`, `cpu_decode.py`, `gpu_kernels.py` and `gpu_decode.py`. Of the kernels it takes the packed
-engine's rows, which say how many times faster than each rival they are. Writes app/shipped/timings, a file a device.
+Reads files of `cpu_peers.py`, `cpu_decode.py`, `gpu_kernels.py` and `gpu_decode.py`. Of the kernel timings it takes
+only the packed engine's rows, which include the speedup over each peer. Writes one file per device to
+app/shipped/timings.
 """
 
 import argparse
@@ -20,7 +21,7 @@ _DECODED = ("column", "path", "tokens_per_second", "first_token_seconds", "weigh
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the files and say what is in them."""
+    """Write the files and print what they contain."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+", help="files of benchmarks/results")
     parser.add_argument("--out", type=Path, default=SHIPPED)

@@ -1,6 +1,6 @@
-"""AutoRound by its own package (`auto-round`): a model and its calibration tokens in, dequantized weights out.
+"""AutoRound with its own package (`auto-round`): reads a model and calibration tokens, writes dequantized weights.
 
-`exchange.py` says what goes in and out. Activations are quantized per token while it learns, as in the evaluation.
+`exchange.py` defines input and output. Activations are quantized per token during learning, as in the evaluation.
 """
 
 import importlib.metadata
@@ -13,7 +13,7 @@ from exchange import Task, read_task
 def settings(task: Task) -> dict[str, Any]:
     """AutoRound's defaults (learned range and rounding, best step kept), at the precision of the row.
 
-    float32 throughout, because its default bfloat16 would cost it accuracy.
+    float32 throughout, because its default, bfloat16, would reduce its accuracy.
     """
     return {
         "bits": task.weight_bits,
@@ -35,10 +35,10 @@ def settings(task: Task) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Quantize what the command line names and write the weights."""
+    """Quantize the model of the command line and write the weights."""
     task = read_task(__doc__)
     model, tokenizer = task.load()
-    asked = settings(task)
+    options = settings(task)
     rounder = AutoRound(
         model,
         tokenizer,
@@ -46,13 +46,13 @@ def main() -> None:
         nsamples=len(task.tokens),
         seqlen=task.tokens.shape[1],
         device_map="cpu",
-        **asked,
+        **options,
     )
     model, layers = rounder.quantize()
     chosen = [f"{name}.weight" for name, config in layers.items() if config["bits"] == task.weight_bits]
     named = {name.replace(".orig_layer", ""): value for name, value in model.named_parameters()}
     package = f"auto-round {importlib.metadata.version('auto-round')}"
-    task.write({name: named[name] for name in chosen}, package, asked)
+    task.write({name: named[name] for name in chosen}, package, options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a peer reads and writes: a model folder and token segments in, the dequantized weights of its linears out.
+"""Input and output of a peer: reads a model folder and token segments, writes its linears' dequantized weights.
 
-Needs only torch, transformers and safetensors, so that a peer can run in an environment of its own.
+Needs only torch, transformers and safetensors, so that a peer can run in a separate environment.
 """
 
 import argparse
@@ -21,10 +21,10 @@ _STARTED = time.perf_counter()
 
 @dataclass(frozen=True)
 class Task:
-    """What a peer is to do.
+    """The task of a peer.
 
-    model: a folder.  tokens: (segments, length) int64, the calibration text.  group_size 0: one scale a row.
-    act_bits 16: activations stay as they are.  steps, seed: for a peer that learns.
+    model: a folder.  tokens: (segments, length) int64, the calibration text.  group_size 0: one scale per row.
+    act_bits 16: activations are not quantized.  steps, seed: for a peer that learns.
     """
 
     model: Path
@@ -38,14 +38,14 @@ class Task:
     seed: int
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model in float32, and its tokenizer."""
+        """Load the model in float32, and its tokenizer."""
         model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32, local_files_only=True)
         return model.eval(), AutoTokenizer.from_pretrained(self.model, local_files_only=True)
 
     def write(self, weights: dict[str, Tensor], package: str, settings: dict[str, Any]) -> None:
-        """Write each linear's dequantized weight (out, in) by its parameter name, with what made it and at what cost.
+        """Write each linear's dequantized weight (out, in) under its parameter name, with settings and cost.
 
-        Seconds count from the start of the peer, its imports and loading included.
+        Seconds count from the start of the process and include imports and loading.
         """
         kept = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
         record = {
@@ -59,7 +59,7 @@ class Task:
 
 
 def read_task(description: str | None) -> Task:
-    """The task that the command line names."""
+    """Parse the task from the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", type=Path, required=True, help="a folder with config, weights and tokenizer")
     parser.add_argument(
@@ -77,7 +77,7 @@ def read_task(description: str | None) -> Task:
 
 
 def peak_mib() -> int | None:
-    """The most memory that this process held, in MiB; None where the system does not say."""
+    """Peak memory of this process in MiB; None if the system does not report it."""
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
     return int(found.group(1)) // 1024 if found else None

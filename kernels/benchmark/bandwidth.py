@@ -1,13 +1,15 @@
-"""What a one-token product cannot beat: how fast memory is read, and how fast instructions consume weights."""
+"""Upper limits of a one-token product: memory bandwidth, and the rate at which instructions consume weights."""
 
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cpu.arguments import Columns, Panels, Rows, Weight, weight_fields
 from kernels.cpu.compile import compiled
-from kernels.cpu.decode import ROWS, dot_segment
-from kernels.formats.weight import aligned_zeros
+from kernels.cpu.decode import PANELS, ROWS, dot_segment
+from kernels.formats.random_weight import random_weight
 from kernels.host.threads import clock_of, run_ranges, thread_count
 
 _ROUNDS = 7
@@ -17,7 +19,7 @@ _ISSUE_COLUMNS, _ISSUE_REPEATS = 1024, 200
 
 @compiled
 def total(words: NDArray[np.uint64]) -> np.uint64:
-    """Sum of uint64 words: one read of each, vectorised, in a few streams, as a product reads the rows of panels."""
+    """Sum of uint64 words, each read once, in a few parallel streams like those of a product."""
     part = words.size // _STREAMS
     result = np.uint64(0)
     for i in range(part):
@@ -28,9 +30,9 @@ def total(words: NDArray[np.uint64]) -> np.uint64:
 
 
 def read_bandwidth(threads: int | None = None, nbytes: int = 64 << 20) -> float:
-    """GB/s of reading nbytes once more, best of a few rounds, with this many threads (None: as `thread_count`).
+    """GB/s of reading `nbytes`, best of a few rounds, with this many threads (None: see `thread_count`).
 
-    64 MiB shows what streaming a model's weights can reach; a weight's own size shows what its warm timing can.
+    64 MiB is the limit for streaming a model's weights; the size of one weight is the limit for its warm timing.
     """
     words: NDArray[np.uint64] = np.ones(nbytes // 8, np.uint64)
     count = thread_count(threads)
@@ -50,27 +52,21 @@ def read_bandwidth(threads: int | None = None, nbytes: int = 64 << 20) -> float:
 
 
 @compiled
-def dot_again(
-    data: NDArray[np.uint32],
-    widths: NDArray[np.int64],
-    columns: int,
-    codes: NDArray[np.int8],
-    totals: NDArray[np.int32],
-    repeats: int,
-) -> None:
-    """The inner loop of decode over the same rows, again and again."""
-    for _ in range(repeats):
-        dot_segment(data, widths, 0, columns // 32, data.size * 16 // ROWS, 0, columns, codes, 0, 1, totals)
+def repeat_dot(fields: tuple[Any, ...], codes: NDArray[np.int8], totals: NDArray[np.int32], rounds: int) -> None:
+    """Run the inner loop of decode over the same rows `rounds` times."""
+    weight = Weight(*fields)
+    for _ in range(rounds):
+        dot_segment(weight, Panels(0, PANELS, 1), Columns(0, codes.shape[1]), codes, Rows(0, 1), totals)
 
 
 def issue_limit() -> float:
-    """GB/s of packed 2-bit weights that one thread's W2A8 decode consumes when they lie in the first cache."""
-    data = aligned_zeros(ROWS * _ISSUE_COLUMNS * 2 // 32)
-    widths, codes = np.array([2]), np.zeros((1, _ISSUE_COLUMNS), np.int8)
-    totals = np.zeros((1, ROWS), np.int32)
+    """GB/s of packed 2-bit weights that W2A8 decode consumes on one thread when they are in the L1 cache."""
+    weight = random_weight(np.random.default_rng(0), ROWS, _ISSUE_COLUMNS, 2, False, 8, None)
+    fields = weight_fields(weight)
+    codes, totals = np.zeros((1, _ISSUE_COLUMNS), np.int8), np.zeros((1, ROWS), np.int32)
     seconds = []
     for _ in range(_ROUNDS + 1):
         start = time.thread_time()
-        dot_again(data, widths, _ISSUE_COLUMNS, codes, totals, _ISSUE_REPEATS)
+        repeat_dot(fields, codes, totals, _ISSUE_REPEATS)
         seconds.append(time.thread_time() - start)
-    return data.nbytes * _ISSUE_REPEATS / min(seconds[1:]) / 1e9
+    return weight.data.nbytes * _ISSUE_REPEATS / min(seconds[1:]) / 1e9

@@ -1,4 +1,4 @@
-"""What a timing depends on besides the code: processor, instructions, caches, memory, versions."""
+"""Description of the machine that a timing depends on: processor, instructions, caches, memory, versions."""
 
 import platform
 import time
@@ -16,10 +16,10 @@ _BEYOND_CACHES = 256 << 20
 
 
 def describe_machine(peers: list[str], threads: int, also: Sequence[str] = ()) -> dict[str, object]:
-    """The machine as a benchmark's file names it. peers, also: engines and packages whose versions count too.
+    """Describe the machine for a benchmark file. peers, also: engines and packages whose versions are included.
 
-    read_gb_per_second: of memory, with so many threads.  issue_gb_per_second: of packed W2 weights that W2A8 decode
-    consumes from the first cache, so that nothing but instructions binds it.
+    read_gb_per_second: memory bandwidth with these threads.  issue_gb_per_second: packed W2 weights that W2A8 decode
+    consumes from the L1 cache, where only instructions limit it.
     """
     packages = ("numpy", "numba", "llvmlite", "torch")
     return {
@@ -40,7 +40,7 @@ def describe_machine(peers: list[str], threads: int, also: Sequence[str] = ()) -
 
 
 def cpu_flags() -> list[str]:
-    """The vector instructions that the processor says it has; none where the system does not say."""
+    """Vector instruction sets of the processor; empty if the system does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Times the engine against others, all in one run and in turn, after checking every result against exact integers."""
+"""Times the CPU engine against other engines in alternation, after checking every result against exact integers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from kernels import dispatch
 from kernels.benchmark.bandwidth import read_bandwidth
 from kernels.benchmark.peers import Peer, is_exact, make_peers
 from kernels.benchmark.timing import alternate, copies_beyond_cache
+from kernels.cpu.paths import DEQUANTIZED
 from kernels.formats import reference
 from kernels.formats.activations import quantize_activations
 from kernels.formats.random_weight import random_weight
@@ -21,15 +22,15 @@ from kernels.host.threads import thread_count
 from kernels.measurement import KernelMeasurement, baselines, spread
 from kernels.precision_names import BenchError, parse_precision, weight_bits
 
-_BUDGET_SECONDS = 0.3  # of timing for each contender, shape and m
+_BUDGET_SECONDS = 0.3  # timing per contender, shape and m
 _CHECKED_TOKENS = 4
 _CHECKED_ROWS = 1024
-_CEILING_BYTES = 256 << 20  # more than most caches hold
+_CEILING_BYTES = 256 << 20  # larger than most caches
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What to measure: every precision on every shape (n, k) at every m, on so many threads."""
+    """The measurements of a benchmark: every precision on every shape (n, k) at every m, on `threads` threads."""
 
     precisions: list[str]
     shapes: list[tuple[int, int]]
@@ -64,13 +65,15 @@ def bench_kernels(
 ) -> list[KernelMeasurement]:
     """Time every precision ("W2A8", "W2*A8", "W4A4g128", "W4A16") and the peers on every (n, k) shape and m.
 
-    peers: of `kernels.benchmark.peers.PEERS`; where one cannot hold a shape, it is left out there.
-    Each shape and m is one alternating run of seconds. Raises BenchError where a name, shape or m is no such, and
+    peers: names in `kernels.benchmark.peers.PEERS`; a peer that does not support a shape is omitted for it.
+    Each shape and m is one alternating run of a few seconds. Raises BenchError for an invalid name, shape or m, and
     PeerMissingError.
     """
     parsed = {name: parse_precision(name) for name in precisions}
     if not parsed or not shapes or not m or min(m) < 1 or min(min(shape) for shape in shapes) < 1:
-        raise BenchError(f"nothing to measure: precisions {precisions}, shapes {shapes}, m {m}")
+        raise BenchError(
+            f"nothing to measure: precisions {precisions}, shapes {shapes}, m {m}; each needs a positive entry"
+        )
     count = thread_count(threads)
     ceiling = read_bandwidth(count, _CEILING_BYTES)
     measurements = []
@@ -110,11 +113,11 @@ def _peer_contender(peer: Peer, x: NDArray[np.float32]) -> _Contender:
 
 
 def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path: str, threads: int) -> bool:
-    """Whether some tokens' sums, of all rows, equal the int64 reference; A16 and NumPy: outputs within rounding."""
+    """Whether a sample of tokens equals the int64 reference in all rows; A16 and NumPy: within rounding."""
     tokens = np.unique(np.linspace(0, len(x) - 1, _CHECKED_TOKENS).astype(int))
     y = dispatch.linear(x, weight, act_bits, threads)[tokens]
     integers = None
-    if path not in (dispatch.DEQUANTIZED, dispatch.NUMPY):
+    if path not in (DEQUANTIZED, dispatch.NUMPY):
         integers = dispatch.exact_integers(x, weight, act_bits, threads)[tokens]
     for start in range(0, weight.n, _CHECKED_ROWS):
         rows = slice(start, min(start + _CHECKED_ROWS, weight.n))

@@ -1,4 +1,4 @@
-"""Times several products in turn, warm and cold, so that what else the machine does hits all alike."""
+"""Alternating timing of several products, warm and cold, so that background load affects all of them equally."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _CACHES_IN_ROTATION, _MOST_COPIES = 2, 128
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call. warm: the call before was the same.  cold: each call reads another copy of the weight."""
+    """Seconds per call. warm: the same call is repeated.  cold: each call reads another copy of the weight."""
 
     warm: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Samples:
 
 @cache
 def last_level_cache() -> int:
-    """Bytes of the last cache before memory; 32 MiB where the system does not say."""
+    """Bytes of the last-level cache; 32 MiB if the system does not report it."""
     found = {}
     for index in _CACHES.glob("index*"):
         try:
@@ -40,14 +40,14 @@ def last_level_cache() -> int:
 
 
 def copies_beyond_cache(nbytes: int) -> int:
-    """How many copies of so many bytes are twice what the last-level cache holds: 1, if one is, and 128 at most."""
+    """Number of copies of `nbytes` bytes that fill the last-level cache twice: at least 1, at most 128."""
     return min(-(-_CACHES_IN_ROTATION * last_level_cache() // nbytes), _MOST_COPIES)
 
 
 def alternate(products: Sequence[Sequence[Callable[[], Any]]], threads: int, budget_seconds: float) -> list[Samples]:
-    """Samples of each product, given as one callable per copy of its weight, taken in turn.
+    """Time the products in turn; each is a list of callables, one per copy of its weight.
 
-    A round times every product, its copies one after the other (cold) and the first copy again and again (warm).
+    A round times every product: its copies one after the other (cold), and the first copy repeatedly (warm).
     """
     clock = clock_of(threads)
 
@@ -67,7 +67,7 @@ def alternate(products: Sequence[Sequence[Callable[[], Any]]], threads: int, bud
     for _ in range(rounds):
         for copies, rotation, count, sample in zip(products, next_copies, repeats, samples, strict=True):
             sample.cold.append(seconds([next(rotation) for _ in range(count)]))
-            if len(copies) > 1:  # a weight too large for two copies was read just now
+            if len(copies) > 1:  # a weight with one copy was just read
                 copies[0]()
             sample.warm.append(seconds([copies[0]] * count))
     return samples

@@ -1,1 +1,1 @@
-"""The CPU engine: Numba functions around vector loops written in LLVM IR. `kernels.cpu.engine` is its door."""
+"""The CPU engine: Numba functions around vector loops written in LLVM IR. Start reading at `kernels.cpu.engine`."""

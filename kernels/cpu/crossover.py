@@ -1,6 +1,6 @@
-"""Up to how many tokens are multiplied with the weight as it is packed, before unpacking it for all of them pays.
+"""The crossover between the packed kernel and unpack-then-GEMM, in tokens, autotuned per kind of weight.
 
-Found by timing both on this processor when it is first asked for, and kept on disk under the processor's name.
+Both are timed on this processor on first use; the result is cached on disk under the processor's name.
 """
 
 import json
@@ -12,24 +12,24 @@ from pathlib import Path
 from kernels.host.cache_files import cache_folder, write_atomically
 from kernels.host.processor import cpu_name, target
 
-ALWAYS_UNPACKED = 16  # tokens from which nothing is timed
+ALWAYS_UNPACKED = 16  # from this many tokens on, nothing is timed
 _TIMED = (2, 3, 4, 6, 8, 12)
 _FORMAT = 2
 
 
 class CrossoverTable:
-    """The last number of tokens that are better multiplied with the packed weight, by kind of weight."""
+    """The largest number of tokens for which the packed kernel is faster, by kind of weight."""
 
     def __init__(self, folder: Path | None = None) -> None:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{cpu_name()} {target().name}").strip("-").lower()
-        self.path = (folder or cache_folder("cpu")) / f"switch-{stem}.json"
+        self.path = (folder or cache_folder("cpu")) / f"crossover-{stem}.json"
         self._lock = threading.Lock()
         self._known: dict[str, int] | None = None
 
     def last_packed(self, kind: str, seconds: Callable[[int], tuple[float, float]]) -> int:
-        """What is known of a kind of weight, else found now and written down.
+        """Return the crossover of a kind of weight; on first use, time it and store it.
 
-        seconds(m): of a product of m tokens with the weight as it is packed, and unpacked.
+        seconds(m): of a product of m tokens with the packed kernel, and with unpack-then-GEMM.
         """
         with self._lock:
             if self._known is None:
@@ -52,7 +52,7 @@ def _last_packed(seconds: Callable[[int], tuple[float, float]]) -> int:
 
 
 def _read(path: Path) -> dict[str, int]:
-    """The file's table; a file that is missing, broken or of another format has none."""
+    """Return the stored table, or an empty one if the file is missing, broken or of another format."""
     try:
         stored = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The inner loops of a few tokens' product, as Numba intrinsics: bytes against fields, planes against planes.
+"""Inner loops for a few tokens, as Numba intrinsics: bytes times fields, and planes times planes.
 
 Offsets into weights are in 32-bit words, into int8 activations in bytes. `kernels.formats.weight` describes
 the layouts.
@@ -28,9 +28,9 @@ from kernels.cpu.vectors import (
     splat,
     vectors_of,
 )
+from kernels.formats.weight import FIELD_WIDTHS
 
-FIELD_WIDTHS = (8, 4, 2, 1)
-MOST_TOKENS = 4  # of one reading of the weights
+MAX_TOKENS = 4  # tokens per read of the weights
 _AHEAD = 2048
 
 
@@ -39,11 +39,11 @@ def dot_field(
     typing: Any, width: Any, tokens: Any, data: Any, start: Any, stride: Any, words: Any, x: Any, x_start: Any,
     x_stride: Any, totals: Any, shift: Any,
 ) -> Any:  # fmt: skip
-    """The product of 1 to MOST_TOKENS tokens with one field of 1, 2, 4 or 8 bits of `decode_panels` panels.
+    """The product of 1 to MAX_TOKENS tokens with one field of 1, 2, 4 or 8 bits of `decode_panels` panels.
 
-    totals[token, row] += (sum of x q) << shift, where `words` words of data from `start` (panels `stride` words apart)
-    face 4 * words * 8 / width int8 activations from x_start, those of the next token x_stride further on.  totals:
-    int32 rows of 16 * decode_panels.
+    totals[token, row] += (sum of x q) << shift.  data: `words` words from `start`, panels `stride` words apart, are
+    multiplied by 4 * words * 8 / width int8 activations from x_start; the next token is x_stride bytes further.
+    totals: int32 rows of 16 * decode_panels.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -51,10 +51,10 @@ def dot_field(
         width, tokens, _, start, stride, words, _, x_start, x_stride, _, shift = args
         for bits in FIELD_WIDTHS:
             with builder.if_then(builder.icmp_signed("==", width, I64(bits))):
-                for count in range(1, MOST_TOKENS + 1):
+                for count in range(1, MAX_TOKENS + 1):
                     with builder.if_then(builder.icmp_signed("==", tokens, I64(count))):
-                        for first in range(0, count, _held(bits)):
-                            together = range(first, min(first + _held(bits), count))
+                        for first in range(0, count, _tokens_in_registers(bits)):
+                            together = range(first, min(first + _tokens_in_registers(bits), count))
                             _dot_tokens(
                                 builder, bits, together, data_at, start, stride, words, x_at, x_start, x_stride,
                                 totals_at, shift,
@@ -65,8 +65,8 @@ def dot_field(
     return types.void(i, i, data, i, i, i, x, i, i, totals, types.int32), generate
 
 
-def _held(width: int) -> int:
-    """Tokens whose sums fit the registers together; those of one token always do."""
+def _tokens_in_registers(width: int) -> int:
+    """Number of tokens whose accumulators fit in registers together; at least one."""
     return max(1, TARGET.held_sums // (8 // width * TARGET.decode_panels * PER_PANEL))
 
 
@@ -74,12 +74,12 @@ def _dot_tokens(
     builder: Any, width: int, tokens: range, data_at: Any, start: Any, stride: Any, words: Any,
     x_at: Any, x_start: Any, x_stride: Any, totals_at: Any, shift: Any,
 ) -> None:  # fmt: skip
-    """One reading of the weights for these tokens.
+    """Read the weights once for these tokens.
 
-    A position is masked, not shifted: it has an accumulator of its own, which is shifted once at the end.
+    Positions are masked, not shifted: each has its own accumulator, which is shifted once at the end.
     """
-    positions, vectors_in_all = 8 // width, TARGET.decode_panels * PER_PANEL
-    sums = Accumulators(builder, len(tokens), vectors_in_all, positions)
+    positions, vector_count = 8 // width, TARGET.decode_panels * PER_PANEL
+    sums = Accumulators(builder, len(tokens), vector_count, positions)
     rows = [builder.add(x_start, builder.mul(x_stride, I64(token))) for token in tokens]
     with cgutils.for_range(builder, words) as loop:
         word = builder.add(start, builder.mul(loop.index, I64(16)))
@@ -93,15 +93,15 @@ def _dot_tokens(
                 for v, vector in enumerate(masked):
                     sums[t, v, j] = dot(builder, sums[t, v, j], vector, x_j)
     for t, token in enumerate(tokens):
-        for v in range(vectors_in_all):
+        for v in range(vector_count):
             total = sums[t, v, 0]
             for j in range(1, positions):
                 total = builder.add(total, builder.ashr(sums[t, v, j], constant(width * j)))
-            add_to_totals(builder, totals_at, token * vectors_in_all + v, total, shift)
+            add_to_totals(builder, totals_at, token * vector_count + v, total, shift)
 
 
 def popcount_plane(act_planes: int) -> Callable[..., None]:
-    """The product of one weight plane of `decode_panels` panels with `act_planes` neighbouring planes of one token.
+    """The product of one weight plane of `decode_panels` panels with `act_planes` consecutive planes of one token.
 
     Intrinsic (data, start, stride, words, x, x_start, x_stride, totals, shift): totals[row] += sum over i of
     popcount(weight & activation_i) << (shift + i).  data, x: 32-bit words of 32 columns; `words` of them from start and
@@ -116,8 +116,8 @@ def popcount_plane(act_planes: int) -> Callable[..., None]:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             data_at, x_at, totals_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 7))
             _, start, stride, words, _, x_start, x_stride, _, shift = args
-            vectors_in_all = TARGET.decode_panels * PER_PANEL
-            sums = Accumulators(builder, vectors_in_all, act_planes)
+            vector_count = TARGET.decode_panels * PER_PANEL
+            sums = Accumulators(builder, vector_count, act_planes)
             with cgutils.for_range(builder, words) as loop:
                 word = builder.add(start, builder.mul(loop.index, I64(16)))
                 vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, _AHEAD)
@@ -128,7 +128,7 @@ def popcount_plane(act_planes: int) -> Callable[..., None]:
                         common = builder.and_(vector, x_i)
                         count = call(builder, f"llvm.ctpop.v{TARGET.lanes}i32", VECTOR, [common])
                         sums[v, i] = builder.add(sums[v, i], count)
-            for v in range(vectors_in_all):
+            for v in range(vector_count):
                 total = sums[v, 0]
                 for i in range(1, act_planes):
                     total = builder.add(total, builder.shl(sums[v, i], constant(i)))

@@ -1,27 +1,24 @@
-"""What one token of a decoder block needs between its products: norm, attention over the cache, gate, head."""
+"""The operations of a decode step between the packed products: norm, RoPE, attention, gate and LM head."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
-
-Array = NDArray[Any]
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = (
     np.float32(0.693359375),
     np.float32(-2.12194440e-4),
-)  # ln 2 in two parts: n times the first is exact
+)  # ln 2 in two parts, so that n * _LN2_HIGH is exact
 _C2, _C3, _C4, _C5, _C6 = (np.float32(c) for c in (1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720))
 _ONE = np.float32(1)
 
 
 @compiled
 def exp(x: np.float32) -> np.float32:
-    """e^x within a few units of the last place, without a call, so that loops over it become vectors. NaN stays NaN."""
+    """e^x within a few ulp, without a library call, so that LLVM vectorizes loops over it. NaN stays NaN."""
     x = np.float32(-87) if x < np.float32(-87) else x
     x = np.float32(88) if x > np.float32(88) else x
     n = np.rint(x * _LOG2_E)
@@ -32,9 +29,9 @@ def exp(x: np.float32) -> np.float32:
 
 @partial(compiled, reorder_sums=True)
 def add_norm(x: Array, added: Array, weight: Array, epsilon: np.float32, out: Array) -> np.float32:
-    """x += added (empty: nothing); out = weight * x / sqrt(mean(x^2) + epsilon).  All (k,) float32.
+    """x += added (skipped if empty); out = weight * x / sqrt(mean(x^2) + epsilon).  All (k,) float32.
 
-    Returns the sum of squares, which is not finite where x has NaN or infinity, or values too large to be squared.
+    Returns the sum of squares, which is not finite if x has NaN, infinity, or values whose squares overflow.
     """
     if added.size:
         for i in range(x.size):
@@ -59,7 +56,7 @@ def gated(gate_up: Array, out: Array) -> None:
 
 @compiled
 def rotate(x: Array, cos: Array, sin: Array) -> None:
-    """Rotary position embedding of x (heads, d) in place; channel i turns with i + d / 2.  cos, sin: (d,)."""
+    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.  cos, sin: (d,)."""
     half = x.shape[1] // 2
     for head in range(x.shape[0]):
         for i in range(half):
@@ -95,7 +92,7 @@ def attend(query: Array, keys: Array, values: Array, first: int, last: int, scal
 
 @partial(compiled, reorder_sums=True)
 def softmax(scores: Array) -> None:
-    """Softmax of (tokens,) float32 in place; NaN in all places where one score is not finite."""
+    """Softmax of (tokens,) float32 in place; all NaN if one score is not finite."""
     highest, total = scores[0], np.float32(0)
     for t in range(scores.size):
         highest = max(highest, scores[t])

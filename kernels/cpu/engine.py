@@ -1,6 +1,7 @@
-"""The CPU engine's door: quantize tokens, choose a path, run it. Each path is tested once, before it is first used.
+"""Entry point of the CPU engine: choose a path, quantize the tokens, multiply.
 
-A path that fails its self-test is switched off with a warning that names it; `kernels.dispatch` then takes NumPy.
+Each path is self-tested before its first use. A path that fails is disabled with a warning that names it;
+`kernels.dispatch` then uses NumPy.
 """
 
 import time
@@ -12,8 +13,10 @@ import numpy as np
 from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
+from kernels.cpu.arguments import Tokens, weight_fields
 from kernels.cpu.crossover import ALWAYS_UNPACKED, CrossoverTable
 from kernels.cpu.decode import decode
+from kernels.cpu.paths import DEQUANTIZED, GEMM
 from kernels.cpu.prefill import prefill
 from kernels.cpu.quantize import quantize_tokens
 from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, TILE_TOKENS
@@ -26,23 +29,20 @@ from kernels.host.threads import run_ranges, thread_count
 
 DOT = target().name
 BIT_SERIAL = f"{DOT.partition('-')[0]}-bitserial"
-GEMM = "int8-gemm"
-DEQUANTIZED = "dequantized-fp32"
 PATHS = (DOT, BIT_SERIAL, GEMM, DEQUANTIZED) if target().serial_products else (DOT, GEMM, DEQUANTIZED)
 
-_PANEL_STEP = 6  # whole blocks of panels for every loop
-_WORTH_A_THREAD = 1 << 23  # multiplications; fewer are done before a thread has woken up
+_PANEL_STEP = 6  # a multiple of every loop's panels
+_WORTH_A_THREAD = 1 << 23  # multiplications; smaller products finish before another thread wakes up
 _TIMED_N, _TIMED_K, _TIMED_ROUNDS = 768, 2048, 5
-_NO_BIAS = np.empty(0, np.float32)
 _NO_INTEGERS = np.empty((0, 0, 0), np.int32)
 
 
 class EngineWarning(RuntimeWarning):
-    """A path of the engine gave wrong results on this machine and is switched off."""
+    """A path of the engine returned wrong results on this machine and is disabled."""
 
 
 def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
-    """The path that m tokens of act_bits (1..8, 16) should take, whether or not it passed its self-test."""
+    """Name of the path for m tokens of act_bits (1..8, 16), whether or not it passed its self-test."""
     if act_bits == 16:
         return DEQUANTIZED
     bit_serial = weight.is_bit_serial and weight.planes * act_bits <= target().serial_products
@@ -52,27 +52,27 @@ def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
     if m >= ALWAYS_UNPACKED:
         return GEMM
     kind = " ".join([path, f"w{weight.planes}", *([f"a{act_bits}"] if bit_serial else weight.widths.astype(str))])
-    last_packed = _switches().last_packed(kind, lambda tokens: _seconds(weight, act_bits, path, tokens))
+    last_packed = _crossovers().last_packed(kind, lambda tokens: _seconds(weight, act_bits, path, tokens))
     return path if m <= last_packed else GEMM
 
 
 @cache
-def _switches() -> CrossoverTable:
+def _crossovers() -> CrossoverTable:
     return CrossoverTable()
 
 
 def _seconds(like: PackedWeight, act_bits: int, path: str, m: int) -> tuple[float, float]:
-    """Of one thread's product of m tokens by `path`, and by GEMM, with a weight of that kind which fits a cache."""
+    """Seconds of m tokens on one thread by `path` and by GEMM, with a weight like `like` that fits in a cache."""
     packed_for = 1 if like.is_bit_serial and like.planes < 8 else 8
     ones, zeros = np.ones(_TIMED_N, np.float32), np.zeros(_TIMED_N, np.uint16)
     weight = pack_weight(np.zeros((_TIMED_N, _TIMED_K), np.uint8), like.planes, ones, zeros, act_bits=packed_for)
     x = np.ones((m, _TIMED_K), np.float32)
     best = []
-    for way in (path, GEMM):
+    for candidate in (path, GEMM):
         samples = []
         for _ in range(_TIMED_ROUNDS):
             start = time.thread_time()
-            linear(x, weight, act_bits, way, 1)
+            linear(x, weight, act_bits, candidate, 1)
             samples.append(time.thread_time() - start)
         best.append(min(samples))
     return best[0], best[1]
@@ -88,28 +88,23 @@ def linear(
 ) -> NDArray[np.float32]:
     """x (m, k) float32, quantized to act_bits (1..8), times the weight -> (m, n) float32.
 
-    path: GEMM, or DOT or BIT_SERIAL, which take a few tokens at a time from the packed weight.
-    integers: (m, n, groups) int32 that also receives the exact sums of (qa - za)(d qw - zw), d the weight's spacing.
+    path: DOT or BIT_SERIAL, which read the packed weight for a few tokens at a time, or GEMM, which unpacks it first.
+    integers: (m, n, groups) int32 to write the exact sums of (qa - za)(d qw - zw) to, d the weight's spacing.
     Raises NotFiniteError.
     """
     out = np.empty((x.shape[0], weight.n), np.float32)
     exact = _NO_INTEGERS if integers is None else integers
-    clip = np.float32(weight.act_clip)
-    static = (
-        weight.data, weight.widths, weight.segment, np.int32(weight.spacing), weight.panel_scale, weight.panel_zero,
-        weight.panel_sum, _NO_BIAS if weight.bias is None else weight.bias,
-    )  # fmt: skip
+    fields = weight_fields(weight)
     if path == GEMM:
-        tokens = _in_tiles(x, weight, act_bits, clip)
+        act_fields = tuple(_quantize_in_tiles(x, weight, act_bits))
 
         def run(first: int, last: int) -> None:
-            prefill(*static, *tokens, first, last, out, exact)
+            prefill(fields, act_fields, first, last, out, exact)
 
     else:
-        by_planes = path == BIT_SERIAL
 
         def run(first: int, last: int) -> None:
-            quantized = decode(x, act_bits, clip, by_planes, *static, first, last, out, exact)
+            quantized = decode(x, act_bits, path == BIT_SERIAL, fields, first, last, out, exact)
             if quantized < len(x):
                 raise not_finite(x, quantized)
 
@@ -117,40 +112,37 @@ def linear(
     return out
 
 
-def _in_tiles(
-    x: NDArray[np.float32], weight: PackedWeight, act_bits: int, clip: np.float32
-) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-    """Codes, scales, zero points and sums of tokens as `prefill` takes them, once for all threads."""
+def _quantize_in_tiles(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> Tokens:
+    """Quantize all tokens once, in the layout of `prefill`, for all threads. Raises NotFiniteError."""
     m = x.shape[0]
-    codes = np.empty((-(-m // TILE_TOKENS), weight.k_padded * TILE_TOKENS), np.int8)
-    scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    sums = np.empty((m, weight.groups), np.int32)
-    quantized = quantize_tokens(x, act_bits, clip, weight.segment, TILE_TOKENS, codes, scale, zero, sums)
+    act = Tokens(
+        np.empty((-(-m // TILE_TOKENS), weight.k_padded * TILE_TOKENS), np.int8),
+        np.empty(m, np.float32),
+        np.empty(m, np.int32),
+        np.empty((m, weight.groups), np.int32),
+    )
+    quantized = quantize_tokens(x, act_bits, np.float32(weight.act_clip), weight.segment, TILE_TOKENS, act)
     if quantized < m:
         raise not_finite(x, quantized)
-    return codes, scale, zero, sums
+    return act
 
 
 def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: int | None = None) -> NDArray[np.float32]:
     """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32. Raises NotFiniteError."""
-    given, m = x, x.shape[0]
+    tokens, m = x, x.shape[0]
     rows = 1 if m == 1 else -(-m // FLOAT_TILE_TOKENS) * FLOAT_TILE_TOKENS
     if x.shape != (rows, weight.k_padded):
-        padded = np.zeros((rows, weight.k_padded), np.float32)
-        padded[:m, : weight.k] = x
-        x = padded
-    bias = _NO_BIAS if weight.bias is None else weight.bias
+        tokens = np.zeros((rows, weight.k_padded), np.float32)
+        tokens[:m, : weight.k] = x
+    fields = weight_fields(weight)
     out = np.empty((m, weight.n), np.float32)
 
     def run(first: int, last: int) -> None:
-        weight_only(
-            weight.data, weight.widths, weight.segment, weight.spacing, weight.panel_scale, weight.panel_zero, bias, x,
-            first, last, out,
-        )  # fmt: skip
+        weight_only(fields, tokens, first, last, out)
 
     _run_threaded(run, weight, m, threads)
-    if not np.isfinite(out[:, 0]).all():  # NaN and infinity in a token spread to all of its row
-        refuse_not_finite(given)
+    if not np.isfinite(out[:, 0]).all():  # NaN or infinity in a token spreads to its whole row
+        refuse_not_finite(x)
     return out
 
 
@@ -161,19 +153,19 @@ def _run_threaded(run: Callable[[int, int], None], weight: PackedWeight, m: int,
 
 @cache
 def works(path: str) -> bool:
-    """Whether the path passed its self-test: exact integers and the reference's output on small awkward shapes."""
-    cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]  # of m tokens, even: zero points halfway
+    """Whether the path passes its self-test: exact integers and the reference's output on small irregular shapes."""
+    cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]  # even m: zero points between levels
     if path == BIT_SERIAL:
         cases = [(1, 7, None, 1), (2, 3, 32, 1), (3, 2, 64, 1), (1, 3, None, 1), (3, 1, 64, 1), (1, 1, 32, 5)]
         cases = [case for case in cases if case[0] * case[1] <= target().serial_products]
     try:
         passed = all(_agrees(path, *case) for case in cases)
-        outcome = "gave wrong results in its self-test"
+        outcome = "returned wrong results in its self-test"
     except NumbaError as error:
         passed, outcome = False, f"could not be compiled ({type(error).__name__})"
     if not passed:
         warnings.warn(
-            f"The CPU path '{path}' {outcome} and is switched off; products take NumPy instead, exact but slow. "
+            f"The CPU path '{path}' {outcome} and is disabled; NumPy is used instead, which is exact but slow. "
             f"Please report this with the processor's name: {cpu_name()}.",
             EngineWarning,
             stacklevel=2,

@@ -1,22 +1,20 @@
-"""Fake quantization of rows of float32, each on its own grid, in one pass over memory, its gradients in another."""
+"""Fake quantization of float32 rows, each with its own grid: one pass over memory, and one for the gradients."""
 
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.quantize import row_range
-
-Array = NDArray[Any]
 
 
 @compiled
 def ends(x: Array, first: int, last: int, low: Array, high: Array, at: Array) -> None:
-    """Least and greatest value of rows first .. last - 1 of x (rows, n), the range widened to hold 0.
+    """Minimum and maximum of rows first .. last - 1 of x (rows, n), with the range extended to include 0.
 
-    at: (rows, 2) int64, the columns where the two stand, -1 for a 0 that is none of x.  NaN shows as an end.
+    at: (rows, 2) int64, the columns of the two; -1 for a 0 that is not an element of x.  NaN becomes a min or max.
     """
     for row in range(first, last):
         least, greatest, _ = row_range(x[row])
@@ -36,13 +34,13 @@ def _where(row: Array, value: np.float32) -> int:
 
 
 @compiled
-def on_grid(
-    x: Array, scale: Array, zero: Array, offset: Array, top: np.float32, first: int, last: int, out: Array
-) -> None:
+def on_grid(x: Array, grid: tuple[Any, ...], first: int, last: int, out: Array) -> None:
     """out = (clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale for rows first .. last - 1.
 
-    scale, zero: (rows,), what is whole of zero added after rounding.  offset: as x, or (0, 0) for none.
+    grid: (scale, zero, offset, top).  scale, zero: (rows,); the integer part of zero is added after rounding.
+    offset: same shape as x, or (0, 0) for none.  top: float32, the largest code.
     """
+    scale, zero, offset, top = grid
     for row in range(first, last):
         step, origin = scale[row], zero[row]
         whole = np.floor(origin)
@@ -56,22 +54,14 @@ def on_grid(
 
 @partial(compiled, reorder_sums=True)
 def on_grid_gradients(
-    gradient: Array,
-    x: Array,
-    scale: Array,
-    zero: Array,
-    offset: Array,
-    top: np.float32,
-    first: int,
-    last: int,
-    for_x: Array,
-    for_scale: Array,
-    for_zero: Array,
+    gradient: Array, x: Array, grid: tuple[Any, ...], first: int, last: int, out: tuple[Array, Array, Array]
 ) -> None:
-    """Gradients of `on_grid`, rounding passed as the identity and x beyond the grid's ends given none.
+    """Gradients of `on_grid` with a straight-through estimator: rounding is the identity, clamped x gets 0.
 
-    gradient, for_x: as x.  for_scale, for_zero: (rows,).
+    gradient: same shape as x.  grid: as in `on_grid`.  out: gradients for x (same shape), scale and zero (rows,).
     """
+    scale, zero, offset, top = grid
+    for_x, for_scale, for_zero = out
     for row in range(first, last):
         step, origin = scale[row], zero[row]
         whole = np.floor(origin)
@@ -81,11 +71,11 @@ def on_grid_gradients(
             if offset.size:
                 steps += offset[row, column]
             code = np.rint(steps + (origin - whole)) + whole
-            given = gradient[row, column]
-            within = given if (code >= np.float32(0)) & (code <= top) else np.float32(0)
+            upstream = gradient[row, column]
+            within = upstream if (code >= np.float32(0)) & (code <= top) else np.float32(0)
             for_x[row, column] = within
-            by_code += given * (min(max(code, np.float32(0)), top) - origin)
+            by_code += upstream * (min(max(code, np.float32(0)), top) - origin)
             by_value += within * x[row, column]
-            outside += within - given
+            outside += within - upstream
         for_scale[row] = by_code - by_value / step
         for_zero[row] = outside * step

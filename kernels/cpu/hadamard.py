@@ -1,4 +1,4 @@
-"""The Hadamard transform of rows of float32 (`kernels.hadamard`): lanes of a vector are mixed first, then vectors."""
+"""The Hadamard transform of rows of float32 (`kernels.hadamard`): first within vectors, then between vectors."""
 
 from typing import Any
 
@@ -7,18 +7,17 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
+from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.vectors import FLOATS, I64, TARGET, VECTOR, bytes_of, load, store
 
-Array = NDArray[Any]
 LANES = TARGET.lanes
 
 
 @compiled
 def transform(x: Array, block: int, factor: np.float32, out: Array, first: int, last: int) -> None:
-    """out = H x * factor in every `block` columns of rows first .. last - 1; x, out: (rows, k) float32."""
+    """out = H x * factor for every block of columns in rows first .. last - 1; x, out: (rows, k) float32."""
     for row in range(first, last):
         source, target = x[row], out[row]
         if block < LANES:
@@ -33,7 +32,7 @@ def transform(x: Array, block: int, factor: np.float32, out: Array, first: int, 
 
 @compiled
 def _add_pairs(values: Array, distance: int) -> None:
-    """Sums and differences of values `distance` apart, then twice as far, until all of them are mixed, in place."""
+    """Butterflies in place: sums and differences of values `distance` apart, then 2 * distance, up to half the size."""
     while distance < values.size:
         for start in range(0, values.size, 2 * distance):
             firsts, seconds = values[start : start + distance], values[start + distance : start + 2 * distance]
@@ -45,7 +44,7 @@ def _add_pairs(values: Array, distance: int) -> None:
 
 @intrinsic
 def mix_lanes(typing: Any, source: Any, target: Any, count: Any) -> Any:
-    """target = H x for each of `count` vectors of source (float32): sums and differences of lanes 1, 2, 4 .. apart."""
+    """target = H x for each of `count` vectors of source (float32): butterflies of lanes 1, 2, 4, ... apart."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source_at, target_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 1))

@@ -1,27 +1,24 @@
-"""Keys and values as integers: quantized per token and head when they are written, multiplied as they lie.
+"""Quantized keys and values: written as integers per token and head, and multiplied in that form.
 
-A byte holds 8 / width codes: part j of the channels, in order, stands at bit j * width.
+A byte holds 8 / width codes. The channels are split into 8 / width consecutive parts; part j is at bit j * width.
 """
 
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.decode_ops import softmax
 from kernels.cpu.quantize import row_range
 
-Array = NDArray[Any]
-
 
 @compiled
 def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Array, zero: Array) -> bool:
-    """Quantize x (kv_heads, tokens, d) float32, each token and head over its own range, to positions from `start`.
+    """Quantize x (kv_heads, tokens, d) float32 per token and head, and write it to the positions from `start`.
 
-    codes: (kv_heads, capacity, d width / 8) uint8.  scale, zero: (kv_heads, capacity) float32.
-    Returns whether all have a scale; NaN, infinity and a range beyond float32 have none.
+    codes: (kv_heads, capacity, d * width / 8) uint8.  scale, zero: (kv_heads, capacity) float32.
+    Returns False at a token without a finite scale (NaN, infinity, or a range that overflows float32).
     """
     heads, tokens, d = x.shape
     levels, part = np.float32((1 << bits) - 1), codes.shape[2]
@@ -45,19 +42,17 @@ def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Arra
 @partial(compiled, reorder_sums=True)
 def attend(
     query: Array,
-    key_codes: Array,
-    key_scale: Array,
-    key_zero: Array,
-    value_codes: Array,
-    value_scale: Array,
-    value_zero: Array,
+    keys: tuple[Array, Array, Array],
+    values: tuple[Array, Array, Array],
     width: int,
     first: int,
     last: int,
     scale: np.float32,
     out: Array,
 ) -> None:
-    """`kernels.cpu.decode_ops.attend` where keys and values are scale (code - zero)."""
+    """`kernels.cpu.decode_ops.attend` on quantized keys and values, each as (codes, scale, zero)."""
+    key_codes, key_scale, key_zero = keys
+    value_codes, value_scale, value_zero = values
     heads, d = query.shape
     group, part = heads // key_codes.shape[0], key_codes.shape[2]
     mask = np.uint8((1 << width) - 1)

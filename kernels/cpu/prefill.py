@@ -3,47 +3,37 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kernels.cpu.compile import compiled
-from kernels.cpu.decode import exact_sum, planes_of
-from kernels.cpu.tile_loops import TILE_TOKENS, dot_tile, finish_panel, unpack_field
+from kernels.cpu.arguments import Array, Columns, Panels, Rows, Tokens, Weight
+from kernels.cpu.compile import compiled, inlined
+from kernels.cpu.decode import panel_words, planes_of
+from kernels.cpu.epilogue import finish_group, write_rows
+from kernels.cpu.tile_loops import TILE_TOKENS, dot_tile, unpack_field
 from kernels.cpu.vectors import TARGET
-
-Array = NDArray[Any]
 
 PANELS = TARGET.tile_panels
 ROWS = 16 * PANELS
 BLOCK_COLUMNS = 512
 BLOCK_TOKENS = 128
 
-_whole, _half = dot_tile(TILE_TOKENS), dot_tile(TILE_TOKENS // 2)
+_full_tile, _half_tile = dot_tile(TILE_TOKENS), dot_tile(TILE_TOKENS // 2)
 _unpack8, _unpack4, _unpack2, _unpack1 = unpack_field(8), unpack_field(4), unpack_field(2), unpack_field(1)
 _add2, _add1 = unpack_field(2, add=True), unpack_field(1, add=True)
 
 
-@compiled
-def unpack_block(
-    data: Array,
-    widths: Array,
-    start: int,
-    field_words: int,
-    column: int,
-    columns: int,
-    low: int,
-    high: int,
-    out: Array,
-    out_start: int,
-) -> None:
-    """Bytes of the fields at shifts low .. high - 1 of one panel, in the order of an 8-bit field.
+@inlined
+def unpack_block(weight: Weight, panel: int, k: int, columns: Columns, low: int, out: Array, out_start: int) -> None:
+    """Write code bits low .. low + 7 of some columns of one panel as bytes, in the order of an 8-bit field.
 
-    out: uint32 words, 16 rows of 4 columns each, from out_start.  Values are shifted down by `low`.
+    k: columns as stored.  out: uint32 words, each 4 columns of one row, 16 rows per 4 columns, from out_start.
     """
+    data, widths = weight.data, weight.widths
+    start = panel * panel_words(widths, k)
     shift = 0
     for width in widths:
-        if low <= shift < high:
-            first = start + (column // 32) * width * 16
-            words = (columns // 32) * width
+        if low <= shift < low + 8:
+            first = start + (columns.first // 32) * width * 16
+            words = (columns.size // 32) * width
             s = np.int32(shift - low)
             if width == 8:
                 _unpack8(data, first, words, out, out_start, s)
@@ -57,136 +47,83 @@ def unpack_block(
                 _unpack1(data, first, words, out, out_start, s)
             else:
                 _add1(data, first, words, out, out_start, s)
-        start += field_words * width * 16
+        start += k // 32 * width * 16
         shift += width
 
 
-@compiled
+@inlined
 def multiply_segment(
-    data: Array,
-    widths: Array,
-    panel: int,
-    panels: int,
-    row_words: int,
-    column: int,
-    columns: int,
-    codes: Array,
-    token: int,
-    tokens: int,
-    scratch: Array,
-    totals: Array,
+    weight: Weight, panels: Panels, columns: Columns, codes: Array, tokens: Rows, scratch: Array, totals: Array
 ) -> None:
-    """totals (BLOCK_TOKENS, ROWS) += codes[token : token + tokens] x the segment's columns of `panels` panels.
+    """totals (BLOCK_TOKENS, ROWS) += codes of these tokens times these columns of neighbouring panels.
 
-    Nine-bit weights take a second pass for the ninth plane, since their codes do not fit a byte.
+    codes: (tiles, k_padded * TILE_TOKENS) int8.  scratch: uint32 for BLOCK_COLUMNS unpacked columns of PANELS panels.
+    Nine-bit weights take a second pass for the ninth plane, because their codes do not fit in a byte.
     """
     k = codes.shape[1] // TILE_TOKENS
-    planes = planes_of(widths)
-    as_they_are = planes == 8 and widths.size == 1 and panels == PANELS
-    for begin in range(column, column + columns, BLOCK_COLUMNS):
-        count = min(BLOCK_COLUMNS, column + columns - begin)
+    data, widths = weight.data, weight.widths
+    planes, row_words = planes_of(widths), panel_words(widths, k)
+    width = widths[0]
+    are_bytes = planes == 8 and widths.size == 1 and panels.size == PANELS  # nothing to unpack
+    tiles = (tokens.size + TILE_TOKENS - 1) // TILE_TOKENS
+    step = (2 * width + tiles - 1) // tiles  # each tile prefetches its part of the next block
+    for begin in range(columns.first, columns.first + columns.size, BLOCK_COLUMNS):
+        count = min(BLOCK_COLUMNS, columns.first + columns.size - begin)
         words, stride = count // 4, count * 4
-        here = panel * row_words + begin // 32 * widths[0] * 16
-        ahead = here + BLOCK_COLUMNS // 32 * widths[0] * 16
+        here = panels.first * row_words + begin // 32 * width * 16
+        ahead = here + BLOCK_COLUMNS // 32 * width * 16
         if begin + count == k:
-            ahead = (panel + PANELS) * row_words
+            ahead = (panels.first + PANELS) * row_words
         for low in range(0, planes, 8):
             shift = np.int32(low)
-            if not as_they_are:
-                for p in range(panels):
-                    start = (panel + p) * row_words
-                    unpack_block(data, widths, start, k // 32, begin, count, low, low + 8, scratch, p * stride)
-            tiles = (tokens + TILE_TOKENS - 1) // TILE_TOKENS
-            step = (2 * widths[0] + tiles - 1) // tiles  # each tile asks for its part of the next block
+            if not are_bytes:
+                for p in range(panels.size):
+                    unpack_block(weight, panels.first + p, k, Columns(begin, count), low, scratch, p * stride)
             later = ahead
-            for t in range(0, tokens, TILE_TOKENS):
-                x_start, y_start = (token + t) * k // 4 + begin // 4 * TILE_TOKENS, t * ROWS
-                if as_they_are:
-                    _whole(
+            for t in range(0, tokens.size, TILE_TOKENS):
+                x_start, y_start = (tokens.first + t) * k // 4 + begin // 4 * TILE_TOKENS, t * ROWS
+                if are_bytes:
+                    _full_tile(
                         data, here, row_words, words, codes, x_start, totals, y_start, shift,
                         data, later, row_words, step,
                     )  # fmt: skip
-                elif tokens - t > TILE_TOKENS // 2:
-                    _whole(
-                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift, data, later, row_words, step
-                    )
+                elif tokens.size - t > TILE_TOKENS // 2:
+                    _full_tile(
+                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift,
+                        data, later, row_words, step,
+                    )  # fmt: skip
                 else:
-                    _half(
-                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift, data, later, row_words, step
-                    )
+                    _half_tile(
+                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift,
+                        data, later, row_words, step,
+                    )  # fmt: skip
                 later += words * step
 
 
 @compiled
 def prefill(
-    data: Array,
-    widths: Array,
-    segment: int,
-    spacing: np.int32,
-    scale: Array,
-    zero: Array,
-    sums: Array,
-    bias: Array,
-    codes: Array,
-    act_scale: Array,
-    act_zero: Array,
-    act_sums: Array,
-    first_panel: int,
-    last_panel: int,
-    out: Array,
+    weight_fields: tuple[Any, ...], act_fields: tuple[Array, ...], first_panel: int, last_panel: int, out: Array,
     integers: Array,
-) -> None:
-    """What `decode` computes, for m tokens.
+) -> None:  # fmt: skip
+    """Multiply m quantized tokens with panels first_panel .. last_panel - 1: the formula of `decode`.
 
-    codes: as `quantize_tokens` packs them, in tiles of TILE_TOKENS.  out: (m, n) float32.
-    act_scale, act_zero: (m,).  act_sums: (m, groups).  integers: (m, n, groups) int32, or empty.
+    weight_fields, act_fields: the fields of `Weight` and `Tokens`, codes in tiles of TILE_TOKENS (`quantize_tokens`).
+    out: (m, n) float32.  integers: (m, n, groups) int32 for the exact sums, or empty.
     """
-    k = codes.shape[1] // TILE_TOKENS
-    m, n = out.shape
-    row_words = k // 32 * planes_of(widths) * 16
-    padded = (n + 15) // 16 * 16
+    weight, act = Weight(*weight_fields), Tokens(*act_fields)
+    k = act.codes.shape[1] // TILE_TOKENS
+    m = out.shape[0]
     scratch = np.empty(BLOCK_COLUMNS * 4 * PANELS, np.uint32)
-    totals = np.empty((min(BLOCK_TOKENS, codes.shape[0] * TILE_TOKENS), ROWS), np.int32)
+    totals = np.empty((min(BLOCK_TOKENS, act.codes.shape[0] * TILE_TOKENS), ROWS), np.int32)
     y = np.empty(totals.shape, np.float32)
     for panel in range(first_panel, last_panel, PANELS):
-        panels = min(PANELS, last_panel - panel)
-        rows = min(16 * panels, n - 16 * panel)
+        panels = Panels(panel, min(PANELS, last_panel - panel), 1)
         for token in range(0, m, BLOCK_TOKENS):
-            tokens = min(BLOCK_TOKENS, m - token)
+            tokens = Rows(token, min(BLOCK_TOKENS, m - token))
             y[:] = 0
-            for g in range(act_sums.shape[1]):
-                column = g * segment
+            for g in range(act.sums.shape[1]):
+                columns = Columns(g * weight.segment, min(weight.segment, k - g * weight.segment))
                 totals[:] = 0
-                multiply_segment(
-                    data,
-                    widths,
-                    panel,
-                    panels,
-                    row_words,
-                    column,
-                    min(segment, k - column),
-                    codes,
-                    token,
-                    tokens,
-                    scratch,
-                    totals,
-                )
-                side = g * padded + panel * 16
-                for t in range(tokens):
-                    act_sum, act_z = act_sums[token + t, g], act_zero[token + t]
-                    for p in range(0, 16 * panels, 16):
-                        at = t * ROWS + p
-                        finish_panel(totals, at, spacing, zero, sums, scale, side + p, act_sum, act_z, y, at)
-                    if integers.size:
-                        for r in range(rows):
-                            integers[token + t, panel * 16 + r, g] = exact_sum(
-                                totals[t, r], spacing, zero[side + r], sums[side + r], act_sum, act_z
-                            )
-            for t in range(tokens):
-                act_s, row = act_scale[token + t], panel * 16
-                if bias.size:
-                    for r in range(rows):
-                        out[token + t, row + r] = y[t, r] * act_s + bias[row + r]
-                else:
-                    for r in range(rows):
-                        out[token + t, row + r] = y[t, r] * act_s
+                multiply_segment(weight, panels, columns, act.codes, tokens, scratch, totals)
+                finish_group(totals, weight, act, g, tokens, panels, y, integers)
+            write_rows(y, act.scale, weight.bias, tokens, panels, out)

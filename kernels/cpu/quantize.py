@@ -1,21 +1,19 @@
 """Activation quantization for the engine: bit-equal to `kernels.formats.activations`, packed, with sums."""
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kernels.cpu.compile import compiled
+from kernels.cpu.arguments import Array, Tokens
+from kernels.cpu.compile import compiled, inlined
 from kernels.cpu.quantize_loops import LANES, codes_of_vectors, range_of_vectors
-
-Array = NDArray[Any]
 
 
 @compiled
 def row_range(row: Array) -> tuple[np.float32, np.float32, bool]:
-    """(lo, hi, finite) of a row of float32, the range widened to hold 0.
+    """Return (min, max, finite) of a row of float32, with the range extended to include 0.
 
-    Compares bit patterns as integers, in the floats' order, so that NaN shows as an end that is not finite.
+    Compares bit patterns as integers in the order of the floats, so that NaN becomes a non-finite min or max.
     """
     lanes = np.zeros(2 * LANES, np.int32)
     vectors = row.size // LANES
@@ -34,62 +32,51 @@ def row_range(row: Array) -> tuple[np.float32, np.float32, bool]:
     return values[0], values[1], np.isfinite(values[0]) and np.isfinite(values[1])
 
 
-@compiled
-def row_codes(
-    row: Array,
-    first: int,
-    last: int,
-    step: np.float32,
-    offset: np.float32,
-    levels: np.float32,
-    shift: np.int32,
-    out: Array,
-    lanes: Array,
-) -> np.int32:
-    """Write columns first .. last - 1 of a row as codes less `shift` and return their sum. lanes: int32 (LANES)."""
+class Grid(NamedTuple):
+    """The integer grid of one row."""
+
+    step: np.float32
+    offset: np.float32  # zero point before `shift`
+    levels: np.float32  # largest code
+    shift: np.int32  # subtracted from every code
+
+
+@inlined
+def row_codes(row: Array, first: int, last: int, grid: Grid, out: Array, lanes: Array) -> np.int32:
+    """Write columns first .. last - 1 of a row as codes minus the shift, and return their sum. lanes: int32 (LANES)."""
     lanes[:] = 0
     vectors = (last - first) // LANES
-    codes_of_vectors(row, first, vectors, step, offset, levels, shift, out, lanes)
+    codes_of_vectors(row, first, vectors, grid.step, grid.offset, grid.levels, grid.shift, out, lanes)
     total = np.int32(0)
     for lane in range(LANES):
         total += lanes[lane]
     for i in range(first + vectors * LANES, last):
-        code = min(max(np.rint(row[i] / step) + offset, np.float32(0)), levels)
-        out[i] = np.int8(np.int32(code) - shift)
+        code = min(max(np.rint(row[i] / grid.step) + grid.offset, np.float32(0)), grid.levels)
+        out[i] = np.int8(np.int32(code) - grid.shift)
         total += np.int32(out[i])
     return total
 
 
 @compiled
-def quantize_tokens(
-    x: Array,
-    bits: int,
-    clip: np.float32,
-    segment: int,
-    tile_tokens: int,
-    codes: Array,
-    scale: Array,
-    zero: Array,
-    sums: Array,
-) -> int:
-    """Quantize x (m, k) float32 for the integer product and pack it; clip as in `kernels.formats.activations`.
+def quantize_tokens(x: Array, bits: int, clip: np.float32, segment: int, tile_tokens: int, act: Tokens) -> int:
+    """Quantize x (m, k) float32 for the integer product and write it to `act`, as `kernels.formats.activations` does.
 
-    Returns the first token that has no scale, for NaN, infinity or a range beyond float32, and writes nothing after it;
-    m where all of them have one.
+    Returns m, or the first token without a finite scale (NaN, infinity, or a range that overflows float32); tokens
+    after that one are not written.
 
-    Writes codes (tiles, k_padded * tile_tokens) int8: the code less 128 where bits is 8 (so that it is signed), the
-    code itself below.  Four columns are a word, and words of the tile's tokens lie side by side: column c of its t-th
-    token is byte ((c // 4) * tile_tokens + t) * 4 + c % 4.  Columns and tokens beyond x are 0.  scale (m,) float32.
-    zero (m,) int32, shifted as the codes are.  sums (m, groups) int32: of codes over segments of `segment` columns.
+    act.codes: (tiles, k_padded * tile_tokens) int8, the code minus 128 for 8 bits (to fit int8), else the code. Four
+    columns form a word, and the words of a tile's tokens are interleaved: column c of token t of the tile is byte
+    ((c // 4) * tile_tokens + t) * 4 + c % 4.  Columns and tokens beyond x are 0.  act.zero is shifted like the codes.
+    act.sums: sums of the codes over segments of `segment` columns.
     """
     m, k = x.shape
-    k_padded = codes.shape[1] // tile_tokens
+    k_padded = act.codes.shape[1] // tile_tokens
     levels = np.float32((1 << bits) - 1)
     shift = np.int32(128) if bits == 8 else np.int32(0)
     buffer = np.zeros(k_padded, np.int8)
     lanes = np.empty(LANES, np.int32)
-    for t in range(codes.shape[0] * tile_tokens):
-        out = codes[t // tile_tokens] if tile_tokens == 1 else buffer
+    for t in range(act.codes.shape[0] * tile_tokens):
+        out = act.codes[t // tile_tokens] if tile_tokens == 1 else buffer
         out[k:] = 0
         if t < m:
             low, high, finite = row_range(x[t])
@@ -100,14 +87,15 @@ def quantize_tokens(
             if not step > np.float32(0):
                 step = np.float32(1)
             offset = np.rint(-low / step)
-            scale[t], zero[t] = step, np.int32(offset) - shift
-            for g in range(sums.shape[1]):
+            act.scale[t], act.zero[t] = step, np.int32(offset) - shift
+            grid = Grid(step, offset, levels, shift)
+            for g in range(act.sums.shape[1]):
                 last = min((g + 1) * segment, k)
-                sums[t, g] = row_codes(x[t], g * segment, last, step, offset, levels, shift, out, lanes)
+                act.sums[t, g] = row_codes(x[t], g * segment, last, grid, out, lanes)
         else:
             out[:] = 0
         if tile_tokens > 1:
-            words, tile = buffer.view(np.uint32), codes[t // tile_tokens].view(np.uint32)
+            words, tile = buffer.view(np.uint32), act.codes[t // tile_tokens].view(np.uint32)
             for w in range(words.size):
                 tile[w * tile_tokens + t % tile_tokens] = words[w]
     return m
@@ -117,7 +105,7 @@ def quantize_tokens(
 def pack_planes(codes: Array, bits: int, planes: Array) -> None:
     """Bit planes of one token in the weight's order: codes (k_padded,) int8 -> planes (bits * k_padded / 32,) uint32.
 
-    Bit 8 c + j of a word is column 4 j + c of its 32.
+    Bit 8 c + j of a word is column 4 j + c of its 32 columns.
     """
     words = codes.view(np.uint32)
     chunks = words.size // 8

@@ -1,4 +1,4 @@
-"""The inner loops of activation quantization, as Numba intrinsics: a row's range, and its codes with their sum."""
+"""Inner loops of activation quantization, as Numba intrinsics: a row's range, and its codes with their sum."""
 
 from typing import Any
 
@@ -27,9 +27,9 @@ LANES = TARGET.lanes
 
 @intrinsic
 def range_of_vectors(typing: Any, x: Any, count: Any, ends: Any) -> Any:
-    """Least and greatest bit patterns, in the floats' order, of `count` vectors of x (float32), lane by lane.
+    """Per-lane minimum and maximum of `count` vectors of x (float32), compared as bit patterns in float order.
 
-    ends: int32 (2 * LANES): the least of each lane, then the greatest; taken into account and written again.
+    ends: int32 (2 * LANES), each lane's minimum, then each lane's maximum; read and updated.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -58,7 +58,7 @@ def codes_of_vectors(
 ) -> Any:
     """out = clamp(rint(x / step) + offset, 0, levels) - shift as int8, for `count` vectors from `start`.
 
-    x: float32.  step, offset, levels: float32.  shift: int32.  sums: int32 (LANES), to which the codes are added.
+    x: float32.  step, offset, levels: float32.  shift: int32.  sums: int32 (LANES); the codes are added to it.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The inner loops of many tokens' products, as Numba intrinsics: unpacking, tiles in integers and in float32.
+"""Inner loops for many tokens, as Numba intrinsics: unpacking, integer tiles and float32 tiles.
 
 Offsets into weights are in 32-bit words, into int8 activations in bytes. `kernels.formats.weight` describes
 the layouts.
@@ -82,9 +82,9 @@ def dot_tile(tokens: int) -> Callable[..., None]:
 
     Intrinsic (w, start, stride, words, x, x_start, totals, totals_start, shift, data, ahead, ahead_stride, ahead_step):
     totals[token, row] += (sum of x w) << shift.  w: words of four columns from start, panels `stride` words apart.  x:
-    words of four columns from word x_start, those of TILE_TOKENS tokens side by side.  totals: int32 from totals_start,
-    rows of 16 * tile_panels.  Meanwhile data is asked for from word `ahead`, for each panel (ahead_stride words apart)
-    ahead_step words further with each word of w: memory would rest while there is only multiplying.
+    words of four columns from word x_start, with TILE_TOKENS tokens interleaved.  totals: int32 from totals_start,
+    rows of 16 * tile_panels.  Meanwhile the loop prefetches data from word `ahead`: for each panel (ahead_stride words
+    apart), ahead_step words per word of w. Otherwise memory would be idle during the multiplication.
     """
 
     @intrinsic
@@ -140,7 +140,7 @@ def finish_panel(
     typing: Any, totals: Any, totals_start: Any, spacing: Any, zero: Any, sums: Any, scale: Any, side: Any,
     act_sum: Any, act_zero: Any, y: Any, y_start: Any,
 ) -> Any:  # fmt: skip
-    """y[row] += float32(d total - zero act_sum - act_zero sum) * scale, for the 16 rows of a panel, in that order.
+    """y[row] += float32(d total - zero act_sum - act_zero sum) * scale, for the 16 rows of a panel.
 
     totals, y: from totals_start, y_start.  d: spacing, int32.  zero (int16), sums, scale: from `side`.
     """

@@ -36,7 +36,7 @@ from kernels.cuda.tiles import (
     quantize_name,
 )
 from kernels.formats.planes import ShapeError
-from kernels.hadamard import shrinking
+from kernels.hadamard import inverse_root
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +143,7 @@ def quantize(launcher: Launcher, x: Input, weight: DeviceWeight, to: QuantizedAc
         counter_count=to.counters.numel(),
         hadamard=weight.hadamard,
         clip=weight.act_clip,
-        shrinking=shrinking(weight.hadamard),
+        shrinking=inverse_root(weight.hadamard),
     )
     tokens = padded_tokens(to.m, to.family, to.act_bits)
     threads = threads_per_token(weight.k)

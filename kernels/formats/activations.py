@@ -1,4 +1,4 @@
-"""Per-token activation quantization in NumPy, to the bit what calibration simulates."""
+"""Per-token activation quantization in NumPy, bit-equal to what calibration simulates."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,22 +7,22 @@ from kernels.formats.planes import ShapeError
 
 
 class NotFiniteError(ShapeError):
-    """A token with NaN or infinity, or with numbers too large for float32 to work with: it has no scale."""
+    """A token with NaN, infinity, or a range that overflows float32, so that it has no scale."""
 
 
 def not_finite(x: NDArray[np.float32], token: int) -> NotFiniteError:
-    """The error of one token of x (m, k): the first value that is not finite, or how far its finite ones reach."""
+    """Build the error of one token of x (m, k): its first value that is not finite, or its range."""
     row = x[token]
     wrong = np.flatnonzero(~np.isfinite(row))
-    what = f"has {row[wrong[0]]} in column {wrong[0]}" if wrong.size else f"reaches from {row.min():g} to {row.max():g}"
+    what = f"has {row[wrong[0]]} in column {wrong[0]}" if wrong.size else f"ranges from {row.min():g} to {row.max():g}"
     return NotFiniteError(
-        f"Row {token} of an input {x.shape} {what}: float32 cannot work with that, so the token has no scale. Repair "
-        "what made the input; a model that overflows needs more bits or another method."
+        f"Row {token} of an input {x.shape} {what}, so the token has no finite float32 scale. Check what "
+        "produced this input; a model that overflows needs more bits or another method."
     )
 
 
 def refuse_not_finite(x: NDArray[np.float32]) -> None:
-    """Raise NotFiniteError for the first token of x (m, k) with NaN or infinity, if there is one."""
+    """Raise NotFiniteError for the first token of x (m, k) with NaN or infinity, if any."""
     finite = np.isfinite(x).all(axis=1)
     if not finite.all():
         raise not_finite(x, int(finite.argmin()))
@@ -34,10 +34,10 @@ def quantize_activations(
     """Quantize each row of x (m, k) float32 to 2^bits levels, bits in 1..8.
 
     scale = (hi - lo) / n, zero = rint(-lo / scale), code = clamp(rint(x / scale) + zero, 0, n), n = 2^bits - 1; the
-    range always contains 0, ties round to even, a row of zeros has scale 1.  clip: factor in (0, 1] on lo and hi, in
-    float32: what lies beyond is clamped, and all else gets finer steps.  Returns codes (m, k) uint8, scale (m,)
-    float32, zero (m,) int32 and the codes' sums (m,) int64.  Raises ShapeError where x is not 2-D or bits are out of
-    range, and NotFiniteError.
+    range always contains 0, ties round to even, a row of zeros has scale 1.  clip: float32 factor in (0, 1] on lo and
+    hi; values outside are clamped, the rest get a smaller scale.  Returns codes (m, k) uint8, scale (m,) float32, zero
+    (m,) int32 and the sums of the codes (m,) int64.  Raises ShapeError if x is not 2-D or bits are out of range, and
+    NotFiniteError.
     """
     if x.ndim != 2:
         raise ShapeError(f"activations must be (tokens, channels), got shape {x.shape}")

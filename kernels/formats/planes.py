@@ -1,6 +1,6 @@
-"""Bit planes in their plainest form: bit j of 64 neighbouring values in one word.
+"""Bit planes in the simplest layout: bit j of 64 consecutive values in one word.
 
-The engine keeps its own order (`kernels.formats.weight`); this one is for reading, for tests, and for other tools.
+The CPU engine uses its own layout (`kernels.formats.weight`); this one is for files, tests and other tools.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def pack_bit_planes(q: NDArray[np.integer], bits: int) -> NDArray[np.uint64]:
     """Split unsigned integers into bit planes, 64 values per word.
 
     q: (rows, k) integers, every value in 0 .. 2**bits - 1, k % 64 == 0.  Returns (rows, bits, k // 64) uint64; column c
-    is bit c % 64 of word c // 64.  Raises ShapeError where k is not a multiple of 64 (pad the weight first) or a value
+    is bit c % 64 of word c // 64.  Raises ShapeError if k is not a multiple of 64 (pad the weight first) or a value
     needs more bits.  The paper's BMMA decomposition: q = sum over j of 2^j plane_j.
     """
     if q.ndim != 2 or q.shape[1] % WORD:
@@ -31,12 +31,12 @@ def pack_bit_planes(q: NDArray[np.integer], bits: int) -> NDArray[np.uint64]:
 
 
 def unpack_bit_planes(planes: NDArray[np.uint64], k: int) -> NDArray[np.unsignedinteger]:
-    """Undo `pack_bit_planes`: planes (rows, bits, words) uint64 -> (rows, k) uint8, or uint16 where bits > 8.
+    """Undo `pack_bit_planes`: planes (rows, bits, words) uint64 -> (rows, k) uint8, or uint16 if bits > 8.
 
-    Raises ShapeError where the words do not hold k values.
+    Raises ShapeError if the planes have fewer than k columns.
     """
     if planes.ndim != 3 or planes.shape[2] * WORD < k:
-        raise ShapeError(f"planes of shape {planes.shape} do not hold {k} columns of {WORD} bits a word")
+        raise ShapeError(f"planes of shape {planes.shape} do not have {k} columns ({WORD} per word)")
     rows, bits, words = planes.shape
     octets = np.ascontiguousarray(planes.astype("<u8", copy=False)).view(np.uint8).reshape(rows, bits, words * 8)
     bit = np.unpackbits(octets, axis=-1, bitorder="little")[:, :, :k]

@@ -1,4 +1,4 @@
-"""The arithmetic one can read: int64 and float64 versions that every engine is tested against. Slow on purpose."""
+"""Reference arithmetic: readable, slow int64 versions that every engine is tested against."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Weights that read the same input, as one: a token is quantized once for all of them, and threads start once."""
+"""Stacks weights that read the same input, so that a token is quantized once and threads start once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from kernels.formats.weight import PANEL_ROWS, PackedWeight, aligned_zeros
 
 
 def can_stack(weights: Sequence[PackedWeight]) -> bool:
-    """Whether the weights differ in nothing but rows, have one scale a row, and each but the last fills its panels."""
+    """Whether the weights differ only in rows, have one scale per row, and all but the last fill their panels."""
     first = weights[0]
     return (
         first.groups == 1
@@ -20,7 +20,7 @@ def can_stack(weights: Sequence[PackedWeight]) -> bool:
 
 
 def stack(weights: Sequence[PackedWeight]) -> tuple[PackedWeight, list[PackedWeight]]:
-    """One weight with the rows of all (`can_stack`), and the weights anew as parts of it: nothing is held twice."""
+    """Return one weight with the rows of all (`can_stack`), and each weight as a view of it, without copies."""
     data = aligned_zeros(sum(weight.data.size for weight in weights))
     np.concatenate([weight.data for weight in weights], out=data)
     whole = replace(

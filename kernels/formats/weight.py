@@ -1,10 +1,10 @@
-"""A quantized weight as it lies in memory: fields of 8, 4, 2 or 1 bits in panels of 16 rows.
+"""Packed weights: fields of 8, 4, 2 or 1 bits in panels of 16 rows.
 
-A code of b bits is cut into fields, low bits first: powers of two for the byte dot product (3 = 2 + 1, 6 = 4 + 2),
+A code of b bits is split into fields, low bits first: powers of two for the byte dot product (3 = 2 + 1, 6 = 4 + 2),
 single bits for the bit-serial product. A field of width f is a row of 32-bit words, each of four bytes with 8 / f
-positions: position j of byte c in word w holds column (w * 8 / f + j) * 4 + c. So a word masked to one position faces
-four neighbouring activations, whatever the width, and the packed size is b bits per weight exactly (rows padded to 16,
-columns to 32). Sixteen rows lie side by side, one per vector lane, so that no product needs a sum across lanes.
+positions: position j of byte c in word w holds column (w * 8 / f + j) * 4 + c. A word masked to one position is thus
+multiplied by four consecutive activations, whatever the width. The packed size is exactly b bits per weight, with rows
+padded to 16 and columns to 32. Sixteen rows are interleaved, one per vector lane, so no product sums across lanes.
 """
 
 from dataclasses import dataclass, replace
@@ -25,22 +25,22 @@ _SUMMED_ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A weight (n, k) of `planes` stored bits per value, w = (spacing * code - zero) * scale. Made by `pack_weight`."""
+    """A weight (n, k) of `planes` bits per value, w = (spacing * code - zero) * scale. Built by `pack_weight`."""
 
     n: int
     k: int
     planes: int
     group_size: int | None
-    segment: int  # columns that share a stored scale: group_size, or all (fewer where an int32 total could overflow)
+    segment: int  # columns per stored scale: group_size, or all (fewer if an int32 total could overflow)
     widths: NDArray[np.int64]  # bits of each field, low bits first
     data: NDArray[np.uint32]  # flat (panels, planes * k_padded / 32, 16)
     panel_scale: NDArray[np.float32]  # flat (groups, n_padded)
     panel_zero: NDArray[np.int16]  # flat (groups, n_padded)
     panel_sum: NDArray[np.int32]  # flat (groups, n_padded): sum of spacing code - zero, the paper's sum(q_w) - K z_w
     bias: NDArray[np.float32] | None
-    spacing: int = 1  # of neighbouring levels, in scales: 2 where zero points may lie halfway between two
-    act_clip: float = 1.0  # factor on the range of each token that meets this weight (`kernels.formats.activations`)
-    hadamard: int = 1  # channels of a block of the transform that each token goes through before (`kernels.hadamard`)
+    spacing: int = 1  # distance of adjacent levels in scales: 2 if zero points may lie halfway between two
+    act_clip: float = 1.0  # factor on each input token's range (`kernels.formats.activations`)
+    hadamard: int = 1  # block size of the transform applied to each input token (`kernels.hadamard`)
 
     @property
     def groups(self) -> int:
@@ -54,7 +54,7 @@ class PackedWeight:
 
     @property
     def k_padded(self) -> int:
-        """Columns as stored."""
+        """Stored columns, padding included."""
         return -(-self.k // COLUMN_STEP) * COLUMN_STEP
 
     @property
@@ -74,18 +74,18 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes this weight really occupies: codes, scales, zero points, sums, bias. There is no other copy."""
+        """Bytes in memory: codes, scales, zero points, sums and bias. No other copy exists."""
         bias = 0 if self.bias is None else self.bias.nbytes
         return self.data.nbytes + self.panel_scale.nbytes + self.panel_zero.nbytes + self.panel_sum.nbytes + bias
 
     def copy(self) -> "PackedWeight":
-        """The same weight elsewhere in memory."""
+        """Copy the codes to new memory."""
         data = aligned_zeros(self.data.size)
         data[:] = self.data
         return replace(self, data=data)
 
     def codes(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint16]:
-        """Rows start .. stop - 1 unpacked: (rows, k) uint16. Readable, not fast."""
+        """Unpack rows start .. stop - 1: (rows, k) uint16. Readable, not fast."""
         stop = self.n if stop is None else min(stop, self.n)
         first, last = start // PANEL_ROWS, -(-stop // PANEL_ROWS)
         panels = self.data.reshape(self.panels, -1, PANEL_ROWS)[first:last]
@@ -102,7 +102,7 @@ class PackedWeight:
         return codes[start - first * PANEL_ROWS : stop - first * PANEL_ROWS, : self.k]
 
     def levels(self, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
-        """Rows start .. stop - 1 as spacing * code, from which zero points are taken: (rows, k) int16."""
+        """Rows start .. stop - 1 as spacing * code, before zero points are subtracted: (rows, k) int16."""
         return self.spacing * self.codes(start, stop).astype(np.int16)
 
     def dequantize(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
@@ -130,10 +130,10 @@ def pack_weight(
 
     codes: (n, k) integers in 0 .. 2**planes - 1.  planes: 1..9 (p, or p + 1 for a starred weight).  scale, zero:
     (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight), or with spacing 2 the sum of two.
-    group_size: a multiple of 32, or None for one scale a row.  bias: (n,) float32.  act_bits: the activations the
-    layout is meant for (any others work, slower).  act_clip: factor in (0, 1] on each token's range.  hadamard: columns
-    of a block of the transform that the weight went through and each token will; 1 for none.  spacing: 1 or 2, where
-    w = (spacing code - zero) * scale.  Raises ShapeError, which says what does not fit.
+    group_size: a multiple of 32, or None for one scale per row.  bias: (n,) float32.  act_bits: activation bits the
+    layout is optimized for (others work, but slower).  act_clip: factor in (0, 1] on each token's range.  hadamard:
+    block size of the transform that was applied to the weight and will be applied to each token; 1 for none.
+    spacing: 1 or 2, in w = (spacing code - zero) * scale.  Raises ShapeError for arguments that do not fit together.
     """
     codes = np.asarray(codes)
     _check_codes(codes, planes)
@@ -142,22 +142,13 @@ def pack_weight(
         raise ShapeError(f"group size {group_size} is not a multiple of {COLUMN_STEP}; use 32, 64, 128 ...")
     groups = 1 if group_size is None else -(-k // group_size)
     scale, zero = _per_group("scale", scale, n, groups), _per_group("zero", zero, n, groups)
-    if spacing not in (1, 2):
-        raise ShapeError(f"levels are {spacing} scales apart; use 1, or 2 for zero points halfway between two levels")
-    largest = spacing * ((1 << planes) - 1)
-    if zero.size and (int(zero.min()) < 0 or int(zero.max()) > largest):
-        raise ShapeError(f"zero points {zero.min()}..{zero.max()} are not among the levels 0..{largest}")
+    _check_zero(zero, planes, spacing)
     _check_finite("scale", scale)
     if bias is not None and np.shape(bias) != (n,):
         raise ShapeError(f"the bias has shape {np.shape(bias)}, expected ({n},)")
     if bias is not None:
         _check_finite("bias", np.asarray(bias)[:, None])
-    if not 0 < act_clip <= 1:
-        raise ShapeError(f"a factor of {act_clip} on the range of activations is not in (0, 1]")
-    if not is_block_of(hadamard, k):
-        raise ShapeError(
-            f"{k} columns cannot be transformed {hadamard} at a time; use a power of two that divides them"
-        )
+    _check_activations(act_clip, hadamard, k)
     segment = _segment(k, planes, group_size, spacing)
     if group_size is None:
         scale, zero = (np.repeat(a, -(-k // segment), axis=1) for a in (scale, zero))
@@ -181,10 +172,10 @@ def pack_weight(
 
 
 def _by_planes(planes: int, act_bits: int) -> bool:
-    """Whether the bit-serial product will be the faster one: few bits, how few depends on the processor."""
+    """Whether the bit-serial product is faster: at few bits; how few depends on the processor."""
     if planes * act_bits >= 8:
         return False
-    from kernels.host.processor import target  # Numba, which takes a moment to import
+    from kernels.host.processor import target  # imports Numba, which is slow
 
     return planes * act_bits <= target().serial_products
 
@@ -196,6 +187,23 @@ def _check_codes(codes: NDArray[np.integer], planes: int) -> None:
         raise ShapeError(f"codes must be a non-empty (n, k) array of integers, got {codes.dtype} {codes.shape}")
     if int(codes.min()) < 0 or int(codes.max()) >= 1 << planes:
         raise ShapeError(f"codes {codes.min()}..{codes.max()} do not fit {planes} bit planes (0..{(1 << planes) - 1})")
+
+
+def _check_zero(zero: NDArray[np.integer], planes: int, spacing: int) -> None:
+    if spacing not in (1, 2):
+        raise ShapeError(f"spacing is {spacing}; use 1, or 2 for zero points halfway between two levels")
+    largest = spacing * ((1 << planes) - 1)
+    if zero.size and (int(zero.min()) < 0 or int(zero.max()) > largest):
+        raise ShapeError(f"zero points {zero.min()}..{zero.max()} are not among the levels 0..{largest}")
+
+
+def _check_activations(act_clip: float, hadamard: int, k: int) -> None:
+    if not 0 < act_clip <= 1:
+        raise ShapeError(f"the activation clip is {act_clip}; it must be in (0, 1]")
+    if not is_block_of(hadamard, k):
+        raise ShapeError(
+            f"{k} columns do not divide into Hadamard blocks of {hadamard}; use a power of two that divides {k}"
+        )
 
 
 def _per_group(name: str, values: NDArray[Any], n: int, groups: int) -> NDArray[Any]:
@@ -238,7 +246,7 @@ def _centred_sums(
     lengths = np.minimum(segment, k - starts)
     sums = [
         np.add.reduceat(codes[row : row + _SUMMED_ROWS].astype(np.int64), starts, axis=1)
-        for row in range(0, len(codes), _SUMMED_ROWS)  # a few rows at a time: eight bytes a code are many
+        for row in range(0, len(codes), _SUMMED_ROWS)  # a few rows at a time, because int64 takes eight bytes per code
     ]
     return spacing * np.concatenate(sums) - zero.astype(np.int64) * lengths
 
@@ -271,7 +279,7 @@ def _pack_fields(codes: NDArray[np.integer], widths: list[int]) -> NDArray[np.ui
 
 
 def aligned_zeros(count: int) -> NDArray[np.uint32]:
-    """count uint32 zeros that start on a cache line, as whole-line loads want it."""
+    """`count` uint32 zeros aligned to a cache line, so that vector loads do not cross lines."""
     raw = np.zeros(count + 15, np.uint32)
     start = -raw.ctypes.data % 64 // 4
     return raw[start : start + count]

@@ -1,4 +1,4 @@
-"""Work that nobody waits for: it takes only what other processes leave."""
+"""Process priority: background work yields the processor to other processes."""
 
 import contextlib
 import os
@@ -9,13 +9,14 @@ SESSION_NICENESS = Path("/proc/self/autogroup")
 
 
 def lower_priority(niceness: int = NICENESS) -> None:
-    """Let other processes go first, from 0 (not at all) to 19.
+    """Lower the priority of this process, from 0 (unchanged) to 19.
 
-    Linux divides its processors among sessions first and then within each ("autogroup"): in a session of its own, where
-    the page puts its workers, a process would have as much as the page and all its visitors together, however nice.
+    Linux shares processors between sessions before it shares them within a session ("autogroup"). The page starts its
+    workers in new sessions, where niceness alone would leave a worker as much time as the page and all its visitors.
+    If this process leads its session, the niceness of the session is set as well.
     """
     if hasattr(os, "nice"):
         os.nice(niceness)
     if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):  # another system, or a Linux without it
+        with contextlib.suppress(OSError):  # not Linux, or Linux without autogroup
             SESSION_NICENESS.write_text(str(niceness))

@@ -1,36 +1,35 @@
-"""Which instructions this process compiles for, and how wide its vectors are. No compilation happens here."""
+"""The processor: its name, its instruction sets, and the vector widths that the CPU kernels use on it."""
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from numba.core.registry import cpu_target
+from kernels.host.numba_internals import compiled_features
 
 
 @dataclass(frozen=True)
 class Target:
-    """An instruction set as the loops of `kernels.cpu.emit` see it."""
+    """An instruction set and the tile sizes of the loops in `kernels.cpu` on it."""
 
     name: str
     lanes: int  # int32 values in a vector
-    decode_panels: int  # panels of 16 rows that a product of few tokens reads together
-    held_sums: int  # vectors of sums that it holds in registers
-    tile_panels: int  # the same for a tile of tile_tokens tokens
+    decode_panels: int  # panels of 16 rows read together by the product of a few tokens
+    held_sums: int  # accumulator vectors that fit in registers there
+    tile_panels: int  # panels in a tile of tile_tokens tokens
     tile_tokens: int
     has_dot: bool  # unsigned x signed byte dot product in hardware (VNNI)
-    serial_products: int  # products of planes (p q) up to which counting bits takes less time than multiplying bytes
+    serial_products: int  # largest p * q at which the bit-serial product is faster than the byte dot product
 
 
 @cache
 def features() -> frozenset[str]:
     """LLVM's names of the instruction sets that Numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count)."""
-    _, _, listed = cpu_target.target_context.codegen().magic_tuple()
-    return frozenset(name[1:] for name in listed.split(",") if name.startswith("+"))
+    return compiled_features()
 
 
 @cache
 def target() -> Target:
-    """The best of AVX-512, AVX2 and plain vectors that the features allow."""
+    """Return the best of AVX-512, AVX2 and plain vectors that the features allow."""
     have = features()
     if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= have:
         return Target("avx512-vnni", 16, 2, 16, 3, 8, True, 7 if "avx512vpopcntdq" in have else 1)
@@ -41,7 +40,7 @@ def target() -> Target:
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name as the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

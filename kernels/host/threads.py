@@ -1,4 +1,4 @@
-"""How many threads a product may use, and the pool that runs its parts."""
+"""Thread counts, and the pool that runs the parts of a product."""
 
 import os
 import time
@@ -9,9 +9,9 @@ from itertools import pairwise
 
 VARIABLE = "ABQ_THREADS"
 
-# OpenMP's threads spin for milliseconds while they wait, which on a machine with anything else to do slows torch more
-# than tenfold. Not to spin at all costs a wake-up for every small operation: calibrating the built-in model on two
-# threads takes three times as long. So they spin for microseconds, then sleep. Read when torch is imported.
+# By default OpenMP threads spin for milliseconds while they wait, which slows torch more than tenfold on a busy system.
+# Without spinning, every small operation pays for a wake-up: calibrating the built-in model on two threads takes three
+# times as long. So they spin for microseconds, then sleep. torch reads these variables when it is imported.
 THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
 
@@ -28,7 +28,7 @@ def cores() -> int:
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads`, or the environment's ABQ_THREADS, or all cores; never more than cores. Raises ThreadsError."""
+    """Return `threads`, or ABQ_THREADS, or all cores; never more than the cores. Raises ThreadsError."""
     if threads is None:
         text = os.environ.get(VARIABLE)
         if text is None:
@@ -37,7 +37,7 @@ def thread_count(threads: int | None = None) -> int:
             raise ThreadsError(f"{VARIABLE} is {text!r}; set it to a number of threads, 1 or more, or unset it")
         threads = int(text)
     if threads < 1:
-        raise ThreadsError(f"{threads} threads were asked for; use 1 or more")
+        raise ThreadsError(f"the number of threads is {threads}; use 1 or more")
     return min(threads, cores())
 
 
@@ -47,18 +47,18 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def clock_of(threads: int) -> Callable[[], float]:
-    """Seconds by which work on so many threads is timed.
+    """Return the clock for timing work on this many threads.
 
-    One thread by its own CPU clock: on a busy machine long calls lose the core more often than short ones, which would
-    flatter what is fast. More threads by the wall's.
+    One thread is timed by its CPU clock: on a busy machine long calls are preempted more often than short ones, which
+    would favour the faster contender. Several threads are timed by the wall clock.
     """
     return time.thread_time if threads == 1 else time.perf_counter
 
 
 def run_ranges(work: Callable[[int, int], None], count: int, step: int, threads: int) -> None:
-    """Call work(first, last) on up to `threads` ranges that cover 0 .. count, cut at multiples of `step`.
+    """Call work(first, last) on up to `threads` ranges that cover 0 .. count, split at multiples of `step`.
 
-    One range runs in the calling thread. `work` must release the GIL to gain from it.
+    One range runs in the calling thread. `work` must release the GIL to run in parallel.
     """
     parts = min(threads, -(-count // step))
     if parts <= 1:

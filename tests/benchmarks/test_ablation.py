@@ -1,4 +1,4 @@
-"""One switch at a time: the changes follow from the fields, and the page says what each was worth."""
+"""Ablation: one switch at a time, and the page with the effect of each."""
 
 from dataclasses import fields
 
@@ -12,7 +12,7 @@ from abq_core.spec import METHODS, Switches
 
 
 @pytest.mark.parametrize("method", ["abq", "abq+"])
-def test_every_switch_is_changed_alone(method: str) -> None:
+def test_each_change_changes_one_switch(method: str) -> None:
     own = METHODS[method]
     found = ablation.changes(own, Precision.parse("W4A4"))
     changed = {change.partition("=")[0] for change in found}
@@ -25,17 +25,17 @@ def test_every_switch_is_changed_alone(method: str) -> None:
     assert {"balance=none", "balance=started", "mse=full", "mse=none"} <= found.keys()
 
 
-def test_a_star_has_no_symmetric_variant_and_nothing_learned_means_no_change() -> None:
+def test_changes_without_effect_are_omitted() -> None:
     assert "symmetric=true" not in ablation.changes(METHODS["abq"], Precision.parse("W2*A8"))
     assert not any(s.learns is False for s in ablation.changes(METHODS["omniquant"], Precision.parse("W2A8")).values())
 
 
-def test_chosen_switches_alone_are_asked_for() -> None:
-    asked = ablation.questions("builtin", [Precision.parse("W2A8")], ["abq"], ["dlc", "clipping"], CONDITIONS)
+def test_only_the_chosen_switches_are_changed() -> None:
+    asked = ablation.row_specs("builtin", [Precision.parse("W2A8")], ["abq"], ["dlc", "clipping"], CONDITIONS)
     assert [change for method, _, change in asked if method] == ["", "clipping=false", "dlc=false"]
 
 
-def test_the_page_gives_each_change_its_rise_and_error() -> None:
+def test_the_page_shows_the_rise_and_error_of_each_change() -> None:
     found = {
         ("", "W16A16", ""): figures([1.0, 1.1, 1.2]),
         ("abq", "W4A4", ""): figures([2.0, 2.1, 2.2]),

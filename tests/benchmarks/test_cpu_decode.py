@@ -33,7 +33,7 @@ def test_every_kind_of_column_is_measured_and_compared(tmp_path: Path, capsys: p
     assert "| W2A8kv4 | abq " in written and "| W2A8kv4 | abq " in capsys.readouterr().out and "old" not in written
 
 
-def test_the_page_is_made_of_the_stored_figures() -> None:
+def test_the_page_matches_the_stored_results() -> None:
     stored = json.loads(RESULT.read_text("utf-8"))
     page = (RESULT.parents[2] / "docs" / "decode.md").read_text("utf-8")
     assert measured_page(stored) in page

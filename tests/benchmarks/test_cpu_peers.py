@@ -1,4 +1,4 @@
-"""The comparison on the CPU: what its page says of figures, and one small run of the script."""
+"""The comparison on the CPU: its page, and a small run of the script."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ ROWS = [
 ]
 
 
-def test_ratios_are_of_the_rows_that_a_promise_names() -> None:
+def test_ratios_use_the_rows_of_the_promise() -> None:
     found = {(p.precision, p.against): ratio(ROWS, p, 1) for p in PROMISES}
     assert found == {
         ("W2A8", "ONNX Runtime W2"): 1.5,
@@ -55,7 +55,7 @@ def test_ratios_are_of_the_rows_that_a_promise_names() -> None:
     }
 
 
-def test_the_page_says_what_is_kept_and_what_is_missed() -> None:
+def test_the_page_shows_kept_and_missed_promises() -> None:
     text = page({"machine": MACHINE, "measurements": ROWS}, "python benchmarks/cpu_peers.py --quick")
     assert "| W2A8 | ONNX Runtime W2 | 1 | 1.50 | 1.4 | kept |" in text
     assert "| W8A8 | the best of ONNX Runtime W8 and torch int8 | 1 | 1.10 | 1.2 | **missed** |" in text
@@ -65,7 +65,7 @@ def test_the_page_says_what_is_kept_and_what_is_missed() -> None:
     assert text.endswith("Made by `python benchmarks/cpu_peers.py --quick`.\n")
 
 
-def test_the_ratios_of_every_shape_say_where_the_other_one_is_faster() -> None:
+def test_ratios_of_every_shape_are_bold_if_the_peer_is_faster() -> None:
     slower = [{**row("onnxruntime", "W2A8", 30, 60, m=8), "n": 64}, {**row("abq", "W2A8", 60, 60, m=8), "n": 64}]
     text = page({"machine": MACHINE, "measurements": ROWS + slower}, "")
     assert "| ours | against | shape | M = 1 | M = 8 |" in text
@@ -74,14 +74,14 @@ def test_the_ratios_of_every_shape_say_where_the_other_one_is_faster() -> None:
 
 
 @pytest.mark.parametrize(("issue", "part"), [(30.0, "80 % of 10.0 GB/s, the limit of memory"), (8.0, "100 % of 8.0")])
-def test_the_limit_that_binds_is_named(issue: float, part: str) -> None:
+def test_the_bottleneck_is_named(issue: float, part: str) -> None:
     text = bandwidth_text({**MACHINE, "issue_gb_per_second": issue}, ROWS)
     assert "reads 8.0 GB/s of packed weight" in text
     assert part in text
     assert ("VNNI instructions" in text) == (issue < 10)
 
 
-def test_a_small_run_writes_figures_and_page(
+def test_a_small_run_writes_results_and_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(matmul, "_BUDGET_SECONDS", 0.01)
@@ -104,7 +104,7 @@ def test_a_small_run_writes_figures_and_page(
     ]
     cpu_peers.main(options)
     shown = capsys.readouterr().out
-    assert "onnxruntime is not installed and left out" in shown
+    assert "onnxruntime is not installed and is omitted" in shown
     content = json.loads(figures.read_text())
     assert {row["m"] for row in content["measurements"]} == {1, 3}
     assert {row["engine"] for row in content["measurements"]} >= {"abq", "torch-bf16", "torch-int8"}

@@ -1,4 +1,4 @@
-"""The GPU's decode benchmark, tried on the CPU with small shapes; and what a GPU machine need not have installed."""
+"""The GPU decode benchmark on the CPU with small shapes, and which packages a GPU machine does not need."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def test_every_kind_of_column_is_measured_and_compared(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("column", ["fp16", "int8", "W2A8"])
-def test_copies_of_a_block_have_memory_of_their_own(column: str) -> None:
+def test_copies_of_a_block_do_not_share_memory(column: str) -> None:
     model = column_model("random-256", 3, column, "cpu").model
     seen = set()
     for block in model.model.layers:
@@ -54,12 +54,12 @@ def test_copies_of_a_block_have_memory_of_their_own(column: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["gpu_decode", "gpu_kernels"])
-def test_it_runs_where_the_page_and_the_database_are_not_installed(script: str) -> None:
+def test_scripts_run_without_the_packages_of_page_and_database(script: str) -> None:
     done = run_python(f"import sys\n{HIDE}\nimport {script}")
     assert done.returncode == 0, done.stderr
 
 
-def test_so_do_the_tests_that_need_a_gpu() -> None:
+def test_gpu_tests_run_without_the_packages_of_page_and_database() -> None:
     words = ["-m", "gpu", "--collect-only", "-q", "tests/kernels", "tests/abq_core"]
     done = run_python(f"""
 import sys, pytest
@@ -74,13 +74,13 @@ sys.exit(pytest.main({words}, plugins=[Hiding()]))
 
 
 def run_python(code: str) -> "subprocess.CompletedProcess[str]":
-    """From the project's root, with the benchmarks at hand."""
+    """Run Python code in the project's root, with `benchmarks` on the path."""
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
     words = [sys.executable, "-c", code]
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so() -> None:
+def test_a_missing_gpu_is_reported() -> None:
     with pytest.raises(CudaError, match="no CUDA device"):
         main(["--model", "random-256"])

@@ -1,4 +1,4 @@
-"""What a peer writes is on a grid of 2^p levels, and is evaluated as ours is."""
+"""A peer's weights lie on a grid of 2^p levels and are evaluated like ours."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ def base(tiny_llama: Path) -> LoadedModel:
 
 
 @pytest.mark.parametrize("text", ["W1A8", "W2A8", "W3A8", "W4A4", "W8A8", "W3A8g32"])
-def test_the_integers_of_our_own_rounding_are_found_again(text: str) -> None:
+def test_the_integers_of_our_own_rounding_are_recovered(text: str) -> None:
     precision = Precision.parse(text)
     weight = torch.randn(40, 80, generator=torch.Generator().manual_seed(0))
     weight[0] = 0.0
@@ -40,7 +40,7 @@ def test_the_integers_of_our_own_rounding_are_found_again(text: str) -> None:
 
 
 @pytest.mark.parametrize("spoiled", [0.3, 7.0])
-def test_a_level_too_many_is_refused(spoiled: float) -> None:
+def test_one_level_too_many_is_refused(spoiled: float) -> None:
     precision = Precision.parse("W2A8")
     weight = quantize_weight(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)), precision).dequantize()
     step = weight[1].unique().diff().min()
@@ -54,7 +54,7 @@ def test_weights_that_were_not_rounded_are_refused() -> None:
         integers(torch.randn(2, 64), Precision.parse("W4A4"))
 
 
-def test_the_model_computes_with_the_peers_weights_and_the_activation_bits_of_the_row(base: LoadedModel) -> None:
+def test_the_model_uses_the_peers_weights_and_the_activation_bits_of_the_row(base: LoadedModel) -> None:
     precision = Precision.parse("W2A8")
     names = {id(p): n for n, p in base.model.named_parameters()}
     linears = {names[id(m.weight)]: m for m in linears_of(base.model.model.layers).values()}
@@ -68,12 +68,12 @@ def test_the_model_computes_with_the_peers_weights_and_the_activation_bits_of_th
     assert torch.equal(model.model.norm.weight, base.model.model.norm.weight)
 
 
-def test_a_linear_that_the_peer_left_out_is_named(base: LoadedModel) -> None:
+def test_a_linear_missing_from_a_peers_output_is_named(base: LoadedModel) -> None:
     with pytest.raises(PeerError, match=r"nothing for model\.layers\.0\.self_attn\.q_proj\.weight"):
         stored_blocks(base, Precision.parse("W2A8"), {})
 
 
-def test_a_misread_zero_point_is_noticed(base: LoadedModel) -> None:
+def test_a_misread_zero_point_is_refused(base: LoadedModel) -> None:
     precision = Precision.parse("W4A8")
     names = {id(p): n for n, p in base.model.named_parameters()}
     weights = {}
@@ -85,25 +85,25 @@ def test_a_misread_zero_point_is_noticed(base: LoadedModel) -> None:
         stored_blocks(base, precision, weights)
 
 
-def test_what_is_a_peer_and_what_it_knows() -> None:
+def test_peer_names_and_supported_precisions() -> None:
     assert all(is_peer(name) for name in (*PEERS, "autoround@1536"))
     assert not any(is_peer(name) for name in ("abq", "gptq@", "gptq@x", "gptq@0", "rtn@32"))
     assert supports(Precision.parse("W3A8g32"))
     assert not any(supports(Precision.parse(text)) for text in ("W2*A8", "W16A8", "W4A4kv4"))
 
 
-def test_a_peer_that_does_not_run_says_where_to_look(base: LoadedModel) -> None:
+def test_the_error_of_a_peer_that_does_not_run_names_the_readme(base: LoadedModel) -> None:
     tokens = torch.zeros(2, 32, dtype=torch.int64)
     for python in (Path("/nowhere/python"), Path("/bin/false")):
         with pytest.raises(PeerError, match=r"benchmarks/README\.md"):
             run_peer("gptq", python, base, Precision.parse("W2A8"), tokens, OPTIONS)
-    with pytest.raises(PeerError, match="leave the star"):
+    with pytest.raises(PeerError, match="omit the star"):
         run_peer("gptq", CONDITIONS.peer_python, base, Precision.parse("W2*A8"), tokens, OPTIONS)
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_what_the_peers_wrote_once_is_on_the_grid(peer: str) -> None:
-    """One linear of a tiny model at W2A8, as the packages gave it: they use all four levels and no fifth."""
+def test_recorded_output_of_the_peers_is_on_the_grid(peer: str) -> None:
+    """One linear of a tiny model at W2A8, as the packages wrote it: exactly four levels."""
     with safe_open(EXAMPLE, "pt") as file:
         weight, record = file.get_tensor(peer), json.loads(file.metadata()[peer])
     assert record["package"].split()[0] in ("gptqmodel", "auto-round") and record["settings"]["bits"] == 2

@@ -1,37 +1,37 @@
-"""The grid of the comparison: what is asked, what is measured only once, and what the page says."""
+"""The comparison of methods: its rows, the keys under which they are stored, and the page."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import answers as answering
-import measuring
+import measure_missing as answering
+import measure_row
 import pytest
 import quality
-from answers import DifferentTextError, answers
 from benchmark_cases import CONDITIONS, figures
 from conditions import Conditions
-from measuring import Question
+from measure_missing import DifferentTextError, measure_missing
 from peer_weights import PeerError
 from quality_page import page
 from row_file import RowFile
+from row_spec import RowSpec
 
 from abq_core.spec import METHODS
 
 
-def grid(model: str, precisions: list[str], methods: list[str], conditions: Conditions = CONDITIONS) -> list[Question]:
-    return list(quality.questions([model], precisions, methods, False, conditions))
+def grid(model: str, precisions: list[str], methods: list[str], conditions: Conditions = CONDITIONS) -> list[RowSpec]:
+    return list(quality.row_specs([model], precisions, methods, False, conditions))
 
 
 @pytest.fixture(scope="module")
 def on_words(tmp_path_factory: pytest.TempPathFactory) -> Conditions:
-    """Conditions with a short text: the built-in one takes seconds to tokenize."""
+    """Conditions with a short text, because the built-in one takes seconds to tokenize."""
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_text("".join(f"def f{n}(path): return open(path, {n * n})\n" for n in range(400)))
     return replace(CONDITIONS, data=str(path))
 
 
-def test_peers_are_not_asked_for_the_levels_of_a_star() -> None:
+def test_peers_have_no_rows_for_starred_precisions() -> None:
     asked = [(q.precision, q.method) for q in grid("builtin", ["W2A8", "W2*A8"], ["abq", "gptq", "autoround@64"])]
     assert asked == [
         ("W16A16", "full"),
@@ -42,10 +42,10 @@ def test_peers_are_not_asked_for_the_levels_of_a_star() -> None:
     ]
 
 
-def test_a_question_says_what_its_figures_follow_from_and_no_more() -> None:
+def test_a_key_contains_what_the_results_depend_on_and_nothing_else() -> None:
     def asked(method: str, **changes: Any) -> dict[str, Any]:
         conditions = replace(CONDITIONS, **changes)
-        return Question("builtin", "W2A8", method, None, False, conditions).asked()
+        return RowSpec("builtin", "W2A8", method, None, False, conditions).key()
 
     assert asked("abq") != asked("abq", epochs=2)
     assert asked("abq") == asked("abq", steps=2, end_to_end_segments=9, peer_python=Path("/elsewhere"))
@@ -54,13 +54,13 @@ def test_a_question_says_what_its_figures_follow_from_and_no_more() -> None:
     assert asked("gptq") == asked("gptq", epochs=2, peer_python=Path("/elsewhere"))
     assert asked("abq+") != asked("abq+", end_to_end_segments=9)
     assert asked("abq", seed=1) != asked("abq") != asked("abq", eval_segments=4)
-    by_hand = Question("builtin", "W2A8", "abq", METHODS["abq"], False, CONDITIONS).asked()
+    by_hand = RowSpec("builtin", "W2A8", "abq", METHODS["abq"], False, CONDITIONS).key()
     assert by_hand == asked("abq")
-    symmetric = Question("builtin", "W2A8", "abq", replace(METHODS["abq"], symmetric=True), True, CONDITIONS).asked()
+    symmetric = RowSpec("builtin", "W2A8", "abq", replace(METHODS["abq"], symmetric=True), True, CONDITIONS).key()
     assert symmetric != by_hand
 
 
-def test_rows_are_measured_once_and_a_missing_peer_is_left_out(
+def test_rows_are_measured_once_and_a_missing_peer_is_omitted(
     tiny_llama: Path,
     on_words: Conditions,
     tmp_path: Path,
@@ -69,61 +69,59 @@ def test_rows_are_measured_once_and_a_missing_peer_is_left_out(
 ) -> None:
     measured = []
 
-    def here(question: Question) -> dict[str, Any]:
-        measured.append(question.method)
-        return measuring._measure(question)
+    def here(spec: RowSpec) -> dict[str, Any]:
+        measured.append(spec.method)
+        return measure_row._measure(spec)
 
     monkeypatch.setattr(answering, "measure", here)
     file, asked = RowFile(tmp_path / "rows.json"), grid(str(tiny_llama), ["W2A8"], ["rtn", "abq", "gptq"], on_words)
-    known = answers(asked, file)
+    known = measure_missing(asked, file)
     assert measured == ["full", "rtn", "abq", "gptq"]
-    assert [question.method for question in known] == ["full", "rtn", "abq"]
-    assert "W2A8 gptq is left out" in capsys.readouterr().err
+    assert [spec.method for spec in known] == ["full", "rtn", "abq"]
+    assert "W2A8 gptq is omitted" in capsys.readouterr().err
     full, rtn, abq = known.values()
     assert full["perplexity"] != rtn["perplexity"] != abq["perplexity"]
     assert full["kl_mean"] == 0 < abq["kl_mean"] and abq["cpu_seconds"] >= 0
     assert full["weight_bytes"] > 4 * rtn["weight_bytes"]
     measured.clear()
-    assert answers(asked[:3], file) == known
+    assert measure_missing(asked[:3], file) == known
     assert measured == []
-    answers(asked[:3], file, again=["abq"])
+    measure_missing(asked[:3], file, again=["abq"])
     assert measured == ["abq"]
 
 
-def test_a_row_that_breaks_down_is_kept_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(question: Question) -> dict[str, Any]:
+def test_a_row_that_fails_is_stored_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(spec: RowSpec) -> dict[str, Any]:
         raise answering.EvaluationError("no usable perplexity")
 
     monkeypatch.setattr(answering, "measure", broken)
     asked = grid("builtin", ["W2A8"], ["rtn"])[1:]
     file = RowFile(tmp_path / "rows.json")
-    assert answers(asked, file)[asked[0]] == {"error": "no usable perplexity"}
-    assert file.find(asked[0].asked()) == {"error": "no usable perplexity"}
+    assert measure_missing(asked, file)[asked[0]] == {"error": "no usable perplexity"}
+    assert file.find(asked[0].key()) == {"error": "no usable perplexity"}
 
 
 def test_rows_on_different_text_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, file = grid("builtin", ["W2A8"], ["rtn", "abq"]), RowFile(tmp_path / "rows.json")
-    for question, text in zip(asked, ("a", "a", "b"), strict=True):
-        file.add(question.asked(), figures([2.0, 2.1], text_sha256=text))
-    assert len(answers(asked[:2], file)) == 2
+    for spec, text in zip(asked, ("a", "a", "b"), strict=True):
+        file.add(spec.key(), figures([2.0, 2.1], text_sha256=text))
+    assert len(measure_missing(asked[:2], file)) == 2
     with pytest.raises(DifferentTextError, match=r"W2A8 abq and builtin W16A16 full .* --again"):
-        answers(asked, file)
+        measure_missing(asked, file)
 
 
-def test_a_row_is_measured_in_a_process_of_its_own_and_its_errors_come_back(
-    tiny_llama: Path, on_words: Conditions
-) -> None:
-    question = Question(str(tiny_llama), "W2A8", "gptq", None, False, on_words)
+def test_a_row_is_measured_in_a_new_process_and_its_errors_are_raised(tiny_llama: Path, on_words: Conditions) -> None:
+    spec = RowSpec(str(tiny_llama), "W2A8", "gptq", None, False, on_words)
     with pytest.raises(PeerError, match=r"/nowhere/python cannot be run"):
-        measuring.measure(question)
+        measure_row.measure(spec)
 
 
 def test_a_peer_that_fails_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(question: Question) -> dict[str, Any]:
+    def failing(spec: RowSpec) -> dict[str, Any]:
         raise PeerError("not installed")
 
     monkeypatch.setattr(answering, "measure", failing)
-    assert answers(grid("builtin", ["W2A8"], ["gptq"])[1:], RowFile(tmp_path / "rows.json")) == {}
+    assert measure_missing(grid("builtin", ["W2A8"], ["gptq"])[1:], RowFile(tmp_path / "rows.json")) == {}
 
 
 def test_the_page_compares_the_last_method_with_the_others(tmp_path: Path) -> None:

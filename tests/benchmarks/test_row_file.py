@@ -1,4 +1,4 @@
-"""Rows that outlive the run that measured them."""
+"""Rows of results in a file that several runs share."""
 
 import threading
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from row_file import RowFile
 
 
-def test_a_row_is_found_by_the_next_run_and_only_under_its_own_question(tmp_path: Path) -> None:
+def test_a_row_is_found_by_the_next_run_under_its_key_only(tmp_path: Path) -> None:
     RowFile(tmp_path / "rows.json").add({"method": "abq", "seed": 0}, {"perplexity": 3.5})
     later = RowFile(tmp_path / "rows.json")
     assert later.find({"method": "abq", "seed": 0}) == {"perplexity": 3.5}
@@ -14,7 +14,7 @@ def test_a_row_is_found_by_the_next_run_and_only_under_its_own_question(tmp_path
     assert later.find({"method": "abq"}) is None
 
 
-def test_a_new_answer_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+def test_new_results_replace_old_ones(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "rows.json")
     for perplexity in (3.5, 3.25):
         file.add({"method": "abq"}, {"perplexity": perplexity})
@@ -23,7 +23,7 @@ def test_a_new_answer_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "rows.json").read_text().count("perplexity") == 2
 
 
-def test_runs_that_add_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_runs_lose_no_rows(tmp_path: Path) -> None:
     def add(first: int) -> None:
         for number in range(first, first + 20):
             RowFile(tmp_path / "rows.json").add({"number": number}, {"square": number**2})

@@ -1,4 +1,4 @@
-"""Conditions and figures for tests of the benchmarks."""
+"""Conditions and results for tests of the benchmarks."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ CONDITIONS = Conditions(
 
 
 def figures(losses: list[float], **more: Any) -> dict[str, Any]:
-    """A row as `measure` gives it, with made-up losses (nats a token)."""
+    """The results of a row as `measure` returns them, with invented losses (nats per token)."""
     mean = sum(losses) / len(losses)
     return {
         "perplexity": math.exp(mean),

@@ -1,4 +1,4 @@
-"""The engine as it is on processors with fewer instructions than this one: in processes that compile for those."""
+"""Runs code in processes that compile for processors with fewer instruction sets than this one."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ assert target().name == {name!r}, target()
 
 
 def run_with(name: str, code: str) -> None:
-    """Run Python code with one of OTHERS, warnings being errors. Skips where this processor has less than that."""
+    """Run Python code with one of OTHERS, with warnings as errors. Skips if this processor does not support it."""
     if name == "avx2" and target().name == "portable":
         pytest.skip("this processor has no AVX2")
     cpu, features = OTHERS[name]

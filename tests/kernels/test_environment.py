@@ -1,4 +1,4 @@
-"""The package's name: transformers must not find its kernel library here, and the real one must be refused."""
+"""transformers must not take this package for the Hugging Face library `kernels`, which is refused if installed."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ import kernels
 from kernels.environment import KernelsNameError, check_environment
 
 
-def test_the_package_has_no_version_to_be_found_by() -> None:
+def test_the_package_has_no_version_attribute() -> None:
     assert not hasattr(kernels, "__version__")
 
 
-def test_transformers_does_not_take_us_for_the_kernels_library() -> None:
+def test_transformers_does_not_detect_this_package_as_its_kernels_library() -> None:
     from transformers.utils import is_kernels_available
 
     assert not is_kernels_available()

@@ -1,4 +1,4 @@
-"""The Hadamard transform: the matrix it stands for, the same bits everywhere, and products of what went through it."""
+"""The Hadamard transform: its matrix, bit equality of all implementations, and products of transformed tokens."""
 
 from unittest.mock import patch
 
@@ -32,7 +32,7 @@ def weight(k: int, block: int, codes: np.ndarray | None = None) -> PackedWeight:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_it_is_sylvesters_matrix_over_the_root_of_its_size(block: int) -> None:
+def test_the_transform_is_sylvesters_matrix_over_the_root_of_its_size(block: int) -> None:
     x = tokens(3, 3 * block)
     expected = x.reshape(3, 3, block).astype(float) @ hadamard(block) / np.sqrt(block)
     np.testing.assert_allclose(transformed(x, block), expected.reshape(x.shape), rtol=1e-5, atol=1e-6)
@@ -40,7 +40,7 @@ def test_it_is_sylvesters_matrix_over_the_root_of_its_size(block: int) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_tensors_and_every_number_of_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_tensors_and_any_number_of_threads_are_bit_equal(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     x = tokens(5, 3 * block)
     alone = transformed(x, block)
     assert np.array_equal(transformed_tensor(torch.from_numpy(x), block).numpy(), alone)
@@ -48,7 +48,7 @@ def test_tensors_and_every_number_of_threads_give_the_same_bits(monkeypatch: pyt
     assert np.array_equal(transformed(x, block), alone)
 
 
-def test_a_row_of_another_length_gets_the_largest_block_that_divides_it() -> None:
+def test_the_block_is_the_largest_power_of_two_that_divides_the_row() -> None:
     assert [block_of(k) for k in (1, 7, 12, 768, 896, 11008, 4096)] == [1, 1, 4, 256, 128, 256, 256]
     assert all(is_block_of(block_of(k), k) for k in range(1, 2000))
     assert not any(is_block_of(block, 1024) for block in (0, 3, 24, 512, -2))
@@ -69,13 +69,13 @@ def test_every_path_multiplies_the_transformed_tokens(path: str, act_bits: int, 
         assert np.array_equal(exact_integers(x, behind, act_bits), expected)
 
 
-def test_transforming_both_sides_leaves_the_product() -> None:
+def test_transforming_both_sides_preserves_the_product() -> None:
     x, full = tokens(4, 384), tokens(37, 384)
     np.testing.assert_allclose(transformed(x, 128) @ transformed(full, 128).T, x @ full.T, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused_where_it_stands(bad: float) -> None:
+def test_the_error_names_the_position_of_a_value_that_is_not_finite(bad: float) -> None:
     x = tokens(3, 64)
     x[1, 40] = bad
     for act_bits in (8, 16):
@@ -83,11 +83,11 @@ def test_what_is_not_finite_is_refused_where_it_stands(bad: float) -> None:
             linear(x, weight(64, 64), act_bits)
 
 
-def test_weights_behind_different_transforms_are_not_stacked() -> None:
+def test_weights_with_different_transforms_cannot_be_stacked() -> None:
     assert not can_stack([weight(64, 64), weight(64, 1)])
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_instruction_sets_give_the_same_matrix(name: str) -> None:
-    test = "test_it_is_sylvesters_matrix_over_the_root_of_its_size"
+def test_other_instruction_sets_compute_the_same_matrix(name: str) -> None:
+    test = "test_the_transform_is_sylvesters_matrix_over_the_root_of_its_size"
     run_with(name, f"from test_hadamard import *\nfor block in BLOCKS: {test}(block)")

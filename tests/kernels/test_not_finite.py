@@ -1,4 +1,4 @@
-"""Tokens without a scale are refused by name on every path: a comparison that skips NaN would make a number of it."""
+"""Every path refuses tokens with NaN or infinity; a comparison that ignores NaN would turn it into a number."""
 
 from itertools import product
 from unittest.mock import patch
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 RANDOM = np.random.default_rng(11)
 NEGATIVE_NAN = np.array([0xFFC00001], np.uint32).view(np.float32)[0]
 BAD = [np.float32(value) for value in (np.nan, NEGATIVE_NAN, np.inf, -np.inf)]
-WIDTHS = (1, 7, 64, 67, 333)  # with and without a tail behind whole vectors
+WIDTHS = (1, 7, 64, 67, 333)  # with and without a remainder after full vectors
 PATHS = [
     *((path, bits) for path in (engine.DOT, engine.GEMM, NUMPY) for bits in (1, 8)),
     (engine.BIT_SERIAL, 2),
@@ -40,7 +40,7 @@ def multiply(x: Floats, weight: PackedWeight, act_bits: int, path: str) -> Float
 
 
 def assert_refused(path: str, act_bits: int) -> None:
-    """Each bad value, first, in the middle, last, in one token and in nine; without it, the product is finite."""
+    """Try each bad value at the start, middle and end, in one token and in nine; without it, the product is finite."""
     for k, m, bad in product(WIDTHS, (1, 9), BAD):
         weight = packed(k, path == engine.BIT_SERIAL)
         for column, row in product({0, k // 2, k - 1}, {0, m // 2, m - 1}):
@@ -59,7 +59,7 @@ def test_nan_and_infinity_are_refused(path: str, act_bits: int) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_instruction_sets_refuse_them_too(name: str) -> None:
+def test_other_instruction_sets_refuse_nan_and_infinity(name: str) -> None:
     run_with(name, "from test_not_finite import *\nfor path in PATHS: assert_refused(*path)")
 
 
@@ -67,7 +67,7 @@ def test_other_instruction_sets_refuse_them_too(name: str) -> None:
 def test_a_range_beyond_float32_is_refused(path: str, act_bits: int) -> None:
     x = np.full((2, 64), 3e38, np.float32)
     x[1, 5] = -3e38
-    with pytest.raises(NotFiniteError, match=r"Row 1 .* reaches from -3e\+38 to 3e\+38"):
+    with pytest.raises(NotFiniteError, match=r"Row 1 .* ranges from -3e\+38 to 3e\+38"):
         multiply(x, packed(64, path == engine.BIT_SERIAL), act_bits, path)
 
 
@@ -81,20 +81,20 @@ def test_the_error_comes_from_every_thread(monkeypatch: pytest.MonkeyPatch, thre
             dispatch.linear(x, weight, act_bits, threads)
 
 
-def test_exact_integers_are_refused_too() -> None:
+def test_exact_integers_refuses_nan_and_infinity() -> None:
     x = np.full((3, 64), np.inf, np.float32)
     with pytest.raises(NotFiniteError, match="Row 0"):
         dispatch.exact_integers(x, packed(64, False), 8)
 
 
-def test_an_overflow_of_finite_numbers_is_infinity_as_in_any_float_product() -> None:
+def test_overflow_of_finite_numbers_is_infinity() -> None:
     y = multiply(np.full((1, 64), 3e38, np.float32), packed(64, False), 16, DEQUANTIZED)
     assert not np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("bad", [*BAD, np.float32(1e20)])  # the square of the last one is no float32
+@pytest.mark.parametrize("bad", [*BAD, np.float32(1e20)])  # the square of the last one overflows float32
 @pytest.mark.parametrize("column", [0, 100, 256])
-def test_a_norm_refuses_them(bad: np.float32, column: int) -> None:
+def test_norm_refuses_nan_and_infinity(bad: np.float32, column: int) -> None:
     x = np.ones(257, np.float32)
     x[column] = bad
     with pytest.raises(NotFiniteError, match="more bits or another method"):
@@ -104,7 +104,7 @@ def test_a_norm_refuses_them(bad: np.float32, column: int) -> None:
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 @pytest.mark.parametrize("position", [0, 7, 18])
-def test_attention_hands_them_on(bad: np.float32, part: str, position: int) -> None:
+def test_attention_propagates_nan_and_infinity(bad: np.float32, part: str, position: int) -> None:
     query, (keys, values) = np.ones((2, 16), np.float32), np.ones((2, 1, 19, 16), np.float32)
     if part == "query":
         query[:, position % 16] = bad
@@ -115,8 +115,8 @@ def test_attention_hands_them_on(bad: np.float32, part: str, position: int) -> N
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_gate_and_head_hand_them_on(bad: np.float32) -> None:
-    for column in (0, 40):  # of the gate, and of what it multiplies
+def test_gate_and_bfloat16_product_propagate_nan_and_infinity(bad: np.float32) -> None:
+    for column in (0, 40):  # in the gate, and in the other factor
         x = np.ones(80, np.float32)
         x[column] = bad
         assert not np.isfinite(decode_ops.gated(x)[0, 0])
@@ -127,7 +127,7 @@ def test_gate_and_head_hand_them_on(bad: np.float32) -> None:
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("column", [0, 9, 18])
-def test_keys_and_values_as_codes_refuse_them(bad: np.float32, column: int) -> None:
+def test_quantized_keys_and_values_refuse_nan_and_infinity(bad: np.float32, column: int) -> None:
     good = np.ones((2, 3, 19), np.float32)
     wrong = good.copy()
     wrong[1, 2, column] = bad

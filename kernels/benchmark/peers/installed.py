@@ -1,4 +1,4 @@
-"""Which engines can be compared with here, and their weights for a shape."""
+"""The peers that are installed, and their weights for a shape."""
 
 from collections.abc import Callable
 from importlib import metadata
@@ -19,18 +19,18 @@ def installed_peers() -> list[str]:
 
 
 def versions(names: list[str]) -> dict[str, str]:
-    """The versions of the packages behind some of PEERS."""
+    """Versions of the packages of these peers."""
     return {package: metadata.version(package) for name in names for package in PEERS[name]}
 
 
 def make_peers(names: list[str], n: int, k: int, copies: Callable[[int], int], threads: int) -> list[Peer]:
-    """Weights (n, k) of these peers; those that cannot hold the shape are left out. Raises PeerMissingError.
+    """Build weights (n, k) of these peers; peers that do not support the shape are omitted. Raises PeerMissingError.
 
-    copies(bytes): how many copies of a weight of that size to hold.  Of torch's threads the caller takes care.
+    copies(bytes): number of copies to hold of a weight of that size.  The caller sets torch's number of threads.
     """
     for name in names:
         if name not in PEERS:
-            raise PeerMissingError(f"'{name}' is no engine to compare with; use some of {', '.join(PEERS)}")
+            raise PeerMissingError(f"unknown peer '{name}'; use one or more of {', '.join(PEERS)}")
         if name not in installed_peers():
             raise PeerMissingError(
                 f"{' and '.join(PEERS[name])} must be installed to compare with {name}: "

@@ -1,4 +1,4 @@
-"""llama.cpp's quantized products, tq2_0, q2_K and q4_0, by the ggml symbols in the library of `xllamacpp`."""
+"""llama.cpp as a peer: tq2_0, q2_K and q4_0 through the ggml symbols in the library of `xllamacpp`."""
 
 import ctypes
 import weakref
@@ -17,13 +17,13 @@ from kernels.benchmark.peers.peer import Peer
 
 _BLOCK = 256
 _F32 = 0
-_GRAPH_BYTES = 1 << 20  # more than the bookkeeping of one product takes
+_GRAPH_BYTES = 1 << 20  # enough for the bookkeeping of one product
 _ONE = np.array([1], np.float16).view(np.uint8)
 
 
 @dataclass(frozen=True)
 class _Format:
-    """A format of weights: ggml's number for it, and blocks of random codes whose values are integers."""
+    """A weight format: ggml's number for it, and random blocks whose values are integers."""
 
     name: str
     number: int
@@ -54,7 +54,7 @@ _FORMATS = (_Format("tq2_0", 35, "W2A8", _tq2_0), _Format("q2_K", 10, "W2A8", _q
 
 
 def llama_cpp_peers(n: int, k: int, copies: Callable[[int], int], threads: int) -> list[Peer]:
-    """llama.cpp in three formats for weights (n, k) of random codes; none where k is no multiple of 256."""
+    """llama.cpp in three formats for weights (n, k) of random codes; empty if k is not a multiple of 256."""
     return [_peer(kind, n, k, copies, threads) for kind in _FORMATS] if k % _BLOCK == 0 else []
 
 
@@ -73,7 +73,7 @@ def _peer(kind: _Format, n: int, k: int, copies: Callable[[int], int], threads: 
 
 
 class _Weight:
-    """A weight in ggml's memory, in the interleaved layout that llama.cpp itself would choose where it has one."""
+    """A weight in ggml's memory, in the interleaved layout that llama.cpp chooses if it has one for the format."""
 
     def __init__(self, number: int, n: int, k: int, data: NDArray[np.uint8], threads: int) -> None:
         ggml = _ggml()
@@ -81,7 +81,7 @@ class _Weight:
         self.backend = _freed(self, ggml.ggml_backend_cpu_init(), ggml.ggml_backend_free)
         ggml.ggml_backend_cpu_set_n_threads(self.backend, threads)
         self.repacked = False
-        for place in [*_interleaved_places(), ggml.ggml_backend_cpu_buffer_type()]:
+        for place in [*_interleaved_buffer_types(), ggml.ggml_backend_cpu_buffer_type()]:
             context = _context(self)
             self.tensor = ggml.ggml_new_tensor_2d(context, number, k, n)
             _freed(self, ggml.ggml_backend_alloc_ctx_tensors_from_buft(context, place), ggml.ggml_backend_buffer_free)
@@ -92,7 +92,7 @@ class _Weight:
         ggml.ggml_backend_tensor_set(self.tensor, data.ctypes.data, 0, data.nbytes)
 
     def product(self, x: NDArray[np.float32]) -> Callable[[], Any]:
-        """A ready product x W^T on fixed buffers."""
+        """Return a callable that computes x W^T on fixed buffers."""
         ggml, owner = _ggml(), _Product(self)
         context = _context(owner)
         tokens = ggml.ggml_new_tensor_2d(context, _F32, self.k, len(x))
@@ -103,7 +103,7 @@ class _Weight:
         _freed(owner, ggml.ggml_backend_alloc_ctx_tensors_from_buft(context, place), ggml.ggml_backend_buffer_free)
         ggml.ggml_backend_tensor_set(tokens, x.ctypes.data, 0, x.nbytes)
         floats: Any = (ctypes.c_float * (len(x) * self.n)).from_address(ggml.ggml_get_data(result))
-        floats.owner = owner  # the array below, and whatever is made of it, keeps ggml's memory
+        floats.owner = owner  # the array below and its views keep ggml's memory alive
         values = np.ctypeslib.as_array(floats).reshape(len(x), self.n)
 
         def run() -> NDArray[np.float32]:
@@ -115,7 +115,7 @@ class _Weight:
 
 
 class _Product:
-    """The owner of a product's buffers in ggml's memory, and of its weight, so that it stays."""
+    """Owns a product's buffers in ggml's memory, and keeps its weight alive."""
 
     def __init__(self, weight: _Weight) -> None:
         self.weight = weight
@@ -127,7 +127,7 @@ def _context(owner: object) -> Any:
 
 
 def _freed(owner: object, handle: Any, free: Callable[[Any], None]) -> Any:
-    """The handle, freed when the owner goes: the last first."""
+    """Free the handle when the owner is collected, last in, first out. Returns the handle."""
     weakref.finalize(owner, free, handle)
     return handle
 
@@ -165,7 +165,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 @cache
 def _ggml() -> Any:
-    """The library, with the types of what is called. `xllamacpp` itself is not imported: its library holds ggml."""
+    """Load ggml from the library of `xllamacpp`, without importing that package, and declare the function types."""
     spec = find_spec("xllamacpp")
     if spec is None or spec.origin is None:
         raise ImportError("xllamacpp is not installed")
@@ -184,22 +184,22 @@ def _dequantize(name: str) -> Any:
 
 
 @cache
-def _interleaved_places() -> list[Any]:
-    """Where llama.cpp puts weights that it stores in another order than their file's."""
+def _interleaved_buffer_types() -> list[Any]:
+    """Buffer types in which llama.cpp stores weights in another order than in their file."""
     ggml = _ggml()
     registry = ggml.ggml_backend_cpu_reg()
     address = ggml.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
     if not address:
         return []
     listed = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)(address)(ggml.ggml_backend_reg_dev_get(registry, 0))
-    places: list[Any] = []
-    while listed and listed[len(places)]:
-        places.append(listed[len(places)])
-    return places
+    types: list[Any] = []
+    while listed and listed[len(types)]:
+        types.append(listed[len(types)])
+    return types
 
 
 @cache
 def _instructions() -> str:
-    """The widest vectors that this build of ggml uses here."""
+    """The widest vector instructions that this build of ggml uses on this machine."""
     names = {"avx512_vnni": "AVX-512 VNNI", "avx512": "AVX-512", "avx2": "AVX2"}
     return next((text for name, text in names.items() if getattr(_ggml(), f"ggml_cpu_has_{name}")()), "no vectors")

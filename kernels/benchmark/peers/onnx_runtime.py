@@ -1,4 +1,4 @@
-"""ONNX Runtime's MatMulNBits at 2, 4 and 8 bits: blocks of 128, accuracy level 4, that is int8 activations."""
+"""ONNX Runtime as a peer: MatMulNBits at 2, 4 and 8 bits, blocks of 128, accuracy level 4 (int8 activations)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ _IR_VERSION, _OPSET = 10, 21
 
 
 def onnx_runtime_peers(n: int, k: int, copies: Callable[[int], int], threads: int) -> list[Peer]:
-    """onnxruntime at W2, W4 and W8 for weights (n, k) of random codes; none where k is no multiple of 128."""
+    """onnxruntime at W2, W4 and W8 for weights (n, k) of random codes; empty if k is not a multiple of 128."""
     return [_mat_mul_n_bits(n, k, bits, copies, threads) for bits in _BITS] if k % _BLOCK == 0 else []
 
 
@@ -61,12 +61,12 @@ def _session(model: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # not while another engine has its turn
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # do not spin while another engine is timed
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _bound(session: Any, x: NDArray[np.float32], n: int) -> Callable[[], Any]:
-    """A run on fixed buffers, which costs the least."""
+    """Bind fixed buffers, which has the lowest overhead per run."""
     y = np.empty((len(x), n), np.float32)
     binding = session.io_binding()
     binding.bind_cpu_input("x", x)

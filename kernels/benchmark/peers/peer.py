@@ -1,4 +1,4 @@
-"""A product of another engine, and the check of what it computes against exact integers."""
+"""A product of another engine, and the check of its result against exact integers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 _CHECKED_TOKENS = 4
 _CHECKED_ROWS = 1024
-_SCALE_BLOCK = 32  # the finest block in which a peer scales activations; coarser ones are multiples of it
+_SCALE_BLOCK = 32  # smallest block in which a peer scales activations; larger ones are multiples of it
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One weight (n, k) as another engine holds it, in as many copies as the cold timing rotates over.
+    """One weight (n, k) in another engine's format, in as many copies as the cold timing rotates over.
 
-    path says what is called.  weight_bytes: of one copy.  integers: the weight's values, which are integers.
-    bind(x): one ready product x W^T for x (m, k) float32 on each copy.  to_numpy: a product as (m, n) float64.
-    rounded: what the output's type makes of float64 values.  affine: activations are quantized to -128 .. 127 over the
-    range of the whole tensor, not to -127 .. 127 by the largest of a block.
+    path: the function that is called.  weight_bytes: of one copy.  integers: the weight's values, which are integers.
+    bind(x): for each copy, a callable that computes x W^T for x (m, k) float32.  to_numpy: converts a product to (m, n)
+    float64.  rounded: rounds float64 values to the output's type.  affine: activations are quantized to -128 .. 127
+    over the range of the whole tensor, not to -127 .. 127 by the maximum of a block.
     """
 
     engine: str
@@ -38,8 +38,8 @@ class Peer:
 def is_exact(peer: Peer, m: int) -> bool:
     """Whether the peer's product of m tokens equals the exact integers, rounded once to the output's type.
 
-    The tokens are integers that the peer's own activation quantization represents without rounding. Some of them are
-    compared, in all rows; float64 holds the sums exactly.
+    The tokens are integers that the peer's activation quantization represents without rounding. A sample of them is
+    compared in all rows; float64 represents the sums exactly.
     """
     n, k = peer.integers.shape
     x = _integer_tokens(m, k, peer.affine)
@@ -55,8 +55,9 @@ def is_exact(peer: Peer, m: int) -> bool:
 
 
 def _integer_tokens(m: int, k: int, affine: bool) -> NDArray[np.float32]:
-    """(m, k) integers with the largest in every block, so that every scale is 1; of both signs, so that sums stay small
-    enough for engines that add up in float32.
+    """Random integers (m, k) with the maximum in every block, so that every scale is 1.
+
+    Both signs alternate, so that sums stay small enough for engines that accumulate in float32.
     """
     x = np.random.default_rng(m * 31 + k).integers(-127, 128, (m, k)).astype(np.float32)
     x[:, :: 2 * _SCALE_BLOCK] = 127

@@ -1,4 +1,4 @@
-"""What torch offers: fp32, bf16, dynamic int8 and, where it has the kernel, packed int4."""
+"""torch as a peer: fp32, bf16, dynamic int8 and, if this build has the kernel, packed int4."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _INT4_ROWS = 64
 def torch_peers(n: int, k: int, copies: Callable[[int], int]) -> list[Peer]:
     """torch-fp32, torch-bf16, torch-int8 and torch-int4pack for weights (n, k) of random integers.
 
-    copies(bytes): how many copies of a weight of that size to hold.  The bf16 activations of torch-bf16 and
-    torch-int4pack are converted beforehand, as they are in a bf16 model; int8 quantizes them in each call.
+    copies(bytes): number of copies to hold of a weight of that size.  The activations of torch-bf16 and torch-int4pack
+    are converted to bf16 beforehand, as in a bf16 model; torch-int8 quantizes them in each call.
     """
     import torch
 
@@ -52,16 +52,16 @@ def _linear(weight: Any, integers: NDArray[np.int8], dtype: torch.dtype, copies:
 
 
 def _dynamic_int8(weight: Any, integers: NDArray[np.int8], copies: Callable[[int], int]) -> Peer:
-    """torch's dynamic int8 linear; `bind` takes the faster of the back ends it has here, for those tokens."""
+    """torch's dynamic int8 linear; `bind` chooses the faster of the available back ends for those tokens."""
     import torch
 
     weight_bytes = weight.numel() + 4 * len(weight)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that quantized tensors will go
+        warnings.simplefilter("ignore")  # torch warns that quantized tensors are deprecated
         ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.long)
         quantized = torch.quantize_per_channel(weight.float(), ones, zeros, 0, torch.qint8)
-    chosen = torch.backends.quantized.engine
-    backends = sorted({"x86", "onednn"} & set(torch.backends.quantized.supported_engines)) or [chosen]
+    previous = torch.backends.quantized.engine
+    backends = sorted({"x86", "onednn"} & set(torch.backends.quantized.supported_engines)) or [previous]
     packed: dict[str, list[Any]] = {}
     try:
         for backend in backends:
@@ -69,7 +69,7 @@ def _dynamic_int8(weight: Any, integers: NDArray[np.int8], copies: Callable[[int
             prepack = torch.ops.quantized.linear_prepack
             packed[backend] = [prepack(quantized.clone(), None) for _ in range(copies(weight_bytes))]
     finally:
-        torch.backends.quantized.engine = chosen
+        torch.backends.quantized.engine = previous
 
     def bind(x: NDArray[np.float32]) -> list[Callable[[], Any]]:
         tokens, dynamic = torch.from_numpy(x), torch.ops.quantized.linear_dynamic

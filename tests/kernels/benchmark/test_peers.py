@@ -1,4 +1,4 @@
-"""Other engines' products: exact on integers, by name, or refused by name."""
+"""Peers: exact on integers, or refused with their name."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -47,7 +47,7 @@ def test_peers_are_exact_on_integers(name: str, precisions: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", list(PEERS))
-def test_every_copy_computes_the_same_and_keeps_its_result(name: str) -> None:
+def test_all_copies_compute_the_same_and_keep_their_results(name: str) -> None:
     x = np.random.default_rng(0).standard_normal((3, K), np.float32)
     for peer in peers_of(name):
         first, second = (peer.to_numpy(run()) for run in peer.bind(x))
@@ -58,7 +58,7 @@ def test_every_copy_computes_the_same_and_keeps_its_result(name: str) -> None:
         assert peer.weight_bytes > 0
 
 
-def test_shapes_that_a_format_cannot_hold_are_left_out() -> None:
+def test_shapes_that_a_format_does_not_support_are_omitted() -> None:
     for name in installed_peers():
         assert {peer.engine for peer in make_peers([name], 30, 96, lambda nbytes: 1, 1)} <= {
             "torch-fp32", "torch-bf16", "torch-int8",
@@ -66,7 +66,7 @@ def test_shapes_that_a_format_cannot_hold_are_left_out() -> None:
 
 
 def test_unknown_and_missing_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PeerMissingError, match="'tensorflow' is no engine to compare with; use some of torch"):
+    with pytest.raises(PeerMissingError, match="unknown peer 'tensorflow'; use one or more of torch"):
         make_peers(["tensorflow"], N, K, lambda nbytes: 1, 1)
     monkeypatch.setattr(installed, "installed_peers", lambda: ["torch"])
     with pytest.raises(PeerMissingError, match=r"onnxruntime and onnx must be installed .*abq-explorer"):

@@ -1,4 +1,4 @@
-"""Sampling in turn: whose clock, which copies, and how much is beyond the caches."""
+"""Alternating timing: the clock, the copies, and the size beyond the caches."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from kernels.benchmark import timing
 from kernels.benchmark.timing import alternate, copies_beyond_cache, last_level_cache
 
 
-def test_one_thread_is_timed_by_its_own_clock() -> None:
+def test_one_thread_is_timed_by_its_cpu_clock() -> None:
     alone = alternate([[lambda: time.sleep(0.002)]], 1, 0.05)[0]
     wall = alternate([[lambda: time.sleep(0.002)]], 2, 0.05)[0]
     assert max(alone.warm) < 0.002 <= min(wall.warm)
 
 
 def test_cold_calls_rotate_over_the_copies_and_warm_calls_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 0)  # one call a sample
+    monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 0)  # one call per sample
     calls: list[str] = []
 
     def product(name: str) -> Callable[[], None]:
@@ -29,10 +29,10 @@ def test_cold_calls_rotate_over_the_copies_and_warm_calls_do_not(monkeypatch: py
     assert timed[::3] == [f"a{i % 3}" for i in range(rounds)]
     assert timed[1::3] == timed[2::3] == ["a0"] * rounds
     assert calls[4:8] == ["a0", "a0", "a0", "b0"]
-    assert calls[4:].count("b0") == 2 * rounds  # with one copy, the cold call leaves it as warm as it gets
+    assert calls[4:].count("b0") == 2 * rounds  # with a single copy, the cold call warms the cache
 
 
-def test_copies_are_more_than_the_last_level_cache_holds() -> None:
+def test_copies_exceed_the_last_level_cache() -> None:
     cache = last_level_cache()
     assert cache >= 1 << 18
     for nbytes in (cache // 10, cache, 3 * cache):

@@ -1,4 +1,4 @@
-"""Compilation: kept on disk where possible, and still there where nothing can be written."""
+"""Compilation: cached on disk if possible, and working without a cache."""
 
 import subprocess
 import sys
@@ -16,25 +16,25 @@ def double(x: int) -> int:
     return 2 * x
 
 
-def test_functions_work_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_work_without_a_writable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     njit = compile_module.njit
 
-    def no_place(**options: Any) -> Any:
+    def no_locator(**options: Any) -> Any:
         if options.get("cache"):
             raise RuntimeError("cannot cache function 'double': no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(compile_module, "njit", no_place)
+    monkeypatch.setattr(compile_module, "njit", no_locator)
     assert compiled(double)(21) == 42
 
 
-def test_an_edit_to_any_file_of_the_folder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_to_any_source_file_invalidates_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled(double)(21) == 42
-    kept, edited = compiled(double), compiled(double)
-    assert kept(21) == 42
-    assert sum(kept.stats.cache_hits.values()) == 1
+    cached, edited = compiled(double), compiled(double)
+    assert cached(21) == 42
+    assert sum(cached.stats.cache_hits.values()) == 1
     digest = uuid4().hex
-    monkeypatch.setattr(compile_module, "_sources", lambda: digest)
+    monkeypatch.setattr(compile_module, "source_hash", lambda: digest)
     assert edited(21) == 42
     assert sum(edited.stats.cache_misses.values()) == 1
 
@@ -56,14 +56,14 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_second_process_compiles_nothing_and_imports_no_compiler_s_library() -> None:
+def test_the_second_process_neither_compiles_nor_imports_scipy() -> None:
     code = PRODUCT + "print(sum(decode.stats.cache_misses.values()), 'scipy.linalg' in sys.modules)"
     assert decode.stats.cache_path is not None
     run(code)
     assert run(code) == "0 False"
 
 
-def test_other_people_s_functions_still_find_a_blas() -> None:
+def test_other_numba_functions_can_still_use_blas() -> None:
     pytest.importorskip("scipy")
     product = "from numba import njit\nprint(njit(lambda a, b: a @ b)(np.ones((2, 3)), np.ones((3, 2)))[0, 0])"
     assert run(PRODUCT + product) == "3.0"

@@ -1,4 +1,4 @@
-"""The switch from the packed weight to the unpacked one: timed once, kept on disk, found again."""
+"""The crossover between the packed kernel and unpack-then-GEMM: timed once, stored, and found again."""
 
 import json
 from pathlib import Path
@@ -16,36 +16,38 @@ def never(m: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("first_slower", "last_packed"), [(2, 1), (3, 2), (4, 3), (6, 4), (8, 6), (12, 8), (99, 12)])
-def test_the_last_number_of_tokens_that_is_faster_packed(tmp_path: Path, first_slower: int, last_packed: int) -> None:
+def test_the_crossover_is_the_last_number_of_tokens_faster_packed(
+    tmp_path: Path, first_slower: int, last_packed: int
+) -> None:
     table = CrossoverTable(tmp_path)
     assert table.last_packed("w2", lambda m: (2.0 if m >= first_slower else 1.0, 1.5)) == last_packed
     assert table.last_packed("w2", never) == last_packed
     assert CrossoverTable(tmp_path).last_packed("w2", never) == last_packed
 
 
-def test_the_file_has_the_processors_name(tmp_path: Path) -> None:
+def test_the_file_is_named_after_the_processor(tmp_path: Path) -> None:
     CrossoverTable(tmp_path).last_packed("w2", lambda m: (1.0, 2.0))
     (path,) = tmp_path.iterdir()
-    assert path.name.startswith("switch-") and path.suffix == ".json"
+    assert path.name.startswith("crossover-") and path.suffix == ".json"
     assert json.loads(path.read_text())["cpu"] == cpu_name()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 0}', '{"format": 2, "last_packed": {"w2": 99}}'])
-def test_a_file_that_cannot_be_read_is_measured_anew(tmp_path: Path, content: str) -> None:
+def test_a_broken_file_is_measured_again(tmp_path: Path, content: str) -> None:
     table = CrossoverTable(tmp_path)
     table.path.write_text(content)
     assert table.last_packed("w2", lambda m: (1.0, 2.0)) == 12
     assert CrossoverTable(tmp_path).last_packed("w2", never) == 12
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert CrossoverTable(tmp_path / "file" / "folder").last_packed("w2", lambda m: (3.0, 2.0)) == 1
 
 
-def test_the_engine_asks_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_engine_uses_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     table = CrossoverTable(tmp_path)
-    monkeypatch.setattr(engine, "_switches", lambda: table)
+    monkeypatch.setattr(engine, "_crossovers", lambda: table)
     weight = random_weight(0, 32, 64, 4)
     assert engine.path_for(weight, 1, 8) == engine.DOT
     assert engine.path_for(weight, ALWAYS_UNPACKED, 8) == engine.GEMM

@@ -1,4 +1,4 @@
-"""Every path of the engine against the int64 reference: shapes, bits, stars, zero points, groups, tails."""
+"""Every path of the engine compared with the int64 reference: shapes, bits, stars, zero points, groups, remainders."""
 
 import re
 import warnings
@@ -61,8 +61,8 @@ def test_integers_equal_the_int64_reference(
 RANDOM_CASES = 2000
 
 
-def awkward_case(seed: int) -> tuple[np.ndarray, PackedWeight, int]:
-    """Random bits, star, groups, tails, extreme zero points, extreme codes and saturated inputs."""
+def irregular_case(seed: int) -> tuple[np.ndarray, PackedWeight, int]:
+    """Random bits, star, groups and remainders, with extreme zero points, extreme codes and saturated inputs."""
     random = np.random.default_rng(seed)
     bits, act_bits, packed_for = (int(b) for b in random.integers(1, 9, 3))
     starred, extreme, saturated = random.random(3) < (0.25, 0.3, 0.3)
@@ -87,9 +87,9 @@ def awkward_case(seed: int) -> tuple[np.ndarray, PackedWeight, int]:
 
 
 def assert_random_cases(count: int) -> None:
-    """Each case on every path that can take it."""
+    """Run each case on every path that supports it."""
     for seed in range(count):
-        x, weight, act_bits = awkward_case(seed)
+        x, weight, act_bits = irregular_case(seed)
         paths = [engine.DOT, engine.GEMM]
         if weight.is_bit_serial and weight.planes * act_bits < 8:
             paths.append(engine.BIT_SERIAL)
@@ -111,7 +111,7 @@ def test_every_precision(bits: int, act_bits: int, starred: bool) -> None:
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (131, 65, 300), (257, 17, 1100), (1000, 33, 64), (1, 4096, 64)])
-def test_shapes_beyond_the_blocks(m: int, n: int, k: int) -> None:
+def test_shapes_larger_than_the_blocks(m: int, n: int, k: int) -> None:
     for bits in (2, 3, 8):
         assert_exact(tokens(m, m, k), random_weight(n, n, k, bits), 8)
 
@@ -140,7 +140,7 @@ def test_extreme_values_on_long_rows_do_not_overflow(bits: int, starred: bool, m
     k=st.integers(1, 400),
     seed=st.integers(0, 2**31),
 )
-def test_16_bit_activations_are_the_float_product(
+def test_16_bit_activations_use_the_float_product(
     bits: int, starred: bool, group_size: int | None, m: int, n: int, k: int, seed: int
 ) -> None:
     weight, x = random_weight(seed, n, k, bits, starred, group_size, 16), tokens(seed, m, k)
@@ -151,7 +151,7 @@ def test_16_bit_activations_are_the_float_product(
 
 
 @pytest.mark.parametrize("act_bits", [1, 8, 16])
-def test_numpy_takes_over_where_a_path_is_switched_off(monkeypatch: pytest.MonkeyPatch, act_bits: int) -> None:
+def test_numpy_replaces_a_disabled_path(monkeypatch: pytest.MonkeyPatch, act_bits: int) -> None:
     weight, x = random_weight(3, 600, 90, 3, True, 32), tokens(0, 3, 90)
     expected = dispatch.linear(x, weight, act_bits)
     monkeypatch.setattr(engine, "works", lambda path: False)
@@ -159,7 +159,7 @@ def test_numpy_takes_over_where_a_path_is_switched_off(monkeypatch: pytest.Monke
     np.testing.assert_allclose(dispatch.linear(x, weight, act_bits), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_path_that_fails_its_self_test_is_named_and_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_fails_its_self_test_is_named_and_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     right = engine.linear
 
     def wrong(
@@ -172,7 +172,7 @@ def test_a_path_that_fails_its_self_test_is_named_and_switched_off(monkeypatch: 
     monkeypatch.setattr(engine, "linear", wrong)
     engine.works.cache_clear()
     try:
-        with pytest.warns(engine.EngineWarning, match="'int8-gemm' gave wrong results"):
+        with pytest.warns(engine.EngineWarning, match="'int8-gemm' returned wrong results"):
             assert not engine.works(engine.GEMM)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -196,7 +196,7 @@ def test_calls_from_many_threads_at_once() -> None:
             assert np.array_equal(y, expected)
 
 
-def test_a_batch_gives_each_token_what_it_gets_alone() -> None:
+def test_each_token_of_a_batch_equals_the_token_alone() -> None:
     weight, x = random_weight(5, 96, 256, 4, group_size=64), tokens(5, 7, 256)
     batch = dispatch.linear(x, weight, 4)
     for t in range(7):
@@ -222,7 +222,7 @@ def test_input_of_another_layout_or_type_is_converted() -> None:
     assert np.array_equal(dispatch.linear(codes, weight, 8), expected)  # type: ignore[arg-type]
 
 
-def test_no_tokens_give_no_rows() -> None:
+def test_zero_tokens_return_zero_rows() -> None:
     weight = random_weight(8, 20, 64, 4)
     assert dispatch.linear(np.empty((0, 64), np.float32), weight, 8).shape == (0, 20)
     assert dispatch.linear(np.empty((0, 64), np.float32), weight, 16).shape == (0, 20)
@@ -247,12 +247,12 @@ def test_a_bit_width_that_does_not_fit_is_refused(act_bits: int) -> None:
         dispatch.path_for(weight, 1, act_bits)
 
 
-def test_what_is_no_sum_of_integers_has_none() -> None:
+def test_exact_integers_refuses_16_bit_activations() -> None:
     with pytest.raises(ShapeError, match=r"1\.\.8 bits, got 16"):
         dispatch.exact_integers(np.zeros((1, 64), np.float32), random_weight(9, 20, 64, 4), 16)
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_activations_that_are_not_numbers_are_refused() -> None:
     weight = random_weight(9, 20, 64, 4)
     with pytest.raises(ShapeError, match="real numbers, got complex64"):
         dispatch.linear(np.ones((1, 64), np.complex64), weight, 8)

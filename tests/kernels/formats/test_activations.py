@@ -1,4 +1,4 @@
-"""Activation quantization: the engine's, NumPy's and torch's give the same bits."""
+"""Activation quantization: the engine's, NumPy's and torch's return the same bits."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kernels.cpu.arguments import Tokens
 from kernels.cpu.quantize import quantize_tokens
 from kernels.formats.activations import NotFiniteError, quantize_activations
 from kernels.formats.planes import ShapeError
@@ -23,7 +24,7 @@ def engine_quantize(
     tiles = -(-m // tile_tokens) + 1
     packed, sums = np.full((tiles, padded * tile_tokens), 99, np.int8), np.empty((m, 1), np.int32)
     scale, zero = np.empty(m, np.float32), np.empty(m, np.int32)
-    assert quantize_tokens(x, bits, np.float32(clip), padded, tile_tokens, packed, scale, zero, sums) == m
+    assert quantize_tokens(x, bits, np.float32(clip), padded, tile_tokens, Tokens(packed, scale, zero, sums)) == m
     codes = packed.reshape(tiles, padded // 4, tile_tokens, 4).transpose(0, 2, 1, 3).reshape(-1, padded)
     assert not codes[m:].any()
     assert not codes[:, k:].any()
@@ -33,7 +34,7 @@ def engine_quantize(
 
 @settings(max_examples=80, deadline=None)
 @given(x=TOKENS, bits=st.integers(1, 8), clip=st.sampled_from([1.0, 0.9, 0.3]), tile=st.sampled_from([1, 4, 8]))
-def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int, clip: float, tile: int) -> None:
+def test_engine_numpy_and_torch_are_bit_equal(x: np.ndarray, bits: int, clip: float, tile: int) -> None:
     codes, scale, zero, sums = quantize_activations(x, bits, clip)
     for mine, reference in zip(engine_quantize(x, bits, clip, tile), (codes, scale, zero, sums), strict=True):
         assert np.array_equal(mine, reference)
@@ -48,7 +49,7 @@ def test_engine_numpy_and_torch_agree_to_the_bit(x: np.ndarray, bits: int, clip:
     assert np.array_equal(offset[:, 0].numpy(), zero)
 
 
-def test_clipping_clamps_what_lies_beyond() -> None:
+def test_clipping_clamps_values_outside_the_range() -> None:
     codes, scale, zero, _ = quantize_activations(np.array([[-4.0, 0.0, 1.0, 8.0]], np.float32), 2, clip=0.5)
     assert scale.tolist() == [2.0]
     assert zero.tolist() == [1]
@@ -63,7 +64,7 @@ def test_zero_is_exact_and_rounding_is_half_to_even() -> None:
     assert sums.tolist() == [8]
 
 
-def test_a_range_on_one_side_still_holds_zero() -> None:
+def test_a_one_sided_range_includes_zero() -> None:
     codes, scale, zero, _ = quantize_activations(np.array([[3.0, 6.0], [-3.0, -6.0]], np.float32), 1)
     assert scale.tolist() == [6.0, 6.0]
     assert zero.tolist() == [0, 1]
@@ -78,7 +79,7 @@ def test_a_token_that_is_not_finite_is_refused(bad: float) -> None:
 
 
 def test_a_range_beyond_float32_is_refused() -> None:
-    with pytest.raises(NotFiniteError, match=r"Row 0 .* reaches from -3e\+38 to 3e\+38"):
+    with pytest.raises(NotFiniteError, match=r"Row 0 .* ranges from -3e\+38 to 3e\+38"):
         quantize_activations(np.array([[-3e38, 3e38]], np.float32), 8)
 
 

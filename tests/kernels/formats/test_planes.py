@@ -1,4 +1,4 @@
-"""Bit planes: the round trip, the documented order, and the bit-serial product they stand for."""
+"""Bit planes: round trip, documented layout, and the bit-serial product."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_the_popcount_expansion_is_the_integer_product(q: int, p: int) -> None:
     assert np.array_equal(bit_serial_product(a, w, q, p), a @ w.T)
 
 
-def test_columns_that_fill_no_word_are_refused() -> None:
+def test_columns_that_do_not_fill_words_are_refused() -> None:
     with pytest.raises(ShapeError, match="multiple of 64"):
         pack_bit_planes(np.zeros((2, 65), np.uint8), 1)
 

@@ -1,4 +1,4 @@
-"""Packed weights: the round trip of every layout, the true size, and what is refused."""
+"""Packed weights: round trip of every layout, size in memory, and invalid arguments."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,7 +37,7 @@ def test_codes_undo_pack(planes: int, act_bits: int, n: int, k: int, seed: int) 
 
 
 @pytest.mark.parametrize("products", [0, 1, 3, 7])
-def test_few_bits_lie_in_planes_where_counting_bits_is_faster(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_bits_are_stored_in_planes_if_bit_serial_is_faster(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
     codes, this = np.zeros((32, 64), np.uint8), replace(target(), serial_products=products)
     monkeypatch.setattr("kernels.host.processor.target", lambda: this)
     assert packed(codes, 3, act_bits=1).widths.tolist() == ([1, 1, 1] if products >= 3 else [2, 1])
@@ -48,7 +48,7 @@ def test_few_bits_lie_in_planes_where_counting_bits_is_faster(products: int, mon
 
 @pytest.mark.parametrize("planes", range(1, 10))
 @pytest.mark.parametrize("act_bits", [1, 8])
-def test_the_packed_size_is_the_true_size(planes: int, act_bits: int) -> None:
+def test_the_reported_size_is_the_size_in_memory(planes: int, act_bits: int) -> None:
     codes = np.zeros((64, 256), np.uint8)
     weight = packed(codes, planes, None, act_bits)
     assert weight.data.nbytes == 64 * 256 * planes // 8
@@ -63,7 +63,7 @@ def test_groups_are_counted_in_the_size() -> None:
 
 
 @pytest.mark.parametrize("spacing", [1, 2])
-def test_dequantize_is_codes_less_zero_times_scale(spacing: int) -> None:
+def test_dequantize_is_codes_minus_zero_times_scale(spacing: int) -> None:
     random = np.random.default_rng(0)
     codes = random.integers(0, 5, (20, 100), dtype=np.uint8)
     scale = random.uniform(0.1, 1, (20, 4)).astype(np.float32)
@@ -100,19 +100,19 @@ ZEROS = np.zeros((4, 1), int)
         ({"zero": np.zeros((4, 2), int)}, r"zero has shape \(4, 2\), expected \(4, 1\)"),
         ({"zero": np.full((4, 1), 4)}, r"zero points 4\.\.4 are not among the levels 0\.\.3"),
         ({"zero": np.full((4, 1), 7), "spacing": 2}, r"zero points 7\.\.7 are not among the levels 0\.\.6"),
-        ({"spacing": 3}, "levels are 3 scales apart"),
+        ({"spacing": 3}, "spacing is 3; use 1, or 2"),
         ({"group_size": 48}, "48 is not a multiple of 32"),
         ({"group_size": 0}, "0 is not a multiple of 32"),
         ({"group_size": 1 << 22}, "could overflow"),
         ({"bias": np.zeros(5, np.float32)}, r"bias has shape \(5,\)"),
-        ({"hadamard": 128}, "64 columns cannot be transformed 128 at a time"),
-        ({"hadamard": 24}, "cannot be transformed 24 at a time"),
-        ({"hadamard": 0}, "cannot be transformed 0 at a time"),
+        ({"hadamard": 128}, "64 columns do not divide into Hadamard blocks of 128"),
+        ({"hadamard": 24}, "do not divide into Hadamard blocks of 24"),
+        ({"hadamard": 0}, "do not divide into Hadamard blocks of 0"),
         ({"scale": np.array([1, 1, np.nan, 1])}, "the scale of row 2 is nan"),
         ({"bias": np.array([1, np.inf, 1, 1])}, "the bias of row 1 is inf"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"codes": np.zeros((4, 64), int), "planes": 2, "scale": ONES, "zero": ZEROS}
     with pytest.raises(ShapeError, match=message):
         pack_weight(**{**arguments, **change})

@@ -1,4 +1,4 @@
-"""Standing back, in processes of its own."""
+"""Process priority, tested in separate processes."""
 
 import os
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SAYS_ITS_NICENESS = """
+PRINT_NICENESS = """
 import os
 from kernels.host.priority import SESSION_NICENESS, lower_priority
 
 def session():
     text = SESSION_NICENESS.read_text() if SESSION_NICENESS.exists() else ""
-    return text.split()[-1] if text.strip() else "none"  # Linux without it, or switched off: the file is empty
+    return text.split()[-1] if text.strip() else "none"  # empty without autogroup
 
 before = session()
 lower_priority(7)
@@ -23,10 +23,10 @@ print(os.nice(0), before, session())
 
 
 @pytest.mark.parametrize("own_session", [True, False])
-def test_it_stands_back_with_its_whole_session(own_session: bool) -> None:
-    """Niceness counts within a session alone; in somebody else's session it leaves that as it is."""
+def test_a_session_leader_lowers_the_priority_of_its_session(own_session: bool) -> None:
+    """A process that does not lead its session leaves the session's niceness unchanged."""
     said = subprocess.run(
-        [sys.executable, "-c", SAYS_ITS_NICENESS],
+        [sys.executable, "-c", PRINT_NICENESS],
         cwd=ROOT,
         start_new_session=own_session,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""How many threads a product may use, and that its parts cover it."""
+"""Thread counts, and ranges that cover the work exactly once."""
 
 import threading
 
@@ -21,7 +21,7 @@ def test_the_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("text", ["many", "", "-1", "1.5"])
-def test_a_setting_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_setting_that_is_not_a_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ABQ_THREADS", text)
     with pytest.raises(ThreadsError, match=f"ABQ_THREADS is '{text}'"):
         thread_count()

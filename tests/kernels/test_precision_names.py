@@ -1,0 +1,19 @@
+"""Precision names of the kernels."""
+
+import pytest
+
+from kernels.precision_names import parse_precision
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("W2A8", (2, False, 8, None)),
+        ("W2*A8", (2, True, 8, None)),
+        ("w4a4g128", (4, False, 4, 128)),
+        ("W3A16", (3, False, 16, None)),
+        ("W6A6kv8", (6, False, 6, None)),
+    ],
+)
+def test_names_are_parsed(name: str, parts: tuple[int, bool, int, int | None]) -> None:
+    assert parse_precision(name) == parts
