@@ -45,5 +45,5 @@ def test_values_that_need_more_bits_are_refused() -> None:
 
 
 def test_planes_too_short_for_k_are_refused() -> None:
-    with pytest.raises(ShapeError, match="do not hold 65"):
+    with pytest.raises(ShapeError, match="do not have 65"):
         unpack_bit_planes(np.zeros((1, 1, 1), np.uint64), 65)

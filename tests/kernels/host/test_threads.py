@@ -28,7 +28,7 @@ def test_a_setting_that_is_not_a_number_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_zero_threads_are_refused() -> None:
-    with pytest.raises(ThreadsError, match="0 threads"):
+    with pytest.raises(ThreadsError, match="number of threads is 0"):
         thread_count(0)
 
 
