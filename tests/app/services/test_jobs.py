@@ -1,0 +1,54 @@
+"""Jobs: submitted after checks, cancelled, resumed, and listed in every state."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from app_cases import SpecMaker, work_on
+
+from abq_core.models.errors import ModelError
+from abq_core.planning.estimate import EstimateError
+from abq_core.text.errors import DataError
+from app.clock import now
+from app.services import Services
+from storage.errors import JobNotFoundError, RunNotFoundError
+
+
+def test_a_calibration_that_cannot_run_is_not_queued(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        services.jobs.submit(dataclasses.replace(tiny_spec(), model=str(tmp_path)))
+    with pytest.raises(DataError, match="does not exist"):
+        services.jobs.submit(tiny_spec(data=str(tmp_path / "missing.txt")))
+    with pytest.raises(EstimateError):
+        services.jobs.submit(tiny_spec(segments=4096, seq_len=131072))
+    assert not services.storage.jobs.list()
+
+
+def test_a_job_is_found_by_its_id_and_by_its_run(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec())
+    assert services.jobs.get(f" {job.id} ") == services.jobs.get(job.run_id) == job
+    with pytest.raises(JobNotFoundError):
+        services.jobs.cancel("j-ffff")
+    with pytest.raises(RunNotFoundError):
+        services.jobs.get("r-ffff")
+
+
+def test_a_cancelled_job_can_be_resumed(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec("W2*A8", "rtn"))
+    assert services.jobs.cancel(job.id).state == "cancelled"
+    assert services.jobs.resume(job.id).state == "queued"
+    assert work_on(services, job).state == "succeeded"
+
+
+def test_the_frame_shows_jobs_in_every_state(services: Services, tiny_spec: SpecMaker) -> None:
+    failed, running, queued = (services.jobs.submit(tiny_spec("W4A4", "rtn")) for _ in range(3))
+    claimed = services.storage.jobs.claim_next("w", now())
+    assert claimed is not None and claimed.id == failed.id
+    services.storage.jobs.fail(claimed.id, claimed.epoch, now(), "The disk is full.")
+    claimed = services.storage.jobs.claim_next("w", now())
+    assert claimed is not None and claimed.id == running.id
+    services.storage.jobs.progress(claimed.id, claimed.epoch, now(), 0.5, "Block 1 of 2.", eta_seconds=12.0)
+    frame = services.jobs.frame().set_index("job")
+    assert frame["error"].to_dict() == {failed.id: "The disk is full.", running.id: "", queued.id: ""}
+    assert frame["message"][running.id] == "Block 1 of 2." and frame["message"][failed.id] == ""
+    assert frame["eta_seconds"][running.id] == 12.0 and frame["eta_seconds"].isna()[queued.id]

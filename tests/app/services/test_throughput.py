@@ -1,0 +1,26 @@
+"""Throughput: decoding of whole models, each column on its own path."""
+
+import pytest
+
+from app.services import ServiceError, Services
+from storage.jobs import Job
+
+
+def test_every_decode_column_names_its_path_and_size(finished: tuple[Services, Job]) -> None:
+    services, job = finished
+    frame = services.throughput.time_decode(
+        ["fp32", "bf16", "int8", "W2A8", job.run_id], 4, services.runs.get(job.run_id).model
+    )
+    assert (frame["tokens_per_second"] > 0).all()
+    paths = frame.set_index("column")["path"]
+    assert "fp32" in paths["fp32"] and "bf16" in paths["bf16"] and "int8" in paths["int8"]
+    assert paths["W2A8"].startswith("abq ") and paths[job.run_id].startswith("abq ")
+    sizes = frame.set_index("column")["weight_bytes"]
+    assert sizes["fp32"] == 2 * sizes["bf16"] and sizes["W2A8"] < sizes["int8"] < sizes["bf16"]
+    assert "decode" in set(services.timings.frame()["kind"])
+
+
+@pytest.mark.parametrize(("columns", "tokens"), [([], 4), (["fp32"], 1)])
+def test_a_benchmark_of_nothing_is_refused(services: Services, columns: list[str], tokens: int) -> None:
+    with pytest.raises(ServiceError, match="at least 1 column and 2 tokens"):
+        services.throughput.time_decode(columns, tokens)
