@@ -1,1 +1,1 @@
-"""Data behind the figures: histograms, signal-to-noise ratios and per-block diagnostics."""
+"""Data frames for the figures: effects of a precision on weights, and diagnostics of a calibration."""

@@ -1,4 +1,4 @@
-"""What a precision does to a model's weights, before any calibration."""
+"""The effect of a precision on a model's weights, before any calibration."""
 
 import dataclasses
 
@@ -13,26 +13,26 @@ from abq_core.quantization.quantizers import quantize_weight
 
 
 def explore(base: LoadedModel, precision: ModelPrecision) -> dict[str, pd.DataFrame]:
-    """Round every linear of every block to nearest. Frames:
+    """Round every linear of every block to nearest. Returns these frames:
 
     histograms: block, tensor, kind ("weight"), lens ("full" | "rounded"), left, right, count.
-    levels: block, tensor, lens, level, count; lens "rounded" has the 2^p plain levels, "balanced" the 2^p + 1 of the
-    same bits with a star (Bit Balance Strategy).
+    levels: block, tensor, lens, level, count; lens "rounded" has 2^p levels, "balanced" has the 2^p + 1 levels of the
+    Bit Balance Strategy with the same bits.
     linears: block, tensor, lens ("rounded"), weight_snr_db, rows, columns.
     outliers: block, tensor, channel, value: the input channels with the largest |w|.
-    Where weights are not quantized (W16) levels is empty and the rounded lens equals the full one.
+    If weights are not quantized (W16), levels is empty and the rounded lens equals the full one.
     """
     histograms, levels, linears, outliers = [], [], [], []
     for index, block in enumerate(blocks_of(base.model)):
         for name, linear in linears_of(block).items():
             labels = {"block": index, "tensor": name}
             weight = linear.weight.detach().float()
-            rounded, own = weight, precision.of_linear(index, name)
-            if own.quantizes_weights:
-                rounded = quantize_weight(weight, own).dequantize()
-                for lens, starred in (("rounded", False), ("balanced", True)):
-                    twin = quantize_weight(weight, dataclasses.replace(own, balanced=starred))
-                    levels.append(level_counts(twin, {**labels, "lens": lens}))
+            rounded, linear_precision = weight, precision.of_linear(index, name)
+            if linear_precision.quantizes_weights:
+                rounded = quantize_weight(weight, linear_precision).dequantize()
+                for lens, balanced in (("rounded", False), ("balanced", True)):
+                    quantized = quantize_weight(weight, dataclasses.replace(linear_precision, balanced=balanced))
+                    levels.append(level_counts(quantized, {**labels, "lens": lens}))
             histograms.append(paired_histogram({"full": weight, "rounded": rounded}, {**labels, "kind": "weight"}))
             rows, columns = weight.shape
             ratio = snr_db(weight, rounded)

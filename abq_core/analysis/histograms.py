@@ -1,4 +1,7 @@
-"""Distributions binned at the source: what a figure needs of a million values is 256 counts."""
+"""Distributions reduced to what figures need: histograms, level counts, outlier channels, signal-to-noise ratios.
+
+Binning here keeps data small: a figure of a million values needs 256 counts.
+"""
 
 from collections.abc import Mapping
 
@@ -13,7 +16,7 @@ BINS = 256
 
 
 def paired_histogram(values: Mapping[str, Tensor], labels: Mapping[str, object]) -> pd.DataFrame:
-    """Histograms of several lenses over the same bins, so that they can be laid on each other.
+    """Histograms of several lenses over the same bins, so that they can be overlaid.
 
     values: lens -> tensor of any shape.  Columns: the labels, lens, left, right, count (int64).
     """
@@ -31,7 +34,7 @@ def paired_histogram(values: Mapping[str, Tensor], labels: Mapping[str, object])
 
 
 def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.DataFrame:
-    """How often each level is used, in steps of the grid, zero at 0; halves where a zero point lies between two levels.
+    """How often each level is used, in steps of the grid from zero; multiples of one half for half-step zero points.
 
     Columns: the labels, level (float64), count.
     """
@@ -42,7 +45,7 @@ def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.Da
 
 
 def snr_db(signal: Tensor, approximation: Tensor) -> float:
-    """Signal-to-noise ratio in decibel; infinite where both are equal."""
+    """Signal-to-noise ratio in decibels; infinite if both are equal, -infinity for a zero signal with noise."""
     noise = float((signal.double() - approximation.double()).pow(2).sum())
     power = float(signal.double().pow(2).sum())
     if noise == 0.0:
@@ -51,16 +54,16 @@ def snr_db(signal: Tensor, approximation: Tensor) -> float:
 
 
 def channel_peaks(x: Tensor) -> Tensor:
-    """max|x| per last-dimension channel of (..., channels)."""
+    """Maximum |x| of each channel of x (..., channels): (channels,)."""
     return x.detach().abs().flatten(0, -2).amax(0)
 
 
 def largest_channels(peaks: Tensor, labels: Mapping[str, object], count: int = 32) -> pd.DataFrame:
-    """The channels with the largest peaks. Columns: the labels, channel, value."""
+    """The `count` channels with the largest peaks. Columns: the labels, channel, value."""
     values, channels = torch.topk(peaks, min(count, len(peaks)))
     return pd.DataFrame({**labels, "channel": channels.numpy(), "value": values.float().numpy()})
 
 
 def outlier_ratio(peaks: Tensor) -> float:
-    """The largest channel's peak over the median channel's."""
+    """The largest channel peak divided by the median one."""
     return float(peaks.max() / peaks.median().clamp(min=1e-12))

@@ -14,13 +14,8 @@ from abq_core.models.head_layout import HeadLayout
 from abq_core.precision import Precision
 from abq_core.quantization.hadamard import hadamard
 from abq_core.quantization.quant_linear import linears_of
-from abq_core.quantization.quantizers import (
-    WeightGrid,
-    fake_quant_weight,
-    least_error_clipping,
-    quantize_weight,
-    weight_groups,
-)
+from abq_core.quantization.quantizers import fake_quant_weight, least_error_clipping, quantize_weight
+from abq_core.quantization.weight_grid import WeightGrid, weight_groups
 from abq_core.spec import Switches
 from kernels.formats.hadamard_block import block_of
 

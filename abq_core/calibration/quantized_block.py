@@ -15,7 +15,8 @@ from abq_core.models.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
-from abq_core.quantization.quantizers import SCALE_BYTES, QuantizedWeight
+from abq_core.quantization.quantizers import QuantizedWeight
+from abq_core.quantization.weight_grid import SCALE_BYTES
 from abq_core.spec import METHODS
 
 Engine = Literal["simulated", "packed"]

@@ -7,7 +7,8 @@ calibrations on one core of a server CPU, the reference core. What a single swit
 
 from dataclasses import dataclass, replace
 
-from abq_core.analysis.diagnostics import ATTENTION_TOKENS, DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN
+from abq_core.analysis.block_frames import ATTENTION_TOKENS
+from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN
 from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches

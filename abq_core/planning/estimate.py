@@ -10,7 +10,7 @@ from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.models.shape import ModelShape
 from abq_core.planning.cost import HOST, Work, disk, memory, seconds
 from abq_core.precision import Precision
-from abq_core.quantization.quantizers import SCALE_BYTES, weight_groups
+from abq_core.quantization.weight_grid import SCALE_BYTES, weight_groups
 
 _HALF_BYTES = 2
 _KEEP_HOME = "Keep the model in host memory (ABQ_DEVICE=cpu); blocks are then copied to the device one by one"

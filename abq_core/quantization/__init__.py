@@ -1,1 +1,1 @@
-"""Integer grids, quantizers, the Hadamard transform and the quantized linear layer."""
+"""Quantization of weights and activations, and the linears that use it."""

@@ -1,7 +1,7 @@
-"""Fake quantization of rows, differentiable: each row's range, the grid made of it, and rounding to the grid's levels.
+"""Differentiable fake quantization of rows: the range of each row, its grid, and rounding to the grid's levels.
 
-On the CPU in the fused loops of `kernels.fake_quant`, since calibration spends most of its time here; elsewhere, and in
-other types than float32, in tensor operations.
+float32 tensors on the CPU use the fused loops of `kernels.fake_quant`, because calibration spends most of its time
+here. Other devices and types use tensor operations.
 """
 
 from collections.abc import Callable
@@ -15,34 +15,34 @@ from kernels import fake_quant
 GridOf = Callable[..., tuple[Tensor, Tensor]]  # (low, high, *factors) -> scale, zero
 
 
-def row_ends(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest of each row of x (..., n), the range widened to hold 0: (..., 1) each."""
+def row_range(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of each row of x (..., n), widened to include 0: (..., 1) each."""
     return x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
 
 
-def on_own_grid(x: Tensor, grid_of: GridOf, factors: tuple[Tensor, ...], offset: Tensor | None, top: int) -> Tensor:
-    """(clamp(round(x / scale + offset + zero), 0, top) - zero) * scale, where grid_of(low, high, *factors) is the grid.
+def fake_quant_rows(x: Tensor, grid_of: GridOf, factors: tuple[Tensor, ...], offset: Tensor | None, top: int) -> Tensor:
+    """Compute (clamp(round(x / scale + offset + zero), 0, top) - zero) * scale for each row of x.
 
-    x, offset: (..., n).  low, high, scale, zero: (..., 1), the row's range widened to hold 0; zero is whole, or half of
-    a whole number: what is whole of it is added after rounding.
-    Gradients reach x, offset and factors. Rounding passes them as the identity; beyond the grid's ends x and offset get
-    none but what moves the range.
+    x, offset: (..., n).  scale, zero = grid_of(low, high, *factors), all (..., 1); low and high are the row's range,
+    widened to include 0.  zero: a multiple of one half; its integer part is added after rounding.
+    Gradients reach x, offset and factors. Rounding uses the straight-through estimator; outside the grid's range x and
+    offset only receive the gradient of the row's minimum and maximum.
     """
-    if _fits_loops(x):
-        value: Tensor = _FusedOnOwnGrid.apply(x, offset, top, grid_of, *factors)
+    if _uses_fused_loops(x):
+        value: Tensor = _FusedFakeQuant.apply(x, offset, top, grid_of, *factors)
     else:
-        value = _OnGrid.apply(x, *grid_of(*row_ends(x), *factors), offset, top)
+        value = _FakeQuant.apply(x, *grid_of(*row_range(x), *factors), offset, top)
     return value
 
 
-def _fits_loops(x: Tensor) -> bool:
+def _uses_fused_loops(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
-class _FusedOnOwnGrid(torch.autograd.Function):
-    """`on_own_grid` in few passes over memory. The graph from range to grid has a few numbers a row: autograd keeps it.
+class _FusedFakeQuant(torch.autograd.Function):
+    """`fake_quant_rows` in few passes over memory. The small graph from range to grid is left to autograd.
 
-    What an end's gradient is goes to the value that stands there, the first where there are several.
+    The gradient of a row's minimum or maximum goes to the element that attains it (the first on ties).
     """
 
     @staticmethod
@@ -61,23 +61,28 @@ class _FusedOnOwnGrid(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, offset = ctx.saved_tensors
         columns = _column(ctx.scale), _column(ctx.zero)
-        given = _rows(gradients[0])
-        for_x, *for_grid = fake_quant.on_grid_gradients(given, _rows(x), *columns, _rows_or_none(offset), ctx.top)
-        result = torch.from_numpy(for_x)
-        for_offset = None if offset is None else (result * torch.from_numpy(columns[0])[:, None]).view(x.shape)
-        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
-        grid = [one for one in (ctx.scale, ctx.zero) if one.requires_grad]
-        outer = [torch.from_numpy(one).view(like.shape) for one, like in zip(for_grid, grid, strict=False)]
-        found = dict(zip(map(id, wanted), torch.autograd.grad(grid, wanted, outer, allow_unused=True), strict=True))
-        for column, leaf in enumerate(ctx.leaves[:2]):
+        for_x, *for_grid = fake_quant.on_grid_gradients(
+            _rows(gradients[0]), _rows(x), *columns, _rows_or_none(offset), ctx.top
+        )
+        x_gradient = torch.from_numpy(for_x)
+        offset_gradient = None
+        if offset is not None:
+            offset_gradient = (x_gradient * torch.from_numpy(columns[0])[:, None]).view(x.shape)
+        inputs = [leaf for leaf in ctx.leaves if leaf.requires_grad]
+        outputs = [part for part in (ctx.scale, ctx.zero) if part.requires_grad]
+        upstream = [torch.from_numpy(g).view(part.shape) for g, part in zip(for_grid, outputs, strict=False)]
+        leaf_gradients = torch.autograd.grad(outputs, inputs, upstream, allow_unused=True)
+        by_leaf = dict(zip(map(id, inputs), leaf_gradients, strict=True))
+        for column, leaf in enumerate(ctx.leaves[:2]):  # the row's minimum and maximum
             at = torch.from_numpy(ctx.at[:, column])[:, None]
-            if (end := found[id(leaf)]) is not None:
-                result.scatter_add_(1, at.clamp(min=0), end.reshape(-1, 1) * (at >= 0))
-        return result.view(x.shape), for_offset, None, None, *(found.get(id(leaf)) for leaf in ctx.leaves[2:])
+            if (end_gradient := by_leaf[id(leaf)]) is not None:
+                x_gradient.scatter_add_(1, at.clamp(min=0), end_gradient.reshape(-1, 1) * (at >= 0))
+        factor_gradients = (by_leaf.get(id(leaf)) for leaf in ctx.leaves[2:])
+        return x_gradient.view(x.shape), offset_gradient, None, None, *factor_gradients
 
 
 def _rows(x: Tensor) -> Any:
-    """(..., n) -> (rows, n) float32 in NumPy, the memory shared where it is contiguous."""
+    """(..., n) -> (rows, n) float32 in NumPy; shares the memory of a contiguous tensor."""
     return x.detach().reshape(-1, x.shape[-1]).contiguous().numpy()
 
 
@@ -90,8 +95,8 @@ def _column(x: Tensor) -> Any:
     return x.detach().reshape(-1).contiguous().numpy()
 
 
-class _OnGrid(torch.autograd.Function):
-    """The levels of a grid in tensor operations: x, offset (..., n); scale, zero (..., 1)."""
+class _FakeQuant(torch.autograd.Function):
+    """The same computation in tensor operations: x, offset (..., n); scale, zero (..., 1)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, offset: Tensor | None, top: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""The Hadamard transform in front of a linear, as calibration and simulation see it: with gradients.
+"""The Hadamard transform of a linear's input, with gradients, for calibration and simulation.
 
-In every token a few channels are far larger than the others, most of all in what an MLP's last linear reads. At 4 bits
-one of them leaves hardly a level to the rest. Mixing channels first (QuaRot, arXiv 2404.00456; there all of them, here
-blocks of up to 256) spreads it. The weight's columns go through the same transform, once.
+In every token a few channels are far larger than the others, most of all in the input of an MLP's last linear. At 4
+bits one such outlier leaves almost no levels for the rest. Mixing channels first spreads it (QuaRot, arXiv 2404.00456,
+which mixes all channels; here blocks of up to 256). The weight's columns are transformed once, in the same way.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from kernels.hadamard import transformed, transformed_tensor
 
 
 def hadamard(x: Tensor, block: int) -> Tensor:
-    """Every `block` channels of x (..., k) times H / sqrt(block), in float32, with gradients; twice is x again."""
+    """Multiply each block of channels of x (..., k) by H / sqrt(block), in float32; applied twice it returns x."""
     return x if block == 1 else _Transformed.apply(x.float(), block)
 
 

@@ -1,4 +1,4 @@
-"""The three linears of a quantized block: fake-quantized (calibration, simulation) and packed (the integer engine)."""
+"""Linears of a quantized block: fake-quantized (calibration, simulation) and packed (integer engine)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kernels.gpu import DeviceWeight, upload
 
 
 class QuantLinear(nn.Linear):
-    """A linear whose input is fake-quantized per token; its weight is whatever it was given, dequantized or not.
+    """A linear whose input is fake-quantized per token; its weight is used unchanged.
 
-    `act_bits` 16 does not quantize it.  `act_clip`: () float32 in (0, 1], factor on each token's range.  `hadamard`:
-    how many channels at a time the transform before takes, which the weight's columns went through, too; 1 for none.
-    `stored_bytes` is what the integer form of the weight occupies (codes, scales, zero points), or two bytes a weight
-    where it is not quantized.
+    act_bits: 16 for no quantization.  act_clip: () float32 in (0, 1], a factor on each token's range.
+    hadamard: block size of the transform of the input, which the weight's columns have been through; 1 for none.
+    stored_bytes: size of the weight as integers (codes, scales, zero points), or two bytes per value if it is not
+    quantized.
     """
 
     act_bits: int
@@ -31,7 +31,7 @@ class QuantLinear(nn.Linear):
 
     @classmethod
     def wrap(cls, linear: nn.Linear, act_bits: int, hadamard: int = 1) -> QuantLinear:
-        """The same weight and bias (shared, not copied) with a quantized input."""
+        """Share the weight and bias of `linear`, and quantize its input."""
         wrapped = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         wrapped.weight = linear.weight
         wrapped.bias = linear.bias
@@ -41,17 +41,17 @@ class QuantLinear(nn.Linear):
         return wrapped
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) float -> (..., out_features)."""
-        seen = hadamard(x, self.hadamard)
+        """Map x (..., in_features) float to (..., out_features)."""
+        inputs = hadamard(x, self.hadamard)
         if self.act_bits < 16:
-            seen = fake_quant_activation(seen, self.act_bits, self.act_clip)
-        return nn.functional.linear(seen.to(x.dtype), self.weight, self.bias)
+            inputs = fake_quant_activation(inputs, self.act_bits, self.act_clip)
+        return nn.functional.linear(inputs.to(x.dtype), self.weight, self.bias)
 
 
 class PackedLinear(nn.Module):
-    """A linear that holds only bit planes and runs on the integer engine of `kernels` (arXiv 2408.08554).
+    """A linear that stores only bit planes and runs on the integer engine of `kernels` (arXiv 2408.08554).
 
-    `packed`: in memory for the CPU engine, or on a GPU for that of the GPU.  Inference only: no gradient comes out.
+    packed: a PackedWeight for the CPU engine, a DeviceWeight for the GPU engine.  Inference only, without gradients.
     """
 
     def __init__(self, weight: PackedWeight | DeviceWeight, act_bits: int) -> None:
@@ -70,10 +70,9 @@ class PackedLinear(nn.Module):
         hadamard: int = 1,
         place: str = "cpu",
     ) -> PackedLinear:
-        """Pack integer codes; nothing of the float weight is kept.
+        """Pack integer codes; the float weight is not stored.
 
-        act_clip: factor on each token's range.  hadamard: as QuantLinear has it.
-        place: "cpu", or the CUDA device that is to hold the weight.
+        act_clip, hadamard: as in QuantLinear.  place: "cpu", or the CUDA device that stores the weight.
         """
         packed = pack_weight(
             weight.codes.cpu().numpy(),
@@ -91,13 +90,13 @@ class PackedLinear(nn.Module):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that the weight really holds in memory."""
+        """Bytes that the weight occupies in memory."""
         return self.packed.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features) -> (..., out_features) of the same dtype; the CPU engine computes in float32.
+        """Map x (..., in_features) to (..., out_features) of the same dtype; the CPU engine computes in float32.
 
-        Raises NotFiniteError on the CPU.
+        Raises NotFiniteError on the CPU for an input that is not finite.
         """
         rows = x.detach().reshape(-1, self.in_features)
         if isinstance(self.packed, DeviceWeight):
@@ -109,20 +108,20 @@ class PackedLinear(nn.Module):
 
 
 def linears_of(parent: nn.Module) -> dict[str, nn.Linear]:
-    """The linears below `parent` by their dotted names, in the order of the module."""
+    """The linears below `parent` by dotted name, in module order."""
     return {name: m for name, m in parent.named_modules() if isinstance(m, nn.Linear)}
 
 
 def replace_module(parent: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` at the dotted name below `parent`."""
+    """Replace the submodule at the dotted `name` below `parent`."""
     folder, _, last = name.rpartition(".")
     setattr(parent.get_submodule(folder), last, module)
 
 
 def wrap_linears(block: nn.Module, act_bits: int, hadamards: Mapping[str, int]) -> None:
-    """Make every linear of the block a QuantLinear, in place.
+    """Replace every linear of the block by a QuantLinear, in place.
 
-    hadamards: of each linear behind a Hadamard transform, how many channels that takes at a time.
+    hadamards: block size of the transform by linear name; linears without an entry have none.
     """
     for name, linear in linears_of(block).items():
         replace_module(block, name, QuantLinear.wrap(linear, act_bits, hadamards.get(name, 1)))

@@ -15,7 +15,7 @@ from storage.run_ids import means_run
 
 if TYPE_CHECKING:
     from abq_core.calibration.quantized_block import Engine
-    from abq_core.evaluation.tasks import TaskScore
+    from abq_core.evaluation.task_score import TaskScore
 
 
 class TaskService:

@@ -1,4 +1,4 @@
-"""The fused loops of fake quantization against the tensor operations that say the same."""
+"""The fused loops of fake quantization against the same computation in tensor operations."""
 
 import math
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from abq_core.precision import Precision
 from abq_core.quantization import grid
-from abq_core.quantization.quantizers import WeightGrid, affine_grid, fake_quant_activation, fake_quant_weight
+from abq_core.quantization.quantizers import fake_quant_activation, fake_quant_weight
+from abq_core.quantization.weight_grid import WeightGrid, affine_grid
 
 
 def values(shape: tuple[int, ...], seed: int, shift: float = 0.0) -> Tensor:
@@ -18,13 +19,13 @@ def values(shape: tuple[int, ...], seed: int, shift: float = 0.0) -> Tensor:
 
 
 def in_double(x: Tensor) -> Tensor:
-    """The same numbers in a type that takes the way of tensor operations."""
+    """The same values in float64, which uses tensor operations."""
     return x.detach().double().requires_grad_(x.requires_grad)
 
 
-def test_which_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_float32_on_the_cpu_uses_the_fused_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr(grid._FusedOnOwnGrid, "apply", lambda x, *rest: taken.append(x.dtype) or x)
+    monkeypatch.setattr(grid._FusedFakeQuant, "apply", lambda x, *rest: taken.append(x.dtype) or x)
     fake_quant_activation(values((2, 8), 0), 4)
     fake_quant_activation(values((2, 8), 0).double(), 4)
     fake_quant_activation(values((0, 8), 0), 4)
@@ -51,17 +52,17 @@ def test_a_weight_has_the_values_and_gradients_of_tensor_operations(
     groups = -(-k // group) if group else 1
     factors = [torch.full((rows, groups), 0.8).requires_grad_() for _ in range(2 * clips)]
     offset = (0.3 * values((rows, k), seed + 1)).requires_grad_() if offsets else None
-    own = WeightGrid(*(factors or (None, None)), offset, kind == "symmetric", kind == "half_zero")
+    weight_grid = WeightGrid(*(factors or (None, None)), offset, kind == "symmetric", kind == "half_zero")
     aim = values((rows, k), seed + 2)
     leaves = [weight, *factors, *([] if offset is None else [offset])]
 
     def value_and_gradients() -> list[Tensor]:
-        value = fake_quant_weight(weight, precision, own)
+        value = fake_quant_weight(weight, precision, weight_grid)
         return [value.detach(), *torch.autograd.grad((value * aim).sum(), leaves)]
 
     fused = value_and_gradients()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "_fits_loops", lambda x: False)
+        patch.setattr(grid, "_uses_fused_loops", lambda x: False)
         plain = value_and_gradients()
     assert torch.equal(fused[0], plain[0])
     for one, other in zip(fused[1:], plain[1:], strict=True):
@@ -71,15 +72,15 @@ def test_a_weight_has_the_values_and_gradients_of_tensor_operations(
 @pytest.mark.parametrize("shape", [(3, 64), (2, 5, 33), (1, 2, 7, 16), (700, 300)])
 def test_a_token_has_the_values_of_tensor_operations_to_the_bit(shape: tuple[int, ...]) -> None:
     x = values(shape, 5)
-    low, high = grid.row_ends(x)
+    low, high = grid.row_range(x)
     for bits, clip in ((8, 1.0), (4, 0.7), (1, 0.5)):
         factor = torch.tensor(clip)
-        expected = grid._OnGrid.apply(x, *affine_grid(low * factor, high * factor, bits), None, 2**bits - 1)
+        expected = grid._FakeQuant.apply(x, *affine_grid(low * factor, high * factor, bits), None, 2**bits - 1)
         assert torch.equal(fake_quant_activation(x, bits, factor), expected)
         assert torch.equal(fake_quant_activation(x.mT.contiguous().mT, bits, factor), expected), "not contiguous"
 
 
-def test_a_clip_learns_and_so_does_what_stands_at_an_end() -> None:
+def test_the_clip_and_the_elements_at_the_ends_of_the_range_receive_gradients() -> None:
     x, clip = values((2, 3, 40), 7).requires_grad_(), torch.tensor(0.8, requires_grad=True)
     y, factor = in_double(x), in_double(clip)
     aim = values((2, 3, 40), 8)
@@ -93,45 +94,45 @@ def test_a_clip_learns_and_so_does_what_stands_at_an_end() -> None:
     assert x.grad.flatten(0, 1).gather(1, ends[:, None]).abs().min() > 0
 
 
-def test_a_row_of_zeros_stays_and_gives_finite_gradients() -> None:
+def test_a_row_of_zeros_is_unchanged_and_has_finite_gradients() -> None:
     x = torch.zeros(3, 20, requires_grad=True)
     value = fake_quant_activation(x, 4)
     value.sum().backward()
     assert torch.equal(value, torch.zeros(3, 20)) and x.grad is not None and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("invalid", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("column", [0, 17, 39])
-def test_what_is_not_finite_does_not_become_a_number(wrong: float, column: int) -> None:
+def test_a_value_that_is_not_finite_stays_visible(invalid: float, column: int) -> None:
     x = values((3, 40), 9)
-    x[1, column] = wrong
+    x[1, column] = invalid
     result = fake_quant_activation(x, 8)
     assert not result[1].isfinite().all()
     assert torch.equal(result[[0, 2]], fake_quant_activation(x[[0, 2]], 8))
 
 
-def test_without_gradients_no_graph_is_kept() -> None:
+def test_without_gradients_no_graph_is_stored() -> None:
     x = values((4, 32), 3)
     assert not fake_quant_activation(x, 4).requires_grad
     with torch.no_grad():
         assert not fake_quant_weight(x.requires_grad_(), Precision.parse("W2A8")).requires_grad
 
 
-def test_only_the_first_of_several_greatest_values_moves_the_range() -> None:
+def test_the_gradient_of_the_maximum_goes_to_the_first_on_ties() -> None:
     x = torch.tensor([[1.0, 3.0, 3.0, -1.0]], requires_grad=True)
-    found = []
+    ranges = []
 
     def grid_of(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        found.append((low.item(), high.item()))
+        ranges.append((low.item(), high.item()))
         return affine_grid(low, high, 2)
 
-    value = grid.on_own_grid(x, grid_of, (), None, 3)
+    value = grid.fake_quant_rows(x, grid_of, (), None, 3)
     (gradient,) = torch.autograd.grad((value * torch.tensor([[1.0, 0.0, 0.0, 0.0]])).sum(), x)
-    assert found == [(-1.0, 3.0)]
+    assert ranges == [(-1.0, 3.0)]
     assert gradient[0, 1] != 0 and gradient[0, 2] == 0
 
 
-def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     x, clip = values((512, 300), 4).requires_grad_(), torch.tensor(0.9, requires_grad=True)
     results = []
     for threads in ("1", "2"):

@@ -1,4 +1,4 @@
-"""The Hadamard transform in calibration: its gradients, what it leaves alone, what it is for, and where it stays."""
+"""The Hadamard transform: gradients, its effect on outliers, and its place in artifacts and both engines."""
 
 import dataclasses
 
@@ -7,7 +7,6 @@ import torch
 from tiny_runs import calibrated
 from torch import Tensor, nn
 
-from abq_core.analysis.diagnostics import diagnose
 from abq_core.calibration.artifacts import BlockArtifact
 from abq_core.calibration.block_inputs import capture_block_inputs
 from abq_core.calibration.quantized_block import quantized_block, stored_artifact
@@ -33,17 +32,17 @@ def test_gradients_go_through_the_same_matrix() -> None:
     assert hadamard(x, 1) is x
 
 
-def test_sixteen_bits_are_transformed_in_float32() -> None:
+def test_half_precision_inputs_are_transformed_in_float32() -> None:
     x = torch.randn(4, 64).bfloat16().requires_grad_()
-    seen = hadamard(x, 64)
-    assert seen.dtype == torch.float32
-    assert torch.equal(seen, hadamard(x.float(), 64))
-    seen.sum().backward()
+    transformed = hadamard(x, 64)
+    assert transformed.dtype == torch.float32
+    assert torch.equal(transformed, hadamard(x.float(), 64))
+    transformed.sum().backward()
     assert x.grad is not None and x.grad.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_linear_whose_weight_is_transformed_computes_what_it_did(dtype: torch.dtype) -> None:
+def test_a_transformed_linear_has_the_same_output(dtype: torch.dtype) -> None:
     linear = nn.Linear(96, 20).to(dtype)
     x = torch.randn(2, 7, 96).to(dtype)
     expected = linear(x)
@@ -54,17 +53,17 @@ def test_a_linear_whose_weight_is_transformed_computes_what_it_did(dtype: torch.
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-5 if dtype == torch.float32 else 1e-2)
 
 
-def test_a_channel_that_is_far_larger_than_the_others_leaves_them_their_levels() -> None:
+def test_an_outlier_channel_leaves_levels_to_the_other_channels() -> None:
     x = torch.randn(50, 256, generator=torch.Generator().manual_seed(0))
     x[:, 7] *= 100
     rounded = fake_quant_activation(x, 4)
-    through = hadamard(fake_quant_activation(hadamard(x, 256), 4), 256)
+    transformed = hadamard(fake_quant_activation(hadamard(x, 256), 4), 256)
     others = torch.arange(256) != 7
-    assert (through - x)[:, others].pow(2).mean() < 0.25 * (rounded - x)[:, others].pow(2).mean()
+    assert (transformed - x)[:, others].pow(2).mean() < 0.25 * (rounded - x)[:, others].pow(2).mean()
 
 
-def test_full_precision_is_left_and_only_quantized_inputs_are_transformed(base: LoadedModel, ids: Tensor) -> None:
-    """At 8 bits the difference to full precision stays small: both sides of each product went through the matrix."""
+def test_only_quantized_inputs_are_transformed(base: LoadedModel, ids: Tensor) -> None:
+    """At 8 bits the model stays close to full precision: input and weight go through the same matrix."""
     full = base.model(ids).logits
     for precision in ("W8A8", "W16A8"):
         store = calibrated(base, precision, switches=ROUNDED)
@@ -74,7 +73,7 @@ def test_full_precision_is_left_and_only_quantized_inputs_are_transformed(base: 
     assert stored_artifact(calibrated(base, "W4A16", switches=ROUNDED), 0).hadamards == {}
 
 
-def test_the_packed_model_transforms_as_the_simulated_one(base: LoadedModel, ids: Tensor) -> None:
+def test_the_packed_model_equals_the_simulated_one(base: LoadedModel, ids: Tensor) -> None:
     for precision, switches in (("W4A4", ROUNDED), ("W2*A8", LEARNED), ("W4A4g32", LEARNED)):
         store = calibrated(base, precision, method="abq", switches=switches)
         models = [quantized_model(base, Precision.parse(precision), store, e) for e in ("packed", "simulated")]
@@ -82,7 +81,7 @@ def test_the_packed_model_transforms_as_the_simulated_one(base: LoadedModel, ids
         assert (packed - simulated).abs().median() < 1e-5 * simulated.abs().max()
 
 
-def test_it_stays_through_the_trip_to_tensors(base: LoadedModel) -> None:
+def test_block_sizes_are_stored_with_the_block(base: LoadedModel) -> None:
     store = calibrated(base, "W4A4", switches=ROUNDED)
     artifact = BlockArtifact.from_tensors(store.blocks[0])
     assert set(artifact.hadamards.values()) == {32, 64}
@@ -90,30 +89,24 @@ def test_it_stays_through_the_trip_to_tensors(base: LoadedModel) -> None:
     assert all(torch.equal(flat[name], tensor) for name, tensor in store.blocks[0].items())
 
 
-def test_it_lowers_the_error_of_an_mlp_whose_last_linear_reads_outliers(base: LoadedModel, ids: Tensor) -> None:
-    spiky = load_model(base.ref)
+def test_it_lowers_the_error_of_an_mlp_with_outliers_before_its_last_linear(base: LoadedModel, ids: Tensor) -> None:
+    outliers = load_model(base.ref)
     with torch.no_grad():
-        for block in blocks_of(spiky.model):
+        for block in blocks_of(outliers.model):
             up, down = block.get_parameter("mlp.up_proj.weight"), block.get_parameter("mlp.down_proj.weight")
             up[3] *= 50
             down[:, 3] /= 50
     precision = Precision.parse("W8A4")
-    hidden, block = capture_block_inputs(spiky.model, ids).hidden, blocks_of(spiky.model)[0]
+    hidden, block = capture_block_inputs(outliers.model, ids).hidden, blocks_of(outliers.model)[0]
     full = block.get_submodule("mlp")(hidden)
     errors = []
     for switches in (METHODS["rtn"], ROUNDED):
-        artifact = stored_artifact(calibrated(spiky, "W8A4", switches=switches), 0)
+        artifact = stored_artifact(calibrated(outliers, "W8A4", switches=switches), 0)
         rounded = quantized_block(block, artifact, precision, 0, "simulated")
         errors.append((rounded.get_submodule("mlp")(hidden) - full).pow(2).mean())
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_diagnostics_compare_weights_where_they_are_rounded(base: LoadedModel, ids: Tensor) -> None:
-    frames = diagnose(base, Precision.parse("W8A8"), calibrated(base, "W8A8", switches=ROUNDED), ids)
-    corrected = frames["linears"].query("lens == 'corrected'")
-    assert (corrected["weight_snr_db"] > 35).all() and (corrected["activation_snr_db"] > 30).all()
-
-
-def test_rounding_alone_has_none(base: LoadedModel, ids: Tensor) -> None:
+def test_rounding_without_calibration_uses_no_transform(base: LoadedModel, ids: Tensor) -> None:
     model = rounded_model(base, Precision.parse("W4A4"), "simulated")
     assert {m.hadamard for m in model.model.modules() if isinstance(m, QuantLinear)} == {1}

@@ -1,4 +1,4 @@
-"""Fake quantization against its definition, written out value by value."""
+"""Quantization against its definition, computed value by value."""
 
 import math
 from dataclasses import replace
@@ -10,20 +10,18 @@ from hypothesis import strategies as st
 
 from abq_core.precision import Precision
 from abq_core.quantization.quantizers import (
-    WeightGrid,
     fake_quant_activation,
     fake_quant_weight,
     least_error_clipping,
     quantize_weight,
-    round_through,
-    weight_groups,
 )
+from abq_core.quantization.weight_grid import WeightGrid, round_through, weight_groups
 
 HALF = WeightGrid(half_zero=True)
 
 
 def by_hand(row: list[float], precision: Precision) -> list[float]:
-    """Section by section: scale, zero, code, value, for one row without groups, in Python floats."""
+    """Scale, zero point, code and value of one row without groups, in Python floats."""
     low, high = min(0.0, *row), max(0.0, *row)
     if precision.balanced:
         half = 2 ** (precision.weight_bits - 1)
@@ -36,7 +34,7 @@ def by_hand(row: list[float], precision: Precision) -> list[float]:
 
 
 @pytest.mark.parametrize("text", ["W1A8", "W2A8", "W3A8", "W4A8", "W8A8", "W1*A8", "W2*A8", "W4*A8", "W8*A8"])
-def test_a_weight_is_rounded_as_the_definition_says(text: str) -> None:
+def test_weights_are_rounded_by_the_definition(text: str) -> None:
     precision = Precision.parse(text)
     weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(1))
     expected = torch.tensor([by_hand(row, precision) for row in weight.double().tolist()])
@@ -66,7 +64,7 @@ def test_codes_dequantize_to_the_fake_quantized_weight(
     assert 0 <= quantized.codes.min() and quantized.codes.max() < precision.levels
     assert 0 <= quantized.zero.min() and quantized.zero.max() <= quantized.spacing * (precision.levels - 1)
     assert quantized.spacing == (2 if levels == "half_zero" and not balanced and bits < 8 else 1)
-    assert quantized.zero.max() < 256, "a byte holds it"
+    assert quantized.zero.max() < 256, "zero points fit in a byte"
 
 
 def test_w2_star_uses_five_symmetric_levels() -> None:
@@ -75,7 +73,7 @@ def test_w2_star_uses_five_symmetric_levels() -> None:
     assert levels.tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
 
 
-def test_half_steps_put_four_levels_on_both_sides_of_zero_alike() -> None:
+def test_half_steps_place_four_levels_symmetrically_around_zero() -> None:
     weight = torch.linspace(-3, 3, 101).view(1, -1)
     assert fake_quant_weight(weight, Precision.parse("W2A8"), HALF).unique().tolist() == [-3, -1, 1, 3]
     assert fake_quant_weight(weight, Precision.parse("W1A8"), HALF).unique().tolist() == [-3, 3]
@@ -85,7 +83,7 @@ def test_half_steps_put_four_levels_on_both_sides_of_zero_alike() -> None:
     assert whole.unique().tolist() == [-4, -2, 0, 2]
 
 
-def test_a_normal_row_at_two_bits_has_a_seventh_less_error_with_half_steps() -> None:
+def test_half_steps_lower_the_error_of_normal_weights_at_two_bits_by_a_seventh() -> None:
     weight, precision = torch.randn(64, 256, generator=torch.Generator().manual_seed(8)), Precision(2, 8)
     errors = []
     for grid in (HALF, WeightGrid()):
@@ -122,7 +120,7 @@ def test_gradients_pass_through_rounding_and_reach_the_clipping() -> None:
 
 
 @pytest.mark.parametrize("text", ["W2A8", "W2*A8", "W3A8g32"])
-def test_an_offset_takes_a_weight_to_one_of_its_two_neighbouring_levels(text: str) -> None:
+def test_an_offset_moves_a_weight_by_at_most_one_level(text: str) -> None:
     precision = Precision.parse(text)
     weight = torch.randn(3, 70, generator=torch.Generator().manual_seed(4))
     nearest = quantize_weight(weight, precision)
@@ -140,19 +138,19 @@ def test_the_symmetric_grid_has_a_fixed_zero_point_and_reaches_both_ends(bits: i
     assert quantized.zero.unique().tolist() == [2 ** (bits - 1)]
     torch.testing.assert_close(quantized.scale[:, 0], weight.abs().amax(1) / (2 ** (bits - 1) - 0.5))
     error = (quantized.dequantize() - weight).abs()
-    assert (error <= quantized.scale * 0.5001).all()  # nothing is cut off by more than rounding
+    assert (error <= quantized.scale * 0.5001).all()  # clipping adds no error beyond rounding
 
 
 def test_more_bits_mean_less_error() -> None:
     weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(4))
     errors = [float((fake_quant_weight(weight, Precision(b, 8)) - weight).pow(2).mean()) for b in range(1, 9)]
     assert errors == sorted(errors, reverse=True)
-    assert math.log2(errors[3] / errors[7]) == pytest.approx(8, abs=1.0)  # 6 dB a bit
+    assert math.log2(errors[3] / errors[7]) == pytest.approx(8, abs=1.0)  # 6 dB per bit
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_the_gradients_written_by_hand_are_those_of_the_definition(bits: int) -> None:
-    """Against autograd through the formula, rounding replaced by its straight-through form."""
+def test_manual_gradients_equal_those_of_the_definition(bits: int) -> None:
+    """Compare with autograd through the formula, with straight-through rounding."""
     generator = torch.Generator().manual_seed(bits)
     leaves = [torch.randn(3, 40, generator=generator, requires_grad=True) for _ in range(2)]
     clips = [torch.full((3, 1), 0.7, requires_grad=True) for _ in range(2)]
@@ -176,7 +174,7 @@ def test_the_gradients_written_by_hand_are_those_of_the_definition(bits: int) ->
 
 
 @pytest.mark.parametrize("text", ["W2A8", "W2*A8", "W3A8g32"])
-def test_searched_clipping_has_the_least_error_of_all_that_are_tried(text: str) -> None:
+def test_searched_clipping_has_the_least_error_of_all_candidates(text: str) -> None:
     precision = Precision.parse(text)
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(9)) ** 3
     found = least_error_clipping(weight, precision)
