@@ -13,6 +13,7 @@ from kernels.cuda.driver import CudaError
 
 ROOT = Path(__file__).parents[2]
 ABSENT = ("gradio", "sqlalchemy", "plotly", "datasets", "psutil", "platformdirs", "typer", "app", "storage")
+GPU_TESTS = ("tests/kernels", "tests/abq_core/inference")  # the folders that benchmarks/README.md names
 HIDE = f"for name in {ABSENT}: sys.modules[name] = None"
 
 
@@ -60,17 +61,24 @@ def test_scripts_run_without_the_packages_of_page_and_database(script: str) -> N
 
 
 def test_gpu_tests_run_without_the_packages_of_page_and_database() -> None:
-    words = ["-m", "gpu", "--collect-only", "-q", "tests/kernels", "tests/abq_core"]
+    words = ["-m", "gpu", "--collect-only", "-q", *GPU_TESTS]
     done = run_python(f"""
 import sys, pytest
 class Hiding:
     @pytest.hookimpl(tryfirst=True)
-    def pytest_load_initial_conftests(self):  # pytest's own packages are loaded by then
+    def pytest_load_initial_conftests(self):  # pytest's own packages are already loaded
         {HIDE}
 sys.exit(pytest.main({words}, plugins=[Hiding()]))
 """)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cuda/test_device.py" in done.stdout and "test_graph_decoder_gpu.py" in done.stdout
+
+
+def test_all_gpu_tests_are_in_the_folders_that_the_readme_names() -> None:
+    assert f"-m gpu -n 4 {' '.join(GPU_TESTS)}\n" in (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text("utf-8")]
+    others = [path for path in marked if not any(path.is_relative_to(ROOT / folder) for folder in GPU_TESTS)]
+    assert marked and [path for path in others if path != Path(__file__)] == []
 
 
 def run_python(code: str) -> "subprocess.CompletedProcess[str]":
