@@ -26,6 +26,12 @@ def choose_precision(page: Page, precision: str) -> None:
     box.blur()
 
 
+def tables_fit(page: Page) -> bool:
+    """True if no visible table needs a horizontal scroll bar."""
+    tables = "[...document.querySelectorAll('.abq-scroll')].filter((table) => table.offsetParent)"
+    return page.evaluate(f"{tables}.every((table) => table.scrollWidth <= table.clientWidth)")
+
+
 def redrawn(page: Page, figure: str, label: str) -> None:
     """Choose a figure and wait until it is drawn."""
     before = page.locator(f"#{figure} [data-drawn], #{figure}[data-drawn]").first.get_attribute("data-drawn")
@@ -98,6 +104,7 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
     page.get_by_role("button", name="Time the kernels").click()
     expect(page.locator("#throughput-table")).to_contain_text("exact")
     expect(page.locator("#throughput-figure .main-svg").first).to_be_visible()
+    assert tables_fit(page)
 
     open_tab(page, "Compare")
     expect(page.locator("#compare-runs tbody tr")).to_have_count(2)
@@ -108,6 +115,7 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
     with page.expect_download() as download:
         page.get_by_role("link", name="Download the report").click()
     assert download.value.suggested_filename.endswith(".html")
+    assert tables_fit(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 

@@ -156,9 +156,8 @@ def _table(runs: pd.DataFrame, selected: str) -> str:
     headings = [
         Heading("precision", wraps=True), Heading("method"), Heading(html.term("perplexity"), numeric=True),
         Heading(html.term("KL"), numeric=True), Heading(html.term("same top token"), numeric=True),
-        Heading(html.term("tasks"), numeric=True), Heading(html.term("stored bits"), numeric=True),
-        Heading(html.term("information bits"), numeric=True), Heading("size", numeric=True), Heading("run"),
-        Heading("note", wraps=True),
+        Heading(html.term("tasks"), numeric=True), Heading(html.render("bits_heading.html"), numeric=True),
+        Heading("size", numeric=True), Heading("run"), Heading("note", wraps=True),
     ]  # fmt: skip
     rows = [(str(run["run"]), _cells(run)) for run in runs.to_dict("records")]
     return table(headings, rows, "All runs of this model", selected)
@@ -176,8 +175,7 @@ def _cells(run: dict[str, object]) -> list[Cell]:
         Cell(nats(run["kl_mean"]), sort_number(run["kl_mean"])),
         Cell(percent(run["same_top"]), sort_number(run["same_top"])),
         Cell(task_average(run), sort_number(run["task_score"])),
-        Cell(bits(run["stored_bits"]), sort_number(run["stored_bits"])),
-        Cell(bits(run["information_bits"]), sort_number(run["information_bits"])),
+        Cell(f"{bits(run['stored_bits'])} ({bits(run['information_bits'])})", sort_number(run["information_bits"])),
         Cell(size(run["weight_bytes"]), sort_number(run["weight_bytes"])),
         Cell(str(run["run"]) or MISSING),
         Cell(str(run["note"])),

@@ -50,8 +50,8 @@ def kernel_table(kernels: pd.DataFrame) -> str:
         return ""
     baselines = baselines_of(kernels)
     headings = [
-        Heading("precision"), Heading(f"shape N {TIMES} K"), Heading("M", numeric=True), Heading("path"),
-        Heading("time (IQR)", numeric=True), Heading("equals int64"),
+        Heading("precision"), Heading(f"shape N {TIMES} K"), Heading("M", numeric=True), Heading("path", wraps=True),
+        Heading("time (IQR)", numeric=True, wraps=True), Heading("equals int64"),
         *(Heading(f"over {BASELINES[engine].word}", numeric=True) for engine in baselines),
         Heading("packed size", numeric=True), Heading("threads", numeric=True),
     ]  # fmt: skip
@@ -80,8 +80,9 @@ def decode_table(decodes: pd.DataFrame) -> str:
     if decodes.empty:
         return ""
     headings = [
-        Heading("column"), Heading("path"), Heading("tokens/s", numeric=True), Heading("first token", numeric=True),
-        Heading("weights in memory", numeric=True), Heading("threads", numeric=True),
+        Heading("column"), Heading("path", wraps=True), Heading("tokens/s", numeric=True),
+        Heading("first token", numeric=True), Heading("weights in memory", numeric=True),
+        Heading("threads", numeric=True),
     ]  # fmt: skip
     rows = [
         (

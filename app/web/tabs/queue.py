@@ -8,7 +8,7 @@ from app.web.page.table import Cell, Heading, sort_number, table
 
 HEADINGS = [
     Heading("run"), Heading("model", wraps=True), Heading("precision", wraps=True), Heading("method"),
-    Heading("state"), Heading("progress"), Heading("time", numeric=True), Heading("left", numeric=True),
+    Heading("state", wraps=True), Heading("progress"), Heading("time", numeric=True), Heading("left", numeric=True),
     Heading("now", wraps=True),
 ]  # fmt: skip
 EMPTY = (
