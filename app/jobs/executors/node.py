@@ -82,13 +82,13 @@ def check_node(versions: Mapping[str, str], folders: list[str]) -> list[str]:
     from app.runs.provenance import versions as versions_here
 
     node, here = socket.gethostname(), versions_here()
-    wrong = [
+    problems = [
         f"Node {node} has {name} {here.get(name, 'missing')} and the submitting process has "
         f"{versions.get(name, 'missing')}: install the same versions on all machines, so that blocks fit together."
         for name in {**versions, **here}
         if versions.get(name) != here.get(name)
     ]
-    return wrong + [
+    return problems + [
         f"{path} does not exist on node {node}. Copy the model or text to the same path on every node."
         for path in folders
         if not Path(path).exists()
@@ -117,7 +117,10 @@ class Outbox:
                 self._changed.wait_for(lambda: self._safe >= number)
 
     def take(self, seconds: float) -> list[Delivery | Ended]:
-        """The items since the last call, whose own items are stored by now. Waits up to `seconds` for a non-step."""
+        """The items since the last call; confirms that the earlier ones are stored.
+
+        Waits up to `seconds` for an item that is not a step.
+        """
         with self._changed:
             self._safe = self._taken
             self._changed.notify_all()
@@ -203,8 +206,10 @@ def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Calla
 
     spec = assignment.spec
     put(Delivery(Message(f"Calibrating on {socket.gethostname()}, process {os.getpid()}.")))
-    if wrong := check_node(assignment.versions, [path for path in (spec.model, spec.data) if Path(path).is_absolute()]):
-        raise NodeError(wrong[0])
+    if problems := check_node(
+        assignment.versions, [path for path in (spec.model, spec.data) if Path(path).is_absolute()]
+    ):
+        raise NodeError(problems[0])
     if spec.device != "cpu" and not torch.cuda.is_available():
         raise NodeError(
             f"torch finds no GPU on node {socket.gethostname()}. Install torch for CUDA there, or let the node join "
