@@ -244,10 +244,12 @@ def test_a_worker_without_its_supervisor_requeues_its_job_and_ends(services: Ser
     job = services.jobs.submit(tiny_spec(epochs=1000))
     environment = {**os.environ, **services.settings.to_environment()}
     supervisor = subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=environment, cwd=PROJECT_ROOT)
-    wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
-    worker = int(pid_of(services.jobs.get(job.id)))
-    supervisor.kill()
-    supervisor.wait()
+    try:
+        wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
+        worker = int(pid_of(services.jobs.get(job.id)))
+    finally:
+        supervisor.kill()
+        supervisor.wait()
     killed = time.monotonic()
     wait_until(lambda: services.jobs.get(job.id).state == "queued", "the job was queued again")
     wait_until(lambda: not psutil.pid_exists(worker), "the worker ended")
