@@ -234,17 +234,6 @@ def test_blocks_held_in_the_pass_stay_closer_to_full_precision(base: LoadedModel
     assert cosines[1] > cosines[0]
 
 
-def test_artifacts_survive_the_trip_through_tensors(base: LoadedModel) -> None:
-    for precision in ("W3A8g32", "W8*A8", "W1*A4", "W16A4"):
-        spec = tiny_spec(precision, epochs=1, switches=CLIPPED)
-        store, _ = run(base, spec)
-        again = BlockArtifact.from_tensors(store.blocks[0])
-        flat = again.to_tensors(dict.fromkeys(again.weights, spec.precision))
-        assert flat.keys() == store.blocks[0].keys()
-        assert all(torch.equal(flat[name], t) for name, t in store.blocks[0].items())
-        assert bool(again.weights) == spec.precision.quantizes_weights
-
-
 def test_packed_and_simulated_models_give_the_same_logits(base: LoadedModel) -> None:
     ids = segments("builtin", base.tokenizer, 2, 24, 0, "evaluation")
     for precision in ("W2A8", "W2*A8", "W4A4g32", "W6A6", "W3A16"):

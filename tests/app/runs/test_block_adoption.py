@@ -10,10 +10,9 @@ import yaml
 from app_cases import SpecMaker, settings_in, work_on
 
 from abq_core.mix import MixedLinear, PrecisionMix
-from abq_core.planning.shared_prefix import shared_blocks
 from abq_core.planning.sweep import SweepError, read_sweep
 from abq_core.precision import Precision
-from abq_core.spec import METHODS, CalibrationSpec
+from abq_core.spec import CalibrationSpec
 from app.cli.main import main
 from app.runs.run_folder import RunFolder
 from app.services import Services, open_services
@@ -120,23 +119,6 @@ def test_blocks_from_other_inputs_are_not_reused(
     job = finish(services, tiny_spec("W4A8"))
     assert not taken_over(services, job)
     assert hashes(services, job)[0] == before[0], "computed here, with the same result"
-
-
-def test_blocks_are_shared_up_to_the_first_difference(tiny_spec: SpecMaker, mix: MixMaker) -> None:
-    spec = replace(tiny_spec(), precision=mix("W4A8", "W2A8"))
-    assert shared_blocks(spec, spec, 2) == 2
-    assert shared_blocks(spec, tiny_spec("W4A8"), 2) == shared_blocks(tiny_spec("W4A8"), spec, 2) == 1
-    assert shared_blocks(spec, tiny_spec("W2A8"), 2) == 0
-    assert shared_blocks(tiny_spec("W4A8"), tiny_spec("W4A8"), 2) == 2
-    assert shared_blocks(tiny_spec("W4A8"), tiny_spec("W4A4"), 2) == 0
-    assert shared_blocks(tiny_spec("W4A8kv4"), tiny_spec("W4A8"), 2) == 0
-    written_out = replace(spec, method="rtn", switches=METHODS["abq"])
-    assert shared_blocks(spec, written_out, 2) == 2
-    changes = {"seed": 1, "segments": 3, "seq_len": 16, "epochs": 3, "method": "omniquant", "data": "builtin"}
-    for name, value in changes.items():
-        assert shared_blocks(spec, replace(spec, **{name: value}), 2) == 0, name
-    together = replace(spec, method="abq+")
-    assert together.learns_end_to_end and shared_blocks(together, together, 2) == 0
 
 
 def test_a_sweep_over_mixes_computes_shared_blocks_once(
