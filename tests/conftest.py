@@ -1,4 +1,4 @@
-"""Tiny models with random weights, saved as safetensors with a tiny tokenizer, for tests that need a whole folder."""
+"""Tiny models with random weights, saved as safetensors with a tiny tokenizer, for tests that need a model folder."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ _SENTENCE = "The module provides functions to read and write files. def open(pat
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows every byte and a few words."""
+    """Train a byte-level BPE with every byte and a few words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,7 +36,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tiny(model: torch.nn.Module, folder: Path) -> Path:
-    """The model, enlarged so that its distributions are not flat, and the tokenizer in `folder`."""
+    """Save the model and the tokenizer in `folder`; matrices are doubled, so that output distributions are peaked."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

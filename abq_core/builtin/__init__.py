@@ -1,1 +1,1 @@
-"""The built-in model and text: what lets every feature work offline on a CPU."""
+"""The built-in model and text, so that every feature works offline on a CPU."""

@@ -1,7 +1,7 @@
-"""The built-in text: documentation and source of the running Python's standard library.
+"""The built-in text: documentation and source code of the running Python's standard library.
 
-Three disjoint splits, chosen by a hash of the document's name, so that they are the same on every machine
-that has the same Python: `train` (what `train.py` reads), `calibration` and `evaluation` (never trained on).
+Three disjoint splits: `train` (for `train.py`), `calibration` and `evaluation`. A hash of each document's name decides,
+so machines with the same Python version have the same splits.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Literal
 
 Split = Literal["train", "calibration", "evaluation"]
 
-# Not prose or code that a person wrote: generated tables, vendored wheels, tests.
+# Generated tables, vendored wheels and tests are not text that people wrote to be read.
 _SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}
 )
@@ -30,7 +30,7 @@ class Document:
 
 
 def split_of(name: str) -> Split:
-    """The split of a document: one in twenty for calibration, one in twenty for evaluation."""
+    """The split of a document: 1 in 20 is for calibration, 1 in 20 for evaluation."""
     bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 20
     return {0: "calibration", 1: "evaluation"}.get(bucket, "train")  # type: ignore[return-value]
 
@@ -55,5 +55,5 @@ def _modules() -> Iterator[Document]:
 
 @cache
 def documents(split: Split) -> tuple[Document, ...]:
-    """All documents of a split, in the order of their names."""
+    """All documents of a split: help topics, then modules, each sorted by name."""
     return tuple(d for source in (_topics(), _modules()) for d in source if split_of(d.name) == split)

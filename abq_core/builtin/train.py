@@ -1,11 +1,10 @@
-"""The recipe of the built-in model: `python -m abq_core.builtin.train` makes tokenizer, weights and model card.
+"""Train the built-in model: `python -m abq_core.builtin.train` writes tokenizer, weights and model card.
 
-A LLaMA of 5.8 M parameters (with `--family qwen2` a Qwen2 of 3.1 M: a second model for benchmarks), trained on the
-running Python's standard library (`corpus.py`). Hidden matrices are trained with Muon, the rest with AdamW; both
-learning rates fall linearly to zero. A first call keeps the weights with the lowest held-out loss; a second one
-(`--start`) goes on from them at a small rate with more help topics, so that what the model writes reads as
-documentation, and keeps its last weights. The weights in `model/` are what this script wrote; nothing else in the
-project needs it.
+A LLaMA with 5.8 M parameters (with `--family qwen2` a Qwen2 with 3.1 M, a second model for benchmarks), trained on the
+standard library of the running Python (`corpus.py`). Muon trains the hidden matrices, AdamW everything else; both
+learning rates decay linearly to zero. The first run saves the weights with the lowest held-out loss. A second run
+(`--start`) continues from them at a small rate with more help topics, so that generated text reads like documentation,
+and saves its last weights. The weights in `model/` come from this script; the rest of the project does not need it.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import math
 import platform
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,14 @@ from abq_core.models.reference import BUILTIN_FOLDER
 VOCABULARY = 4096
 CONTEXT = 1024
 END_OF_TEXT = "<|endoftext|>"
-FAMILIES = {  # name, title of the card, what the model is for
+FAMILIES = {  # name, title of the card, purpose
     "llama": ("LLaMA", "The built-in model", "so that ABQ Explorer works offline on a CPU"),
     "qwen2": ("Qwen2", "A second model for benchmarks", "so that methods are compared on more than one model"),
 }
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 4,096 tokens over the training split."""
+    """Train a byte-level BPE with 4,096 tokens on the training split."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -64,7 +64,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(family: str, end_of_text: int) -> PreTrainedModel:
-    """A randomly initialised model with tied embeddings.
+    """Build a randomly initialized model with tied embeddings.
 
     llama: 6 blocks, hidden 256, 8 heads, 4 kv heads.  qwen2: 5 blocks, hidden 192, 6 heads, 2 kv heads, and biases on
     the query, key and value projections.
@@ -104,9 +104,9 @@ def build_model(family: str, end_of_text: int) -> PreTrainedModel:
 def token_stream(
     tokenizer: PreTrainedTokenizerFast, split: Split, rng: random.Random | None = None, topic_repeats: int = 1
 ) -> torch.Tensor:
-    """All tokens of a split as one (tokens,) int64 tensor, shuffled by document where `rng` is given.
+    """All tokens of a split as one (tokens,) int64 tensor, shuffled by document if `rng` is given.
 
-    topic_repeats: how often a help topic is in it: the most readable prose of the corpus is a twentieth of it.
+    topic_repeats: copies of each help topic; topics are the most readable prose, but only a twentieth of the corpus.
     """
     chosen = list(documents(split))
     chosen += [d for d in chosen if d.name.startswith("topic:")] * (topic_repeats - 1)
@@ -121,7 +121,7 @@ def token_stream(
 
 @torch.no_grad()
 def held_out_loss(model: PreTrainedModel, stream: torch.Tensor, segments: int) -> float:
-    """Mean loss in nats a token over the first `segments` windows of CONTEXT tokens."""
+    """Mean loss in nats per token over the first `segments` windows of CONTEXT tokens."""
     model.eval()
     losses = []
     for ids in stream[: segments * CONTEXT].view(-1, CONTEXT).split(8):
@@ -134,7 +134,7 @@ def held_out_loss(model: PreTrainedModel, stream: torch.Tensor, segments: int) -
 def optimizers(
     model: PreTrainedModel, muon_rate: float, adam_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the embedding, the norms and the biases."""
+    """Muon for the matrices of the blocks, AdamW for embeddings, norms and biases."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     embeddings = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." not in n]
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -146,7 +146,7 @@ def optimizers(
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train, watch the loss on the calibration split, write model, tokenizer and card."""
+    """Train a model, and write model, tokenizer and card to `arguments.out`."""
     torch.manual_seed(arguments.seed)
     rng = random.Random(arguments.seed)
     if arguments.start is None:
@@ -155,27 +155,37 @@ def train(arguments: argparse.Namespace) -> None:
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.start)
         model = AutoModelForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
+    held_out = token_stream(tokenizer, "calibration")
+    epoch_tokens = len(token_stream(tokenizer, "train", rng, arguments.topic_repeats))
+    steps = math.ceil(arguments.epochs * epoch_tokens / (arguments.batch * CONTEXT))
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {epoch_tokens:,} tokens per epoch, {steps:,} steps"
+    )
+    started = time.perf_counter()
+    _train_steps(arguments, model, tokenizer, held_out, steps, rng)
+    trained = AutoModelForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    evaluation = token_stream(tokenizer, "evaluation")
+    final = held_out_loss(trained, evaluation, segments=len(evaluation) // CONTEXT)
+    write_card(arguments, trained, epoch_tokens, steps, time.perf_counter() - started, final)
+
+
+def _train_steps(
+    arguments: argparse.Namespace,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    held_out: torch.Tensor,
+    steps: int,
+    rng: random.Random,
+) -> None:
+    """Run the optimizer steps; save the weights with the lowest held-out loss, or the last ones with `--start`."""
     parts = optimizers(model, arguments.muon_rate, arguments.adam_rate, arguments.weight_decay)
     peaks = [[group["lr"] for group in part.param_groups] for part in parts]
     forward = torch.compile(model) if arguments.compile else model
-    watched = token_stream(tokenizer, "calibration")
-    windows: list[torch.Tensor] = []
-    step_tokens = arguments.batch * CONTEXT
-    epoch_tokens = len(token_stream(tokenizer, "train", rng, arguments.topic_repeats))
-    steps = math.ceil(arguments.epochs * epoch_tokens / step_tokens)
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {epoch_tokens:,} tokens an epoch, {steps:,} steps"
-    )
+    batches = _batches(arguments, tokenizer, rng)
     best = math.inf
     started = time.perf_counter()
     for step in range(steps):
-        if len(windows) < arguments.batch:
-            stream = token_stream(tokenizer, "train", rng, arguments.topic_repeats)
-            stream = stream[rng.randrange(CONTEXT) :]
-            fresh = list(stream[: len(stream) // CONTEXT * CONTEXT].view(-1, CONTEXT))
-            rng.shuffle(fresh)
-            windows = fresh
-        ids = torch.stack([windows.pop() for _ in range(arguments.batch)])
+        ids = next(batches)
         factor = min((step + 1) / arguments.warmup, 1.0) * (1 - step / steps)
         for part, rates in zip(parts, peaks, strict=True):
             for group, rate in zip(part.param_groups, rates, strict=True):
@@ -188,19 +198,29 @@ def train(arguments: argparse.Namespace) -> None:
             part.step()
             part.zero_grad(set_to_none=True)
         if (step + 1) % arguments.check_every == 0 or step + 1 == steps:
-            held_out = held_out_loss(model, watched, segments=64)
+            current = held_out_loss(model, held_out, segments=64)
             seconds = time.perf_counter() - started
             print(
-                f"step {step + 1}/{steps}  train {loss.item():.3f}  held out {held_out:.3f}  {seconds:.0f} s",
+                f"step {step + 1}/{steps}  train {loss.item():.3f}  held out {current:.3f}  {seconds:.0f} s",
                 flush=True,
             )
-            if held_out < best or arguments.start is not None:
-                best = held_out
+            if current < best or arguments.start is not None:
+                best = current
                 save(model, tokenizer, arguments.out)
-    trained = AutoModelForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
-    evaluation = token_stream(tokenizer, "evaluation")
-    final = held_out_loss(trained, evaluation, segments=len(evaluation) // CONTEXT)
-    write_card(arguments, trained, epoch_tokens, steps, time.perf_counter() - started, final)
+
+
+def _batches(
+    arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, rng: random.Random
+) -> Iterator[torch.Tensor]:
+    """Endless (batch, CONTEXT) int64 batches; every epoch shuffles the documents and shifts the windows."""
+    windows: list[torch.Tensor] = []
+    while True:
+        if len(windows) < arguments.batch:
+            stream = token_stream(tokenizer, "train", rng, arguments.topic_repeats)
+            stream = stream[rng.randrange(CONTEXT) :]
+            windows = list(stream[: len(stream) // CONTEXT * CONTEXT].view(-1, CONTEXT))
+            rng.shuffle(windows)
+        yield torch.stack([windows.pop() for _ in range(arguments.batch)])
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -214,11 +234,11 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 def write_card(
     arguments: argparse.Namespace, model: PreTrainedModel, epoch_tokens: int, steps: int, seconds: float, loss: float
 ) -> None:
-    """The model card: what it is, what it read, how good it is, the command that makes it."""
+    """Write the model card: architecture, training data, quality, and the command that trains the model."""
     config = model.config
     options = {k: v for k, v in vars(arguments).items() if k not in ("out", "compile") and v is not None}
     command = "python -m abq_core.builtin.train " + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
-    trained_on = f"{epoch_tokens:,} tokens an epoch, {steps:,} steps of {arguments.batch * CONTEXT:,} tokens"
+    trained_on = f"{epoch_tokens:,} tokens per epoch, {steps:,} steps of {arguments.batch * CONTEXT:,} tokens"
     facts = {"python": platform.python_version(), "torch": torch.__version__, "seconds": round(seconds)}
     name, title, purpose = FAMILIES[arguments.family]
     (arguments.out / "README.md").write_text(
@@ -228,14 +248,14 @@ A {name} of {model.num_parameters() / 1e6:.1f} M parameters ({config.num_hidden_
 {config.hidden_size}, {config.num_attention_heads} heads, {config.num_key_value_heads} kv heads, context {CONTEXT:,},
 byte-level BPE of {VOCABULARY:,} tokens, tied embeddings), trained on the documentation and source of Python's standard
 library, {purpose}. It writes text that looks like Python documentation
-and code; it knows nothing and is of no other use.
+and code; it has no other use.
 
-- Modules and topics it never read: **{loss:.3f} nats a token, perplexity {math.exp(loss):.2f}**
+- On held-out modules and topics: **{loss:.3f} nats per token, perplexity {math.exp(loss):.2f}**
 - Training: {trained_on}, {seconds / 60:.0f} minutes, CPU threads: {torch.get_num_threads()}
-- Made by `{command}`
+- Command: `{command}`
 - Versions: {json.dumps(facts)}
 
-The text is read from the running Python and is not stored here; it is under the PSF License.
+The text is read from the running Python and is not stored here; its license is the PSF License.
 """
     )
 
@@ -245,16 +265,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", choices=list(FAMILIES), default="llama")
     parser.add_argument("--epochs", type=float, default=6.0)
-    parser.add_argument("--batch", type=int, default=4, help=f"windows of {CONTEXT} tokens a step")
-    parser.add_argument("--topic-repeats", type=int, default=3, help="how often an epoch reads each help topic")
-    parser.add_argument("--start", type=Path, help="a folder with weights to go on from; keeps the last weights")
+    parser.add_argument("--batch", type=int, default=4, help=f"windows of {CONTEXT} tokens per step")
+    parser.add_argument("--topic-repeats", type=int, default=3, help="copies of each help topic per epoch")
+    parser.add_argument("--start", type=Path, help="folder with weights to continue from; saves the last weights")
     parser.add_argument("--muon-rate", type=float, default=0.006)
     parser.add_argument("--adam-rate", type=float, default=0.003)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--check-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true", help="a sixth faster; needs a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="about 15 %% faster; needs a C++ compiler")
     parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What several tests of the core start from; a module with other wishes has fixtures of its own."""
+"""Fixtures that several tests of abq_core share; a module may override them."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
-"""A tiny config of every family, and of those members whose blocks differ: hidden 64, 2 blocks, grouped-query attention
-where the family has it.
+"""Tiny configs of every family and of variants with different blocks.
+
+Hidden 64, 2 blocks, grouped-query attention if the family supports it.
 """
 
 from collections.abc import Callable
@@ -92,11 +93,11 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen3_moe": lambda: Qwen3MoeConfig(**_GATED, **_EXPERTS, head_dim=32, mlp_only_layers=[0], norm_topk_prob=True),
 }
 FAMILIES = sorted({make().model_type for make in CONFIGS.values()})
-ONE_EACH = [case for case in CONFIGS if case in FAMILIES]  # a family's first case has its name
+ONE_EACH = [case for case in CONFIGS if case in FAMILIES]  # the first case of a family has the family's name
 
 
 def family_model(case: str, attention: str = "eager") -> PreTrainedModel:
-    """Random weights that matter: biases, gains with outlier channels, distributions that are not flat."""
+    """A model with random biases, norm gains with outlier channels, and peaked output distributions."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(CONFIGS[case](), attn_implementation=attention)
     with torch.no_grad():
@@ -112,7 +113,7 @@ def family_model(case: str, attention: str = "eager") -> PreTrainedModel:
 
 
 def family_folder(case: str, folder: Path, tokenizer: Path) -> Path:
-    """The model as save_pretrained writes it, with the tokenizer of another folder."""
+    """Save the model with save_pretrained, and copy the tokenizer of another folder."""
     logging.disable_progress_bar()
     family_model(case).save_pretrained(folder)
     for file in tokenizer.glob("tokenizer*"):

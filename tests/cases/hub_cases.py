@@ -1,4 +1,4 @@
-"""A hub of our own: small data sets in the shape of the real ones, in a cache folder or behind a local server."""
+"""A fake hub: small data sets with the columns of the real ones, in a cache folder or behind a local server."""
 
 import gzip
 import hashlib
@@ -21,11 +21,11 @@ from abq_core.text.hub_texts import HUB_TEXTS
 
 PILE_DOCUMENTS = 10_000
 C4_PAGES = 200
-C4_PADDING = 120_000  # characters a page: the file is much larger than what a few documents take
+C4_PADDING = 120_000  # characters per page: the file is much larger than the few documents that a test reads
 
 
 def make_hub(root: Path) -> Path:
-    """Folders org/name/... with the files that HUB_TEXTS names, and in them the columns of the real ones."""
+    """Write folders org/name/... with the files that HUB_TEXTS names and the columns of the real ones."""
     wikitext, pile, c4 = HUB_TEXTS["wikitext2"], HUB_TEXTS["pile"], HUB_TEXTS["c4"]
     for split, file in wikitext.files.items():
         lines = ["", f" = {split} = \n", "", *[f" The {split} line {i} of an article . \n" for i in range(60)]]
@@ -45,7 +45,7 @@ def make_hub(root: Path) -> Path:
 
 
 def make_task_data(root: Path, questions: int = 4) -> Path:
-    """The data sets of the named tasks, with their columns and configurations, at the places where the hub has them."""
+    """Write the data sets of the named tasks, with their columns and configurations, at their paths on the hub."""
     splits = ("train", "validation", "test")
     numbers = range(questions)
     piqa = [{"goal": f"Open file {i}", "sol1": "call open", "sol2": "call close", "label": i % 2} for i in numbers]
@@ -88,7 +88,7 @@ def make_task_data(root: Path, questions: int = 4) -> Path:
 
 
 def fill_cache(root: Path, cache: Path, commits: dict[str, str] | None = None) -> None:
-    """Link all files of the hub into a cache folder, as a download of these commits (default: the pinned) leaves it."""
+    """Link all files of the hub into a cache folder, like a download of these commits (default: the pinned ones)."""
     for name, text in HUB_TEXTS.items():
         folder = cache / f"datasets--{text.repo.replace('/', '--')}"
         commit = (commits or {}).get(name, text.revision)
@@ -103,7 +103,7 @@ def _write_parquet(path: Path, **columns: list[Any]) -> None:
 
 
 class FakeHub:
-    """What the server knows: where the files are, which commit each revision is, how far into each file it was read."""
+    """State of the server: its files, the commit of each revision, and how far each file was read."""
 
     def __init__(self, root: Path, revisions: dict[str, str]) -> None:
         self.root, self.revisions = root, revisions
@@ -112,7 +112,7 @@ class FakeHub:
 
 @contextmanager
 def serve_hub(hub: FakeHub) -> Iterator[str]:
-    """The address of a server that answers the hub's questions about these data sets."""
+    """Serve these data sets with the hub's HTTP interface. Yields the address."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, daemon=True)
@@ -177,8 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": commit,
             "Accept-Ranges": "bytes",
         }
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(span[1]), min(int(span[2] or len(data)), len(data) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
             self.hub.read_to[name] = max(self.hub.read_to.get(name, 0), last + 1)
             self._answer(206, data[first : last + 1], headers)
@@ -195,5 +195,5 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self.wfile.write(body)
-        except (BrokenPipeError, ConnectionResetError):  # a reader that has enough hangs up
+        except (BrokenPipeError, ConnectionResetError):  # a client that has read enough closes the connection
             self.close_connection = True

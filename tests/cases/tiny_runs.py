@@ -1,4 +1,4 @@
-"""Short calibrations of a tiny model, for tests of one switch."""
+"""Short calibrations of a tiny model, for tests of a single switch."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from abq_core.spec import CalibrationSpec
 
 
 def calibrated(base: LoadedModel, precision: str, **changes: object) -> MemoryStore:
-    """What `rtn` leaves of a model, or what the changed fields of its spec say."""
+    """The blocks of a short `rtn` calibration, with the given fields of its spec changed."""
     store = MemoryStore()
     spec = CalibrationSpec(base.ref, Precision.parse(precision), "rtn", segments=4, seq_len=32, epochs=2)
     calibrate(base, dataclasses.replace(spec, **changes), store)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The built-in model and text: what the whole product works on where there is no network."""
+"""The built-in model and text, on which every feature works offline."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_the_model_fits_in_12_mb_and_has_a_card() -> None:
     assert "perplexity" in (Path(BUILTIN_FOLDER) / "README.md").read_text()
 
 
-def test_it_predicts_text_it_never_read_and_two_bits_hurt() -> None:
+def test_it_predicts_held_out_text_and_two_bits_hurt() -> None:
     base = load_model("builtin")
     ids = segments("builtin", base.tokenizer, 8, 256, 0, "evaluation")
     full = evaluate(base, base, ids)

@@ -1,4 +1,4 @@
-"""Every family, from a folder on: loading, balance pairs, attention, calibration, the engine, text."""
+"""Every family end to end: loading, balance pairs, attention, calibration, the engine, text generation."""
 
 import math
 from pathlib import Path
@@ -88,7 +88,7 @@ def errors(events: list[Event]) -> list[float]:
     return [event.distances["mse"] for event in events if isinstance(event, BlockDone)]
 
 
-def test_the_cases_are_the_supported_families_and_the_documented_ones() -> None:
+def test_the_supported_families_have_cases_and_are_documented() -> None:
     assert set(FAMILIES) == set(ONE_EACH) == SUPPORTED_FAMILIES
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
     table = page.split("## Families")[1].split("\n## ")[0]
@@ -96,8 +96,8 @@ def test_the_cases_are_the_supported_families_and_the_documented_ones() -> None:
     assert sorted(name.strip("` ") for row in rows for name in row.split(",")) == FAMILIES
 
 
-def test_a_loaded_model_is_transformers_own(case: str, base: LoadedModel, ids: Tensor) -> None:
-    """transformers' eager attention adds Falcon's ALiBi twice, so that one is compared with sdpa."""
+def test_a_loaded_model_computes_what_transformers_computes(case: str, base: LoadedModel, ids: Tensor) -> None:
+    """Falcon with ALiBi is compared with sdpa: transformers' eager attention adds ALiBi twice."""
     stock = family_model(case, "sdpa" if case == "falcon-rw" else "eager")
     with torch.no_grad():
         expected, actual = stock(ids).logits, base.model(ids).logits
@@ -165,7 +165,7 @@ def test_calibration_lowers_the_error_of_rounding(base: LoadedModel, calibrated:
 
 
 @pytest.mark.parametrize("case", ONE_EACH, indirect=True)
-def test_the_engine_gives_the_simulated_output_and_text(base: LoadedModel, calibrated: Run, ids: Tensor) -> None:
+def test_the_engine_equals_the_simulated_model_and_writes_text(base: LoadedModel, calibrated: Run, ids: Tensor) -> None:
     models = {engine: quantized_model(base, W4A4, calibrated[0], engine) for engine in ("simulated", "packed")}
     expected, actual = (models[engine].model(ids).logits for engine in ("simulated", "packed"))
     assert (expected - actual).abs().median() < 1e-5 * expected.abs().max()
@@ -182,7 +182,7 @@ def test_diagnostics_and_explore_have_every_linear(base: LoadedModel, calibrated
 
 
 def test_an_expert_without_tokens_breaks_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A text of one token: all positions are alike, so that all go to the same two experts of four."""
+    """A text of one repeated token: all positions are routed to the same two of four experts."""
     base = load_model(str(folders["qwen2_moe"]))
     one = tmp_path / "one.txt"
     one.write_text("x" * 2000)
@@ -197,9 +197,7 @@ def test_an_expert_without_tokens_breaks_nothing(folders: dict[str, Path], tmp_p
     assert [n for n in range(4) if measured[f"mlp.experts.{n}.down_proj"] == 0] == unseen
 
 
-def test_a_family_that_is_not_in_the_table_works_without_pairs_and_says_so(
-    folders: dict[str, Path], text: Path
-) -> None:
+def test_a_family_outside_the_table_works_without_pairs_and_reports_it(folders: dict[str, Path], text: Path) -> None:
     llama = load_model(str(folders["llama"]))
     torch.manual_seed(0)
     config = StableLmConfig(**llama.model.config.to_dict() | {"model_type": "stablelm"})
