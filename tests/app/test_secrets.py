@@ -7,16 +7,16 @@ from app.services import Services
 
 
 def test_secrets_are_removed_from_worker_environments_and_logs() -> None:
-    given = {
+    environment = {
         "HF_TOKEN": "hf_" + "a" * 30, "MY_API_KEY": "key-12345678", "DB_PASSWORD": "short", "PATH": "/bin",
         "TOKENIZERS_PARALLELISM": "false", "ABQ_DATA_DIR": "/data", "AWS_SECRET_ACCESS_KEY": "x" * 20,
     }  # fmt: skip
-    kept = without_secrets(given)
-    assert set(kept) == {
+    public = without_secrets(environment)
+    assert set(public) == {
         "PATH", "TOKENIZERS_PARALLELISM", "ABQ_DATA_DIR", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_PATH",
     }  # fmt: skip
-    text = f"401 for {given['HF_TOKEN']} and hf_{'b' * 30}, key-12345678; a short word stays"
-    assert redacted(text, given) == f"401 for {HIDDEN} and {HIDDEN}, {HIDDEN}; a short word stays"
+    text = f"401 for {environment['HF_TOKEN']} and hf_{'b' * 30}, key-12345678; a short word stays"
+    assert redacted(text, environment) == f"401 for {HIDDEN} and {HIDDEN}, {HIDDEN}; a short word stays"
 
 
 def test_workers_start_without_tokens(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,9 +48,9 @@ def client(site: str) -> Client:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, Client]]:
+def writable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, Client]]:
     """A separate page for tests that change data."""
-    services = open_services(settings_in(tmp_path_factory.mktemp("own")))
+    services = open_services(settings_in(tmp_path_factory.mktemp("writable")))
     with served(services) as address:
         yield services, Client(address, verbose=False)
 
@@ -110,9 +110,9 @@ def test_text_streams_in_every_column(client: Client, finished: tuple[Services, 
 
 
 def test_an_evaluation_and_a_kernel_timing_are_stored(
-    own: tuple[Services, Client], tiny_llama: Path, text_file: Path
+    writable: tuple[Services, Client], tiny_llama: Path, text_file: Path
 ) -> None:
-    services, client = own
+    services, client = writable
     scores = client.predict(str(tiny_llama), str(text_file), 2, 32, api_name="/evaluate")
     assert scores["method"] == "none" and scores["perplexity"] > 1
     assert len(services.runs.frame()) == 1
@@ -121,8 +121,8 @@ def test_an_evaluation_and_a_kernel_timing_are_stored(
     assert len(client.predict(api_name="/throughput")) == len(measured)
 
 
-def test_an_allocated_mix_is_submitted(own: tuple[Services, Client], tiny_llama: Path, text_file: Path) -> None:
-    services, client = own
+def test_an_allocated_mix_is_submitted(writable: tuple[Services, Client], tiny_llama: Path, text_file: Path) -> None:
+    services, client = writable
     chosen = client.predict(str(tiny_llama), 3.0, ["W2A8", "W4A8"], api_name="/allocate")
     assert "mix-" in chosen["precision"] and chosen["stored_bits"] <= 3 and chosen["predicted_kl"] > 0
     form = ("rtn", str(text_file), 2, 32, -1, 0)
@@ -135,8 +135,8 @@ def test_an_allocated_mix_is_submitted(own: tuple[Services, Client], tiny_llama:
     client.predict(made["run"], api_name="/delete")
 
 
-def test_the_life_of_a_job(own: tuple[Services, Client], tiny_spec: SpecMaker, text_file: Path) -> None:
-    services, client = own
+def test_the_life_of_a_job(writable: tuple[Services, Client], tiny_spec: SpecMaker, text_file: Path) -> None:
+    services, client = writable
 
     def shown(endpoint: str, column: str) -> list[object]:
         return [row[column] for row in client.predict(api_name=endpoint) if row["run"] == made["run"]]
@@ -215,7 +215,7 @@ def test_downloads_accept_no_paths(site: str, path: str) -> None:
     assert b"Traceback" not in body
 
 
-def test_other_sites_and_host_names_are_refused(site: str, own: tuple[Services, Client]) -> None:
+def test_other_sites_and_host_names_are_refused(site: str, writable: tuple[Services, Client]) -> None:
     call = f"{site}gradio_api/call/models"
     ask = json.dumps({"data": []}).encode()
     kind = {"Content_Type": "application/json"}

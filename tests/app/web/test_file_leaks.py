@@ -107,10 +107,10 @@ def get(address: str, path: str) -> bytes:
 
 def call(client: httpx.Client, endpoint: str, data: list[Any]) -> str:
     """Everything that an endpoint returns."""
-    asked = client.post(f"/gradio_api/call/{endpoint}", json={"data": data})
-    if asked.status_code != 200:
-        return asked.text
-    return client.get(f"/gradio_api/call/{endpoint}/{asked.json()['event_id']}").text
+    submitted = client.post(f"/gradio_api/call/{endpoint}", json={"data": data})
+    if submitted.status_code != 200:
+        return submitted.text
+    return client.get(f"/gradio_api/call/{endpoint}/{submitted.json()['event_id']}").text
 
 
 def filled(value: Any, path: str) -> Any:
@@ -136,15 +136,15 @@ def test_no_url_leaks_a_file(address: str, paths: list[str], record_property: Ca
 
 def check_endpoints(address: str, paths: list[str]) -> int:
     """Send every path to every endpoint, as text and as Gradio file data. Returns the number of requests."""
-    asked = 0
+    requests = 0
     with httpx.Client(base_url=address, timeout=300) as client:
         for endpoint, arguments in ENDPOINTS.items():
             for path in paths:
                 data = {"path": path, "url": f"file={path}", "meta": {"_type": "gradio.FileData"}}
                 for sent in (filled(arguments, path), [data for _ in arguments]):
                     assert not leaks(call(client, endpoint, sent)), (endpoint, path)
-                    asked += 1
-    return asked
+                    requests += 1
+    return requests
 
 
 def test_no_endpoint_leaks_a_file(address: str, paths: list[str], record_property: Callable[..., None]) -> None:

@@ -72,8 +72,8 @@ def test_the_number_of_browser_sessions_in_memory_is_limited(
     before = sessions()
     with served(services) as address, httpx.Client(base_url=address, timeout=300) as client:
         for _ in range(8):
-            asked = client.post("gradio_api/call/models", json={"data": []}).json()
-            assert "builtin" in client.get(f"gradio_api/call/models/{asked['event_id']}").text
+            submitted = client.post("gradio_api/call/models", json={"data": []}).json()
+            assert "builtin" in client.get(f"gradio_api/call/models/{submitted['event_id']}").text
         gc.collect()
         assert 1 <= sessions() - before <= 3
 

@@ -124,27 +124,27 @@ def test_requests_of_other_sites_are_refused_before_a_callback_runs(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     calls.clear()
-    asked = [*posts, "/gradio_api/call/models", "/gradio_api/call/runs", "/gradio_api/queue/join?tab=explore"]
-    for path in asked:
+    paths = [*posts, "/gradio_api/call/models", "/gradio_api/call/runs", "/gradio_api/queue/join?tab=explore"]
+    for path in paths:
         for headers, status in FOREIGN:
             for body in bodies:
                 assert ask(host, "POST", path, body, **headers)[0] == status, (path, headers)
     assert calls == []
-    record_property("requests of other sites refused", len(asked) * len(FOREIGN) * len(bodies))
+    record_property("requests of other sites refused", len(paths) * len(FOREIGN) * len(bodies))
 
 
 def test_other_sites_cannot_read_anything(
     host: str, routes: list[tuple[str, str]], calls: list[str], record_property: Callable[..., None]
 ) -> None:
     calls.clear()
-    asked = [*(path for method, path in routes if method == "GET" and path != "/"), "/abq/runs.csv"]
-    for path in asked:
+    paths = [*(path for method, path in routes if method == "GET" and path != "/"), "/abq/runs.csv"]
+    for path in paths:
         for headers, status in FOREIGN:
             assert ask(host, "GET", path, **headers)[0] == status, (path, headers)
     assert calls == []
     assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 200  # a link
     assert ask(host, "GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"})[0] == 403
-    record_property("requests of other sites refused", len(asked) * len(FOREIGN))
+    record_property("requests of other sites refused", len(paths) * len(FOREIGN))
 
 
 def test_only_the_paths_of_the_page_are_open(host: str, routes: list[tuple[str, str]]) -> None:
