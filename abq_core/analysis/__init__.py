@@ -1,1 +1,1 @@
-"""Data frames for the figures: effects of a precision on weights, and diagnostics of a calibration."""
+"""Data frames for figures: effects of a precision, and diagnostics of a calibration."""

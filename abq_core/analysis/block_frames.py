@@ -1,4 +1,7 @@
-"""Data frames that compare three versions ("lenses") of a block: full precision, rounded, corrected by calibration."""
+"""Data frames that compare three versions ("lenses") of a block.
+
+The lenses are "full" (full precision), "rounded", and "corrected" (by calibration).
+"""
 
 import math
 from collections.abc import Mapping
@@ -36,7 +39,7 @@ Frames = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class ComparedBlock:
-    """One block through the lenses "full", "rounded" and "corrected"; `artifacts` has the last two."""
+    """One block through all lenses; `artifacts` has "rounded" and "corrected"."""
 
     base: LoadedModel
     index: int
@@ -47,7 +50,7 @@ class ComparedBlock:
 
 
 def output_frames(block: ComparedBlock) -> Frames:
-    """Frames "blocks", "histograms" and "attention": outputs and attention maps against full precision."""
+    """Compare outputs and attention maps: frames "blocks", "histograms" and "attention"."""
     full = block.passes["full"]
     rows = []
     for lens in QUANTIZED_LENSES:
@@ -81,7 +84,7 @@ def _attention_frame(index: int, maps: Mapping[str, Tensor]) -> pd.DataFrame:
 
 
 def linear_frames(block: ComparedBlock) -> Frames:
-    """Frames "histograms", "levels", "linears" and "outliers": weights and input activations of every linear.
+    """Compare every linear: frames "histograms", "levels", "linears" and "outliers".
 
     A linear without input rows, such as an expert without tokens, has weights only.
     """
@@ -153,7 +156,7 @@ def _balanced_parameters(block: ComparedBlock) -> dict[str, Tensor]:
 
 
 def learned_frames(index: int, artifact: BlockArtifact) -> Frames:
-    """Frames "balance" and "clipping": the learned values of a block; a frame without rows is left out."""
+    """The learned values of a block: frames "balance" and "clipping", if they have rows."""
     balance, clipping = [], []
     for name, values in artifact.learned.items():
         kind, _, rest = name.partition(".")

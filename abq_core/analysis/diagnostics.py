@@ -37,7 +37,9 @@ _EMPTY = {
 def diagnose(
     base: LoadedModel, precision: ModelPrecision, store: CheckpointStore, ids: Tensor, on_event: OnEvent = ignore
 ) -> Frames:
-    """Compare a finished run with full precision and with rounding alone on ids (segments, tokens) int64.
+    """Compare a finished run with full precision and with rounding alone.
+
+    ids: (segments, tokens) int64.
 
     Returns the frames of a run's diagnostics: histograms, levels, blocks, linears, outliers, balance, clipping,
     attention, attention_tokens. The corrected lens uses its own coordinates: activations divided by the balance values

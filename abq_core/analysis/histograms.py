@@ -1,4 +1,4 @@
-"""Distributions reduced to what figures need: histograms, level counts, outlier channels, signal-to-noise ratios.
+"""Histograms, level counts, outlier channels and signal-to-noise ratios for figures.
 
 Binning here keeps data small: a figure of a million values needs 256 counts.
 """
@@ -34,7 +34,9 @@ def paired_histogram(values: Mapping[str, Tensor], labels: Mapping[str, object])
 
 
 def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.DataFrame:
-    """How often each level is used, in steps of the grid from zero; multiples of one half for half-step zero points.
+    """Count how often each level is used.
+
+    Levels are in steps of the grid from zero: multiples of one half for half-step zero points.
 
     Columns: the labels, level (float64), count.
     """
@@ -45,7 +47,10 @@ def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.Da
 
 
 def snr_db(signal: Tensor, approximation: Tensor) -> float:
-    """Signal-to-noise ratio in decibels; infinite if both are equal, -infinity for a zero signal with noise."""
+    """Signal-to-noise ratio in decibels.
+
+    Infinite if both are equal, -infinity for a zero signal with noise.
+    """
     noise = float((signal.double() - approximation.double()).pow(2).sum())
     power = float(signal.double().pow(2).sum())
     if noise == 0.0:

@@ -1,4 +1,4 @@
-"""One pass of segments through one version of a block, with its attention maps and linear inputs recorded."""
+"""One pass through a block, with attention maps and linear inputs recorded."""
 
 from collections import defaultdict
 from collections.abc import Mapping

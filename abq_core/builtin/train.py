@@ -1,4 +1,6 @@
-"""Train the built-in model: `python -m abq_core.builtin.train` writes tokenizer, weights and model card.
+"""Train the built-in model: `python -m abq_core.builtin.train`.
+
+Writes tokenizer, weights and model card.
 
 A LLaMA with 5.8 M parameters (with `--family qwen2` a Qwen2 with 3.1 M, a second model for benchmarks), trained on the
 standard library of the running Python (`corpus.py`). Muon trains the hidden matrices, AdamW everything else; both
@@ -104,7 +106,7 @@ def build_model(family: str, end_of_text: int) -> PreTrainedModel:
 def token_stream(
     tokenizer: PreTrainedTokenizerFast, split: Split, rng: random.Random | None = None, topic_repeats: int = 1
 ) -> torch.Tensor:
-    """All tokens of a split as one (tokens,) int64 tensor, shuffled by document if `rng` is given.
+    """All tokens of a split, (tokens,) int64, shuffled by document if `rng` is given.
 
     topic_repeats: copies of each help topic; topics are the most readable prose, but only a twentieth of the corpus.
     """
@@ -234,7 +236,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 def write_card(
     arguments: argparse.Namespace, model: PreTrainedModel, epoch_tokens: int, steps: int, seconds: float, loss: float
 ) -> None:
-    """Write the model card: architecture, training data, quality, and the command that trains the model."""
+    """Write the model card: architecture, training data, quality and command."""
     config = model.config
     options = {k: v for k, v in vars(arguments).items() if k not in ("out", "compile") and v is not None}
     command = "python -m abq_core.builtin.train " + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())

@@ -1,4 +1,4 @@
-"""Log-likelihoods of token sequences under a model, in batches, as multiple-choice tasks compare them."""
+"""Batched log-likelihoods of token sequences, for multiple-choice tasks."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -21,7 +21,9 @@ class LikelihoodError(ValueError):
 def log_likelihoods(
     model: LoadedModel, pairs: Sequence[tuple[Ids, Ids]], on_step: Callable[[int, int], None] | None = None
 ) -> list[tuple[float, bool]]:
-    """For each (context, continuation): log p(continuation | context) in nats, and whether greedy decoding produces it.
+    """Score each (context, continuation) pair of token ids.
+
+    Returns log p(continuation | context) in nats, and whether greedy decoding produces the continuation.
 
     If both together exceed the model's context, the start of the context is dropped; the last token is predicted but
     not an input. Pairs with equal inputs share one forward pass. `on_step(done, total)` counts pairs, and may raise to

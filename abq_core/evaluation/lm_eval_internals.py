@@ -17,7 +17,9 @@ from abq_core.evaluation.task_errors import TaskError
 
 
 def sandbox_templates() -> None:
-    """Make lm-eval render templates in Jinja's sandbox, where they reach only the fields of a question.
+    """Make lm-eval render templates in Jinja's sandbox.
+
+    Templates then reach only the fields of a question.
 
     lm-eval renders every template with the module-level `lm_eval.utils.env` and has no option for another environment.
     A hostile template is then rendered to prove that the sandbox is active. Raises TaskError if it is not.

@@ -42,7 +42,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation(Scores):
-    """Scores with everything needed to compare and repeat them. tokens: read in total.  seconds: wall time."""
+    """Scores with everything needed to compare and repeat them.
+
+    tokens: read in total.  seconds: wall time.
+    """
 
     precision: str
     method: str

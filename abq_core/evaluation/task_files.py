@@ -50,7 +50,10 @@ _FILTERS = frozenset(
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A checked file. config: for lm-eval, with absolute paths.  data_set: on the hub; None for local files."""
+    """A checked task file.
+
+    config: for lm-eval, with absolute paths.  data_set: on the hub; None for local files.
+    """
 
     name: str
     sha256: str

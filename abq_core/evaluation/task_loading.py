@@ -99,7 +99,7 @@ def load_tasks(tasks: Mapping[str, TaskFile | None]) -> dict[str, LoadedTask]:
 
 @contextmanager
 def as_task_error(name: str, *more: type[Exception]) -> Iterator[None]:
-    """Raise a TaskError that names the task for errors of templates, answers or metrics, and for those in `more`."""
+    """Convert errors of templates, answers and metrics, and those in `more`, to a TaskError."""
     kinds: tuple[type[Exception], ...] = (*_MISMATCH_ERRORS, *more)
     try:
         yield

@@ -19,7 +19,10 @@ _DEFAULT_NEW_TOKENS = 256
 
 
 class TaskModel(TemplateLM):
-    """lm-eval's view of a model of any engine. `on_step(done, total)` counts the requests of a batch; it may raise."""
+    """lm-eval's view of a model of any engine.
+
+    `on_step(done, total)` counts the requests of a batch, and may raise to stop.
+    """
 
     def __init__(self, model: LoadedModel, on_step: Callable[[int, int], None] | None = None) -> None:
         super().__init__()
@@ -35,7 +38,10 @@ class TaskModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The token in front of a text without context: beginning of text, otherwise end of text. Raises TaskError."""
+        """The token in front of a text without context.
+
+        Beginning of text, otherwise end of text. Raises TaskError if the tokenizer has neither.
+        """
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return int(token)
@@ -45,7 +51,7 @@ class TaskModel(TemplateLM):
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; the beginning-of-text token is not added twice if the text already starts with it."""
+        """Token ids; a beginning-of-text token that the text already has is not repeated."""
         start = self.tokenizer.bos_token
         if add_special_tokens is None:
             add_special_tokens = not (start and string.startswith(start))
@@ -63,7 +69,10 @@ class TaskModel(TemplateLM):
         return log_likelihoods(self._model, [(context, target) for _, context, target in requests], self._on_step)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
-        """Log-likelihood of each whole text in nats: every token is scored once, in windows of the model's context."""
+        """Log-likelihood of each whole text in nats, in windows of the model's context.
+
+        Every token is scored once.
+        """
         pairs, owners = [], []
         for number, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
@@ -76,7 +85,10 @@ class TaskModel(TemplateLM):
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        """The greedy continuation of each context up to a stop string, at most half of the model's context long."""
+        """The greedy continuation of each context up to a stop string.
+
+        At most half of the model's context long.
+        """
         texts = []
         for number, request in enumerate(requests, start=1):
             context, settings = request.args

@@ -35,7 +35,9 @@ class TaskScore:
 
     @classmethod
     def from_results(cls, name: str, source: str, results: Mapping[str, Any]) -> "TaskScore":
-        """Read the results of `lm_eval.evaluator.evaluate`: keys such as "acc,none" and "acc_stderr,none".
+        """Read the results of `lm_eval.evaluator.evaluate`.
+
+        Their keys are such as "acc,none" and "acc_stderr,none".
 
         Raises TaskError if they contain no finite number.
         """

@@ -1,4 +1,7 @@
-"""Run zero-shot tasks with lm-eval (installed by the extra `tasks`): by name, or from a user's task file."""
+"""Run zero-shot tasks with lm-eval, by name or from a user's task file.
+
+The extra `tasks` installs lm-eval.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The table of supported architectures: which norm feeds which linears, and which linear feeds which.
+"""The table of supported architectures: how norms and linears feed each other.
 
 Blocks remain transformers' modules; `calibration/balance.py` applies the table to their weights. To add a family, add a
 row to `_TABLE` and a config to `tests/cases/family_cases.py`.

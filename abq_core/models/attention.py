@@ -1,4 +1,4 @@
-"""The attention function of every supported family: quantizes K and V, and records attention maps.
+"""The attention function of every family; quantizes K and V, records attention maps.
 
 Registered with transformers under the name "abq" (`registration.py`). It receives query, key and value after the
 position embedding.
@@ -17,7 +17,10 @@ ATTENTION = "abq"
 
 
 class AttentionError(RuntimeError):
-    """An attention module that cannot be quantized or recorded because it does not call `abq_attention`."""
+    """An attention module that does not call `abq_attention`.
+
+    Its K and V cannot be quantized, and its maps cannot be recorded.
+    """
 
 
 def abq_attention(
@@ -31,7 +34,9 @@ def abq_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Scaled dot-product attention; query (batch, heads, q, d), key and value (batch, kv_heads, k, d).
+    """Scaled dot-product attention, grouped-query if there are fewer kv heads.
+
+    query: (batch, heads, q, d).  key, value: (batch, kv_heads, k, d).
 
     `module.kv_bits` (int or None) quantizes K and V per token and head. While `attention_maps` is active on the module,
     the probabilities (batch, heads, q, k) are appended to its list. Returns (batch, q, heads, d) and None for the
@@ -62,7 +67,7 @@ def abq_attention(
 
 
 def attention_modules(parent: nn.Module) -> list[Any]:
-    """The modules below `parent` that call the attention function, found by transformers' names for them."""
+    """The attention modules below `parent`, found by transformers' names for them."""
     return [m for name, m in parent.named_modules() if name.rsplit(".", 1)[-1] in _ATTENTION_NAMES]
 
 
@@ -86,7 +91,9 @@ def set_kv_bits(parent: nn.Module, bits: int | None) -> None:
 
 @contextmanager
 def attention_maps(parent: nn.Module, enabled: bool = True) -> Iterator[list[Tensor]]:
-    """Record the attention probabilities of every call below `parent`; if not `enabled`, record nothing.
+    """Record the attention probabilities of every call below `parent`.
+
+    Records nothing if not `enabled`.
 
     Raises AttentionError on exit if nothing was recorded.
     """

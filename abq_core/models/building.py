@@ -1,4 +1,7 @@
-"""Build transformers models from checked files only, one thread at a time; every failure becomes a ModelError."""
+"""Build transformers models from checked files only, one thread at a time.
+
+Every failure becomes a ModelError.
+"""
 
 import tempfile
 import threading
@@ -77,7 +80,10 @@ def _as_model_error(ref: str) -> Iterator[None]:
 
 
 def read_config(folder: Path) -> Any:
-    """The transformers config of a checked folder. Raises UnsafeModelError for sizes beyond the limits."""
+    """Read the transformers config of a checked folder.
+
+    Raises UnsafeModelError for sizes beyond the limits.
+    """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # The file was checked before. The config class may fill in defaults or map other key names, so check its result.
     check_sizes({name: getattr(config, name, None) for name in _CHECKED_SIZES}, CONFIG)
@@ -93,7 +99,7 @@ def empty_model(config: Any) -> nn.Module:
 
 
 def use_plain_linears(model: nn.Module) -> None:
-    """Replace fused experts and Falcon's linears by `nn.Linear` modules with the same weights, in place."""
+    """Replace fused experts and Falcon's linears by equal `nn.Linear` modules, in place."""
     split_experts(model)
     replace_falcon_linears(model)
 

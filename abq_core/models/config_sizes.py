@@ -12,7 +12,10 @@ _MAX_SIZE = 1 << 24
 
 
 def check_sizes(config: Mapping[str, Any], name: str) -> None:
-    """Refuse sizes beyond those of any real model. Raises UnsafeModelError that starts with `name`."""
+    """Refuse sizes beyond those of any real model.
+
+    Raises UnsafeModelError with a message that starts with `name`.
+    """
     experts = 1
     for key, value in config.items():
         if not (key.startswith("num_") or key.endswith(("_size", "_dim")) or key == "max_position_embeddings"):

@@ -1,4 +1,6 @@
-"""Split mixtures of experts into linears; transformers stores all experts of a block in two 3-D parameters.
+"""Split mixtures of experts into linears.
+
+transformers stores all experts of a block in two 3-D parameters.
 
 With separate linears, experts are quantized, balanced, stored and packed like every other linear. The router and the
 gate of a shared expert are not `nn.Linear`, so they are never quantized.
@@ -31,7 +33,9 @@ class Experts(nn.ModuleList):
 
     @classmethod
     def from_fused(cls, fused: Any) -> "Experts":
-        """Split transformers' module: gate_up_proj (experts, 2 * inner, hidden), down_proj (experts, hidden, inner).
+        """Split transformers' fused module.
+
+        fused: gate_up_proj (experts, 2 * inner, hidden), down_proj (experts, hidden, inner).
 
         The linears share its memory.
         """
@@ -53,7 +57,10 @@ class Experts(nn.ModuleList):
 
 
 class SharedExpertGate(nn.Module):
-    """The gate of the shared expert: one logit per token. Not an `nn.Linear`, so that it is not quantized."""
+    """The gate of the shared expert: one logit per token.
+
+    Not an `nn.Linear`, so that it is not quantized.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -65,7 +72,10 @@ class SharedExpertGate(nn.Module):
 
 
 def split_experts(model: nn.Module) -> None:
-    """Replace the fused experts of all blocks by Experts, in place; outputs are unchanged. Dense models stay as is."""
+    """Replace the fused experts of all blocks by Experts, in place.
+
+    Outputs are unchanged; a dense model is not modified.
+    """
     for name, module in list(model.named_modules()):
         weight = getattr(module, "gate_up_proj", None)
         if isinstance(weight, Tensor) and weight.ndim == 3:

@@ -1,4 +1,4 @@
-"""Falcon adapted to the other families: attention through `abq_attention`, and plain `nn.Linear` layers.
+"""Falcon with attention through `abq_attention` and plain `nn.Linear` layers.
 
 transformers selects Falcon's attention by class, not through `AttentionInterface`. The class below connects the two;
 splitting into heads, RoPE and the KV cache remain transformers' code.
@@ -15,7 +15,10 @@ from abq_core.quantization.quant_linear import replace_module
 
 
 class InterfaceFalconAttention(FalconAttention):
-    """FalconAttention with the same parameters and results. For an ALiBi model the mask includes the ALiBi bias."""
+    """FalconAttention with the same parameters and results, through `abq_attention`.
+
+    For an ALiBi model the mask includes the ALiBi bias.
+    """
 
     def forward(
         self,
@@ -26,7 +29,7 @@ class InterfaceFalconAttention(FalconAttention):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Map hidden_states (batch, tokens, hidden) to (batch, tokens, hidden) and None for the weights."""
+        """Map hidden_states to (batch, tokens, hidden), and None for the weights."""
         query, key, value = (x.transpose(1, 2) for x in split_heads(self, self.query_key_value(hidden_states)))
         if alibi is None and position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)

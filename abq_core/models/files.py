@@ -53,7 +53,10 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(folder: Path) -> dict[str, Any]:
-    """Check the JSON files of a model folder, not its weights. Returns the config. Raises as check_config does."""
+    """Check the JSON files of a model folder, not its weights. Returns the config.
+
+    Raises as check_config does.
+    """
     if not folder.is_dir():
         raise ModelNotFoundError(f"The folder '{folder}' does not exist. Check the path, or use 'builtin'.")
     if not (folder / CONFIG).is_file():
@@ -106,7 +109,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> int:
-    """Check the header of every weight file. Returns the total number of floating-point values. Raises ModelError."""
+    """Check the header of every weight file.
+
+    Returns the total number of floating-point values. Raises ModelError.
+    """
     return sum(check_header(path) for path in weight_files(folder))
 
 

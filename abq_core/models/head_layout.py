@@ -28,7 +28,10 @@ class HeadLayout:
         return cls(heads, _kv_heads(config, heads), head_dim, _rotary(config, head_dim))
 
     def to_queries(self, per_kv_channel: Tensor) -> Tensor:
-        """Repeat per kv head: (kv_heads * head_dim,) -> (heads * head_dim,), once for each query head of the group."""
+        """Repeat the values of each kv head for the query heads of its group.
+
+        (kv_heads * head_dim,) -> (heads * head_dim,).
+        """
         grouped = per_kv_channel.view(self.kv_heads, 1, self.head_dim)
         return grouped.expand(-1, self.heads // self.kv_heads, -1).reshape(-1)
 
@@ -38,7 +41,10 @@ class HeadLayout:
 
     @property
     def query_key_values(self) -> int:
-        """The number of independent balance values of a query-key pair: two channels that RoPE pairs share one."""
+        """The number of independent balance values of a query-key pair.
+
+        Two channels that RoPE pairs share one value.
+        """
         return self.kv_heads * (self.head_dim - self.rotary // 2)
 
     def expand_query_key(self, values: Tensor) -> Tensor:
@@ -48,7 +54,7 @@ class HeadLayout:
         return torch.cat([by_head[:, :half], by_head], dim=1).reshape(-1)
 
     def row_indices(self, rows: Rows, count: int) -> Tensor:
-        """The indices of `rows` among a linear's `count` output rows, int64, in the order of the heads."""
+        """Indices of `rows` among a linear's `count` output rows, int64, ordered by head."""
         every, group = torch.arange(count), self.heads // self.kv_heads
         if rows.part is None:
             return every

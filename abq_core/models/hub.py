@@ -1,4 +1,4 @@
-"""Download models from the Hugging Face hub; the config is checked before the weights are fetched."""
+"""Download models from the hub; the config is checked before weights are fetched."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_folder(ref: str, weights: bool) -> Path:
-    """The local snapshot of "org/name" or "org/name@revision"; without `weights`, only its checked JSON files.
+    """The local snapshot of "org/name" or "org/name@revision".
+
+    Without `weights`, only its checked JSON files are downloaded.
 
     If the hub cannot be reached, an earlier download is used. Raises ModelNotFoundError, ModelError, UnsafeModelError.
     """

@@ -1,4 +1,4 @@
-"""Load a model: from a reference ("builtin", a folder, a hub id) to a LoadedModel, with its files checked first."""
+"""Load a model from a reference, after checking its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,17 @@ from abq_core.precision import FULL
 
 
 class Decoder(Protocol):
-    """A decode step that runs faster than transformers' modules. kv_bits: bits of K and V in its cache, or None."""
+    """A decode step that runs faster than transformers' modules.
+
+    kv_bits: bits of K and V in its cache, or None.
+    """
 
     kv_bits: int | None
 
     def hidden(self, token: int, cache: Any) -> Tensor:
-        """Append one token to a `PreallocatedCache` that is not empty. Returns the last hidden state, (hidden,).
+        """Append one token to a `PreallocatedCache` that is not empty.
+
+        Returns the last hidden state, (hidden,).
 
         Raises CacheFullError.
         """
@@ -56,20 +61,28 @@ class LoadedModel:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def hidden(self, ids: Tensor, cache: Any = None) -> Tensor:
-        """Last hidden states, (batch, tokens, hidden), of ids (batch, tokens) int64; reads and extends `cache`."""
+        """Last hidden states, (batch, tokens, hidden), of ids (batch, tokens) int64.
+
+        Reads and extends `cache` if it is given.
+        """
         ids = ids.to(self.model.device)
         output = self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
         return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., vocabulary) float32 logits of (..., hidden); separate from `hidden`, so that long texts go in parts."""
+        """Logits, (..., vocabulary) float32, of last hidden states (..., hidden).
+
+        Separate from `hidden`, so that the logits of long texts can be computed in parts.
+        """
         logits: Tensor = self.model.get_output_embeddings()(hidden).float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def load_model(ref: str, device: str = "cpu") -> LoadedModel:
-    """Load "builtin", a folder, or a hub id "org/name[@revision]" in float32, after checking its files.
+    """Load "builtin", a folder or a hub id "org/name[@revision]" in float32.
+
+    The files are checked first.
 
     Raises UnsafeModelError, ModelNotFoundError, ModelError.
     """

@@ -1,4 +1,4 @@
-"""Model references: what "builtin", a folder or a hub id resolves to, its pinned form and its fingerprint."""
+"""Model references ("builtin", a folder, a hub id): files, pinned form, fingerprint."""
 
 import hashlib
 from functools import lru_cache
@@ -20,7 +20,7 @@ def model_folder(ref: str) -> Path:
 
 
 def local_folder(ref: str) -> Path | None:
-    """The folder that `ref` names on this machine; None for a hub id or a path that does not exist."""
+    """The local folder that `ref` names; None for a hub id or a path that does not exist."""
     if ref == BUILTIN:
         return BUILTIN_FOLDER
     try:
@@ -31,7 +31,7 @@ def local_folder(ref: str) -> Path | None:
 
 
 def pinned(ref: str) -> str:
-    """The reference with its revision fixed: a hub id gets its current commit, others are unchanged.
+    """Fix the revision: a hub id gets its current commit, others are unchanged.
 
     Raises ModelError.
     """
@@ -39,7 +39,9 @@ def pinned(ref: str) -> str:
 
 
 def fingerprint(ref: str) -> str:
-    """sha256 (hex) over the names and contents of a model's config and weights; equal files have equal fingerprints.
+    """sha256 (hex) over the names and contents of a model's config and weights.
+
+    Equal files have equal fingerprints.
 
     Raises ModelNotFoundError, UnsafeModelError, ModelError.
     """

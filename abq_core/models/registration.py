@@ -1,4 +1,4 @@
-"""Register the project's attention with transformers, so that `attn_implementation="abq"` selects it."""
+"""Register the project's attention: `attn_implementation="abq"` then selects it."""
 
 from transformers import AttentionInterface, AttentionMaskInterface
 

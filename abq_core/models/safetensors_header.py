@@ -1,4 +1,4 @@
-"""Check the header of a safetensors file from its raw bytes, before any library opens the file."""
+"""Check safetensors headers from the raw bytes, before any library opens the file."""
 
 import json
 import math
@@ -16,7 +16,7 @@ _MAX_EXTENT = 1 << 46  # of one dimension, and of a byte offset
 
 
 def check_header(file: Path) -> int:
-    """Check the header of a safetensors file. Returns the number of floating-point values in the file.
+    """Check a safetensors header. Returns the number of floating-point values in the file.
 
     Raises UnsafeModelError for a header beyond the limits, ModelError for damaged files and integer weights.
     """

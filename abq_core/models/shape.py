@@ -56,7 +56,10 @@ def model_shape(ref: str) -> ModelShape:
 
 
 def shape_of(ref: str, config: Any) -> ModelShape:
-    """The sizes of the model that a transformers config describes, named `ref`. Allocates no weights."""
+    """The sizes of the model that a transformers config describes, named `ref`.
+
+    Allocates no weights.
+    """
     model = empty_model(config)
     sizes = [{n: (m.out_features, m.in_features) for n, m in linears_of(b).items()} for b in blocks_of(model)]
     layout = HeadLayout.of(config)

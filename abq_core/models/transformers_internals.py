@@ -1,4 +1,4 @@
-"""Every part of transformers outside its documented API that the project uses, and nothing else.
+"""Every part of transformers outside its documented API that the project uses.
 
 Checked with transformers 5.17 to 5.23. `tests/abq_core/models/test_transformers_internals.py` names the part that an
 update changed.
@@ -19,7 +19,10 @@ __all__ = ["FalconAttention", "FalconLinear", "apply_rotary_pos_emb", "eager_mas
 
 
 def split_heads(attention: Any, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each (batch, tokens, heads, d), of the output of Falcon's fused projection."""
+    """Split the output of Falcon's fused projection into query, key and value.
+
+    Each is (batch, tokens, heads, d).
+    """
     query, key, value = attention._split_heads(fused)
     return query, key, value
 

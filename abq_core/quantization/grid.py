@@ -1,4 +1,4 @@
-"""Differentiable fake quantization of rows: the range of each row, its grid, and rounding to the grid's levels.
+"""Differentiable fake quantization of rows: range, grid, and rounding to its levels.
 
 float32 tensors on the CPU use the fused loops of `kernels.fake_quant`, because calibration spends most of its time
 here. Other devices and types use tensor operations.
@@ -21,7 +21,7 @@ def row_range(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fake_quant_rows(x: Tensor, grid_of: GridOf, factors: tuple[Tensor, ...], offset: Tensor | None, top: int) -> Tensor:
-    """Compute (clamp(round(x / scale + offset + zero), 0, top) - zero) * scale for each row of x.
+    """Compute (clamp(round(x / scale + offset + zero), 0, top) - zero) * scale per row.
 
     x, offset: (..., n).  scale, zero = grid_of(low, high, *factors), all (..., 1); low and high are the row's range,
     widened to include 0.  zero: a multiple of one half; its integer part is added after rounding.

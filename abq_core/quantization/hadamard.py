@@ -1,4 +1,4 @@
-"""The Hadamard transform of a linear's input, with gradients, for calibration and simulation.
+"""The Hadamard transform of a linear's input, with gradients.
 
 In every token a few channels are far larger than the others, most of all in the input of an MLP's last linear. At 4
 bits one such outlier leaves almost no levels for the rest. Mixing channels first spreads it (QuaRot, arXiv 2404.00456,
@@ -14,7 +14,10 @@ from kernels.hadamard import transformed, transformed_tensor
 
 
 def hadamard(x: Tensor, block: int) -> Tensor:
-    """Multiply each block of channels of x (..., k) by H / sqrt(block), in float32; applied twice it returns x."""
+    """Multiply each block of channels of x (..., k) by H / sqrt(block), in float32.
+
+    Applied twice it returns x.
+    """
     return x if block == 1 else _Transformed.apply(x.float(), block)
 
 

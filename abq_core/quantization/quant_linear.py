@@ -1,4 +1,4 @@
-"""Linears of a quantized block: fake-quantized (calibration, simulation) and packed (integer engine)."""
+"""Linears of a quantized block: fake-quantized, and packed for the integer engine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class QuantLinear(nn.Linear):
 
 
 class PackedLinear(nn.Module):
-    """A linear that stores only bit planes and runs on the integer engine of `kernels` (arXiv 2408.08554).
+    """A linear of bit planes that runs on the integer engine (arXiv 2408.08554).
 
     packed: a PackedWeight for the CPU engine, a DeviceWeight for the GPU engine.  Inference only, without gradients.
     """
@@ -94,7 +94,9 @@ class PackedLinear(nn.Module):
         return self.packed.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (..., in_features) to (..., out_features) of the same dtype; the CPU engine computes in float32.
+        """Map x (..., in_features) to (..., out_features) of the same dtype.
+
+        The CPU engine computes in float32.
 
         Raises NotFiniteError on the CPU for an input that is not finite.
         """

@@ -1,4 +1,4 @@
-"""Quantize weights and activations: integer codes, and their dequantized values with a straight-through estimator.
+"""Quantize weights and activations, to integer codes or differentiably to values.
 
 Weights per output channel or group, activations per token; `weight_grid.py` defines the grids.
 """
@@ -38,7 +38,7 @@ class QuantizedWeight:
 
 
 def fake_quant_activation(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> Tensor:
-    """Quantize and dequantize each token (last dimension) of x (..., channels) float to 2^bits levels.
+    """Quantize and dequantize each token of x (..., channels) float to 2^bits levels.
 
     clip: a factor in (0, 1] on the minimum and maximum of every token; a tensor () receives gradients.
     """
@@ -50,7 +50,10 @@ def fake_quant_activation(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> T
 
 
 def fake_quant_weight(weight: Tensor, precision: Precision, grid: WeightGrid = NEAREST) -> Tensor:
-    """Quantize and dequantize a weight (rows, k) float; gradients reach the weight and the grid's learned parts."""
+    """Quantize and dequantize a weight (rows, k) float.
+
+    Gradients reach the weight and the grid's learned parts.
+    """
     steps = partial(grid.steps, precision)
     groups = grouped(weight, precision)
     value = fake_quant_rows(groups, steps, grid.clips(), grid.offsets(precision), precision.levels - 1)
@@ -78,7 +81,9 @@ def quantize_weight(weight: Tensor, precision: Precision, grid: WeightGrid = NEA
 
 @torch.no_grad()
 def least_error_clipping(weight: Tensor, precision: Precision, grid: WeightGrid = NEAREST) -> Tensor:
-    """Search the clipping factor of each group with the least squared rounding error: (rows, groups), in 0.3..1.
+    """Search the clipping factor of each group with the least squared rounding error.
+
+    Returns (rows, groups), in 0.3..1.
 
     One factor scales both the minimum and the maximum. At 2 bits it is far below 1: clipping the outermost weights pays
     for a finer grid.

@@ -20,7 +20,7 @@ def round_through(x: Tensor) -> Tensor:
 
 
 def affine_grid(low: Tensor, high: Tensor, bits: int, spacing: int = 1) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of the asymmetric grid of 2^bits levels over [low, high], low <= 0 <= high.
+    """Scale and zero point of 2^bits levels over [low, high], low <= 0 <= high.
 
     scale = (high - low) / n, zero = round(spacing * -low / scale) / spacing, n = 2^bits - 1.  An empty range has scale
     1.  spacing: 1 for integer zero points, 2 for multiples of one half.
@@ -31,7 +31,10 @@ def affine_grid(low: Tensor, high: Tensor, bits: int, spacing: int = 1) -> tuple
 
 
 def grouped(weight: Tensor, precision: Precision) -> Tensor:
-    """(rows, k) -> (rows, groups, group_size), padded with zeros; every range includes zero, so none changes."""
+    """Reshape (rows, k) to (rows, groups, group_size), padded with zeros.
+
+    Every range includes zero, so padding changes none.
+    """
     rows, k = weight.shape
     size = precision.group_size or k
     if k % size:
@@ -46,7 +49,9 @@ def weight_groups(k: int, precision: Precision) -> int:
 
 @dataclass(frozen=True)
 class WeightGrid:
-    """Options of a weight's grid. The default rounds to nearest on the asymmetric grid, or the balanced one for a star.
+    """Options of a weight's grid.
+
+    The default rounds to nearest on the asymmetric grid, or on the balanced one for a star.
 
     clip_low, clip_high: (rows, groups) factors in 0..1 on the minimum and maximum; None for 1.
     offset: (rows, k), learned rounding, added before rounding in steps of the grid; None for 0.

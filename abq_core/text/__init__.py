@@ -1,1 +1,1 @@
-"""Calibration and evaluation text: sources, token segments, and the record of exactly which tokens were read."""
+"""Calibration and evaluation text: sources, token segments, and records of both."""

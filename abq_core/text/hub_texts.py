@@ -88,7 +88,9 @@ def check_hub_text(source: str, name: str, revision: str | None) -> None:
 
 
 def dataset_commit(repo: str, revision: str | None = None) -> str:
-    """The commit of a data set's revision (default: the newest), by one request to the hub without retries.
+    """The commit of a data set's revision (default: the newest).
+
+    Sends one request to the hub, without retries.
 
     Raises DataError if the hub does not know it, ConnectionError if the hub cannot be reached.
     """

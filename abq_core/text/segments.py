@@ -21,14 +21,19 @@ _TEXTS_PER_BATCH = 64  # tokenizers and Python lists need many times a text's si
 
 
 def segments(source: str, tokenizer: Any, count: int, seq_len: int, seed: int, split: Split) -> Tensor:
-    """(count, seq_len) int64 token ids; `recorded_segments` without the record. Raises DataError."""
+    """Choose segments, (count, seq_len) int64: `recorded_segments` without the record.
+
+    Raises DataError.
+    """
     return recorded_segments(source, tokenizer, count, seq_len, seed, split)[0]
 
 
 def recorded_segments(
     source: str, tokenizer: Any, count: int, seq_len: int, seed: int, split: Split
 ) -> tuple[Tensor, TextRecord]:
-    """Choose `count` windows of `seq_len` tokens of a split's text. Returns (count, seq_len) int64 and their record.
+    """Choose `count` windows of `seq_len` tokens of a split's text.
+
+    Returns (count, seq_len) int64 and their record.
 
     The documents are shuffled by `seed`, joined with the end-of-text token between two, and cut into windows without
     overlap; the windows are sampled by `seed` without replacement. Equal arguments give equal windows.

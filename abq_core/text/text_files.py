@@ -1,4 +1,7 @@
-"""Text from a user's .txt or .jsonl file: the first 90 % for calibration, the rest for evaluation."""
+"""Text from a user's .txt or .jsonl file.
+
+The first 90 % are for calibration, the rest for evaluation.
+"""
 
 import hashlib
 import json
@@ -27,7 +30,10 @@ def check_file(path: Path) -> None:
 
 
 def file_text(path: Path, split: Split) -> Text:
-    """The split's part of a .txt file (one document) or a .jsonl file (one document per line). Raises DataError."""
+    """The split's part of a file: a .txt is one document, a .jsonl has one per line.
+
+    Raises DataError.
+    """
     check_file(path)
     try:
         data = path.read_bytes()
