@@ -1,4 +1,4 @@
-"""A precision for each linear: read, written, named and checked; a model made of it on both engines."""
+"""Mixes: reading, writing, naming, checks, and models with a mix on both engines."""
 
 import dataclasses
 import json
@@ -112,7 +112,7 @@ def test_bits_are_means_over_weights() -> None:
         ((("0", "W2A8kv4"), ("1", "W2A8")), "activation and KV bits"),
     ],
 )
-def test_what_is_no_mix_is_refused(linears: tuple[tuple[str, str], ...], said: str) -> None:
+def test_an_invalid_mix_is_refused(linears: tuple[tuple[str, str], ...], said: str) -> None:
     with pytest.raises(MixError, match=said):
         PrecisionMix(tuple(MixedLinear(int(block), "q", Precision.parse(text), 64) for block, text in linears))
 
@@ -138,7 +138,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def spread(base: LoadedModel, texts: tuple[str, ...]) -> PrecisionMix:
-    """These precisions in turn over the model's linears."""
+    """A mix that assigns these precisions to the model's linears in turn."""
     linears = [
         (block, name, linear)
         for block, module in enumerate(blocks_of(base.model))
@@ -207,7 +207,7 @@ def test_packed_and_simulated_mixes_give_the_same_logits(base: LoadedModel, text
     assert weight_bytes(packed) < weight_bytes(base)
 
 
-def test_what_a_mix_takes_is_known_from_shapes(base: LoadedModel) -> None:
+def test_the_size_of_a_mix_is_known_from_shapes(base: LoadedModel) -> None:
     mix = spread(base, MIXED)
     foreseen = estimate(model_shape(base.ref), mix)
     rest = estimate(model_shape(base.ref), Precision.parse("W16A8"))

@@ -1,4 +1,4 @@
-"""Estimates against what is really stored, their order, and refusals that say what would fit."""
+"""Estimates against stored sizes, their order, and refusals with advice that fits."""
 
 import re
 from dataclasses import replace
@@ -92,7 +92,7 @@ def test_methods_cost_what_their_parts_do() -> None:
     assert unmixed.seconds < plus.seconds
 
 
-def test_a_7b_model_fits_24_gib_where_its_blocks_move() -> None:
+def test_a_7b_model_fits_24_gib_if_its_blocks_move() -> None:
     moved = of(SPEC, device="cuda")
     moved.refuse(Available(PLENTY, PLENTY, 24 << 30))
     assert moved.device_memory_bytes < 16 << 30
@@ -101,7 +101,7 @@ def test_a_7b_model_fits_24_gib_where_its_blocks_move() -> None:
         of(SPEC, device="cuda", home="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))
 
 
-def test_an_end_to_end_pass_that_does_not_fit_can_be_left_away() -> None:
+def test_an_end_to_end_pass_that_does_not_fit_can_be_switched_off() -> None:
     plus = of(SPEC, method="abq+", device="cuda")
     with pytest.raises(
         EstimateError, match=r"GiB of memory of cuda.*Switch off the end-to-end pass .*=false\)"
@@ -114,7 +114,7 @@ def test_an_end_to_end_pass_that_does_not_fit_can_be_left_away() -> None:
     of(SPEC, method="abq+", switches=alone, device="cuda").refuse(Available(PLENTY, PLENTY, 24 << 30))
 
 
-def test_what_fits_is_not_refused() -> None:
+def test_a_calibration_that_fits_is_not_refused() -> None:
     found = of(SPEC)
     found.refuse(Available(found.peak_memory_bytes, found.run_bytes))
     for less in (Available(found.peak_memory_bytes - 1, PLENTY), Available(PLENTY, found.run_bytes - 1)):

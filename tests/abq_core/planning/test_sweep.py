@@ -27,7 +27,7 @@ def test_every_model_at_every_precision_with_every_method(tmp_path: Path) -> Non
     assert {s.segments for s in specs} == {8}
 
 
-def test_what_is_written_twice_is_asked_once_and_abq_is_the_method(tmp_path: Path) -> None:
+def test_duplicates_are_dropped_and_abq_is_the_default_method(tmp_path: Path) -> None:
     specs = read_sweep(write(tmp_path, "models: [builtin]\nprecisions: [W4A4, w4a4]\n"))
     assert [s.method for s in specs] == ["abq"]
 
@@ -40,7 +40,7 @@ def test_switches_change_each_methods_own(tmp_path: Path) -> None:
     assert not abq.switches.clipping and omniquant.switches.mse == "both"
 
 
-def test_calibrations_that_are_the_same_are_asked_once_however_they_are_written(tmp_path: Path) -> None:
+def test_explicit_defaults_make_an_equal_sweep(tmp_path: Path) -> None:
     plain = "models: [builtin]\nprecisions: [W2A8]\n"
     written_out = plain + "methods: [abq, abq]\nepochs: 20\nend_to_end_segments: 64\nswitches: {akl: true, mse: both}\n"
     assert read_sweep(write(tmp_path, written_out)) == read_sweep(write(tmp_path, plain))
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_a_sweep_is_refused(tmp_path: Path, text: str, say
         read_sweep(write(tmp_path, text))
 
 
-def test_a_calibration_that_cannot_be_is_refused_by_its_own_name(tmp_path: Path) -> None:
+def test_errors_of_a_calibration_keep_their_type(tmp_path: Path) -> None:
     with pytest.raises(PrecisionError):
         read_sweep(write(tmp_path, "models: [builtin]\nprecisions: [W44]\n"))
     with pytest.raises(SpecError, match="segments is -1"):
@@ -82,7 +82,7 @@ def test_a_calibration_that_cannot_be_is_refused_by_its_own_name(tmp_path: Path)
         read_sweep(write(tmp_path, "models: [builtin]\nprecisions: [W4A4]\nmethods: [magic]\n"))
 
 
-def test_a_file_that_is_not_there_or_is_too_large(tmp_path: Path) -> None:
+def test_a_missing_or_too_large_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="cannot be read"):
         read_sweep(tmp_path / "none.yaml")
     with pytest.raises(SweepError, match="at most 1,048,576"):
