@@ -1,1 +1,1 @@
-"""The commands of `abq`, one module a noun. app/cli/main.py puts them together."""
+"""The commands of `abq`, one module per noun. main.py assembles them."""

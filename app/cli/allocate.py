@@ -1,4 +1,4 @@
-"""abq allocate: bits under a budget, and reading back what it wrote."""
+"""abq allocate: mixed precision under a budget, and parsing the file that it writes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @answers
 def allocate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a folder with a model, or a hub id.")],
-    bits: Annotated[float | None, typer.Option("--bits", help="Stored bits a weight, the mean, such as 2.5.")] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a model folder, or a Hugging Face id.")],
+    bits: Annotated[float | None, typer.Option("--bits", help="Mean stored bits per weight, such as 2.5.")] = None,
     mib: Annotated[
-        float | None, typer.Option("--mib", help="Instead: MiB of the blocks' linears, with scales.")
+        float | None, typer.Option("--mib", help="Instead of --bits: MiB of the blocks' linears, with scales.")
     ] = None,
     candidates: Annotated[
-        str, typer.Option("--candidates", help="Precisions to choose from, with commas between.")
+        str, typer.Option("--candidates", help="Precisions to choose from, comma-separated.")
     ] = "W2A8,W2*A8,W3A8,W4A8",
-    out: Annotated[Path | None, typer.Option("--out", help="Write the mix to this file for abq calibrate.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the mix to this file, for abq calibrate.")] = None,
     data: DataOption = "builtin",
-    segments: Annotated[int, typer.Option("--segments", help="Pieces of calibration text to measure on.")] = 4,
+    segments: Annotated[int, typer.Option("--segments", help="Segments of calibration text to measure on.")] = 4,
     seq_len: Annotated[
-        int | None, typer.Option("--seq-len", help="Tokens in each; default: 256, or the context.")
+        int | None, typer.Option("--seq-len", help="Tokens per segment. Default: 256, or the context.")
     ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Choose a precision for every linear, so that the predicted loss is smallest within a budget of bits or bytes.
+    """Choose a precision for every linear that minimizes the predicted KL within a budget of bits or bytes.
 
     Examples:
 
@@ -47,9 +47,9 @@ def allocate(
       abq calibrate builtin --precision mix.json --wait
     """
     if (bits is None) == (mib is None):
-        raise OptionError("Give one budget: --bits for stored bits a weight, or --mib for the size of the linears.")
+        raise OptionError("Give one budget: --bits (stored bits per weight) or --mib (size of the linears).")
     if out is not None and out.suffix != MIX_SUFFIX:
-        raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}, as abq calibrate expects it.")
+        raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}; abq calibrate requires it.")
     from app.jobs.progress_line import ProgressLine
     from app.services.allocation import SensitivityText
 
@@ -57,7 +57,7 @@ def allocate(
     line = ProgressLine()
 
     def on_step(done: int, total: int) -> None:
-        line.show("allocate", done / max(total, 1), "Quantizing one linear at a time.", None)
+        line.show("allocate", done / max(total, 1), "Measuring sensitivities: one linear quantized at a time.", None)
 
     text = SensitivityText(data, segments, seq_len, seed)
     size = None if mib is None else _bytes(mib)
@@ -70,23 +70,24 @@ def allocate(
 
         write_atomically(out.expanduser().absolute(), to_json_text(content).encode())
     uniform = ", ".join(f"{precision} {formatting.nats(kl)}" for precision, kl in chosen.uniform.items())
-    said = (
-        f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits a weight "
-        f"({formatting.bits(chosen.precision.information_bits)} of information), "
+    summary = (
+        f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits per weight "
+        f"({formatting.bits(chosen.precision.information_bits)} information bits), "
         f"{formatting.size(chosen.stored_bytes)}.\n"
-        f"Predicted KL to full precision: {formatting.nats(chosen.predicted_kl)}; one precision for all: {uniform}.\n"
+        f"Predicted KL to full precision: {formatting.nats(chosen.predicted_kl)}; "
+        f"with one precision for all linears: {uniform}.\n"
     )
-    kept = "" if out is None else f"Written to {out}.\n"
-    return Answer(content, [_table(chosen.frame()), said + kept])
+    written = "" if out is None else f"Written to {out}.\n"
+    return Answer(content, [_table(chosen.frame()), summary + written])
 
 
 def read_precision_option(services: "Services", text: str) -> "ModelPrecision":
-    """The notation, the name of a stored run's mix, or a file that `abq allocate` wrote. Raises PrecisionError."""
+    """Parse the notation, the name of a stored run's mix, or a file of `abq allocate`. Raises PrecisionError."""
     if not text.endswith(MIX_SUFFIX):
         return services.models.precision(text)
     path = Path(text).expanduser()
     if not path.is_file():
-        raise OptionError(f"--precision {text}: there is no such file. `abq allocate --out {text}` writes one.")
+        raise OptionError(f"--precision {text}: this file does not exist. `abq allocate --out {text}` writes one.")
     return services.models.precision(path.read_text("utf-8", errors="replace"))
 
 
@@ -97,7 +98,7 @@ def _bytes(mib: float) -> int:
 
 
 def _table(frame: "pandas.DataFrame") -> Table:
-    """Linears down, blocks across."""
+    """Precisions with one row per linear and one column per block."""
     wide = frame.pivot(index="tensor", columns="block", values="precision").reindex(dict.fromkeys(frame["tensor"]))
     rows = [[str(name), *map(str, row)] for name, row in zip(wide.index, wide.fillna("-").values, strict=True)]
     return Table(["Linear", *(f"Block {block}" for block in wide.columns)], rows)

@@ -1,4 +1,4 @@
-"""What a command answers and how: stdout holds the answer and nothing else, an error is one line on stderr."""
+"""Output of commands: only the answer goes to stdout; an error is one line on stderr, never a traceback."""
 
 import contextlib
 import dataclasses
@@ -17,14 +17,14 @@ from app.settings import Settings, SettingsError
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 PACKAGES = ("app", "abq_core", "kernels", "storage")
-TABLE_WIDTH = 160  # where the output is no terminal
+TABLE_WIDTH = 160  # columns, when the output is not a terminal
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows for a person: header and cells as text."""
+    """A table: header and cells as text."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -32,7 +32,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """data: what --json prints.  text: what a person reads; pieces of an iterable are printed as they come."""
+    """Output of a command. data: printed by --json.  text: printed otherwise; an iterable is printed piece by piece."""
 
     data: object
     text: str | Table | Iterable[str | Table]
@@ -40,23 +40,23 @@ class Answer:
 
 
 def answers(command: Callable[..., Answer | None]) -> Callable[..., None]:
-    """Make a typer command of a function that returns an Answer and raises named errors."""
+    """Turn a function that returns an Answer and raises named errors into a typer command."""
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         out, as_json = sys.stdout, bool(arguments.get("as_json"))
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # what libraries have to say is not the answer
+            with contextlib.redirect_stdout(sys.stderr):  # output of libraries is not part of the answer
                 answer = command(**arguments)
                 if answer is not None:
                     _print(answer, out, as_json)
         except KeyboardInterrupt:
-            _complain("interrupted.")
+            _print_error("interrupted.")
             raise typer.Exit(INTERRUPTED) from None
         except typer.Exit:
             raise
         except Exception as error:
-            raise typer.Exit(_explain(error)) from None
+            raise typer.Exit(_report_error(error)) from None
         if answer is not None and answer.code:
             raise typer.Exit(answer.code)
 
@@ -90,23 +90,23 @@ def _print_piece(piece: str | Table, out: TextIO, end: str) -> None:
     Console(file=out, width=None if out.isatty() else TABLE_WIDTH, highlight=False).print(table)
 
 
-def _explain(error: Exception) -> int:
-    """One line on stderr. Returns the exit code."""
+def _report_error(error: Exception) -> int:
+    """Print one line about the error. Returns the exit code."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _complain(f"the disk is full ({error.filename or 'no file named'}). Free some space and try again.")
+        _print_error(f"the disk is full ({error.filename or 'file unknown'}). Free some space and try again.")
         return USER_ERROR
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
-        _complain(f"{error.filename or 'the system'}: {error.strerror or error}.")
+        _print_error(f"{error.filename or 'the system'}: {error.strerror or error}.")
         return USER_ERROR
     if type(error).__module__.split(".")[0] in PACKAGES:
-        _complain(" ".join(str(error).split()))
+        _print_error(" ".join(str(error).split()))
         return USER_ERROR
-    _complain(f"internal error, {type(error).__name__}: {' '.join(str(error).split())[:300]} {_keep_traceback()}")
+    _print_error(f"internal error, {type(error).__name__}: {' '.join(str(error).split())[:300]} {_log_traceback()}")
     return FAILURE
 
 
-def _keep_traceback() -> str:
-    """Put the traceback where it can be found, and say where."""
+def _log_traceback() -> str:
+    """Append the traceback to a log file. Returns a sentence that names the file."""
     try:
         log = Settings.from_environment().logs_dir / "errors.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -117,5 +117,5 @@ def _keep_traceback() -> str:
     return f"This is a bug; {Path(log)} has the details."
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"abq: {text}\n")

@@ -1,4 +1,4 @@
-"""abq auth: the accounts of a password file. Passwords are typed or piped, never part of a command line."""
+"""abq auth: accounts in a password file. Passwords are typed or piped, never given on the command line."""
 
 import getpass
 import sys
@@ -9,7 +9,7 @@ import typer
 
 from app.cli.answers import Answer, JsonOption, Table, answers
 
-auth = typer.Typer(no_args_is_help=True, help="Who may log in to the page: set-password, list, remove.")
+auth = typer.Typer(no_args_is_help=True, help="Accounts that may log in to the page: set-password, list, remove.")
 FileOption = Annotated[Path, typer.Option("--file", help="The password file.")]
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
 
@@ -17,13 +17,16 @@ Name = Annotated[str, typer.Argument(help="Name of the account.")]
 @auth.command("set-password")
 @answers
 def set_password(name: Name, file: FileOption, as_json: JsonOption = False) -> Answer:
-    """Add an account or change its password, which is asked for, or read from stdin.
+    """Add an account, or change its password. Prompts for the password, or reads it from stdin.
+
     Example: abq auth set-password ada --file ~/abq-accounts
     """
     from app.web.access.accounts import Accounts
 
     Accounts(file.expanduser()).set_password(name, _password(name))
-    return Answer({"account": name, "file": str(file)}, f"{name} can log in where abq app --auth {file} is served.")
+    return Answer(
+        {"account": name, "file": str(file)}, f"{name} can log in to a page served with abq app --auth {file}."
+    )
 
 
 @auth.command("list")
@@ -39,20 +42,20 @@ def list_accounts(file: FileOption, as_json: JsonOption = False) -> Answer:
 @auth.command()
 @answers
 def remove(name: Name, file: FileOption, as_json: JsonOption = False) -> Answer:
-    """Remove an account; whoever is logged in with it is out at once."""
+    """Remove an account. Its sessions end immediately."""
     from app.web.access.accounts import Accounts
 
     Accounts(file.expanduser()).remove(name)
-    return Answer({"removed": name, "file": str(file)}, f"{name} cannot log in any more.")
+    return Answer({"removed": name, "file": str(file)}, f"{name} can no longer log in.")
 
 
 def _password(name: str) -> str:
-    """Typed twice at a terminal, else the first line of stdin."""
+    """Prompt twice at a terminal; otherwise read the first line of stdin."""
     from app.web.access.accounts import MAX_PASSWORD, AccountsError
 
     if not sys.stdin.isatty():
         return sys.stdin.readline(4 * MAX_PASSWORD).rstrip("\r\n")
     password = getpass.getpass(f"Password for {name}: ")
-    if getpass.getpass("The same again: ") != password:
-        raise AccountsError("The two passwords differ. Nothing was changed.")
+    if getpass.getpass("Repeat the password: ") != password:
+        raise AccountsError("The passwords differ. Nothing was changed.")
     return password

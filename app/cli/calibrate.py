@@ -1,4 +1,4 @@
-"""abq calibrate: queue a calibration, or run it to its end."""
+"""abq calibrate: queue a calibration, or run it in the foreground."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 
 @answers
 def calibrate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a folder with a model, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a model folder, or a Hugging Face id.")],
     precision: Annotated[
         str, typer.Option("--precision", help="W<p>[*]A<q>[g<size>][kv<bits>], such as W2*A8, or mix.json.")
     ],
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS))] = "abq",
     data: DataOption = "builtin",
-    segments: Annotated[int, typer.Option("--segments", help="Pieces of text to calibrate on.")] = 32,
-    seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens in each.")] = 256,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over them; default: the method's own.")] = None,
+    segments: Annotated[int, typer.Option("--segments", help="Segments of calibration text.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", help="Tokens per segment.")] = 256,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the segments. Default: the method's.")
+    ] = None,
     end_to_end_segments: Annotated[
-        int | None, typer.Option("--end-to-end-segments", help="Pieces of text that abq+'s last pass reads, once each.")
+        int | None,
+        typer.Option("--end-to-end-segments", help="Segments that the end-to-end pass of abq+ reads, once each."),
     ] = None,
     seed: SeedOption = 0,
-    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: ABQ_DEVICE, or cpu.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda. Default: ABQ_DEVICE, or cpu.")] = None,
     switch: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,10 +44,10 @@ def calibrate(
             help=f"NAME=VALUE changes one component of the method, such as akl=false. Names: {', '.join(SWITCHES)}.",
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Run it here, to its end, with progress on stderr.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Run it in the foreground, with progress on stderr.")] = False,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Calibrate a model at a precision. Without --wait the job is queued, and a worker in the background runs it.
+    """Calibrate a model at a precision. Without --wait, the job is queued and a background worker runs it.
 
     Examples:
 
@@ -75,7 +78,7 @@ def calibrate(
     from app.jobs.executors.local import start_detached
 
     start_detached(settings)
-    text = f"Run {job.run_id} is queued (job {job.id}). `abq jobs show {job.id}` says how far it is."
+    text = f"Run {job.run_id} is queued (job {job.id}). `abq jobs show {job.id}` shows its progress."
     return Answer({"run": job.run_id, "job": job.id, "state": job.state}, text)
 
 
@@ -96,7 +99,7 @@ EVALUATION_HEADER = ("Precision", "Method", "Perplexity", "KL to full", "Same to
 
 
 def evaluation_cells(row: Any) -> list[str]:
-    """An evaluation as the cells under EVALUATION_HEADER."""
+    """Cells of an evaluation, under EVALUATION_HEADER."""
     return [
         str(row["precision"]),
         str(row["method"]),

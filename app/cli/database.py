@@ -1,4 +1,4 @@
-"""abq db: looking after the database."""
+"""abq db: backups of the database."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,16 +15,16 @@ database = typer.Typer(no_args_is_help=True, help="The database: backup.")
 
 @database.callback()
 def group() -> None:
-    """What stands before a command of this group."""
+    """Options of the group: none. With this callback typer keeps the group although it has one command."""
 
 
 @database.command()
 @answers
 def backup(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file that is not there yet.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A new file.")],
     as_json: JsonOption = False,
 ) -> Answer:
-    """Copy the database into one file, also while jobs run. Restore it by copying it back (docs/operations.md).
+    """Copy the database into one file, even while jobs run. To restore, copy it back (docs/operations.md).
 
     Example: abq db backup abq-2026-01-31.sqlite3
     """

@@ -1,4 +1,4 @@
-"""abq jobs: the queue."""
+"""abq jobs: the queue of calibrations."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ jobs = typer.Typer(no_args_is_help=True, help="The queue: list, show, cancel, re
 @jobs.command("list")
 @answers
 def list_jobs(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of jobs.")] = 20,
     as_json: JsonOption = False,
 ) -> Answer:
     """List jobs, newest first. Example: abq jobs list --json"""
@@ -31,20 +31,20 @@ def list_jobs(
             row["model"],
             f"{row['precision']} {row['method']}",
             row["state"],
-            f"{100 * row['progress']:.0f} %",
+            formatting.percent(row["progress"]),
             formatting.seconds(row["eta_seconds"]),
             row["error"] or row["message"],
         ]
         for row in frame.to_dict("records")
     ]
-    header = ["Job", "Run", "Model", "What", "State", "Done", "Left", "Says"]
-    return Answer({"jobs": frame.to_dict("records")}, Table(header, rows) if rows else "There are no jobs yet.")
+    header = ["Job", "Run", "Model", "Calibration", "State", "Progress", "Time left", "Message"]
+    return Answer({"jobs": frame.to_dict("records")}, Table(header, rows) if rows else "No jobs yet.")
 
 
 @jobs.command()
 @answers
 def show(job: JobId, as_json: JsonOption = False) -> Answer:
-    """Show a job with its log. Example: abq jobs show j-0123456789"""
+    """Show a job and its log. Example: abq jobs show j-0123456789"""
     services = open_services()
     found = services.jobs.get(job)
     log = services.jobs.log(found.id)
@@ -54,7 +54,7 @@ def show(job: JobId, as_json: JsonOption = False) -> Answer:
 @jobs.command()
 @answers
 def cancel(job: JobId, as_json: JsonOption = False) -> Answer:
-    """Stop a job; its finished blocks are kept. Example: abq jobs cancel j-0123456789"""
+    """Stop a job. Its finished blocks are kept. Example: abq jobs cancel j-0123456789"""
     found = open_services().jobs.cancel(job)
     return Answer(asdict(found), f"{_line(found)}{' (stopping)' if found.cancel_requested else ''}")
 
@@ -62,7 +62,7 @@ def cancel(job: JobId, as_json: JsonOption = False) -> Answer:
 @jobs.command()
 @answers
 def resume(job: JobId, as_json: JsonOption = False) -> Answer:
-    """Queue a failed or cancelled job again; it goes on after its last finished block."""
+    """Queue a failed or cancelled job again. It continues after its last finished block."""
     from app.jobs.executors.local import start_detached
 
     services = open_services()
@@ -72,5 +72,5 @@ def resume(job: JobId, as_json: JsonOption = False) -> Answer:
 
 
 def _line(job: "Job") -> str:
-    says = job.error or job.message
-    return f"Job {job.id}, run {job.run_id}: {job.state}, {100 * job.progress:.0f} % done.{' ' + says if says else ''}"
+    line = f"Job {job.id}, run {job.run_id}: {job.state}, {formatting.percent(job.progress)} done."
+    return " ".join([line, job.error or job.message or ""]).strip()

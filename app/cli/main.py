@@ -1,5 +1,6 @@
-"""`abq`, the command line: puts the commands together. Answers go to stdout, everything else to stderr; exit code 2
-means that the user can mend it. Heavy imports are inside the commands, so that help is instant.
+"""`abq`, the command line. Answers go to stdout, everything else to stderr; exit code 2 is an error of the user.
+
+Commands import heavy packages inside their functions, so that `abq --help` is instant.
 """
 
 import os
@@ -52,9 +53,9 @@ app.add_typer(auth, name="auth")
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=lambda asked: _version(asked))] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=lambda value: _version(value))] = False,
 ) -> None:
-    """What stands before a command."""
+    """Options before the command."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,13 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"abq: {message} See abq --help.\n" if message else "")
         return error.exit_code
     except typer.Abort:
-        sys.stderr.write("abq: nothing was done.\n")
+        sys.stderr.write("abq: aborted; nothing was changed.\n")
         return INTERRUPTED
     return int(code or 0)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"abq-explorer {version('abq-explorer')}")

@@ -1,4 +1,4 @@
-"""abq eval and abq generate: what a run or a model does."""
+"""abq eval and abq generate: evaluate a run or a model, and generate text with it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 def evaluate(
     run_or_model: RunOrModel,
     data: DataOption = "builtin",
-    segments: Annotated[int, typer.Option("--segments", min=2, help="Pieces of text to read.")] = 32,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in each.")] = 512,
+    segments: Annotated[int, typer.Option("--segments", min=2, help="Segments of held-out text.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens per segment.")] = 512,
     tasks: Annotated[
-        str, typer.Option("--tasks", help="Ask these instead: piqa, arc_easy, ... or .yaml files, with commas between.")
+        str,
+        typer.Option(
+            "--tasks", help="Run zero-shot tasks instead: piqa, arc_easy, ... or .yaml files, comma-separated."
+        ),
     ] = "",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task; default: all.")] = None,
-    engine: Annotated[str, typer.Option("--engine", help="With --tasks, of a run: simulated or packed.")] = "simulated",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions per task. Default: all.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="For --tasks of a run: simulated or packed.")] = "simulated",
     as_json: JsonOption = False,
 ) -> Answer:
-    """Measure perplexity and the distance to full precision, or what zero-shot tasks give.
+    """Measure perplexity and KL to full precision, or zero-shot task scores.
 
     Examples:
 
@@ -52,7 +55,7 @@ def evaluate(
 
     result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, on_step))
     line.close()
-    del result["segment_losses"]  # kept in the database, for comparing runs segment by segment
+    del result["segment_losses"]  # stored in the database, for paired comparisons of runs
     return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
 
 
@@ -77,7 +80,7 @@ def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int
         "engine": engine if is_run else "full",
         "tasks": [asdict(score) for score in scores],
     }
-    average = f"Mean accuracy of all tasks asked so far: {formatting.task_average(row)}\n"
+    average = f"Mean accuracy over all tasks that were run: {formatting.task_average(row)}\n"
     return Answer(
         data, [Table(formatting.TASK_HEADER, [formatting.task_cells(asdict(score)) for score in scores]), average]
     )
@@ -86,20 +89,25 @@ def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int
 @answers
 def generate(
     run_or_model: RunOrModel,
-    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")],
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to write.")] = 64,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")],
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to generate.")] = 64,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0: always the most likely token.")
+    ] = 0.0,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Write text with a run (on the integer engine) or a model. Example: abq generate builtin --prompt 'def main('"""
+    """Generate text with a run (on the integer engine) or a model.
+
+    Example: abq generate builtin --prompt 'def main('
+    """
     services = open_services()
     is_run = means_run(run_or_model)
     column = run_or_model if is_run else "full"
     model = services.runs.get(run_or_model).model if is_run else run_or_model
     stream = services.generation.generate([column], prompt, max_new_tokens, temperature, seed, model)
     if not as_json:
-        return Answer(None, _as_it_comes(prompt, stream))
+        return Answer(None, _stream_text(prompt, stream))
     from abq_core.inference.generate import Token
 
     events = list(stream)
@@ -117,7 +125,7 @@ def generate(
     return Answer(values, "")
 
 
-def _as_it_comes(prompt: str, stream: "Iterator[Token | Finished]") -> Iterator[str]:
+def _stream_text(prompt: str, stream: "Iterator[Token | Finished]") -> Iterator[str]:
     from abq_core.inference.generate import Token
 
     yield prompt

@@ -1,4 +1,4 @@
-"""Options that several commands share, and reading their text."""
+"""Options that several commands share."""
 
 from typing import Annotated
 
@@ -7,15 +7,17 @@ import typer
 from abq_core.methods import SWITCHES, SpecError, Switches, default_switches, read_switches
 from abq_core.text.sources import CHOICES
 
-RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a folder or a hub id.")]
+RunOrModel = Annotated[
+    str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a model folder, or a Hugging Face id.")
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, such as r-0123456789.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id or a run id.")]
 DataOption = Annotated[str, typer.Option("--data", help=f"{CHOICES}; name@revision for a hub text.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="What every random choice follows from.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
 
 
 class OptionError(ValueError):
-    """An option whose text cannot be read."""
+    """An option with an invalid value, or options that exclude each other."""
 
 
 def switch_option(method: str, texts: list[str]) -> Switches:

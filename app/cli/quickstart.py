@@ -1,7 +1,10 @@
-"""abq quickstart: the main job in one command."""
+"""abq quickstart: calibrate, measure and report in one command."""
 
+import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,40 +13,109 @@ from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.session import open_services
 
+if TYPE_CHECKING:
+    from app.services import Services
+
+PRECISIONS = ("W4A4", "W2*A8")
+METHODS = ("rtn", "abq")
+ROW_FIELDS = (
+    "run", "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits",
+    "information_bits", "weight_bytes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Amounts of calibration and evaluation text, and passes over the former."""
+
+    segments: int
+    seq_len: int
+    epochs: int
+    eval_segments: int
+    eval_seq_len: int
+
 
 @answers
 def quickstart(
-    model: Annotated[str, typer.Option("--model", help="builtin, a folder or a hub id.")] = "builtin",
-    segments: Annotated[int, typer.Option("--segments", min=1, help="Pieces of text to calibrate on.")] = 32,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens in each.")] = 256,
-    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over them.")] = 8,
-    eval_segments: Annotated[int, typer.Option("--eval-segments", min=2, help="Pieces of text to evaluate on.")] = 128,
-    eval_seq_len: Annotated[int, typer.Option("--eval-seq-len", min=2, help="Tokens in each.")] = 512,
+    model: Annotated[str, typer.Option("--model", help="builtin, a model folder, or a Hugging Face id.")] = "builtin",
+    segments: Annotated[int, typer.Option("--segments", min=1, help="Segments of calibration text.")] = 32,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per segment.")] = 256,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over the segments.")] = 8,
+    eval_segments: Annotated[int, typer.Option("--eval-segments", min=2, help="Segments of held-out text.")] = 128,
+    eval_seq_len: Annotated[int, typer.Option("--eval-seq-len", min=2, help="Tokens per segment.")] = 512,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Calibrate the built-in model at W4A4 and W2*A8, rounded and corrected, and write a report. Takes minutes.
+    """Calibrate the built-in model at W4A4 and W2*A8 with rtn and abq, and write a report. Takes minutes.
 
     Example: abq quickstart --json
     """
+    started = time.perf_counter()
     services = open_services()
-    from app.cli.quickstart_runs import Amount, run_quickstart
-
-    result = run_quickstart(services, Amount(segments, seq_len, epochs, eval_segments, eval_seq_len), model)
-    data = {"rows": result.rows, "report": str(result.report), "seconds": round(result.seconds, 1)}
+    runs = _run_jobs(services, Texts(segments, seq_len, epochs, eval_segments, eval_seq_len), model)
+    path = services.settings.reports_dir / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}.html"
+    rows, report = _rows(services, runs), services.reports.write(runs, path)
+    seconds = time.perf_counter() - started
+    data = {"rows": rows, "report": str(report), "seconds": round(seconds, 1)}
 
     def text() -> Iterator[str | Table]:
-        yield Table(
-            [*EVALUATION_HEADER, "Perplexity above"],
-            [[*evaluation_cells(row), _gap(row)] for row in result.rows],
-        )
-        yield f"Report: {result.report}\nTook {formatting.seconds(result.seconds)}.\n"
+        yield Table([*EVALUATION_HEADER, "Perplexity above"], [[*evaluation_cells(row), _gap(row)] for row in rows])
+        yield f"Report: {report}\nTook {formatting.seconds(seconds)}.\n"
 
     return Answer(data, text())
 
 
+def _run_jobs(services: "Services", texts: Texts, model: str) -> list[str]:
+    """Run the jobs in this process, one after the other. Returns their run ids. Raises ServiceError if one fails."""
+    from abq_core.precision import Precision
+    from abq_core.spec import CalibrationSpec
+    from app.jobs.foreground import bring_to_end
+    from app.services import ServiceError
+
+    combinations = [(precision, method) for precision in PRECISIONS for method in METHODS]
+    runs = []
+    for number, (precision, method) in enumerate(combinations, start=1):
+        spec = CalibrationSpec(
+            model=model,
+            precision=Precision.parse(precision),
+            method=method,
+            segments=texts.segments,
+            seq_len=texts.seq_len,
+            epochs=texts.epochs,
+            device=services.settings.device,
+        )
+        label = f"{number} of {len(combinations)}  {precision} {method}"
+        evaluation = (texts.eval_segments, texts.eval_seq_len)
+        job = bring_to_end(services, services.jobs.submit(spec), label, evaluation)
+        if job.state != "succeeded":
+            raise ServiceError(f"Job {job.id} ({precision} {method}) {job.state}. {job.error or ''}".strip())
+        runs.append(job.run_id)
+    return runs
+
+
+def _rows(services: "Services", runs: list[str]) -> list[dict[str, Any]]:
+    """Full precision, then one row per run, with the paired perplexity gap to the next better row."""
+    from abq_core.evaluation.perplexity import perplexity_gap
+
+    frame = services.runs.frame()
+    model = services.runs.get(runs[0]).model
+    full = frame[(frame["run"] == "") & (frame["model"] == model)].iloc[[0]].to_dict("records")
+    calibrated = frame.set_index("run", drop=False).loc[runs].to_dict("records")
+    rows = [{name: row[name] for name in ROW_FIELDS} for row in [*full, *calibrated]]
+    by_name = {(row["precision"], row["method"]): row for row in rows}
+    losses = {row["run"]: services.evaluation.segment_losses(model, row["run"] or None) for row in rows}
+    for precision in PRECISIONS:
+        better = rows[0]
+        for method in reversed(METHODS):
+            row = by_name[(precision, method)]
+            gap, stderr = perplexity_gap(losses[better["run"]], losses[row["run"]])
+            row |= {"above": better["method"], "gap": gap, "gap_stderr": stderr}
+            better = row
+    return rows
+
+
 def _gap(row: dict[str, Any]) -> str:
-    """How far a row is above the next better one, with the standard error of that difference."""
+    """The perplexity gap to the next better row, with its standard error."""
     if "gap" not in row:
         return ""
     better = "full precision" if row["above"] == "none" else row["above"]
-    return f"{better} by {row['gap']:.2f} ± {row['gap_stderr']:.2f}"
+    return f"{better} by {formatting.perplexity(row['gap'], row['gap_stderr'])}"

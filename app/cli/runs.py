@@ -1,4 +1,4 @@
-"""abq runs and abq report: what calibrations left."""
+"""abq runs and abq report: results of calibrations."""
 
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import RunId
 from app.cli.session import open_services
 
-runs = typer.Typer(no_args_is_help=True, help="Finished and unfinished runs: list, show, verify, delete, export, gc.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, verify, delete, export, gc.")
 
 
 @runs.command("list")
@@ -32,13 +32,13 @@ def list_runs(as_json: JsonOption = False) -> Answer:
         for row in records
     ]
     header = ["Run", "Model", "State", *EVALUATION_HEADER, "Tasks", "Note"]
-    return Answer({"runs": records}, Table(header, rows) if rows else "There are no runs yet: abq calibrate makes one.")
+    return Answer({"runs": records}, Table(header, rows) if rows else "No runs yet. Make one with abq calibrate.")
 
 
 @runs.command()
 @answers
 def show(run: RunId, as_json: JsonOption = False) -> Answer:
-    """Show one run: its evaluation, its blocks, the command that makes it again."""
+    """Show one run: evaluation, blocks, and the command that reproduces it."""
     from abq_core.spec import CalibrationSpec
 
     services = open_services()
@@ -51,10 +51,10 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
         for b in blocks
     ]
     texts = services.runs.texts(found.id)
-    asked = services.tasks.frame(found.id).to_dict("records")
+    scores = services.tasks.frame(found.id).to_dict("records")
     data = {
         **record,
-        "task_scores": asked,
+        "task_scores": scores,
         "texts": texts,
         "command": command,
         "job": found.job_id,
@@ -63,8 +63,8 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     }
     pieces: list[str | Table] = [
         Table(["Run", "State", *EVALUATION_HEADER], [[found.id, found.state, *evaluation_cells(record)]]),
-        *([Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in asked])] if asked else []),
-        Table(["Block", "Cosine to full", "Took", "sha256"], rows),
+        *([Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in scores])] if scores else []),
+        Table(["Block", "Cosine to full", "Time", "sha256"], rows),
         f"Calibrated on {formatting.texts(texts)}.\n{command}\n",
     ]
     return Answer(data, pieces)
@@ -74,7 +74,7 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
 @answers
 def delete(
     run: RunId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Delete a run, its measurements and its files. Example: abq runs delete r-0123456789 --yes"""
@@ -85,37 +85,44 @@ def delete(
             f"Delete run {found.id} ({found.precision} {found.method} of {found.model})?", abort=True, err=True
         )
     services.runs.delete(found.id)
-    return Answer({"deleted": found.id}, f"Run {found.id} is deleted.")
+    return Answer({"deleted": found.id}, f"Run {found.id} was deleted.")
 
 
 @runs.command()
 @answers
 def verify(
-    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids; default: all runs.")] = None,
+    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids. Default: all runs.")] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Compare the files of runs with what was recorded. Exit code 1 where one is missing or changed."""
-    from app.runs.run_check import verify as find_wrong
+    """Check the files of runs against their recorded hashes. Exit code 1 if one is missing or changed."""
+    from app.runs.run_check import verify as problems_of
 
     services = open_services()
     chosen = [services.runs.get(run_id) for run_id in run] if run else services.storage.runs.list()
-    wrong = {found.id: find_wrong(services.storage.runs, services.settings.runs_dir, found) for found in chosen}
-    rows = [[run_id, problem] for run_id, problems in wrong.items() for problem in problems]
-    data = {"checked": len(wrong), "wrong": {run_id: problems for run_id, problems in wrong.items() if problems}}
+    problems_by_run = {
+        found.id: problems_of(services.storage.runs, services.settings.runs_dir, found) for found in chosen
+    }
+    rows = [[run_id, problem] for run_id, problems in problems_by_run.items() for problem in problems]
+    data = {
+        "checked": len(problems_by_run),
+        "wrong": {run_id: problems for run_id, problems in problems_by_run.items() if problems},
+    }
     if not rows:
-        return Answer(data, f"{len(wrong)} runs are as they were recorded.")
-    return Answer(data, Table(["Run", "What is wrong"], rows), FAILURE)
+        return Answer(data, f"{len(problems_by_run)} runs match their records.")
+    return Answer(data, Table(["Run", "Problem"], rows), FAILURE)
 
 
 @runs.command()
 @answers
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it; without this, only say what there is.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Remove the files. Without it they are only listed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Find files that no run needs: of deleted runs, of writers that died, blocks never recorded. Removes with --yes.
+    """Find files that no run needs: of deleted runs, of crashed writers, unrecorded blocks. Removes them with --yes.
 
-    Runs that are queued or running are left alone. Example: abq runs gc, then abq runs gc --yes
+    Runs that are queued or running are skipped. Example: abq runs gc, then abq runs gc --yes
     """
     from app.runs.run_check import leftovers
 
@@ -126,20 +133,22 @@ def gc(
     size = sum(leftover.bytes for leftover in found)
     data = {"removed": yes, "bytes": size, "leftovers": found}
     if not found:
-        return Answer(data, "Nothing is left over.")
+        return Answer(data, "No leftover files.")
     rows = [[str(leftover.path), formatting.size(leftover.bytes), leftover.why] for leftover in found]
-    total = f"{formatting.size(size)} {'is removed' if yes else 'can be removed with --yes'}."
-    return Answer(data, [Table(["Left over", "Size", "Why"], rows), total])
+    total = f"{formatting.size(size)} {'removed' if yes else 'can be removed with --yes'}."
+    return Answer(data, [Table(["File", "Size", "Reason"], rows), total])
 
 
 @runs.command()
 @answers
 def export(
     run: RunId,
-    to: Annotated[Path, typer.Option("--to", help="Folder that gets a folder named after the run.")] = Path("."),
+    to: Annotated[Path, typer.Option("--to", help="Parent of the new folder, which is named after the run.")] = Path(
+        "."
+    ),
     as_json: JsonOption = False,
 ) -> Answer:
-    """Copy a run's files out: spec, blocks, diagnostics, evaluation. Example: abq runs export r-0123456789 --to out"""
+    """Copy a run's spec, blocks, diagnostics and evaluation. Example: abq runs export r-0123456789 --to out"""
     path = open_services().runs.export(run, to)
     return Answer({"run": run, "path": str(path)}, str(path))
 
@@ -147,9 +156,9 @@ def export(
 @answers
 def report(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; default: all finished ones.")
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids. Default: all finished runs.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The file; default: in the data folder.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file. Default: in the data folder.")] = None,
     as_json: JsonOption = False,
 ) -> Answer:
     """Write one self-contained HTML file about runs. Example: abq report r-0123456789 --out report.html"""

@@ -1,4 +1,4 @@
-"""abq app and abq worker: the page, and jobs without the page."""
+"""abq app and abq worker: serve the page, or run jobs without it."""
 
 import ipaddress
 from pathlib import Path
@@ -13,7 +13,7 @@ from app.web.access.accounts import Accounts
 
 
 class ServeError(RuntimeError):
-    """The page cannot be served as asked."""
+    """The page cannot be served with these options."""
 
 
 @answers
@@ -25,26 +25,26 @@ def serve(
         typer.Option(
             "--auth",
             metavar="FILE",
-            help="Let in only the accounts of this file (abq auth set-password). Needed for any address that others "
-            "can reach.",
+            help="Require a login with an account in this file (abq auth set-password). Required for any address "
+            "that other machines can reach.",
         ),
     ] = None,
     public_name: Annotated[
         list[str] | None,
-        typer.Option("--public-name", help="Another host name of the page, such as that of a proxy before it."),
+        typer.Option("--public-name", help="Another host name of the page, such as that of a reverse proxy."),
     ] = None,
 ) -> None:
-    """Serve the dashboard, with a worker for its jobs. Example: abq app --port 7861"""
+    """Serve the dashboard and run its jobs. Example: abq app --port 7861"""
     if auth is None and not _is_loopback(host):
         raise ServeError(
-            f"{host} can be reached by other machines. Say who may log in: abq auth set-password NAME --file FILE, "
-            "then add --auth FILE. Or stay on 127.0.0.1 and use an SSH tunnel (ssh -L 7860:127.0.0.1:7860 machine)."
+            f"Other machines can reach {host}. Create accounts with abq auth set-password NAME --file FILE and add "
+            "--auth FILE; or listen on 127.0.0.1 and use an SSH tunnel (ssh -L 7860:127.0.0.1:7860 machine)."
         )
     accounts = None if auth is None else Accounts(auth.expanduser())
     if accounts is not None and not accounts.names():
         raise ServeError(f"{auth} has no accounts: add one with abq auth set-password NAME --file {auth}.")
     settings = Settings.from_environment()
-    open_services(settings)  # a bad data folder or database is said now, in a second
+    open_services(settings)  # reports a bad data folder or database before gradio is imported
     from app.web.dashboard import launch
 
     launch(settings, host, port, accounts, public_name or ())
@@ -52,13 +52,13 @@ def serve(
 
 @answers
 def work() -> Answer:
-    """Run queued jobs until the queue is empty, then end. The page and `abq calibrate` start this by themselves."""
+    """Run queued jobs until the queue is empty. The page and `abq calibrate` start this automatically."""
     from app.jobs.executors.local import Supervisor
 
     services = open_services()
     if Supervisor(services.settings, services.storage.jobs).run_until_idle():
         return Answer({"worked": True}, "The queue is empty.")
-    return Answer({"worked": False}, "Another process looks after the queue already.")
+    return Answer({"worked": False}, "Another process already runs the queue.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 class ExecutorError(ValueError):
-    """An executor that cannot be used, or an option that does not belong to it."""
+    """An executor that cannot be used, or an option of another executor."""
 
 
 @answers
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML: models, precisions, methods, and settings.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be queued and what it takes.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Run them here, one after the other.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be queued and its cost.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Run them in the foreground, one after the other.")] = False,
     executor: Annotated[
-        Literal["local", "ray"], typer.Option("--executor", help="ray: on a Ray cluster; stays until all is done.")
+        Literal["local", "ray"], typer.Option("--executor", help="ray: on a Ray cluster; waits until all are done.")
     ] = "local",
     ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="HOST:PORT of the cluster's head; default: this machine's own.")
+        str | None, typer.Option("--ray-address", help="HOST:PORT of the cluster's head. Default: this machine.")
     ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Calibrate every model at every precision with every method. What has a run already is not queued again.
+    """Calibrate every model at every precision with every method. Calibrations that have a run are skipped.
 
     Examples:
 
@@ -51,7 +51,7 @@ def sweep(
       abq sweep grid.yaml --executor ray --ray-address 10.0.0.1:6379
     """
     if ray_address is not None and executor != "ray":
-        raise ExecutorError(f"--ray-address {ray_address} is for --executor ray: give both or none.")
+        raise ExecutorError(f"--ray-address {ray_address} requires --executor ray.")
     settings = Settings.from_environment()
     services = open_services(settings)
     planned = services.sweeps.plan(read_sweep(file))
@@ -74,11 +74,11 @@ def sweep(
     if left:
         start_detached(settings)
     _read_states(services, rows)
-    return Answer({"sweep": rows}, f"{left} of {len(rows)} calibrations are queued. See them with: abq jobs list")
+    return Answer({"sweep": rows}, f"{left} of {len(rows)} calibrations were queued. See them with: abq jobs list")
 
 
 def _bring_to_end(services: "Services", rows: list[dict[str, Any]]) -> None:
-    """Bring every run to its end in this process, one after the other."""
+    """Run every unfinished job in this process, one after the other."""
     from app.jobs.foreground import bring_to_end
 
     for row in rows:
@@ -89,10 +89,10 @@ def _bring_to_end(services: "Services", rows: list[dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def _ray_cluster(address: str | None, settings: Settings) -> "Iterator[RayCluster]":
-    """The cluster, connected; what Ray itself prints of it goes to a log."""
+    """Connect to the cluster. Output of Ray goes to a log file."""
     if find_spec("ray") is None:
         raise ExecutorError(
-            "--executor ray needs the package ray, which is not installed: pip install 'abq-explorer[ray]'."
+            "--executor ray needs the package ray, which is not installed. Install it: pip install 'abq-explorer[ray]'."
         )
     from app.jobs.executors.local import open_log
     from app.jobs.executors.ray import RayCluster
@@ -112,7 +112,7 @@ def _check_cluster(cluster: "RayCluster", planned: "Sequence[PlannedCalibration]
 
 
 def _bring_to_end_on(cluster: "RayCluster", services: "Services", rows: list[dict[str, Any]]) -> None:
-    """Bring every run to its end on a cluster, as many at once as it has room for."""
+    """Run every unfinished job on the cluster, as many at a time as it has room for."""
     from app.jobs.executors.cluster import ClusterJobs
     from app.jobs.progress_line import ProgressLine
     from app.jobs.worker import stop_on_signals
@@ -122,8 +122,8 @@ def _bring_to_end_on(cluster: "RayCluster", services: "Services", rows: list[dic
     def show(jobs: "Sequence[Job]") -> None:
         done = len(rows) - len(jobs) + sum(job.progress for job in jobs)
         names = [f"{job.spec['precision']} {job.spec['method']}" for job in jobs if job.state == "running"]
-        at_work = f"at work: {', '.join(names)}" if names else "waiting for room on the cluster"
-        line.show(f"{len(rows) - len(jobs)} of {len(rows)}", done / len(rows), at_work, None)
+        message = f"running: {', '.join(names)}" if names else "waiting for room on the cluster"
+        line.show(f"{len(rows) - len(jobs)} of {len(rows)}", done / len(rows), message, None)
 
     jobs = ClusterJobs(services, cluster, show)
     try:
@@ -188,7 +188,7 @@ def _table(planned: "list[PlannedCalibration]") -> Table:
 def _totals(planned: "list[PlannedCalibration]") -> str:
     left = [one.estimate for one in planned if one.is_pending]
     if not left:
-        return f"All {len(planned)} calibrations have a run: nothing would be queued.\n"
+        return f"All {len(planned)} calibrations have a run. Nothing would be queued.\n"
     seconds, memory = sum(e.seconds for e in left), max(e.peak_memory_bytes for e in left)
     return (
         f"{len(left)} of {len(planned)} calibrations would be queued: about {formatting.seconds(seconds)} on one core, "

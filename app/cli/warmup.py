@@ -1,4 +1,4 @@
-"""abq warmup: the engine's functions compiled before they are needed."""
+"""abq warmup: compile the engine's kernels ahead of time."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -14,15 +14,15 @@ from kernels.environment import check_environment
 @answers
 def warmup(
     precisions: Annotated[
-        str | None, typer.Option("--precisions", help="With commas between; default: whatever the engine has.")
+        str | None, typer.Option("--precisions", help="Comma-separated. Default: all that the engine supports.")
     ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Compile the integer engine for this processor and keep it on disk. Example: abq warmup --precisions W2A8,W4A4"""
+    """Compile the integer engine for this processor and cache it on disk. Example: abq warmup --precisions W2A8,W4A4"""
     check_environment()
     from kernels.warm_up import EVERY_PATH, warm_up
 
     done = warm_up(EVERY_PATH if precisions is None else parse_list(precisions))
-    what = f"{done.compiled} functions were compiled" if done.compiled else "Nothing was left to compile"
-    text = f"{what}, and {', '.join(done.paths)} are ready, in {formatting.seconds(done.seconds)}."
+    what = f"Compiled {done.compiled} functions" if done.compiled else "All functions were already compiled"
+    text = f"{what} in {formatting.seconds(done.seconds)}. Ready: {', '.join(done.paths)}."
     return Answer(asdict(done), text)

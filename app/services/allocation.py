@@ -12,9 +12,10 @@ import pandas
 from abq_core.mix import MixError
 from abq_core.precision import Precision
 from abq_core.spec import read_precision
+from abq_core.text.sources import BUILTIN_TEXT
 from app.files import write_atomically
 from app.services.local_path import local_path
-from app.services.registry import BUILTIN, ModelRegistry
+from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.settings import Settings
 
@@ -36,7 +37,7 @@ class SensitivityText:
     seq_len: tokens per segment; None for DEFAULT_SEQ_LEN, or the model's context if that is shorter.
     """
 
-    data: str = BUILTIN
+    data: str = BUILTIN_TEXT
     segments: int = 4
     seq_len: int | None = None
     seed: int = 0

@@ -68,9 +68,9 @@ def runs_frame(
     latest: dict[tuple[str, str], EvaluationRecord] = {}
     for record in sorted(evaluations, key=lambda record: record.id):
         latest[(record.run_id or "", record.model)] = record
-    asked: dict[tuple[str, str], list[EvaluationRecord]] = {}
+    scores: dict[tuple[str, str], list[EvaluationRecord]] = {}
     for record in _newest_of_each_task(task_scores):
-        asked.setdefault((record.run_id or "", record.model), []).append(record)
+        scores.setdefault((record.run_id or "", record.model), []).append(record)
     rows = [
         {
             "run": run.id,
@@ -80,7 +80,7 @@ def runs_frame(
             "state": run.state,
             **_bits(run.spec),
             **_scores(latest.get((run.id, run.model))),
-            **_task_average(asked.get((run.id, run.model), [])),
+            **_task_average(scores.get((run.id, run.model), [])),
             "created": run.created_at,
             "note": run.note,
         }
@@ -95,11 +95,11 @@ def runs_frame(
             "state": "succeeded",
             **_bits(record.values),
             **_scores(latest.get(("", model))),
-            **_task_average(asked.get(("", model), [])),
+            **_task_average(scores.get(("", model), [])),
             "created": record.created_at,
             "note": "",
         }
-        for (run_id, model), record in ({key: found[0] for key, found in asked.items()} | latest).items()
+        for (run_id, model), record in ({key: found[0] for key, found in scores.items()} | latest).items()
         if not run_id
     ]
     return pandas.DataFrame(rows, columns=RUN_COLUMNS)

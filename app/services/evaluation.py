@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
+from abq_core.text.sources import BUILTIN_TEXT
 from app.clock import now
-from app.services.registry import BUILTIN, ModelRegistry
+from app.services.registry import ModelRegistry
 from app.services.stored import Storage
 from storage.run_ids import means_run
 
@@ -26,7 +27,7 @@ class EvaluationService:
     def evaluate(
         self,
         ref_or_run: str,
-        data: str = BUILTIN,
+        data: str = BUILTIN_TEXT,
         segments: int = EVALUATION_SEGMENTS,
         seq_len: int = EVALUATION_SEQ_LEN,
         on_step: Callable[[int, int], None] | None = None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: it is imported with the firs
 
 Key = tuple[str, str, str]  # model; "" or precision or run id; "full" or the engine
 
-BUILTIN = "builtin"
+BUILTIN = "builtin"  # that of abq_core.models.reference, which imports transformers
 FULL_COLUMN = "full"
 MAX_MODELS = 8
 

@@ -1,4 +1,4 @@
-"""The command line: answers alone on stdout; one line and exit code 2 for mistakes; JSON with fixed names."""
+"""Commands: only answers on stdout, one line and exit code 2 for user errors, JSON with fixed names."""
 
 import json
 import re
@@ -33,7 +33,7 @@ Ask = Callable[..., dict[str, object]]
 
 @pytest.fixture
 def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Runs a command with --json and reads its answer."""
+    """Run a command with --json and parse its answer."""
 
     def run(*words: str) -> dict[str, object]:
         code = main([*words, "--json"])
@@ -46,7 +46,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 @pytest.fixture
 def in_finished(folder: Path, finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch) -> tuple[Services, Job]:
-    """The commands of this test see the finished run."""
+    """Services with a finished run; commands of the test use its data folder."""
     monkeypatch.setenv("ABQ_DATA_DIR", str(finished[0].settings.data_dir))
     return finished
 
@@ -77,7 +77,7 @@ def test_calibrate_and_wait_prints_only_json_on_stdout(folder: Path, tiny_spec: 
     assert "W2*A8 abq" in done.stderr
 
 
-def test_calibrate_without_wait_leaves_the_job_to_a_worker(folder: Path, ask: Ask, tiny_spec: SpecMaker) -> None:
+def test_calibrate_without_wait_queues_the_job_for_a_worker(folder: Path, ask: Ask, tiny_spec: SpecMaker) -> None:
     spec = tiny_spec()
     words = ["calibrate", spec.model, "--precision", "W4A4", "--method", "rtn", "--data", spec.data]
     queued = ask(*words, "--segments", "2", "--seq-len", "32")
@@ -89,7 +89,7 @@ def test_calibrate_without_wait_leaves_the_job_to_a_worker(folder: Path, ask: As
     assert job["state"] == "succeeded", job["log"]
 
 
-def test_a_run_is_listed_measured_generated_from_and_exported(
+def test_a_run_is_listed_evaluated_generated_from_and_exported(
     in_finished: tuple[Services, Job], ask: Ask, text_file: Path, tmp_path: Path
 ) -> None:
     _, job = in_finished
@@ -109,7 +109,7 @@ def test_a_run_is_listed_measured_generated_from_and_exported(
     assert Path(report["path"]).read_text("utf-8").startswith("<!doctype html>")
 
 
-def test_text_answers_are_for_people(in_finished: tuple[Services, Job], capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_without_json_are_tables(in_finished: tuple[Services, Job], capsys: pytest.CaptureFixture[str]) -> None:
     _, job = in_finished
     assert main(["runs", "list"]) == 0
     out = capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_kernels_are_timed_and_checked(in_finished: tuple[Services, Job], ask: A
     assert engine.keys() >= KERNEL and engine["exact"] and engine["speedup"].keys() >= {"torch-fp32", "torch-int8"}
 
 
-def test_the_engine_is_compiled_ahead_and_only_once(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engine_is_compiled_ahead_and_once(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     first = ask("warmup", "--precisions", "W2A8,W4A16")
     assert "dequantized-fp32" in first["paths"] and first["seconds"] > 0
     assert ask("warmup", "--precisions", "W2A8,W4A16")["compiled"] == 0
@@ -143,7 +143,7 @@ def test_jobs_are_cancelled_and_resumed(folder: Path, ask: Ask, services: Servic
     assert ask("runs", "delete", job.run_id, "--yes") == {"deleted": job.run_id}
 
 
-def test_quickstart_measures_all_and_reports(folder: Path, ask: Ask, tiny_llama: Path) -> None:
+def test_quickstart_evaluates_all_runs_and_writes_a_report(folder: Path, ask: Ask, tiny_llama: Path) -> None:
     amount = ["--segments", "2", "--seq-len", "32", "--epochs", "1", "--eval-segments", "2", "--eval-seq-len", "64"]
     answer = ask("quickstart", "--model", str(tiny_llama), *amount)
     names = [(row["precision"], row["method"]) for row in answer["rows"]]
@@ -200,13 +200,13 @@ def test_mistakes_get_one_line_and_exit_code_2(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_missing_gpu_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gpu_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for what in ("kernels", "decode"):
         assert main(["bench", what, "--device", "cuda"]) == 2
         assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -217,7 +217,7 @@ def test_a_port_in_use_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("bad", ["ABQ_DATA_DIR", "ABQ_DATABASE_URL", "ABQ_THREADS"])
-def test_settings_that_cannot_work_are_said(
+def test_invalid_settings_are_reported(
     bad: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "file").write_text("not a database, and longer than the header of one, so that it is looked at")
@@ -227,7 +227,7 @@ def test_settings_that_cannot_work_are_said(
     assert out == "" and str(folder / "file") in err and err.count("\n") == 1
 
 
-def test_what_nobody_expected_is_a_bug_with_a_log(
+def test_an_unexpected_error_is_reported_as_a_bug_with_a_log(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*arguments: object) -> None:
@@ -240,7 +240,7 @@ def test_what_nobody_expected_is_a_bug_with_a_log(
     assert "Traceback" in (folder / "data" / "logs" / "errors.log").read_text("utf-8")
 
 
-def test_a_full_disk_is_said(
+def test_a_full_disk_is_reported(
     folder: Path, in_finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: object) -> None:

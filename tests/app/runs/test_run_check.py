@@ -90,7 +90,7 @@ def test_from_the_command_line(
     services: Services, run: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
-    assert main(["runs", "verify"]) == 0 and "1 runs are as they were" in capsys.readouterr().out
+    assert main(["runs", "verify"]) == 0 and "1 runs match their records" in capsys.readouterr().out
     services.runs.folder(run.run_id).block_path(1).unlink()
     assert main(["runs", "verify", run.run_id, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["wrong"] == {run.run_id: ["The file of block 1 is missing."]}

@@ -1,4 +1,4 @@
-"""Bits under a budget, end to end on a tiny model: chosen, calibrated, and understood by all that shows a run."""
+"""Mixed precision under a budget, end to end on a tiny model: chosen, calibrated, and shown wherever runs are."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ HOSTILE = "<script>alert(1)</script>"
 def mixed(
     tmp_path_factory: pytest.TempPathFactory, tiny_spec: SpecMaker, text_file: Path
 ) -> tuple[Services, Job, PrecisionMix]:
-    """Services with one finished run of a mix that they chose; tests leave it as it is."""
+    """Services with one finished run of a mix from `allocate`. Tests must not modify it."""
     services = open_services(settings_in(tmp_path_factory.mktemp("mixed")))
     spec = tiny_spec()
     chosen = services.allocation.allocate(spec.model, CANDIDATES, 3.5, text=small(text_file))
@@ -59,7 +59,7 @@ def test_a_mix_is_stored_and_shown_with_its_bits(mixed: tuple[Services, Job, Pre
     assert foreseen.full_bytes - foreseen.quantized_bytes == full["weight_bytes"] - row["weight_bytes"]
 
 
-def test_its_name_finds_it_while_there_is_a_run(mixed: tuple[Services, Job, PrecisionMix]) -> None:
+def test_a_mix_is_found_by_name_while_it_has_a_run(mixed: tuple[Services, Job, PrecisionMix]) -> None:
     services, _, mix = mixed
     assert services.models.precision(f" {mix} ") == mix
     with pytest.raises(MixError, match="abq allocate"):
@@ -71,7 +71,7 @@ def test_its_name_finds_it_while_there_is_a_run(mixed: tuple[Services, Job, Prec
             services.models.precision(broken)
 
 
-def test_the_page_carries_it_from_tab_to_tab(mixed: tuple[Services, Job, PrecisionMix]) -> None:
+def test_the_page_keeps_a_mix_selected_in_all_tabs(mixed: tuple[Services, Job, PrecisionMix]) -> None:
     services, job, mix = mixed
     runs = services.runs.frame()
     model = str(job.spec["model"])
@@ -84,7 +84,9 @@ def test_the_page_carries_it_from_tab_to_tab(mixed: tuple[Services, Job, Precisi
     assert len(linears) == len(mix.linears)
 
 
-def test_it_writes_text_and_is_exported_and_reported(mixed: tuple[Services, Job, PrecisionMix], tmp_path: Path) -> None:
+def test_a_mix_generates_text_and_is_exported_and_reported(
+    mixed: tuple[Services, Job, PrecisionMix], tmp_path: Path
+) -> None:
     services, job, mix = mixed
     model = str(job.spec["model"])
     events = list(services.generation.generate([job.run_id, str(mix)], "def open", 3, model=model))
@@ -96,7 +98,7 @@ def test_it_writes_text_and_is_exported_and_reported(mixed: tuple[Services, Job,
     assert str(mix) in page and f"<td>{mix.stored_bits:.2f}</td>" in page
 
 
-def test_measured_once_and_predicted_beside_measured(
+def test_sensitivities_are_measured_once_and_predict_kl(
     mixed: tuple[Services, Job, PrecisionMix], text_file: Path
 ) -> None:
     services, job, mix = mixed
@@ -117,7 +119,7 @@ def test_measured_once_and_predicted_beside_measured(
     assert services.allocation.predictions("elsewhere").empty
 
 
-def test_what_cannot_be_chosen_is_said_before_anything_is_measured(services: Services, tiny_llama: Path) -> None:
+def test_an_impossible_budget_is_refused_before_anything_is_measured(services: Services, tiny_llama: Path) -> None:
     def never(done: int, total: int) -> None:
         raise AssertionError
 
@@ -133,7 +135,7 @@ def test_what_cannot_be_chosen_is_said_before_anything_is_measured(services: Ser
         services.allocation.allocate(str(tiny_llama), ["W9A8"], 3.0, on_step=never)
 
 
-def test_from_the_command_line(
+def test_the_command_line_writes_a_mix_for_calibrate(
     mixed: tuple[Services, Job, PrecisionMix],
     text_file: Path,
     tmp_path: Path,
@@ -183,7 +185,7 @@ def test_from_the_command_line(
         assert said in err
 
 
-def test_figures_show_every_linear_and_leave_hostile_text_inert(mixed: tuple[Services, Job, PrecisionMix]) -> None:
+def test_figures_show_every_linear_and_escape_hostile_text(mixed: tuple[Services, Job, PrecisionMix]) -> None:
     mix = mixed[2]
     frame = pd.DataFrame(
         {
@@ -211,7 +213,7 @@ def test_figures_show_every_linear_and_leave_hostile_text_inert(mixed: tuple[Ser
     assert not allocation_figure(frame.iloc[:0]).data and not prediction_figure(runs.iloc[:0]).data
 
 
-def test_a_choice_belongs_to_its_model() -> None:
+def test_an_allocation_belongs_to_its_model() -> None:
     frame = pd.DataFrame({"block": [0], "tensor": ["q"], "precision": ["W2A8"]})
     kept = Mix("builtin", {"precision": "W2A8"}, frame).to_json()
     again = Mix.from_json(kept, "builtin")
@@ -219,7 +221,7 @@ def test_a_choice_belongs_to_its_model() -> None:
     assert Mix.from_json(kept, "another") is None and Mix.from_json("", "builtin") is None
 
 
-def test_work_that_nobody_follows_ends_at_its_next_report() -> None:
+def test_work_without_a_reader_ends_at_its_next_report() -> None:
     ended, go_on = threading.Event(), threading.Event()
 
     def work(report: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Decoding whole models on a GPU, with the CPU in its place: what columns are made of and what is stored of them."""
+"""Decode columns of a GPU, with the CPU as a stand-in: their modules, dtypes and stored rows."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from app.services.errors import ServiceError
 from storage.jobs import Job
 
 
-def test_every_column_is_measured_under_the_gpus_name(
+def test_every_column_is_stored_under_the_name_of_the_gpu(
     finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services, job = finished
@@ -31,7 +31,7 @@ def test_every_column_is_measured_under_the_gpus_name(
     assert set(stored[stored["machine"].eq(gpu.name)]["kind"]) == {"decode"}
 
 
-def test_what_is_no_linear_of_a_block_is_in_16_bits(finished: tuple[Services, Job]) -> None:
+def test_all_but_the_linears_of_blocks_is_in_16_bits(finished: tuple[Services, Job]) -> None:
     services, job = finished
     ref = services.runs.get(job.run_id).model
     kinds = {"fp16": torch.nn.Linear, "int8": Int8Linear, "W4A8": PackedLinear, "bf16": torch.nn.Linear}

@@ -1,4 +1,4 @@
-"""What cannot fit is refused before anything is queued, in the service and on the command line, and says what would."""
+"""Calibrations that do not fit are refused before they are queued, with a message that says what would fit."""
 
 import re
 from dataclasses import replace
@@ -19,11 +19,11 @@ PLENTY = 1 << 50
 
 
 def free(monkeypatch: pytest.MonkeyPatch, available: Available) -> None:
-    """Make the machine one with so much room."""
+    """Replace the free resources of this machine."""
     monkeypatch.setattr(free_resources, "available", lambda data_dir, *devices: available)
 
 
-def test_work_without_room_is_not_queued(
+def test_a_calibration_that_does_not_fit_is_not_queued(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EstimateError, match=r"GiB of memory \(.* free\)"):  # on this machine as it is
@@ -48,7 +48,7 @@ def test_work_without_room_is_not_queued(
         (Available(PLENTY, PLENTY, MIB), r"of memory of cuda \(1 MiB free\)"),
     ],
 )
-def test_every_kind_of_room_counts(
+def test_memory_disk_and_device_memory_are_checked(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, available: Available, words: str
 ) -> None:
     free(monkeypatch, available)
@@ -59,12 +59,12 @@ def test_every_kind_of_room_counts(
     assert services.jobs.submit(tiny_spec(device="cuda")).state == "queued"
 
 
-def test_what_is_free_is_read_from_the_machine(tmp_path: Path) -> None:
+def test_free_resources_are_those_of_this_machine(tmp_path: Path) -> None:
     found = free_resources.available(tmp_path, "cpu")
     assert found.host > 0 and found.disk > 0 and found.device is None
 
 
-def test_the_command_line_says_so_in_one_line(
+def test_the_command_line_refuses_in_one_line(
     tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ABQ_DATA_DIR", str(tmp_path / "data"))
@@ -74,7 +74,7 @@ def test_the_command_line_says_so_in_one_line(
     assert not out and len(err.strip().splitlines()) == 1 and "of memory (1 MiB free)" in err
 
 
-def test_the_estimate_counts_what_a_job_measures_afterwards() -> None:
+def test_the_estimate_counts_diagnostics_and_evaluation() -> None:
     plan = EvaluationPlan()
     assert Work().diagnosed == (DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN)
     assert Work().evaluated == (plan.segments, plan.seq_len)

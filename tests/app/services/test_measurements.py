@@ -1,4 +1,4 @@
-"""Stored timings on the page: whichever engines they were taken beside, on this machine or on a GPU elsewhere."""
+"""Stored timings on the page, compared with any engine, of this machine or another one's GPU."""
 
 import pandas as pd
 import pytest
@@ -16,7 +16,7 @@ def timed(*speedups: dict[str, float] | None) -> pd.DataFrame:
     return pd.DataFrame([{**case, "m": 1 << row, "speedup": speedup} for row, speedup in enumerate(speedups)])
 
 
-def test_what_a_gpu_was_compared_with_is_shown() -> None:
+def test_engines_that_a_gpu_was_compared_with_are_shown() -> None:
     rows = timed({"cublas-fp16": 4.5, "cublaslt-int8": 3.0}, {"cublas-fp16": 0.5, "cublaslt-int8": 0.7})
     answer = kernel_answer(rows)
     assert "<b>4.5 times</b> as fast as cuBLAS FP16 on path cuda-binary" in answer
@@ -25,21 +25,21 @@ def test_what_a_gpu_was_compared_with_is_shown() -> None:
     assert [trace.name for trace in speedup_figure(rows).data] == ["over cuBLAS FP16", "over cuBLASLt INT8"]
 
 
-def test_a_row_may_lack_what_another_was_compared_with() -> None:
+def test_rows_may_be_compared_with_different_engines() -> None:
     rows = timed({"torch-bf16": 3.0}, {"onnxruntime": 1.5}, None)
     assert "<b>3.0 times</b> as fast as torch bf16" in kernel_answer(rows)
     assert "over ONNX Runtime" in kernel_table(rows)
 
 
 @pytest.mark.parametrize("speedup", [None, {}, {"<script>": 2.0}])
-def test_without_a_known_engine_the_timings_still_stand(speedup: dict[str, float] | None) -> None:
+def test_timings_without_a_known_engine_are_shown(speedup: dict[str, float] | None) -> None:
     rows = timed(speedup)
     assert not baselines_of(rows)
     assert "no other engine" in kernel_answer(rows)
     assert "exact" in kernel_table(rows) and "script" not in kernel_table(rows)
 
 
-def test_bars_are_told_apart_without_colour() -> None:
+def test_bars_are_distinguishable_without_colour() -> None:
     kinds = [(baseline.lens, baseline.pattern) for engine, baseline in BASELINES.items()]
     here, there = kinds[:6], kinds[6:]
     assert len(set(here)) == len(here) and len(set(there)) == len(there)

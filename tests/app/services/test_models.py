@@ -59,7 +59,7 @@ def test_threads_that_explore_the_same_wait_for_one_result(
 
 
 class PausingName(str):
-    """A model's name whose second hashing lets another thread run: between two look-ups of a key that has it."""
+    """A model name that pauses when it is hashed a second time, so that another thread runs between two look-ups."""
 
     hashed = 0
 

@@ -6,8 +6,9 @@ import pytest
 from app_cases import SpecMaker, work_on
 
 from abq_core.calibration.quantized_block import MissingBlockError
+from abq_core.models import reference
 from app.services import ServiceError, Services
-from app.services.registry import ModelRegistry
+from app.services.registry import BUILTIN, ModelRegistry
 from storage.jobs import Job
 
 
@@ -57,3 +58,7 @@ def test_columns_have_one_model(services: Services, tiny_spec: SpecMaker, tiny_o
     assert services.registry.common_model(["full", job.run_id], "builtin") == job.spec["model"]
     with pytest.raises(ServiceError, match="different models"):
         services.registry.common_model([job.run_id, other.run_id], "builtin")
+
+
+def test_the_built_in_model_has_one_name() -> None:
+    assert BUILTIN == reference.BUILTIN

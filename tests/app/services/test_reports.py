@@ -1,4 +1,4 @@
-"""The report: one file, nothing fetched, figures in it for light and dark, hostile text inert."""
+"""Reports: one file that loads nothing, with light and dark figures and escaped text."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def data_of(page: str) -> dict[str, dict[str, object]]:
     return {name: json.loads(text) for name, text in found}
 
 
-def test_it_holds_the_table_and_the_figures_of_before_and_after(finished: tuple[Services, Job], tmp_path: Path) -> None:
+def test_a_report_has_the_table_and_the_figures(finished: tuple[Services, Job], tmp_path: Path) -> None:
     services, job = finished
     page = services.reports.write([], tmp_path / "report.html").read_text("utf-8")
     assert job.run_id in page and "times smaller than 16-bit" in page and "--precision W4A4" in page
@@ -31,7 +31,7 @@ def test_it_holds_the_table_and_the_figures_of_before_and_after(finished: tuple[
     assert {"Full", "Rounded", "Corrected"} <= names
 
 
-def test_it_fetches_nothing(finished: tuple[Services, Job], tmp_path: Path) -> None:
+def test_a_report_loads_nothing(finished: tuple[Services, Job], tmp_path: Path) -> None:
     services, job = finished
     page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
     assert page.count("plotly.js v") == 1
@@ -39,7 +39,7 @@ def test_it_fetches_nothing(finished: tuple[Services, Job], tmp_path: Path) -> N
     assert "default-src 'none'" in page
 
 
-def test_hostile_text_stays_text(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
+def test_hostile_text_is_escaped(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
     job = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn")))
     services.runs.set_note(job.run_id, HOSTILE)
     page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Runs: what a finished one shows, its note, export and deletion."""
+"""Runs: their frame, diagnostics, note, export and deletion."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FRAMES = {
 }  # fmt: skip
 
 
-def test_a_finished_run_has_everything_that_the_page_shows(finished: tuple[Services, Job]) -> None:
+def test_a_finished_run_has_scores_diagnostics_losses_and_a_log(finished: tuple[Services, Job]) -> None:
     services, job = finished
     assert (job.state, job.progress, job.blocks_done, job.blocks_total, job.error) == ("succeeded", 1.0, 2, 2, None)
     runs = services.runs.frame().set_index("run")

@@ -1,4 +1,4 @@
-"""`abq sweep`: says what it would do, does it once, goes on where it stopped."""
+"""Sweeps: dry runs, each calibration queued once, continued after an interruption."""
 
 import json
 import socket
@@ -46,7 +46,7 @@ def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict
     return code, json.loads(out)["sweep"] if out else [{"error": err}]
 
 
-def test_a_dry_run_says_what_each_takes_and_queues_nothing(
+def test_a_dry_run_shows_costs_and_queues_nothing(
     grid: Path, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, rows = ask(capsys, str(grid), "--dry-run")
@@ -57,7 +57,7 @@ def test_a_dry_run_says_what_each_takes_and_queues_nothing(
     assert "4 of 4 calibrations would be queued" in capsys.readouterr().out
 
 
-def test_a_sweep_is_done_once_and_goes_on_where_it_stopped(
+def test_a_sweep_runs_once_and_continues_where_it_stopped(
     grid: Path, services: Services, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given_up = services.jobs.submit(tiny_spec("W4A4", "rtn", epochs=1))
@@ -73,7 +73,7 @@ def test_a_sweep_is_done_once_and_goes_on_where_it_stopped(
     assert [row["state"] for row in more] == ["succeeded", "succeeded", "new", "new"]
 
 
-def test_nothing_is_queued_where_one_cannot_run(
+def test_nothing_is_queued_if_one_calibration_cannot_run(
     folder: Path, services: Services, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(folder, tiny_spec, data=str(folder / "none.txt"))
@@ -83,7 +83,7 @@ def test_nothing_is_queued_where_one_cannot_run(
     assert not services.storage.runs.list()
 
 
-def test_a_sweep_takes_over_what_a_dead_one_held(
+def test_a_sweep_takes_over_jobs_of_a_dead_process(
     folder: Path, services: Services, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = services.jobs.submit(tiny_spec("W4A4", "rtn", epochs=1))
@@ -102,9 +102,9 @@ def test_ray_is_an_extra(grid: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert not out and "pip install 'abq-explorer[ray]'" in err and err.count("\n") == 1
 
 
-def test_an_address_is_for_ray(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_ray_address_requires_the_ray_executor(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(grid), "--ray-address", "127.0.0.1:6379"]) == 2
-    assert "is for --executor ray" in capsys.readouterr().err
+    assert "requires --executor ray" in capsys.readouterr().err
     assert main(["sweep", str(grid), "--executor", "dask"]) == 2
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot tasks from the command line to the page: asked, stored beside perplexity, shown."""
+"""Zero-shot tasks, from the command line to the page: run, stored with perplexity, shown."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def task_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 
 @pytest.fixture
 def ask(finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Runs a command with --json on the finished run's data folder."""
+    """Run a command with --json on the data folder of the finished run."""
     monkeypatch.setenv("ABQ_DATA_DIR", str(finished[0].settings.data_dir))
     monkeypatch.setenv("ABQ_THREADS", "1")
 
@@ -51,7 +51,7 @@ def ask(finished: tuple[Services, Job], monkeypatch: pytest.MonkeyPatch, capsys:
     return run
 
 
-def test_tasks_are_asked_stored_and_shown(
+def test_tasks_are_run_stored_and_shown(
     finished: tuple[Services, Job],
     ask: Ask,
     task_files: dict[str, str],
@@ -75,11 +75,11 @@ def test_tasks_are_asked_stored_and_shown(
     assert (full["precision"], full["method"], full["engine"]) == ("FP16", "none", "full")
 
     runs = services.runs.frame().set_index("run")
-    newest = again["tasks"][0]["metrics"]["acc"]  # of each task, the score that was measured last
+    newest = again["tasks"][0]["metrics"]["acc"]  # the latest score of each task
     assert runs.loc[job.run_id, "task_score"] == pytest.approx((reading["metrics"]["acc"] + newest) / 2)
     assert (runs.loc[job.run_id, "tasks"], runs.loc["", "tasks"]) == (2, 1)
     for name in ("perplexity", "kl_mean", "weight_bytes"):
-        assert runs[name].equals(before[name])  # tasks take nothing away from what stands beside them
+        assert runs[name].equals(before[name])  # task scores leave the evaluation unchanged
 
     shown = ask("runs", "show", job.run_id)
     assert [row["task"] for row in shown["task_scores"]] == ["reading", "writing"]
@@ -95,7 +95,7 @@ def test_tasks_are_asked_stored_and_shown(
 
     table = task_table(services.tasks.frame(), str(job.spec["model"]))
     assert "reading" in table and "writing" in table and "2 of 8" in table
-    assert table.count("<tr") == 3 and formatting.MISSING in table  # full precision was not asked the second
+    assert table.count("<tr") == 3 and formatting.MISSING in table  # full precision has no score of the second task
     assert task_table(services.tasks.frame(), "another model") == ""
 
 
@@ -112,7 +112,7 @@ def test_a_model_without_perplexity_is_listed_with_its_tasks(
     )
 
 
-def test_what_cannot_be_asked_is_said_in_a_line(
+def test_tasks_that_cannot_run_are_refused_in_one_line(
     finished: tuple[Services, Job], ask: Ask, task_files: dict[str, str], tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -134,4 +134,4 @@ def test_what_cannot_be_asked_is_said_in_a_line(
     before = len(services.storage.measurements.task_scores())
     with pytest.raises(TaskError):
         services.tasks.evaluate(job.run_id, [task_files["reading"], "mmlu"])
-    assert len(services.storage.measurements.task_scores()) == before  # nothing is asked where a part cannot be
+    assert len(services.storage.measurements.task_scores()) == before  # no task runs if one of them cannot

@@ -1,4 +1,4 @@
-"""Timings that travel between machines: what is exported comes back the same, and nothing else comes in."""
+"""Timing files: exported timings are imported unchanged, and other content is refused."""
 
 import json
 import subprocess
@@ -39,14 +39,14 @@ def elsewhere(tmp_path: Path) -> Services:
     return open_services(settings_in(tmp_path / "elsewhere"))
 
 
-def test_what_is_exported_comes_back_once(measured: Services, exported: Path, elsewhere: Services) -> None:
+def test_exported_timings_are_imported_once(measured: Services, exported: Path, elsewhere: Services) -> None:
     assert elsewhere.timings.import_from(exported) == (4, 0)
     assert elsewhere.timings.import_from(exported) == (0, 4)
     here = [(r.created_at, r.device, r.values) for r in measured.storage.measurements.throughput()]
     assert [(r.created_at, r.device, r.values) for r in elsewhere.storage.measurements.throughput()] == here
 
 
-def test_timings_of_an_older_version_are_known_again(elsewhere: Services, exported: Path, tmp_path: Path) -> None:
+def test_timings_of_an_older_version_are_recognized(elsewhere: Services, exported: Path, tmp_path: Path) -> None:
     content = json.loads(exported.read_text())
     for row in content["timings"]:
         for added_later in ("cold_iqr_us", "operations", "ceiling_gop_per_second"):
@@ -61,7 +61,7 @@ def test_timings_of_an_older_version_are_known_again(elsewhere: Services, export
     assert {r.values["operations"] for r in empty.storage.measurements.throughput()} == {None}
 
 
-def test_operations_and_their_ceiling_travel(exported: Path, elsewhere: Services) -> None:
+def test_operations_and_their_ceiling_are_exported(exported: Path, elsewhere: Services) -> None:
     content = json.loads(exported.read_text())
     set_value("operations", 2**40)(content["timings"])
     set_value("ceiling_gop_per_second", 9.25e6)(content["timings"])
@@ -74,12 +74,12 @@ def test_operations_and_their_ceiling_travel(exported: Path, elsewhere: Services
     assert sorted(kept, key=str) == [(2**40, 9.25e6), *[(None, None)] * 3]
 
 
-def test_only_the_asked_device_is_exported(measured: Services, tmp_path: Path) -> None:
+def test_only_the_given_device_is_exported(measured: Services, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no timing of 'H200' yet"):
         measured.timings.export(tmp_path / "none.json", "H200")
 
 
-def test_a_file_that_is_there_is_not_written_over(measured: Services, exported: Path) -> None:
+def test_an_existing_file_is_not_overwritten(measured: Services, exported: Path) -> None:
     before = exported.read_bytes()
     with pytest.raises(ServiceError, match="already exists"):
         measured.timings.export(exported, this_device())
@@ -116,7 +116,7 @@ def set_row(name: str, value: object) -> Callable[[Rows], None]:
         (set_row("values", []), "cannot be read"),
     ],
 )
-def test_a_wrong_timing_is_named_and_nothing_is_kept(
+def test_a_wrong_timing_is_named_and_nothing_is_stored(
     exported: Path, elsewhere: Services, change: Callable[[Rows], None], says: str
 ) -> None:
     content = json.loads(exported.read_text())
@@ -145,9 +145,7 @@ def test_another_file_is_refused(tmp_path: Path, elsewhere: Services, text: str,
         elsewhere.timings.import_from(path)
 
 
-def test_the_page_knows_which_machine_a_timing_is_of(
-    measured: Services, exported: Path, elsewhere: Services, tmp_path: Path
-) -> None:
+def test_timings_name_their_machine(measured: Services, exported: Path, elsewhere: Services, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     content = json.loads(exported.read_text())
     for row in content["timings"]:
@@ -158,7 +156,7 @@ def test_the_page_knows_which_machine_a_timing_is_of(
     assert elsewhere.timings.frame()["machine"].value_counts().to_dict() == {this_device(): 4, "AMD EPYC": 4}
 
 
-def test_shipped_timings_are_of_other_machines_and_in_no_database(elsewhere: Services) -> None:
+def test_shipped_timings_are_of_other_machines_and_not_in_the_database(elsewhere: Services) -> None:
     frame = elsewhere.timings.frame(shipped=True)
     assert set(frame["kind"]) == {"kernel", "decode"}
     assert this_device() not in set(frame["machine"])
@@ -168,7 +166,7 @@ def test_shipped_timings_are_of_other_machines_and_in_no_database(elsewhere: Ser
     assert not elsewhere.storage.measurements.throughput()
 
 
-def test_this_machines_own_timings_are_not_shown_as_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_timings_of_this_machine_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads(next(timings.SHIPPED.glob("*.json")).read_text())
     machine = content["timings"][0]["device"]
     monkeypatch.setattr(timings, "this_device", lambda: machine)
@@ -184,7 +182,7 @@ def test_shipped_files_are_what_the_benchmarks_measured(tmp_path: Path) -> None:
 
 
 def test_a_gpus_files_can_be_shipped(tmp_path: Path) -> None:
-    """With the fields that its benchmarks write: what they say of limits stays out, decoding has one thread."""
+    """Fields of the GPU benchmarks are converted: limits are left out, and decoding has one thread."""
     kernel = dict(next(row.values for row in timings.shipped_timings() if row.values["kind"] == "kernel"))
     del kernel["kind"]
     rows = [{**kernel, "limit": "memory", "limit_share": 0.7}, {**kernel, "engine": "cublas-fp16"}]
@@ -207,7 +205,7 @@ def ship(words: list[str], folder: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
-def test_a_picture_has_the_cases_that_the_form_names() -> None:
+def test_a_figure_shows_the_cases_of_the_form() -> None:
     kernels = pd.DataFrame(
         [(p, n, 64, m) for p in ("W2A8", "W4A4") for n in (32, 64) for m in (1, 2, 4, 8)],
         columns=["precision", "n", "k", "m"],
@@ -218,7 +216,7 @@ def test_a_picture_has_the_cases_that_the_form_names() -> None:
     assert len(chosen_kernels(kernels.head(3), [], [], [])) == 3
 
 
-def test_another_machines_models_are_shown_where_it_has_not_this_one() -> None:
+def test_models_of_another_machine_are_shown_if_it_lacks_this_one() -> None:
     measured = pd.DataFrame(
         [("decode", "llama-7b", "W2A8", 900.0), ("decode", "llama-1b", "W2A8", 1.0)],
         columns=["kind", "model", "column", "tokens_per_second"],

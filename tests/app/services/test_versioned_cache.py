@@ -1,4 +1,4 @@
-"""What visitors share: made once for all who ask at the same moment, never older than is promised, never changed."""
+"""Cached reads: loaded once for concurrent readers, never older than promised, never modified."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ with Database.open(sys.argv[1]) as database:
 
 
 class Clock:
-    """Stands for `time`: its seconds are those that a test sets."""
+    """Replaces `time`: its seconds are set by the test."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -37,14 +37,14 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of what is shared; it stands still until a test sets it."""
+    """The clock of cache versions, stopped until a test advances it."""
     stopped = Clock()
     monkeypatch.setattr("app.services.stored.time", stopped)
     return stopped
 
 
 class Slow:
-    """Makes 1, 2, 3 ...; the first begins only to wait until it may go on."""
+    """Returns 1, 2, 3 ...; the first call waits for `go_on`."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -59,8 +59,8 @@ class Slow:
         return made
 
 
-class Asked:
-    """The moment of all who ask, and an event for when so many have asked."""
+class CountedVersion:
+    """A version that a test sets, and a count of the readers that have asked for it."""
 
     def __init__(self, moment: Version) -> None:
         self.moment = moment
@@ -79,20 +79,20 @@ def ask(pool: ThreadPoolExecutor, shared: VersionedCache[int], count: int) -> li
     return [pool.submit(shared.read) for _ in range(count)]
 
 
-def test_all_who_ask_at_once_share_one_answer() -> None:
-    make, moment = Slow(), Asked((0, 0))
+def test_concurrent_readers_share_one_load() -> None:
+    make, moment = Slow(), CountedVersion((0, 0))
     shared = VersionedCache(make, moment)
     with ThreadPoolExecutor(8) as pool:
         answers = ask(pool, shared, 8)
-        moment.wait(8 + 1)  # all have asked, and the one that makes it has looked at the clock again
+        moment.wait(8 + 1)  # all readers have asked, and the loading one has read the version again
         make.go_on.set()
         assert [answer.result() for answer in answers] == [1] * 8
     assert make.made == 1
 
 
 @pytest.mark.parametrize("later", [(1, 0), (0, 1)], ids=["a write has ended", "time has passed"])
-def test_an_answer_that_was_begun_before_one_asked_is_not_taken(later: Version) -> None:
-    make, moment = Slow(), Asked((0, 0))
+def test_a_load_that_began_before_a_read_does_not_serve_it(later: Version) -> None:
+    make, moment = Slow(), CountedVersion((0, 0))
     shared = VersionedCache(make, moment)
     with ThreadPoolExecutor(4) as pool:
         first = ask(pool, shared, 1)
@@ -106,7 +106,7 @@ def test_an_answer_that_was_begun_before_one_asked_is_not_taken(later: Version) 
         assert [answer.result() for answer in others] == [2] * 3
 
 
-def test_an_error_is_not_kept() -> None:
+def test_an_error_is_not_cached() -> None:
     answers: list[Callable[[], int]] = [lambda: 1 // 0, lambda: 2]
     shared = VersionedCache(lambda: answers.pop(0)(), lambda: (0, 0))
     with pytest.raises(ZeroDivisionError):
@@ -114,7 +114,7 @@ def test_an_error_is_not_kept() -> None:
     assert (shared.read(), shared.read()) == (2, 2)
 
 
-def test_the_number_of_answers_that_are_kept_is_bounded() -> None:
+def test_the_number_of_entries_is_bounded() -> None:
     made: list[str] = []
     shared = VersionedCache(made.append, lambda: (0, 0))
     questions = [str(number) for number in range(MAX_ENTRIES + 1)]
@@ -123,7 +123,7 @@ def test_the_number_of_answers_that_are_kept_is_bounded() -> None:
     assert made == [*questions, questions[0]]
 
 
-def test_own_writes_are_seen_at_once(services: Services, tiny_spec: SpecMaker, clock: Clock) -> None:
+def test_writes_of_this_process_are_visible_at_once(services: Services, tiny_spec: SpecMaker, clock: Clock) -> None:
     def states() -> list[str]:
         return list(services.jobs.frame()["state"])
 
@@ -150,15 +150,15 @@ def test_own_writes_are_seen_at_once(services: Services, tiny_spec: SpecMaker, c
         services.jobs.log(job.id)
 
 
-def test_what_another_process_wrote_is_seen_in_time(services: Services, clock: Clock) -> None:
+def test_writes_of_another_process_are_visible_after_the_interval(services: Services, clock: Clock) -> None:
     assert services.jobs.frame().empty and services.runs.newest_frame().empty
     subprocess.run([sys.executable, "-c", SUBMITS, services.settings.database_url], check=True)
-    assert services.jobs.frame().empty, "it was made anew although nobody wrote here and no time has passed"
+    assert services.jobs.frame().empty, "loaded again without a write and within the interval"
     clock.seconds = STALE_SECONDS
     assert len(services.jobs.frame()) == len(services.runs.newest_frame()) == 1
 
 
-def test_nobody_reads_what_another_reader_changed(services: Services, tiny_spec: SpecMaker, clock: Clock) -> None:
+def test_modified_frames_do_not_reach_other_readers(services: Services, tiny_spec: SpecMaker, clock: Clock) -> None:
     job = services.jobs.submit(tiny_spec())
     claimed = services.storage.jobs.claim_next("w", now())
     assert claimed is not None
