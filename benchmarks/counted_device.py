@@ -2,6 +2,9 @@
 
 It is torch's "meta" device used like an accelerator: values that are copied to the host or read by Python are invented.
 Code that mixes host and device tensors fails as it would on a GPU.
+
+Uses torch's dispatch mode, operation schemas and storage addresses, which are not public API: checked with torch 2.13;
+`tests/benchmarks/test_counted_device.py` fails if they change.
 """
 
 import pydoc_data.topics
