@@ -15,9 +15,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from ablation_page import Key, page
 from conditions import Conditions, add_options
 from measure_missing import measure_missing
+from pages.ablation_page import Key, page
 from row_file import RowFile
 from row_spec import FULL_PRECISION, RowSpec
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cpu_peers_page import page, row_text
+from pages.cpu_peers_page import page, row_text
 
 from kernels.benchmark.machine import describe_machine
 from kernels.benchmark.matmul import QUICK, Matrix, bench_kernels

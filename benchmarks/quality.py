@@ -15,8 +15,8 @@ from pathlib import Path
 
 from conditions import Conditions, add_options
 from measure_missing import measure_missing
+from pages.quality_page import page
 from peer_weights import PEERS, is_peer, supports
-from quality_page import page
 from row_file import RowFile
 from row_spec import FULL_PRECISION, RowSpec
 

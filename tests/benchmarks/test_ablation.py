@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import ablation
 import pytest
-from ablation_page import page
 from benchmark_cases import CONDITIONS, figures
+from pages.ablation_page import page
 
 from abq_core.precision import Precision
 from abq_core.spec import METHODS, Switches

@@ -6,7 +6,7 @@ from typing import Any
 
 import cpu_peers
 import pytest
-from cpu_peers_page import PROMISES, bandwidth_text, page, ratio
+from pages.cpu_peers_page import PROMISES, bandwidth_text, page, ratio
 
 from kernels.benchmark import matmul, timing
 

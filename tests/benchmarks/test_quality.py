@@ -11,8 +11,8 @@ import quality
 from benchmark_cases import CONDITIONS, figures
 from conditions import Conditions
 from measure_missing import DifferentTextError, measure_missing
+from pages.quality_page import page
 from peer_weights import PeerError
-from quality_page import page
 from row_file import RowFile
 from row_spec import RowSpec
 

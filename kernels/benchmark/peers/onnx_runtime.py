@@ -4,9 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from kernels.benchmark.peers.peer import Peer
 
@@ -45,6 +43,8 @@ def _mat_mul_n_bits(n: int, k: int, bits: int, copies: Callable[[int], int], thr
 def _model(
     n: int, k: int, bits: int, data: NDArray[np.uint8], scales: NDArray[np.float32], zeros: NDArray[np.uint8]
 ) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
     arrays = {"data": data, "scales": scales, "zeros": zeros}
     node = helper.make_node(
         "MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft",
@@ -58,6 +58,8 @@ def _model(
 
 
 def _session(model: bytes, threads: int) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
