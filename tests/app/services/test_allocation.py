@@ -166,7 +166,7 @@ def test_the_command_line_writes_a_mix_for_calibrate(
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"precision": "W2A8mix-000000", "mix": {"0.q": {"precision": "W2A8", "weights": 1}}}))
     for precision, said in (
-        (str(tmp_path / "missing.json"), "no such file"),
+        (str(tmp_path / "missing.json"), "this file does not exist"),
         (str(other), "one of them was changed"),
         ("W2.5A8mix-000000", "No run has the mix"),
     ):
