@@ -50,8 +50,9 @@ def kernel_table(kernels: pd.DataFrame) -> str:
         return ""
     baselines = baselines_of(kernels)
     headings = [
-        Heading("precision"), Heading(f"shape N {TIMES} K"), Heading("M", numeric=True), Heading("path", wraps=True),
-        Heading("time (IQR)", numeric=True, wraps=True), Heading("equals int64"),
+        Heading("precision", wraps=True), Heading(f"shape N {TIMES} K", wraps=True),
+        Heading("M", numeric=True), Heading("path", wraps=True),
+        Heading("time (IQR)", numeric=True, wraps=True), Heading("equals int64", wraps=True),
         *(Heading(f"over {BASELINES[engine].word}", numeric=True) for engine in baselines),
         Heading("packed size", numeric=True), Heading("threads", numeric=True),
     ]  # fmt: skip
