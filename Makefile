@@ -8,7 +8,7 @@ DATA ?=
 AUTH ?=
 PROCESSES ?= 2
 
-.PHONY: venv app test extras browser check bench peers soak screenshots clean
+.PHONY: venv app test extras browser check bench peers attack soak screenshots clean
 
 venv: $(VENV)/.ready
 
@@ -49,6 +49,9 @@ peers: .venv-peers/.ready  ## the packages of GPTQ and AutoRound, apart: benchma
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
+
+attack: venv  ## hostile inputs, and a table of what held; on an older commit: make attack AGAINST=COMMIT
+	$(BIN)/python tests/attack $(if $(AGAINST),--against $(AGAINST)) --numprocesses $(PROCESSES)
 
 soak: venv  ## every promise about jobs and the server, measured on an idle machine; make soak SHORT=1 is a smaller one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,fuzz,ray]"

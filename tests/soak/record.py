@@ -19,6 +19,8 @@ The promises about jobs and the server, measured with real processes, kills and 
 again (`make soak SHORT=1` with fewer rounds); `python tests/soak --only CHECK --json {json}
 --markdown {markdown}` measures one. A result of the short form never replaces one of the long form.
 
+Hostile inputs have a table of their own: `make attack` ([SECURITY.md](../SECURITY.md)).
+
 | check | promise | measured | limit | held | form | when, load |
 |---|---|---|---|---|---|---|
 {rows}

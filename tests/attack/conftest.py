@@ -1,0 +1,53 @@
+"""Fixtures of the attack: the command line as a process, a finished run, and the row of each test for the table."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attack_cases import Command, FinishedRun, command_line
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("attack")
+        if marker is not None:
+            item.user_properties.append(("row", marker.kwargs["row"]))
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Callable[[int], None]:
+    """Records how many hostile inputs a test tried; without a call it counts as one."""
+    return lambda count: request.node.user_properties.append(("tried", count))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data folder of `abq`."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def abq(data: Path) -> Command:
+    """Runs the command line in a process: `abq("runs", "list").stdout`; see `command_line`."""
+    return lambda *words, **options: command_line(data, *words, **options)
+
+
+@pytest.fixture(scope="session")
+def made_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run of the tiny LLaMA model made by the command line; use `finished_run` in tests."""
+    folder = tmp_path_factory.mktemp("finished")
+    text = folder / "text.txt"
+    text.write_text("The module provides functions to read and write files, one line at a time. " * 600, "utf-8")
+    words = ["--precision", "W4A4", "--method", "rtn", "--data", str(text), "--segments", "2", "--seq-len", "32"]
+    done = command_line(folder / "data", "calibrate", str(tiny_llama), *words, "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    return FinishedRun(folder / "data", json.loads(done.stdout)["run"], tiny_llama, text)
+
+
+@pytest.fixture
+def finished_run(made_run: FinishedRun, data: Path) -> FinishedRun:
+    """A finished run in the data folder of `abq`, which the test may change."""
+    shutil.copytree(made_run.data, data, symlinks=True)
+    return made_run._replace(data=data)

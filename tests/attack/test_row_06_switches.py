@@ -1,0 +1,49 @@
+"""Row 6: a switch of a calibration takes values of its own type only, wherever it is named."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from attack_cases import Command, assert_sentence
+
+pytestmark = pytest.mark.attack(row=6)
+
+WRONG = ['"maybe"', "1", "0", "null", "[]", "[true]", "{a: 1}", "2026-01-01", "1.0", '"tru"', '""', ".nan"]
+
+
+@pytest.mark.parametrize("switch", ["akl", "mse"])
+def test_sweep_files_with_a_wrong_switch_are_refused(
+    switch: str, abq: Command, tmp_path: Path, tried: Callable[[int], None]
+) -> None:
+    for value in WRONG[:2] + WRONG[-1:]:
+        file = tmp_path / "sweep.yaml"
+        file.write_text(f"models: [builtin]\nprecisions: [W4A4]\nswitches: {{{switch}: {value}}}\n")
+        assert_sentence(abq("sweep", str(file), "--dry-run", "--json"), switch, str(file))
+    tried(3)
+
+
+def test_text_is_read_as_the_value_that_it_names(tmp_path: Path) -> None:
+    from abq_core.planning.sweep import read_sweep
+
+    file = tmp_path / "sweep.yaml"
+    for value in ('"false"', "false", '" FALSE "'):
+        file.write_text(f"models: [builtin]\nprecisions: [W4A4]\nswitches: {{akl: {value}}}\n")
+        [spec] = read_sweep(file)
+        assert spec.switches.akl is False
+
+
+def test_every_reader_of_switches_refuses_values_of_another_type(tried: Callable[[int], None]) -> None:
+    import yaml
+
+    from abq_core.precision import Precision
+    from abq_core.spec import CalibrationSpec, SpecError
+
+    spec = CalibrationSpec("builtin", Precision.parse("W4A4"), "abq")
+    switches = asdict(spec.switches)
+    for value in WRONG:
+        for switch in ("akl", "mse", "balance"):
+            bad = {**spec.to_dict(), "switches": {**switches, switch: yaml.safe_load(value)}}
+            with pytest.raises(SpecError, match=switch):
+                CalibrationSpec.from_dict(bad)
+    tried(3 * len(WRONG))
