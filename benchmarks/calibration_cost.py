@@ -84,10 +84,10 @@ def _jobs_table(models: Sequence[str], methods: Sequence[str], rows: RowFile) ->
             )
             for name, estimated, measured in figures:
                 ratio = estimated / measured
-                held = "held" if abs(ratio - 1) <= WITHIN else "NOT held"
+                within = "yes" if abs(ratio - 1) <= WITHIN else "**no**"
                 cells = [f"`{model}`", f"`{method}`", name, f"{estimated:,.1f}", f"{measured:,.1f}", f"{ratio:.2f}"]
-                lines.append([*cells, held])
-    titles = ["model", "method", f"promise: within {WITHIN:.0%}", "estimated", "measured", "ratio", ""]
+                lines.append([*cells, within])
+    titles = ["model", "method", "quantity", "estimated", "measured", "ratio", f"within {WITHIN:.0%}"]
     return _table(titles, lines)
 
 
