@@ -85,9 +85,10 @@ def measured_page(result: dict[str, Any]) -> str:
     """Format all results as Markdown."""
     machine, start = result["machine"], result["start"]
     facts = (
-        f"{machine['cpu']}, {machine['threads']} threads, reading memory at {machine['read_gb_per_second']:.1f} GB/s; "
-        f"torch {machine['versions']['torch']}; {machine['date']}. A new process imports the engine in "
-        f"{start['import_seconds']:.2f} s, and has its first product {start['first_product_seconds']:.2f} s later.\n"
+        f"{machine['cpu']}, {machine['threads']} threads, {machine['read_gb_per_second']:.1f} GB/s memory read "
+        f"bandwidth; torch {machine['versions']['torch']}; {machine['date']}. A new process needs "
+        f"{start['import_seconds']:.2f} s to import the engine and {start['first_product_seconds']:.2f} s more for "
+        "its first product.\n"
     )
     return "\n".join([facts, *(table(name, measured) for name, measured in result["models"].items())])
 
@@ -119,7 +120,8 @@ def table(name: str, measured: dict[str, Any]) -> str:
     lines = [
         f"### {name}",
         "",
-        "| | path | tokens/s | over bf16 | CPU a token | first token | weights | under bf16 | process |",
+        "| | path | tokens/s | speedup over bf16 | CPU per token | first token | weights | compression vs. bf16 | "
+        "process |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in measured["columns"]:

@@ -1,6 +1,6 @@
 """Perplexity of our methods and of peers on the same models, text and precisions; writes docs/results.md.
 
-    python benchmarks/quality.py --model builtin --model /tmp/models/qwen2-small
+    python benchmarks/quality.py --model builtin --model qwen2-small
 
 Rows are written to the JSON file as they finish, so that an interrupted run can be resumed. Peers need their packages
 (`make peers`); without them their columns are omitted. See benchmarks/README.md.

@@ -25,18 +25,19 @@ def page(found: Mapping[str, Mapping[Key, Found]], conditions: Conditions, comma
     )
     epochs = "1 epoch" if conditions.epochs == 1 else f"{conditions.epochs} epochs"
     parts = [
-        "# What each component is worth",
-        "One switch of a method changed at a time, everything else as it was: how much the perplexity rises (a minus: "
-        "falls) and the standard error of that difference on the same held-out segments. Bold: more than two of them. "
-        "[The method](method.md) says what the switches are, [the results](results.md) what the methods reach.",
-        f"Text `{conditions.data}`, seed {conditions.seed}; {conditions.segments} segments of {conditions.seq_len} "
-        f"tokens, {epochs}{together}; {full['tokens']:,} held-out tokens.",
+        "# Ablation",
+        "The effect of each component of a method: one switch is changed at a time. Each cell is the increase in "
+        "perplexity (negative: decrease) and the standard error of the paired difference on the same held-out "
+        "segments. Bold: more than two standard errors. [method.md](method.md) explains the switches; "
+        "[results.md](results.md) has the results of the methods.",
+        f"Calibration text `{conditions.data}`, seed {conditions.seed}; {conditions.segments} segments of "
+        f"{conditions.seq_len} tokens, {epochs}{together}; {full['tokens']:,} held-out tokens.",
     ]
     for model, rows in found.items():
         parts += [_section(model, method, rows) for method in dict.fromkeys(method for method, _, _ in rows if method)]
     parts.append(
-        f"Made by `{command}` with Python {full['python']}, torch {full['torch']}, transformers "
-        f"{full['transformers']}. Raw figures: `benchmarks/results/quality.json`."
+        f"Reproduce with `{command}`. Versions: Python {full['python']}, torch {full['torch']}, transformers "
+        f"{full['transformers']}. Raw results: `benchmarks/results/quality.json`."
     )
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""The results of `cpu_peers.py` as text: every row, and the ratios that the project promises."""
+"""The results of `cpu_peers.py` as text: every row, and the ratios that the project aims for."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ _SHAPE = (4096, 4096)
 
 
 @dataclass(frozen=True)
-class Promise:
-    """A promised speedup of our `precision` over the best of some rows, by number of tokens."""
+class Target:
+    """The target speedup of our `precision` over the best of some rows, by number of tokens."""
 
     precision: str
     against: str
@@ -23,18 +23,18 @@ def _of(engine: str, precision: str, path: str = "") -> Callable[[Row], bool]:
     return lambda row: row["engine"] == engine and row["precision"] == precision and path in row["path"]
 
 
-PROMISES = (
-    Promise("W2A8", "ONNX Runtime W2", _of("onnxruntime", "W2A8"), {1: 1.4, 8: 1.4, 64: 1.5}),
-    Promise("W4A8", "ONNX Runtime W4", _of("onnxruntime", "W4A8"), {1: 1.3, 8: 1.2, 64: 1.5}),
-    Promise(
+TARGETS = (
+    Target("W2A8", "ONNX Runtime W2", _of("onnxruntime", "W2A8"), {1: 1.4, 8: 1.4, 64: 1.5}),
+    Target("W4A8", "ONNX Runtime W4", _of("onnxruntime", "W4A8"), {1: 1.3, 8: 1.2, 64: 1.5}),
+    Target(
         "W8A8",
         "the best of ONNX Runtime W8 and torch int8",
         lambda row: row["engine"] in ("onnxruntime", "torch-int8") and row["precision"] == "W8A8",
         {1: 1.2, 8: 1.0, 64: 1.0},
     ),
-    Promise("W2A8", "llama.cpp tq2_0", _of("llama.cpp", "W2A8", "tq2_0"), {1: 2.0, 8: 2.0, 64: 2.0}),
-    Promise("W2A2", "our own W2A8", _of("abq", "W2A8"), {1: 1.7, 8: 1.5}),
-    Promise("W2A8", "torch bf16, cold", _of("torch-bf16", "BF16"), {1: 8.0, 8: 4.0, 64: 1.0}, "cold_us"),
+    Target("W2A8", "llama.cpp tq2_0", _of("llama.cpp", "W2A8", "tq2_0"), {1: 2.0, 8: 2.0, 64: 2.0}),
+    Target("W2A2", "our own W2A8", _of("abq", "W2A8"), {1: 1.7, 8: 1.5}),
+    Target("W2A8", "torch bf16, cold", _of("torch-bf16", "BF16"), {1: 8.0, 8: 4.0, 64: 1.0}, "cold_us"),
 )
 
 
@@ -48,46 +48,47 @@ def row_text(row: Row) -> str:
 
 
 def page(content: dict[str, Any], command: str) -> str:
-    """Format the promises, their ratios at every shape, and all rows as Markdown; command: how they were measured."""
+    """Format the targets, their ratios at every shape, and all rows as Markdown; command: how they were measured."""
     machine, rows = content["machine"], content["measurements"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return "\n".join(
         [
             "# The CPU engine against other engines",
             "",
-            "Warm medians, quantizing the activations included; cold where a line says so. How it is measured: "
-            "[kernels.md](kernels.md#against-other-engines).",
+            "Speed of the CPU engine compared with ONNX Runtime, torch and llama.cpp. Times are medians with a warm "
+            "cache, or a cold one if stated, and include quantizing the activations. Ratios above 1 mean that our "
+            "engine is faster. [kernels.md](kernels.md#comparison-with-other-engines) describes the measurement.",
             "",
             f"Processor: {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, last-level cache "
             f"{machine['last_level_cache_bytes'] / 2**20:.0f} MiB. {versions}.",
             "",
-            f"## What is promised, at {_SHAPE[0]}x{_SHAPE[1]}",
+            f"## Targets at {_SHAPE[0]}x{_SHAPE[1]}",
             "",
-            *_table(["ours", "against", "M", "ratio of medians", "promised", ""], _promise_cells(rows)),
+            *_table(["ours", "against", "M", "ratio of medians", "target", "result"], _target_cells(rows)),
             "",
             bandwidth_text(machine, rows),
             "",
-            "## The same ratios at every shape and number of tokens",
+            "## Ratios at every shape and number of tokens",
             "",
-            "Outputs x inputs. Bold: the other one is faster.",
+            "Shapes are outputs x inputs, M is the number of tokens. Bold: the other engine is faster.",
             "",
             *_table(["ours", "against", "shape", *(f"M = {m}" for m in _tokens(rows))], _ratio_cells(rows)),
             "",
-            "## Every measurement",
+            "## All measurements",
             "",
             *_all_rows(rows),
             "",
-            f"Made by `{command}`.",
+            f"Reproduce with `{command}`.",
             "",
         ]
     )
 
 
-def ratio(rows: Iterable[Row], promise: Promise, m: int, shape: tuple[int, int] = _SHAPE) -> float | None:
-    """Our speedup over the best of the promise's rows; None if either was not measured."""
+def ratio(rows: Iterable[Row], target: Target, m: int, shape: tuple[int, int] = _SHAPE) -> float | None:
+    """Our speedup over the best of the target's rows; None if either was not measured."""
     here = [row for row in rows if (row["n"], row["k"], row["m"]) == (*shape, m)]
-    ours = [row[promise.field] for row in here if _of("abq", promise.precision)(row)]
-    theirs = [row[promise.field] for row in here if promise.chosen(row)]
+    ours = [row[target.field] for row in here if _of("abq", target.precision)(row)]
+    theirs = [row[target.field] for row in here if target.chosen(row)]
     return min(theirs) / ours[0] if ours and theirs else None
 
 
@@ -100,18 +101,18 @@ def bandwidth_text(machine: dict[str, Any], rows: Iterable[Row]) -> str:
     reached, limit = row["packed_bytes"] / row["cold_us"] / 1e3, min(read, issue)
     return (
         f"W2A8 at M = 1, cold, reads {reached:.1f} GB/s of packed weight: {100 * reached / limit:.0f} % of "
-        f"{limit:.1f} GB/s, the limit of {'memory' if read <= issue else 'the VNNI instructions'} "
-        f"(memory {read:.1f} GB/s; instructions, weights in the first cache, {issue:.1f} GB/s)."
+        f"{limit:.1f} GB/s, the {'memory bandwidth' if read <= issue else 'rate of the VNNI instructions'} (memory "
+        f"{read:.1f} GB/s; instructions, with weights in the L1 cache, {issue:.1f} GB/s)."
     )
 
 
-def _promise_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
-    for promise in PROMISES:
-        for m, at_least in promise.at_least.items():
-            found = ratio(rows, promise, m)
+def _target_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
+    for target in TARGETS:
+        for m, at_least in target.at_least.items():
+            found = ratio(rows, target, m)
             if found is not None:
-                kept = "kept" if found >= at_least else "**missed**"
-                yield [promise.precision, promise.against, str(m), f"{found:.2f}", f"{at_least:.1f}", kept]
+                result = "met" if found >= at_least else "**missed**"
+                yield [target.precision, target.against, str(m), f"{found:.2f}", f"{at_least:.1f}", result]
 
 
 def _tokens(rows: Iterable[Row]) -> list[int]:
@@ -119,11 +120,11 @@ def _tokens(rows: Iterable[Row]) -> list[int]:
 
 
 def _ratio_cells(rows: Sequence[Row]) -> Iterable[list[str]]:
-    for promise in PROMISES:
+    for target in TARGETS:
         for shape in dict.fromkeys((row["n"], row["k"]) for row in rows):
-            found = [ratio(rows, promise, m, shape) for m in _tokens(rows)]
+            found = [ratio(rows, target, m, shape) for m in _tokens(rows)]
             if any(found):
-                yield [promise.precision, promise.against, f"{shape[0]}x{shape[1]}", *map(_ratio_text, found)]
+                yield [target.precision, target.against, f"{shape[0]}x{shape[1]}", *map(_ratio_text, found)]
 
 
 def _ratio_text(value: float | None) -> str:

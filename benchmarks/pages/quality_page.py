@@ -71,8 +71,8 @@ class ModelSection:
             shrunk = "-" if size is None else f"{self.full['weight_bytes'] / size:.2f}x"
             cells = [_perplexity(found[method], lowest) for method in self.methods]
             rows.append([precision, str(Precision.parse(precision).stored_bits), shrunk, *cells])
-        return "Perplexity and its standard error:\n\n" + self._table(
-            ["precision", "stored bits", "smaller"], rows, self.methods
+        return "Perplexity and its standard error (lower is better; bold: the best of the row):\n\n" + self._table(
+            ["precision", "stored bits", "compression"], rows, self.methods
         )
 
     def _over_full(self) -> str:
@@ -81,7 +81,7 @@ class ModelSection:
             found = [self._found(precision, method) for method in self.methods]
             cells = ["-" if f is None else f"{f['perplexity'] / self.full['perplexity']:.3f}x" for f in found]
             rows.append([precision, *cells])
-        return "The same over full precision's:\n\n" + self._table(["precision"], rows, self.methods)
+        return "Perplexity relative to full precision:\n\n" + self._table(["precision"], rows, self.methods)
 
     def _gaps(self) -> str:
         assert self.best is not None
@@ -91,9 +91,8 @@ class ModelSection:
             for precision in self.precisions
         ]
         return (
-            f"How much lower the perplexity of `{self.best}` is than that of the others, with the standard error of "
-            "the difference on the same segments; bold where it is more than two of them:\n\n"
-            + self._table(["precision"], rows, others)
+            f"How much lower the perplexity of `{self.best}` is, with the standard error of the paired difference on "
+            "the same segments; bold: more than two standard errors:\n\n" + self._table(["precision"], rows, others)
         )
 
     def _gap(self, better: tuple[str, str], worse: tuple[str, str]) -> str:
@@ -114,9 +113,8 @@ class ModelSection:
             return ""
         gaps = ", ".join(f"`{m}` by {self._gap((starred, self.best), (plain, m))}" for m in shown)
         return (
-            f"{starred} and {plain} both store three bits a weight, so by size they are each other's rival: "
-            f"`{self.best}` at {starred} reaches {low['perplexity']:.2f}. It is lower than {plain} with {gaps} (a "
-            "minus: higher)."
+            f"{starred} and {plain} both store three bits per weight, so they are compared directly: `{self.best}` at "
+            f"{starred} reaches {low['perplexity']:.2f}. That is lower than {plain} with {gaps} (negative: higher)."
         )
 
     def _distances(self) -> str:
@@ -126,8 +124,8 @@ class ModelSection:
             cells = ["-" if f is None else f"{f['kl_mean']:.3f}, {100 * f['same_top']:.1f} %" for f in found]
             rows.append([precision, *cells])
         return (
-            "Mean KL divergence to full precision (nats a token), and how often the likeliest token stays the same:\n\n"
-            + self._table(["precision"], rows, self.methods)
+            "Mean KL divergence to full precision (nats per token), and how often the most likely token is the "
+            "same:\n\n" + self._table(["precision"], rows, self.methods)
         )
 
     def _costs(self) -> str:
@@ -137,7 +135,7 @@ class ModelSection:
             cells = ["-" if f is None else f"{f['cpu_seconds']:.0f} s, {f['peak_mib'] or 0:,} MiB" for f in found]
             rows.append([precision, *cells])
         return (
-            "CPU seconds of calibration (a peer's with its start), and peak memory of the process:\n\n"
+            "CPU seconds of the calibration (for peers, including start-up), and peak memory of the process:\n\n"
             + self._table(["precision"], rows, self.methods)
         )
 
@@ -150,32 +148,45 @@ def _perplexity(found: Found | None, lowest: float | None) -> str:
 
 
 def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
-    together = [name for name, switches in METHODS.items() if switches.end_to_end and name in methods]
-    mixed = "".join(
-        f"`{name}` mixes channels by a Hadamard transform, at run time too, and puts zero points on halves of a step, "
-        "a bit more a row; the peers do neither. "
-        for name, switches in METHODS.items()
-        if switches.hadamard and name in methods
-    )
-    more = "".join(
-        f"`{name}` reads {conditions.end_to_end_segments:,} more segments in its end-to-end pass; the peers have no "
-        "such pass and were given none, but where `@` and a number of segments stand behind their names "
-        "([results-same-text.md](results-same-text.md)). "
-        for name in together
-    )
+    names = [name for name in METHODS if name in methods]
+    peers = {method.partition("@")[0] for method in methods} - {*METHODS, FULL_PRECISION}
+    lines = [
+        f"- Calibration: {conditions.segments} segments of {conditions.seq_len} tokens of `{conditions.data}`, seed "
+        f"{conditions.seed}; {conditions.epochs} epoch{'s' * (conditions.epochs > 1)} for our methods that learn.",
+    ]
+    if peers:
+        lines += [
+            "- `gptq` (GPTQModel) orders columns by activation, chooses the range by least squares, and quantizes "
+            "weights only.",
+            f"- `autoround` (AutoRound) uses {conditions.steps} steps of 8 segments, float32, and otherwise its "
+            "defaults; it quantizes activations to the row's bits while it learns.",
+            "- Both leave weights on 2^p evenly spaced levels per row, which is checked. Neither supports starred "
+            "precisions.",
+        ]
+    lines += [
+        f"- `{name}` applies a Hadamard transform to weights and activations, also at run time, and uses half-step "
+        f"zero points, which need one more bit per row.{' The peers do neither.' if peers else ''}"
+        for name in names
+        if METHODS[name].hadamard
+    ]
+    lines += [
+        f"- `{name}` reads {conditions.end_to_end_segments:,} more segments in its end-to-end pass."
+        + (
+            " The peers have no such pass and get no additional text, except the columns with `@` and a number of "
+            "segments ([results-same-text.md](results-same-text.md))."
+            if peers
+            else ""
+        )
+        for name in names
+        if METHODS[name].end_to_end
+    ]
     return (
         "# Results\n\n"
-        "Our methods and their peers on the same models, calibration segments and held-out text, every one evaluated "
-        "by the same code on the simulated engine: weights per output channel, activations per token at run time, "
-        "embedding, norms and head in full precision.\n\n"
-        f"Calibration: {conditions.segments} segments of {conditions.seq_len} tokens of `{conditions.data}`, seed "
-        f"{conditions.seed}; {conditions.epochs} epoch{'s' * (conditions.epochs > 1)} where a method of ours learns. "
-        "`gptq` (GPTQModel: columns in the order of their activations, range by least squares) rounds weights only; "
-        "`autoround` (AutoRound: "
-        f"{conditions.steps} steps of 8 segments, otherwise its defaults, in float32) learns with the row's activation "
-        "bits. Both leave weights on 2^p evenly spaced levels a row, which is checked; neither has the levels of a "
-        f"star. {mixed}{more}What each component of ours is worth: [ablation.md](ablation.md), "
-        "[ablation-plus.md](ablation-plus.md).\n"
+        f"This page compares {'our methods and their peers' if peers else 'our methods'} on the same models, "
+        "calibration segments and held-out text. The same code evaluates all of them on the simulated engine, with "
+        "weights quantized per output channel, activations per token at run time, and embedding, norms and LM head in "
+        "full precision. The effect of each component of our methods is in [ablation.md](ablation.md) and "
+        "[ablation-plus.md](ablation-plus.md).\n\n" + "\n".join(lines) + "\n"
     )
 
 
@@ -189,12 +200,13 @@ def _end(known: Mapping[RowSpec, Found], command: str) -> str:
     lines = ["## How it was measured", ""]
     lines += [f"- No perplexity: {text}" for text in broken]
     lines += [
-        "- The standard error of one perplexity is mostly the different difficulty of the segments; all methods read "
-        "the same ones, so the paired differences are far more certain.",
-        "- Seconds are of the machine that measured a row, and not all rows come from one: the slowest took twice as "
-        "long.",
-        "- Sizes are FP16 against bit planes with scales and zero points, linears only; a star stores one plane more.",
-        f"- Made by `{command}` with {'; '.join(versions)}; peers: {', '.join(packages) or 'none'}. Raw figures with "
-        "the losses of each segment: `benchmarks/results/quality.json`.",
+        "- The standard error of a single perplexity mostly reflects how segments differ in difficulty. All methods "
+        "read the same segments, so paired differences are much more precise.",
+        "- CPU seconds are those of the machine that measured the row. Rows come from several machines; the slowest "
+        "took twice as long.",
+        "- Compression is FP16 size divided by the size of bit planes, scales and zero points, for the linears only. A "
+        "star stores one more plane.",
+        f"- Reproduce with `{command}`. Versions: {'; '.join(versions)}; peers: {', '.join(packages) or 'none'}. Raw "
+        "results with the loss of each segment: `benchmarks/results/quality.json`.",
     ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from typing import Any
 
 import cpu_peers
 import pytest
-from pages.cpu_peers_page import PROMISES, bandwidth_text, page, ratio
+from pages.cpu_peers_page import TARGETS, bandwidth_text, page, ratio
 
 from kernels.benchmark import matmul, timing
 
@@ -43,8 +43,8 @@ ROWS = [
 ]
 
 
-def test_ratios_use_the_rows_of_the_promise() -> None:
-    found = {(p.precision, p.against): ratio(ROWS, p, 1) for p in PROMISES}
+def test_ratios_use_the_rows_of_the_target() -> None:
+    found = {(p.precision, p.against): ratio(ROWS, p, 1) for p in TARGETS}
     assert found == {
         ("W2A8", "ONNX Runtime W2"): 1.5,
         ("W4A8", "ONNX Runtime W4"): None,
@@ -55,14 +55,14 @@ def test_ratios_use_the_rows_of_the_promise() -> None:
     }
 
 
-def test_the_page_shows_kept_and_missed_promises() -> None:
+def test_the_page_shows_met_and_missed_targets() -> None:
     text = page({"machine": MACHINE, "measurements": ROWS}, "python benchmarks/cpu_peers.py --quick")
-    assert "| W2A8 | ONNX Runtime W2 | 1 | 1.50 | 1.4 | kept |" in text
+    assert "| W2A8 | ONNX Runtime W2 | 1 | 1.50 | 1.4 | met |" in text
     assert "| W8A8 | the best of ONNX Runtime W8 and torch int8 | 1 | 1.10 | 1.2 | **missed** |" in text
-    rows = text.partition("## Every measurement")[2]
+    rows = text.partition("## All measurements")[2]
     assert rows.count("| 4096x4096 |") == len(ROWS)
     assert "A Processor" in text
-    assert text.endswith("Made by `python benchmarks/cpu_peers.py --quick`.\n")
+    assert text.endswith("Reproduce with `python benchmarks/cpu_peers.py --quick`.\n")
 
 
 def test_ratios_of_every_shape_are_bold_if_the_peer_is_faster() -> None:
@@ -73,7 +73,7 @@ def test_ratios_of_every_shape_are_bold_if_the_peer_is_faster() -> None:
     assert "| W2A8 | ONNX Runtime W2 | 64x4096 |  | **0.50** |" in text
 
 
-@pytest.mark.parametrize(("issue", "part"), [(30.0, "80 % of 10.0 GB/s, the limit of memory"), (8.0, "100 % of 8.0")])
+@pytest.mark.parametrize(("issue", "part"), [(30.0, "80 % of 10.0 GB/s, the memory bandwidth"), (8.0, "100 % of 8.0")])
 def test_the_bottleneck_is_named(issue: float, part: str) -> None:
     text = bandwidth_text({**MACHINE, "issue_gb_per_second": issue}, ROWS)
     assert "reads 8.0 GB/s of packed weight" in text
@@ -110,6 +110,6 @@ def test_a_small_run_writes_results_and_page(
     assert {row["engine"] for row in content["measurements"]} >= {"abq", "torch-bf16", "torch-int8"}
     assert all(row["exact"] for row in content["measurements"])
     assert set(content["machine"]) >= {"cpu", "flags", "versions", "read_gb_per_second", "issue_gb_per_second"}
-    _, _, rows = written.read_text().partition("## Every measurement")
+    _, _, rows = written.read_text().partition("## All measurements")
     assert rows.count("| 64x128 |") == len(content["measurements"])
     assert "--shapes 64x128 --m 1 3" in rows
