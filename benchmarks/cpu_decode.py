@@ -34,8 +34,8 @@ from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.reference import BUILTIN
 from abq_core.precision import Precision
-from app.services.decode_columns import TORCH_COLUMNS, bf16, dynamic_int8, held_bytes, path_of
-from app.services.throughput import PROMPT
+from app.services.speed.decode_columns import TORCH_COLUMNS, bf16, dynamic_int8, held_bytes, path_of
+from app.services.speed.throughput import PROMPT
 from kernels.benchmark.machine import describe_machine
 from kernels.host.threads import thread_count
 

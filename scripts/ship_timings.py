@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.services.timings import FORMAT, SHIPPED, read_timings
+from app.services.speed.timings import FORMAT, SHIPPED, read_timings
 
 _DECODED = ("column", "path", "tokens_per_second", "first_token_seconds", "weight_bytes")
 

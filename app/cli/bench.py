@@ -172,7 +172,7 @@ def export_timings(
     as_json: JsonOption = False,
 ) -> Answer:
     """Write timings to a file for another machine. Example: abq bench export timings.json"""
-    from app.services.timings import this_device
+    from app.services.speed.timings import this_device
 
     device = device or this_device()
     count = open_services().timings.export(file, device)

@@ -14,7 +14,6 @@ import pandas
 import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from abq_core.spec import CalibrationSpec
 from abq_core.text.records import TextRecord
@@ -25,6 +24,7 @@ from app.figures.histograms import level_figure, paired_figure
 from app.figures.losses import loss_figure
 from app.figures.palette import DARK, FONT_FAMILY, LIGHT
 from app.figures.pareto import pareto_figure
+from app.jinja import template_environment
 from storage.runs import Run
 
 HEADER = (
@@ -32,13 +32,7 @@ HEADER = (
     "Information bits", "Weights", "Note",
 )  # fmt: skip
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = template_environment(Path(__file__).with_name("templates"))
 _PLOTTED = (("weight", "weights"), ("activation", "input activations"), ("output", "output"))  # kind, its word
 
 

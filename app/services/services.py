@@ -10,11 +10,11 @@ from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from app.services.reports import ReportService
 from app.services.runs import RunService
+from app.services.speed.throughput import ThroughputService
+from app.services.speed.timings import TimingService
 from app.services.stored import Storage
 from app.services.sweeps import SweepService
 from app.services.tasks import TaskService
-from app.services.throughput import ThroughputService
-from app.services.timings import TimingService
 from app.settings import Settings
 
 

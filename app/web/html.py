@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from app import formatting
+from app.jinja import template_environment
 from app.web.glossary import TERMS
 
 BLANK = Markup("&nbsp;")
@@ -51,12 +51,6 @@ def facts(rows: Sequence[tuple[str, str]]) -> Markup:
     return render("facts.html", rows=rows)
 
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = template_environment(Path(__file__).with_name("templates"))
 _TEMPLATES.filters.update({function.__name__: function for function in FILTERS})
 _TEMPLATES.globals["term"] = term

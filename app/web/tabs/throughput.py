@@ -9,7 +9,7 @@ import pandas as pd
 
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
 from app.notation import parse_shapes, parse_token_counts
-from app.services.timings import this_device
+from app.services.speed.timings import this_device
 from app.web import html
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
 from app.web.page.context import Page

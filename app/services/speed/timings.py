@@ -16,7 +16,7 @@ from app.services.errors import ServiceError
 from storage.measurements import Measurements, ThroughputRecord
 
 FORMAT = "abq-timings-1"
-SHIPPED = Path(__file__).parents[1] / "shipped" / "timings"
+SHIPPED = Path(__file__).parents[2] / "shipped" / "timings"
 _MAX_BYTES, _MAX_TIMINGS, _MAX_CHARACTERS = 16 << 20, 10_000, 200
 _MAX_SHOWN = 1000
 

@@ -9,8 +9,8 @@ from abq_core.inference.int8_linear import Int8Linear
 from abq_core.models.architectures import blocks_of
 from abq_core.quantization.quant_linear import PackedLinear
 from app.services import Services
-from app.services.decode_columns import gpu_column
 from app.services.errors import ServiceError
+from app.services.speed.decode_columns import gpu_column
 from storage.jobs import Job
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from app_cases import settings_in
 
-from app.services import Services, open_services, timings
+from app.services import Services, open_services
 from app.services.errors import ServiceError
-from app.services.timings import this_device
+from app.services.speed import timings
+from app.services.speed.timings import this_device
 from app.web.tabs.measurements import READABLE, chosen_kernels, latest_decodes
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 Rows = list[dict[str, object]]
 
 

@@ -9,7 +9,7 @@ import pandas
 from app.clock import now
 from app.services.errors import ServiceError
 from app.services.registry import BUILTIN, ModelRegistry
-from app.services.timings import this_device
+from app.services.speed.timings import this_device
 from app.settings import Settings
 from storage.measurements import Measurements
 
@@ -83,7 +83,7 @@ class ThroughputService:
         import torch
 
         from abq_core.inference.generate import Finished, generate
-        from app.services.decode_columns import held_bytes, path_of
+        from app.services.speed.decode_columns import held_bytes, path_of
 
         gpu = None if device == "cpu" else _gpu()
         ref = self._registry.common_model(columns, model)
@@ -114,7 +114,7 @@ class ThroughputService:
         return pandas.DataFrame(rows, columns=DECODE_COLUMNS)
 
     def _load_columns(self, columns: Sequence[str], ref: str, gpu: "CudaDevice | None") -> "dict[str, LoadedModel]":
-        from app.services.decode_columns import cpu_column, gpu_column
+        from app.services.speed.decode_columns import cpu_column, gpu_column
 
         if gpu is None:
             return {column: cpu_column(self._registry, column, ref) for column in columns}

@@ -1,0 +1,1 @@
+"""Measured speed: kernel and decode timings of this machine, and those of other machines."""
