@@ -15,17 +15,19 @@ from promises import PROMISES
 
 _PAGE = """# Reliability
 
-The promises about jobs and the server, measured with real processes, kills and disks. `make soak` measures every row
-again (`make soak SHORT=1` with fewer rounds); `python tests/soak --only CHECK --json {json}
---markdown {markdown}` measures one. A result of the short form never replaces one of the long form.
+Guarantees about jobs and the server, each with its latest measurement. The checks use real processes, kills and disks.
 
-Hostile inputs have a table of their own: `make attack` ([SECURITY.md](../SECURITY.md)).
+`make soak` runs all checks again (`make soak SHORT=1`: fewer rounds). To run one check:
 
-| check | promise | measured | limit | held | form | when, load |
+    python tests/soak --only CHECK --json {json} --markdown {markdown}
+
+A result of the short form never replaces one of the long form. *Load* is the load average of the machine at the start.
+
+| check | guarantee | measured | limit | held | form | date, load |
 |---|---|---|---|---|---|---|
 {rows}
 
-Measured on: {machines}. Raw: `{json}`.
+Measured on: {machines}. Raw results: `{json}`.
 """
 
 

@@ -29,8 +29,8 @@ def check_cancel(work: Path, short: bool) -> Outcome:
             seconds.append(wait_until(lambda job=job: site.jobs.get(job.id).state == "cancelled", "it stopped"))
     hung = cancel_hung(site)
     return Outcome(
-        f"{len(AFTER_CANCEL)} states: {wrong} wrong; {len(seconds)} running ones stopped in "
-        f"{percentile(seconds, 0.95):.1f} s at p95; a hung one was gone in {hung:.1f} s",
+        f"{len(AFTER_CANCEL)} states: {wrong} wrong; {len(seconds)} running jobs stopped within "
+        f"{percentile(seconds, 0.95):.1f} s (p95); a hung job was killed after {hung:.1f} s",
         wrong == 0 and percentile(seconds, 0.95) <= 2 and hung <= 16,
     )
 
@@ -97,7 +97,7 @@ def check_cancel_races(work: Path, short: bool) -> Outcome:
             wrong += worker.get(job.id) != found or worker.claim_next("w", now()) is not None
     return Outcome(
         f"{rounds} races: {states.count('succeeded')} finished, {states.count('cancelled')} cancelled, {wrong} "
-        "anything else",
+        "in another state",
         wrong == 0,
     )
 
@@ -139,6 +139,6 @@ def check_poison(work: Path, short: bool) -> Outcome:
     finally:
         supervisor.stop()
     return Outcome(
-        f"{site.jobs.get(poison.id).state} after {deaths} deaths; {len(others)} of {len(others)} others succeeded",
+        f"{site.jobs.get(poison.id).state} after {deaths} crashes; {len(others)} of {len(others)} other jobs succeeded",
         site.jobs.get(poison.id).state == "failed" and deaths == 3,
     )

@@ -27,8 +27,8 @@ def check_dashboard(work: Path, short: bool) -> Outcome:
         ends = list(pool.map(lambda number: kill_pages(sites[number], kills, random.Random(number)), range(homes)))
     slowest, lost, behind = max(end.slowest for end in ends), sum(end.lost for end in ends), any(e.behind for e in ends)
     return Outcome(
-        f"{homes * kills} kills: no worker left after {slowest:.1f} s, {lost} jobs lost, the page "
-        f"{'does not show' if behind else 'shows and runs'} the job again",
+        f"{homes * kills} kills: no worker left after {slowest:.1f} s, {lost} jobs lost; the next dashboard "
+        f"{'does not show' if behind else 'shows and runs'} the job",
         slowest <= 10 and lost == 0 and not behind,
     )
 

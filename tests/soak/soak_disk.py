@@ -47,7 +47,7 @@ class FailsOnce:
 def failing(what: str, at: int) -> Iterator[FailsOnce]:
     """Make call number `at` of fsync, rename or commit fail; or a commit whose success is reported as failure."""
     full = OSError(errno.EIO, "Input/output error")
-    if what == "commit" or what == "answer of a commit":
+    if what == "commit" or what == "a commit's response":
         import sqlite3
 
         error = sqlite3.OperationalError("disk I/O error")
@@ -87,7 +87,7 @@ def broken(site: Site, job: Job) -> list[str]:
 def check_faults(work: Path, short: bool) -> Outcome:
     """Three blocks (first, middle, last): more would only repeat the calls of the middle one."""
     site, counts, half, lost = Site(work, blocks=3), [], [], []
-    for what in ("fsync", "rename", "commit", "answer of a commit"):
+    for what in ("fsync", "rename", "commit", "a commit's response"):
         job = site.submit("rtn")
         with failing(what, 0) as undisturbed:
             run_here(site, job)
@@ -106,7 +106,7 @@ def check_faults(work: Path, short: bool) -> Outcome:
             if site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference:
                 lost.append(f"{what} {at}")
     return Outcome(
-        f"faults: {', '.join(counts)}; {len(half)} left something half, {len(lost)} jobs did not end with the same "
+        f"injected faults: {', '.join(counts)}; {len(half)} partial writes, {len(lost)} jobs with different "
         f"blocks{''.join('; ' + text for text in (half + lost)[:3])}",
         not half and not lost,
     )
@@ -122,8 +122,8 @@ def check_full_disk(work: Path, short: bool) -> Outcome:
         raise RuntimeError(done.stderr)
     result = json.loads(done.stdout.splitlines()[-1])
     return Outcome(
-        f"{result['fills']} fills: {result['unclear']} without a clear sentence, {result['half']} left something half, "
-        f"{result['lost']} did not resume to the same blocks",
+        f"{result['fills']} full disks: {result['unclear']} without a clear error, {result['half']} partial writes, "
+        f"{result['lost']} jobs with different blocks after resuming",
         result["unclear"] == result["half"] == result["lost"] == 0,
     )
 
@@ -173,8 +173,8 @@ def check_old_databases(work: Path, short: bool) -> Outcome:
                 wrong.append(file.stem)
                 continue
             jobs.finish(claimed.id, claimed.epoch, now())
-    return Outcome(f"{len(files)} released schemas ({', '.join(file.stem for file in files)}): {len(wrong)} not "
-                   "opened, migrated and resumed", bool(files) and not wrong)  # fmt: skip
+    return Outcome(f"{len(files)} released schemas ({', '.join(file.stem for file in files)}): {len(wrong)} failed to "
+                   "open, migrate or resume", bool(files) and not wrong)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ def check_kills(work: Path, short: bool) -> Outcome:
     counts.different += site.hashes(job.run_id) != reference
     return Outcome(
         f"{counts.killed} kills over {counts.finished + 1} jobs: {counts.lost} blocks lost, at most {counts.redone} "
-        f"recomputed after a kill, {counts.different} jobs with other hashes, {counts.damaged} failed integrity checks "
-        f"({counts.resumed} resumed after 3 in one block)",
+        f"recomputed after a kill, {counts.different} jobs with different hashes, {counts.damaged} failed integrity "
+        f"checks ({counts.resumed} jobs needed a manual resume after 3 kills in one block)",
         (counts.lost, counts.different, counts.damaged) == (0, 0, 0) and counts.redone <= 1,
     )
 
@@ -111,7 +111,7 @@ def check_resume(work: Path, short: bool) -> Outcome:
         if site.jobs.get(job.id).state != "succeeded" or site.hashes(job.run_id) != reference:
             different.append(f"{where} block {block}")
     return Outcome(
-        f"{len(deaths)} deaths (inside a block, before and after its record): {len(different)} with other tensors"
+        f"{len(deaths)} kills (inside a block, before and after recording it): {len(different)} with different tensors"
         f"{': ' + ', '.join(different) if different else ''}",
         not different,
     )
@@ -137,7 +137,7 @@ def check_stale(work: Path, short: bool) -> Outcome:
             written += before != everything(site, job)
             written += site.jobs.get(job.id).state != "succeeded"
     return Outcome(
-        f"{rounds} stopped for {min(waited):.0f} s or more and let go after the takeover: {written} wrote anything",
+        f"{rounds} workers stopped for at least {min(waited):.0f} s and continued after the takeover: {written} wrote",
         written == 0,
     )
 
@@ -188,8 +188,8 @@ def check_dead(work: Path, short: bool) -> Outcome:
         unseen.append(wait_until(lambda: bool(site.jobs.requeue_expired(now())), "the lease ran out"))
         site.services.jobs.cancel(job.id)
     return Outcome(
-        f"{rounds} kills each: queued again after {max(seen):.1f} s where the parent saw it, {max(unseen):.1f} s where "
-        "only the lease told",
+        f"{rounds} kills each: queued again after {max(seen):.1f} s with a supervisor, {max(unseen):.1f} s by lease "
+        "expiry",
         max(seen) <= 2 and max(unseen) <= 35,
     )
 
@@ -215,7 +215,7 @@ def check_busy(work: Path, short: bool) -> Outcome:
             threading.Event().wait(0.5)
     ended_well = site.jobs.get(job.id).state == "succeeded"
     return Outcome(
-        f"main thread busy for {seconds:.0f} s: {rescues} rescues, never less than {narrowest.total_seconds():.0f} s "
+        f"main thread busy for {seconds:.0f} s: {rescues} takeovers, at least {narrowest.total_seconds():.0f} s "
         "of the lease left",
         rescues == 0 and ended_well,
     )

@@ -42,7 +42,7 @@ def check_claims(work: Path, short: bool) -> Outcome:
     claimed = sum(result["claimed"] for result in results)
     slowest = max(result["p99_ms"] for result in results)
     return Outcome(
-        f"8 processes x {jobs} jobs x {rounds} rounds: {doubles} doubles, {errors} errors, "
+        f"8 processes x {jobs} jobs x {rounds} rounds: {doubles} double claims, {errors} errors, "
         f"p99 {', '.join(format(result['p99_ms'], '.0f') for result in results)} ms",
         doubles == 0 and errors == 0 and claimed == rounds * jobs and slowest <= 200,
     )
@@ -51,7 +51,7 @@ def check_claims(work: Path, short: bool) -> Outcome:
 def check_naive_claims(work: Path, short: bool) -> Outcome:
     jobs = 20 if short else 200
     result = race(work, "--claim", "naive", "--processes", "8", "--jobs", str(jobs))
-    return Outcome(f"{result['doubles']} doubles in {jobs} jobs", result["doubles"] > 0)
+    return Outcome(f"{result['doubles']} double claims in {jobs} jobs", result["doubles"] > 0)
 
 
 def check_order(work: Path, short: bool) -> Outcome:
@@ -108,7 +108,7 @@ def check_progress(work: Path, short: bool) -> Outcome:
     lost = errors + sum(message != f"update {updates}" for message in final)
     falls = sum(b < a for values in seen.values() for a, b in itertools.pairwise(values))
     return Outcome(
-        f"8 x {updates} updates: {lost} lost, {falls} falls, {len(reads)} reads, p95 {percentile(reads, 0.95):.0f} ms, "
-        f"longest {max(reads):.0f} ms",
+        f"8 x {updates} updates: {lost} lost, {falls} decreases, {len(reads)} reads, p95 "
+        f"{percentile(reads, 0.95):.0f} ms, longest {max(reads):.0f} ms",
         lost == 0 and falls == 0 and percentile(reads, 0.95) <= 50,
     )

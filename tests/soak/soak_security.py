@@ -23,14 +23,12 @@ def check_other_sites(work: Path, short: bool) -> Outcome:
 
 def check_files(work: Path, short: bool) -> Outcome:
     suite = run_tests(work, "not slow" if short else "slow or not slow", "tests/app/web/test_file_leaks.py")
-    return Outcome(f"{suite}, 0 bytes of a file in an answer" if suite.held else str(suite), suite.held)
+    return Outcome(f"{suite}, 0 bytes of a file in a response" if suite.held else str(suite), suite.held)
 
 
 def check_models(work: Path, short: bool) -> Outcome:
     suite = run_tests(work, "not slow", *MODELS)
-    return Outcome(
-        f"{suite}, the longest {suite.slowest:.1f} s", suite.held and suite.slowest <= REFUSED_WITHIN_SECONDS
-    )
+    return Outcome(f"{suite}, slowest {suite.slowest:.1f} s", suite.held and suite.slowest <= REFUSED_WITHIN_SECONDS)
 
 
 def check_hostile_text(work: Path, short: bool) -> Outcome:

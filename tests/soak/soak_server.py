@@ -110,7 +110,7 @@ def check_bounded(work: Path, short: bool) -> Outcome:
         grown = (served.resident() - before) / MEBIBYTE
     held = all(refused) and upload.status_code == 404 and accepted < submits and grown < 200
     return Outcome(
-        f"{len(refused)} bodies of 50 MB: {sum(refused)} refused; archive of 900 MB: {upload.status_code}; "
+        f"{len(refused)} request bodies of 50 MB: {sum(refused)} refused; upload of 900 MB: {upload.status_code}; "
         f"{submits:,} submits with {waiting:,} waiting jobs: {accepted:,} queued; memory grew by {grown:.0f} MiB",
         held,
     )
@@ -152,9 +152,9 @@ def check_visitors(work: Path, short: bool) -> Outcome:
     slow = percentile(seen.waits, 0.95)
     first_error = f" ({seen.errors[0][:80]})" if seen.errors else ""
     return Outcome(
-        f"{clients} clients for {seconds:.0f} s with {jobs['running']} running jobs: {len(seen.waits):,} answers, "
+        f"{clients} clients for {seconds:.0f} s with {jobs['running']} running jobs: {len(seen.waits):,} responses, "
         f"{len(seen.errors)} errors{first_error}, p50 {percentile(seen.waits, 0.5):.2f} s, p95 {slow:.2f} s, "
-        f"{1000 * computed / len(seen.waits):.1f} ms of a core each, memory grew by {grown:.0f} MiB",
+        f"{1000 * computed / len(seen.waits):.1f} ms CPU time per response, memory grew by {grown:.0f} MiB",
         not seen.errors and slow <= 2 and grown < 200 and jobs["running"] == running,
     )
 
@@ -236,6 +236,6 @@ def check_large_database(work: Path, short: bool) -> Outcome:
         taken[tab] = time.perf_counter() - started
     slowest = max(taken, key=lambda tab: taken[tab])
     return Outcome(
-        f"{jobs:,} jobs, {losses:,} losses: {slowest} is the slowest with {taken[slowest]:.2f} s of the services",
+        f"{jobs:,} jobs, {losses:,} losses: the slowest is {slowest} with {taken[slowest]:.2f} s in the services",
         taken[slowest] < 2,
     )

@@ -25,7 +25,7 @@ class Suite:
 
     def __str__(self) -> str:
         counted = [f"{count:,} {name}" for name, count in self.counts.items()]
-        trouble = f"{len(self.other)} did not" + (f" ({self.other[0]} ...)" if self.other else "")
+        trouble = f"{len(self.other)} failed or skipped" + (f" ({self.other[0]} ...)" if self.other else "")
         return ", ".join([f"{self.passed} tests passed, {trouble}", *counted])
 
 
