@@ -1,4 +1,7 @@
-"""The Python API: load, explore, calibrate, evaluate, generate. `import abq_core as abq` exposes these functions."""
+"""The Python API: load, explore, calibrate, evaluate, generate.
+
+`import abq_core as abq` exposes these functions.
+"""
 
 from collections.abc import Mapping
 
@@ -53,8 +56,9 @@ def calibrate(
     on_event: OnEvent = ignore,
     **settings: object,
 ) -> LoadedModel:
-    """Calibrate a model block by block (arXiv 2408.08554) and return the quantized model. `model` is not changed.
+    """Calibrate a model block by block (arXiv 2408.08554) and return the quantized model.
 
+    `model` is not changed.
     method: "rtn", "smoothquant", "omniquant", "abq" or "abq+".  switches: components to change, such as
     `{"akl": False}`.  settings: other fields of `CalibrationSpec`: data, segments, seq_len, epochs,
     end_to_end_segments, seed, device.  engine: "packed" runs on bit planes with integer arithmetic, "simulated" on
@@ -90,8 +94,9 @@ def evaluate(
 def generate(
     model: LoadedModel, prompt: str, max_new_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0
 ) -> str:
-    """Continue a prompt. Returns the new text, without the prompt. Temperature 0 is greedy decoding.
+    """Continue a prompt. Returns the new text, without the prompt.
 
+    Temperature 0 is greedy decoding.
     Raises PromptError. `abq_core.inference.generate.generate` streams tokens, of several models side by side.
     """
     events = stream({"model": model}, None, prompt, max_new_tokens, temperature, seed)

@@ -1,4 +1,7 @@
-"""Events of a calibration in progress. A listener records them; it may raise to stop the calibration."""
+"""Events of a calibration in progress.
+
+A listener records them; it may raise to stop the calibration.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -19,8 +19,9 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class SwitchCost:
-    """What a switch adds to the cost of a calibration. Seconds are those of the reference core (planning/cost.py).
+    """What a switch adds to the cost of a calibration.
 
+    Seconds are those of the reference core (planning/cost.py).
     learned_copies: float32 copies of a block's weights that exist while the block learns.
     weight_seconds: per weight, once.  weight_step_seconds: per weight and optimizer step.
     map_copies: float32 copies of a segment's attention maps.  map_seconds: per map entry and optimizer step.
@@ -86,8 +87,9 @@ def _about(
 
 @dataclass(frozen=True)
 class Switches:
-    """The components of a method; each can be changed on its own. Raises SpecError for values that do not fit.
+    """The components of a method; each can be changed on its own.
 
+    Raises SpecError for values that do not fit.
     A method sets the components of the paper; those with a default go beyond it. Form and command lines list the
     switches in this order.
     """
@@ -237,8 +239,9 @@ SWITCHES: Mapping[str, SwitchInfo] = {one.name: _info(one) for one in fields(Swi
 
 
 def read_switches(values: Mapping[str, object], base: Switches | None = None) -> Switches:
-    """`base` with untyped values (JSON, YAML, form, command line) changed. Raises SpecError with the switch's name.
+    """`base` with untyped values (JSON, YAML, form, command line) changed.
 
+    Raises SpecError with the switch's name.
     base: None if `values` are complete, as those of a stored calibration are; switches that were added since are off.
     """
     if unknown := sorted(str(name) for name in values if name not in SWITCHES):

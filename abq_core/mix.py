@@ -20,7 +20,10 @@ class MixError(PrecisionError):
 
 @dataclass(frozen=True)
 class MixedLinear:
-    """One linear of a mix. name: dotted, below its block.  weights: their number, for the mean of bits."""
+    """One linear of a mix. name: dotted, below its block.
+
+    weights: their number, for the mean of bits.
+    """
 
     block: int
     name: str
@@ -35,8 +38,9 @@ class MixedLinear:
 
 @dataclass(frozen=True)
 class PrecisionMix:
-    """The precision of each linear of a model. Activation and KV bits are the same for all; a weight may stay W16.
+    """The precision of each linear of a model.
 
+    Activation and KV bits are the same for all; a weight may stay W16.
     It has the properties of a `Precision`; its bits are means over weights. Raises MixError if there is no linear, if a
     linear occurs twice, or if activation or KV bits differ.
     """
@@ -65,7 +69,10 @@ class PrecisionMix:
         return {(one.block, one.name): one for one in self.linears}
 
     def __str__(self) -> str:
-        """Mean stored bits and a hash of the assignment: `W2.5A8mix-3fa9c1`. Only a name; `to_dict` has the content."""
+        """Mean stored bits and a hash of the assignment: `W2.5A8mix-3fa9c1`.
+
+        Only a name; `to_dict` has the content.
+        """
         content = json.dumps(self.to_dict(), sort_keys=True).encode()
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         kv = "" if self.kv_bits is None else f"kv{self.kv_bits}"
@@ -103,7 +110,10 @@ class PrecisionMix:
 
     @cached_property
     def stored_bits(self) -> float:
-        """Mean bit planes per weight; 16 for linears that are not quantized. Scales are not included."""
+        """Mean bit planes per weight; 16 for linears that are not quantized.
+
+        Scales are not included.
+        """
         return self._mean(lambda precision: precision.stored_bits)
 
     @cached_property
@@ -149,12 +159,18 @@ def block_precisions(precision: ModelPrecision, block: int, names: Iterable[str]
 
 
 def is_mix_name(text: str) -> bool:
-    """True if `text` has the form of a mix's name. The precisions of its linears cannot be read from it."""
+    """True if `text` has the form of a mix's name.
+
+    The precisions of its linears cannot be read from it.
+    """
     return _NAME.fullmatch(text.strip()) is not None
 
 
 def precision_name(text: str) -> str:
-    """The canonical name: W2*A8 for `w2*a8`; the name of a mix is returned unchanged. Raises PrecisionError."""
+    """The canonical name: W2*A8 for `w2*a8`; the name of a mix is returned unchanged.
+
+    Raises PrecisionError.
+    """
     return text.strip() if is_mix_name(text) else str(Precision.parse(text))
 
 

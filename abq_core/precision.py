@@ -16,8 +16,9 @@ class PrecisionError(ValueError):
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits of weights, activations and the KV cache (the paper's WpAq notation). Raises PrecisionError.
+    """Bits of weights, activations and the KV cache (the paper's WpAq notation).
 
+    Raises PrecisionError.
     weight_bits, act_bits: 1..8, or 16 for "not quantized".  balanced: the star (Bit Balance Strategy in the paper),
     which gives weights the 2^p + 1 symmetric levels -2^(p-1)..2^(p-1).  group_size: weights per scale along the input
     dimension, None for one scale per output channel.  kv_bits: 1..8, None for "not quantized".
@@ -44,7 +45,10 @@ class Precision:
 
     @classmethod
     def parse(cls, text: str) -> "Precision":
-        """Read a precision, in upper or lower case. Raises PrecisionError with the text and the notation."""
+        """Read a precision, in upper or lower case.
+
+        Raises PrecisionError with the text and the notation.
+        """
         stripped = text.strip()
         if stripped.upper() in _FULL_NAMES:
             return FULL

@@ -119,7 +119,10 @@ class CalibrationSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "CalibrationSpec":
-        """Read `to_dict`'s dictionary, also one that an earlier version stored. Raises SpecError or PrecisionError."""
+        """Read `to_dict`'s dictionary, also one that an earlier version stored.
+
+        Raises SpecError or PrecisionError.
+        """
         known = {field.name for field in fields(cls)}
         values = dict(data)
         values.pop("mix", None)  # part of the precision

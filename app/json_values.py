@@ -9,8 +9,9 @@ from typing import Any
 
 
 def to_json_values(value: object) -> Any:
-    """Convert to what JSON holds. NumPy numbers become Python's; NaN, infinity and NaT become null; dates ISO 8601.
+    """Convert to what JSON holds.
 
+    NumPy numbers become Python's; NaN, infinity and NaT become null; dates ISO 8601.
     Dataclasses and mappings become objects with text keys, lists and tuples become arrays, anything else its `str`.
     """
     if value is None or isinstance(value, bool | str | int):

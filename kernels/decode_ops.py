@@ -35,13 +35,17 @@ def gated(gate_up: _Floats) -> _Floats:
 
 
 def rotate(x: _Floats, cos: _Floats, sin: _Floats) -> None:
-    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.  cos, sin: (d,)."""
+    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.
+
+    cos, sin: (d,).
+    """
     _compiled().rotate(x, cos, sin)
 
 
 def attend(query: _Floats, keys: _Floats, values: _Floats, first: int, last: int, scale: float) -> _Floats:
-    """Softmax attention of query (heads, d) over positions first .. last - 1 of a cache. Returns (1, heads * d).
+    """Softmax attention of query (heads, d) over positions first .. last - 1 of a cache.
 
+    Returns (1, heads * d).
     keys, values: (kv_heads, capacity, d).  Consecutive heads share a KV head.
     """
     out = np.empty(query.shape, np.float32)
@@ -50,7 +54,10 @@ def attend(query: _Floats, keys: _Floats, values: _Floats, first: int, last: int
 
 
 def bfloat16_product(weight: NDArray[np.uint16], x: _Floats, threads: int | None = None) -> _Floats:
-    """weight (n, k), bfloat16 bits, times x (k,), accumulated in float32 -> (n,). Raises ShapeError, ThreadsError."""
+    """weight (n, k), bfloat16 bits, times x (k,), accumulated in float32 -> (n,).
+
+    Raises ShapeError, ThreadsError.
+    """
     if weight.ndim != 2 or x.shape != weight.shape[1:]:
         raise ShapeError(f"an input of shape {x.shape} does not fit a weight {weight.shape}")
     x = np.ascontiguousarray(x, np.float32)

@@ -10,8 +10,9 @@ class KernelsNameError(RuntimeError):
 
 
 def check_environment() -> None:
-    """Raise KernelsNameError if `import kernels` may import another library. Reads package metadata only.
+    """Raise KernelsNameError if `import kernels` may import another library.
 
+    Reads package metadata only.
     transformers looks for the distribution `kernels`. If it is installed, transformers calls its functions but would
     import this package.
     """

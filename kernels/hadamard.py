@@ -23,7 +23,10 @@ _WORTH_A_THREAD = 1 << 18  # values
 
 
 def transformed(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    """Multiply every block of channels of x (rows, k) float32, contiguous, by H / sqrt(block). Returns a new array."""
+    """Multiply every block of channels of x (rows, k) float32, contiguous, by H / sqrt(block).
+
+    Returns a new array.
+    """
     out = np.empty_like(x)
     arguments = x, block, inverse_root(block), out
     if x.size < _WORTH_A_THREAD:  # starting threads costs microseconds, which a small model notices

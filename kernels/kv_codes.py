@@ -39,7 +39,10 @@ class KvCodes:
                 quantize_activations(x.reshape(-1, x.shape[2]), self.bits)  # raises NotFiniteError with the position
 
     def attend(self, query: _Floats, first: int, last: int, scale: float) -> _Floats:
-        """Softmax attention of query (heads, d) over positions first .. last - 1. Returns (1, heads * d)."""
+        """Softmax attention of query (heads, d) over positions first .. last - 1.
+
+        Returns (1, heads * d).
+        """
         out = np.empty(query.shape, np.float32)
         keys, values = self._arrays(0), self._arrays(1)
         _compiled().attend(query, keys, values, self.width, first, last, np.float32(scale), out)

@@ -8,8 +8,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class KernelMeasurement:
-    """One engine on one shape. Times cover the whole product, including quantizing and packing the activations.
+    """One engine on one shape.
 
+    Times cover the whole product, including quantizing and packing the activations.
     median_us is warm: the same call repeated.  cold_us is from calls that rotate over copies of the weight that exceed
     the last-level cache.  speedup compares warm times, with each engine's narrowest weights that have at least as many
     bits, and the fastest of those.

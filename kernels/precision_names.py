@@ -10,7 +10,10 @@ class BenchError(ValueError):
 
 
 def parse_precision(name: str) -> tuple[int, bool, int, int | None]:
-    """Parse a name such as "W2*A8g128" to (weight bits, starred, activation bits, group size). Raises BenchError."""
+    """Parse a name such as "W2*A8g128" to (weight bits, starred, activation bits, group size).
+
+    Raises BenchError.
+    """
     match = _NAME.fullmatch(name.strip())
     if match is None or not 1 <= int(match["p"]) <= 8 or int(match["q"]) not in (*range(1, 9), 16):
         raise BenchError(

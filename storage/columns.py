@@ -14,8 +14,9 @@ FLOAT_MARK = "$float"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A timezone-aware time, stored in UTC. SQLite stores it as text without a zone, which sorts by time.
+    """A timezone-aware time, stored in UTC.
 
+    SQLite stores it as text without a zone, which sorts by time.
     Raises UnstorableValueError for a time without a time zone.
     """
 
@@ -36,8 +37,9 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class JsonObject(TypeDecorator[dict[str, Any]]):
-    """A dict of JSON values. NaN and infinity, which JSON lacks but a diverged run produces, are stored as objects.
+    """A dict of JSON values.
 
+    NaN and infinity, which JSON lacks but a diverged run produces, are stored as objects.
     Raises UnstorableValueError for values that JSON cannot hold, and for keys that are not strings.
     """
 

@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class Database:
-    """An open database at the newest schema. Open it in each process: it cannot be used after a fork."""
+    """An open database at the newest schema.
+
+    Open it in each process: it cannot be used after a fork.
+    """
 
     def __init__(self, url: URL, engine: Engine) -> None:
         self.url = url
@@ -41,8 +44,9 @@ class Database:
 
     @classmethod
     def open(cls, location: str | Path) -> Self:
-        """Open the database. Missing folder, file and tables are created; an older schema is migrated.
+        """Open the database.
 
+        Missing folder, file and tables are created; an older schema is migrated.
         location: a URL (sqlite:////folder/abq.db, postgresql+psycopg://user@host/name) or the path of a SQLite file.
         Raises DatabaseError if it cannot be opened or written, is not a database, or was written by a newer version.
         """
@@ -69,7 +73,10 @@ class Database:
 
     @property
     def writes(self) -> int:
-        """Number of write transactions ended by this process. If it is unchanged, only other processes have written."""
+        """Number of write transactions ended by this process.
+
+        If it is unchanged, only other processes have written.
+        """
         with self._writes_lock:
             return self._writes
 
@@ -90,8 +97,9 @@ class Database:
             yield session
 
     def backup(self, target: Path) -> None:
-        """Copy a snapshot of the database to a new file while others use it. The copy's integrity is checked.
+        """Copy a snapshot of the database to a new file while others use it.
 
+        The copy's integrity is checked.
         Raises DatabaseError if the file exists or cannot be written, or if the database is on a server.
         """
         if self.path is None:
@@ -102,7 +110,10 @@ class Database:
             sqlite.back_up(driver, target)
 
     def close(self) -> None:
-        """Close the pooled connections. The database can be used again; connections are reopened on demand."""
+        """Close the pooled connections.
+
+        The database can be used again; connections are reopened on demand.
+        """
         self._engine.dispose()
 
     def __enter__(self) -> Self:

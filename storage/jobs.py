@@ -198,7 +198,10 @@ class Jobs:
         eta_seconds: float | None = None,
         blocks_total: int | None = None,
     ) -> None:
-        """Record progress (clamped to 0..1) with its message. blocks_total: None keeps the recorded number."""
+        """Record progress (clamped to 0..1) with its message.
+
+        blocks_total: None keeps the recorded number.
+        """
         with self._database.transaction() as session:
             job = own_job(session, job_id, epoch, now, progress_at=now)
             set_progress(job, progress, message, eta_seconds)
@@ -235,7 +238,10 @@ class Jobs:
     def record_losses(
         self, job_id: str, epoch: int, now: datetime, block: int, step: int, losses: Mapping[str, float]
     ) -> None:
-        """Record the loss terms of one step (an epoch over the data) of a block. A redone block overwrites them."""
+        """Record the loss terms of one step (an epoch over the data) of a block.
+
+        A redone block overwrites them.
+        """
         with self._database.transaction() as session:
             own_job(session, job_id, epoch, now, progress_at=now)
             session.merge(LossRow(job_id=job_id, block=block, step=step, terms=dict(losses), recorded_at=now))

@@ -1,4 +1,7 @@
-"""State transitions of a job's row, inside the caller's transaction. `storage.jobs` decides when they happen."""
+"""State transitions of a job's row, inside the caller's transaction.
+
+`storage.jobs` decides when they happen.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -23,8 +26,9 @@ def find_job(session: Session, job_id: str, lock: bool = False) -> JobRow:
 
 
 def own_job(session: Session, job_id: str, epoch: int, now: datetime, **values: Any) -> JobRow:
-    """Update and lock the job's row on behalf of its owner. The first write of every worker's transaction.
+    """Update and lock the job's row on behalf of its owner.
 
+    The first write of every worker's transaction.
     Raises LostLeaseError unless the job is running in this epoch.
     """
     write = (

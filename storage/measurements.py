@@ -47,7 +47,10 @@ class Measurements:
     def add_evaluation(
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
     ) -> EvaluationRecord:
-        """Record an evaluation of a run, or of the full-precision model (run_id None). Raises RunNotFoundError."""
+        """Record an evaluation of a run, or of the full-precision model (run_id None).
+
+        Raises RunNotFoundError.
+        """
         return self._add(run_id, model, now, dict(values))
 
     def evaluations(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
@@ -57,7 +60,10 @@ class Measurements:
     def add_task_score(
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
     ) -> EvaluationRecord:
-        """Record a task score of a run, or of the full-precision model (run_id None). Raises RunNotFoundError."""
+        """Record a task score of a run, or of the full-precision model (run_id None).
+
+        Raises RunNotFoundError.
+        """
         return self._add(run_id, model, now, {**values, "kind": "task"})
 
     def task_scores(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:

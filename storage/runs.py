@@ -77,8 +77,9 @@ class Runs:
             return _find(session, run_id)
 
     def delete(self, run_id: str) -> None:
-        """Delete the run's rows: jobs, blocks, losses, log, evaluations. The caller deletes its folder.
+        """Delete the run's rows: jobs, blocks, losses, log, evaluations.
 
+        The caller deletes its folder.
         Raises RunNotFoundError; RunBusyError while one of its jobs is running.
         """
         with self._database.transaction() as session:
@@ -91,7 +92,10 @@ class Runs:
 
 
 def _select(session: Session, *where: ColumnElement[bool], limit: int | None = None) -> list[Run]:
-    """Runs, newest first, each with its newest job. `submit` creates both, so every run has a job."""
+    """Runs, newest first, each with its newest job.
+
+    `submit` creates both, so every run has a job.
+    """
     other = aliased(JobRow)
     newest = select(func.max(other.number)).where(other.run_id == RunRow.id).correlate(RunRow).scalar_subquery()
     query = select(RunRow, JobRow).join(JobRow, JobRow.number == newest).where(*where)

@@ -1,5 +1,6 @@
-"""The tables. A run owns its jobs, blocks and evaluations; a job owns its losses and log. Deletes cascade.
+"""The tables. A run owns its jobs, blocks and evaluations; a job owns its losses and log.
 
+Deletes cascade.
 A change here needs a revision in storage/migrations/versions; a test compares the two.
 """
 
@@ -30,7 +31,10 @@ class Base(DeclarativeBase):
 
 
 class RunRow(Base):
-    """One quantization of one model. Model, precision and method are copied from the spec for lists."""
+    """One quantization of one model.
+
+    Model, precision and method are copied from the spec for lists.
+    """
 
     __tablename__ = "runs"
 
@@ -44,7 +48,10 @@ class RunRow(Base):
 
 
 class JobRow(Base):
-    """Work for a run. `number` is the order in the queue; `epoch` counts claims and identifies the owner."""
+    """Work for a run.
+
+    `number` is the order in the queue; `epoch` counts claims and identifies the owner.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -97,7 +104,10 @@ class BlockRow(Base):
 
 
 class LossRow(Base):
-    """The loss terms of one step (an epoch over the data) of one block. A redone block overwrites its rows."""
+    """The loss terms of one step (an epoch over the data) of one block.
+
+    A redone block overwrites its rows.
+    """
 
     __tablename__ = "losses"
     __table_args__ = (CheckConstraint("block >= 0 AND step >= 0", name="position"),)

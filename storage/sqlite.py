@@ -60,7 +60,10 @@ def make_engine(url: URL) -> Engine:
 
 
 def make_migration_engine(url: URL) -> Engine:
-    """The engine for migrations. Foreign keys are off: rebuilding a table would delete the rows that refer to it."""
+    """The engine for migrations.
+
+    Foreign keys are off: rebuilding a table would delete the rows that refer to it.
+    """
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, poolclass=NullPool)
     _configure(engine, foreign_keys=False)
     return engine
@@ -161,7 +164,10 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _is_busy(driver: sqlite3.Connection) -> bool:
-    """Whether a writer blocks readers. Any other error is left to the next statement, which raises it again."""
+    """Whether a writer blocks readers.
+
+    Any other error is left to the next statement, which raises it again.
+    """
     try:
         driver.execute(FIRST_READ).close()
     except sqlite3.DatabaseError as error:

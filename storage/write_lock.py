@@ -106,8 +106,9 @@ else:
                     os.close(self._descriptor)
 
     def _take(paths: tuple[str, str], wait: bool) -> int:
-        """Take the queue lock, then the write lock, then release the queue lock. Returns the write lock's descriptor.
+        """Take the queue lock, then the write lock, then release the queue lock.
 
+        Returns the write lock's descriptor.
         Raises BlockingIOError if `wait` is False and another writer holds either lock.
         """
         queue = _lock_file(paths[0], wait)

@@ -21,7 +21,10 @@ class CheckpointStore(Protocol):
     """Keeps finished blocks, and drafts: the learned values of blocks that await an end-to-end pass."""
 
     def has(self, block: int) -> bool:
-        """True if a finished block was stored. Cheap: its content is not read, so `load` may still return None."""
+        """True if a finished block was stored.
+
+        Cheap: its content is not read, so `load` may still return None.
+        """
 
     def load(self, block: int) -> dict[str, Tensor] | None:
         """The tensors of a finished block; None if it is missing or its content does not match its hash."""
@@ -90,8 +93,9 @@ class BlockArtifact:
     hadamards: Mapping[str, int] = field(default_factory=dict)
 
     def to_tensors(self, precisions: Mapping[str, Precision]) -> dict[str, Tensor]:
-        """A flat dictionary for a safetensors file. Codes become bit planes, so the file has the quantized size.
+        """A flat dictionary for a safetensors file.
 
+        Codes become bit planes, so the file has the quantized size.
         precisions: of each linear in `weights`.
         """
         tensors = {f"parameters.{name}": t.contiguous() for name, t in self.parameters.items()}

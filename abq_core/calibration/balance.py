@@ -59,7 +59,10 @@ class NormPair:
 
 @dataclass(frozen=True)
 class ChainPair:
-    """Rows of a linear and the linear that reads them. layout: for value rows read by several query heads."""
+    """Rows of a linear and the linear that reads them.
+
+    layout: for value rows read by several query heads.
+    """
 
     name: str
     first: str
@@ -125,7 +128,10 @@ class Balance:
         return {pair.name: pair.start(parameters, input_peaks, alpha) for pair in self.pairs}
 
     def fold(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The block's parameters with the balance folded in, the same function in full precision. Differentiable."""
+        """The block's parameters with the balance folded in, the same function in full precision.
+
+        Differentiable.
+        """
         folded = dict(parameters)
         for pair in self.pairs:
             pair.fold(folded, values[pair.name])

@@ -81,7 +81,10 @@ def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
 
 @torch.no_grad()
 def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """Run (segments, tokens, hidden) through a block, segment by segment. The result is on the device of `hidden`."""
+    """Run (segments, tokens, hidden) through a block, segment by segment.
+
+    The result is on the device of `hidden`.
+    """
     device = next(block.parameters()).device
     outputs = torch.empty_like(hidden)
     for output, segment in zip(outputs, hidden, strict=True):

@@ -40,8 +40,9 @@ class Targets:
 
 
 def wrapped_copy(block: nn.Module, precision: ModelPrecision, quantizer: BlockQuantizer) -> nn.Module:
-    """A copy of `block` that quantizes activations, K and V. It shares the parameters of `block`.
+    """A copy of `block` that quantizes activations, K and V.
 
+    It shares the parameters of `block`.
     Weights are passed per call, from `quantizer.quantized_parameters()`.
     """
     working = copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
@@ -59,7 +60,10 @@ def learn_block(
     spec: CalibrationSpec,
     on_event: OnEvent,
 ) -> None:
-    """Optimize the learned values of one block, in place. Raises CalibrationError if a loss is not finite."""
+    """Optimize the learned values of one block, in place.
+
+    Raises CalibrationError if a loss is not finite.
+    """
     groups = quantizer.parameter_groups()
     if not groups or spec.active_epochs == 0:
         return
@@ -143,7 +147,10 @@ def _loss_terms(
 
 @torch.no_grad()
 def _maps_only(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> list[Tensor]:
-    """The attention maps of a block. Its forward is stopped after the attention, before most of the work."""
+    """The attention maps of a block.
+
+    Its forward is stopped after the attention, before most of the work.
+    """
 
     def stop(*_: Any) -> None:
         raise _Attended

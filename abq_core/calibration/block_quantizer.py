@@ -114,7 +114,10 @@ class BlockQuantizer:
 
     @torch.no_grad()
     def after_step(self, largest_offset: float = _LARGEST_OFFSET) -> None:
-        """Clamp the learned values to their bounds after an optimizer step. largest_offset: in steps of the grid."""
+        """Clamp the learned values to their bounds after an optimizer step.
+
+        largest_offset: in steps of the grid.
+        """
         for offset in self.offsets.values():
             offset.clamp_(-largest_offset, largest_offset)
         for clip in self.act_clips.values():

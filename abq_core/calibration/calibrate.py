@@ -75,7 +75,10 @@ class _Streams:
 
 
 class _Passed(NamedTuple):
-    """Outcome of one block. streams: at its output.  sha256: of what was stored now, None if it was stored before."""
+    """Outcome of one block.
+
+    streams: at its output.  sha256: of what was stored now, None if it was stored before.
+    """
 
     streams: _Streams
     sha256: str | None
@@ -145,7 +148,10 @@ class _Walk:
         self._pass_through(ids, store, seconds / len(quantizers))
 
     def adopt_blocks(self, ids: Tensor) -> bool:
-        """Announce the blocks of a store that has them all. Returns False at the first that cannot be read."""
+        """Announce the blocks of a store that has them all.
+
+        Returns False at the first that cannot be read.
+        """
 
         def adopt(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
             stored = self._store.load(index)
@@ -162,7 +168,10 @@ class _Walk:
         return True
 
     def _pass_through(self, ids: Tensor, work: _Work, seconds: float | None = None) -> None:
-        """Do `work` on one block after another, and announce each. seconds: announced per block; measured if None."""
+        """Do `work` on one block after another, and announce each.
+
+        seconds: announced per block; measured if None.
+        """
         streams, block_arguments = self._entering(ids)
         for index, arguments in enumerate(block_arguments):
             started = time.perf_counter()

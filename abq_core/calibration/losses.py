@@ -28,8 +28,9 @@ def dlc_loss(quantized: Tensor, full: Tensor, full_on_quantized: Tensor) -> Tens
 
 
 def token_kl(logits: Tensor, full: Tensor) -> Tensor:
-    """KL(full || quantized) of next-token distributions in nats, averaged over tokens. Only `logits` gets gradients.
+    """KL(full || quantized) of next-token distributions in nats, averaged over tokens.
 
+    Only `logits` gets gradients.
     logits, full: (..., vocabulary) of the quantized and of the full-precision model.
     """
     value: Tensor = _TokenKl.apply(logits.float().flatten(0, -2), full.float().flatten(0, -2))

@@ -88,7 +88,10 @@ def read_task_file(path: Path) -> TaskFile:
 
 
 def _plain_yaml(path: Path, text: str) -> dict[str, Any]:
-    """Parse a YAML mapping. Refuses tags, which can run code, and aliases, which can expand without limit."""
+    """Parse a YAML mapping.
+
+    Refuses tags, which can run code, and aliases, which can expand without limit.
+    """
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -155,7 +158,10 @@ def _check_fewshot(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_data(path: Path, config: dict[str, Any]) -> str | None:
-    """Check where the data comes from. Makes local paths absolute and returns None, or returns the hub data set."""
+    """Check where the data comes from.
+
+    Makes local paths absolute and returns None, or returns the hub data set.
+    """
     source, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
     if source == "json":
         _check_keys(path, "dataset_kwargs", options, frozenset({"data_files"}))

@@ -134,7 +134,10 @@ def _online_or_cached(data_set: str | None) -> Iterator[None]:
 
 
 def _named_task(name: str) -> Any:
-    """A task that is part of lm-eval. Only its folder is scanned; scanning all tasks takes seconds."""
+    """A task that is part of lm-eval.
+
+    Only its folder is scanned; scanning all tasks takes seconds.
+    """
     import lm_eval.tasks
 
     folder = Path(lm_eval.tasks.__file__).parent / NAMED_TASKS[name][0]

@@ -22,7 +22,10 @@ class Detokenizer:
         self._emitted = len(self._decode(self._ids))
 
     def add(self, token: int, last: bool) -> str:
-        """The text that `token` completes, possibly empty. last: also return incomplete characters, as U+FFFD."""
+        """The text that `token` completes, possibly empty.
+
+        last: also return incomplete characters, as U+FFFD.
+        """
         self._ids.append(token)
         text = self._decode(self._ids)
         if text.endswith("\ufffd") and not last:

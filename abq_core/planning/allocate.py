@@ -71,8 +71,9 @@ class Allocation:
 def allocate(
     measured: Sequence[Sensitivity], *, stored_bits: float | None = None, stored_bytes: int | None = None
 ) -> Allocation:
-    """Choose one of its measured precisions for every linear, within one of two budgets. Deterministic.
+    """Choose one of its measured precisions for every linear, within one of two budgets.
 
+    Deterministic.
     stored_bits: maximum of the mean bit planes per weight, counting 16 for a linear that is not quantized.
     stored_bytes: maximum bytes of all linears, with scales and zero points. Raises BudgetError.
     """

@@ -184,8 +184,9 @@ def _evaluating_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
 
 
 def disk(shape: ModelShape, work: Work, packed: int) -> int:
-    """Bytes of a run's folder at its largest. Until the end-to-end pass, blocks are stored as drafts with offsets.
+    """Bytes of a run's folder at its largest.
 
+    Until the end-to-end pass, blocks are stored as drafts with offsets.
     packed: as for `memory`.
     """
     linears = [linear for index in range(shape.blocks) for linear in shape.block_linears(index).values()]

@@ -23,7 +23,10 @@ class EstimateError(ValueError):
 
 @dataclass(frozen=True)
 class Available:
-    """Free bytes. host, device: memory; device is None if none is used or its memory is unknown.  disk: of the runs."""
+    """Free bytes. host, device: memory; device is None if none is used or its memory is unknown.
+
+    disk: of the runs.
+    """
 
     host: int
     disk: int
@@ -152,7 +155,10 @@ def linear_bytes(rows: int, k: int, precision: Precision) -> int:
 
 
 def _largest(below: int, fits: Callable[[int], bool]) -> int:
-    """The largest integer under `below` that fits, or 0. Assumes that everything smaller than a fitting one fits."""
+    """The largest integer under `below` that fits, or 0.
+
+    Assumes that everything smaller than a fitting one fits.
+    """
     low, high = 0, below
     while high - low > 1:
         middle = (low + high) // 2

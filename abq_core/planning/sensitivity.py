@@ -79,7 +79,10 @@ def sensitivities(
 def _batch(
     model: LoadedModel, candidates: Sequence[Precision], ids: Tensor
 ) -> Iterator[tuple[tuple[int, str, Precision], float]]:
-    """Yield the mean KL of each linear at each candidate on some segments. Overwrites the blocks' forward methods."""
+    """Yield the mean KL of each linear at each candidate on some segments.
+
+    Overwrites the blocks' forward methods.
+    """
     blocks = blocks_of(model.model)
     with block_outputs(blocks) as outputs:
         full = _log_probabilities(model, ids)

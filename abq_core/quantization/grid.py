@@ -40,8 +40,9 @@ def _uses_fused_loops(x: Tensor) -> bool:
 
 
 class _FusedFakeQuant(torch.autograd.Function):
-    """`fake_quant_rows` in few passes over memory. The small graph from range to grid is left to autograd.
+    """`fake_quant_rows` in few passes over memory.
 
+    The small graph from range to grid is left to autograd.
     The gradient of a row's minimum or maximum goes to the element that attains it (the first on ties).
     """
 

@@ -105,7 +105,10 @@ def _token_stream(documents: list[str], tokenizer: Any) -> Tensor:
 
 
 def _choose_windows(source: str, split: Split, tokens: int, count: int, seq_len: int, rng: random.Random) -> list[int]:
-    """Sample `count` indices of windows of `seq_len` tokens, without replacement. Raises ShortTextError."""
+    """Sample `count` indices of windows of `seq_len` tokens, without replacement.
+
+    Raises ShortTextError.
+    """
     available = tokens // seq_len
     if available < count:
         raise ShortTextError(

@@ -115,7 +115,10 @@ def pattern(shape: str, dark: bool) -> dict[str, Any]:
 
 
 def block_axis(blocks: int, *, and_all: bool = False) -> dict[str, Any]:
-    """The block number on x, as in every tab. and_all: add a place for the end-to-end pass after the last block."""
+    """The block number on x, as in every tab.
+
+    and_all: add a place for the end-to-end pass after the last block.
+    """
     ticks = range(0, blocks, 1 if blocks <= 16 else 4)
     return {
         "title_text": "block",

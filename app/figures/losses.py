@@ -17,8 +17,9 @@ TERMS = {
 
 
 def loss_figure(losses: pd.DataFrame, blocks: int = 0, dark: bool = False) -> go.Figure:
-    """Loss per epoch (log), one line per term. Block b spans b - 0.5 to b + 0.5 on x; the end-to-end pass follows last.
+    """Loss per epoch (log), one line per term.
 
+    Block b spans b - 0.5 to b + 0.5 on x; the end-to-end pass follows last.
     losses: block, epoch, term, value.  blocks: the number of blocks, if more are expected than have losses.
     """
     rows = losses[losses["value"] > 0] if len(losses) else losses

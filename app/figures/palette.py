@@ -1,4 +1,7 @@
-"""Colours, dashes and markers of the page. A lens (full, rounded, corrected, balanced) looks the same everywhere."""
+"""Colours, dashes and markers of the page.
+
+A lens (full, rounded, corrected, balanced) looks the same everywhere.
+"""
 
 from dataclasses import dataclass
 

@@ -79,8 +79,9 @@ def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def roofline_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Speed over operations per byte moved, with a cold cache. The slope is the measured memory bandwidth.
+    """Speed over operations per byte moved, with a cold cache.
 
+    The slope is the measured memory bandwidth.
     A GPU has one flat roof per kind of product: the measured peak of its tensor cores, divided by the number of binary
     products per product of the layer. A CPU has one flat roof: the best measured speed.
     """

@@ -1,4 +1,7 @@
-"""One calibration job from claim to end: calibrate, diagnose, evaluate. Stores the results of abq_core."""
+"""One calibration job from claim to end: calibrate, diagnose, evaluate.
+
+Stores the results of abq_core.
+"""
 
 import errno
 import traceback
@@ -130,7 +133,10 @@ class CalibrationJob:
         self._lease.check()
 
     def _record_text(self, part: str, record: TextRecord) -> None:
-        """Write down the text that a part of the run learns from. Raises ServiceError if blocks came from another."""
+        """Write down the text that a part of the run learns from.
+
+        Raises ServiceError if blocks came from another.
+        """
         records = self._folder.read_texts()
         before = records.get(part)
         if before is not None and self._store.hashes and before != record:

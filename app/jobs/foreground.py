@@ -19,8 +19,9 @@ POLL_SECONDS = 0.3
 
 
 def bring_to_end(services: Services, job: Job, label: str, evaluation: tuple[int, int] | None = None) -> Job:
-    """Run the job in this process, or follow the worker that claimed it first. Returns the job after it has ended.
+    """Run the job in this process, or follow the worker that claimed it first.
 
+    Returns the job after it has ended.
     Ctrl-C cancels the job; it can be resumed.
     label: shown before the progress.  evaluation: segments, and tokens per segment, that its evaluation reads.
     """

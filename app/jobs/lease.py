@@ -50,7 +50,10 @@ class JobLease:
         self._thread.join(timeout=HEARTBEAT_SECONDS)
 
     def stop(self, reason: Reason) -> None:
-        """Ask the work to stop at its next step. The first reason wins, except that a lost lease always does."""
+        """Ask the work to stop at its next step.
+
+        The first reason wins, except that a lost lease always does.
+        """
         if self._reason is None or reason == "lost":
             self._reason = reason
 
@@ -68,7 +71,10 @@ class JobLease:
             raise JobStopped(self._reason)
 
     def assert_owned(self) -> None:
-        """Check ownership in storage before a file is renamed into place. Raises JobStopped, LostLeaseError."""
+        """Check ownership in storage before a file is renamed into place.
+
+        Raises JobStopped, LostLeaseError.
+        """
         self.check()
         self._jobs.heartbeat(self.job.id, self.job.epoch, now(), self._lease)
 

@@ -1,4 +1,7 @@
-"""A worker process (`python -m app.jobs.worker`): claims one job, runs it, exits. The supervisor starts one per job."""
+"""A worker process (`python -m app.jobs.worker`): claims one job, runs it, exits.
+
+The supervisor starts one per job.
+"""
 
 import argparse
 import contextlib

@@ -1,4 +1,7 @@
-"""What determines the blocks of a run: calibration, model files, versions. A run never mixes two of these."""
+"""What determines the blocks of a run: calibration, model files, versions.
+
+A run never mixes two of these.
+"""
 
 import platform
 from collections.abc import Mapping
@@ -46,7 +49,10 @@ def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> s
 
 
 def same_calibration(one: object, other: object) -> bool:
-    """Whether two stored calibrations are equal. Fields that a stored one lacks have their default values."""
+    """Whether two stored calibrations are equal.
+
+    Fields that a stored one lacks have their default values.
+    """
     try:
         return (
             isinstance(one, Mapping)

@@ -52,7 +52,10 @@ class ReportedRun:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report. table: one row per run and per model at full precision, as in `RunService.frame`."""
+    """The content of a report.
+
+    table: one row per run and per model at full precision, as in `RunService.frame`.
+    """
 
     table: pandas.DataFrame
     runs: Sequence[ReportedRun]
@@ -67,7 +70,10 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Figure:
-    """A figure with its caption. json: the figure for a light and a dark page, safe inside a script element."""
+    """A figure with its caption.
+
+    json: the figure for a light and a dark page, safe inside a script element.
+    """
 
     caption: str
     json: str

@@ -66,7 +66,10 @@ class RunFolder:
         return _read_checked(self.block_path(block), sha256)
 
     def draft_path(self, block: int) -> Path:
-        """The file of a draft: a block as learned before the end-to-end pass. Removed when the run is finished."""
+        """The file of a draft: a block as learned before the end-to-end pass.
+
+        Removed when the run is finished.
+        """
         return self.path / "drafts" / f"{block:03d}.safetensors"
 
     def write_frame(self, name: str, frame: "pandas.DataFrame") -> None:

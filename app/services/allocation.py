@@ -58,8 +58,9 @@ class AllocationService:
         text: SensitivityText | None = None,
         on_step: OnStep | None = None,
     ) -> "Allocation":
-        """Choose a precision for every linear within one budget. Measures the sensitivities that are not stored yet.
+        """Choose a precision for every linear within one budget.
 
+        Measures the sensitivities that are not stored yet.
         stored_bits: mean bits per weight.  stored_bytes: bytes of the blocks' linears.  on_step(done, total): called
         while measuring; may raise to stop. Raises BudgetError, PrecisionError, ModelError, DataError.
         """

@@ -36,7 +36,10 @@ LOSS_COLUMNS = ["block", "epoch", "term", "value"]
 
 
 def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
-    """One row per job, newest first. alive: its worker holds the lease.  seconds: run time so far."""
+    """One row per job, newest first. alive: its worker holds the lease.
+
+    seconds: run time so far.
+    """
     rows = [
         {
             "job": job.id,

@@ -24,8 +24,9 @@ class GenerationService:
         seed: int = 0,
         model: str = BUILTIN,
     ) -> "Iterator[Token | Finished]":
-        """Stream tokens of all columns in turn. A column is "full", a run id, or a precision (rounded to nearest).
+        """Stream tokens of all columns in turn.
 
+        A column is "full", a run id, or a precision (rounded to nearest).
         model: the model of "full" and of precisions. Runs bring their own model, which must be the same in all columns.
         Raises ServiceError, PromptError.
         """

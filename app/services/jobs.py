@@ -18,7 +18,10 @@ from storage.run_ids import means_run
 
 
 class JobService:
-    """The queue of calibrations. Reads are cached: writes of other processes show after STALE_SECONDS."""
+    """The queue of calibrations.
+
+    Reads are cached: writes of other processes show after STALE_SECONDS.
+    """
 
     def __init__(self, settings: Settings, storage: Storage, models: ModelService) -> None:
         self._settings, self._jobs, self._models = settings, storage.jobs, models
@@ -43,7 +46,10 @@ class JobService:
         check_source(spec.data)
 
     def get(self, job_or_run: str) -> Job:
-        """A job by its id, or the newest job of a run by the run's id. Raises JobNotFoundError, RunNotFoundError."""
+        """A job by its id, or the newest job of a run by the run's id.
+
+        Raises JobNotFoundError, RunNotFoundError.
+        """
         text = job_or_run.strip()
         return self._jobs.for_run(text) if means_run(text) else self._jobs.get(text)
 
@@ -52,7 +58,10 @@ class JobService:
         return self._jobs.request_cancel(self.get(job_or_run).id, now())
 
     def resume(self, job_or_run: str) -> Job:
-        """Queue a failed or cancelled job again; it continues after its last finished block. Raises JobStateError."""
+        """Queue a failed or cancelled job again; it continues after its last finished block.
+
+        Raises JobStateError.
+        """
         return self._jobs.resume(self.get(job_or_run).id, now())
 
     def frame(self) -> pandas.DataFrame:

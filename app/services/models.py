@@ -42,11 +42,17 @@ class ModelService:
         return model_shape(ref)
 
     def precision(self, text: str | ModelPrecision) -> ModelPrecision:
-        """Parse a precision, the JSON of a mix, or the name of a stored run's mix. Raises PrecisionError."""
+        """Parse a precision, the JSON of a mix, or the name of a stored run's mix.
+
+        Raises PrecisionError.
+        """
         return find_precision(self._runs, text) if isinstance(text, str) else text
 
     def estimate(self, ref: str, precision: str | ModelPrecision) -> "Estimate":
-        """Size, memory and time of a default calibration, from shapes alone. Raises ModelError, PrecisionError."""
+        """Size, memory and time of a default calibration, from shapes alone.
+
+        Raises ModelError, PrecisionError.
+        """
         from abq_core.planning.cost import Work
         from abq_core.planning.estimate import estimate
 
@@ -61,8 +67,9 @@ class ModelService:
         return estimate(self.shape(spec.model), spec.precision, Work.of(spec, home=self._settings.device))
 
     def explore(self, ref: str, precision: str | ModelPrecision) -> dict[str, pandas.DataFrame]:
-        """DataFrames of what rounding to this precision does to the weights. Cached: do not modify them.
+        """DataFrames of what rounding to this precision does to the weights.
 
+        Cached: do not modify them.
         Raises ModelError, PrecisionError, ServiceError.
         """
         return self._explore_once(ref, self.precision(precision))

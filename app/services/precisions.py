@@ -9,7 +9,10 @@ from storage.runs import Runs
 
 
 def find_precision(runs: Runs, text: str) -> ModelPrecision:
-    """Parse the notation or the JSON of `abq allocate`, or find a mix by name among the runs. Raises PrecisionError."""
+    """Parse the notation or the JSON of `abq allocate`, or find a mix by name among the runs.
+
+    Raises PrecisionError.
+    """
     name = text.strip()
     if name.startswith("{"):
         return _from_json(name)

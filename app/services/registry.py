@@ -30,7 +30,10 @@ MAX_MODELS = 8
 
 
 class ModelRegistry:
-    """Loads models on demand, one at a time. Safe to call from several threads; callers must not modify the models."""
+    """Loads models on demand, one at a time.
+
+    Safe to call from several threads; callers must not modify the models.
+    """
 
     def __init__(
         self, settings: Settings, runs: Runs, max_models: int = MAX_MODELS, max_bytes: int | None = None
@@ -68,7 +71,10 @@ class ModelRegistry:
         )
 
     def column(self, column: str, ref: str) -> "LoadedModel":
-        """The model of a column: "full", a run id, or a precision (rounded to nearest). Quantized ones are packed."""
+        """The model of a column: "full", a run id, or a precision (rounded to nearest).
+
+        Quantized ones are packed.
+        """
         if column == FULL_COLUMN:
             return self.full(ref)
         if means_run(column):
@@ -77,7 +83,10 @@ class ModelRegistry:
         return self.full(ref) if precision.is_full else self.rounded(ref, precision, "packed")
 
     def common_model(self, columns: Sequence[str], default: str) -> str:
-        """The model that all runs among these columns share. Raises ServiceError if their models differ."""
+        """The model that all runs among these columns share.
+
+        Raises ServiceError if their models differ.
+        """
         models = {self._runs.get(column).model for column in columns if means_run(column)}
         if len(models) > 1:
             raise ServiceError(
@@ -92,7 +101,10 @@ class ModelRegistry:
                 del self._loaded[key]
 
     def _load(self, ref: str) -> "LoadedModel":
-        """Load in fp32 after making room. Raises ServiceError if the free memory cannot hold the model."""
+        """Load in fp32 after making room.
+
+        Raises ServiceError if the free memory cannot hold the model.
+        """
         from abq_core.models.loading import load_model
         from abq_core.models.shape import model_shape
 

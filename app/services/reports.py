@@ -62,7 +62,10 @@ class ReportService:
 
 
 def _runs_with_figures(table: pandas.DataFrame) -> list[str]:
-    """Runs whose figures are shown. Those of a calibrated run show rounding too, so its rtn run needs none."""
+    """Runs whose figures are shown.
+
+    Those of a calibrated run show rounding too, so its rtn run needs none.
+    """
     rows = table[table["run"] != ""].to_dict("records")
     calibrated = {(row["model"], row["precision"]) for row in rows if row["method"] != "rtn"}
     return [row["run"] for row in rows if row["method"] != "rtn" or (row["model"], row["precision"]) not in calibrated]

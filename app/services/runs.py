@@ -37,7 +37,10 @@ class RunService:
         return self._read_frame(None)
 
     def newest_frame(self) -> pandas.DataFrame:
-        """`frame` of the newest MAX_RECENT_RUNS runs. Cached: writes of other processes show after STALE_SECONDS."""
+        """`frame` of the newest MAX_RECENT_RUNS runs.
+
+        Cached: writes of other processes show after STALE_SECONDS.
+        """
         return self._newest.read().copy()
 
     def folder(self, run_id: str) -> RunFolder:
@@ -64,7 +67,10 @@ class RunService:
         self._registry.forget(folder.run_id)
 
     def export(self, run_id: str, target: Path) -> Path:
-        """Copy a run's files and its evaluation to a new folder `target`/<run id>. Raises ServiceError."""
+        """Copy a run's files and its evaluation to a new folder `target`/<run id>.
+
+        Raises ServiceError.
+        """
         run, source = self.get(run_id), self.folder(run_id).path
         destination = target.expanduser() / run.id
         if destination.exists():

@@ -20,7 +20,10 @@ from app.settings import Settings
 
 @dataclass(frozen=True)
 class Services:
-    """One per process. Every service is safe to call from several threads; none of them knows this class."""
+    """One per process.
+
+    Every service is safe to call from several threads; none of them knows this class.
+    """
 
     settings: Settings
     storage: Storage
@@ -39,7 +42,10 @@ class Services:
 
 
 def open_services(settings: Settings) -> Services:
-    """Create the data folder, open the database and connect the services. Raises SettingsError, DatabaseError."""
+    """Create the data folder, open the database and connect the services.
+
+    Raises SettingsError, DatabaseError.
+    """
     storage = Storage.open(settings)
     registry = ModelRegistry(settings, storage.runs)
     models = ModelService(settings, storage.runs, registry)

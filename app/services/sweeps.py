@@ -53,8 +53,9 @@ class SweepService:
         return [PlannedCalibration(spec, runs.get(spec), self._models.estimate_calibration(spec)) for spec in specs]
 
     def queue(self, planned: Sequence[PlannedCalibration]) -> list[str]:
-        """Queue the pending calibrations, new or resumed. Returns the run id of every calibration, in order.
+        """Queue the pending calibrations, new or resumed.
 
+        Returns the run id of every calibration, in order.
         If one of them cannot run here, none is queued. Raises EstimateError, DataError.
         """
         for one in planned:

@@ -13,8 +13,9 @@ MAX_ENTRIES = 16
 
 
 class VersionedCache(Generic[Value]):
-    """Results of `load` by its arguments, at most MAX_ENTRIES. Safe to call from several threads.
+    """Results of `load` by its arguments, at most MAX_ENTRIES.
 
+    Safe to call from several threads.
     load: called for a missing or stale entry; callers share its result and must not modify it.
     version: current version of the source. An entry whose load began at version v serves every read that began at v or
     earlier. A reader therefore sees every write that this process finished before the read.
@@ -26,7 +27,10 @@ class VersionedCache(Generic[Value]):
         self._lock = threading.Lock()
 
     def read(self, *key: str) -> Value:
-        """Return the value of a key. One thread loads it while the others wait; an error of `load` is not cached."""
+        """Return the value of a key.
+
+        One thread loads it while the others wait; an error of `load` is not cached.
+        """
         needed = self._version()
         with self._lock:
             entry = self._entries.get(key)

@@ -72,7 +72,10 @@ def _csv_routes(services: Services) -> list[Route]:
 
 
 def _csv_route(url: str, filename: str, read: Callable[[Request], pd.DataFrame]) -> Route:
-    """A DataFrame as a CSV attachment. filename: without ".csv"; may name parameters of the URL in braces."""
+    """A DataFrame as a CSV attachment.
+
+    filename: without ".csv"; may name parameters of the URL in braces.
+    """
 
     async def csv(request: Request) -> Response:
         try:

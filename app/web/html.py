@@ -1,4 +1,7 @@
-"""HTML from the Jinja2 templates in app/web/templates. Every value is escaped unless it is Markup already."""
+"""HTML from the Jinja2 templates in app/web/templates.
+
+Every value is escaped unless it is Markup already.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +25,10 @@ def render(template: str, **values: object) -> Markup:
 
 
 def term(name: str, text: str | None = None) -> Markup:
-    """A term of the glossary, or `text`, with the explanation as its tooltip. Raises KeyError for an unknown term."""
+    """A term of the glossary, or `text`, with the explanation as its tooltip.
+
+    Raises KeyError for an unknown term.
+    """
     return render("term.html", tooltip=TERMS[name].tooltip, text=text or name)
 
 

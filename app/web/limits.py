@@ -32,7 +32,10 @@ class Limits:
         self._texts = RateLimit(TEXTS_PER_MINUTE, 60.0, clock)
 
     def check_text(self, request: gr.Request | None, columns: Sequence[str], prompt: str, new_tokens: float) -> None:
-        """Count one text generation. Raises LimitError if it is too large or the visitor made too many."""
+        """Count one text generation.
+
+        Raises LimitError if it is too large or the visitor made too many.
+        """
         if not 1 <= len(columns) <= MAX_COLUMNS:
             raise LimitError(f"{len(columns)} columns were requested. Choose 1 to {MAX_COLUMNS}.")
         if not 1 <= new_tokens <= MAX_NEW_TOKENS:

@@ -16,8 +16,9 @@ _BEYOND_CACHES = 256 << 20
 
 
 def describe_machine(peers: list[str], threads: int, also: Sequence[str] = ()) -> dict[str, object]:
-    """Describe the machine for a benchmark file. peers, also: engines and packages whose versions are included.
+    """Describe the machine for a benchmark file.
 
+    peers, also: engines and packages whose versions are included.
     read_gb_per_second: memory bandwidth with these threads.  issue_gb_per_second: packed W2 weights that W2A8 decode
     consumes from the L1 cache, where only instructions limit it.
     """

@@ -20,7 +20,10 @@ _CACHES_IN_ROTATION, _MOST_COPIES = 2, 128
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call. warm: the same call is repeated.  cold: each call reads another copy of the weight."""
+    """Seconds per call. warm: the same call is repeated.
+
+    cold: each call reads another copy of the weight.
+    """
 
     warm: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)

@@ -1,5 +1,6 @@
-"""Groups of arguments that the compiled functions share. Numba passes a NamedTuple as its fields, at no cost.
+"""Groups of arguments that the compiled functions share.
 
+Numba passes a NamedTuple as its fields, at no cost.
 Only the call from Python into compiled code is slower with a NamedTuple (about 1 us each, measured with Numba 0.68), so
 functions that run once per decoded token take plain tuples and build the NamedTuple inside.
 """

@@ -61,7 +61,10 @@ def popcount_segment(
 
 @inlined
 def planes_of(widths: Array) -> int:
-    """Bits of a weight code. A loop, because `widths.sum()` makes loading from the cache import SciPy."""
+    """Bits of a weight code.
+
+    A loop, because `widths.sum()` makes loading from the cache import SciPy.
+    """
     planes = 0
     for width in widths:
         planes += width

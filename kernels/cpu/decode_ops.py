@@ -18,7 +18,10 @@ _ONE = np.float32(1)
 
 @compiled
 def exp(x: np.float32) -> np.float32:
-    """e^x within a few ulp, without a library call, so that LLVM vectorizes loops over it. NaN stays NaN."""
+    """e^x within a few ulp, without a library call, so that LLVM vectorizes loops over it.
+
+    NaN stays NaN.
+    """
     x = np.float32(-87) if x < np.float32(-87) else x
     x = np.float32(88) if x > np.float32(88) else x
     n = np.rint(x * _LOG2_E)
@@ -29,8 +32,9 @@ def exp(x: np.float32) -> np.float32:
 
 @partial(compiled, reorder_sums=True)
 def add_norm(x: Array, added: Array, weight: Array, epsilon: np.float32, out: Array) -> np.float32:
-    """x += added (skipped if empty); out = weight * x / sqrt(mean(x^2) + epsilon).  All (k,) float32.
+    """x += added (skipped if empty); out = weight * x / sqrt(mean(x^2) + epsilon).
 
+    All (k,) float32.
     Returns the sum of squares, which is not finite if x has NaN, infinity, or values whose squares overflow.
     """
     if added.size:
@@ -56,7 +60,10 @@ def gated(gate_up: Array, out: Array) -> None:
 
 @compiled
 def rotate(x: Array, cos: Array, sin: Array) -> None:
-    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.  cos, sin: (d,)."""
+    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.
+
+    cos, sin: (d,).
+    """
     half = x.shape[1] // 2
     for head in range(x.shape[0]):
         for i in range(half):

@@ -113,7 +113,10 @@ def linear(
 
 
 def _quantize_in_tiles(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> Tokens:
-    """Quantize all tokens once, in the layout of `prefill`, for all threads. Raises NotFiniteError."""
+    """Quantize all tokens once, in the layout of `prefill`, for all threads.
+
+    Raises NotFiniteError.
+    """
     m = x.shape[0]
     act = Tokens(
         np.empty((-(-m // TILE_TOKENS), weight.k_padded * TILE_TOKENS), np.int8),
@@ -128,7 +131,10 @@ def _quantize_in_tiles(x: NDArray[np.float32], weight: PackedWeight, act_bits: i
 
 
 def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: int | None = None) -> NDArray[np.float32]:
-    """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32. Raises NotFiniteError."""
+    """x (m, k) float32, not quantized, times the dequantized weight -> (m, n) float32.
+
+    Raises NotFiniteError.
+    """
     tokens, m = x, x.shape[0]
     rows = 1 if m == 1 else -(-m // FLOAT_TILE_TOKENS) * FLOAT_TILE_TOKENS
     if x.shape != (rows, weight.k_padded):

@@ -43,7 +43,10 @@ class Grid(NamedTuple):
 
 @inlined
 def row_codes(row: Array, first: int, last: int, grid: Grid, out: Array, lanes: Array) -> np.int32:
-    """Write columns first .. last - 1 of a row as codes minus the shift, and return their sum. lanes: int32 (LANES)."""
+    """Write columns first .. last - 1 of a row as codes minus the shift, and return their sum.
+
+    lanes: int32 (LANES).
+    """
     lanes[:] = 0
     vectors = (last - first) // LANES
     codes_of_vectors(row, first, vectors, grid.step, grid.offset, grid.levels, grid.shift, out, lanes)

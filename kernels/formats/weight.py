@@ -25,7 +25,10 @@ _SUMMED_ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A weight (n, k) of `planes` bits per value, w = (spacing * code - zero) * scale. Built by `pack_weight`."""
+    """A weight (n, k) of `planes` bits per value, w = (spacing * code - zero) * scale.
+
+    Built by `pack_weight`.
+    """
 
     n: int
     k: int

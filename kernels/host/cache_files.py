@@ -1,4 +1,7 @@
-"""Cache files that the kernels keep between processes: cubins, plans and autotuned choices. All can be rebuilt."""
+"""Cache files that the kernels keep between processes: cubins, plans and autotuned choices.
+
+All can be rebuilt.
+"""
 
 import os
 import tempfile
@@ -18,7 +21,10 @@ def cache_folder(engine: str) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all. Failure to write is ignored: the next process rebuilds the content."""
+    """Write a file completely or not at all.
+
+    Failure to write is ignored: the next process rebuilds the content.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -28,7 +28,10 @@ def cores() -> int:
 
 
 def thread_count(threads: int | None = None) -> int:
-    """Return `threads`, or ABQ_THREADS, or all cores; never more than the cores. Raises ThreadsError."""
+    """Return `threads`, or ABQ_THREADS, or all cores; never more than the cores.
+
+    Raises ThreadsError.
+    """
     if threads is None:
         text = os.environ.get(VARIABLE)
         if text is None:

@@ -54,13 +54,17 @@ class Cluster(Protocol):
         ...
 
     def start(self, need: Resources, assignment: Assignment, stored: Iterable[tuple[BlockKey, bytes]]) -> Remote:
-        """Calibrate on a node as soon as one has free resources. stored: the finished blocks, which it may fetch."""
+        """Calibrate on a node as soon as one has free resources.
+
+        stored: the finished blocks, which it may fetch.
+        """
         ...
 
 
 class ClusterJobs:
-    """Runs jobs on a cluster. One thread calls `bring_to_end`; `stop` may be called from any thread.
+    """Runs jobs on a cluster.
 
+    One thread calls `bring_to_end`; `stop` may be called from any thread.
     on_poll: called about twice a second with the jobs that have not ended.  plan: text that their evaluations read.
     """
 

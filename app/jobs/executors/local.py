@@ -68,7 +68,10 @@ class Supervisor:
         self._instance.release()
 
     def run_until_idle(self) -> bool:
-        """Supervise in this thread until no job is queued or running. False if another supervisor is active."""
+        """Supervise in this thread until no job is queued or running.
+
+        False if another supervisor is active.
+        """
         if not self._instance.acquire():
             return False
         try:
@@ -179,7 +182,10 @@ def _is_stopped(process: int) -> bool:
 
 
 def start_detached(settings: Settings) -> bool:
-    """Start a supervisor that outlives this process and ends with the queue. False if one is active already."""
+    """Start a supervisor that outlives this process and ends with the queue.
+
+    False if one is active already.
+    """
     instance = SingleInstance(settings.data_dir / "supervisor.lock")
     if not instance.acquire():
         return False

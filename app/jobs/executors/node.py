@@ -32,8 +32,9 @@ class NodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Delivery:
-    """An event for the submitting process. saved: for a BlockDone, the new block as safetensors bytes, else None.
+    """An event for the submitting process.
 
+    saved: for a BlockDone, the new block as safetensors bytes, else None.
     draft: whether the block still awaits the end-to-end pass.
     """
 
@@ -67,7 +68,10 @@ class Assignment:
 
 
 def prepare_process() -> None:
-    """Remove secrets from the environment and set how threads wait. Call it before torch is imported."""
+    """Remove secrets from the environment and set how threads wait.
+
+    Call it before torch is imported.
+    """
     public = without_secrets(os.environ)
     for name in os.environ.keys() - public.keys():
         del os.environ[name]
@@ -96,7 +100,10 @@ def check_node(versions: Mapping[str, str], folders: list[str]) -> list[str]:
 
 
 class Outbox:
-    """A queue from the calibrating thread to the fetching one. After a block it waits until that block is stored."""
+    """A queue from the calibrating thread to the fetching one.
+
+    After a block it waits until that block is stored.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -104,7 +111,10 @@ class Outbox:
         self._put = self._taken = self._safe = 0
 
     def put(self, item: Delivery | Ended) -> None:
-        """Add an item; for a block, return once the fetcher has stored it. Of consecutive steps the last is kept."""
+        """Add an item; for a block, return once the fetcher has stored it.
+
+        Of consecutive steps the last is kept.
+        """
         with self._changed:
             if self._items and _is_step(item) and _is_step(self._items[-1]):
                 self._items[-1] = item
@@ -137,11 +147,17 @@ class NodeCalibrator:
         self._outbox = Outbox()
 
     def begin(self, assignment: Assignment, fetch: Callable[[Any], bytes] = bytes) -> None:
-        """Start the calibration. fetch: reads a value of `assignment.stored` as bytes, when the block is needed."""
+        """Start the calibration.
+
+        fetch: reads a value of `assignment.stored` as bytes, when the block is needed.
+        """
         threading.Thread(target=self._run, args=(assignment, fetch), name="calibration", daemon=True).start()
 
     def next(self, seconds: float) -> list[Delivery | Ended]:
-        """The items since the last call, waiting up to `seconds`. Calling it confirms that earlier items are stored."""
+        """The items since the last call, waiting up to `seconds`.
+
+        Calling it confirms that earlier items are stored.
+        """
         return self._outbox.take(seconds)
 
     def _run(self, assignment: Assignment, fetch: Callable[[Any], bytes]) -> None:

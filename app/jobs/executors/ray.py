@@ -30,8 +30,9 @@ _LOST_ERRORS = (RayError, OSError)  # a node, or the connection to the cluster, 
 
 
 class RayCluster:
-    """A running Ray cluster (implements Cluster). A context manager, which disconnects at its end.
+    """A running Ray cluster (implements Cluster).
 
+    A context manager, which disconnects at its end.
     address: HOST:PORT of its head node; None: the cluster that this machine belongs to.
     threads: per calibration, limited to the CPUs of the largest node.
     Raises ClusterError.
@@ -80,7 +81,10 @@ class RayCluster:
         return sum(_fits(node, need) for node in _nodes())
 
     def start(self, need: Resources, assignment: Assignment, stored: Iterable[tuple[BlockKey, bytes]]) -> Remote:
-        """Start an actor. It is placed when a node has free resources, and is not restarted if it dies."""
+        """Start an actor.
+
+        It is placed when a node has free resources, and is not restarted if it dies.
+        """
         references = {key: _put(data) for key, data in stored}
         with _lost():
             return _RayRemote(need, replace(assignment, stored=references))

@@ -12,7 +12,10 @@ def check_this_node(versions: dict[str, str], paths: list[str]) -> list[str]:
 
 
 class RayCalibrator(NodeCalibrator):
-    """A NodeCalibrator as a Ray actor, in its own process. Stored blocks are references to Ray objects."""
+    """A NodeCalibrator as a Ray actor, in its own process.
+
+    Stored blocks are references to Ray objects.
+    """
 
     def __init__(self) -> None:
         prepare_process()

@@ -67,7 +67,10 @@ def stored_blocks(store: BlockStore) -> Iterator[tuple[BlockKey, bytes]]:
 
 
 def _stored_event(item: Delivery, store: BlockStore) -> Event:
-    """Store the block of a delivery, if it has one. Returns the event with the hash of the file written here."""
+    """Store the block of a delivery, if it has one.
+
+    Returns the event with the hash of the file written here.
+    """
     from safetensors.torch import load
 
     if item.saved is None:

@@ -6,13 +6,19 @@ from filelock import FileLock, Timeout
 
 
 class SingleInstance:
-    """An exclusive lock on a file (flock), held by at most one process. Safe to use from several threads."""
+    """An exclusive lock on a file (flock), held by at most one process.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(path, thread_local=False)
 
     def acquire(self) -> bool:
-        """Take the lock without waiting; True at once if it is held already. False if another process holds it."""
+        """Take the lock without waiting; True at once if it is held already.
+
+        False if another process holds it.
+        """
         if self._lock.is_locked:
             return True
         try:

@@ -31,8 +31,9 @@ def cpu_column(registry: ModelRegistry, column: str, ref: str) -> LoadedModel:
 
 
 def gpu_column(registry: ModelRegistry, column: str, ref: str, place: str) -> LoadedModel:
-    """The model of a column on a GPU. Everything but the blocks' linears is float16, or bfloat16 in column bf16.
+    """The model of a column on a GPU.
 
+    Everything but the blocks' linears is float16, or bfloat16 in column bf16.
     place: torch device, such as "cuda:0". Raises ServiceError for fp32.
     """
     if column == "fp32":

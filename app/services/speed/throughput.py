@@ -43,8 +43,9 @@ class ThroughputService:
         peers: Sequence[str] = ("torch",),
         device: str = "cpu",
     ) -> "list[KernelMeasurement]":
-        """Time the kernels and their peers on these shapes, after checking every result. Stores the rows.
+        """Time the kernels and their peers on these shapes, after checking every result.
 
+        Stores the rows.
         shapes: (outputs, inputs).  m: tokens.  threads, peers (names in `kernels.benchmark.peers`): for the CPU only.
         device: "cpu" or "cuda". Raises CudaError without a GPU.
         """
@@ -70,8 +71,9 @@ class ThroughputService:
         on_token: Callable[[int], None] | None = None,
         device: str = "cpu",
     ) -> pandas.DataFrame:
-        """Decode one prompt in every column, one token each in turn, after a warm-up. Stores all rows or none.
+        """Decode one prompt in every column, one token each in turn, after a warm-up.
 
+        Stores all rows or none.
         Returns a row per column: tokens/s, seconds to the first token, bytes of weights, and the kernel path.
         on_token(count): called after each token of the first column; may raise to stop.  device: "cpu" or "cuda".
         Raises ServiceError, and CudaError without a GPU.

@@ -29,7 +29,10 @@ def this_device() -> str:
 
 
 class TimingService:
-    """Timings of this machine, and of others by files. Timings in a file are validated before any is stored."""
+    """Timings of this machine, and of others by files.
+
+    Timings in a file are validated before any is stored.
+    """
 
     def __init__(self, measurements: Measurements) -> None:
         self._measurements = measurements
@@ -61,7 +64,10 @@ class TimingService:
         return len(rows)
 
     def import_from(self, path: Path) -> tuple[int, int]:
-        """Store the new timings of a file, all or none. Returns (new, already stored). Raises ServiceError."""
+        """Store the new timings of a file, all or none. Returns (new, already stored).
+
+        Raises ServiceError.
+        """
         found = read_timings(path)
         stored = {_key(r.created_at, r.device, r.values) for r in self._measurements.throughput(_MAX_TIMINGS)}
         new = {key: timing for timing in found if (key := _key(*timing)) not in stored}

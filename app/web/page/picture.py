@@ -11,7 +11,10 @@ from app.web.page.script import PAGE_SCRIPT
 
 
 def build_picture(elem_id: str) -> gr.HTML:
-    """A component that shows what `framed` returns. Plotly.react draws it, so that an update keeps the zoom."""
+    """A component that shows what `framed` returns.
+
+    Plotly.react draws it, so that an update keeps the zoom.
+    """
     return gr.HTML(
         "", html_template=str(render("picture.html")), head=PAGE_SCRIPT,
         js_on_load="window.abq.picture(element, props, watch)", apply_default_css=False, elem_id=elem_id,

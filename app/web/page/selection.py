@@ -61,7 +61,10 @@ class Selection:
 
 
 def newest_run(runs: pd.DataFrame, model: str, precision: str) -> str:
-    """The newest finished run of a model and precision, "" without one. Runs of `abq` take precedence."""
+    """The newest finished run of a model and precision, "" without one.
+
+    Runs of `abq` take precedence.
+    """
     found = runs[runs["model"].eq(model) & runs["precision"].eq(precision) & runs["state"].eq("succeeded")]
     found = found[found["run"].ne("")]
     best = found[found["method"].eq("abq")]

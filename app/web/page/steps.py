@@ -13,8 +13,9 @@ class Abandoned(RuntimeError):
 
 
 class Steps(Generic[Step]):
-    """Iterate over the steps that `work(report)` reports. An error of the work is raised when the iteration ends.
+    """Iterate over the steps that `work(report)` reports.
 
+    An error of the work is raised when the iteration ends.
     If the iteration is left early (Stop button), the work stops at its next report.
     """
 

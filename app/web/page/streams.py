@@ -18,7 +18,10 @@ SHADE = "220,38,38"
 
 
 class ShownToken(NamedTuple):
-    """A token as the template shows it. kl: nats, None without a full-precision model.  tint: r,g,b,alpha."""
+    """A token as the template shows it. kl: nats, None without a full-precision model.
+
+    tint: r,g,b,alpha.
+    """
 
     text: str
     kl: str | None

@@ -12,7 +12,10 @@ from app.web.page.script import PAGE_SCRIPT
 
 
 class Cell(NamedTuple):
-    """A cell. text: escaped unless it is Markup.  order: the sort key; without it rows sort by text."""
+    """A cell. text: escaped unless it is Markup.
+
+    order: the sort key; without it rows sort by text.
+    """
 
     text: str
     order: object = None
@@ -38,7 +41,10 @@ class Row(NamedTuple):
 
 
 def build_table(elem_id: str) -> gr.HTML:
-    """A component that shows what `table` returns. Its `select` event carries the key of the row."""
+    """A component that shows what `table` returns.
+
+    Its `select` event carries the key of the row.
+    """
     select = "(key) => trigger('select', {index: 0, value: key})"
     return gr.HTML(
         "",

@@ -1,4 +1,7 @@
-"""Compare: which one do I take? All runs, the Pareto front of size and perplexity, a small sweep, reports."""
+"""Compare: which one do I take?
+
+All runs, the Pareto front of size and perplexity, a small sweep, reports.
+"""
 
 import shlex
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Distributions: what did DLC, AKL, bit balance and the transform do? One run before and after, block by block."""
+"""Distributions: what did DLC, AKL, bit balance and the transform do?
+
+One run before and after, block by block.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,7 +34,10 @@ class View(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One figure of the tab. frame: the diagnostics it needs.  choices: the form's widgets that select within it."""
+    """One figure of the tab. frame: the diagnostics it needs.
+
+    choices: the form's widgets that select within it.
+    """
 
     frame: str
     draw: Callable[[pd.DataFrame, View], go.Figure]

@@ -92,7 +92,10 @@ def _framed(
 def _figure(
     frames: Mapping[str, pd.DataFrame], picture: str, linear: tuple[int, str], grid: str, dark: bool
 ) -> go.Figure:
-    """The figure named `picture`. linear: block and tensor.  grid: the lens of the levels that the weights use."""
+    """The figure named `picture`. linear: block and tensor.
+
+    grid: the lens of the levels that the weights use.
+    """
     match picture:
         case "Weights":
             return weight_figure(frames["histograms"], frames["levels"], *linear, dark, grid)

@@ -1,4 +1,7 @@
-"""Generate: can I see the difference in text? One prompt, two to four columns decoded at the same time."""
+"""Generate: can I see the difference in text?
+
+One prompt, two to four columns decoded at the same time.
+"""
 
 import shlex
 import time

@@ -1,4 +1,7 @@
-"""The job queue with cancel and resume, and the losses and log of one job. Refreshes every REFRESH_SECONDS."""
+"""The job queue with cancel and resume, and the losses and log of one job.
+
+Refreshes every REFRESH_SECONDS.
+"""
 
 import json
 from dataclasses import dataclass, replace

@@ -34,7 +34,10 @@ def chosen_kernels(kernels: pd.DataFrame, precisions: list[str], shapes: list[st
 
 
 def latest_decodes(measured: pd.DataFrame, model: str, any_model: bool = False) -> pd.DataFrame:
-    """The newest end-to-end row of each column of a model. any_model: of the newest model if this one has none."""
+    """The newest end-to-end row of each column of a model.
+
+    any_model: of the newest model if this one has none.
+    """
     if measured.empty or "column" not in measured:
         return pd.DataFrame(columns=["column"])
     decodes = measured[measured["kind"].eq("decode")]

@@ -1,4 +1,7 @@
-"""Throughput: what does it buy on this machine? Kernels against other engines, roofline, whole-model decoding."""
+"""Throughput: what does it buy on this machine?
+
+Kernels against other engines, roofline, whole-model decoding.
+"""
 
 import shlex
 from collections.abc import Iterator
@@ -58,7 +61,10 @@ class Cases(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """The newest timings of one machine. pictured: in the figure.  elsewhere: its name if it is not this one."""
+    """The newest timings of one machine. pictured: in the figure.
+
+    elsewhere: its name if it is not this one.
+    """
 
     kernels: pd.DataFrame
     pictured: pd.DataFrame

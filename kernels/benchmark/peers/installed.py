@@ -24,8 +24,9 @@ def versions(names: list[str]) -> dict[str, str]:
 
 
 def make_peers(names: list[str], n: int, k: int, copies: Callable[[int], int], threads: int) -> list[Peer]:
-    """Build weights (n, k) of these peers; peers that do not support the shape are omitted. Raises PeerMissingError.
+    """Build weights (n, k) of these peers; peers that do not support the shape are omitted.
 
+    Raises PeerMissingError.
     copies(bytes): number of copies to hold of a weight of that size.  The caller sets torch's number of threads.
     """
     for name in names:
