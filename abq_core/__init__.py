@@ -1,4 +1,6 @@
-"""Quantize a language model to any WpAq with ABQ-LLM (arXiv 2408.08554), and measure what that costs.
+"""Quantize a language model to any WpAq with ABQ-LLM, and measure the effect.
+
+The method is that of arXiv 2408.08554.
 
     import abq_core as abq
 

@@ -82,8 +82,9 @@ def evaluate(
     seq_len: int = 256,
     seed: int = 0,
 ) -> Scores:
-    """Measure perplexity on held-out text and, given the full-precision model as `reference`, the KL divergence to it.
+    """Measure perplexity on held-out text, and the KL divergence to `reference`.
 
+    reference: the full-precision model; without it the KL values are 0 and same_top is 1.
     data: "builtin", "wikitext2", "c4", "pile", or a .txt or .jsonl file.  segments: windows of `seq_len` tokens.
     Raises DataError, EvaluationError.
     """

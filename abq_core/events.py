@@ -1,4 +1,4 @@
-"""Events of a calibration in progress.
+"""Progress events of a calibration.
 
 A listener records them; it may raise to stop the calibration.
 """

@@ -1,4 +1,6 @@
-"""Calibration methods and their switches: names, values, labels, help texts and costs, each defined once.
+"""Calibration methods and their switches, each defined once.
+
+Each switch has a name, values, labels, a help text and a cost.
 
 A new switch is one field of `Switches`. The form, `abq calibrate --switch`, sweep files, stored calibrations, the cost
 model and the table in docs/method.md all read the definition from here.
@@ -14,12 +16,12 @@ SwitchValue = bool | str
 
 
 class SpecError(ValueError):
-    """A calibration that cannot be run as asked."""
+    """A calibration whose settings are invalid or contradict each other."""
 
 
 @dataclass(frozen=True)
 class SwitchCost:
-    """What a switch adds to the cost of a calibration.
+    """The cost that a switch adds to a calibration.
 
     Seconds are those of the reference core (planning/cost.py).
     learned_copies: float32 copies of a block's weights that exist while the block learns.
@@ -219,7 +221,7 @@ class Switches:
 
     @property
     def cost(self) -> SwitchCost:
-        """The sum of what the switches that are on and have an effect add."""
+        """The summed cost of the switches that are on and have an effect."""
         return sum((SWITCHES[name].cost for name in SWITCHES if self._has_effect(name)), FREE)
 
     def changes_from(self, other: "Switches") -> dict[str, SwitchValue]:

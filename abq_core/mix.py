@@ -89,7 +89,10 @@ class PrecisionMix:
         return found.precision
 
     def check(self, sizes: Mapping[tuple[int, str], int]) -> None:
-        """Raise MixError unless `sizes`, (block, name) -> number of weights, are the linears of the mix."""
+        """Raise MixError unless the mix has exactly the linears of a model.
+
+        sizes: (block, name) -> number of weights.
+        """
         for block, name in sizes:
             self.of_linear(block, name)
         for one in self.linears:
@@ -136,7 +139,10 @@ class PrecisionMix:
         return all(one.precision.is_full for one in self.linears)
 
     def to_dict(self) -> dict[str, dict[str, object]]:
-        """`block.name` -> precision and number of weights, ready for JSON; `from_dict` reads it to an equal mix."""
+        """`block.name` -> precision and number of weights, ready for JSON.
+
+        `from_dict` reads it to an equal mix.
+        """
         return {one.key: {"precision": str(one.precision), "weights": one.weights} for one in self.linears}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The precision notation `W<p>[*]A<q>[g<size>][kv<bits>]`, with its levels, bit planes and bits."""
+"""The precision notation `W<p>[*]A<q>[g<size>][kv<bits>]`: levels, bit planes, bits."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""A calibration as one frozen, validated, canonical value: everything that a run does is a function of it."""
+"""A calibration as one frozen, validated, canonical value that determines its run."""
 
 import shlex
 from collections.abc import Mapping
@@ -23,7 +23,9 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """One calibration, in canonical form: two specs of the same method that calibrate the same way are equal.
+    """One calibration in canonical form.
+
+    Two specs of the same method that calibrate the same way are equal.
 
     switches, epochs and end_to_end_segments are None for the default: the switches of the method, its epochs (20, for
     abq+ 10), 1,024 segments. An explicit value that equals the default, or that has no effect because nothing is
@@ -92,7 +94,10 @@ class CalibrationSpec:
 
     @property
     def all_but_precision(self) -> tuple[object, ...]:
-        """Everything but the precision that a block's tensors depend on; the name of the method is not among it."""
+        """Everything but the precision that a block's tensors depend on.
+
+        The name of the method is not included.
+        """
         text = (self.data, self.segments, self.seq_len, self.seed)
         learning = (self.active_switches, self.active_epochs, self.active_end_to_end_segments)
         return (self.model, *text, *learning, self.device)

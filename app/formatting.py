@@ -1,4 +1,4 @@
-"""Numbers as text: the one place that formats them for the page, the command line and reports.
+"""Numbers as text, formatted in one place for page, command line and reports.
 
 Every function takes the value in its base unit (bytes, seconds, shares of 1, nats) and returns text with the unit.
 A missing value (None, NaN, NaT, infinity, or not a number at all) is shown as MISSING.
@@ -63,7 +63,10 @@ def size(value: object) -> str:
 
 
 def seconds(value: object) -> str:
-    """A time: three figures below a minute (820 ms, 4.52 s), then minutes and hours (1 min 12 s, 2 h 5 min)."""
+    """A duration with three figures below a minute: 820 ms, 4.52 s.
+
+    From a minute on: 1 min 12 s, 2 h 5 min.
+    """
     shown = number(value)
     if shown is None:
         return MISSING
@@ -100,7 +103,10 @@ def accuracy(value: object, stderr: object = None) -> str:
 
 
 def task_metric(metric: str, value: object, stderr: object = None) -> str:
-    """One metric of a task with its standard error: accuracies as percent, other metrics with their name."""
+    """One metric of a task with its standard error.
+
+    Accuracies are shown as percent, other metrics with their name.
+    """
     if metric.startswith(_SHARES):
         return accuracy(value, stderr)
     mean, error = number(value), number(stderr)
@@ -110,7 +116,10 @@ def task_metric(metric: str, value: object, stderr: object = None) -> str:
 
 
 def task_average(run: Mapping[str, Any]) -> str:
-    """Mean accuracy over a run's tasks with its standard error and the number of tasks: 62.1 % ± 1.4 (3)."""
+    """Mean accuracy over a run's tasks: 62.1 % ± 1.4 (3).
+
+    The standard error, and in parentheses the number of tasks.
+    """
     if number(run["task_score"]) is None:
         return MISSING
     return f"{accuracy(run['task_score'], run['task_stderr'])} ({int(run['tasks'])})"
@@ -137,7 +146,7 @@ def texts(records: Mapping[str, TextRecord]) -> str:
 
 
 def text(record: TextRecord) -> str:
-    """One line that identifies a calibration or evaluation text: windows, source, split, seed and hash."""
+    """One line that identifies a text: windows, source, split, seed and hash."""
     name, at, commit = record.source.partition("@")
     documents = f"{record.documents:,} document{'s' * (record.documents != 1)}"
     return (

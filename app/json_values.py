@@ -1,4 +1,4 @@
-"""The JSON encoder of `app`: any result of a command or a service as JSON values, and those as text."""
+"""The JSON encoder of `app`, for results of commands and services."""
 
 import dataclasses
 import json

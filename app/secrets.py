@@ -11,13 +11,19 @@ HIDDEN = "<secret>"
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a process that opens untrusted files: no secrets, and no stored Hugging Face token."""
+    """The environment without secrets, for a process that opens untrusted files.
+
+    The stored Hugging Face token is also hidden.
+    """
     public = {name: value for name, value in environment.items() if not _is_secret(name)}
     return {**public, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull}
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text with the values of secret variables, and anything like a Hugging Face token, replaced by HIDDEN."""
+    """The text with secrets replaced by HIDDEN.
+
+    Secrets are the values of secret variables, and anything like a Hugging Face token.
+    """
     variables = os.environ if environment is None else environment
     for name, value in variables.items():
         if _is_secret(name) and len(value) >= _MIN_LENGTH:

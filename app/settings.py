@@ -1,4 +1,4 @@
-"""Settings of one process, read from the environment: data folder, database, threads, device."""
+"""Settings of one process, from the environment: data folder, database, threads, device."""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""The operations of a decode step on the CPU besides packed products: norm, RoPE, attention, gate and LM head."""
+"""Decode-step operations on the CPU: norm, RoPE, attention, gate and LM head.
+
+Packed products are in `kernels.dispatch`.
+"""
 
 import math
 from functools import cache
@@ -17,8 +20,9 @@ _WORTH_A_THREAD = 1 << 22  # multiplications
 
 
 def add_norm(x: _Floats, added: _Floats, weight: _Floats, epsilon: float) -> _Floats:
-    """Add `added` (k,), or nothing if empty, to x (k,) in place; return its RMS norm times weight as (1, k).
+    """Add `added` (k,), or nothing if empty, to x (k,) in place.
 
+    Return its RMS norm times weight as (1, k).
     RMS norm: weight * x / sqrt(mean(x^2) + epsilon). Raises NotFiniteError if the sum of squares is not finite.
     """
     out = np.empty((1, x.size), np.float32)
@@ -72,7 +76,7 @@ def bfloat16_product(weight: NDArray[np.uint16], x: _Floats, threads: int | None
 
 @cache
 def _compiled() -> ModuleType:
-    """The compiled functions, imported on first use because importing Numba takes about a second."""
+    """The compiled functions, imported on first use: importing Numba takes a second."""
     from kernels.cpu import decode_ops
 
     return decode_ops

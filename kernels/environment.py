@@ -1,4 +1,7 @@
-"""Start-up check that the Hugging Face library `kernels`, which has the same name, is not installed."""
+"""Start-up check that the Hugging Face library `kernels` is not installed.
+
+It has the same name as this package.
+"""
 
 from importlib import metadata
 
@@ -6,7 +9,7 @@ DISTRIBUTION = "kernels"
 
 
 class KernelsNameError(RuntimeError):
-    """The distribution `kernels` is installed, and one of the two packages would shadow the other."""
+    """The distribution `kernels` is installed, so one package would shadow the other."""
 
 
 def check_environment() -> None:

@@ -1,4 +1,7 @@
-"""Fake quantization of float32 rows on the CPU: one pass over memory instead of ten tensor operations."""
+"""Fake quantization of float32 rows on the CPU, in one pass over memory.
+
+The same in torch takes ten tensor operations.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -14,8 +17,9 @@ _WORTH_A_THREAD = 1 << 16  # values
 
 
 def ends(x: _Floats) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
-    """Minimum and maximum of each row of x (rows, n), contiguous, with the range extended to include 0: (rows,) each.
+    """Minimum and maximum of each row of x (rows, n), widened to include 0: (rows,) each.
 
+    x must be contiguous.
     Third result: (rows, 2) int64, the columns of the two; -1 for a 0 that is not an element of x.  NaN and infinity
     become a minimum or maximum.
     """
@@ -25,8 +29,9 @@ def ends(x: _Floats) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
 
 
 def on_grid(x: _Floats, scale: _Floats, zero: _Floats, offset: _Floats | None, top: int) -> _Floats:
-    """(clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale for x (rows, n), contiguous.
+    """(clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale, for contiguous x.
 
+    x: (rows, n).
     scale, zero: (rows,); the integer part of zero is added after rounding.  offset: same shape as x, in units of the
     scale; None for 0.
     """
@@ -39,8 +44,9 @@ def on_grid(x: _Floats, scale: _Floats, zero: _Floats, offset: _Floats | None, t
 def on_grid_gradients(
     gradient: _Floats, x: _Floats, scale: _Floats, zero: _Floats, offset: _Floats | None, top: int
 ) -> tuple[_Floats, _Floats, _Floats]:
-    """Gradients of `on_grid` for x (rows, n), scale and zero (rows,), given the gradient of its result.
+    """Gradients of `on_grid` for x, scale and zero, from the gradient of its result.
 
+    x: (rows, n).  scale, zero: (rows,).
     Straight-through estimator: rounding is the identity, and clamped elements of x get 0. The gradient for the offset
     is that of x times the scale.
     """
@@ -61,7 +67,7 @@ def _array(offset: _Floats | None) -> _Floats:
 
 @cache
 def _compiled() -> ModuleType:
-    """The compiled functions, imported on first use because importing Numba takes about a second."""
+    """The compiled functions, imported on first use: importing Numba takes a second."""
     from kernels.cpu import fake_quant
 
     return fake_quant

@@ -1,4 +1,6 @@
-"""The block Hadamard transform before a linear layer: it mixes channels, which spreads outliers.
+"""The block Hadamard transform before a linear layer.
+
+It mixes channels, which spreads outliers.
 
 A block of n channels is multiplied by H / sqrt(n), where H is Sylvester's matrix of +1 and -1, symmetric and its own
 inverse. If the weight's columns are transformed as well, the product does not change. Every engine adds in the same
@@ -57,7 +59,7 @@ def inverse_root(block: int) -> np.float32:
 
 @cache
 def _compiled() -> ModuleType:
-    """The compiled functions, imported on first use because importing Numba takes about a second."""
+    """The compiled functions, imported on first use: importing Numba takes a second."""
     from kernels.cpu import hadamard
 
     return hadamard

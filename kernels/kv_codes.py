@@ -1,4 +1,4 @@
-"""A quantized KV cache of one block on the CPU, 1 to 8 bits, and one token's attention over it."""
+"""A quantized KV cache of one block on the CPU, 1 to 8 bits, and attention over it."""
 
 from functools import cache
 from types import ModuleType
@@ -13,7 +13,9 @@ _WIDTHS = (1, 2, 4, 8)
 
 
 class KvCodes:
-    """Codes of `capacity` positions, with a scale and a zero point per position and head, for keys and for values.
+    """Codes of `capacity` positions, for keys and for values.
+
+    Each position and head has a scale and a zero point.
 
     3-bit codes occupy 4 bits, 5- to 7-bit codes occupy 8. Codes also occupy 8 bits if d of them do not fill bytes.
     """
@@ -30,8 +32,9 @@ class KvCodes:
         return self._codes.nbytes + self._scale.nbytes + self._zero.nbytes
 
     def write(self, start: int, keys: _Floats, values: _Floats) -> None:
-        """Quantize keys and values (kv_heads, tokens, d), per token and head, to the positions from `start`.
+        """Quantize keys and values per token and head to the positions from `start`.
 
+        keys, values: (kv_heads, tokens, d).
         Raises NotFiniteError.
         """
         for index, x in enumerate((keys, values)):
@@ -55,7 +58,7 @@ class KvCodes:
 
 @cache
 def _compiled() -> ModuleType:
-    """The compiled functions, imported on first use because importing Numba takes about a second."""
+    """The compiled functions, imported on first use: importing Numba takes a second."""
     from kernels.cpu import kv_codes
 
     return kv_codes

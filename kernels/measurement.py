@@ -38,7 +38,10 @@ class KernelMeasurement:
 
     @property
     def limit(self) -> tuple[str, float] | None:
-        """The bottleneck, ("memory" or "operations", share of it that the cold time reaches), or None if unknown."""
+        """The bottleneck and the share of it that the cold time reaches, or None if unknown.
+
+        The bottleneck is "memory" or "operations".
+        """
         if self.operations is None or self.ceiling_gop_per_second is None:
             return None
         memory = self.bytes_moved / self.read_gb_per_second / 1e3
@@ -54,7 +57,7 @@ def spread(seconds: list[float]) -> float:
 
 
 def baselines(bits: int, peers: Sequence[tuple[str, int, float]]) -> dict[str, float]:
-    """Median to compare with, per engine: the fastest of its narrowest weights with at least `bits` bits.
+    """Baseline median per engine: its fastest weight of the narrowest width that has `bits`.
 
     peers: (engine, weight bits, median) of each peer.
     """

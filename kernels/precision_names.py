@@ -1,4 +1,7 @@
-"""Precision names of the kernels, such as "W2*A8g128": weight bits, star, activation bits, group size."""
+"""Precision names of the kernels, such as "W2*A8g128".
+
+Weight bits, star, activation bits, group size.
+"""
 
 import re
 
@@ -23,5 +26,8 @@ def parse_precision(name: str) -> tuple[int, bool, int, int | None]:
 
 
 def weight_bits(precision: str) -> int:
-    """Bits needed for every level of a name such as "W2*A8", "FP16" or "BF16"; a star needs one more."""
+    """Bits needed for every level of a name such as "W2*A8", "FP16" or "BF16".
+
+    A star needs one more.
+    """
     return int(re.findall(r"\d+", precision)[0]) + precision.count("*")

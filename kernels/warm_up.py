@@ -1,4 +1,4 @@
-"""Compiles the CPU kernels ahead of their first use and caches them on disk for every later process.
+"""Compile the CPU kernels ahead of their first use, and cache them on disk.
 
 `python -m kernels.warm_up` does this for all paths, at low priority.
 """
@@ -21,7 +21,10 @@ _TOKENS = (1, 2, 16)
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Result of a warm-up: the paths that were run, and the number of functions that were not cached yet."""
+    """Result of a warm-up.
+
+    paths: those that were run.  compiled: number of functions that were not cached yet.
+    """
 
     paths: tuple[str, ...]
     compiled: int
@@ -29,7 +32,9 @@ class WarmUp:
 
 
 def warm_up(precisions: Sequence[str] = EVERY_PATH) -> WarmUp:
-    """Run every path that these precisions use, the other operations of a decode step, and fake quantization.
+    """Run every path of these precisions, so that Numba compiles it.
+
+    Also runs the other operations of a decode step, and fake quantization.
 
     Numba compiles per argument type: the sizes of a model and its number of bits only change which paths are compiled.
     Raises BenchError for an unknown precision.

@@ -1,4 +1,7 @@
-"""Column types that round-trip on SQLite and PostgreSQL: times in UTC, and JSON objects with NaN and infinity."""
+"""Column types that round-trip on SQLite and PostgreSQL.
+
+Times in UTC, and JSON objects with NaN and infinity.
+"""
 
 import math
 from collections.abc import Mapping

@@ -172,7 +172,10 @@ def _make_engine(url: URL) -> Engine:
 
 
 def _migrate(engine: Engine) -> None:
-    """Migrate to the newest revision in one transaction; other processes that migrate wait for it."""
+    """Migrate to the newest revision in one transaction.
+
+    Other processes that migrate wait for it.
+    """
     config = alembic.config.Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.execution_options(**{sqlite.WRITE: True}).begin() as connection:

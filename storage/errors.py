@@ -43,7 +43,10 @@ class RunBusyError(StorageError):
 
 
 class LostLeaseError(StorageError):
-    """The worker no longer owns the job it writes to: it must stop and write nothing more, including files."""
+    """The worker no longer owns the job it writes to.
+
+    It must stop and write nothing more, including files.
+    """
 
     def __init__(self, job_id: str, epoch: int) -> None:
         super().__init__(

@@ -155,8 +155,9 @@ class Jobs:
     # Called by the worker that owns the job. All raise LostLeaseError if it no longer does.
 
     def claim_next(self, worker: str, now: datetime, lease: timedelta = LEASE, job_id: str | None = None) -> Job | None:
-        """Claim the oldest queued job, or the named one if it is queued; None if there is nothing to claim.
+        """Claim the oldest queued job, or the named one if it is queued.
 
+        None if there is nothing to claim.
         The new epoch fences out every earlier owner.
         """
         oldest = select(JobRow.number).where(JobRow.state == "queued").order_by(JobRow.number).limit(1)

@@ -63,7 +63,10 @@ def queue_again(job: JobRow) -> None:
 
 
 def end_attempt(session: Session, job: JobRow, now: datetime, error: str) -> None:
-    """End an attempt without a result: cancelled if requested, failed after MAX_ATTEMPTS, else queued again."""
+    """End an attempt without a result.
+
+    Cancelled if requested, failed after MAX_ATTEMPTS, else queued again.
+    """
     if job.cancel_requested:
         end_job(job, "cancelled", now)
         add_log(session, job, now, f"{error} A cancel was requested: the job is cancelled.")

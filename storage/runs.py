@@ -33,7 +33,10 @@ class Run:
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """A finished block: sha256 of its file, seconds spent on it, distances to full precision by name."""
+    """A finished block.
+
+    sha256: of its file.  seconds: spent on it.  distances: to full precision, by name.
+    """
 
     block: int
     sha256: str

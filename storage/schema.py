@@ -90,7 +90,10 @@ class JobRow(Base):
 
 
 class BlockRow(Base):
-    """One finished block of a run: sha256 of its file, seconds spent, distances to full precision."""
+    """One finished block of a run.
+
+    sha256: of its file.  seconds: spent on it.  distances: to full precision.
+    """
 
     __tablename__ = "blocks"
     __table_args__ = (CheckConstraint("block >= 0", name="block"),)

@@ -33,8 +33,9 @@ ADVICE["SQLITE_LOCKED"] = ADVICE["SQLITE_BUSY"]
 
 
 def journal_mode(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
-    """WAL if this SQLite has the fix for the WAL-reset bug (3.51.3, 3.50.7, 3.44.6), else PERSIST.
+    """WAL if this SQLite has the fix for the WAL-reset bug, else PERSIST.
 
+    Versions with the fix: 3.51.3, 3.50.7, 3.44.6.
     PERSIST keeps the rollback journal file and clears its header: one disk sync less than truncating it.
     """
     fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
@@ -53,7 +54,10 @@ def make_folder(path: Path) -> None:
 
 
 def make_engine(url: URL) -> Engine:
-    """The engine for normal use: foreign keys enforced, pooled connections, BEGIN IMMEDIATE for writes."""
+    """The engine for normal use.
+
+    Foreign keys are enforced, connections pooled, and writes begin with BEGIN IMMEDIATE.
+    """
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     _configure(engine, foreign_keys=True)
     return engine
@@ -70,14 +74,16 @@ def make_migration_engine(url: URL) -> Engine:
 
 
 def probe_write(engine: Engine) -> None:
-    """Write and roll back, so a file or folder without write access is reported now, not during a job."""
+    """Write and roll back, to detect missing write access now instead of during a job."""
     with engine.execution_options(**{WRITE: True}).connect() as connection:
         connection.exec_driver_sql("PRAGMA user_version = 1")
         connection.rollback()
 
 
 def back_up(source: sqlite3.Connection, target: Path) -> None:
-    """Copy a database to a new file: one consistent snapshot, integrity checked, synced, then renamed.
+    """Copy a consistent snapshot of a database to a new file.
+
+    Its integrity is checked; the file is synced, then renamed.
 
     Raises DatabaseError if the file exists or cannot be written, or if the database is damaged.
     """
@@ -137,8 +143,9 @@ def _configure(engine: Engine, foreign_keys: bool) -> None:
 
 
 def _begin_reading(connection: Connection) -> None:
-    """Begin and read once, which takes the shared lock: no later statement of the transaction waits.
+    """Begin and read once, which takes the shared lock.
 
+    No later statement of the transaction waits.
     A writer blocks readers for the milliseconds of its commit. SQLite's busy handler sleeps up to 100 ms and then often
     meets the next commit; polling every millisecond finds the gap.
     """

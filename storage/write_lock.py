@@ -67,7 +67,10 @@ else:
             return descriptor
 
     class _Waiter(threading.Thread):
-        """Waits for the locks in a thread, because a blocking flock has no timeout: the caller can give up."""
+        """Waits for the locks in a thread, so that the caller can give up.
+
+        A blocking flock has no timeout.
+        """
 
         def __init__(self, paths: tuple[str, str]) -> None:
             super().__init__(name="wait-for-write-lock", daemon=True)
@@ -88,7 +91,10 @@ else:
             self._done.set()
 
         def wait(self, seconds: float) -> int | None:
-            """The descriptor that holds the write lock until it is closed, or None after this many seconds."""
+            """Wait up to this many seconds. Returns the descriptor of the write lock, or None.
+
+            Closing the descriptor releases the lock.
+            """
             self.start()
             try:
                 self._done.wait(seconds)

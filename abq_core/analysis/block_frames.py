@@ -127,7 +127,10 @@ def linear_frames(block: ComparedBlock) -> Frames:
 
 
 def _inputs(block: ComparedBlock, name: str) -> dict[str, Tensor]:
-    """The sampled inputs of a linear by lens; those of the corrected lens after the Hadamard transform."""
+    """The sampled inputs of a linear by lens.
+
+    Those of the corrected lens after the Hadamard transform.
+    """
     inputs = {lens: p.samples[name] for lens, p in block.passes.items() if name in p.samples}
     if "corrected" in inputs:
         inputs["corrected"] = hadamard(inputs["corrected"], block.artifacts["corrected"].hadamards.get(name, 1))
@@ -143,7 +146,7 @@ def _quantized_input(block: ComparedBlock, name: str, lens: str, x: Tensor) -> T
 
 @torch.no_grad()
 def _balanced_parameters(block: ComparedBlock) -> dict[str, Tensor]:
-    """The parameters of the corrected lens before rounding: with the learned balance and compensation."""
+    """The corrected lens before rounding: parameters with learned balance and compensation."""
     artifact, full = block.artifacts["corrected"], blocks_of(block.base.model)[block.index]
     learned = artifact.learned
     values = {name.removeprefix("balance."): s for name, s in learned.items() if name.startswith("balance.")}

@@ -179,7 +179,10 @@ def _train_steps(
     steps: int,
     rng: random.Random,
 ) -> None:
-    """Run the optimizer steps; save the weights with the lowest held-out loss, or the last ones with `--start`."""
+    """Run the optimizer steps and save weights.
+
+    Saves the weights with the lowest held-out loss, or with `--start` the last ones.
+    """
     parts = optimizers(model, arguments.muon_rate, arguments.adam_rate, arguments.weight_decay)
     peaks = [[group["lr"] for group in part.param_groups] for part in parts]
     forward = torch.compile(model) if arguments.compile else model
@@ -214,7 +217,10 @@ def _train_steps(
 def _batches(
     arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, rng: random.Random
 ) -> Iterator[torch.Tensor]:
-    """Endless (batch, CONTEXT) int64 batches; every epoch shuffles the documents and shifts the windows."""
+    """Endless (batch, CONTEXT) int64 batches.
+
+    Every epoch shuffles the documents and shifts the windows.
+    """
     windows: list[torch.Tensor] = []
     while True:
         if len(windows) < arguments.batch:

@@ -1,1 +1,1 @@
-"""Block-wise calibration (arXiv 2408.08554): the walk over the blocks and everything it learns."""
+"""Block-wise calibration (arXiv 2408.08554): the walk over the blocks, and what each learns."""

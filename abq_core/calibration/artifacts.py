@@ -1,4 +1,7 @@
-"""The result of calibrating a block (integer weights, other parameters, learned values), and stores that keep it."""
+"""The result of calibrating a block, and the stores that hold it.
+
+A result has integer weights, other parameters, and learned values.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +21,10 @@ _WORD = 64  # values of a bit plane that share a machine word
 
 
 class CheckpointStore(Protocol):
-    """Keeps finished blocks, and drafts: the learned values of blocks that await an end-to-end pass."""
+    """A store of finished blocks and of drafts.
+
+    A draft holds the learned values of a block that awaits the end-to-end pass.
+    """
 
     def has(self, block: int) -> bool:
         """True if a finished block was stored.
@@ -27,7 +33,10 @@ class CheckpointStore(Protocol):
         """
 
     def load(self, block: int) -> dict[str, Tensor] | None:
-        """The tensors of a finished block; None if it is missing or its content does not match its hash."""
+        """The tensors of a finished block.
+
+        None if it is missing or its content does not match its hash.
+        """
 
     def save(self, block: int, tensors: dict[str, Tensor]) -> str:
         """Store a finished block and remove its draft. Returns the SHA-256 of what was stored."""

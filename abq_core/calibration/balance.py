@@ -1,4 +1,4 @@
-"""Balance vectors: per-channel factors that move range from activations to weights, folded into the parameters.
+"""Balance vectors: per-channel factors that move range from activations to weights.
 
 Y = (X / s)(s W). The division by s is folded into the norm or linear before, the multiplication into the linears that
 read it, so there is no cost at run time.
@@ -20,7 +20,7 @@ _FLOOR = 1e-5
 
 
 class Pair(Protocol):
-    """Two places between which channels can be scaled without changing the function of the block."""
+    """A pair of modules whose shared channels can be rescaled without changing the block."""
 
     @property
     def name(self) -> str: ...
@@ -106,7 +106,7 @@ class QueryKeyPair:
 
 
 class Balance:
-    """The balance pairs of one block: their starting values, and folding values into the parameters.
+    """The balance pairs of one block, their initial values, and how they are folded in.
 
     A pair is named `first>second`; its values s are positive, one per channel between the two.
     """
@@ -185,7 +185,10 @@ def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: T
 
 
 def _smooth(input_peak: Tensor, weight_peak: Tensor, alpha: float) -> Tensor:
-    """SmoothQuant's s; 1 for a channel that is always zero (dead ReLU): a tiny s would amplify rounding errors."""
+    """SmoothQuant's s, or 1 for a channel that is always zero (dead ReLU).
+
+    A tiny s would amplify rounding errors.
+    """
     s = input_peak.clamp(min=_FLOOR) ** alpha / weight_peak.clamp(min=_FLOOR) ** (1 - alpha)
     return torch.where(input_peak > 0, s, torch.ones_like(s))
 

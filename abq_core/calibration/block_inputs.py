@@ -1,4 +1,4 @@
-"""Inputs and outputs of a model's blocks: hidden states, keyword arguments, peaks of what linears read."""
+"""Inputs and outputs of a model's blocks, and the peaks of linear inputs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,8 +26,9 @@ class BlockInputs:
 
 @torch.no_grad()
 def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
-    """Run ids (segments, tokens) through the model up to its blocks, and return what reaches them.
+    """Capture the hidden states before block 0, and each block's keyword arguments.
 
+    ids: (segments, tokens). Only the first segment runs through the whole model.
     The arguments have no cache: with a captured one, a second call would attend to the keys of the first.
     """
     blocks = blocks_of(model)
@@ -69,7 +70,10 @@ def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
 
 @contextmanager
 def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
-    """Within the context, collect the result of each block that runs, in order; gradients flow through."""
+    """Within the context, collect the result of each block that runs, in order.
+
+    Gradients flow through.
+    """
     outputs: list[Any] = []
     hooks = [block.register_forward_hook(lambda module, args, result: outputs.append(result)) for block in blocks]
     try:
@@ -93,7 +97,10 @@ def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Te
 
 
 def to_device(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A block's arguments with all tensors on `device`, including those in tuples (position embeddings)."""
+    """A block's keyword arguments with all tensors on `device`.
+
+    Includes tensors in tuples (position embeddings).
+    """
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -105,7 +112,10 @@ def to_device(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]
 
 @contextmanager
 def linear_inputs(block: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Within the context, call `take(name, rows)` with the input of each linear that runs, (tokens, in_features)."""
+    """Within the context, call `take(name, rows)` with the input of each linear that runs.
+
+    rows: (tokens, in_features).
+    """
 
     def listener(name: str) -> Callable[..., None]:
         def listen(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -123,7 +133,10 @@ def linear_inputs(block: nn.Module, take: Callable[[str, Tensor], None]) -> Iter
 
 @contextmanager
 def input_peaks(block: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Within the context, collect max|X| per input channel, (in_features,) float32, of each linear that runs."""
+    """Within the context, collect max|X| per input channel of each linear that runs.
+
+    Each is (in_features,) float32.
+    """
     peaks: dict[str, Tensor] = {}
 
     def take(name: str, rows: Tensor) -> None:

@@ -1,4 +1,7 @@
-"""Learning of one block (arXiv 2408.08554, Distribution Correction): targets, loss terms, optimization."""
+"""The optimization of one block: targets, loss terms and optimizer steps.
+
+Distribution Correction in arXiv 2408.08554.
+"""
 
 import contextlib
 import copy
@@ -88,13 +91,17 @@ def learn_block(
 
 
 def decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rates that decrease linearly to zero, so that offsets settle on one side of a rounding boundary."""
+    """Learning rates that decrease linearly to zero.
+
+    Rounding offsets then settle on one side of a rounding boundary.
+    """
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, where: str, when: str) -> None:
-    """Do one optimizer step, then free the gradients: those of the offsets are as large as all weights.
+    """Do one optimizer step, then free the gradients.
 
+    The gradients of the offsets are as large as all weights.
     where, when: for the message, such as "block 3" and "epoch 2". Raises CalibrationError if the loss is not finite.
     """
     if not torch.isfinite(loss):

@@ -84,7 +84,10 @@ class BlockQuantizer:
 
     @torch.no_grad()
     def _clip_starts(self, search: bool) -> dict[str, Tensor]:
-        """Initial logits of the clipping factors, (rows, groups) per quantized linear, the same for both ends."""
+        """Initial logits of the clipping factors, (rows, groups) per quantized linear.
+
+        The lower and the upper end start equal.
+        """
         starts = {}
         parameters = self.float_parameters()
         for name in self.quantized:
@@ -124,12 +127,12 @@ class BlockQuantizer:
             clip.clamp_(_SMALLEST_ACT_CLIP, 1)
 
     def float_parameters(self) -> dict[str, Tensor]:
-        """The block's parameters before rounding: balance folded in, compensation added, columns transformed."""
+        """The block's parameters before rounding; see `before_rounding`."""
         values = {name: s.exp() for name, s in self.log_balance.items()}
         return before_rounding(self.balance, self.originals, values, self.compensation, self.hadamards)
 
     def quantized_parameters(self) -> dict[str, Tensor]:
-        """`float_parameters` with fake-quantized weights, and the activation clips of the QuantLinears.
+        """`float_parameters` with fake-quantized weights, and the clips of the activations.
 
         Gradients reach all learned values.
         """
@@ -191,8 +194,9 @@ def before_rounding(
     compensation: tuple[Tensor, Tensor] | None,
     hadamards: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """A block's parameters before rounding: balance folded in, compensation added, columns transformed.
+    """A block's parameters before rounding.
 
+    The balance is folded in, compensation is added, and columns are transformed.
     values: of the balance; empty for none.  compensation: (rows, 1) and (1, k) vectors of the architecture's
     compensated linear, or None.  hadamards: channels per block of the transform, by linear.
     """

@@ -1,4 +1,6 @@
-"""Block-wise calibration (Distribution Correction in arXiv 2408.08554): learn, round and store one block after another.
+"""Block-wise calibration: learn, round and store one block after another.
+
+Distribution Correction in arXiv 2408.08554.
 
 The input of a block is the output of the quantized blocks before it. Nothing here knows jobs or files: progress leaves
 through `on_event`, results through a CheckpointStore.
@@ -68,7 +70,10 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Streams:
-    """Hidden states at the input of a block, (segments, tokens, hidden), on the device of the model."""
+    """Hidden states at the input of a block, (segments, tokens, hidden).
+
+    Both are on the device of the model.
+    """
 
     full: Tensor
     quantized: Tensor
@@ -88,7 +93,7 @@ _Work = Callable[[int, nn.Module, _Streams, dict[str, Any]], _Passed]  # on a bl
 
 
 class _Walk:
-    """Passes through the blocks, each with the hidden states of the full-precision and of the quantized model.
+    """One walk over the blocks with full-precision and quantized hidden states side by side.
 
     The hidden states stay on the model's device; a block is copied to the spec's device while it is worked on.
     """
@@ -117,7 +122,7 @@ class _Walk:
         self._pass_through(ids, finish)
 
     def draft_blocks(self, ids: Tensor) -> list[BlockQuantizer]:
-        """Learn every block whose draft is not in the store, and return the learned values of all of them."""
+        """Learn every block whose draft is not in the store. Returns all learned values."""
         quantizers: list[BlockQuantizer] = []
 
         def draft(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
@@ -212,9 +217,9 @@ class _Walk:
         return _Streams(inputs.hidden, inputs.hidden), inputs.arguments
 
     def _on_device(self, work: _Work, index: int, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
-        """Do `work` on a block on the spec's device: a copy, unless the model's own block is there already.
+        """Do `work` on a block on the spec's device; copy the block if it is elsewhere.
 
-        A function of its own, so that the copy is freed before the next block is copied.
+        This is a separate function so that the copy is freed before the next block is copied.
         """
         block = self._blocks[index]
         if next(block.parameters()).device != self._device:
@@ -233,7 +238,10 @@ class _Walk:
 
 
 class _UnreadableBlockError(Exception):
-    """A block that the store has cannot be read: its file was damaged, or was written without being recorded."""
+    """A stored block cannot be read.
+
+    Its file was damaged, or was written without being recorded.
+    """
 
 
 def _device(spec: CalibrationSpec) -> torch.device:
@@ -242,7 +250,10 @@ def _device(spec: CalibrationSpec) -> torch.device:
 
 
 def is_end_block(index: int, blocks: int) -> bool:
-    """True for the first three and the last four blocks, which get a compensation as in the authors' code."""
+    """True for the first three and the last four blocks, which get a compensation.
+
+    The authors' code does the same.
+    """
     return index <= 2 or index >= blocks - 4
 
 

@@ -21,8 +21,9 @@ class CalibrationText:
 
 
 def read_text(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent = ignore) -> CalibrationText:
-    """Read the segments of the blocks and of the end-to-end pass; each read is announced by a `TextRead`.
+    """Read the segments of the blocks and of the end-to-end pass.
 
+    Each read is announced by a `TextRead`.
     Raises DataError if a text cannot be read, ShortTextError if it is too short.
     """
     ids, record = recorded_segments(spec.data, base.tokenizer, spec.segments, spec.seq_len, spec.seed, "calibration")

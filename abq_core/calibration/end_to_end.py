@@ -1,4 +1,4 @@
-"""The end-to-end pass: all blocks learn together to match the next-token distribution of full precision.
+"""The end-to-end pass: all blocks learn together to match the full-precision logits.
 
 It goes beyond the paper, in which each block learns alone.
 """
@@ -41,7 +41,9 @@ def learn_together(
     spec: CalibrationSpec,
     on_event: OnEvent,
 ) -> None:
-    """Optimize the learned values of all blocks together, in place, in one pass over ids (segments, tokens) int64.
+    """Optimize the learned values of all blocks together, in place, in one pass over ids.
+
+    ids: (segments, tokens) int64.
 
     Minimizes KL(full || quantized) of the next-token distributions, in nats per token; with the switch `block_targets`
     also the log cosine between every block's output and that of full precision. Raises CalibrationError.
@@ -97,7 +99,7 @@ def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: 
 def _student(
     base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer]
 ) -> tuple[LoadedModel, list[str]]:
-    """A model whose blocks get their weights per call, and the name of each block, followed by a dot."""
+    """A model whose blocks get their weights per call, and the prefix of each block's names."""
     originals = blocks_of(base.model)
     shared = [*originals, *base.model.parameters()]
     model = copy.deepcopy(base.model, memo={id(part): part for part in shared})

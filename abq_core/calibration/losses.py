@@ -1,4 +1,7 @@
-"""Losses of the calibration (arXiv 2408.08554, Distribution Correction): double log cosine, attention KL, token KL."""
+"""Losses of the calibration: double log cosine, attention KL, token KL.
+
+Distribution Correction in arXiv 2408.08554.
+"""
 
 from typing import Any
 
@@ -57,8 +60,9 @@ class _TokenKl(torch.autograd.Function):
 
 
 def attention_kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) in nats, averaged over queries; p, q (..., queries, keys) are causal attention probabilities.
+    """KL(p || q) in nats, averaged over queries.
 
+    p, q (..., queries, keys) are causal attention probabilities.
     Future positions are masked: their probability is zero in both.
     """
     visible = torch.ones(p.shape[-2:], dtype=torch.bool, device=p.device).tril(p.shape[-1] - p.shape[-2])
@@ -72,10 +76,16 @@ def akl_loss(quantized: Tensor, full: Tensor) -> Tensor:
 
 
 def head_mean(maps: Tensor) -> Tensor:
-    """Average attention maps over heads, as the authors' code does: (batch, heads, q, k) -> (batch, 1, q, k)."""
+    """Average attention maps over heads, as the authors' code does.
+
+    (batch, heads, q, k) -> (batch, 1, q, k).
+    """
     return maps.mean(1, keepdim=True)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) in nats, (...,), of log-probabilities (..., vocabulary); negative rounding errors are clamped to 0."""
+    """KL(p || q) in nats, (...,), of log-probabilities (..., vocabulary).
+
+    Negative rounding errors are clamped to 0.
+    """
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0.0)

@@ -1,4 +1,4 @@
-"""Blocks of a quantized model, made from a run's artifact or by rounding to nearest, simulated or packed."""
+"""Blocks of a quantized model: from a run's artifact or rounded, simulated or packed."""
 
 import copy
 from typing import Literal
@@ -49,7 +49,7 @@ def rounded_artifact(base: LoadedModel, block: int, precision: ModelPrecision) -
 def quantized_block(
     original: nn.Module, artifact: BlockArtifact, precision: ModelPrecision, index: int, engine: Engine
 ) -> nn.Module:
-    """A copy of block `index` of a model that computes at `precision` with the weights of `artifact`."""
+    """A copy of block `index` that computes at `precision` with the weights of `artifact`."""
     block = copy.deepcopy(original)
     wrap_linears(block, precision.act_bits, artifact.hadamards)
     set_kv_bits(block, precision.kv_bits)

@@ -61,7 +61,10 @@ def _check(model: LoadedModel, context: Ids, continuation: Ids) -> None:
 
 
 def _batches(sequences: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Batches of at most _FORWARD_TOKENS tokens, longest sequences first, so that similar lengths share a batch."""
+    """Batches of at most _FORWARD_TOKENS tokens, longest sequences first.
+
+    Sequences of similar length then share a batch.
+    """
     batch: list[tuple[int, ...]] = []
     for sequence in sorted(sequences, key=len, reverse=True):
         if batch and (len(batch) + 1) * len(batch[0]) > _FORWARD_TOKENS:
@@ -73,7 +76,10 @@ def _batches(sequences: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]
 
 
 def _padded(batch: list[tuple[int, ...]]) -> Tensor:
-    """(batch, longest) int64, padded on the right; causal attention never sees the padding, so any token serves."""
+    """(batch, longest) int64, padded on the right.
+
+    Causal attention never sees the padding, so any token serves.
+    """
     ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.int64)
     for row, sequence in enumerate(batch):
         ids[row, : len(sequence)] = torch.tensor(sequence)
@@ -81,7 +87,10 @@ def _padded(batch: list[tuple[int, ...]]) -> Tensor:
 
 
 def _score(model: LoadedModel, hidden: Tensor, continuation: Ids) -> tuple[float, bool]:
-    """Score a continuation; hidden (tokens, hidden) holds the state that predicts each of its tokens."""
+    """Score a continuation.
+
+    hidden: (tokens, hidden), the state that predicts each of its tokens.
+    """
     targets = torch.tensor(continuation)
     total, greedy = 0.0, True
     for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // model.vocabulary)):

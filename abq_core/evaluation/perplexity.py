@@ -147,8 +147,9 @@ def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor) 
 
 
 def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Score ids (b, t): losses (b, t - 1) in nats, KL (b * (t - 1),) in nats, same top token (b * (t - 1),) bool.
+    """Score ids (b, t) without materializing all logits of the batch.
 
+    Returns losses (b, t - 1) in nats, KL (b * (t - 1),) in nats, same top token (b * (t - 1),) bool.
     Logits are computed for a few tokens at a time: with a large vocabulary those of a batch would not fit in memory.
     """
     targets = ids[:, 1:].reshape(-1)
@@ -170,6 +171,9 @@ def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor)
 
 
 def _perplexity(segment_losses: np.ndarray) -> tuple[float, float]:
-    """exp of the mean loss, and its standard error by the delta method: perplexity times that of the mean."""
+    """Perplexity, exp of the mean loss, with its standard error by the delta method.
+
+    The standard error is the perplexity times the standard error of the mean loss.
+    """
     perplexity = math.exp(segment_losses.mean())
     return perplexity, perplexity * float(segment_losses.std(ddof=1)) / math.sqrt(len(segment_losses))

@@ -125,7 +125,10 @@ def _check_keys(path: Path, part: str, content: object, known: frozenset[str]) -
 def _check_list(
     path: Path, config: Mapping[str, Any], key: str, known: frozenset[str], values: Mapping[str, frozenset[str]]
 ) -> None:
-    """Check that the entries of the list `key` have known keys only, and known values for the keys in `values`."""
+    """Check that the entries of the list `key` have known keys and known values.
+
+    values: the known values of some keys.
+    """
     entries = config.get(key, [])
     if not isinstance(entries, list):
         raise TaskFileError(f"'{path}': {key} must be a list.")

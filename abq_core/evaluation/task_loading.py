@@ -114,7 +114,7 @@ def as_task_error(name: str, *more: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def _online_or_cached(data_set: str | None) -> Iterator[None]:
-    """Ask the hub once; if it cannot be reached, work in offline mode, without a minute of retries.
+    """Ask the hub once; if it cannot be reached, work offline without retries.
 
     Raises ConnectionError if the cache does not contain the data set, TaskDataError if the hub does not know it.
     """

@@ -59,7 +59,7 @@ class _Norm:
 
 
 class _Stack:
-    """Linears with a common input: one product if their settings agree, else one after the other."""
+    """Linears with a common input, multiplied at once if their settings agree."""
 
     def __init__(self, linears: list[PackedLinear]) -> None:
         self._products = [(_weight_of(linear), linear.act_bits) for linear in stack_linears(linears)]

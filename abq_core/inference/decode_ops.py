@@ -143,7 +143,10 @@ def quantize_kv(values: Tensor, bits: int | None) -> Tensor:
 
 @cache
 def _no_clipping(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A clipping factor of 1, allocated once: a Python number would be copied to the GPU at every step."""
+    """A clipping factor of 1 as a tensor, allocated once.
+
+    A Python number would be copied to the GPU at every step.
+    """
     return torch.ones((), dtype=dtype, device=device)
 
 

@@ -44,7 +44,7 @@ def _is_packed_in_memory(linear: nn.Module) -> bool:
 
 
 def _fits_a_graph(linear: nn.Module) -> bool:
-    """Excludes the linears of the simulation (`QuantLinear`), which exist for analysis, not for speed."""
+    """True for 16-bit, INT8 and GPU-packed linears; False for a simulation."""
     if isinstance(linear, PackedLinear):
         return not isinstance(linear.packed, PackedWeight)
     return type(linear) is nn.Linear or isinstance(linear, Int8Linear)

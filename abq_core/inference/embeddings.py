@@ -79,7 +79,10 @@ def restore_embeddings(model: PreTrainedModel) -> None:
 
 
 def _exact_bfloat16(weight: Tensor) -> nn.Parameter | None:
-    """The weight in bfloat16; None if that changes a value or the weight is not float32 on the CPU."""
+    """The weight in bfloat16.
+
+    None if that changes a value or the weight is not float32 on the CPU.
+    """
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return None
     half = weight.to(torch.bfloat16)

@@ -226,8 +226,9 @@ class _Reader:
 
 
 def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
-    """Choose a token: greedy at temperature 0, else by inverse transform sampling with `uniform` in [0, 1).
+    """Choose a token: greedy at temperature 0, else by inverse transform sampling.
 
+    uniform: the random number, in [0, 1).
     The cumulative distribution is in the order of token ids, so that similar distributions nearly always produce the
     same token for the same random number.
     """
@@ -239,7 +240,7 @@ def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
 
 
 def _same_vocabulary(a: LoadedModel, b: LoadedModel) -> bool:
-    """Whether token ids mean the same in both models, so that their distributions can be compared."""
+    """Whether both models have the same vocabulary, so that their distributions compare."""
     if a.vocabulary != b.vocabulary:
         return False
     return a.tokenizer is b.tokenizer or a.tokenizer.get_vocab() == b.tokenizer.get_vocab()

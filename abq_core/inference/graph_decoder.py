@@ -117,7 +117,10 @@ class _Step:
 
 
 def _captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """A CUDA graph of a step that ran before with these shapes, so that its kernels are compiled, loaded and tuned."""
+    """A CUDA graph of a step that already ran with these shapes.
+
+    The first run compiles, loads and tunes its kernels, which graph capture forbids.
+    """
     graph = torch.cuda.CUDAGraph()
     # "thread_local": other threads may use the GPU meanwhile
     with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):

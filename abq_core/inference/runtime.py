@@ -39,7 +39,10 @@ def rounded_model(base: LoadedModel, precision: ModelPrecision, engine: Engine) 
 def _with_blocks(
     base: LoadedModel, precision: ModelPrecision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
 ) -> LoadedModel:
-    """A copy of `base` whose blocks are replaced one by one, so that memory holds one extra block at a time."""
+    """A copy of `base` whose blocks are replaced one by one.
+
+    Memory holds one extra block at a time.
+    """
     originals = blocks_of(base.model)
     model = copy.deepcopy(base.model, memo={id(block): block for block in originals})
     blocks = blocks_of(model)

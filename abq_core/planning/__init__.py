@@ -1,1 +1,1 @@
-"""Before a calibration: cost, estimate, bit allocation, sweeps, and blocks shared by two runs."""
+"""Planning before a calibration: cost, estimate, bit allocation, sweeps, shared blocks."""

@@ -1,4 +1,6 @@
-"""Bit allocation: choose a precision for each linear within a budget, minimizing the predicted loss (integer program).
+"""Bit allocation: choose a precision for each linear within a budget.
+
+An integer program minimizes the predicted loss.
 
 The prediction is the sum of the linears' individual distances to full precision (`sensitivity.py`). It is first order:
 interactions between linears are ignored.
@@ -41,7 +43,10 @@ class Allocation:
     uniform: Mapping[Precision, float]
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready dictionary with the whole mix, from which `spec.read_precision` reads the precision."""
+        """A JSON-ready dictionary with the whole mix.
+
+        `spec.read_precision` reads the precision from it.
+        """
         mix = {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else {}
         return {
             "precision": str(self.precision),
@@ -124,7 +129,7 @@ def predicted_kl(measured: Iterable[Sensitivity], precision: ModelPrecision) -> 
 def check_request(
     candidates: Collection[Precision], stored_bits: float | None = None, stored_bytes: int | None = None
 ) -> None:
-    """Raise BudgetError unless the candidates can be mixed and exactly one budget above 0 is given."""
+    """Raise BudgetError unless candidates can be mixed and exactly one budget above 0 is set."""
     if (stored_bits is None) == (stored_bytes is None):
         raise BudgetError("Give one budget: bits per weight, or bytes.")
     budget = stored_bytes if stored_bits is None else stored_bits
@@ -158,7 +163,7 @@ def _places(options: Sequence[Sensitivity]) -> list[list[int]]:
 
 
 def _solve(losses: Sequence[float], costs: Sequence[int], places: Sequence[Sequence[int]], budget: int) -> list[int]:
-    """Pick one position per linear so that the sum of losses is minimal and the sum of costs is within the budget."""
+    """Pick one option per linear: the minimal sum of losses with costs within the budget."""
     one_each = np.zeros((len(places), len(losses)))
     for row, place in enumerate(places):
         one_each[row, list(place)] = 1

@@ -1,4 +1,4 @@
-"""The cost model of a calibration, from shapes alone: host and device memory, disk space, seconds.
+"""The cost model of a calibration, from shapes alone: memory, disk space and seconds.
 
 The memory constants follow from what the code keeps, tensor by tensor; the time constants were fitted to the stages of
 calibrations on one core of a server CPU, the reference core. What a single switch adds is part of its definition
@@ -158,7 +158,10 @@ def _block_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
 
 
 def _pass_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
-    """Bytes while all blocks learn together, without the model: learning state of every block, and the logits."""
+    """Bytes while all blocks learn together, without the model itself.
+
+    The learning state of every block, and the logits.
+    """
     copies = _LEARNING + _BFLOAT16 + work.switches.cost.learned_copies
     tokens = max(STEP_TOKENS, work.seq_len)
     targets = _target_values(shape, work)
@@ -242,7 +245,7 @@ def _pass_seconds(shape: ModelShape, work: Work, sizes: _Sizes) -> float:
 
 
 def _measuring_seconds(shape: ModelShape, work: Work, sizes: _Sizes) -> float:
-    """Diagnostics and evaluation of the full-precision model, the quantized one, and the comparison of both."""
+    """Seconds of the diagnostics, and of evaluating both models and comparing them."""
     weights, channels = sum(sizes.weights), sum(sizes.channels)
     diagnosed = 3 * _forward_seconds(shape, weights, channels, *work.diagnosed) + weights * _TABLED
     segments, tokens = work.evaluated

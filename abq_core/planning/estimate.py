@@ -1,4 +1,4 @@
-"""Preflight of a calibration: its size, memory, disk space and time, and the refusal of what cannot fit.
+"""Preflight of a calibration: estimate its cost, and refuse it if it cannot fit.
 
 Works from shapes alone, before anything is loaded; the cost model is in cost.py.
 """
@@ -56,7 +56,10 @@ class Estimate:
     seconds: float
 
     def refuse(self, available: Available) -> None:
-        """Raise EstimateError if this does not fit; the message has the numbers and suggests what would fit."""
+        """Raise EstimateError if this does not fit.
+
+        The message has the numbers and suggests what would fit.
+        """
         if self._fits(available):
             return
         missing = [
@@ -82,7 +85,7 @@ class Estimate:
         return all(needed <= free for _, needed, free in self._needs(available))
 
     def _smaller(self, available: Available) -> Iterator[tuple[str, "Estimate"]]:
-        """Advice with the smaller calibration it leads to, starting with those that change the result least."""
+        """Smaller calibrations as advice, ordered by how little they change the result."""
         work = self.work
         if work.home != HOST:
             home = replace(work, home=HOST)
@@ -148,7 +151,10 @@ def estimate(shape: ModelShape, precision: ModelPrecision, work: Work | None = N
 
 
 def linear_bytes(rows: int, k: int, precision: Precision) -> int:
-    """Bytes of a weight of (rows, k): bit planes, scales and zero points, or FP16 if it is not quantized."""
+    """Bytes of a weight of (rows, k) as stored.
+
+    Bit planes, scales and zero points; FP16 if it is not quantized.
+    """
     if not precision.quantizes_weights:
         return rows * k * _HALF_BYTES
     return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * SCALE_BYTES

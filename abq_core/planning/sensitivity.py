@@ -1,4 +1,4 @@
-"""Sensitivity of each linear to a precision: KL to full precision if only this linear is quantized."""
+"""Sensitivity of each linear: KL to full precision when only this linear is quantized."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,9 @@ def sensitivities(
     ids: Tensor,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Sensitivity]:
-    """Measure every linear of `base` at each candidate, one at a time, on ids (segments, tokens) int64.
+    """Measure every linear of `base` at each candidate, one linear at a time.
+
+    ids: (segments, tokens) int64.
 
     Weights are rounded to nearest and the linear's input is fake-quantized; KV bits are ignored. Blocks before that of
     the linear are not run again. `on_step(done, total)` is called after each measurement and may raise to stop. `base`
@@ -96,7 +98,7 @@ def _batch(
 
 
 def _with_own_modules(base: LoadedModel) -> LoadedModel:
-    """A copy of the modules that shares their tensors, so that changes do not affect other threads."""
+    """A copy of the modules that shares their tensors. Changes do not affect other threads."""
     shared = {id(t): t for t in (*base.model.parameters(), *base.model.buffers())}
     return LoadedModel(base.ref, copy.deepcopy(base.model, memo=shared), base.tokenizer, base.precision)
 

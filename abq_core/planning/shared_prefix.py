@@ -1,4 +1,4 @@
-"""The first blocks that two calibrations have in common, so that a later run can adopt those of an earlier one."""
+"""Blocks that two calibrations have in common, which a later run can adopt."""
 
 from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.spec import CalibrationSpec

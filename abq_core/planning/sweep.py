@@ -1,4 +1,4 @@
-"""Sweep files: every model at every precision with every method and seed, from one YAML file."""
+"""Sweep files: all combinations of models, precisions, methods and seeds from YAML."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,9 @@ class SweepError(ValueError):
 
 
 def read_sweep(path: Path) -> list[CalibrationSpec]:
-    """Read the calibrations of a YAML file, in the order models, precisions, methods, seeds, without duplicates.
+    """Read the calibrations of a YAML file, without duplicates.
+
+    The order is models, precisions, methods, seeds.
 
     `models` and `precisions` are required lists, `methods` (default: abq) and `seeds` optional ones. A precision is the
     notation, or the path of a mix relative to this file. The other settings hold for all calibrations: data, segments,
@@ -72,8 +74,9 @@ def _values(path: Path, content: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _mix(path: Path, precision: str) -> dict[str, Any]:
-    """Precision and mix of a file that `abq allocate` wrote; empty if `precision` is not the name of such a file.
+    """Precision and mix of a file that `abq allocate` wrote.
 
+    Empty if `precision` is not the name of such a file.
     A relative path starts at the folder of the sweep file.
     """
     if not precision.endswith(MIX_SUFFIX):

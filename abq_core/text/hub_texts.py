@@ -125,7 +125,10 @@ def _locate(source: str, text: HubText, revision: str | None, split: Split) -> t
 
 
 def _fetch(text: HubText, commit: str, split: Split) -> str:
-    """A location that `datasets` can open: the address of a large file, or the path of a small one, downloaded here."""
+    """A location that `datasets` can open.
+
+    The address of a large file, or the local path of a small one, downloaded here.
+    """
     from huggingface_hub import hf_hub_download
 
     if text.streamed:

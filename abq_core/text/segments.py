@@ -91,7 +91,7 @@ def _check(tokenizer: Any, count: int, seq_len: int, split: Split) -> None:
 
 
 def _token_stream(documents: list[str], tokenizer: Any) -> Tensor:
-    """All documents as one (tokens,) int64 stream, with the end-of-text token between two of them."""
+    """All documents as one (tokens,) int64 stream, separated by the end-of-text token."""
     if not documents:
         return torch.zeros(0, dtype=torch.int64)
     separator = torch.tensor([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Bits under a budget: the precision of every linear layer, and predicted against measured KL divergence."""
+"""Figures of an allocation: precision per linear layer; predicted against measured KL."""
 
 from html import escape
 
@@ -71,8 +71,9 @@ def _names_in_cells(labels: pd.DataFrame, bits: pd.DataFrame, dark: bool) -> go.
 
 
 def prediction_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Predicted against measured KL divergence of stored runs; on the dotted line they are equal.
+    """Predicted against measured KL divergence of stored runs.
 
+    On the dotted line they are equal.
     runs: run, precision, method, predicted_kl, kl_mean.
     """
     rows = runs[(runs["predicted_kl"] > 0) & (runs["kl_mean"] > 0)] if len(runs) else runs

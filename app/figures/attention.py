@@ -1,4 +1,4 @@
-"""Attention maps of one head side by side: full precision, rounded, corrected, and the remaining difference."""
+"""Attention maps of one head: full precision, rounded, corrected, and the difference."""
 
 from collections.abc import Iterable
 from html import escape
@@ -17,8 +17,9 @@ PANELS = ("full", "rounded", "corrected")
 def attention_figure(
     attention: pd.DataFrame, tokens: pd.DataFrame, block: int, head: int, dark: bool = False, against: str = "corrected"
 ) -> go.Figure:
-    """Attention probabilities on one colour scale, future positions blank, and the difference to full precision.
+    """Attention probabilities on one colour scale, and the difference to full precision.
 
+    Future positions are blank.
     attention: block, head, query, key, full, rounded, corrected.  tokens: position, text.  against: lens of the
     difference in the fourth panel.
     """

@@ -1,4 +1,4 @@
-"""Shared parts of all figures: the blank sheet, axes, lens styles, and a figure with a message instead of data."""
+"""Shared parts of all figures: blank sheet, axes, lens styles, and the empty figure."""
 
 from html import escape
 from typing import Any
@@ -13,7 +13,10 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def sheet(dark: bool, height: int = HEIGHT, legend: bool = True) -> go.Figure:
-    """A blank figure on the page's background. plotly keeps its zoom while `uirevision` stays the same."""
+    """A blank figure on the page's background.
+
+    plotly keeps its zoom while `uirevision` stays the same.
+    """
     colours = palette(dark)
     figure = go.Figure()
     figure.update_layout(
@@ -74,7 +77,10 @@ def empty_figure(sentence: str, dark: bool, height: int = HEIGHT) -> go.Figure:
 
 
 def area_style(lens: str, dark: bool) -> dict[str, Any]:
-    """A stepped outline for histograms: full precision is a pale area, the other lenses are strong lines over it."""
+    """A stepped outline for histograms.
+
+    Full precision is a pale area, the other lenses are strong lines over it.
+    """
     colour = lens_colour(lens, dark)
     style: dict[str, Any] = {
         "name": LENSES[lens].word,

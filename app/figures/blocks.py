@@ -1,4 +1,4 @@
-"""Distances to full precision per block, and what calibration learned: balance vectors and clipping factors."""
+"""Distances to full precision per block, learned balance vectors and clipping factors."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,7 @@
-"""Histograms of one tensor, before and after quantization: log counts, one x-range for all panels."""
+"""Histograms of one tensor before and after quantization.
+
+Counts are logarithmic, and all panels share one x-range.
+"""
 
 import math
 
@@ -23,7 +26,7 @@ def select(histograms: pd.DataFrame, block: int, tensor: str, kind: str) -> pd.D
 def weight_figure(
     histograms: pd.DataFrame, levels: pd.DataFrame, block: int, tensor: str, dark: bool = False, grid: str = "rounded"
 ) -> go.Figure:
-    """The weights of a linear layer before and after rounding, above the use of its integer levels.
+    """Weights of a linear layer before and after rounding, above the use of its levels.
 
     grid: lens of the levels, "rounded" (plain) or "balanced" (with a star).
     """
@@ -49,7 +52,7 @@ def weight_figure(
 
 
 def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = False) -> go.Figure:
-    """Share of weights at each level: the plain 2^p levels against the 2^p + 1 levels of bit balance."""
+    """Share of weights at each level: 2^p plain levels against 2^p + 1 with bit balance."""
     rows = levels[levels["block"].eq(block) & levels["tensor"].eq(tensor)]
     if rows.empty:
         return empty_figure("Weights have 16 bits at this precision, so there are no integer levels.", dark)

@@ -10,7 +10,10 @@ FONT_FAMILY = "-apple-system, BlinkMacSystemFont, 'Segoe UI', 'Helvetica Neue', 
 
 @dataclass(frozen=True)
 class Lens:
-    """How one lens is drawn. dash, marker and pattern repeat what the colour says, for colour-blind readers."""
+    """Drawing style of one lens.
+
+    dash, marker and pattern repeat the information of the colour, for colour-blind readers.
+    """
 
     word: str
     light: str
@@ -33,7 +36,7 @@ LENSES: dict[str, Lens] = {
 
 @dataclass(frozen=True)
 class Palette:
-    """The other colours: background, text, grid, the two ends of a difference, and a sequential scale."""
+    """Colours other than the lenses: background, text, grid, differences, sequential scale."""
 
     background: str
     ink: str

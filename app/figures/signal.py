@@ -13,7 +13,10 @@ LABELLED_CELLS = 160
 def signal_figure(
     linears: pd.DataFrame, dark: bool = False, lens: str = "rounded", column: str = "weight_snr_db"
 ) -> go.Figure:
-    """Signal-to-noise ratio in dB of every linear layer in every block; darker cells have less noise."""
+    """Signal-to-noise ratio in dB of every linear layer in every block.
+
+    Darker cells have less noise.
+    """
     rows = linears[linears["lens"].eq(lens)] if len(linears) else linears
     if rows.empty or not np.isfinite(rows[column].to_numpy(dtype=float)).any():
         return empty_figure("No weights are quantized, so there is no rounding noise.", dark)

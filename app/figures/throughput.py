@@ -17,7 +17,7 @@ _DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
 class Baseline(NamedTuple):
-    """An engine that the packed engine is compared with: its name, and the colour and pattern of its bars."""
+    """An engine to compare with: its name, and the colour and pattern of its bars."""
 
     word: str
     lens: str
@@ -47,7 +47,10 @@ def baselines_of(kernels: pd.DataFrame) -> list[str]:
 
 
 def speedup_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Speed-up of the packed engine over each other engine, one group of bars per case; 1 is equal speed."""
+    """Speed-up of the packed engine over each other engine, one group of bars per case.
+
+    1 is equal speed.
+    """
     rows = _packed_engine(kernels)
     if rows.empty:
         return empty_figure("No kernel timings on this machine yet.", dark)
@@ -106,7 +109,10 @@ def roofline_figure(kernels: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def _roofline(rows: pd.DataFrame) -> list[tuple[str, list[float], list[float]]]:
-    """(name, x, y) of the bandwidth's slope, which ends at the highest roof, and of the flat roofs."""
+    """(name, x, y) of the bandwidth slope and of the flat roofs.
+
+    The slope ends at the highest roof.
+    """
     bandwidth = float(rows["read_gb_per_second"].max())
     roofs = _roofs(rows)
     ridges = [roof / bandwidth for roof in roofs.values()]
@@ -139,7 +145,10 @@ def _kernels_of_precision(precision: str, rows: pd.DataFrame, dark: bool) -> go.
 
 
 def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
-    """Tokens per second of the whole model, one bar per column, labelled with the size of its weights."""
+    """Tokens per second of the whole model, one bar per column.
+
+    Bars are labelled with the size of the weights.
+    """
     if decode.empty:
         return empty_figure("No end-to-end timings on this machine yet.", dark)
     rows = decode.iloc[::-1]
@@ -169,7 +178,10 @@ def decode_figure(decode: pd.DataFrame, dark: bool = False) -> go.Figure:
 
 
 def _roofs(rows: pd.DataFrame) -> dict[str, float]:
-    """Peak arithmetic speeds in GOP/s of the layer's own products, highest first, by their names on the page."""
+    """Peak arithmetic speeds in GOP/s of the layer's products, highest first.
+
+    Keys are the names on the page.
+    """
     kinds = rows[_above_zero(rows, "ceiling_gop_per_second") & _above_zero(rows, "operations")]
     if kinds.empty:
         best = float(rows["speed"].max())

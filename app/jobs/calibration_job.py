@@ -98,7 +98,7 @@ class CalibrationJob:
         return provenance(self._spec)
 
     def _calibrate_here(self, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
-        """Read the text, adopt blocks that an earlier run made from the same inputs, then calibrate the others."""
+        """Read the text, adopt blocks of an earlier run with the same inputs, calibrate the rest."""
         base = self._registry.full(spec.model)
         self._lease.check()
         text = read_text(base, spec, on_event)
@@ -133,9 +133,9 @@ class CalibrationJob:
         self._lease.check()
 
     def _record_text(self, part: str, record: TextRecord) -> None:
-        """Write down the text that a part of the run learns from.
+        """Record the text that the blocks or the end-to-end pass learn from.
 
-        Raises ServiceError if blocks came from another.
+        Raises ServiceError if the finished blocks learned from another text.
         """
         records = self._folder.read_texts()
         before = records.get(part)
@@ -147,7 +147,7 @@ class CalibrationJob:
         self._folder.write_texts({**records, part: record})
 
     def _adopt_shared_blocks(self) -> None:
-        """Adopt the first blocks of a run that made them from the same inputs, with their losses and distances."""
+        """Adopt the first blocks of a run with the same inputs, with their losses and distances."""
         shared = find_shared_run(self._runs, self._spec, self._provenance, self._folder)
         if shared is None:
             return
@@ -202,7 +202,10 @@ class CalibrationJob:
             self._evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
 
     def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
-        """`count` segments of the evaluation text; half as many, repeatedly, down to 2, if the text is too short."""
+        """`count` segments of the evaluation text.
+
+        Half as many, repeatedly, down to 2, if the text is too short.
+        """
         while True:
             try:
                 return text_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED, "evaluation")
@@ -236,8 +239,9 @@ def run_claimed(
     on_progress: OnProgress | None = None,
     calibrator: Calibrator | None = None,
 ) -> None:
-    """Run a claimed job, whose lease is entered, and record its end: succeeded, failed, cancelled or queued again.
+    """Run a claimed job, whose lease is entered, and record its outcome.
 
+    Outcomes: succeeded, failed, cancelled or queued again.
     Errors of the job are recorded, not raised. A calibrator raises JobStopped("lost") if the process that calibrates
     died: nothing is recorded, and the caller requeues the job. calibrator, on_progress: see CalibrationJob.
     """

@@ -29,7 +29,10 @@ class JobStopped(Exception):
 
 
 class JobLease:
-    """Extends the lease of a claimed job from a separate thread, and tells the work when to stop. A context manager."""
+    """The lease of a claimed job, as a context manager.
+
+    A separate thread extends the lease and tells the work when to stop.
+    """
 
     def __init__(self, jobs: Jobs, job: Job, lease: timedelta = LEASE) -> None:
         self.job = job

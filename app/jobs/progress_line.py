@@ -1,4 +1,7 @@
-"""The progress of one command on stderr: a moving bar on a terminal, a plain line every few seconds otherwise."""
+"""Progress of one command on stderr.
+
+A moving bar on a terminal, a plain line every few seconds otherwise.
+"""
 
 import sys
 import time
@@ -25,7 +28,10 @@ class ProgressLine:
         self._last_time = float("-inf")
 
     def show(self, label: str, fraction: float, message: str, eta_seconds: float | None) -> None:
-        """Show the fraction done (0..1), the estimated seconds left (None: unknown) and what is being done."""
+        """Show the fraction done, the estimated time left and the current step.
+
+        fraction: 0..1.  eta_seconds: None if unknown.
+        """
         left = "" if eta_seconds is None else f", {formatting.seconds(eta_seconds)} left"
         if self._moves:
             self._move(label, fraction, f"{100 * fraction:5.1f} %{left}", message)
@@ -53,7 +59,7 @@ class ProgressLine:
 
 
 def _make_bar(console: Console) -> Progress:
-    """Label, bar, percentage with the time left, and a message that is cut at the edge of the terminal."""
+    """A bar with label, percentage, time left and a message cut to the terminal width."""
 
     def text(field: str, ratio: int | None = None) -> TextColumn:
         return TextColumn(field, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=ratio))

@@ -1,4 +1,7 @@
-"""Blocks that another run has already made from the same inputs: mixes with a common prefix share them."""
+"""Adoption of blocks that another run made from the same inputs.
+
+Mixes with a common prefix share them.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from storage.runs import BlockRecord, Run, Runs
 
 @dataclass(frozen=True)
 class SharedRun:
-    """A run whose first blocks equal those of this run: their records, and the job that made them."""
+    """A run with the same first blocks: their records, and the job that made them."""
 
     folder: RunFolder
     job_id: str

@@ -1,4 +1,4 @@
-"""What determines the blocks of a run: calibration, model files, versions.
+"""Provenance of the blocks of a run: calibration, model files, versions.
 
 A run never mixes two of these.
 """
@@ -36,7 +36,10 @@ def same_inputs(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
 
 
 def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> str | None:
-    """The reason why blocks made under `before` do not fit `after`, as a clause; None if they fit."""
+    """The reason why blocks made under `before` do not fit `after`, as a clause.
+
+    None if they fit.
+    """
     if before.get("fingerprint") != after["fingerprint"]:
         return "the files of its model changed"
     if not same_calibration(before.get("spec"), after["spec"]):

@@ -1,4 +1,4 @@
-"""Reports: runs as one self-contained HTML file, with a table and the figures of before and after calibration.
+"""Reports: one self-contained HTML file with a table and figures of the runs.
 
 The file loads nothing from the network: plotly, styles and data are in it.
 """

@@ -33,7 +33,10 @@ class Leftover:
 
 
 def verify(runs: Runs, runs_dir: Path, run: Run) -> list[str]:
-    """The problems of a run's files, one sentence each; empty if every recorded file exists unchanged."""
+    """The problems of a run's files, one sentence each.
+
+    Empty if every recorded file exists unchanged.
+    """
     folder = RunFolder(runs_dir, run.id)
     problems = []
     records = runs.blocks(run.id)
@@ -51,7 +54,7 @@ def verify(runs: Runs, runs_dir: Path, run: Run) -> list[str]:
 
 
 def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
-    """What can be removed: folders of deleted runs, and temporary files and unrecorded blocks of inactive runs.
+    """Removable files: deleted runs, temporary files and unrecorded blocks of inactive runs.
 
     Only files and folders with the names of runs and blocks are considered; links are left unchanged.
     """

@@ -50,7 +50,7 @@ class RunFolder:
         return self._read_json("spec.json")
 
     def write_texts(self, records: Mapping[str, TextRecord]) -> None:
-        """Write which texts the run learns from: "blocks", and "end_to_end" if the method has that pass."""
+        """Record the texts that the run learns from: "blocks", and "end_to_end" with that pass."""
         self._write_json("data.json", {part: record.to_dict() for part, record in records.items()})
 
     def read_texts(self) -> dict[str, TextRecord]:
@@ -132,7 +132,10 @@ class BlockStore:
         return self._loaded(block, self._folder.block_path(block))
 
     def save(self, block: int, tensors: "dict[str, torch.Tensor]") -> str:
-        """Make a block durable, remove its draft and return its SHA-256, which the caller records in storage next."""
+        """Make a block durable and remove its draft. Returns its SHA-256.
+
+        The caller records the hash in storage next.
+        """
         sha256 = self._write(block, self._folder.block_path(block), tensors)
         self._folder.draft_path(block).unlink(missing_ok=True)
         return sha256

@@ -1,4 +1,4 @@
-"""Mixed precision under a budget: sensitivities measured once and stored as files, and choices from them."""
+"""Mixed precision under a budget, from sensitivities measured once and stored as files."""
 
 import hashlib
 import json
@@ -134,7 +134,11 @@ def _read(path: Path) -> "list[Sensitivity]":
 
 
 def _stored(folder: Path, model: str) -> "list[Sensitivity]":
-    """All stored sensitivities of a model; of several measurements of one precision (on other texts) the newest."""
+    """All stored sensitivities of a model.
+
+    If a precision was measured on several texts, the newest measurement counts.
+    Of several measurements of one precision (on other texts) the newest.
+    """
     newest: dict[str, list[Sensitivity]] = {}
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         content = json.loads(path.read_text("utf-8"))

@@ -64,8 +64,9 @@ def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
 def runs_frame(
     runs: Iterable[Run], evaluations: Iterable[EvaluationRecord], task_scores: Sequence[EvaluationRecord] = ()
 ) -> pandas.DataFrame:
-    """One row per run with its latest evaluation, and one per model at full precision (run "", method "none").
+    """One row per run with its latest evaluation, and one per model at full precision.
 
+    A model at full precision has run "" and method "none".
     tasks: number of tasks.  task_score: mean of their latest accuracies, 0 to 1.  task_stderr: of that mean.
     """
     latest: dict[tuple[str, str], EvaluationRecord] = {}

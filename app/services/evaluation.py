@@ -32,7 +32,9 @@ class EvaluationService:
         seq_len: int = EVALUATION_SEQ_LEN,
         on_step: Callable[[int, int], None] | None = None,
     ) -> "Evaluation":
-        """Evaluate a run, or a model at full precision, on the evaluation split of `data`, and store the row.
+        """Evaluate a run, or a model at full precision, on held-out text, and store the row.
+
+        The text is the evaluation split of `data`.
 
         on_step(done, total): called after each step; may raise to stop.
         """
@@ -73,6 +75,9 @@ class EvaluationService:
         return any(r.run_id is None and r.model == model and text.items() <= r.values.items() for r in records)
 
     def segment_losses(self, model: str, run_id: str | None) -> list[float]:
-        """Mean loss of each segment in the latest evaluation of a run, or (None) of the model at full precision."""
+        """Mean loss of each segment in the latest evaluation of a run.
+
+        With None, of the model at full precision.
+        """
         records = self._measurements.evaluations(run_id)
         return next(r.values["segment_losses"] for r in records if r.run_id == run_id and r.model == model)

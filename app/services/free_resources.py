@@ -10,7 +10,7 @@ from abq_core.planning.estimate import Available
 
 
 def available(data_dir: Path, *devices: str) -> Available:
-    """Bytes free now: of memory, of the disk of `data_dir`, and of the first device that is an accelerator.
+    """Free bytes: memory, the disk of `data_dir`, and the first accelerator.
 
     The accelerator's bytes are None if all devices are "cpu" or torch has no CUDA here.
     """

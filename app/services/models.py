@@ -1,4 +1,4 @@
-"""Models: which ones are known, their sizes, what a calibration costs, and what rounding does to their weights."""
+"""Models: known names, sizes, calibration costs, and the effect of rounding."""
 
 import threading
 from typing import TYPE_CHECKING

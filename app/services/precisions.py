@@ -1,4 +1,4 @@
-"""Precisions as a person writes them: the notation, the JSON of a mix, or the name of a stored run's mix."""
+"""Precisions as typed: the notation, the JSON of a mix, or the name of a stored mix."""
 
 import json
 

@@ -22,7 +22,9 @@ class ReportService:
         self._runs, self._jobs, self._tasks = runs, jobs, tasks
 
     def write(self, run_ids: Sequence[str], path: Path) -> Path:
-        """Write one self-contained HTML file about these runs, or about all that succeeded if none is named.
+        """Write one self-contained HTML file about these runs.
+
+        Without run ids, about all runs that succeeded.
 
         Returns the absolute path. Raises ServiceError, RunNotFoundError.
         """

@@ -1,4 +1,4 @@
-"""The database of one process: its tables, and a version that tells when cached reads are stale."""
+"""The database of one process: its tables, and the version that makes cached reads stale."""
 
 import time
 from dataclasses import dataclass
@@ -30,5 +30,5 @@ class Storage:
         return cls(database, Jobs(database), Runs(database), Measurements(database))
 
     def version(self) -> Version:
-        """Cache version: (number of writes by this process, number of the current STALE_SECONDS interval)."""
+        """Cache version: (local write count, STALE_SECONDS interval). Stale when either advances."""
         return self.database.writes, int(time.monotonic() / STALE_SECONDS)

@@ -30,7 +30,7 @@ class PlannedCalibration:
 
     @property
     def is_pending(self) -> bool:
-        """True if `SweepService.queue` would queue it: it has no run, or its job failed or was cancelled."""
+        """True if it has no run, or its job failed or was cancelled."""
         return self.state in ("new", "failed", "cancelled")
 
 

@@ -1,4 +1,4 @@
-"""The dashboard: six tabs, endpoints and downloads as one ASGI application, and the server that runs it."""
+"""The dashboard as one ASGI application: tabs, endpoints, downloads; and its server."""
 
 import asyncio
 import importlib
@@ -158,13 +158,16 @@ def launch(
 
 
 def is_shutdown_cancellation(record: logging.LogRecord) -> bool:
-    """True if uvicorn logs a response that shutdown cancelled: an open page holds an event stream until Ctrl-C."""
+    """True if uvicorn logs a response that shutdown cancelled.
+
+    An open page holds an event stream until Ctrl-C.
+    """
     cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
     return cancelled or "timeout graceful shutdown exceeded" in record.getMessage()
 
 
 def _warm_up(services: Services) -> None:
-    """Load torch and the first page's model while the browser loads the page, then compile the CPU kernels.
+    """Load torch and the model of the first tab, then compile the CPU kernels.
 
     Compilation runs in its own process: in this one it would hold the GIL and delay responses.
     """

@@ -104,7 +104,10 @@ def _file_routes(services: Services) -> list[Route]:
 
 
 def _file_route(url: str, write: Callable[[Request, Path], Path]) -> Route:
-    """A file that `write(request, folder)` creates in a temporary folder, which is deleted after the response."""
+    """A route for a file that `write(request, folder)` creates in a temporary folder.
+
+    The folder is deleted after the response.
+    """
 
     async def file(request: Request) -> Response:
         folder = tempfile.TemporaryDirectory(prefix="abq-download-")

@@ -7,7 +7,10 @@ _CORRECTION = "Distribution Correction"
 
 
 class Term(NamedTuple):
-    """An explanation and the section of the paper that introduces the term, "" if the paper does not."""
+    """An explanation and the section of the paper that introduces the term.
+
+    section: "" if the paper does not.
+    """
 
     explanation: str
     section: str = ""

@@ -1,4 +1,4 @@
-"""Limits of one page: length and rate of generated text per visitor, and number of queued jobs."""
+"""Limits of one page: generated text per visitor, and number of queued jobs."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -19,8 +19,9 @@ from storage.schema import JobState
 
 
 class RequestCounter(Collector):
-    """Number of HTTP responses of each status class ("2xx", "4xx") since the application was created.
+    """Number of HTTP responses by status class ("2xx", "4xx").
 
+    It starts at 0 when the application is created.
     A `prometheus_client.Counter` would add an `abq_http_requests_created` series for each class.
     """
 

@@ -1,1 +1,1 @@
-"""Benchmarks on the CPU: the engine against other libraries, memory bandwidth and the machine."""
+"""CPU benchmarks: the engine against other libraries, memory bandwidth, the machine."""

@@ -1,4 +1,4 @@
-"""Upper limits of a one-token product: memory bandwidth, and the rate at which instructions consume weights."""
+"""Upper limits of a one-token product: memory bandwidth and instruction throughput."""
 
 import time
 from typing import Any
@@ -30,7 +30,9 @@ def total(words: NDArray[np.uint64]) -> np.uint64:
 
 
 def read_bandwidth(threads: int | None = None, nbytes: int = 64 << 20) -> float:
-    """GB/s of reading `nbytes`, best of a few rounds, with this many threads (None: see `thread_count`).
+    """Read bandwidth in GB/s of `nbytes` bytes, the best of a few rounds.
+
+    threads: None for `thread_count`.
 
     64 MiB is the limit for streaming a model's weights; the size of one weight is the limit for its warm timing.
     """
@@ -60,7 +62,10 @@ def repeat_dot(fields: tuple[Any, ...], codes: NDArray[np.int8], totals: NDArray
 
 
 def issue_limit() -> float:
-    """GB/s of packed 2-bit weights that W2A8 decode consumes on one thread when they are in the L1 cache."""
+    """GB/s of packed 2-bit weights that W2A8 decode consumes from the L1 cache.
+
+    Measured on one thread.
+    """
     weight = random_weight(np.random.default_rng(0), ROWS, _ISSUE_COLUMNS, 2, False, 8, None)
     fields = weight_fields(weight)
     codes, totals = np.zeros((1, _ISSUE_COLUMNS), np.int8), np.zeros((1, ROWS), np.int32)

@@ -1,4 +1,4 @@
-"""Description of the machine that a timing depends on: processor, instructions, caches, memory, versions."""
+"""The machine that a timing depends on: processor, caches, memory, versions."""
 
 import platform
 import time

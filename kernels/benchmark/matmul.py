@@ -1,4 +1,7 @@
-"""Times the CPU engine against other engines in alternation, after checking every result against exact integers."""
+"""Alternating timings of the CPU engine and other engines.
+
+Every result is checked against exact integers first.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +33,11 @@ _CEILING_BYTES = 256 << 20  # larger than most caches
 
 @dataclass(frozen=True)
 class Matrix:
-    """The measurements of a benchmark: every precision on every shape (n, k) at every m, on `threads` threads."""
+    """The cases of a benchmark: every precision on every shape (n, k) at every m.
+
+    threads: the number of threads.
+
+    """
 
     precisions: list[str]
     shapes: list[tuple[int, int]]
@@ -63,8 +70,9 @@ def bench_kernels(
     on_measurement: Callable[[KernelMeasurement], None] | None = None,
     peers: Sequence[str] = ("torch",),
 ) -> list[KernelMeasurement]:
-    """Time every precision ("W2A8", "W2*A8", "W4A4g128", "W4A16") and the peers on every (n, k) shape and m.
+    """Time every precision and the peers on every (n, k) shape and m.
 
+    precisions: such as "W2A8", "W2*A8", "W4A4g128", "W4A16".
     peers: names in `kernels.benchmark.peers.PEERS`; a peer that does not support a shape is omitted for it.
     Each shape and m is one alternating run of a few seconds. Raises BenchError for an invalid name, shape or m, and
     PeerMissingError.
@@ -113,7 +121,10 @@ def _peer_contender(peer: Peer, x: NDArray[np.float32]) -> _Contender:
 
 
 def _is_exact(x: NDArray[np.float32], weight: PackedWeight, act_bits: int, path: str, threads: int) -> bool:
-    """Whether a sample of tokens equals the int64 reference in all rows; A16 and NumPy: within rounding."""
+    """Whether a sample of tokens equals the int64 reference in all rows.
+
+    A16 and NumPy: within rounding.
+    """
     tokens = np.unique(np.linspace(0, len(x) - 1, _CHECKED_TOKENS).astype(int))
     y = dispatch.linear(x, weight, act_bits, threads)[tokens]
     integers = None

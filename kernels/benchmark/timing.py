@@ -1,4 +1,7 @@
-"""Alternating timing of several products, warm and cold, so that background load affects all of them equally."""
+"""Alternating timings of several products, warm and cold.
+
+Background load then affects all of them equally.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +46,10 @@ def last_level_cache() -> int:
 
 
 def copies_beyond_cache(nbytes: int) -> int:
-    """Number of copies of `nbytes` bytes that fill the last-level cache twice: at least 1, at most 128."""
+    """Number of copies, 1 to 128, that fill the last-level cache twice.
+
+    nbytes: size of one copy.
+    """
     return min(-(-_CACHES_IN_ROTATION * last_level_cache() // nbytes), _MOST_COPIES)
 
 

@@ -63,14 +63,17 @@ class Rows(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """A range of columns: `size` columns of the weight from column `first`, both multiples of 32."""
+    """A range of columns: `size` columns from column `first`, both multiples of 32."""
 
     first: int
     size: int
 
 
 class Panels(NamedTuple):
-    """Panels that are multiplied together: `size` panels from panel `first`, each `apart` panels after the last."""
+    """Panels that are multiplied together.
+
+    `size` panels from panel `first`, each `apart` panels after the last.
+    """
 
     first: int
     size: int

@@ -1,4 +1,7 @@
-"""How the CPU kernels are compiled: without the GIL, with NumPy's division, and cached on disk where possible."""
+"""Compilation of the CPU kernels: without the GIL, cached on disk where possible.
+
+Division follows NumPy's rules: a zero divisor raises no error.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -15,7 +18,7 @@ _functions: list[Any] = []
 
 
 def compiled(function: Callable[..., Any], *, reorder_sums: bool = False, inline: bool = False) -> Any:
-    """Compile `function` with Numba at its first call and cache the result on disk for later processes.
+    """Compile `function` with Numba at its first call, and cache the result on disk.
 
     If neither the source folder nor the user's cache folder is writable, every process compiles it again.
     reorder_sums: allow LLVM to reorder float sums, which vectorizes them.  inline: always inline into compiled callers.
@@ -50,7 +53,10 @@ def compilations() -> int:
 
 @cache
 def source_hash() -> str:
-    """Hash of every file that compiled code depends on: this folder, and what describes the processor."""
+    """Hash of every file that compiled code depends on.
+
+    This folder, and the files that describe the processor.
+    """
     digest = hashlib.sha256()
     folder = Path(__file__).parent
     host = [folder.parent / "host" / name for name in ("numba_internals.py", "processor.py")]

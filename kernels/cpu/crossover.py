@@ -1,4 +1,4 @@
-"""The crossover between the packed kernel and unpack-then-GEMM, in tokens, autotuned per kind of weight.
+"""The crossover M between the packed kernel and unpack-then-GEMM, autotuned per weight kind.
 
 Both are timed on this processor on first use; the result is cached on disk under the processor's name.
 """
@@ -52,7 +52,7 @@ def _last_packed(seconds: Callable[[int], tuple[float, float]]) -> int:
 
 
 def _read(path: Path) -> dict[str, int]:
-    """Return the stored table, or an empty one if the file is missing, broken or of another format."""
+    """Return the stored table; empty if the file is missing, broken or of another format."""
     try:
         stored = json.loads(path.read_text())
     except (OSError, ValueError):

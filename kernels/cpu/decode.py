@@ -1,4 +1,7 @@
-"""A few tokens times a packed weight: the byte dot product on fields, or the bit-serial product on planes."""
+"""A few tokens times a packed weight: byte dot product or bit-serial product.
+
+The former reads fields, the latter bit planes.
+"""
 
 from typing import Any
 
@@ -19,7 +22,9 @@ _popcount1, _popcount2 = popcount_plane(1), popcount_plane(2)
 
 @inlined
 def dot_segment(weight: Weight, panels: Panels, columns: Columns, codes: Array, tokens: Rows, totals: Array) -> None:
-    """Add the byte dot products of at most MAX_TOKENS tokens with some columns of PANELS panels, over all fields.
+    """Add byte dot products of some tokens with some columns of PANELS panels, over all fields.
+
+    At most MAX_TOKENS tokens.
 
     totals[t, row] += sum over the columns of activation code * weight code.  codes: (m, k_padded) int8.
     totals: (at least tokens.size, ROWS) int32.
@@ -41,7 +46,9 @@ def dot_segment(weight: Weight, panels: Panels, columns: Columns, codes: Array, 
 def popcount_segment(
     weight: Weight, panels: Panels, columns: Columns, k: int, act_planes: Array, act_bits: int, totals: Array
 ) -> None:
-    """Add the same for one token by 2^(i+j) popcount(A_i & W_j) over all weight planes and act_bits planes.
+    """Add the same for one token, by bit planes.
+
+    The sum over all weight planes j and act_bits planes i of 2^(i+j) popcount(A_i & W_j).
 
     k: columns as stored.  act_planes: (words,) uint32, see `pack_planes`.  totals: (ROWS,) int32.
     """

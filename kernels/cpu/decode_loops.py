@@ -1,4 +1,4 @@
-"""Inner loops for a few tokens, as Numba intrinsics: bytes times fields, and planes times planes.
+"""Inner loops for a few tokens, as Numba intrinsics: bytes x fields, planes x planes.
 
 Offsets into weights are in 32-bit words, into int8 activations in bytes. `kernels.formats.weight` describes
 the layouts.
@@ -39,7 +39,9 @@ def dot_field(
     typing: Any, width: Any, tokens: Any, data: Any, start: Any, stride: Any, words: Any, x: Any, x_start: Any,
     x_stride: Any, totals: Any, shift: Any,
 ) -> Any:  # fmt: skip
-    """The product of 1 to MAX_TOKENS tokens with one field of 1, 2, 4 or 8 bits of `decode_panels` panels.
+    """The product of 1 to MAX_TOKENS tokens with one field of `decode_panels` panels.
+
+    The field has 1, 2, 4 or 8 bits.
 
     totals[token, row] += (sum of x q) << shift.  data: `words` words from `start`, panels `stride` words apart, are
     multiplied by 4 * words * 8 / width int8 activations from x_start; the next token is x_stride bytes further.
@@ -101,7 +103,9 @@ def _dot_tokens(
 
 
 def popcount_plane(act_planes: int) -> Callable[..., None]:
-    """The product of one weight plane of `decode_panels` panels with `act_planes` consecutive planes of one token.
+    """The product of one weight plane with `act_planes` planes of one token.
+
+    The weight plane spans `decode_panels` panels; the token's planes are consecutive.
 
     Intrinsic (data, start, stride, words, x, x_start, x_stride, totals, shift): totals[row] += sum over i of
     popcount(weight & activation_i) << (shift + i).  data, x: 32-bit words of 32 columns; `words` of them from start and

@@ -1,4 +1,4 @@
-"""The operations of a decode step between the packed products: norm, RoPE, attention, gate and LM head."""
+"""Decode-step operations between packed products: norm, RoPE, attention, gate, LM head."""
 
 from functools import partial
 

@@ -42,7 +42,10 @@ class EngineWarning(RuntimeWarning):
 
 
 def path_for(weight: PackedWeight, m: int, act_bits: int) -> str:
-    """Name of the path for m tokens of act_bits (1..8, 16), whether or not it passed its self-test."""
+    """Name of the path for m tokens, whether or not it passed its self-test.
+
+    act_bits: 1..8 or 16.
+    """
     if act_bits == 16:
         return DEQUANTIZED
     bit_serial = weight.is_bit_serial and weight.planes * act_bits <= target().serial_products
@@ -62,7 +65,10 @@ def _crossovers() -> CrossoverTable:
 
 
 def _seconds(like: PackedWeight, act_bits: int, path: str, m: int) -> tuple[float, float]:
-    """Seconds of m tokens on one thread by `path` and by GEMM, with a weight like `like` that fits in a cache."""
+    """Seconds of m tokens on one thread, by `path` and by GEMM.
+
+    The weight resembles `like` and fits in a cache.
+    """
     packed_for = 1 if like.is_bit_serial and like.planes < 8 else 8
     ones, zeros = np.ones(_TIMED_N, np.float32), np.zeros(_TIMED_N, np.uint16)
     weight = pack_weight(np.zeros((_TIMED_N, _TIMED_K), np.uint8), like.planes, ones, zeros, act_bits=packed_for)
@@ -159,7 +165,10 @@ def _run_threaded(run: Callable[[int, int], None], weight: PackedWeight, m: int,
 
 @cache
 def works(path: str) -> bool:
-    """Whether the path passes its self-test: exact integers and the reference's output on small irregular shapes."""
+    """Whether the path passes its self-test, on small irregular shapes.
+
+    It must return the exact integers and the reference's output.
+    """
     cases = [(3, 8, 32, 5), (9, 8, None, 1), (7, 4, 64, 6), (2, 8, None, 2)]  # even m: zero points between levels
     if path == BIT_SERIAL:
         cases = [(1, 7, None, 1), (2, 3, 32, 1), (3, 2, 64, 1), (1, 3, None, 1), (3, 1, 64, 1), (1, 1, 32, 5)]

@@ -1,4 +1,4 @@
-"""The epilogue of an integer product: zero points, scales, bias, and the exact sums for checks."""
+"""The epilogue of an integer product: zero points, scales, bias, exact sums for checks."""
 
 import numpy as np
 
@@ -11,7 +11,10 @@ from kernels.cpu.tile_loops import finish_panel
 def exact_sum(
     total: np.int32, spacing: np.int32, zero: np.int16, centred_sum: np.int32, act_sum: np.int32, act_zero: np.int32
 ) -> np.int32:
-    """sum of (qa - za)(spacing qw - zw) from total = sum qa qw: the integer that `finish_panel` scales."""
+    """sum of (qa - za)(spacing qw - zw) from total = sum qa qw.
+
+    `finish_panel` scales this integer.
+    """
     return spacing * total - np.int32(zero) * act_sum - act_zero * centred_sum
 
 
@@ -19,8 +22,9 @@ def exact_sum(
 def finish_group(
     totals: Array, weight: Weight, act: Tokens, group: int, tokens: Rows, panels: Panels, y: Array, integers: Array
 ) -> None:
-    """Scale one group's totals and add them to y; copy the exact sums to `integers` unless it is empty.
+    """Scale one group's totals and add them to y.
 
+    Copy the exact sums to `integers` unless it is empty.
     totals, y: (at least tokens.size, 16 * at least panels.size).  integers: (m, n, groups) int32.
     """
     spacing, zero, sums, scale = weight.spacing, weight.zero, weight.sums, weight.scale

@@ -1,4 +1,7 @@
-"""Fake quantization of float32 rows, each with its own grid: one pass over memory, and one for the gradients."""
+"""Fake quantization of float32 rows, each with its own grid, and its gradients.
+
+Each takes one pass over memory.
+"""
 
 from functools import partial
 from typing import Any
@@ -12,7 +15,7 @@ from kernels.cpu.quantize import row_range
 
 @compiled
 def ends(x: Array, first: int, last: int, low: Array, high: Array, at: Array) -> None:
-    """Minimum and maximum of rows first .. last - 1 of x (rows, n), with the range extended to include 0.
+    """Minimum and maximum of rows first .. last - 1 of x (rows, n), widened to include 0.
 
     at: (rows, 2) int64, the columns of the two; -1 for a 0 that is not an element of x.  NaN becomes a min or max.
     """
@@ -35,7 +38,9 @@ def _where(row: Array, value: np.float32) -> int:
 
 @compiled
 def on_grid(x: Array, grid: tuple[Any, ...], first: int, last: int, out: Array) -> None:
-    """out = (clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale for rows first .. last - 1.
+    """out = (clamp(rint(x / scale + offset + zero), 0, top) - zero) * scale.
+
+    For rows first .. last - 1.
 
     grid: (scale, zero, offset, top).  scale, zero: (rows,); the integer part of zero is added after rounding.
     offset: same shape as x, or (0, 0) for none.  top: float32, the largest code.
@@ -56,7 +61,9 @@ def on_grid(x: Array, grid: tuple[Any, ...], first: int, last: int, out: Array) 
 def on_grid_gradients(
     gradient: Array, x: Array, grid: tuple[Any, ...], first: int, last: int, out: tuple[Array, Array, Array]
 ) -> None:
-    """Gradients of `on_grid` with a straight-through estimator: rounding is the identity, clamped x gets 0.
+    """Gradients of `on_grid` with a straight-through estimator.
+
+    Rounding is the identity, and clamped x gets 0.
 
     gradient: same shape as x.  grid: as in `on_grid`.  out: gradients for x (same shape), scale and zero (rows,).
     """

@@ -1,4 +1,7 @@
-"""The Hadamard transform of rows of float32 (`kernels.hadamard`): first within vectors, then between vectors."""
+"""The Hadamard transform of float32 rows: first within vectors, then between vectors.
+
+See `kernels.hadamard`.
+"""
 
 from typing import Any
 
@@ -17,7 +20,10 @@ LANES = TARGET.lanes
 
 @compiled
 def transform(x: Array, block: int, factor: np.float32, out: Array, first: int, last: int) -> None:
-    """out = H x * factor for every block of columns in rows first .. last - 1; x, out: (rows, k) float32."""
+    """out = H x * factor for every block of columns in rows first .. last - 1.
+
+    x, out: (rows, k) float32.
+    """
     for row in range(first, last):
         source, target = x[row], out[row]
         if block < LANES:
@@ -32,7 +38,10 @@ def transform(x: Array, block: int, factor: np.float32, out: Array, first: int, 
 
 @compiled
 def _add_pairs(values: Array, distance: int) -> None:
-    """Butterflies in place: sums and differences of values `distance` apart, then 2 * distance, up to half the size."""
+    """Butterflies in place: sums and differences of values `distance` apart.
+
+    Then 2 * distance, up to half the size.
+    """
     while distance < values.size:
         for start in range(0, values.size, 2 * distance):
             firsts, seconds = values[start : start + distance], values[start + distance : start + 2 * distance]
@@ -44,7 +53,10 @@ def _add_pairs(values: Array, distance: int) -> None:
 
 @intrinsic
 def mix_lanes(typing: Any, source: Any, target: Any, count: Any) -> Any:
-    """target = H x for each of `count` vectors of source (float32): butterflies of lanes 1, 2, 4, ... apart."""
+    """target = H x for each of `count` float32 vectors of source.
+
+    Butterflies of lanes 1, 2, 4, ... apart.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source_at, target_at = (bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 1))

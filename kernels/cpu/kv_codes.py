@@ -1,4 +1,4 @@
-"""Quantized keys and values: written as integers per token and head, and multiplied in that form.
+"""Quantized keys and values, stored and multiplied as integers per token and head.
 
 A byte holds 8 / width codes. The channels are split into 8 / width consecutive parts; part j is at bit j * width.
 """
@@ -15,7 +15,9 @@ from kernels.cpu.quantize import row_range
 
 @compiled
 def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Array, zero: Array) -> bool:
-    """Quantize x (kv_heads, tokens, d) float32 per token and head, and write it to the positions from `start`.
+    """Quantize x per token and head, and write it to the positions from `start`.
+
+    x: (kv_heads, tokens, d) float32.
 
     codes: (kv_heads, capacity, d * width / 8) uint8.  scale, zero: (kv_heads, capacity) float32.
     Returns False at a token without a finite scale (NaN, infinity, or a range that overflows float32).
@@ -50,7 +52,10 @@ def attend(
     scale: np.float32,
     out: Array,
 ) -> None:
-    """`kernels.cpu.decode_ops.attend` on quantized keys and values, each as (codes, scale, zero)."""
+    """Attention (`decode_ops.attend`) on quantized keys and values.
+
+    Keys and values: each (codes, scale, zero).
+    """
     key_codes, key_scale, key_zero = keys
     value_codes, value_scale, value_zero = values
     heads, d = query.shape

@@ -1,4 +1,7 @@
-"""Many tokens times a packed weight: fields become bytes, a block at a time in cache, and are multiplied in tiles."""
+"""Many tokens times a packed weight: unpack a block of fields to bytes, multiply in tiles.
+
+The unpacked block stays in cache.
+"""
 
 from typing import Any
 
@@ -23,7 +26,9 @@ _add2, _add1 = unpack_field(2, add=True), unpack_field(1, add=True)
 
 @inlined
 def unpack_block(weight: Weight, panel: int, k: int, columns: Columns, low: int, out: Array, out_start: int) -> None:
-    """Write code bits low .. low + 7 of some columns of one panel as bytes, in the order of an 8-bit field.
+    """Write code bits low .. low + 7 of some columns of one panel as bytes.
+
+    The bytes have the order of an 8-bit field.
 
     k: columns as stored.  out: uint32 words, each 4 columns of one row, 16 rows per 4 columns, from out_start.
     """
@@ -55,7 +60,9 @@ def unpack_block(weight: Weight, panel: int, k: int, columns: Columns, low: int,
 def multiply_segment(
     weight: Weight, panels: Panels, columns: Columns, codes: Array, tokens: Rows, scratch: Array, totals: Array
 ) -> None:
-    """totals (BLOCK_TOKENS, ROWS) += codes of these tokens times these columns of neighbouring panels.
+    """totals += codes of some tokens times some columns of neighbouring panels.
+
+    totals: (BLOCK_TOKENS, ROWS).
 
     codes: (tiles, k_padded * TILE_TOKENS) int8.  scratch: uint32 for BLOCK_COLUMNS unpacked columns of PANELS panels.
     Nine-bit weights take a second pass for the ninth plane, because their codes do not fit in a byte.
@@ -105,7 +112,7 @@ def prefill(
     weight_fields: tuple[Any, ...], act_fields: tuple[Array, ...], first_panel: int, last_panel: int, out: Array,
     integers: Array,
 ) -> None:  # fmt: skip
-    """Multiply m quantized tokens with panels first_panel .. last_panel - 1: the formula of `decode`.
+    """Multiply m quantized tokens with panels first_panel .. last_panel - 1, as `decode` does.
 
     weight_fields, act_fields: the fields of `Weight` and `Tokens`, codes in tiles of TILE_TOKENS (`quantize_tokens`).
     out: (m, n) float32.  integers: (m, n, groups) int32 for the exact sums, or empty.

@@ -1,4 +1,7 @@
-"""Activation quantization for the engine: bit-equal to `kernels.formats.activations`, packed, with sums."""
+"""Activation quantization for the engine: packed codes and their sums.
+
+Bit-equal to `kernels.formats.activations`.
+"""
 
 from typing import NamedTuple
 
@@ -62,7 +65,9 @@ def row_codes(row: Array, first: int, last: int, grid: Grid, out: Array, lanes: 
 
 @compiled
 def quantize_tokens(x: Array, bits: int, clip: np.float32, segment: int, tile_tokens: int, act: Tokens) -> int:
-    """Quantize x (m, k) float32 for the integer product and write it to `act`, as `kernels.formats.activations` does.
+    """Quantize x (m, k) float32 for the integer product, and write it to `act`.
+
+    The codes equal those of `kernels.formats.activations`.
 
     Returns m, or the first token without a finite scale (NaN, infinity, or a range that overflows float32); tokens
     after that one are not written.
@@ -106,7 +111,9 @@ def quantize_tokens(x: Array, bits: int, clip: np.float32, segment: int, tile_to
 
 @compiled
 def pack_planes(codes: Array, bits: int, planes: Array) -> None:
-    """Bit planes of one token in the weight's order: codes (k_padded,) int8 -> planes (bits * k_padded / 32,) uint32.
+    """Bit planes of one token in the weight's order.
+
+    codes: (k_padded,) int8.  planes: (bits * k_padded / 32,) uint32.
 
     Bit 8 c + j of a word is column 4 j + c of its 32 columns.
     """

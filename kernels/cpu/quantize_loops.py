@@ -1,4 +1,7 @@
-"""Inner loops of activation quantization, as Numba intrinsics: a row's range, and its codes with their sum."""
+"""Inner loops of activation quantization, as Numba intrinsics.
+
+A row's range, and its codes with their sum.
+"""
 
 from typing import Any
 
@@ -27,7 +30,9 @@ LANES = TARGET.lanes
 
 @intrinsic
 def range_of_vectors(typing: Any, x: Any, count: Any, ends: Any) -> Any:
-    """Per-lane minimum and maximum of `count` vectors of x (float32), compared as bit patterns in float order.
+    """Per-lane minimum and maximum of `count` float32 vectors of x.
+
+    Compared as bit patterns in float order.
 
     ends: int32 (2 * LANES), each lane's minimum, then each lane's maximum; read and updated.
     """
@@ -56,7 +61,9 @@ def range_of_vectors(typing: Any, x: Any, count: Any, ends: Any) -> Any:
 def codes_of_vectors(
     typing: Any, x: Any, start: Any, count: Any, step: Any, offset: Any, levels: Any, shift: Any, out: Any, sums: Any
 ) -> Any:
-    """out = clamp(rint(x / step) + offset, 0, levels) - shift as int8, for `count` vectors from `start`.
+    """out = clamp(rint(x / step) + offset, 0, levels) - shift, as int8.
+
+    For `count` vectors from `start`.
 
     x: float32.  step, offset, levels: float32.  shift: int32.  sums: int32 (LANES); the codes are added to it.
     """

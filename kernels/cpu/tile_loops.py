@@ -1,4 +1,6 @@
-"""Inner loops for many tokens, as Numba intrinsics: unpacking, integer tiles and float32 tiles.
+"""Inner loops for many tokens, as Numba intrinsics: unpacking and product tiles.
+
+Tiles are int8 or float32.
 
 Offsets into weights are in 32-bit words, into int8 activations in bytes. `kernels.formats.weight` describes
 the layouts.
@@ -140,7 +142,7 @@ def finish_panel(
     typing: Any, totals: Any, totals_start: Any, spacing: Any, zero: Any, sums: Any, scale: Any, side: Any,
     act_sum: Any, act_zero: Any, y: Any, y_start: Any,
 ) -> Any:  # fmt: skip
-    """y[row] += float32(d total - zero act_sum - act_zero sum) * scale, for the 16 rows of a panel.
+    """Add float32(d total - zero act_sum - act_zero sum) * scale to y, for 16 rows of a panel.
 
     totals, y: from totals_start, y_start.  d: spacing, int32.  zero (int16), sums, scale: from `side`.
     """

@@ -1,4 +1,6 @@
-"""LLVM IR for vectors of int32: the building blocks of `decode_loops`, `tile_loops` and `quantize_loops`.
+"""LLVM IR for vectors of int32, from which the loop modules are built.
+
+Used by `decode_loops`, `tile_loops` and `quantize_loops`.
 
 Numba's auto-vectorization of these loops is 3 to 4 times slower, so they use explicit instructions, which `target()`
 chooses: AVX-512 VNNI, AVX2, or generic LLVM vectors, which run on any processor.
@@ -50,7 +52,10 @@ def call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
 
 
 def dot(builder: Any, total: Any, w: Any, x: Any) -> Any:
-    """Per lane: total + the four products of unsigned bytes of w and signed bytes of x, without saturation."""
+    """Per lane: total + the four products of bytes of w and x, without saturation.
+
+    The bytes of w are unsigned, those of x signed.
+    """
     if TARGET.has_dot:
         return call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * TARGET.lanes}", VECTOR, [total, w, x])
     w, x = builder.bitcast(w, _HALVES), builder.bitcast(x, _HALVES)
@@ -110,7 +115,9 @@ def _prefetch(builder: Any, base: Any, offset: Any, locality: int) -> None:
 
 
 def vectors_of(builder: Any, base: Any, word: Any, stride: Any, panels: int, ahead: int = 0) -> list[Any]:
-    """Load one 32-bit word of every row of `panels` panels, panels `stride` words apart, lanes in row order.
+    """Load one 32-bit word of every row of `panels` panels, lanes in row order.
+
+    The panels are `stride` words apart.
 
     ahead: prefetch distance in bytes. The hardware prefetcher restarts at each panel, so it alone is too late.
     """

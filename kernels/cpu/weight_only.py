@@ -30,8 +30,9 @@ class Scratch(NamedTuple):
 def multiply_group(
     weight: Weight, panels: Panels, group: int, x: Array, tokens: Rows, scratch: Scratch, y: Array
 ) -> None:
-    """y (BLOCK_TOKENS, ROWS) += s_w sum x (d qw - zw) over one group's columns of neighbouring panels.
+    """y += s_w sum x (d qw - zw) over one group's columns of neighbouring panels.
 
+    y: (BLOCK_TOKENS, ROWS).
     x: (m, k_padded) float32.
     """
     k = x.shape[1]
@@ -59,7 +60,9 @@ def multiply_group(
 
 @compiled
 def weight_only(weight_fields: tuple[Any, ...], x: Array, first_panel: int, last_panel: int, out: Array) -> None:
-    """y = sum_g s_w sum x (d qw - zw) + bias in float32, for the rows of panels first_panel .. last_panel - 1.
+    """y = sum_g s_w sum x (d qw - zw) + bias in float32.
+
+    For the rows of panels first_panel .. last_panel - 1.
 
     weight_fields: the fields of `Weight`, d its spacing.  x: (m, k_padded) float32, padded with zeros in both
     dimensions; m is a multiple of FLOAT_TILE_TOKENS, or 1.  out: (m without padding, n) float32.

@@ -117,7 +117,10 @@ def _bench_weights(on: Recorder, precisions: list[str], n: int, k: int) -> list[
 
 
 def _copies_of(on: Recorder, size: int) -> int:
-    """Number of weights of this size that exceed the cache a few times; at least two, so that none follows itself."""
+    """Number of weights of this size that exceed the cache a few times; at least two.
+
+    With one, every call would find its weight in the cache.
+    """
     return max(2, -(-_CACHES * on.cache_bytes // size))
 
 

@@ -77,7 +77,10 @@ class BenchWeight:
         return _close(y, expected * torch.from_numpy(act_scale).to(x.device).double()[:, None], 2e-3)
 
     def _parts(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (tokens x levels (m, n), scale (n,)) of each group, in float64: exact for integers below 2^53."""
+        """Yield (tokens x levels (m, n), scale (n,)) of each group, in float64.
+
+        Exact for integers below 2^53.
+        """
         import torch
 
         weight = self.weights[0]

@@ -138,7 +138,10 @@ def _timed_plan(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: i
 
 
 def _seconds(on: driver.CudaDevice, weight: DeviceWeight, m: int, act_bits: int, plan: Plan) -> float:
-    """Seconds of one product, as in a model: in a CUDA graph and, for few tokens, with a cold L2 cache."""
+    """Seconds of one product, in a CUDA graph as in a model.
+
+    For few tokens the L2 cache is cold.
+    """
     import torch
 
     x = torch.randn((m, weight.k), device=weight.data.device).half()

@@ -97,7 +97,10 @@ def instances(planes: int, grouped: bool) -> tuple[Instance, ...]:
 
 
 def _binary_tiles(planes: int) -> list[tuple[int, int]]:
-    """The tallest tile of each width that fits, and (1, 1): weights with few rows need many blocks."""
+    """The tallest tile of each width that fits, and (1, 1).
+
+    Weights with few rows need the small tile for enough blocks.
+    """
     fitting = [tile for tile in _BINARY_TILES if planes * tile[0] * tile[1] <= _ACCUMULATORS]
     tallest = {columns: (rows, columns) for rows, columns in sorted(fitting)}
     return sorted({(1, 1), *tallest.values()})

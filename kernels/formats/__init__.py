@@ -1,1 +1,1 @@
-"""Data formats: bit planes, packed weights, quantized activations, and readable reference arithmetic."""
+"""Data formats: bit planes, packed weights, activations, and readable references."""

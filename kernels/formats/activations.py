@@ -11,7 +11,10 @@ class NotFiniteError(ShapeError):
 
 
 def not_finite(x: NDArray[np.float32], token: int) -> NotFiniteError:
-    """Build the error of one token of x (m, k): its first value that is not finite, or its range."""
+    """Build the error of one token: its first value that is not finite, or its range.
+
+    x: (m, k).
+    """
     row = x[token]
     wrong = np.flatnonzero(~np.isfinite(row))
     what = f"has {row[wrong[0]]} in column {wrong[0]}" if wrong.size else f"ranges from {row.min():g} to {row.max():g}"

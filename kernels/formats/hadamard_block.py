@@ -4,7 +4,10 @@ LARGEST_BLOCK = 256  # columns that one warp holds (kernels/cuda/quantize.cu)
 
 
 def block_of(k: int) -> int:
-    """Block size for k channels: the largest power of two up to 256 that divides k; 1 means no transform."""
+    """Block size for k channels: the largest power of two up to 256 that divides k.
+
+    1 means no transform.
+    """
     return min(k & -k, LARGEST_BLOCK)
 
 

@@ -31,8 +31,9 @@ def pack_bit_planes(q: NDArray[np.integer], bits: int) -> NDArray[np.uint64]:
 
 
 def unpack_bit_planes(planes: NDArray[np.uint64], k: int) -> NDArray[np.unsignedinteger]:
-    """Undo `pack_bit_planes`: planes (rows, bits, words) uint64 -> (rows, k) uint8, or uint16 if bits > 8.
+    """Invert `pack_bit_planes`: planes (rows, bits, words) uint64 -> (rows, k).
 
+    Returns uint8, or uint16 if bits > 8.
     Raises ShapeError if the planes have fewer than k columns.
     """
     if planes.ndim != 3 or planes.shape[2] * WORD < k:

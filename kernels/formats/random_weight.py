@@ -8,7 +8,10 @@ from kernels.formats.weight import PackedWeight, pack_weight
 def random_weight(
     random: np.random.Generator, n: int, k: int, bits: int, starred: bool, act_bits: int, group_size: int | None
 ) -> PackedWeight:
-    """A weight (n, k) of random codes, scales and zero points; group_size None means one scale per row."""
+    """A weight (n, k) of random codes, scales and zero points.
+
+    group_size: None for one scale per row.
+    """
     planes = bits + 1 if starred else bits
     groups = 1 if group_size is None else -(-k // group_size)
     codes = random.integers(0, (1 << bits) + starred, (n, k), dtype=np.uint16)

@@ -1,4 +1,4 @@
-"""Stacks weights that read the same input, so that a token is quantized once and threads start once."""
+"""Stack weights that read the same input, to quantize and start threads once per token."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,10 @@ from kernels.formats.weight import PANEL_ROWS, PackedWeight, aligned_zeros
 
 
 def can_stack(weights: Sequence[PackedWeight]) -> bool:
-    """Whether the weights differ only in rows, have one scale per row, and all but the last fill their panels."""
+    """Whether weights can be stacked.
+
+    They must differ only in rows and have one scale per row; all but the last must fill their panels.
+    """
     first = weights[0]
     return (
         first.groups == 1
@@ -20,7 +23,10 @@ def can_stack(weights: Sequence[PackedWeight]) -> bool:
 
 
 def stack(weights: Sequence[PackedWeight]) -> tuple[PackedWeight, list[PackedWeight]]:
-    """Return one weight with the rows of all (`can_stack`), and each weight as a view of it, without copies."""
+    """Return one weight with the rows of all (`can_stack`), and views of it as the weights.
+
+    The codes are stored once.
+    """
     data = aligned_zeros(sum(weight.data.size for weight in weights))
     np.concatenate([weight.data for weight in weights], out=data)
     whole = replace(

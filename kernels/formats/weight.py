@@ -105,7 +105,10 @@ class PackedWeight:
         return codes[start - first * PANEL_ROWS : stop - first * PANEL_ROWS, : self.k]
 
     def levels(self, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
-        """Rows start .. stop - 1 as spacing * code, before zero points are subtracted: (rows, k) int16."""
+        """Rows start .. stop - 1 as spacing * code, (rows, k) int16.
+
+        Zero points are not subtracted.
+        """
         return self.spacing * self.codes(start, stop).astype(np.int16)
 
     def dequantize(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

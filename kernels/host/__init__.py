@@ -1,1 +1,1 @@
-"""The machine that the kernels run on: processor, threads, process priority and cached files."""
+"""The machine that the kernels run on: processor, threads, priority, cache files."""

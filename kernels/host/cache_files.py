@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def cache_folder(engine: str) -> Path:
-    """Cache folder of an engine ("cpu" or "cuda"): ABQ_KERNEL_CACHE, or a part of the user's cache folder."""
+    """Cache folder of an engine ("cpu" or "cuda").
+
+    ABQ_KERNEL_CACHE, or a subfolder of the user's cache folder.
+    """
     chosen = os.environ.get("ABQ_KERNEL_CACHE")
     if chosen:
         return Path(chosen)

@@ -1,4 +1,4 @@
-"""The processor: its name, its instruction sets, and the vector widths that the CPU kernels use on it."""
+"""The processor: its name, instruction sets, and the vector widths of the CPU kernels."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +23,10 @@ class Target:
 
 @cache
 def features() -> frozenset[str]:
-    """LLVM's names of the instruction sets that Numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count)."""
+    """LLVM's names of the instruction sets that Numba compiles for.
+
+    Respects NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.
+    """
     return compiled_features()
 
 

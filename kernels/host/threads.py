@@ -59,8 +59,9 @@ def clock_of(threads: int) -> Callable[[], float]:
 
 
 def run_ranges(work: Callable[[int, int], None], count: int, step: int, threads: int) -> None:
-    """Call work(first, last) on up to `threads` ranges that cover 0 .. count, split at multiples of `step`.
+    """Call work(first, last) on up to `threads` ranges that cover 0 .. count.
 
+    Ranges are split at multiples of `step`.
     One range runs in the calling thread. `work` must release the GIL to run in parallel.
     """
     parts = min(threads, -(-count // step))

@@ -1,1 +1,1 @@
-"""Where jobs run: on this machine (local) or on a cluster (cluster for the scheduling, ray for Ray clusters)."""
+"""Executors of jobs: on this machine (local) or on a Ray cluster (cluster, ray)."""

@@ -1,4 +1,4 @@
-"""Jobs on a cluster: this process claims them and holds their leases, nodes calibrate, only this process writes.
+"""Jobs on a cluster: nodes calibrate; this process holds the leases and does all writes.
 
 Blocks and events from a node are written here under the job's epoch, as a local worker writes them. A node that dies
 ends an attempt: the job is queued and claimed again, and fails after three attempts without a new block. Diagnostics
@@ -87,8 +87,9 @@ class ClusterJobs:
         self._stopped: Literal["cancelled", "shutdown"] | None = None
 
     def bring_to_end(self, job_ids: Sequence[str]) -> None:
-        """Run these jobs; return when all have ended, here or on other workers, or `stop` was called.
+        """Run these jobs. Returns when all have ended, or `stop` was called.
 
+        Other workers may run some of them.
         Ctrl-C cancels the jobs that have not ended. Raises DatabaseError.
         """
         with ThreadPoolExecutor(MAX_JOBS, "cluster-job") as pool:
@@ -142,7 +143,10 @@ class ClusterJobs:
         return self._needs[job.id]
 
     def _run_job(self, job_id: str) -> None:
-        """Claim and run one job, as a worker process does, then requeue it if its node died, as a supervisor does."""
+        """Claim and run one job as a worker does; requeue it as a supervisor does.
+
+        A job is requeued if its node died.
+        """
         worker = f"{socket.gethostname()}-{secrets.token_hex(6)}"
         try:
             job = self._jobs.claim_next(worker, now(), job_id=job_id)
@@ -166,7 +170,10 @@ class ClusterJobs:
             self._leases.discard(lease)
 
     def _calibrator(self, lease: JobLease, turn: contextlib.ExitStack) -> Calibrator:
-        """A calibrator that runs on the cluster, then waits until no other job measures here; `turn` ends that."""
+        """A calibrator that runs on the cluster, then waits for its turn to evaluate here.
+
+        `turn` ends that.
+        """
 
         def calibrate(spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
             on_event(Message("Waiting for free resources on the cluster."))

@@ -1,4 +1,4 @@
-"""Jobs on this machine: a supervisor that runs one worker process at a time while jobs are queued.
+"""Jobs on this machine: a supervisor runs one worker process at a time.
 
 It runs in a thread of the dashboard or as its own process (`abq worker`). At most one supervisor is active per data
 folder; others wait until it ends.
@@ -39,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Starts a worker for each queued job, ends workers that ignore a cancel, requeues the jobs of dead workers."""
+    """The supervisor of worker processes.
+
+    Starts a worker for each queued job, ends workers that ignore a cancel, requeues the jobs of dead workers.
+    """
 
     def __init__(self, settings: Settings, jobs: Jobs, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -204,7 +207,7 @@ def start_detached(settings: Settings) -> bool:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The environment of a child process: these settings, this code, and threads that wait without spinning."""
+    """The environment of a child process: settings, import path and thread waiting."""
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**THREADS_WAIT, **os.environ, **settings.to_environment(), "PYTHONPATH": path}
 

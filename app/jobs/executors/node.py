@@ -1,4 +1,6 @@
-"""One calibration on a node of a cluster: it sends events and finished blocks to the submitting process (remote.py).
+"""One calibration on a cluster node, which sends events and blocks to the submitter.
+
+The submitting side is remote.py.
 
 A node opens no database and writes no files. This module does not depend on Ray, and imports torch only after
 `prepare_process`.
@@ -170,7 +172,10 @@ class NodeCalibrator:
 
 
 class _RemoteStore:
-    """A CheckpointStore that fetches blocks from the submitting process and sends each saved one with its BlockDone."""
+    """A CheckpointStore over the connection to the submitting process.
+
+    Fetches stored blocks, and sends each saved one with its BlockDone.
+    """
 
     def __init__(self, stored: Mapping[BlockKey, Any], fetch: Callable[[Any], bytes]) -> None:
         self._stored = stored
@@ -243,7 +248,10 @@ def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Calla
 
 
 def on_one_device(spec: "CalibrationSpec") -> "CalibrationSpec":
-    """The spec for a node, without the GPU's index: a node sees only the GPU that it was assigned."""
+    """The spec for a node, without the GPU's index.
+
+    A node sees only the GPU that it was assigned.
+    """
     return replace(spec, device=spec.device.split(":")[0])
 
 

@@ -1,4 +1,4 @@
-"""Calibrations on a Ray cluster: connect, check nodes and resources, run one actor per calibration.
+"""Calibrations on a Ray cluster: connection, checks of nodes, one actor per calibration.
 
 The submitting process must run on a machine of the cluster; its actors end with it.
 """
@@ -121,7 +121,7 @@ def _put(data: bytes) -> Any:
 
 @contextlib.contextmanager
 def _lost() -> Iterator[None]:
-    """Turn Ray's errors into those of remote.py: an exception on the node, or the loss of the node."""
+    """Convert Ray's errors to those of remote.py: an error on the node, or a lost node."""
     try:
         yield
     except RayTaskError as error:
@@ -164,7 +164,10 @@ def _check_result(node: dict[str, Any], reference: Any) -> list[str]:
 
 
 def _check_address(address: str) -> None:
-    """Connect to the port first: Ray itself retries for minutes, then fails with an internal message."""
+    """Connect to the port before Ray does.
+
+    Ray itself retries for minutes, then fails with an internal message.
+    """
     host, separator, port = address.rpartition(":")
     if "://" in address or not separator or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ClusterError(

@@ -1,5 +1,6 @@
-"""The submitting process's side of a remote calibration: it stores blocks and passes on events, in order.
+"""The submitting process's side of a remote calibration.
 
+It stores blocks and passes on events, in order.
 Only this side writes files and the database. ray.py implements the connection to the other side.
 """
 
@@ -17,7 +18,10 @@ class RemoteLostError(RuntimeError):
 
 
 class RemoteCalibrationError(RuntimeError):
-    """A calibration failed on its node with an error of its own; the message is a sentence for the user."""
+    """A calibration raised an error on its node.
+
+    The message is a sentence for the user.
+    """
 
 
 class RemoteTraceback(Exception):

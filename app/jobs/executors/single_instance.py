@@ -1,4 +1,7 @@
-"""A lock file that one process at a time can hold; the system releases it when the process dies."""
+"""A lock file that one process at a time can hold.
+
+The system releases it when the process dies.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The models that a decode benchmark compares: the engine's, torch's in several dtypes, on the CPU or a GPU."""
+"""The models that a decode benchmark compares, on the CPU or a GPU.
+
+The engine's models, and torch's in several dtypes.
+"""
 
 import copy
 import warnings
@@ -52,7 +55,10 @@ def bf16(full: LoadedModel) -> LoadedModel:
 
 
 def dynamic_int8(full: LoadedModel) -> LoadedModel:
-    """The model with torch's dynamic int8 in the blocks' linears; embedding and LM head as in the engine's models."""
+    """The model with torch's dynamic int8 in the blocks' linears.
+
+    Embedding and LM head as in the engine's models.
+    """
     model = copy.deepcopy(full.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates its quantized tensors

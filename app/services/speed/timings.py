@@ -82,7 +82,10 @@ def read_timings(path: Path) -> list[tuple[datetime, str, dict[str, Any]]]:
 
 @cache
 def shipped_timings() -> tuple[ThroughputRecord, ...]:
-    """Timings of other machines that come with the program (scripts/ship_timings.py), outside the database."""
+    """Timings of other machines that come with the program, outside the database.
+
+    scripts/ship_timings.py writes them.
+    """
     found = [timing for path in sorted(SHIPPED.glob("*.json")) for timing in read_timings(path)]
     return tuple(ThroughputRecord(0, *timing) for timing in found if timing[1] != this_device())
 

@@ -1,1 +1,1 @@
-"""The parts that every tab uses: header, selection, picture, table, streams, and the texts in HTML."""
+"""Parts that the tabs share: header, selection, picture, table, streams."""

@@ -1,4 +1,4 @@
-"""The form of every callback of the page: it takes the selection, and returns the components that change."""
+"""Callbacks of the page: take the selection, and return the components that change."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,9 @@ Updates = Mapping[Block, object]
 def callback(
     answer: gr.HTML | None = None, tab: str | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate `(Selection, *values) -> Updates`, or a generator of Updates, as a function for Gradio's events.
+    """Decorate `(Selection, *values) -> Updates` as a function for Gradio events.
 
+    A generator of Updates works too.
     The event's first input is the selection as JSON. Components that are missing from the updates keep their values.
     answer: shows the sentence of an EXPECTED error; without it the error propagates.  tab: skip the callback unless
     this tab is selected.

@@ -11,7 +11,10 @@ from app.web.page.header import Header
 
 @dataclass(frozen=True)
 class Page:
-    """Services, the header with the selection (hidden, as JSON), the tabs, and the limits per visitor."""
+    """The page as a tab sees it: services, header, tabs, and the limits per visitor.
+
+    The header holds the selection, hidden, as JSON.
+    """
 
     services: Services
     header: Header

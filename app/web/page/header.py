@@ -1,4 +1,7 @@
-"""The header of the page: model, precision and run, shared by all tabs and kept in the address bar."""
+"""The header of the page: model, precision and run, shared by all tabs.
+
+The address bar holds the selection.
+"""
 
 import json
 from collections.abc import Sequence
@@ -127,7 +130,7 @@ class Header:
         finished = gr.State(None)
 
         def watch(text: str, before: str | None) -> Updates:
-            """After a run finished or was deleted: the new choices, and the run that the page is waiting for.
+            """Offer new choices and the awaited run after a run finished or was deleted.
 
             The browser applies the offer only if the selection is still the same (page.js, applyOffer).
             """

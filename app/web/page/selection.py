@@ -1,4 +1,7 @@
-"""The selection: model, precision, run and tab as one value that all tabs read and the address bar holds."""
+"""The selection: model, precision, run and tab as one value that all tabs read.
+
+The address bar holds it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -43,12 +46,13 @@ class Selection:
         return cls(**parts, dark=data.get("dark") is True)
 
     def to_json(self) -> str:
-        """The selection as JSON.stringify writes it, so that a round trip through the page changes nothing."""
+        """The selection as JSON.stringify writes it, so that a round trip is exact."""
         return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
 
     def settled(self, runs: pd.DataFrame) -> "Selection":
-        """The selection made consistent: a run sets model and precision; without one, the newest matching run is taken.
+        """The selection made consistent: a run sets model and precision.
 
+        Without one, the newest matching run is taken.
         Raises PrecisionError if the precision cannot be parsed.
         """
         if self.run:

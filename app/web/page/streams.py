@@ -1,4 +1,7 @@
-"""Generated text in columns: the first differing token is marked, and each token is shaded by its KL divergence."""
+"""Generated text in columns, with the first differing token marked.
+
+Each token is shaded by its KL divergence.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +34,10 @@ class ShownToken(NamedTuple):
 
 @dataclass
 class Column:
-    """The text of one column so far, and the index of its first token that differs from the first column's."""
+    """The text of one column, and the index of its first token that differs.
+
+    The first column is the reference.
+    """
 
     name: str
     title: str

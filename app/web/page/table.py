@@ -1,4 +1,7 @@
-"""A table of the page: a click on a heading sorts it, a click on a row selects it (app/web/assets/page.js)."""
+"""A table of the page: click a heading to sort, a row to select.
+
+app/web/assets/page.js draws it.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

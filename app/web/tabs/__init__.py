@@ -1,1 +1,1 @@
-"""The six tabs, one a file: each wires widgets to the services and shows what they return."""
+"""The six tabs, one per file. Each wires widgets to the services and shows their results."""

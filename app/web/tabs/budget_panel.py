@@ -1,4 +1,4 @@
-"""Bits under a budget: a precision for every linear layer by its sensitivity, and predictions against measurements."""
+"""Bits under a budget: precision per linear layer from sensitivities, and predictions."""
 
 import json
 import shlex
@@ -61,7 +61,10 @@ class Mix:
 
 
 def build_budget_panel(page: Page, visible: bool) -> gr.Row:
-    """Budget and candidates on the left; the mix as a map, and predictions against measurements, on the right."""
+    """Build the panel: budget and candidates left, the mix and its predictions right.
+
+    The mix is a map; predictions are compared with measurements.
+    """
     with gr.Row(elem_classes="abq-tab", visible=visible) as row:
         with gr.Column(elem_classes="abq-choices"):
             bits = gr.Slider(1, 8, value=2.5, step=0.05, label="Stored bits per weight, at most", elem_id="budget-bits")

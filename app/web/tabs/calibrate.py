@@ -1,4 +1,4 @@
-"""Calibrate: the form of a calibration with its preflight estimate; jobs_panel shows the jobs."""
+"""The Calibrate tab: the form with its preflight estimate. jobs_panel shows the jobs."""
 
 from typing import NamedTuple
 
@@ -109,7 +109,7 @@ def _whole_number(label: str, value: int, elem_id: str) -> gr.Number:
 
 
 def _components(method: str, boxes: list[str] | None = None) -> str:
-    """The sentence under the boxes: the default components of the method, or the changes from them."""
+    """The sentence under the boxes: default components, or the changes from them."""
     changed = "" if boxes is None else switches.changed_boxes(boxes, method)
     return f"Changed from {method}: {changed}." if changed else f"Default components of {method}."
 

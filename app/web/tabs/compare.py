@@ -1,4 +1,4 @@
-"""Compare: which one do I take?
+"""The Compare tab: which run to take.
 
 All runs, the Pareto front of size and perplexity, a small sweep, reports.
 """
@@ -38,7 +38,10 @@ EMPTY = (
 
 
 def build_compare_tab(page: Page) -> None:
-    """A sweep and actions on the selected run on the left; Pareto front and all runs on the right. Or a budget."""
+    """Build the tab: a sweep and actions on the selected run left, front and runs right.
+
+    A second view shows bits under a budget.
+    """
     view = gr.Radio([ALL_RUNS, BUDGET], value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view")
     with gr.Row(elem_classes="abq-tab") as all_runs:
         with gr.Column(elem_classes="abq-choices"):
@@ -186,7 +189,7 @@ def _cells(run: dict[str, object]) -> list[Cell]:
 
 
 def _links(runs: pd.DataFrame, selected: pd.DataFrame) -> str:
-    """Downloads: the report on all finished runs, and the selected run with the programs that load it."""
+    """Download links: the report on finished runs, and the selected run with its loaders."""
     finished = list(runs.loc[runs["run"].ne("") & runs["state"].eq("succeeded"), "run"])
     if not finished:
         return ""

@@ -1,6 +1,6 @@
-"""Distributions: what did DLC, AKL, bit balance and the transform do?
+"""The Distributions tab: one run before and after calibration, block by block.
 
-One run before and after, block by block.
+Shows the effect of DLC, AKL, bit balance and the Hadamard transform.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,10 @@ from app.web.page.selection import Selection
 
 
 class View(NamedTuple):
-    """What the form selects of a run: a block, a tensor or balance pair in it, an attention head, a lens."""
+    """The part of a run that the form selects.
+
+    A block, a tensor or balance pair in it, an attention head, a lens.
+    """
 
     block: int
     tensor: str
@@ -110,7 +113,10 @@ ATTENTION_GROWS = 0.25  # four square panels in a row
 
 
 def build_distributions_tab(page: Page) -> None:
-    """Choice of figure on the left, the figure on the right; without a run, a button that calibrates one."""
+    """Choice of figure on the left, the figure on the right.
+
+    Without a run, a button that calibrates one.
+    """
     with gr.Row(elem_classes="abq-tab"):
         with gr.Column(elem_classes="abq-choices"):
             picture = gr.Radio(list(PICTURES), value="Per block", label="Figure", elem_id="distributions-picture")

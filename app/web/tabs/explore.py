@@ -1,4 +1,4 @@
-"""Explore: what would this precision do to this model? No calibration needed."""
+"""The Explore tab: the effect of a precision on the weights, before any calibration."""
 
 from collections import Counter
 from collections.abc import Mapping

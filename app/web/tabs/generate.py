@@ -1,6 +1,6 @@
-"""Generate: can I see the difference in text?
+"""The Generate tab: one prompt, two to four columns decoded at the same time.
 
-One prompt, two to four columns decoded at the same time.
+Shows the effect of quantization on text.
 """
 
 import shlex

@@ -26,7 +26,10 @@ CAPTION = "Look at the right end of each block: where the loss is still falling,
 
 @dataclass(frozen=True)
 class JobsPanel:
-    """What a form needs of the panel: the selected job's id, and the event arguments that refresh the panel."""
+    """The interface of the panel for forms.
+
+    The selected job's id, and the event arguments that refresh the panel.
+    """
 
     chosen: gr.State
     refresh: tuple[Any, list[gr.components.Component], list[gr.blocks.Block]]

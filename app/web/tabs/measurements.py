@@ -1,4 +1,7 @@
-"""Stored timings as the Throughput tab shows them: the newest of each case, as tables and as one sentence."""
+"""Stored timings for the Throughput tab, as tables and as one sentence.
+
+Only the newest timing of each case is shown.
+"""
 
 import pandas as pd
 
@@ -25,7 +28,7 @@ def latest_kernels(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_kernels(kernels: pd.DataFrame, precisions: list[str], shapes: list[str], m: list[str]) -> pd.DataFrame:
-    """All cases if they fit in one figure, else those that the form names, else the first READABLE."""
+    """All cases if they fit in one figure, else those of the form, else the first READABLE."""
     if len(kernels) <= READABLE:
         return kernels
     shape = kernels["n"].astype(str) + "x" + kernels["k"].astype(str)

@@ -1,4 +1,4 @@
-"""The components of a method as checkboxes, and the difference from the method's defaults in words."""
+"""The components of a method as checkboxes, and the changes from its defaults in words."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,10 @@ def from_boxes(boxes: Sequence[str]) -> Switches:
 
 
 def changed_boxes(boxes: Sequence[str], method: str) -> str:
-    """The boxes that differ from the method's defaults, such as `DLC off, AKL per head on`; empty if none does."""
+    """The boxes that differ from the method's defaults, such as `DLC off, AKL per head on`.
+
+    Empty if none does.
+    """
     default, now = set(to_boxes(default_switches(method))), set(boxes)
     changed = [f"{name} {'on' if name in now else 'off'}" for name in CHOICES if (name in default) != (name in now)]
     return ", ".join(changed)

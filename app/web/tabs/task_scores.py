@@ -29,7 +29,10 @@ def task_table(scores: pd.DataFrame, model: str) -> str:
 
 
 def _cell(score: dict[str, Any]) -> Cell:
-    """The task's main metric, acc_norm if it is another one, and the number of questions if it is not all of them."""
+    """The main metric of a task.
+
+    Also acc_norm if that is another one, and the number of questions if not all were asked.
+    """
     metrics, stderr, name = score["metrics"], score["stderr"], score["headline"]
     lines = [task_metric(name, metrics[name], stderr.get(name))]
     if name != "acc_norm" and "acc_norm" in metrics:

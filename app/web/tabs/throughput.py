@@ -1,4 +1,4 @@
-"""Throughput: what does it buy on this machine?
+"""The Throughput tab: the speed on this machine.
 
 Kernels against other engines, roofline, whole-model decoding.
 """
@@ -252,7 +252,7 @@ def _framed(picture: str, timings: Timings, dark: bool) -> str:
 
 
 def _answer(picture: str, timings: Timings) -> str:
-    """One sentence about the figure, the machine if it is another one, and how many cases are shown."""
+    """One sentence about the figure, another machine if selected, and the cases shown."""
     timed, shown = len(timings.kernels), len(timings.pictured)
     if picture == WHOLE_MODEL:
         timed = shown = 0

@@ -1,4 +1,7 @@
-"""Peers: products of other engines on the same CPU. torch is always available, the others if installed."""
+"""Peers: products of other engines on the same CPU.
+
+torch is always available, the others if installed.
+"""
 
 from kernels.benchmark.peers.installed import PEERS, PeerMissingError, installed_peers, make_peers, versions
 from kernels.benchmark.peers.peer import Peer, is_exact

@@ -1,4 +1,4 @@
-"""llama.cpp as a peer: tq2_0, q2_K and q4_0 through the ggml symbols in the library of `xllamacpp`."""
+"""llama.cpp as a peer: tq2_0, q2_K and q4_0, through ggml in `xllamacpp`."""
 
 import ctypes
 import weakref
@@ -39,7 +39,10 @@ def _tq2_0(random: np.random.Generator, count: int) -> NDArray[np.uint8]:
 
 
 def _q2_k(random: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    """16 bytes of scale 1 and minimum 2, 64 bytes of four codes 0..3, the scales' scales: code - 2."""
+    """Blocks of q2_K: code - 2.
+
+    16 bytes of scale 1 and minimum 2, 64 bytes of four codes 0..3, the scales' scales.
+    """
     packed = random.integers(0, 256, (count, 64), dtype=np.uint8)
     return np.hstack([np.full((count, 16), 0x21, np.uint8), packed, np.tile(_ONE, (count, 2))])
 
@@ -54,7 +57,10 @@ _FORMATS = (_Format("tq2_0", 35, "W2A8", _tq2_0), _Format("q2_K", 10, "W2A8", _q
 
 
 def llama_cpp_peers(n: int, k: int, copies: Callable[[int], int], threads: int) -> list[Peer]:
-    """llama.cpp in three formats for weights (n, k) of random codes; empty if k is not a multiple of 256."""
+    """llama.cpp in three formats for weights (n, k) of random codes.
+
+    Empty if k is not a multiple of 256.
+    """
     return [_peer(kind, n, k, copies, threads) for kind in _FORMATS] if k % _BLOCK == 0 else []
 
 
@@ -73,7 +79,10 @@ def _peer(kind: _Format, n: int, k: int, copies: Callable[[int], int], threads: 
 
 
 class _Weight:
-    """A weight in ggml's memory, in the interleaved layout that llama.cpp chooses if it has one for the format."""
+    """A weight in ggml's memory.
+
+    In the interleaved layout that llama.cpp chooses, if it has one for the format.
+    """
 
     def __init__(self, number: int, n: int, k: int, data: NDArray[np.uint8], threads: int) -> None:
         ggml = _ggml()
@@ -165,7 +174,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 @cache
 def _ggml() -> Any:
-    """Load ggml from the library of `xllamacpp`, without importing that package, and declare the function types."""
+    """Load ggml from the library of `xllamacpp` and declare the function types.
+
+    The package itself is not imported.
+    """
     spec = find_spec("xllamacpp")
     if spec is None or spec.origin is None:
         raise ImportError("xllamacpp is not installed")

@@ -1,4 +1,7 @@
-"""ONNX Runtime as a peer: MatMulNBits at 2, 4 and 8 bits, blocks of 128, accuracy level 4 (int8 activations)."""
+"""ONNX Runtime as a peer: MatMulNBits at 2, 4 and 8 bits.
+
+Blocks of 128, accuracy level 4 (int8 activations).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +18,10 @@ _IR_VERSION, _OPSET = 10, 21
 
 
 def onnx_runtime_peers(n: int, k: int, copies: Callable[[int], int], threads: int) -> list[Peer]:
-    """onnxruntime at W2, W4 and W8 for weights (n, k) of random codes; empty if k is not a multiple of 128."""
+    """onnxruntime at W2, W4 and W8 for weights (n, k) of random codes.
+
+    Empty if k is not a multiple of 128.
+    """
     return [_mat_mul_n_bits(n, k, bits, copies, threads) for bits in _BITS] if k % _BLOCK == 0 else []
 
 

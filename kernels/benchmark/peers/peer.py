@@ -14,7 +14,7 @@ _SCALE_BLOCK = 32  # smallest block in which a peer scales activations; larger o
 
 @dataclass(frozen=True)
 class Peer:
-    """One weight (n, k) in another engine's format, in as many copies as the cold timing rotates over.
+    """One weight (n, k) in another engine's format, with its copies for cold timings.
 
     path: the function that is called.  weight_bytes: of one copy.  integers: the weight's values, which are integers.
     bind(x): for each copy, a callable that computes x W^T for x (m, k) float32.  to_numpy: converts a product to (m, n)
@@ -36,7 +36,7 @@ class Peer:
 
 
 def is_exact(peer: Peer, m: int) -> bool:
-    """Whether the peer's product of m tokens equals the exact integers, rounded once to the output's type.
+    """Whether the peer's product equals the exact integers, rounded to the output's type.
 
     The tokens are integers that the peer's activation quantization represents without rounding. A sample of them is
     compared in all rows; float64 represents the sums exactly.

@@ -23,7 +23,7 @@ _INT4_ROWS = 64
 
 
 def torch_peers(n: int, k: int, copies: Callable[[int], int]) -> list[Peer]:
-    """torch-fp32, torch-bf16, torch-int8 and torch-int4pack for weights (n, k) of random integers.
+    """torch-fp32, torch-bf16, torch-int8 and torch-int4pack for random integer weights (n, k).
 
     copies(bytes): number of copies to hold of a weight of that size.  The activations of torch-bf16 and torch-int4pack
     are converted to bf16 beforehand, as in a bf16 model; torch-int8 quantizes them in each call.
@@ -54,7 +54,10 @@ def _linear(weight: Any, integers: NDArray[np.int8], dtype: torch.dtype, copies:
 
 
 def _dynamic_int8(weight: Any, integers: NDArray[np.int8], copies: Callable[[int], int]) -> Peer:
-    """torch's dynamic int8 linear; `bind` chooses the faster of the available back ends for those tokens."""
+    """torch's dynamic int8 linear.
+
+    `bind` chooses the faster of the available back ends for those tokens.
+    """
     import torch
 
     weight_bytes = weight.numel() + 4 * len(weight)
