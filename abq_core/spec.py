@@ -94,7 +94,7 @@ class CalibrationSpec:
 
     @property
     def all_but_precision(self) -> tuple[object, ...]:
-        """Everything but the precision that a block's tensors depend on.
+        """Everything that determines a block's tensors, except the precision.
 
         The name of the method is not included.
         """

@@ -31,7 +31,7 @@ def transformed(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
     """
     out = np.empty_like(x)
     arguments = x, block, inverse_root(block), out
-    if x.size < _WORTH_A_THREAD:  # starting threads costs microseconds, which a small model notices
+    if x.size < _WORTH_A_THREAD:  # starting threads costs microseconds, which is measurable in a small model
         _compiled().transform(*arguments, 0, len(x))
     else:
         run_ranges(partial(_compiled().transform, *arguments), len(x), 1, thread_count())

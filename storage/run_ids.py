@@ -11,5 +11,5 @@ def is_run_id(text: str) -> bool:
 
 
 def means_run(text: str) -> bool:
-    """True for a text that a person means as a run id, mistyped or not: it starts with "r-"."""
+    """True for text intended as a run id, valid or mistyped: it starts with "r-"."""
     return text.startswith("r-")

@@ -33,7 +33,7 @@ class Base(DeclarativeBase):
 class RunRow(Base):
     """One quantization of one model.
 
-    Model, precision and method are copied from the spec for lists.
+    Model, precision and method are copied from the spec for listing.
     """
 
     __tablename__ = "runs"
@@ -48,7 +48,7 @@ class RunRow(Base):
 
 
 class JobRow(Base):
-    """Work for a run.
+    """One job of a run.
 
     `number` is the order in the queue; `epoch` counts claims and identifies the owner.
     """

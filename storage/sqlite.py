@@ -35,7 +35,7 @@ ADVICE["SQLITE_LOCKED"] = ADVICE["SQLITE_BUSY"]
 def journal_mode(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
     """WAL if this SQLite has the fix for the WAL-reset bug, else PERSIST.
 
-    Versions with the fix: 3.51.3, 3.50.7, 3.44.6.
+    Fixed in 3.51.3, 3.50.7 and 3.44.6.
     PERSIST keeps the rollback journal file and clears its header: one disk sync less than truncating it.
     """
     fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

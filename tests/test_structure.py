@@ -1,4 +1,4 @@
-"""What the import-linter contracts cannot say: folders stay small, and optional packages stay optional."""
+"""Rules beyond the import-linter contracts: folders stay small, and optional packages stay optional."""
 
 import subprocess
 import sys

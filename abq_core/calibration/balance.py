@@ -34,7 +34,10 @@ class Pair(Protocol):
 
 @dataclass(frozen=True)
 class NormPair:
-    """A norm and its readers. linears: the readers that are linears, whose input peaks count."""
+    """A norm and its readers, the modules that read its output.
+
+    linears: the readers that are linears; their input peaks determine s.
+    """
 
     name: str
     norm: str
@@ -46,7 +49,7 @@ class NormPair:
         weight_peak = torch.stack([parameters[f"{name}.weight"].abs().amax(0) for name in self.linears]).amax(0)
         seen = [
             input_peaks[name] for name in self.linears if name in input_peaks
-        ]  # an expert sees only some of the tokens
+        ]  # an expert without tokens has no peaks
         return _smooth(torch.stack(seen).amax(0), weight_peak, alpha) if seen else torch.ones_like(weight_peak)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 Distribution Correction in arXiv 2408.08554.
 
-The input of a block is the output of the quantized blocks before it. Nothing here knows jobs or files: progress leaves
-through `on_event`, results through a CheckpointStore.
+The input of a block is the output of the quantized blocks before it. The module does not depend on jobs or
+files: it reports progress to `on_event` and stores results in a CheckpointStore.
 """
 
 import copy
@@ -41,23 +41,23 @@ def calibrate(
     on_event: OnEvent = ignore,
     text: CalibrationText | None = None,
 ) -> None:
-    """Calibrate every block of `base` as `spec` says, except those that `store` already has.
+    """Calibrate every block of `base` as `spec` specifies; skip blocks that `store` has.
 
     text: from `read_text(base, spec)`; read here if None. The same spec gives the same tensors, bit for bit on one
-    machine, however often it was stopped and resumed. Raises CalibrationError if a loss is not finite; exceptions of
+    machine, even if it was stopped and resumed. Raises CalibrationError if a loss is not finite; exceptions of
     `on_event` propagate.
     """
     text = text or read_text(base, spec, on_event)
     architecture = architecture_of(base.model)
     if not architecture.has_pairs:
-        on_event(Message(f"The family '{architecture.family}' has no known balance pairs: balancing is left out."))
+        on_event(Message(f"The family '{architecture.family}' has no known balance pairs: balancing is skipped."))
     blocks = len(blocks_of(base.model))
     pass_steps = 0 if text.end_to_end is None else end_to_end_steps(text.end_to_end)
     on_event(Started(blocks, spec.active_epochs * len(text.blocks), pass_steps))
     if text.end_to_end is None:
         _Walk(base, spec, store, on_event).finish_blocks(text.blocks)
         return
-    if base.model.device != _device(spec):  # all blocks learn together there
+    if base.model.device != _device(spec):  # all blocks learn together on that device
         base = replace(base, model=copy.deepcopy(base.model).to(_device(spec)))
     walk = _Walk(base, spec, store, on_event)
     if all(store.has(index) for index in range(blocks)) and walk.adopt_blocks(text.blocks):

@@ -1,4 +1,4 @@
-"""The text that a calibration learns from, read before the first block is worked on."""
+"""The text of a calibration, read before the first block is calibrated."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def read_text(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent = igno
 
 
 def _end_to_end_segments(base: LoadedModel, spec: CalibrationSpec, on_event: OnEvent) -> Tensor:
-    """As many segments as the spec asks for, or all that the text has.
+    """Read the number of segments in the spec, or all segments of a shorter text.
 
     The calibration split of the built-in text is too small, so its training split is read instead.
     """

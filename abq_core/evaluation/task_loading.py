@@ -46,7 +46,7 @@ def resolve_tasks(tasks: Sequence[str]) -> dict[str, TaskFile | None]:
     if find_spec("lm_eval") is None:
         raise TasksNotInstalledError("Tasks need lm-eval, which is not installed: pip install 'abq-explorer[tasks]'.")
     if not tasks:
-        raise TaskError(f"No task was given: use {', '.join(NAMED_TASKS)}, or a .yaml file of your own.")
+        raise TaskError(f"No task was given: use {', '.join(NAMED_TASKS)}, or your own .yaml file.")
     resolved: dict[str, TaskFile | None] = {}
     for task in tasks:
         name, file = _resolve_task(task)
@@ -60,7 +60,7 @@ def _resolve_task(task: str) -> tuple[str, TaskFile | None]:
     if task in NAMED_TASKS:
         return task, None
     if Path(task).suffix.lower() not in SUFFIXES:
-        raise TaskError(f"The task '{task}' does not exist: use {', '.join(NAMED_TASKS)}, or a .yaml file of your own.")
+        raise TaskError(f"The task '{task}' does not exist: use {', '.join(NAMED_TASKS)}, or your own .yaml file.")
     file = read_task_file(Path(task))
     if file.name in NAMED_TASKS:
         raise TaskFileError(f"'{task}' uses the name of the known task '{file.name}'. Give it another name.")
@@ -92,7 +92,7 @@ def load_tasks(tasks: Mapping[str, TaskFile | None]) -> dict[str, LoadedTask]:
     if missing:
         raise TaskDataError(
             f"The data of {', '.join(missing)} is not on this machine, and the hub cannot be reached ({reason[:120]}). "
-            "Run it once with internet access, or use a task file of your own with local data files."
+            "Run it once with internet access, or use your own task file with local data files."
         )
     return loaded
 

@@ -1,7 +1,7 @@
 """The operations of a decode step (linears, norm, gate, attention) by torch or our kernels.
 
-Besides its products, a block takes about 14 launches of torch. With the kernels it takes two if its linears are packed
-or INT8, because the norm and the gate are fused into the quantization of the token, and five otherwise.
+In addition to its products, a block takes about 14 torch launches. With our kernels it takes two if its linears are
+packed or INT8, because the norm and the gate are fused into the quantization of the token, and five otherwise.
 """
 
 from __future__ import annotations

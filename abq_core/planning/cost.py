@@ -1,7 +1,7 @@
 """The cost model of a calibration, from shapes alone: memory, disk space and seconds.
 
 The memory constants follow from what the code keeps, tensor by tensor; the time constants were fitted to the stages of
-calibrations on one core of a server CPU, the reference core. What a single switch adds is part of its definition
+calibrations on one core of a server CPU, the reference core. The cost of a single switch is part of its definition
 (abq_core/methods.py). docs/cost.md shows how well the model holds; benchmarks/calibration_cost.py measures it again.
 """
 

@@ -19,7 +19,7 @@ class QuantLinear(nn.Linear):
     """A linear whose input is fake-quantized per token; its weight is used unchanged.
 
     act_bits: 16 for no quantization.  act_clip: () float32 in (0, 1], a factor on each token's range.
-    hadamard: block size of the transform of the input, which the weight's columns have been through; 1 for none.
+    hadamard: block size of the input's Hadamard transform, already applied to the weight's columns; 1: none.
     stored_bytes: size of the weight as integers (codes, scales, zero points), or two bytes per value if it is not
     quantized.
     """

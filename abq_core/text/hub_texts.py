@@ -8,7 +8,7 @@ from typing import Literal
 from abq_core.text.documents import Split, Text
 from abq_core.text.errors import DataError
 
-_OFFLINE_ALTERNATIVES = "Two texts need no network: 'builtin', and a .txt or .jsonl file of your own."
+_OFFLINE_ALTERNATIVES = "Two texts need no network: 'builtin', and your own .txt or .jsonl file."
 _HUB_TIMEOUT_SECONDS = 5.0
 
 

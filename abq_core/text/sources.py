@@ -1,6 +1,6 @@
 """Text sources by name: the built-in text, hub data sets, and files.
 
-Knows no tokens; `segments.py` tokenizes and cuts. Imports no torch, so that a form can check a source quickly.
+`segments.py` tokenizes and cuts these texts. This module imports no torch, so that a form can check a source quickly.
 """
 
 import platform

@@ -55,7 +55,7 @@ class JobLease:
     def stop(self, reason: Reason) -> None:
         """Ask the work to stop at its next step.
 
-        The first reason wins, except that a lost lease always does.
+        The first reason is kept, except that a lost lease overrides it.
         """
         if self._reason is None or reason == "lost":
             self._reason = reason

@@ -1,6 +1,6 @@
 """Provenance of the blocks of a run: calibration, model files, versions.
 
-A run never mixes two of these.
+All blocks of a run have the same provenance.
 """
 
 import platform

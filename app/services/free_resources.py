@@ -1,4 +1,4 @@
-"""Free memory and disk of this machine: what a calibration may take."""
+"""Free memory and disk space of this machine, the limits of a calibration."""
 
 import shutil
 from pathlib import Path

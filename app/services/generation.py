@@ -27,7 +27,7 @@ class GenerationService:
         """Stream tokens of all columns in turn.
 
         A column is "full", a run id, or a precision (rounded to nearest).
-        model: the model of "full" and of precisions. Runs bring their own model, which must be the same in all columns.
+        model: the model of "full" and of precisions. Runs bring their own model, which must be equal in all columns.
         Raises ServiceError, PromptError.
         """
         from abq_core.inference.generate import generate

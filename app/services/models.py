@@ -22,11 +22,11 @@ MAX_EXPLORED = 8  # explored pairs of model and precision that stay in memory
 
 
 class ModelService:
-    """Questions about models that need no calibration."""
+    """Sizes, cost estimates and rounding effects of models, without a calibration."""
 
     def __init__(self, settings: Settings, runs: Runs, registry: ModelRegistry) -> None:
         self._settings, self._runs, self._registry = settings, runs, registry
-        # Single flight: while one thread explores a model at a precision, others that ask for the same wait.
+        # Single flight: concurrent calls for the same model and precision wait for one computation.
         single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
         self._explore_once = single_flight(self._explore)
 

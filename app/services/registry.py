@@ -43,7 +43,7 @@ class ModelRegistry:
         self._runs = runs
         self._max_models = max_models
         self._max_bytes = max_bytes or psutil.virtual_memory().total // 2
-        # No limit of its own: `_evict` makes room before a model is loaded, not after.
+        # Unbounded: `_evict` makes room before a model is loaded; a bounded cache would evict after.
         self._loaded: LRUCache[Key, LoadedModel] = LRUCache(math.inf, getsizeof=_resident_bytes)
         self._lock = threading.RLock()
         self._threads_are_set = False
@@ -129,7 +129,7 @@ class ModelRegistry:
             return model
 
     def _evict(self, coming_bytes: int, coming_models: int = 0) -> None:
-        """Evict the least recently used models until the limits leave room for what comes."""
+        """Evict the least recently used models until a new one fits within the limits."""
         while self._loaded and (
             len(self._loaded) + coming_models > self._max_models
             or self._loaded.currsize + coming_bytes > self._max_bytes

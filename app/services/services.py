@@ -20,9 +20,9 @@ from app.settings import Settings
 
 @dataclass(frozen=True)
 class Services:
-    """One per process.
+    """The services of one process, each safe to call from several threads.
 
-    Every service is safe to call from several threads; none of them knows this class.
+    Services name their dependencies; none depends on this class.
     """
 
     settings: Settings

@@ -48,7 +48,7 @@ class SweepService:
         specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
         runs: dict[CalibrationSpec, Run] = {}
         for run in self._runs.list():  # newest first
-            with contextlib.suppress(ValueError):  # written by a version with other fields: equals no spec of today
+            with contextlib.suppress(ValueError):  # written by a version with other fields: equals no current spec
                 runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
         return [PlannedCalibration(spec, runs.get(spec), self._models.estimate_calibration(spec)) for spec in specs]
 

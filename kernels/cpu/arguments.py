@@ -72,7 +72,7 @@ class Columns(NamedTuple):
 class Panels(NamedTuple):
     """Panels that are multiplied together.
 
-    `size` panels from panel `first`, each `apart` panels after the last.
+    `size` panels from panel `first`, consecutive ones `apart` panels apart.
     """
 
     first: int

@@ -22,7 +22,7 @@ class Scratch(NamedTuple):
 
     codes: Array  # uint32, BLOCK_COLUMNS unpacked columns of PANELS panels
     zeros: Array  # int32 (ROWS,)
-    no_zeros: Array  # int32 (ROWS,), all 0: the ninth plane has no zero point of its own
+    no_zeros: Array  # int32 (ROWS,), all 0: zero points are subtracted once, not again with the ninth plane
     scales: Array  # float32 (ROWS,)
 
 

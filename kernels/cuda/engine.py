@@ -165,7 +165,7 @@ def passes_self_test(test: Callable[[str], bool], index: int, kernels: str, fall
     on = driver.device(index)
     passed = test(on.place)
     if not passed:
-        message = f"{kernels} gave wrong results on {on.name} in the self-test. {fallback}. Please report this."
+        message = f"{kernels} returned wrong results on {on.name} in the self-test. {fallback}. Please report this."
         warnings.warn(message, GpuPathWarning, stacklevel=3)
     return passed
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _QUANTIZE_SHARED = 384  # bytes of shared memory before the group sums in quantize.cu
 _MATERIALIZE_SHARED = 128
-_PREFETCH_BYTES = 8192  # of weight per warp, during the previous launch: about what memory delivers meanwhile
+_PREFETCH_BYTES = 8192  # of weight per warp, read during the previous launch: roughly the bandwidth of that time
 _pointer, _int = ctypes.c_uint64, ctypes.c_int32
 
 

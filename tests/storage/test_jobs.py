@@ -1,4 +1,4 @@
-"""The promises of the job queue, one scenario per test."""
+"""The guarantees of the job queue, one scenario per test."""
 
 import math
 from collections.abc import Callable

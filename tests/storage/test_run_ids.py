@@ -1,4 +1,4 @@
-"""Run ids: well-formed ones, and texts that people mean as run ids."""
+"""Run ids: well-formed ones, and mistyped text intended as a run id."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The fair write lock: first come, first served; released when its holder dies; nobody waits forever."""
+"""The fair write lock: first come, first served; released when its holder dies; no writer waits forever."""
 
 import os
 import signal

@@ -70,7 +70,7 @@ class Assignment:
 
 
 def prepare_process() -> None:
-    """Remove secrets from the environment and set how threads wait.
+    """Remove secrets from the environment and configure how threads wait.
 
     Call it before torch is imported.
     """
@@ -115,7 +115,7 @@ class Outbox:
     def put(self, item: Delivery | Ended) -> None:
         """Add an item; for a block, return once the fetcher has stored it.
 
-        Of consecutive steps the last is kept.
+        Of consecutive StepDone events only the last is kept.
         """
         with self._changed:
             if self._items and _is_step(item) and _is_step(self._items[-1]):

@@ -29,7 +29,7 @@ def this_device() -> str:
 
 
 class TimingService:
-    """Timings of this machine, and of others by files.
+    """Timings of this machine, and of other machines imported from files.
 
     Timings in a file are validated before any is stored.
     """

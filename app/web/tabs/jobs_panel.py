@@ -26,7 +26,7 @@ CAPTION = "Look at the right end of each block: where the loss is still falling,
 
 @dataclass(frozen=True)
 class JobsPanel:
-    """The interface of the panel for forms.
+    """The parts of the panel that a form needs.
 
     The selected job's id, and the event arguments that refresh the panel.
     """

@@ -205,7 +205,7 @@ def test_a_family_outside_the_table_works_without_pairs_and_reports_it(folders: 
     base = LoadedModel("stablelm", model, llama.tokenizer, FULL)
     store, events = run(base, "abq", text)
     assert [e.text for e in events if isinstance(e, Message)] == [
-        "The family 'stablelm' has no balance pairs in the table: balancing is left out."
+        "The family 'stablelm' has no known balance pairs: balancing is skipped."
     ]
     assert not any(name.startswith("balance") for name in BlockArtifact.from_tensors(store.blocks[0]).learned)
     assert errors(events)[-1] < errors(run(base, "rtn", text)[1])[-1]

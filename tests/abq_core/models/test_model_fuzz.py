@@ -1,4 +1,4 @@
-"""Property tests of everything that reads untrusted input: each input gives a value or a named error.
+"""Property tests of everything that reads untrusted input: each input returns a value or raises a named error.
 
 The slow test reads 10,000 cases with each reader.
 """

@@ -1,4 +1,4 @@
-"""Bits under a budget: as good as trying all choices, never better with less, and clear where nothing fits."""
+"""Bit allocation: equal to exhaustive search, monotonic in the budget, clear errors for budgets too small."""
 
 import itertools
 

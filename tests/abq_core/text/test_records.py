@@ -1,4 +1,4 @@
-"""Records of texts: the trip through JSON, and records that cannot be read."""
+"""Records of texts: the JSON round trip, and records that cannot be read."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar that moves on a terminal, plain lines now and then where stderr is a file."""
+"""Progress on stderr: a bar that moves on a terminal, plain lines every few seconds if stderr is a file."""
 
 import os
 import pty

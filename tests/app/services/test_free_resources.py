@@ -26,7 +26,7 @@ def free(monkeypatch: pytest.MonkeyPatch, available: Available) -> None:
 def test_a_calibration_that_does_not_fit_is_not_queued(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(EstimateError, match=r"GiB of memory \(.* free\)"):  # on this machine as it is
+    with pytest.raises(EstimateError, match=r"GiB of memory \(.* free\)"):  # with the real free memory of this machine
         services.jobs.submit(tiny_spec(segments=4096, seq_len=131072))
     free(monkeypatch, Available(4096 * MIB, PLENTY))
     huge = tiny_spec(segments=4096, seq_len=2048)

@@ -113,7 +113,7 @@ def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        taken.bind(("127.0.0.1", 0))  # bound but not listening
         closed = f"127.0.0.1:{taken.getsockname()[1]}"
         for address, sentence in {
             closed: "No Ray cluster answers",

@@ -157,7 +157,7 @@ def test_a_failed_self_test_warns(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPa
     assert decode_attention.works(0)
     decode_attention.works.cache_clear()
     monkeypatch.setattr(decode_attention, "_is_close", lambda found, expected: False)
-    with pytest.warns(GpuPathWarning, match="decode step .* gave wrong results on Emulated GPU"):
+    with pytest.warns(GpuPathWarning, match="decode step .* returned wrong results on Emulated GPU"):
         assert not decode_attention.works(0)
     decode_attention.works.cache_clear()
 

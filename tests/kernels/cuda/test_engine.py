@@ -55,7 +55,7 @@ def test_nothing_is_timed_while_a_graph_is_captured(gpu: EmulatedGpu) -> None:
 def test_a_path_that_fails_its_self_test_is_disabled(gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_self_test", lambda family, place: family != BINARY)
     weight = upload(Case(2, 8).weight(), "cpu")
-    with pytest.warns(engine.GpuPathWarning, match="'cuda-binary' gave wrong results on Emulated GPU"):
+    with pytest.warns(engine.GpuPathWarning, match="'cuda-binary' returned wrong results on Emulated GPU"):
         assert engine.path_for(weight, 1, 8) == "cuda-int8"
 
 
