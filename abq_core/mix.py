@@ -105,10 +105,12 @@ class PrecisionMix:
 
     @property
     def act_bits(self) -> int:
+        """Activation bits, the same for every linear."""
         return self.linears[0].precision.act_bits
 
     @property
     def kv_bits(self) -> int | None:
+        """Bits of K and V, or None if they are not quantized."""
         return self.linears[0].precision.kv_bits
 
     @cached_property
@@ -131,6 +133,7 @@ class PrecisionMix:
 
     @property
     def quantizes_activations(self) -> bool:
+        """True if activations are quantized."""
         return self.linears[0].precision.quantizes_activations
 
     @property

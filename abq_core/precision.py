@@ -85,10 +85,12 @@ class Precision:
 
     @property
     def quantizes_weights(self) -> bool:
+        """True if weights are quantized."""
         return self.weight_bits != FULL_BITS
 
     @property
     def quantizes_activations(self) -> bool:
+        """True if activations are quantized."""
         return self.act_bits != FULL_BITS
 
     @property

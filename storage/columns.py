@@ -27,6 +27,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert a Python value to what the column stores."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -34,6 +35,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert a stored value to a Python value."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -50,9 +52,11 @@ class JsonObject(TypeDecorator[dict[str, Any]]):
     cache_ok = True
 
     def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> Any:
+        """Convert a Python value to what the column stores."""
         return None if value is None else _encode(value, "")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
+        """Convert a stored value to a Python value."""
         return None if value is None else dict(_decode(value))
 
 

@@ -23,7 +23,8 @@ class Pair(Protocol):
     """A pair of modules whose shared channels can be rescaled without changing the block."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The key of the pair's balance vector in a block's artifact."""
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
         """Starting values, positive, one per channel."""
@@ -46,6 +47,7 @@ class NormPair:
     gain_offset: float
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        """Starting values, positive, (channels,)."""
         weight_peak = torch.stack([parameters[f"{name}.weight"].abs().amax(0) for name in self.linears]).amax(0)
         seen = [
             input_peaks[name] for name in self.linears if name in input_peaks
@@ -53,6 +55,7 @@ class NormPair:
         return _smooth(torch.stack(seen).amax(0), weight_peak, alpha) if seen else torch.ones_like(weight_peak)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        """Fold the balance vector `s` into the parameters in `folded`."""
         folded[f"{self.norm}.weight"] = (folded[f"{self.norm}.weight"] + self.gain_offset) / s - self.gain_offset
         if f"{self.norm}.bias" in folded:
             folded[f"{self.norm}.bias"] = folded[f"{self.norm}.bias"] / s
@@ -74,6 +77,7 @@ class ChainPair:
     layout: HeadLayout | None
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        """Starting values, positive, (channels,)."""
         weight_peak = parameters[f"{self.second}.weight"].abs().amax(0)
         if self.second not in input_peaks:  # an expert that received no token
             return torch.ones_like(weight_peak)
@@ -83,6 +87,7 @@ class ChainPair:
         return _smooth(input_peak, weight_peak, alpha)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        """Fold the balance vector `s` into the parameters in `folded`."""
         _scale_rows(folded, self.first, self.index, 1 / s)
         wide = s if self.layout is None else self.layout.to_queries(s)
         folded[f"{self.second}.weight"] = folded[f"{self.second}.weight"] * wide
@@ -100,9 +105,11 @@ class QueryKeyPair:
     layout: HeadLayout
 
     def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+        """Starting values, positive, (channels,)."""
         return torch.ones(self.layout.query_key_values, device=parameters[f"{self.key}.weight"].device)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
+        """Fold the balance vector `s` into the parameters in `folded`."""
         keys = self.layout.expand_query_key(s)
         _scale_rows(folded, self.query, self.query_index, self.layout.to_queries(keys))
         _scale_rows(folded, self.key, self.key_index, 1 / keys)

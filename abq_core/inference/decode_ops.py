@@ -90,9 +90,11 @@ class TorchOps:
     """`DecodeOps` by torch, on any device."""
 
     def linears(self, linears: list[nn.Module], x: Input) -> Tensor:
+        """The outputs of linears that read the same input, concatenated."""
         return _concatenated(linears, x if isinstance(x, Tensor) else self.materialize(x))
 
     def materialize(self, x: Gated | Normed) -> Tensor:
+        """The tensor that a gated or normalized input stands for."""
         if isinstance(x, Gated):
             gate, up = x.gate_up.chunk(2, dim=-1)
             return nn.functional.silu(gate) * up
@@ -101,6 +103,7 @@ class TorchOps:
         return nn.functional.rms_norm(x.x, x.x.shape[-1:], x.norm, x.epsilon)
 
     def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
+        """Append the token's keys and values to the cache and attend to it."""
         qkv, heads, kv_heads = token.qkv, token.heads, token.kv_heads
         rotated = qkv[: heads + kv_heads]
         rotated = torch.addcmul(rotated * at.cos, rotated.roll(rotated.shape[-1] // 2, -1), at.sin)
@@ -116,6 +119,7 @@ class CudaOps:
     """`DecodeOps` by our kernels, on a GPU."""
 
     def linears(self, linears: list[nn.Module], x: Input) -> Tensor:
+        """The outputs of linears that read the same input, concatenated."""
         first = linears[0]
         if len(linears) == 1 and isinstance(first, PackedLinear) and isinstance(first.packed, DeviceWeight):
             return packed_linear(x, first.packed, first.act_bits)
@@ -124,9 +128,11 @@ class CudaOps:
         return _concatenated(linears, x if isinstance(x, Tensor) else self.materialize(x))
 
     def materialize(self, x: Gated | Normed) -> Tensor:
+        """The tensor that a gated or normalized input stands for."""
         return materialize(x)
 
     def attention(self, token: AttentionInput, at: DecodePosition) -> Tensor:
+        """Append the token's keys and values to the cache and attend to it."""
         return decode_attention.attention(token, at.cos, at.sin, at.position, at.bucket)
 
 

@@ -35,6 +35,7 @@ class Sensitivity:
 
     @property
     def weights(self) -> int:
+        """Number of weights of the linear."""
         return self.rows * self.columns
 
     @property

@@ -23,6 +23,7 @@ class Lens:
     pattern: str
 
     def colour(self, dark: bool) -> str:
+        """The colour on a dark or a light background, as `#rrggbb`."""
         return self.dark if dark else self.light
 
 
@@ -73,6 +74,7 @@ def palette(dark: bool) -> Palette:
 
 
 def lens_colour(lens: str, dark: bool) -> str:
+    """The colour of a lens on a dark or a light background, as `#rrggbb`."""
     return LENSES[lens].colour(dark)
 
 

@@ -17,6 +17,7 @@ class Term(NamedTuple):
 
     @property
     def tooltip(self) -> str:
+        """The explanation, with the section of the paper if there is one."""
         return self.explanation + (f" See {self.section} in {PAPER}." if self.section else "")
 
 

@@ -25,10 +25,12 @@ _TO_L1, _TO_L2 = 3, 2
 
 
 def constant(value: int, vector: Any = VECTOR) -> Any:
+    """A vector constant with `value` in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 
 
 def splat(builder: Any, scalar: Any) -> Any:
+    """A vector with the 32-bit `scalar` in every lane."""
     undefined = ir.Constant(VECTOR, ir.Undefined)
     return builder.shuffle_vector(builder.insert_element(undefined, scalar, I32(0)), undefined, constant(0))
 
@@ -39,14 +41,17 @@ def bytes_of(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
 
 
 def load(builder: Any, base: Any, offset: Any, kind: Any = VECTOR, align: int = 4) -> Any:
+    """Load a vector of type `kind` from `base` plus `offset` bytes."""
     return builder.load(builder.bitcast(builder.gep(base, [offset]), kind.as_pointer()), align=align)
 
 
 def store(builder: Any, vector: Any, base: Any, offset: Any, align: int = 4) -> None:
+    """Store a vector at `base` plus `offset` bytes."""
     builder.store(vector, builder.bitcast(builder.gep(base, [offset]), vector.type.as_pointer()), align=align)
 
 
 def call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Call the LLVM function `name`, declaring it on first use."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
@@ -132,6 +137,7 @@ def vectors_of(builder: Any, base: Any, word: Any, stride: Any, panels: int, ahe
 
 
 def add_to_totals(builder: Any, totals: Any, index: int, vector: Any, shift: Any) -> None:
+    """Add `vector << shift` to the running total number `index`."""
     offset = I64(index * 4 * TARGET.lanes)
     shifted = builder.shl(vector, splat(builder, shift))
     store(builder, builder.add(load(builder, totals, offset), shifted), totals, offset)

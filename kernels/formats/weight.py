@@ -120,7 +120,7 @@ class PackedWeight:
         return (self.levels(start, stop) - zero).astype(np.float32) * scale
 
 
-def pack_weight(
+def pack_weight(  # noqa: PLR0913 - one parameter per field of a packed weight
     codes: NDArray[np.integer],
     planes: int,
     scale: NDArray[np.float32],

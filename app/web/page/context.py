@@ -23,4 +23,5 @@ class Page:
 
     @property
     def selection(self) -> gr.Textbox:
+        """The hidden text box that holds the page's selection as JSON."""
         return self.header.selection

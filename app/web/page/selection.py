@@ -38,6 +38,7 @@ class Selection:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object]) -> "Selection":
+        """Read a selection from untyped values; missing or invalid ones get their default."""
         parts = {
             name: str(data.get(name) or getattr(cls, name))[:LONGEST] for name in ("model", "precision", "run", "tab")
         }

@@ -48,6 +48,7 @@ class Column:
 
     @property
     def tokens(self) -> list[ShownToken]:
+        """The generated tokens as the page shows them."""
         return [_shown(token, index == self.first_difference) for index, token in enumerate(self.generated)]
 
     @property

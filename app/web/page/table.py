@@ -25,6 +25,7 @@ class Cell(NamedTuple):
 
     @property
     def sort_key(self) -> str:
+        """The value by which the column sorts, as text."""
         return str(self.text if self.order is None else self.order)
 
 

@@ -48,6 +48,7 @@ class Mix:
     linears: pd.DataFrame
 
     def to_json(self) -> str:
+        """The mix as JSON text, which `from_json` reads."""
         rows = self.linears.to_dict("list")
         return json.dumps({"model": self.model, "content": self.content, "linears": rows})
 

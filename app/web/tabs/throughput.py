@@ -93,6 +93,7 @@ class Widgets(NamedTuple):
 
     @property
     def cases(self) -> Cases:
+        """The widgets that say what to time."""
         return Cases(self.precisions, self.shapes, self.m)
 
     @property

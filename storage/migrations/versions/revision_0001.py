@@ -10,6 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    """Create the tables of release 0.1.0."""
     op.create_table(
         "runs",
         sa.Column("id", sa.String(32), nullable=False),
