@@ -125,5 +125,5 @@ def test_a_greedy_continuation_stops_at_the_first_stop_text(base: LoadedModel) -
     assert whole == base.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True) and len(whole) > 3
     stop = whole[2:4]
     assert greedy_continuation(base, prompt, 12, [stop, "never there"]) == whole[: whole.find(stop)]
-    with pytest.raises(PromptError, match="no text to go on from"):
+    with pytest.raises(PromptError, match="nothing to continue"):
         greedy_continuation(base, [], 4, [])

@@ -117,13 +117,13 @@ def test_without_a_network_the_error_is_quick_and_names_alternatives(
     started = time.perf_counter()
     for read in (check_source, lambda source: read_text(source, "evaluation", 1)):
         for source in HUB_TEXTS:
-            with pytest.raises(DataError, match=rf"'{source}' .*ConnectError.* 'builtin', and a .txt or .jsonl file"):
+            with pytest.raises(DataError, match=rf"'{source}' .*ConnectError.* 'builtin', and your own .txt or .jsonl file"):
                 read(source)
     assert time.perf_counter() - started < 20  # with the retries of a download it would be three minutes
 
 
 def test_offline_mode_is_named(cache: Path) -> None:
-    with pytest.raises(DataError, match=r"'c4' .*HF_HUB_OFFLINE is set.* 'builtin', and a .txt or .jsonl file"):
+    with pytest.raises(DataError, match=r"'c4' .*HF_HUB_OFFLINE is set.* 'builtin', and your own .txt or .jsonl file"):
         check_source("c4")
 
 
