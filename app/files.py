@@ -1,4 +1,4 @@
-"""Atomic replacement of a file: every file that `app` writes for good goes through `write_atomically`."""
+"""Atomic replacement of files: all lasting writes of `app` use `write_atomically`."""
 
 import os
 import secrets
@@ -10,7 +10,10 @@ ANYONE, OWNER_ONLY = 0o666, 0o600  # permissions of a new file, before the proce
 
 
 class NotRegularFileError(ValueError):
-    """The path to write names a directory, a device, a FIFO, a socket or a link: nothing was written."""
+    """The path to write is not a regular file. Nothing was written.
+
+    It names a directory, a device, a FIFO, a socket or a link.
+    """
 
 
 def write_atomically(

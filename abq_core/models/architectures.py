@@ -149,7 +149,10 @@ def _opt(config: Any) -> Architecture:
 
 
 def _fused_by_head(config: Any, blocks: str, attention: str, act: str, norms: tuple[str, str]) -> Architecture:
-    """GPT-NeoX and Falcon: a fused QKV projection. norms: of attention and MLP, equal if one norm feeds both."""
+    """GPT-NeoX and Falcon: a fused QKV projection.
+
+    norms: of attention and MLP, equal if one norm feeds both.
+    """
     fused, mlp_up = f"{attention}.query_key_value", "mlp.dense_h_to_4h"
     one_norm = norms[0] == norms[1]
     return Architecture(

@@ -68,7 +68,10 @@ def _exclusive() -> Iterator[None]:
 
 @contextmanager
 def _as_model_error(ref: str) -> Iterator[None]:
-    """Raise a ModelError that names `ref` for any error that its config, tokenizer or weights cause in transformers."""
+    """Convert any error of transformers to a ModelError that names `ref`.
+
+    The cause may be the config, the tokenizer or the weights.
+    """
     try:
         yield
     except (ModelError, MemoryError):

@@ -117,7 +117,10 @@ def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedMo
 
 
 def _check_complete(ref: str, config: Any, stored: int) -> None:
-    """Refuse a config with more parameters than the files hold: transformers would initialize the rest at random."""
+    """Refuse a config with more parameters than the files hold.
+
+    transformers would initialize the missing ones at random.
+    """
     required = parameter_count(empty_model(config))
     if required > stored:
         raise ModelError(
@@ -127,7 +130,7 @@ def _check_complete(ref: str, config: Any, stored: int) -> None:
 
 
 def _check_loaded(loaded: LoadedModel, report: dict[str, Any]) -> None:
-    """Refuse missing or misshapen weights, and a tokenizer with more tokens than the model has embeddings."""
+    """Refuse missing or misshapen weights, and a tokenizer larger than the embeddings."""
     if missing := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise ModelError(
             f"'{loaded.ref}' lacks the weights of {', '.join(missing[:3])} ({len(missing)} in all). Download it "

@@ -56,6 +56,9 @@ def fingerprint(ref: str) -> str:
 
 @lru_cache(maxsize=256)
 def _sha256(file: Path, size: int, mtime_ns: int) -> str:
-    """The file's sha256. Size and modification time are part of the cache key, so a changed file is read again."""
+    """The file's sha256.
+
+    Size and modification time are part of the cache key, so a changed file is read again.
+    """
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

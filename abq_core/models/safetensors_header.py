@@ -58,7 +58,10 @@ def _header_bytes(file: Path, size: int) -> bytes:
 
 
 def _check_tensor(file: Path, name: str, entry: dict[str, Any]) -> int:
-    """Floating-point values of one tensor; 0 for masks and indices. Raises ModelError for integer weights."""
+    """Number of floating-point values of one tensor; 0 for masks and indices.
+
+    Raises ModelError for integer weights.
+    """
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (*shape, *offsets)):
         raise UnsafeModelError(f"{file} has a tensor '{name[:80]}' of an impossible size. Download it again.")

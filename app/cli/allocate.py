@@ -38,7 +38,9 @@ def allocate(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Choose a precision for every linear that minimizes the predicted KL within a budget of bits or bytes.
+    """Choose a precision for every linear within a budget of bits or bytes.
+
+    The choice minimizes the predicted KL divergence to full precision.
 
     Examples:
 
@@ -82,7 +84,10 @@ def allocate(
 
 
 def read_precision_option(services: "Services", text: str) -> "ModelPrecision":
-    """Parse the notation, the name of a stored run's mix, or a file of `abq allocate`. Raises PrecisionError."""
+    """Parse the notation, the name of a stored mix, or a file of `abq allocate`.
+
+    Raises PrecisionError.
+    """
     if not text.endswith(MIX_SUFFIX):
         return services.models.precision(text)
     path = Path(text).expanduser()

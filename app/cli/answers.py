@@ -1,4 +1,4 @@
-"""Output of commands: only the answer goes to stdout; an error is one line on stderr, never a traceback."""
+"""Output of commands: answers on stdout, and one line on stderr for an error."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Output of a command. data: printed by --json.  text: printed otherwise; an iterable is printed piece by piece."""
+    """Output of a command.
+
+    data: printed by --json.  text: printed otherwise; an iterable is printed piece by piece.
+    """
 
     data: object
     text: str | Table | Iterable[str | Table]

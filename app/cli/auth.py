@@ -1,4 +1,7 @@
-"""abq auth: accounts in a password file. Passwords are typed or piped, never given on the command line."""
+"""abq auth: accounts in a password file.
+
+Passwords are typed or piped, never passed on the command line.
+"""
 
 import getpass
 import sys

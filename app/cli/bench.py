@@ -138,7 +138,10 @@ def decode(
     model: Annotated[str, typer.Option("--model", help="builtin, a folder or a Hugging Face id.")] = "builtin",
     as_json: JsonOption = False,
 ) -> Answer:
-    """Time text generation of the whole model. Example: abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json"""
+    """Time text generation of the whole model.
+
+    Example: abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json
+    """
     _check_device(device)
     services = open_services()
     names = parse_list(columns or _DECODE_COLUMNS[device])
@@ -187,6 +190,9 @@ def import_timings(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file from abq bench export.")],
     as_json: JsonOption = False,
 ) -> Answer:
-    """Add timings of another machine; the page marks them. Example: abq bench import timings.json"""
+    """Add timings of another machine; the page marks them.
+
+    Example: abq bench import timings.json
+    """
     new, known = open_services().timings.import_from(file)
     return Answer({"new": new, "known": known}, f"Imported {new} timings; {known} were already stored.")

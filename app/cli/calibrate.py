@@ -47,7 +47,9 @@ def calibrate(
     wait: Annotated[bool, typer.Option("--wait", help="Run it in the foreground, with progress on stderr.")] = False,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Calibrate a model at a precision. Without --wait, the job is queued and a background worker runs it.
+    """Calibrate a model at a precision.
+
+    Without --wait, the job is queued and a background worker runs it.
 
     Examples:
 

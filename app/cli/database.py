@@ -15,7 +15,10 @@ database = typer.Typer(no_args_is_help=True, help="The database: backup.")
 
 @database.callback()
 def group() -> None:
-    """Options of the group: none. With this callback typer keeps the group although it has one command."""
+    """The group of database commands.
+
+    Without a callback, typer would replace a group of one command by that command.
+    """
 
 
 @database.command()
@@ -24,7 +27,9 @@ def backup(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A new file.")],
     as_json: JsonOption = False,
 ) -> Answer:
-    """Copy the database into one file, even while jobs run. To restore, copy it back (docs/operations.md).
+    """Copy the database into one file, even while jobs run.
+
+    To restore, copy it back (docs/operations.md).
 
     Example: abq db backup abq-2026-01-31.sqlite3
     """

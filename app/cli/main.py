@@ -1,4 +1,6 @@
-"""`abq`, the command line. Answers go to stdout, everything else to stderr; exit code 2 is an error of the user.
+"""`abq`, the command line.
+
+Answers go to stdout, everything else to stderr. Exit code 2 means an invalid request.
 
 Commands import heavy packages inside their functions, so that `abq --help` is instant.
 """
@@ -31,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="ABQ Explorer: see what W2A8, W4A4 or any WpAq does to a language model, and what it buys.",
+    help="ABQ Explorer: the effect of W2A8, W4A4 or any WpAq on a language model's quality, size and speed.",
     epilog="Start with: abq quickstart. Settings: ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS, ABQ_DEVICE.",
 )
 app.command("app")(serve)

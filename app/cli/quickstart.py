@@ -45,7 +45,9 @@ def quickstart(
     eval_seq_len: Annotated[int, typer.Option("--eval-seq-len", min=2, help="Tokens per segment.")] = 512,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Calibrate the built-in model at W4A4 and W2*A8 with rtn and abq, and write a report. Takes minutes.
+    """Calibrate the built-in model at W4A4 and W2*A8 with rtn and abq, and write a report.
+
+    Takes minutes.
 
     Example: abq quickstart --json
     """
@@ -65,7 +67,10 @@ def quickstart(
 
 
 def _run_jobs(services: "Services", texts: Texts, model: str) -> list[str]:
-    """Run the jobs in this process, one after the other. Returns their run ids. Raises ServiceError if one fails."""
+    """Run the jobs in this process, one after the other.
+
+    Returns their run ids. Raises ServiceError if one fails.
+    """
     from abq_core.precision import Precision
     from abq_core.spec import CalibrationSpec
     from app.jobs.foreground import bring_to_end
@@ -93,7 +98,10 @@ def _run_jobs(services: "Services", texts: Texts, model: str) -> list[str]:
 
 
 def _rows(services: "Services", runs: list[str]) -> list[dict[str, Any]]:
-    """Full precision, then one row per run, with the paired perplexity gap to the next better row."""
+    """Rows of full precision and of each run, with the paired perplexity gaps.
+
+    A gap is to the next better row.
+    """
     from abq_core.evaluation.perplexity import perplexity_gap
 
     frame = services.runs.frame()

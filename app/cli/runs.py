@@ -94,7 +94,10 @@ def verify(
     run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids. Default: all runs.")] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Check the files of runs against their recorded hashes. Exit code 1 if one is missing or changed."""
+    """Check the files of runs against their recorded hashes.
+
+    Exit code 1 if one is missing or changed.
+    """
     from app.runs.run_check import verify as problems_of
 
     services = open_services()
@@ -120,7 +123,9 @@ def gc(
     ] = False,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Find files that no run needs: of deleted runs, of crashed writers, unrecorded blocks. Removes them with --yes.
+    """Find files that no run needs, and remove them with --yes.
+
+    They belong to deleted runs or crashed writers, or are unrecorded blocks.
 
     Runs that are queued or running are skipped. Example: abq runs gc, then abq runs gc --yes
     """
@@ -148,7 +153,10 @@ def export(
     ),
     as_json: JsonOption = False,
 ) -> Answer:
-    """Copy a run's spec, blocks, diagnostics and evaluation. Example: abq runs export r-0123456789 --to out"""
+    """Copy a run's spec, blocks, diagnostics and evaluation.
+
+    Example: abq runs export r-0123456789 --to out
+    """
     path = open_services().runs.export(run, to)
     return Answer({"run": run, "path": str(path)}, str(path))
 
@@ -161,7 +169,10 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The file. Default: in the data folder.")] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Write one self-contained HTML file about runs. Example: abq report r-0123456789 --out report.html"""
+    """Write one self-contained HTML file about runs.
+
+    Example: abq report r-0123456789 --out report.html
+    """
     services = open_services()
     default = services.settings.reports_dir / f"report-{datetime.now():%Y%m%d-%H%M%S}.html"
     path = services.reports.write(run or [], out or default)

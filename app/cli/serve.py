@@ -52,7 +52,10 @@ def serve(
 
 @answers
 def work() -> Answer:
-    """Run queued jobs until the queue is empty. The page and `abq calibrate` start this automatically."""
+    """Run queued jobs until the queue is empty.
+
+    The page and `abq calibrate` start this automatically.
+    """
     from app.jobs.executors.local import Supervisor
 
     services = open_services()

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def open_services(settings: Settings | None = None) -> "Services":
-    """Check the environment, then open the services. Raises KernelsNameError, SettingsError, DatabaseError."""
+    """Check the environment, then open the services.
+
+    Raises KernelsNameError, SettingsError, DatabaseError.
+    """
     from app import services  # pandas takes a second to import
 
     check_environment()

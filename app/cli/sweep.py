@@ -40,7 +40,9 @@ def sweep(
     ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Calibrate every model at every precision with every method. Calibrations that have a run are skipped.
+    """Calibrate every model at every precision with every method.
+
+    Calibrations that have a run are skipped.
 
     Examples:
 
@@ -103,7 +105,10 @@ def _ray_cluster(address: str | None, settings: Settings) -> "Iterator[RayCluste
 
 
 def _check_cluster(cluster: "RayCluster", planned: "Sequence[PlannedCalibration]") -> None:
-    """Refuse a sweep that this cluster cannot run, before anything is queued. Raises ClusterError."""
+    """Refuse a sweep that this cluster cannot run, before anything is queued.
+
+    Raises ClusterError.
+    """
     from app.jobs.executors.cluster import resources_for
 
     unfinished = [one for one in planned if one.state != "succeeded"]

@@ -18,7 +18,10 @@ def warmup(
     ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Compile the integer engine for this processor and cache it on disk. Example: abq warmup --precisions W2A8,W4A4"""
+    """Compile the integer engine for this processor and cache it on disk.
+
+    Example: abq warmup --precisions W2A8,W4A4
+    """
     check_environment()
     from kernels.warm_up import EVERY_PATH, warm_up
 

@@ -1,4 +1,4 @@
-"""The page's API for `gradio_client`: one named endpoint per service, JSON values in and out."""
+"""The page's API for `gradio_client`: one endpoint per service, JSON in and out."""
 
 import inspect
 import json
@@ -150,7 +150,10 @@ def _throughput_endpoints(services: Services) -> None:
 
 
 def _publish(function: Callable[..., Any], uses_model: bool = False) -> None:
-    """Register an endpoint under the function's name. Of those with `uses_model` one runs at a time."""
+    """Register an endpoint under the function's name.
+
+    Of those with `uses_model` one runs at a time.
+    """
     queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"} if uses_model else {}
     gr.api(_with_error_messages(function), api_name=function.__name__, **queue)
 

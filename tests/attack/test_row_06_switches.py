@@ -1,4 +1,4 @@
-"""Row 6: a switch of a calibration takes values of its own type only, wherever it is named."""
+"""Row 6: a switch of a calibration accepts only values of its type, in every interface."""
 
 from collections.abc import Callable
 from dataclasses import asdict

@@ -1,4 +1,7 @@
-"""Accounts: a file with one name and scrypt hash per line. Passwords are in no argument, file or log."""
+"""Accounts: a file with one name and scrypt hash per line.
+
+Passwords never appear in an argument, a file or a log.
+"""
 
 import base64
 import hashlib
@@ -23,7 +26,10 @@ class AccountsError(ValueError):
 
 
 class Accounts:
-    """The accounts of one file. The file is read again when it changes, so that a removed account ends at once."""
+    """The accounts of one file.
+
+    The file is read again when it changes, so that a removed account ends at once.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,11 +43,17 @@ class Accounts:
         return sorted(self._read())
 
     def password_hash(self, name: str) -> str | None:
-        """The account's password hash, None without such an account. It changes with every new password."""
+        """The account's password hash; None if there is no such account.
+
+        It changes with every new password.
+        """
         return self._read().get(name)
 
     def verify(self, name: str, password: str) -> bool:
-        """True for the right password. Takes equally long for an unknown name, so that timing reveals no names."""
+        """True for the right password.
+
+        Unknown names take equally long, so that timing reveals no names.
+        """
         stored = self._read().get(name)
         right = matches(password[:MAX_PASSWORD], stored or self._dummy_hash)
         return right and stored is not None
@@ -97,7 +109,10 @@ class Accounts:
 
 
 def hash_password(password: str) -> str:
-    """Hash a password with scrypt and a random salt: "scrypt$N$r$p$salt$key", salt and key in base64."""
+    """Hash a password with scrypt and a random salt.
+
+    Returns "scrypt$N$r$p$salt$key", with salt and key in base64.
+    """
     salt = secrets.token_bytes(16)
     key = _scrypt(password, salt, _COST, _BLOCK, _PARALLEL)
     parts = (base64.b64encode(part).decode() for part in (salt, key))
@@ -105,7 +120,10 @@ def hash_password(password: str) -> str:
 
 
 def matches(password: str, password_hash: str) -> bool:
-    """Check a password in constant time. Raises AccountsError if `password_hash` has another format."""
+    """Check a password in constant time.
+
+    Raises AccountsError if `password_hash` has another format.
+    """
     found = _HASH.fullmatch(password_hash)
     if found is None:
         raise AccountsError("A stored password has an unknown format. Set it again with 'abq auth set-password'.")
@@ -120,7 +138,10 @@ def _scrypt(password: str, salt: bytes, cost: int, block: int, parallel: int) ->
 
 
 def _parse(path: Path, mode: int) -> dict[str, str]:
-    """Hashes by name. Raises AccountsError if the file is readable by others or has another format."""
+    """Hashes by name.
+
+    Raises AccountsError if other users can read the file, or it has another format.
+    """
     if not stat.S_ISREG(mode):
         raise AccountsError(f"The password file {path} is not a regular file.")
     if os.name == "posix" and mode & 0o077:

@@ -36,7 +36,7 @@ class FailedLogins:
 
 
 def network_of(address: str) -> str:
-    """The network that one visitor controls: an IPv4 address, or the /64 network of an IPv6 address.
+    """The network of one visitor: an IPv4 address, or the /64 of an IPv6 address.
 
     Text that is not an IP address, such as the name of a Unix socket, is used unchanged.
     """

@@ -1,4 +1,6 @@
-"""Login: the form, sessions, HTTP Basic, and the identity of a visitor. Without accounts there is no login.
+"""Login: the form, sessions, HTTP Basic, and the identity of a visitor.
+
+Without accounts there is no login.
 
 A browser logs in with the form and gets a session cookie. A program sends name and password with every request (HTTP
 Basic), or logs in like `gradio_client` with `auth=`. Failed logins are limited by address and by name.
@@ -74,7 +76,10 @@ class LoginMiddleware:
         await (self.app if response is None else response)(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response | None:
-        """The response to a login, a logout or a visitor without a session; None to pass the request on."""
+        """The response to a login, a logout or a visitor without a session, or None.
+
+        None passes the request on.
+        """
         path, accounts = request.scope["path"], self.accounts
         if accounts is None:
             return PlainTextResponse("Not found.", 404) if path in ("/login", "/logout") else None
@@ -124,7 +129,10 @@ class LoginMiddleware:
         return session if session and accounts.password_hash(session.name) == session.password_hash else None
 
     async def _basic(self, accounts: Accounts, request: Request) -> str | Response | None:
-        """The account name of a valid Authorization header, a refusal of a wrong password, None without a header."""
+        """The account name of a valid Authorization header; None without a header.
+
+        A wrong password returns a refusal.
+        """
         scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "basic" or len(encoded) > MAX_FORM_BYTES:
             return None
@@ -166,7 +174,10 @@ def visitor_of(request: gr.Request | None) -> str:
 
 
 def _digest(token: str) -> bytes:
-    """The key of a session. A lookup by digest reveals nothing about stored tokens through its timing."""
+    """The key of a session, a digest of its token.
+
+    A lookup by digest reveals nothing about stored tokens through its timing.
+    """
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -33,7 +33,7 @@ class RateLimit:
             return 0.0
 
     def wait(self, key: str) -> float:
-        """Seconds until the next event of this key is allowed, 0 if it is allowed now. Counts nothing."""
+        """Seconds until the next event of this key is allowed, 0 if now. Counts nothing."""
         with self._lock:
             now = self._clock()
             times = self._recent(key, now)

@@ -182,7 +182,9 @@ def test_an_exception_of_the_callback_stops_a_task(base: LoadedModel, task_file:
 
 def test_unknown_and_repeated_tasks_are_refused(task_file: Path, tmp_path: Path) -> None:
     check_tasks([*NAMED_TASKS, str(task_file)])
-    with pytest.raises(TaskError, match=r"task 'mmlu' does not exist: use piqa, arc_easy, .*, winogrande, or your own \.yaml file"):
+    with pytest.raises(
+        TaskError, match=r"task 'mmlu' does not exist: use piqa, arc_easy, .*, winogrande, or your own \.yaml file"
+    ):
         check_tasks(["mmlu"])
     with pytest.raises(TaskError, match="No task was given"):
         check_tasks([])

@@ -117,7 +117,9 @@ def test_without_a_network_the_error_is_quick_and_names_alternatives(
     started = time.perf_counter()
     for read in (check_source, lambda source: read_text(source, "evaluation", 1)):
         for source in HUB_TEXTS:
-            with pytest.raises(DataError, match=rf"'{source}' .*ConnectError.* 'builtin', and your own .txt or .jsonl file"):
+            with pytest.raises(
+                DataError, match=rf"'{source}' .*ConnectError.* 'builtin', and your own .txt or .jsonl file"
+            ):
                 read(source)
     assert time.perf_counter() - started < 20  # with the retries of a download it would be three minutes
 
