@@ -6,6 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 DATA ?=
 AUTH ?=
+ALLOW ?=
 PROCESSES ?= 2
 
 .PHONY: venv app test extras browser check bench peers attack soak screenshots clean
@@ -18,8 +19,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks]"
 	touch $@
 
-app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder AUTH=accounts
-	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))
+app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder AUTH=accounts ALLOW="folder ..."
+	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))$(foreach folder,$(ALLOW), --allow $(folder))
 
 test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
 	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" --numprocesses $(PROCESSES) --dist worksteal

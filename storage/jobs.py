@@ -62,9 +62,12 @@ class Jobs:
 
     # Called by the app
 
-    def submit(self, spec: Mapping[str, Any], now: datetime, kind: str = "calibrate") -> Job:
+    def submit(
+        self, spec: Mapping[str, Any], now: datetime, kind: str = "calibrate", account: str | None = None
+    ) -> Job:
         """Create a run for this spec and queue the job that calibrates it.
 
+        account: the account that asks for it on a page with a login.
         Raises JobSpecError if model, precision or method is missing, UnstorableValueError.
         """
         missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
@@ -77,6 +80,7 @@ class Jobs:
             method=spec["method"],
             spec=dict(spec),
             created_at=now,
+            account=account,
         )
         job = JobRow(id=_new_id("j"), run_id=run.id, kind=kind, spec=dict(spec), created_at=now)
         with self._database.transaction() as session:

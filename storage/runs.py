@@ -15,7 +15,10 @@ from storage.schema import BlockRow, JobRow, JobState, RunRow
 
 @dataclass(frozen=True)
 class Run:
-    """A snapshot of a run. State, finish time and block counts are those of its newest job."""
+    """A snapshot of a run. State, finish time and block counts are those of its newest job.
+
+    account: the account that queued it on a page with a login, else None.
+    """
 
     id: str
     model: str
@@ -24,6 +27,7 @@ class Run:
     spec: dict[str, Any]
     created_at: datetime
     note: str
+    account: str | None
     job_id: str
     state: JobState
     finished_at: datetime | None
@@ -129,6 +133,7 @@ def _run(run: RunRow, job: JobRow) -> Run:
         spec=run.spec,
         created_at=run.created_at,
         note=run.note,
+        account=run.account,
         job_id=job.id,
         state=job.state,
         finished_at=job.finished_at,

@@ -34,6 +34,7 @@ class RunRow(Base):
     """One quantization of one model.
 
     Model, precision and method are copied from the spec for listing.
+    account: the account that queued it on a page with a login, else NULL.
     """
 
     __tablename__ = "runs"
@@ -45,6 +46,7 @@ class RunRow(Base):
     spec: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(index=True)
     note: Mapped[str] = mapped_column(Text, default="")
+    account: Mapped[str | None] = mapped_column(Text)
 
 
 class JobRow(Base):

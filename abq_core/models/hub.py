@@ -11,6 +11,11 @@ _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>\w[\w./-]*
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+def is_hub_id(ref: str) -> bool:
+    """True for text of the form "name", "org/name" or either with "@revision"."""
+    return _HUB_ID.fullmatch(ref) is not None
+
+
 def hub_folder(ref: str, weights: bool) -> Path:
     """The local snapshot of "org/name" or "org/name@revision".
 

@@ -20,6 +20,14 @@ CHOICES = f"{', '.join(NAMES)}, or a .txt or .jsonl file"
 _REVISION = re.compile(r"\w[\w./-]{0,99}")
 
 
+def is_name(source: str) -> bool:
+    """True for one of NAMES, and for a hub data set with a revision; False for a path."""
+    if source in NAMES:
+        return True
+    name, at, revision = source.partition("@")
+    return bool(at) and name in HUB_TEXTS and not is_text_file(Path(revision))
+
+
 def check_source(source: str) -> None:
     """Check that `source` can be read on this machine now, in seconds. Raises DataError."""
     name, revision = _parse(source)

@@ -1,6 +1,5 @@
 """abq app and abq worker: serve the page, or run jobs without it."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from app.cli.answers import Answer, answers
 from app.cli.session import open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
+from app.web.access.loopback import is_loopback
 
 
 class ServeError(RuntimeError):
@@ -33,9 +33,18 @@ def serve(
         list[str] | None,
         typer.Option("--public-name", help="Another host name of the page, such as that of a reverse proxy."),
     ] = None,
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--allow",
+            metavar="DIR",
+            help="A folder from which the page may read models and texts. Repeat it for several. Without --auth the "
+            "page may also read your home directory, the current folder and the data folder.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the dashboard and run its jobs. Example: abq app --port 7861"""
-    if auth is None and not _is_loopback(host):
+    if auth is None and not is_loopback(host):
         raise ServeError(
             f"Other machines can reach {host}. Create accounts with abq auth set-password NAME --file FILE and add "
             "--auth FILE; or listen on 127.0.0.1 and use an SSH tunnel (ssh -L 7860:127.0.0.1:7860 machine)."
@@ -43,11 +52,15 @@ def serve(
     accounts = None if auth is None else Accounts(auth.expanduser())
     if accounts is not None and not accounts.names():
         raise ServeError(f"{auth} has no accounts: add one with abq auth set-password NAME --file {auth}.")
+    folders = [folder.expanduser() for folder in allow or []]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ServeError(f"--allow {folder} is not a folder. Create it, or name another one.")
     settings = Settings.from_environment()
     open_services(settings)  # reports a bad data folder or database before gradio is imported
     from app.web.dashboard import launch
 
-    launch(settings, host, port, accounts, public_name or ())
+    launch(settings, host, port, accounts, public_name or (), folders)
 
 
 @answers
@@ -62,12 +75,3 @@ def work() -> Answer:
     if Supervisor(services.settings, services.storage.jobs).run_until_idle():
         return Answer({"worked": True}, "The queue is empty.")
     return Answer({"worked": False}, "Another process already runs the queue.")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

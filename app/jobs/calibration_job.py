@@ -4,7 +4,6 @@ Stores the results of abq_core.
 """
 
 import errno
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,8 @@ from abq_core.text.errors import ShortTextError
 from abq_core.text.records import TextRecord
 from abq_core.text.segments import segments as text_segments
 from app.clock import now
+from app.jobs.error_details import FILE as ERRORS_FILE
+from app.jobs.error_details import stack_of, write_details
 from app.jobs.lease import JobLease, JobStopped, throttled
 from app.jobs.progress import Progress
 from app.runs.block_adoption import find_shared_run
@@ -266,14 +267,15 @@ def run_claimed(
         except LostLeaseError:
             raise
         except Exception as error:
-            jobs.log(*ids, now(), redacted(traceback.format_exc()))
+            write_details(error, lease.job.id, services.settings.logs_dir)
+            jobs.log(*ids, now(), redacted(stack_of(error)))
             jobs.fail(*ids, now(), redacted(sentence_for(error, services.settings.data_dir)))
     except LostLeaseError:
         return  # another worker owns the job: this one may write nothing
 
 
 def sentence_for(error: Exception, data_dir: Path) -> str:
-    """One sentence for the user: what went wrong and what to do."""
+    """One sentence for the user: what went wrong and what to do. It quotes messages of this program only."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk of {data_dir} is full. Free some space, then resume the job: finished blocks are kept."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
@@ -282,7 +284,10 @@ def sentence_for(error: Exception, data_dir: Path) -> str:
         return f"The database could not be written: {_first_line(error)} Resume the job when the database works again."
     if type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage"):
         return _first_line(error)
-    return f"{type(error).__name__}: {_first_line(error)} (The log has the details.)"
+    return (
+        f"The job failed with {type(error).__name__}. The job's log says where, and {ERRORS_FILE} in the logs folder of "
+        f"{data_dir} has the message."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from app.files import write_atomically
 from app.services.local_path import local_path
 from app.services.registry import ModelRegistry
 from app.services.runs import RunService
+from app.services.sources import Sources
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class SensitivityText:
 class AllocationService:
     """Chooses a precision for every linear of a model."""
 
-    def __init__(self, settings: Settings, runs: RunService, registry: ModelRegistry) -> None:
+    def __init__(self, settings: Settings, runs: RunService, registry: ModelRegistry, sources: Sources) -> None:
+        self._sources = sources
         self._folder, self._runs, self._registry = settings.data_dir / FOLDER, runs, registry
 
     def allocate(
@@ -62,12 +64,14 @@ class AllocationService:
 
         Measures the sensitivities that are not stored yet.
         stored_bits: mean bits per weight.  stored_bytes: bytes of the blocks' linears.  on_step(done, total): called
-        while measuring; may raise to stop. Raises BudgetError, PrecisionError, ModelError, DataError.
+        while measuring; may raise to stop. Raises BudgetError, PrecisionError, ModelError, DataError,
+        ServiceError.
         """
         from abq_core.planning.allocate import allocate, check_request
 
         precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
         check_request(precisions, stored_bits, stored_bytes)
+        self._sources.check_model(ref)
         measured = self._measure(local_path(ref), precisions, text or SensitivityText(), on_step)
         return allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
 
@@ -101,6 +105,7 @@ class AllocationService:
 
         base = self._registry.full(model)
         seq_len = min(DEFAULT_SEQ_LEN, base.context) if text.seq_len is None else text.seq_len
+        self._sources.check_text(text.data)
         data = local_path(text.data)
         ids, record = recorded_segments(data, base.tokenizer, text.segments, seq_len, text.seed, "calibration")
         source = {"model": model, "fingerprint": fingerprint(model), "text": record.sha256}

@@ -9,6 +9,7 @@ from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
 from abq_core.text.sources import BUILTIN_TEXT
 from app.clock import now
 from app.services.registry import ModelRegistry
+from app.services.sources import Sources
 from app.services.stored import Storage
 from storage.run_ids import means_run
 
@@ -21,7 +22,8 @@ EVALUATION_SEED = 0
 class EvaluationService:
     """Evaluates runs and models on held-out text."""
 
-    def __init__(self, storage: Storage, registry: ModelRegistry) -> None:
+    def __init__(self, storage: Storage, registry: ModelRegistry, sources: Sources) -> None:
+        self._sources = sources
         self._runs, self._measurements, self._registry = storage.runs, storage.measurements, registry
 
     def evaluate(
@@ -36,12 +38,13 @@ class EvaluationService:
 
         The text is the evaluation split of `data`.
 
-        on_step(done, total): called after each step; may raise to stop.
+        on_step(done, total): called after each step; may raise to stop. Raises ModelError, DataError, ServiceError.
         """
         from abq_core.evaluation.perplexity import Evaluation, evaluate
         from abq_core.inference.runtime import weight_bytes
         from abq_core.text.segments import recorded_segments
 
+        self._sources.check_text(data)
         run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
         reference = self._registry.full(run.model if run else ref_or_run)
         text, record = recorded_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")

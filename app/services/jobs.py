@@ -10,6 +10,7 @@ from app.clock import now
 from app.services import dataframes
 from app.services.local_path import local_path
 from app.services.models import ModelService
+from app.services.sources import Sources
 from app.services.stored import Storage
 from app.services.versioned_cache import VersionedCache
 from app.settings import Settings
@@ -23,24 +24,30 @@ class JobService:
     Reads are cached: writes of other processes show after STALE_SECONDS.
     """
 
-    def __init__(self, settings: Settings, storage: Storage, models: ModelService) -> None:
-        self._settings, self._jobs, self._models = settings, storage.jobs, models
+    def __init__(self, settings: Settings, storage: Storage, models: ModelService, sources: Sources) -> None:
+        self._settings, self._jobs, self._models, self._sources = settings, storage.jobs, models, sources
         self._frame = VersionedCache(lambda: dataframes.jobs_frame(self._jobs.list(), now()), storage.version)
         self._losses = VersionedCache(lambda job: dataframes.losses_frame(self._jobs.losses(job)), storage.version)
         self._log = VersionedCache(lambda job: dataframes.log_text(self._jobs.logs(job)), storage.version)
 
-    def submit(self, spec: CalibrationSpec) -> Job:
-        """Check that the calibration can run here, then queue it. Raises what `check` raises."""
+    def submit(self, spec: CalibrationSpec, account: str | None = None) -> Job:
+        """Check that the calibration can run here, then queue it. Raises what `check` raises.
+
+        account: the account of the page that asks for it, None without a login and for the command line.
+        """
         from abq_core.models.reference import pinned
 
+        self._sources.check_model(spec.model)
+        self._sources.check_text(spec.data)
         spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
         self.check(spec)
-        return self._jobs.submit(spec.to_dict(), now())
+        return self._jobs.submit(spec.to_dict(), now(), account=account)
 
     def check(self, spec: CalibrationSpec) -> None:
-        """Refuse a calibration that cannot run here. Raises ModelError, EstimateError, DataError."""
+        """Refuse a calibration that cannot run here. Raises ModelError, EstimateError, DataError, ServiceError."""
         from app.services import free_resources
 
+        self._sources.check_text(spec.data)
         available = free_resources.available(self._settings.data_dir, spec.device, self._settings.device)
         self._models.estimate_calibration(spec).refuse(available)
         check_source(spec.data)

@@ -10,6 +10,7 @@ from abq_core.mix import ModelPrecision
 from abq_core.spec import CalibrationSpec
 from app.services.precisions import find_precision
 from app.services.registry import BUILTIN, ModelRegistry
+from app.services.sources import Sources
 from app.settings import Settings
 from storage.runs import Runs
 
@@ -24,8 +25,8 @@ MAX_EXPLORED = 8  # explored pairs of model and precision that stay in memory
 class ModelService:
     """Sizes, cost estimates and rounding effects of models, without a calibration."""
 
-    def __init__(self, settings: Settings, runs: Runs, registry: ModelRegistry) -> None:
-        self._settings, self._runs, self._registry = settings, runs, registry
+    def __init__(self, settings: Settings, runs: Runs, registry: ModelRegistry, sources: Sources) -> None:
+        self._settings, self._runs, self._registry, self._sources = settings, runs, registry, sources
         # Single flight: concurrent calls for the same model and precision wait for one computation.
         single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
         self._explore_once = single_flight(self._explore)
@@ -36,9 +37,10 @@ class ModelService:
         return [BUILTIN, *dict.fromkeys(used)]
 
     def shape(self, ref: str) -> "ModelShape":
-        """Sizes of a model, read from its config alone. Raises ModelError."""
+        """Sizes of a model, read from its config alone. Raises ModelError, ServiceError."""
         from abq_core.models.shape import model_shape
 
+        self._sources.check_model(ref)
         return model_shape(ref)
 
     def precision(self, text: str | ModelPrecision) -> ModelPrecision:

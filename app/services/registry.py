@@ -14,6 +14,7 @@ from app import formatting
 from app.runs.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
 from app.services.precisions import find_precision
+from app.services.sources import Sources
 from app.settings import Settings
 from storage.run_ids import means_run
 from storage.runs import Runs
@@ -36,11 +37,20 @@ class ModelRegistry:
     """
 
     def __init__(
-        self, settings: Settings, runs: Runs, max_models: int = MAX_MODELS, max_bytes: int | None = None
+        self,
+        settings: Settings,
+        runs: Runs,
+        max_models: int = MAX_MODELS,
+        max_bytes: int | None = None,
+        sources: Sources | None = None,
     ) -> None:
-        """max_bytes: of all loaded models together, by default half of the machine's memory."""
+        """max_bytes: of all loaded models together, by default half of the machine's memory.
+
+        sources: the models that may be loaded, by default all.
+        """
         self._settings = settings
         self._runs = runs
+        self._sources = sources or Sources()
         self._max_models = max_models
         self._max_bytes = max_bytes or psutil.virtual_memory().total // 2
         # Unbounded: `_evict` makes room before a model is loaded; a bounded cache would evict after.
@@ -50,6 +60,7 @@ class ModelRegistry:
 
     def full(self, ref: str) -> "LoadedModel":
         """The model at full precision, in fp32. Raises ModelError, ServiceError."""
+        self._sources.check_model(ref)
         return self._get((ref, "", FULL_COLUMN), lambda: self._load(ref))
 
     def rounded(self, ref: str, precision: ModelPrecision, engine: "Engine") -> "LoadedModel":

@@ -1,6 +1,6 @@
 """Reports about runs: collects what a report shows and writes the file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas
@@ -11,6 +11,7 @@ from app.services.errors import ServiceError
 from app.services.jobs import JobService
 from app.services.runs import RunService
 from app.services.tasks import TaskService
+from storage.runs import Run
 
 _DIAGNOSTICS = ("blocks", "histograms", "levels", "attention", "attention_tokens")  # those that have figures
 
@@ -21,11 +22,12 @@ class ReportService:
     def __init__(self, runs: RunService, jobs: JobService, tasks: TaskService) -> None:
         self._runs, self._jobs, self._tasks = runs, jobs, tasks
 
-    def write(self, run_ids: Sequence[str], path: Path) -> Path:
+    def write(self, run_ids: Sequence[str], path: Path, may_show: Callable[[Run], bool] = lambda run: True) -> Path:
         """Write one self-contained HTML file about these runs.
 
         Without run ids, about all runs that succeeded.
 
+        may_show(run): False leaves out the figures and the text of a run.
         Returns the absolute path. Raises ServiceError, RunNotFoundError.
         """
         from app.runs.reports import Report, ReportedRun, render_report
@@ -33,13 +35,13 @@ class ReportService:
         table = self._table(run_ids)
         runs = [
             ReportedRun(
-                run=self._runs.get(run_id),
-                texts=self._runs.texts(run_id),
-                tasks=self._tasks.frame(run_id),
-                diagnostics=self._diagnostics(run_id),
-                losses=self._jobs.losses(run_id),
+                run=run,
+                texts=self._runs.texts(run.id) if may_show(run) else {},
+                tasks=self._tasks.frame(run.id),
+                diagnostics=self._diagnostics(run.id) if may_show(run) else {},
+                losses=self._jobs.losses(run.id),
             )
-            for run_id in _runs_with_figures(table)
+            for run in map(self._runs.get, _runs_with_figures(table))
         ]
         path = path.expanduser().absolute()
         write_atomically(path, render_report(Report(table, runs, now())).encode())

@@ -10,6 +10,7 @@ from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from app.services.reports import ReportService
 from app.services.runs import RunService
+from app.services.sources import Sources
 from app.services.speed.throughput import ThroughputService
 from app.services.speed.timings import TimingService
 from app.services.stored import Storage
@@ -41,15 +42,16 @@ class Services:
     reports: ReportService
 
 
-def open_services(settings: Settings) -> Services:
+def open_services(settings: Settings, sources: Sources | None = None) -> Services:
     """Create the data folder, open the database and connect the services.
 
-    Raises SettingsError, DatabaseError.
+    sources: the models and texts that the services may read, by default all. Raises SettingsError, DatabaseError.
     """
+    sources = sources or Sources()
     storage = Storage.open(settings)
-    registry = ModelRegistry(settings, storage.runs)
-    models = ModelService(settings, storage.runs, registry)
-    jobs = JobService(settings, storage, models)
+    registry = ModelRegistry(settings, storage.runs, sources=sources)
+    models = ModelService(settings, storage.runs, registry, sources)
+    jobs = JobService(settings, storage, models, sources)
     tasks = TaskService(storage, registry)
     runs = RunService(settings, storage, registry, tasks)
     return Services(
@@ -59,12 +61,12 @@ def open_services(settings: Settings) -> Services:
         models=models,
         jobs=jobs,
         runs=runs,
-        evaluation=EvaluationService(storage, registry),
+        evaluation=EvaluationService(storage, registry, sources),
         tasks=tasks,
         generation=GenerationService(registry),
         throughput=ThroughputService(settings, storage.measurements, registry),
         timings=TimingService(storage.measurements),
-        allocation=AllocationService(settings, runs, registry),
-        sweeps=SweepService(storage.runs, models, jobs),
+        allocation=AllocationService(settings, runs, registry, sources),
+        sweeps=SweepService(storage.runs, models, jobs, sources),
         reports=ReportService(runs, jobs, tasks),
     )

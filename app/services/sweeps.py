@@ -9,6 +9,7 @@ from abq_core.spec import CalibrationSpec
 from app.services.jobs import JobService
 from app.services.local_path import local_path
 from app.services.models import ModelService
+from app.services.sources import Sources
 from storage.runs import Run, Runs
 
 if TYPE_CHECKING:
@@ -37,13 +38,16 @@ class PlannedCalibration:
 class SweepService:
     """Plans and queues the calibrations of a sweep."""
 
-    def __init__(self, runs: Runs, models: ModelService, jobs: JobService) -> None:
-        self._runs, self._models, self._jobs = runs, models, jobs
+    def __init__(self, runs: Runs, models: ModelService, jobs: JobService, sources: Sources) -> None:
+        self._runs, self._models, self._jobs, self._sources = runs, models, jobs, sources
 
     def plan(self, specs: Sequence[CalibrationSpec]) -> list[PlannedCalibration]:
         """The cost of each calibration and the run that it already has. Raises ModelError."""
         from abq_core.models.reference import pinned
 
+        for spec in specs:
+            self._sources.check_model(spec.model)
+            self._sources.check_text(spec.data)
         models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
         specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
         runs: dict[CalibrationSpec, Run] = {}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # Gradio summarizes the timings of all past calls after every N calls, only for its monitoring page, which is disabled.
@@ -24,6 +25,8 @@ from app.jobs.executors.local import Supervisor
 from app.services import ServiceError, Services, open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
+from app.web.access.allowed_folders import page_folders
+from app.web.access.loopback import is_loopback
 from app.web.access.security import LOOPBACK_HOSTS, allowed_hosts, middleware
 from app.web.downloads import ASSETS, download_routes
 from app.web.endpoints import build_endpoints
@@ -127,14 +130,17 @@ def launch(
     port: int = 7860,
     accounts: Accounts | None = None,
     public_names: Sequence[str] = (),
+    allow: Sequence[Path] = (),
 ) -> None:
     """Serve the page and run queued jobs until interrupted.
 
     public_names: host names of the page besides `host`, such as that of a reverse proxy.
+    allow: folders from which the page may read models and texts, besides its own (`page_folders`).
     Raises SettingsError, DatabaseError, PortInUseError.
     """
     listener = _listen(host, port)
-    services = open_services(settings)
+    only_this_account = accounts is None and not public_names and is_loopback(host)
+    services = open_services(settings, page_folders(settings.data_dir, only_this_account, allow))
     supervisor = Supervisor(settings, services.storage.jobs)
     configuration = uvicorn.Config(
         web_application(services, (*allowed_hosts(host), *public_names), accounts),

@@ -3,6 +3,7 @@
 A request names a run or job id and one of a fixed set of names, never a path.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from app.json_values import to_json_text
 from app.services import ServiceError, Services
+from app.web.access.private_texts import check_text_access, may_see_text, public_record
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -47,6 +50,7 @@ def _csv_routes(services: Services) -> list[Route]:
     """The data behind the figures and tables."""
 
     def run_frame(request: Request) -> pd.DataFrame:
+        check_text_access(services.runs.get(request.path_params["run"]), request)
         return services.runs.diagnostics(request.path_params["run"], request.path_params["name"])
 
     def explore_frame(request: Request) -> pd.DataFrame:
@@ -93,14 +97,24 @@ def _file_routes(services: Services) -> list[Route]:
     """An exported run as a zip archive, and a report of several runs."""
 
     def archive(request: Request, folder: Path) -> Path:
+        check_text_access(services.runs.get(request.path_params["run"]), request)
         exported = services.runs.export(request.path_params["run"], folder)
+        _remove_positions(exported / "data.json")
         return Path(shutil.make_archive(str(exported), "zip", folder, exported.name))
 
     def report(request: Request, folder: Path) -> Path:
         run_ids = [run for run in request.query_params.get("runs", "").split(",") if run]
-        return services.reports.write(run_ids, folder / "abq-report.html")
+        return services.reports.write(run_ids, folder / "abq-report.html", lambda run: may_see_text(run, request))
 
     return [_file_route("/abq/run/{run}.zip", archive), _file_route("/abq/report.html", report)]
+
+
+def _remove_positions(path: Path) -> None:
+    """Remove from an exported data.json which windows of a text were read, and their hash."""
+    if path.is_file():
+        records = json.loads(path.read_text("utf-8"))
+        kept = {part: public_record(record) for part, record in records.items()}
+        path.write_text(to_json_text(kept, sort_keys=True), "utf-8")
 
 
 def _file_route(url: str, write: Callable[[Request, Path], Path]) -> Route:

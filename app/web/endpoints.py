@@ -14,6 +14,8 @@ from abq_core.spec import CalibrationSpec
 from app.notation import parse_shapes
 from app.services import Services
 from app.services.versioned_cache import VersionedCache
+from app.web.access.login import account_of
+from app.web.access.private_texts import check_text_access, public_record
 from app.web.limits import Limits
 from app.web.page.callbacks import EXPECTED
 
@@ -52,7 +54,15 @@ def _job_endpoints(services: Services, limits: Limits) -> None:
     rows = VersionedCache(lambda: _rows(services.jobs.frame()), services.storage.version)
 
     def submit(
-        model: str, precision: str, method: str, data: str, segments: int, seq_len: int, epochs: int, seed: int
+        model: str,
+        precision: str,
+        method: str,
+        data: str,
+        segments: int,
+        seq_len: int,
+        epochs: int,
+        seed: int,
+        request: gr.Request,
     ) -> dict[str, Any]:
         """Queue a calibration and return its run, job and state. Negative `epochs`: the method's default."""
         spec = CalibrationSpec(
@@ -60,7 +70,7 @@ def _job_endpoints(services: Services, limits: Limits) -> None:
             epochs=None if epochs < 0 else epochs, seed=seed, device=services.settings.device,
         )  # fmt: skip
         limits.check_queue()
-        job = services.jobs.submit(spec)
+        job = services.jobs.submit(spec, account_of(request))
         return {"run": job.run_id, "job": str(job.id), "state": job.state}
 
     def jobs() -> list[dict[str, Any]]:
@@ -91,8 +101,9 @@ def _run_endpoints(services: Services) -> None:
         """List all runs with their latest evaluation, and each evaluated model at full precision."""
         return rows.read()
 
-    def diagnostics(run: str, name: str) -> list[dict[str, Any]]:
+    def diagnostics(run: str, name: str, request: gr.Request) -> list[dict[str, Any]]:
         """Return one diagnostics table of a run: blocks, linears, levels, outliers, balance, clipping ..."""
+        check_text_access(services.runs.get(run), request)
         return _rows(services.runs.diagnostics(run, name))
 
     def note(run: str, text: str) -> str:
@@ -107,7 +118,9 @@ def _run_endpoints(services: Services) -> None:
 
     def evaluate(run_or_model: str, data: str, segments: int, seq_len: int) -> dict[str, Any]:
         """Measure perplexity, and the distance from full precision (KL divergence and others)."""
-        return asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len))
+        result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len))
+        del result["segment_losses"]
+        return {**result, "text": public_record(result["text"])}
 
     for function in (runs, diagnostics, note, delete):
         _publish(function)

@@ -257,11 +257,12 @@ def on_one_device(spec: "CalibrationSpec") -> "CalibrationSpec":
 
 def _ended_by(error: BaseException) -> Ended:
     from app.jobs.calibration_job import sentence_for
+    from app.jobs.error_details import stack_of
 
     sentence = (
         sentence_for(error, Path(socket.gethostname())) if isinstance(error, Exception) else f"{type(error).__name__}."
     )
-    return Ended(redacted(sentence), redacted("".join(traceback.format_exception(error))))
+    return Ended(redacted(sentence), redacted(stack_of(error)))
 
 
 def _is_step(item: Delivery | Ended) -> bool:

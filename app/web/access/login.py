@@ -173,6 +173,12 @@ def visitor_of(request: gr.Request | None) -> str:
     return str(inner.scope.get(VISITOR) or (client[0] if client else "unknown"))
 
 
+def account_of(request: Any) -> str | None:
+    """The visitor's account name, None without a login. request: Gradio's or Starlette's."""
+    name = getattr(request, "request", request).scope.get(VISITOR)
+    return None if name is None else str(name)
+
+
 def _digest(token: str) -> bytes:
     """The key of a session, a digest of its token.
 

@@ -14,6 +14,7 @@ from abq_core.spec import CalibrationSpec
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.formatting import number
 from app.web import html
+from app.web.access.login import account_of
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.header import PRECISIONS
@@ -128,13 +129,14 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         yield {**shown(selection, mix), stored: mix.to_json()}
 
     @callback(answer)
-    def start(selection: Selection, last: str, method: str) -> Updates:
+    def start(selection: Selection, last: str, method: str, request: gr.Request) -> Updates:
         mix = Mix.from_json(last, selection.model)
         if mix is None:
             raise ValueError("There is no mix yet: press Choose the bits.")
         precision, device = page.services.models.precision(json.dumps(mix.content)), page.services.settings.device
         page.limits.check_queue()
-        job = page.services.jobs.submit(CalibrationSpec(selection.model, precision, method, device=device))
+        spec = CalibrationSpec(selection.model, precision, method, device=device)
+        job = page.services.jobs.submit(spec, account_of(request))
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, page.tabs: gr.Tabs(selected="calibrate")}
 

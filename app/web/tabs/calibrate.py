@@ -9,6 +9,7 @@ from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, CalibrationSpec, SpecErro
 from abq_core.text.sources import NAMES
 from app.formatting import number
 from app.web import html
+from app.web.access.login import account_of
 from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection
@@ -75,9 +76,21 @@ def build_calibrate_tab(page: Page) -> None:
         return {answer: html.answer(said), command: html.command(spec.command_line())}
 
     @callback(answer)
-    def start(selection: Selection, *values: object) -> Updates:
+    def start(
+        selection: Selection,
+        method: str,
+        boxes: list[str],
+        data: str | None,
+        segments: float | None,
+        seq_len: float | None,
+        epochs: float | None,
+        seed: float | None,
+        pass_segments: float | None,
+        request: gr.Request,
+    ) -> Updates:
         page.limits.check_queue()
-        job = page.services.jobs.submit(_spec(page, selection, Form(*values)))
+        filled = Form(method, boxes, data, segments, seq_len, epochs, seed, pass_segments)
+        job = page.services.jobs.submit(_spec(page, selection, filled), account_of(request))
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, panel.chosen: str(job.id), **page.header.follow(selection, str(job.spec["model"]))}
 

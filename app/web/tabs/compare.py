@@ -14,6 +14,7 @@ from abq_core.spec import CalibrationSpec
 from app.figures.pareto import front, lens_of, pareto_figure
 from app.formatting import MISSING, bits, nats, number, percent, perplexity, size, task_average
 from app.web import html
+from app.web.access.login import account_of
 from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.header import PRECISIONS
@@ -87,12 +88,12 @@ def build_compare_tab(page: Page) -> None:
         return updates
 
     @callback(answer)
-    def start(selection: Selection, precisions: list[str], methods: list[str]) -> Updates:
+    def start(selection: Selection, precisions: list[str], methods: list[str], request: gr.Request) -> Updates:
         specs = _specs(page, selection, precisions, methods)
         if not 1 <= len(specs) <= MOST_JOBS:
             raise ValueError(f"That is {len(specs)} calibrations: choose 1 to {MOST_JOBS} at a time.")
         page.limits.check_queue(len(specs))
-        jobs = [page.services.jobs.submit(spec) for spec in specs]
+        jobs = [page.services.jobs.submit(spec, account_of(request)) for spec in specs]
         return {
             answer: html.answer(f"{len(specs)} calibrations are queued."),
             page.tabs: gr.Tabs(selected="calibrate"),

@@ -16,6 +16,8 @@ from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure
 from app.figures.signal import signal_figure
 from app.web import html
+from app.web.access.login import account_of
+from app.web.access.private_texts import check_text_access
 from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
@@ -137,11 +139,20 @@ def build_distributions_tab(page: Page) -> None:
             figure = build_picture("distributions-figure")
 
     @callback(answer, tab="distributions")
-    def show(selection: Selection, name: str, at: float, linear: str | None, at_head: float, lens: str) -> Updates:
+    def show(
+        selection: Selection,
+        name: str,
+        at: float,
+        linear: str | None,
+        at_head: float,
+        lens: str,
+        request: gr.Request,
+    ) -> Updates:
         if not selection.run:
             said = html.answer(html.BLANK)
             return {answer: said, figure: "", nothing: gr.update(visible=True), empty: _empty(selection)}
         chosen = PICTURES[name]
+        check_text_access(page.services.runs.get(selection.run), request)
         frame = page.services.runs.diagnostics(selection.run, chosen.frame)
         blocks = page.services.runs.diagnostics(selection.run, "blocks")
         last, heads = int(blocks["block"].max()), int(frame["head"].max()) if name == ATTENTION else 0
@@ -163,10 +174,11 @@ def build_distributions_tab(page: Page) -> None:
         }  # fmt: skip
 
     @callback(answer)
-    def start(selection: Selection) -> Updates:
+    def start(selection: Selection, request: gr.Request) -> Updates:
         precision, device = page.services.models.precision(selection.precision), page.services.settings.device
         page.limits.check_queue()
-        page.services.jobs.submit(CalibrationSpec(selection.model, precision, device=device))
+        spec = CalibrationSpec(selection.model, precision, device=device)
+        page.services.jobs.submit(spec, account_of(request))
         return {page.tabs: gr.Tabs(selected="calibrate")}
 
     inputs = [page.selection, picture, block, tensor, head, against]

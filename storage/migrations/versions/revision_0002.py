@@ -1,0 +1,11 @@
+"""Runs know the account that queued them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("runs", sa.Column("account", sa.Text(), nullable=True))
