@@ -22,7 +22,7 @@ from abq_core.text.records import TextRecord
 from abq_core.text.segments import segments as text_segments
 from app.clock import now
 from app.jobs.error_details import FILE as ERRORS_FILE
-from app.jobs.error_details import stack_of, write_details
+from app.jobs.error_details import is_own, stack_of, write_details
 from app.jobs.lease import JobLease, JobStopped, throttled
 from app.jobs.progress import Progress
 from app.runs.block_adoption import find_shared_run
@@ -282,11 +282,11 @@ def sentence_for(error: Exception, data_dir: Path) -> str:
         return "There was not enough memory. Use fewer segments, a shorter --seq-len or a smaller model."
     if isinstance(error, DatabaseError):
         return f"The database could not be written: {_first_line(error)} Resume the job when the database works again."
-    if type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage"):
+    if is_own(error) or isinstance(error, OSError):
         return _first_line(error)
     return (
-        f"The job failed with {type(error).__name__}. The job's log says where, and {ERRORS_FILE} in the logs folder of "
-        f"{data_dir} has the message."
+        f"The job failed with {type(error).__name__}. Its log says where; the message is in {ERRORS_FILE} in the logs "
+        f"folder of {data_dir}."
     )
 
 

@@ -3,6 +3,7 @@
 A library's message can quote what it read, such as a line of a file.
 """
 
+import contextlib
 import traceback
 from pathlib import Path
 
@@ -14,18 +15,27 @@ _MAX_BYTES = 1 << 20
 
 
 def stack_of(error: BaseException) -> str:
-    """The call stacks of an error and its causes, with the errors' types and without their messages."""
+    """The tracebacks of an error and its causes. Messages are left out, except those of this program's own errors."""
     parts: list[str] = []
     one: BaseException | None = error
     while one is not None:
-        parts.insert(0, "".join(traceback.format_tb(one.__traceback__)) + type(one).__name__)
+        message = f": {one}" if is_own(one) else ""
+        stack = "".join(traceback.format_tb(one.__traceback__))
+        parts.insert(0, f"Traceback (most recent call last):\n{stack}{type(one).__name__}{message}")
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     return "\n\n".join(parts)
 
 
+def is_own(error: BaseException) -> bool:
+    """True for errors that this program's packages define: their messages quote at most names and settings."""
+    return type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage")
+
+
 def write_details(error: BaseException, job_id: str, logs_dir: Path) -> None:
-    """Append the whole traceback to FILE, which only the machine's accounts can read."""
+    """Append the whole traceback to FILE, which the page does not show."""
     path = logs_dir / FILE
-    mode = "w" if path.exists() and path.stat().st_size > _MAX_BYTES else "a"
-    with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{now():%Y-%m-%d %H:%M:%S} job {job_id}\n{redacted(''.join(traceback.format_exception(error)))}\n")
+    details = redacted("".join(traceback.format_exception(error)))
+    with contextlib.suppress(OSError):  # on a full disk the job still fails with its sentence
+        mode = "w" if path.exists() and path.stat().st_size > _MAX_BYTES else "a"
+        with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{now():%Y-%m-%d %H:%M:%S} job {job_id}\n{details}\n")

@@ -9,6 +9,7 @@ A node opens no database and writes no files. This module does not depend on Ray
 import hashlib
 import os
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -258,6 +259,8 @@ def on_one_device(spec: "CalibrationSpec") -> "CalibrationSpec":
 def _ended_by(error: BaseException) -> Ended:
     from app.jobs.calibration_job import sentence_for
     from app.jobs.error_details import stack_of
+
+    print(redacted("".join(traceback.format_exception(error))), file=sys.stderr)  # messages stay on the node
 
     sentence = (
         sentence_for(error, Path(socket.gethostname())) if isinstance(error, Exception) else f"{type(error).__name__}."
