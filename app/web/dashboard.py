@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -26,7 +26,9 @@ from app.services import ServiceError, Services, open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
 from app.web.access.allowed_folders import page_folders
+from app.web.access.ended_streams import EndedStreamMiddleware
 from app.web.access.loopback import is_loopback
+from app.web.access.request_bodies import Arguments, RequestBodyMiddleware
 from app.web.access.security import LOOPBACK_HOSTS, allowed_hosts, middleware
 from app.web.downloads import ASSETS, download_routes
 from app.web.endpoints import build_endpoints
@@ -65,8 +67,8 @@ class PortInUseError(ServiceError):
     """Another program listens on the port."""
 
 
-def build(services: Services) -> gr.Blocks:
-    """Build the page: header, tabs and endpoints."""
+def build(services: Services) -> tuple[gr.Blocks, dict[str, Arguments]]:
+    """Build the page: header, tabs and endpoints. Returns it with the arguments of each endpoint."""
     limits = Limits(services.storage.jobs)
     with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
         header = Header(services)
@@ -78,7 +80,7 @@ def build(services: Services) -> gr.Blocks:
                     builder(page)
                 made.append(tab)
         header.wire(blocks, tabs, made)
-        build_endpoints(services, limits)
+        endpoints = build_endpoints(services, limits)
     # With a status update rate Gradio reports queue positions on a timer, not to every client at every event.
     blocks.queue(
         max_size=MAX_WAITING_REQUESTS,
@@ -87,7 +89,7 @@ def build(services: Services) -> gr.Blocks:
     )
     # The parameter of this name belongs to `Blocks.launch`, which an application mounted in FastAPI does not call.
     blocks.state_session_capacity = MAX_SESSIONS
-    return blocks
+    return blocks, endpoints
 
 
 def web_application(
@@ -98,17 +100,23 @@ def web_application(
     hosts: host names that requests may use. accounts: None disables the login.
     Gradio's sharing, run history, monitoring, uploads and file routes are disabled.
     """
+    blocks, endpoints = build(services)
     counter = RequestCounter()
     application = FastAPI(
         routes=[*download_routes(services), metrics_route(services.storage.jobs, counter)],
-        middleware=[Middleware(CountRequestsMiddleware, counter=counter), *middleware(hosts, accounts)],
+        middleware=[
+            Middleware(CountRequestsMiddleware, counter=counter),
+            *middleware(hosts, accounts),
+            Middleware(EndedStreamMiddleware),
+            Middleware(RequestBodyMiddleware, endpoints=endpoints, inputs=_inputs(blocks, endpoints)),
+        ],
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
     )
     return gr.mount_gradio_app(
         application,
-        build(services),
+        blocks,
         path="/",
         footer_links=[],
         run_history=False,
@@ -122,6 +130,14 @@ def web_application(
         theme=gradio_theme(),
         css_paths=[ASSETS / "page.css"],
     )
+
+
+def _inputs(blocks: gr.Blocks, endpoints: Mapping[str, Arguments]) -> dict[int, tuple[str | None, int]]:
+    """Of each function's number its endpoint's name, None for a function of the page, and its number of inputs."""
+    functions = blocks.get_config_file()["dependencies"]
+    return {
+        one["id"]: (one["api_name"] if one["api_name"] in endpoints else None, len(one["inputs"])) for one in functions
+    }
 
 
 def launch(

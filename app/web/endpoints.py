@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import wraps
@@ -16,20 +17,29 @@ from app.services import Services
 from app.services.versioned_cache import VersionedCache
 from app.web.access.login import account_of
 from app.web.access.private_texts import check_text_access, public_record
+from app.web.access.request_bodies import Arguments
 from app.web.limits import Limits
 from app.web.page.callbacks import EXPECTED
 
+Endpoint = Callable[..., Any]
+FAILED = "This failed unexpectedly; the server's log has the details."
 
-def build_endpoints(services: Services, limits: Limits) -> None:
-    """Register the endpoints. Call this inside the page's `gr.Blocks`."""
-    _model_endpoints(services)
-    _job_endpoints(services, limits)
-    _run_endpoints(services)
-    _generate_endpoint(services, limits)
-    _throughput_endpoints(services)
+logger = logging.getLogger(__name__)
 
 
-def _model_endpoints(services: Services) -> None:
+def build_endpoints(services: Services, limits: Limits) -> dict[str, Arguments]:
+    """Register the endpoints. Call this inside the page's `gr.Blocks`. Returns the arguments of each, by name."""
+    functions = [
+        *_model_endpoints(services),
+        *_job_endpoints(services, limits),
+        *_run_endpoints(services),
+        *_generate_endpoint(services, limits),
+        *_throughput_endpoints(services),
+    ]
+    return {function.__name__: Arguments(function) for function in functions}
+
+
+def _model_endpoints(services: Services) -> list[Endpoint]:
     def models() -> list[str]:
         """List the models that the page offers."""
         return services.models.names()
@@ -45,12 +55,10 @@ def _model_endpoints(services: Services) -> None:
         """
         return services.allocation.allocate(model, candidates, bits).to_dict()
 
-    _publish(models)
-    _publish(explore)
-    _publish(allocate, uses_model=True)
+    return [_publish(models), _publish(explore), _publish(allocate, uses_model=True)]
 
 
-def _job_endpoints(services: Services, limits: Limits) -> None:
+def _job_endpoints(services: Services, limits: Limits) -> list[Endpoint]:
     rows = VersionedCache(lambda: _rows(services.jobs.frame()), services.storage.version)
 
     def submit(
@@ -90,11 +98,10 @@ def _job_endpoints(services: Services, limits: Limits) -> None:
         """Queue a failed or cancelled job again and return its state."""
         return services.jobs.resume(job).state
 
-    for function in (submit, jobs, job, cancel, resume):
-        _publish(function)
+    return [_publish(function) for function in (submit, jobs, job, cancel, resume)]
 
 
-def _run_endpoints(services: Services) -> None:
+def _run_endpoints(services: Services) -> list[Endpoint]:
     rows = VersionedCache(lambda: _rows(services.runs.frame()), services.storage.version)
 
     def runs() -> list[dict[str, Any]]:
@@ -122,12 +129,11 @@ def _run_endpoints(services: Services) -> None:
         del result["segment_losses"]
         return {**result, "text": public_record(result["text"])}
 
-    for function in (runs, diagnostics, note, delete):
-        _publish(function)
-    _publish(evaluate, uses_model=True)
+    shared = [_publish(function) for function in (runs, diagnostics, note, delete)]
+    return [*shared, _publish(evaluate, uses_model=True)]
 
 
-def _generate_endpoint(services: Services, limits: Limits) -> None:
+def _generate_endpoint(services: Services, limits: Limits) -> list[Endpoint]:
     def generate(
         columns: list[str],
         prompt: str,
@@ -145,10 +151,10 @@ def _generate_endpoint(services: Services, limits: Limits) -> None:
                 texts[event.column] += event.text
                 yield dict(texts)
 
-    _publish(generate, uses_model=True)
+    return [_publish(generate, uses_model=True)]
 
 
-def _throughput_endpoints(services: Services) -> None:
+def _throughput_endpoints(services: Services) -> list[Endpoint]:
     def throughput() -> list[dict[str, Any]]:
         """List stored throughput measurements, newest first."""
         return _rows(services.timings.frame())
@@ -158,35 +164,41 @@ def _throughput_endpoints(services: Services) -> None:
         measured = services.throughput.time_kernels(precisions, parse_shapes(shapes), m, threads)
         return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
 
-    _publish(throughput)
-    _publish(bench, uses_model=True)
+    return [_publish(throughput), _publish(bench, uses_model=True)]
 
 
-def _publish(function: Callable[..., Any], uses_model: bool = False) -> None:
+def _publish(function: Endpoint, uses_model: bool = False) -> Endpoint:
     """Register an endpoint under the function's name.
 
     Of those with `uses_model` one runs at a time.
     """
     queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"} if uses_model else {}
     gr.api(_with_error_messages(function), api_name=function.__name__, **queue)
+    return function
 
 
 def _with_error_messages(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Send expected errors to the client as their message, without a traceback."""
+    """Send expected errors to the client as their message, without a traceback; log the others."""
+
+    def shown(error: Exception) -> gr.Error:
+        if isinstance(error, EXPECTED):
+            return gr.Error(str(error), print_exception=False)
+        logger.error("The endpoint %s failed.", function.__name__, exc_info=error)
+        return gr.Error(FAILED, print_exception=False)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except EXPECTED as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            raise shown(error) from error
 
     @wraps(function)
     def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
             yield from function(*args, **kwargs)
-        except EXPECTED as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            raise shown(error) from error
 
     return stream if inspect.isgeneratorfunction(function) else call
 

@@ -133,4 +133,7 @@ def _from_own_site(scope: Scope) -> bool:
     if headers.get("sec-fetch-site", "") not in OWN_SITE:
         return False
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get("host")
+    except ValueError:  # such as "http://["
+        return False
