@@ -1,0 +1,77 @@
+"""Folders whose models and texts the page may read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app.services import Services
+from app.web.access.allowed_folders import AllowedFolders, ForbiddenPathError, page_folders
+
+
+def test_files_outside_the_folders_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = AllowedFolders([tmp_path / "texts"])
+
+    def looked(*_: object, **__: object) -> None:
+        raise AssertionError("the file system was asked about a path outside the allowed folders")
+
+    with monkeypatch.context() as patch:
+        for name in ("stat", "lstat", "readlink"):
+            patch.setattr(os, name, looked)
+        inside = folders.contains(str(tmp_path / "secret.txt"))
+    assert not inside
+
+
+def test_paths_are_compared_after_links_are_resolved(tmp_path: Path) -> None:
+    (tmp_path / "texts" / "deep").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to(tmp_path / "texts")
+    (tmp_path / "texts" / "out").symlink_to(tmp_path)
+    folders = AllowedFolders([tmp_path / "alias"])
+    for path, inside in {
+        "texts/a.txt": True,
+        "texts/deep/../a.txt": True,
+        "texts": True,
+        "texts/out/a.txt": False,
+        "texts/out/texts/a.txt": True,
+        "texts/out/../a.txt": False,
+        "texts/../a.txt": False,
+        "texts2/a.txt": False,
+        "texts/\0.txt": False,
+    }.items():
+        assert folders.contains(f"{tmp_path}/{path}") == inside, path
+    assert not folders.contains("~nosuchuser/a.txt")
+
+
+def test_names_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = AllowedFolders([tmp_path / "models"])
+    monkeypatch.chdir(tmp_path)
+    for model in ("builtin", "org/name", "org/name@main", "gpt2"):
+        folders.check_model(model)
+    for text in ("builtin", "wikitext2", "c4", "wikitext2@main"):
+        folders.check_text(text)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    for model in ("org/name", "./org/name", str(tmp_path), "../x", "/nowhere"):
+        with pytest.raises(ForbiddenPathError, match="outside the folders"):
+            folders.check_model(model)
+    for text in ("a.txt", "/etc/passwd", "wikitext2@a.txt", "org/name"):
+        with pytest.raises(ForbiddenPathError, match="outside the folders"):
+            folders.check_text(text)
+
+
+def test_a_root_folder_as_home_or_current_folder_allows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.chdir("/")
+    folders = page_folders(tmp_path, only_this_account=True)
+    assert not folders.contains("/etc/passwd") and folders.contains(str(tmp_path / "a.txt"))
+
+
+def test_with_a_login_only_two_folders_and_those_of_allow(tmp_path: Path) -> None:
+    folders = page_folders(tmp_path / "data", only_this_account=False, allow=[tmp_path / "more"])
+    assert folders.folders == (tmp_path / "data/texts", tmp_path / "data/models", tmp_path / "more")
+    assert all(folder.is_dir() for folder in folders.folders[:2])
+
+
+def test_the_command_line_reads_every_path(services: Services, tiny_llama: Path) -> None:
+    assert services.models.shape(str(tiny_llama)).parameters > 0
