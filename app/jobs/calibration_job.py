@@ -275,7 +275,10 @@ def run_claimed(
 
 
 def sentence_for(error: Exception, data_dir: Path) -> str:
-    """One sentence for the user: what went wrong and what to do. It quotes messages of this program only."""
+    """One sentence for the user: what went wrong and what to do.
+
+    It quotes messages of this program and of the operating system only.
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk of {data_dir} is full. Free some space, then resume the job: finished blocks are kept."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):

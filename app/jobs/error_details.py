@@ -1,6 +1,6 @@
-"""Details of a failed job. Visitors of the page read the job's log, so it holds the stack but no library's message.
+"""Details of a failed job: where they may be written.
 
-A library's message can quote what it read, such as a line of a file.
+Visitors of the page read the job's log, so it holds the stack but no library's message. A library's message can quote what it read, such as a line of a file.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _MAX_BYTES = 1 << 20
 
 
 def stack_of(error: BaseException) -> str:
-    """The tracebacks of an error and its causes. Messages are left out, except those of this program's own errors."""
+    """The tracebacks of an error and its causes, with the messages of this program's errors only."""
     parts: list[str] = []
     one: BaseException | None = error
     while one is not None:
@@ -27,7 +27,10 @@ def stack_of(error: BaseException) -> str:
 
 
 def is_own(error: BaseException) -> bool:
-    """True for errors that this program's packages define: their messages quote at most names and settings."""
+    """True for errors that this program's packages define.
+
+    Their messages quote at most names and settings.
+    """
     return type(error).__module__.split(".")[0] in ("app", "abq_core", "kernels", "storage")
 
 

@@ -44,7 +44,10 @@ class JobService:
         return self._jobs.submit(spec.to_dict(), now(), account=account)
 
     def check(self, spec: CalibrationSpec) -> None:
-        """Refuse a calibration that cannot run here. Raises ModelError, EstimateError, DataError, ServiceError."""
+        """Refuse a calibration that cannot run here.
+
+        Raises ModelError, EstimateError, DataError, ServiceError.
+        """
         from app.services import free_resources
 
         self._sources.check_text(spec.data)

@@ -2,7 +2,10 @@
 
 
 class Sources:
-    """Allows every model and text: the command line reads what its account can read. The page uses a subclass."""
+    """Allows every model and text.
+
+    The command line reads what its account can read. The page uses a subclass.
+    """
 
     def check_model(self, ref: str) -> None:
         """Raises ServiceError if the model may not be read."""

@@ -68,7 +68,7 @@ class PortInUseError(ServiceError):
 
 
 def build(services: Services) -> tuple[gr.Blocks, dict[str, Arguments]]:
-    """Build the page: header, tabs and endpoints. Returns it with the arguments of each endpoint."""
+    """Build the page: header, tabs and endpoints. Returns it and each endpoint's arguments."""
     limits = Limits(services.storage.jobs)
     with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
         header = Header(services)
@@ -133,7 +133,7 @@ def web_application(
 
 
 def _inputs(blocks: gr.Blocks, endpoints: Mapping[str, Arguments]) -> dict[int, tuple[str | None, int]]:
-    """Of each function's number its endpoint's name, None for a function of the page, and its number of inputs."""
+    """By each function's number: its endpoint's name, None for the page's own, and its inputs."""
     functions = blocks.get_config_file()["dependencies"]
     return {
         one["id"]: (one["api_name"] if one["api_name"] in endpoints else None, len(one["inputs"])) for one in functions

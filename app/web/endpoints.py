@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def build_endpoints(services: Services, limits: Limits) -> dict[str, Arguments]:
-    """Register the endpoints. Call this inside the page's `gr.Blocks`. Returns the arguments of each, by name."""
+    """Register the endpoints and return the arguments of each, by name.
+
+    Call this inside the page's `gr.Blocks`.
+    """
     functions = [
         *_model_endpoints(services),
         *_job_endpoints(services, limits),

@@ -17,7 +17,9 @@ class ForbiddenPathError(ServiceError):
 
 
 class AllowedFolders(Sources):
-    """Refuses paths outside some folders. Names pass: "builtin", hub data sets, hub ids such as org/name.
+    """Refuses paths outside some folders.
+
+    Names pass: "builtin", hub data sets, hub ids such as org/name.
 
     A refusal says nothing about the path: files outside the folders are not looked at. Symlinks are resolved before the
     decision, so a link inside a folder is no way out of it.
@@ -62,7 +64,9 @@ class AllowedFolders(Sources):
 
 
 def page_folders(data_dir: Path, only_this_account: bool, allow: Sequence[Path] = ()) -> AllowedFolders:
-    """The folders of a page, which include the data folder's `texts` and `models`; both are created.
+    """The folders of a page, among them `texts` and `models` in the data folder.
+
+    These two are created if they are missing.
 
     only_this_account: the page listens on loopback without a login, so its visitors count as the account that started
     it; they may also read its home directory, the current folder and the data folder.  allow: further folders.

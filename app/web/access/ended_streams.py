@@ -1,13 +1,13 @@
-"""Ends an event stream that Gradio refuses after it has begun, such as that of an unknown session."""
+"""Ends an event stream that Gradio refuses after it has begun: that of an unknown session."""
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class EndedStreamMiddleware:
-    """Ends the response where Gradio raises an HTTPException after the first bytes, without a traceback in the log.
+    """Ends the response where Gradio raises an HTTPException after the first bytes.
 
-    Starlette reports this as a RuntimeError whose cause is the HTTPException.
+    Without it the log gets a traceback. Starlette reports this as a RuntimeError whose cause is the HTTPException.
     """
 
     def __init__(self, app: ASGIApp) -> None:

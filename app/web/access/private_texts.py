@@ -1,4 +1,7 @@
-"""Who sees what a run shows of its text: token texts, attention maps and learned scales can reveal a file."""
+"""Who sees what a run shows of its text.
+
+Token texts, attention maps and learned scales can reveal the file that a run was calibrated on.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,7 @@
-"""Checks the JSON bodies of the page's requests before Gradio reads them: 422 with a sentence for a wrong value."""
+"""Checks the JSON bodies of the page's requests before Gradio reads them.
+
+A wrong value is answered with 422 and a sentence.
+"""
 
 import inspect
 import json
@@ -19,7 +22,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _encodable(text: str) -> str:
-    """The text, unless a part of it is no Unicode, such as half of a surrogate pair. Raises PydanticCustomError."""
+    """The text. Raises PydanticCustomError for half of a surrogate pair, which is not Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -164,7 +167,7 @@ class RequestBodyMiddleware:
 
 
 def _refusal(problem: str, status: int) -> JSONResponse:
-    """The sentence for people, and as the detail that Gradio's clients raise as a validation error."""
+    """The sentence for people, and as the detail that Gradio's clients raise as an error."""
     detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": problem}
     return JSONResponse({"error": problem, "detail": [detail]}, status)
 

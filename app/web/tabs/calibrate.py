@@ -49,7 +49,7 @@ def build_calibrate_tab(page: Page) -> None:
             gr.HTML(html.render("glossary.html", terms=GLOSSARY), js_on_load=None)
             data = gr.Dropdown(
                 list(NAMES), value="builtin", allow_custom_value=True, elem_id="calibrate-data",
-                label="Calibration text", info="A name from the list, or a .txt or .jsonl file in a folder that the page may read.",
+                label="Calibration text", info="A name from the list, or a .txt or .jsonl file in an allowed folder.",
             )  # fmt: skip
             with gr.Row():
                 segments = _whole_number("Segments", 32, "calibrate-segments")
