@@ -1,6 +1,7 @@
 """Details of a failed job: where they may be written.
 
-Visitors of the page read the job's log, so it holds the stack but no library's message. A library's message can quote what it read, such as a line of a file.
+Visitors of the page read the job's log, so it holds the stack but no library's message, which can quote what the
+library read, such as a line of a file.
 """
 
 import contextlib
