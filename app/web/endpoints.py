@@ -64,7 +64,7 @@ def _model_endpoints(services: Services) -> list[Endpoint]:
 def _job_endpoints(services: Services, limits: Limits) -> list[Endpoint]:
     rows = VersionedCache(lambda: _rows(services.jobs.frame()), services.storage.version)
 
-    def submit(
+    def submit(  # noqa: PLR0913 (the parameters are those of the API)
         model: str,
         precision: str,
         method: str,

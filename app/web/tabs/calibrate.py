@@ -76,21 +76,9 @@ def build_calibrate_tab(page: Page) -> None:
         return {answer: html.answer(said), command: html.command(spec.command_line())}
 
     @callback(answer)
-    def start(
-        selection: Selection,
-        method: str,
-        boxes: list[str],
-        data: str | None,
-        segments: float | None,
-        seq_len: float | None,
-        epochs: float | None,
-        seed: float | None,
-        pass_segments: float | None,
-        request: gr.Request,
-    ) -> Updates:
+    def start(selection: Selection, request: gr.Request, *values: object) -> Updates:
         page.limits.check_queue()
-        filled = Form(method, boxes, data, segments, seq_len, epochs, seed, pass_segments)
-        job = page.services.jobs.submit(_spec(page, selection, filled), account_of(request))
+        job = page.services.jobs.submit(_spec(page, selection, Form(*values)), account_of(request))
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, panel.chosen: str(job.id), **page.header.follow(selection, str(job.spec["model"]))}
 
