@@ -1,4 +1,7 @@
-"""Rules beyond the import-linter contracts: folders stay small, and optional packages stay optional."""
+"""Rules beyond the import-linter contracts.
+
+Folders stay small, and optional packages stay optional.
+"""
 
 import subprocess
 import sys

@@ -162,7 +162,7 @@ class CalibrationJob:
             self._jobs.record_block(*ids, record.block, record.sha256, 0.0, record.distances)
             self._lease.check()
         of = f"run {shared.folder.run_id}, which made them from the same inputs"
-        self._log(f"Blocks taken over from {of}: {len(self._store.hashes)}.")
+        self._log(f"Blocks adopted from {of}: {len(self._store.hashes)}.")
 
     def _diagnose(self) -> None:
         self._progress.diagnosing()

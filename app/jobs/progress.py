@@ -53,7 +53,7 @@ class Progress:
             self.message = f"Calibrating block {event.block + 1} of {self.blocks}, {step}; {self._next(event.block)}"
         elif isinstance(event, BlockDone):
             self._calibrated(event.block + 1, 0)
-            done = "taken over from before" if event.adopted else f"done in {formatting.seconds(event.seconds)}"
+            done = "already stored" if event.adopted else f"done in {formatting.seconds(event.seconds)}"
             self.message = f"Block {event.block + 1} of {self.blocks} {done}; {self._next(event.block)}"
             if event.adopted:
                 self._restart_clock()

@@ -1,4 +1,7 @@
-"""Methods and switches: one definition, one reader of untyped values, one table in the documentation."""
+"""Methods and switches.
+
+One definition, one reader of untyped values, one table in the documentation.
+"""
 
 from dataclasses import fields, replace
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Atomic file writes: an interrupted write keeps the old content, and only regular files are replaced."""
+"""Atomic file writes.
+
+An interrupted write keeps the old content, and only regular files are replaced.
+"""
 
 import os
 import socket

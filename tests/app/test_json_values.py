@@ -1,4 +1,7 @@
-"""The JSON encoder: every kind of value that commands and services return, and how it reads as text."""
+"""The JSON encoder.
+
+Every kind of value that commands and services return, and how it reads as text.
+"""
 
 import json
 from dataclasses import dataclass

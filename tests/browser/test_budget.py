@@ -1,4 +1,7 @@
-"""Bits under a budget in the browser: candidates, the map of linear layers, and the calibration of the mix."""
+"""Bits under a budget in the browser.
+
+Candidates, the map of linear layers, and the calibration of the mix.
+"""
 
 import re
 

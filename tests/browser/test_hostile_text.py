@@ -1,4 +1,7 @@
-"""Hostile text is inert: 20 strings as model names, prompts and notes run no script and break no figure."""
+"""Hostile text is inert.
+
+20 strings as model names, prompts and notes run no script and break no figure.
+"""
 
 import shutil
 from collections.abc import Callable

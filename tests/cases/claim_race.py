@@ -1,5 +1,6 @@
-"""Processes that race to claim jobs from an empty database: `python claim_race.py URL --processes 8 --jobs 1000`.
+"""Processes that race to claim jobs from an empty database.
 
+`python claim_race.py URL --processes 8 --jobs 1000`.
 `--claim naive` selects and updates in two transactions, as an ORM does by default, with a barrier in between: it must
 claim jobs twice, which shows that the race detects double claims. Prints one JSON object.
 """
@@ -44,7 +45,10 @@ CLAIMS = {"jobs": claim_with_jobs, "naive": claim_naively}
 
 
 def race(url: str, claim: str, worker: str, together: Barrier, results: Any) -> None:
-    """Claim until the queue is empty. Puts (claimed ids, seconds of each claim, error or None) into `results`."""
+    """Claim until the queue is empty.
+
+    Puts (claimed ids, seconds of each claim, error or None) into `results`.
+    """
     claimed: list[str] = []
     seconds: list[float] = []
     error = None

@@ -1,4 +1,7 @@
-"""Shared by the tests of the KV cache and of both decoders: model families, a prompt, and how they are run."""
+"""Shared by the tests of the KV cache and of both decoders.
+
+Model families, a prompt, and how they are run.
+"""
 
 from pathlib import Path
 
@@ -22,7 +25,10 @@ def load_families(cases: tuple[str, ...], folder: Path, tokenizer: Path) -> dict
 
 
 def by_modules(model: LoadedModel, cache: DynamicCache | None = None, following: list[int] = FOLLOWING) -> Tensor:
-    """Hidden states of the tokens after the prompt, computed by transformers' modules. cache: None for its own."""
+    """Hidden states of the tokens after the prompt, computed by transformers' modules.
+
+    cache: None for its own.
+    """
     cache = cache or DynamicCache(config=model.model.config)
     with torch.inference_mode():
         model.hidden(torch.tensor([PROMPT]), cache)

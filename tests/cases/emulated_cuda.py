@@ -113,7 +113,10 @@ class EmulatedDevice:
 
 
 class EmulatedGpu(EmulatedDevice):
-    """The parts of `CudaDevice` that the engine uses. Every live tensor is accessible; the first plan wins."""
+    """The parts of `CudaDevice` that the engine uses.
+
+    Every live tensor is accessible; the first plan wins.
+    """
 
     index, name, place, cache_bytes = 0, "Emulated GPU", "cpu", 1000
     replay_seconds = 2e-4

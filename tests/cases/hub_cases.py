@@ -1,4 +1,7 @@
-"""A fake hub: small data sets with the columns of the real ones, in a cache folder or behind a local server."""
+"""A fake hub.
+
+Small data sets with the columns of the real ones, in a cache folder or behind a local server.
+"""
 
 import gzip
 import hashlib

@@ -21,7 +21,10 @@ assert target().name == {name!r}, target()
 
 
 def run_with(name: str, code: str) -> None:
-    """Run Python code with one of OTHERS, with warnings as errors. Skips if this processor does not support it."""
+    """Run Python code with one of OTHERS, with warnings as errors.
+
+    Skips if this processor does not support it.
+    """
     if name == "avx2" and target().name == "portable":
         pytest.skip("this processor has no AVX2")
     cpu, features = OTHERS[name]

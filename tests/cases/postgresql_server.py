@@ -20,7 +20,10 @@ def binaries() -> Path | None:
 
 @contextmanager
 def server(programs: Path) -> Iterator[str]:
-    """The URL of an empty database while the block runs. Root starts it as another user: PostgreSQL refuses root."""
+    """The URL of an empty database while the block runs.
+
+    Root starts it as another user: PostgreSQL refuses root.
+    """
     user = ("postgres" if _exists("postgres") else "nobody") if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="abq-pg-", dir="/tmp"))  # the path of a socket is limited to 107 characters
     if user:

@@ -1,4 +1,7 @@
-"""A cluster inside this process whose nodes die when a test says so: the whole executor without Ray."""
+"""A cluster inside this process whose nodes die when a test says so.
+
+The whole executor without Ray.
+"""
 
 import threading
 from collections.abc import Callable, Iterable

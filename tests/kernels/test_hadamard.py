@@ -1,4 +1,7 @@
-"""The Hadamard transform: its matrix, bit equality of all implementations, and products of transformed tokens."""
+"""The Hadamard transform.
+
+Its matrix, bit equality of all implementations, and products of transformed tokens.
+"""
 
 from unittest.mock import patch
 

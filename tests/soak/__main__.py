@@ -1,5 +1,6 @@
-"""Measures every promise about jobs and the server: `python tests/soak [--short] [--json FILE] [--markdown FILE]`.
+"""Measures every promise about jobs and the server.
 
+`python tests/soak [--short] [--json FILE] [--markdown FILE]`.
 The exit code is 1 if a promise is not kept. On an idle machine the long form takes most of an hour, the short form less
 than ten minutes.
 """

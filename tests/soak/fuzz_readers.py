@@ -1,5 +1,6 @@
-"""Coverage-guided fuzzing of a reader: `python tests/soak/fuzz_readers.py config|precision FOLDER SECONDS`.
+"""Coverage-guided fuzzing of a reader.
 
+`python tests/soak/fuzz_readers.py config|precision FOLDER SECONDS`.
 Any exception other than the reader's own error ends the process.
 """
 

@@ -10,7 +10,10 @@ PATIENCE_SECONDS = 240.0  # only a hang takes this long
 
 @dataclass(frozen=True)
 class Outcome:
-    """figure: the measured result, in words.  held: whether it keeps the promise.  seconds: duration of the check."""
+    """figure: the measured result, in words.  held: whether it keeps the promise.
+
+    seconds: duration of the check.
+    """
 
     figure: str
     held: bool

@@ -1,4 +1,7 @@
-"""Checks of cancelling: in every state, while running, while hanging, during a finish; and jobs that kill workers."""
+"""Checks of cancelling.
+
+In every state, while running, while hanging, during a finish; and jobs that kill workers.
+"""
 
 import threading
 from pathlib import Path

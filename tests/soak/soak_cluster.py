@@ -1,4 +1,7 @@
-"""The check of sweeps on a cluster: real Ray nodes on this machine; the long form kills one during a sweep."""
+"""The check of sweeps on a cluster.
+
+Real Ray nodes on this machine; the long form kills one during a sweep.
+"""
 
 from pathlib import Path
 

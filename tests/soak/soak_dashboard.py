@@ -1,4 +1,7 @@
-"""The check of the dashboard: it is killed with its supervisor at random moments of a job, and restarted."""
+"""The check of the dashboard.
+
+It is killed with its supervisor at random moments of a job, and restarted.
+"""
 
 import os
 import random
@@ -35,7 +38,10 @@ def check_dashboard(work: Path, short: bool) -> Outcome:
 
 @dataclass(frozen=True)
 class Ends:
-    """slowest: seconds until no worker was left.  lost: jobs lost.  behind: the last page did not show the job."""
+    """slowest: seconds until no worker was left.  lost: jobs lost.
+
+    behind: the last page did not show the job.
+    """
 
     slowest: float
     lost: int

@@ -1,4 +1,7 @@
-"""Checks of the disk: every fsync, rename and commit of a job fails in turn; a full disk; an old database."""
+"""Checks of the disk.
+
+Every fsync, rename and commit of a job fails in turn; a full disk; an old database.
+"""
 
 import errno
 import json
@@ -62,7 +65,10 @@ def failing(what: str, at: int) -> Iterator[FailsOnce]:
 
 
 def run_here(site: Site, job: Job) -> None:
-    """Run a queued job in this process, as a worker does. A database error ends it, as it ends a worker."""
+    """Run a queued job in this process, as a worker does.
+
+    A database error ends it, as it ends a worker.
+    """
     try:
         claimed = site.jobs.claim_next("here", now(), job_id=job.id)
         if claimed is not None:

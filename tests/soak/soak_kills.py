@@ -1,4 +1,7 @@
-"""Checks with workers that are killed, stopped or busy: blocks are kept, deaths noticed, live workers left alone."""
+"""Checks with workers that are killed, stopped or busy.
+
+Blocks are kept, deaths noticed, live workers left alone.
+"""
 
 import os
 import random

@@ -1,4 +1,7 @@
-"""Checks of the queue with many processes on one database: claims, order, progress with a concurrent reader."""
+"""Checks of the queue with many processes on one database.
+
+Claims, order, progress with a concurrent reader.
+"""
 
 import itertools
 import json

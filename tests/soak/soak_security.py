@@ -1,4 +1,7 @@
-"""Checks of the trust boundary: the long form of the tests of requests, files, models and text, and a fuzzer."""
+"""Checks of the trust boundary.
+
+The long form of the tests of requests, files, models and text, and a fuzzer.
+"""
 
 import subprocess
 import sys

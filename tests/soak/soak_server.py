@@ -1,4 +1,7 @@
-"""Checks of the page under load: many visitors, large bodies, endless submits, a database of several years."""
+"""Checks of the page under load.
+
+Many visitors, large bodies, endless submits, a database of several years.
+"""
 
 import contextlib
 import http.client
@@ -161,7 +164,10 @@ def check_visitors(work: Path, short: bool) -> Outcome:
 
 @contextlib.contextmanager
 def _workers(data: Path, count: int) -> Iterator[None]:
-    """Run additional workers while the block runs. Each claims a job; they are started as a supervisor does."""
+    """Run additional workers while the block runs.
+
+    Each claims a job; they are started as a supervisor does.
+    """
     command = [sys.executable, "-m", "app.jobs.worker", "--name"]
     environment = {**os.environ, "ABQ_DATA_DIR": str(data), "ABQ_THREADS": "1"}
     workers = [

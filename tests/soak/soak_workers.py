@@ -1,5 +1,6 @@
-"""Shared by the checks: a model of six blocks that calibrates in seconds, services, and workers that can be killed.
+"""Shared by the checks.
 
+A model of six blocks that calibrates in seconds, services, and workers that can be killed.
 Workers are forked from a server that has imported torch, so one starts in milliseconds and hundreds can be killed.
 """
 
@@ -128,7 +129,10 @@ def _start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def work(environment: dict[str, str], name: str, die_at: DieAt | None) -> None:
-    """Run a worker; `die_at` kills it at that point. Its evaluation is short, so blocks take most of its time."""
+    """Run a worker; `die_at` kills it at that point.
+
+    Its evaluation is short, so blocks take most of its time.
+    """
     from app.jobs import calibration_job
     from app.jobs.worker import run_one
 

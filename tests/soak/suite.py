@@ -1,4 +1,7 @@
-"""Tests of this project as a check: how many passed, the duration of the longest, and what they counted."""
+"""Tests of this project as a check.
+
+How many passed, the duration of the longest, and what they counted.
+"""
 
 import subprocess
 import sys
@@ -12,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Suite:
-    """The outcome of a pytest run. counts: values that the tests recorded (`record_property`), summed by name."""
+    """The outcome of a pytest run.
+
+    counts: values that the tests recorded (`record_property`), summed by name.
+    """
 
     passed: int
     other: list[str]  # failed, errored, or skipped: a skipped test shows nothing

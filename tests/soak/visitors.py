@@ -21,7 +21,10 @@ PAUSE_SECONDS = 1.0
 
 @dataclass
 class Visit:
-    """waits: seconds until each answer, as seen by the client.  errors: errors that a visitor would see."""
+    """waits: seconds until each answer, as seen by the client.
+
+    errors: errors that a visitor would see.
+    """
 
     waits: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)

@@ -1,4 +1,7 @@
-"""Fixtures of the storage tests: an open database on each backend, and a job that is running."""
+"""Fixtures of the storage tests.
+
+An open database on each backend, and a job that is running.
+"""
 
 import importlib.util
 import os

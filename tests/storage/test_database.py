@@ -1,4 +1,7 @@
-"""Opening the database: new, existing, in other journal modes, and every way in which it fails."""
+"""Opening the database.
+
+New, existing, in other journal modes, and every way in which it fails.
+"""
 
 import logging
 import os

@@ -41,7 +41,10 @@ class Expected:
 
 
 class History(RuleBasedStateMachine):
-    """The state machine. Stale claims stay in the bundle: a write succeeds only if the model says it owns the job."""
+    """The state machine.
+
+    Stale claims stay in the bundle: a write succeeds only if the model says it owns the job.
+    """
 
     submitted: Bundle[Job] = Bundle("submitted")
     claims: Bundle[Job] = Bundle("claims")
@@ -60,7 +63,10 @@ class History(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def as_owner(self, claim: Job, write: Callable[[], Any]) -> Expected | None:
-        """Try the write. Returns the expected job if the claim owns it; otherwise checks for LostLeaseError."""
+        """Try the write.
+
+        Returns the expected job if the claim owns it; otherwise checks for LostLeaseError.
+        """
         expected = self.expected.get(claim.id)
         if expected is not None and expected.state == "running" and expected.epoch == claim.epoch:
             write()

@@ -1,4 +1,7 @@
-"""The fair write lock: first come, first served; released when its holder dies; no writer waits forever."""
+"""The fair write lock.
+
+First come, first served; released when its holder dies; no writer waits forever.
+"""
 
 import os
 import signal

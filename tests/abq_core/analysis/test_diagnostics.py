@@ -1,4 +1,7 @@
-"""Diagnostics of a calibration: the frames, their coordinates, and values that follow from the method."""
+"""Diagnostics of a calibration.
+
+The frames, their coordinates, and values that follow from the method.
+"""
 
 import dataclasses
 

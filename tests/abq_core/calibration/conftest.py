@@ -20,7 +20,10 @@ from abq_core.quantization.quant_linear import linears_of
 
 @dataclass(frozen=True)
 class FirstBlock:
-    """hidden: (segments, tokens, hidden) at its input.  peaks: max|X| per input channel of its linears."""
+    """hidden: (segments, tokens, hidden) at its input.
+
+    peaks: max|X| per input channel of its linears.
+    """
 
     module: nn.Module
     hidden: Tensor

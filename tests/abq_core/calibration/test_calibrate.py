@@ -1,4 +1,7 @@
-"""Calibration on tiny models: it lowers the error, it resumes bit for bit, it can be stopped."""
+"""Calibration on tiny models.
+
+It lowers the error, it resumes bit for bit, it can be stopped.
+"""
 
 import dataclasses
 import random

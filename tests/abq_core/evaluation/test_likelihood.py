@@ -1,4 +1,7 @@
-"""Log-likelihoods against one forward pass per text: boundaries, batches, truncation, both engines."""
+"""Log-likelihoods against one forward pass per text.
+
+Boundaries, batches, truncation, both engines.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The parts of lm-eval outside its documented API: each test names the part that an update changed."""
+"""The parts of lm-eval outside its documented API.
+
+Each test names the part that an update changed.
+"""
 
 import logging
 from importlib.metadata import version

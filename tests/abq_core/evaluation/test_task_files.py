@@ -1,4 +1,7 @@
-"""Task files: valid ones, and the refusal of everything that could run code or leave the folder."""
+"""Task files.
+
+Valid ones, and the refusal of everything that could run code or leave the folder.
+"""
 
 from pathlib import Path
 from typing import Any

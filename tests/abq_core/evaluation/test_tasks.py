@@ -1,4 +1,7 @@
-"""Tasks run by lm-eval on a tiny model: scores against a direct computation, both engines, refused templates."""
+"""Tasks run by lm-eval on a tiny model.
+
+Scores against a direct computation, both engines, refused templates.
+"""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""The operations of a decode step by torch: masks, fused inputs, attention and KV quantization."""
+"""The operations of a decode step by torch.
+
+Masks, fused inputs, attention and KV quantization.
+"""
 
 import pytest
 import torch

@@ -71,7 +71,10 @@ def test_bytes_that_are_not_utf8_become_replacement_characters(byte_fallback: Pr
 
 
 def test_decode_stream_fails_on_bytes_that_are_not_utf8(byte_fallback: PreTrainedTokenizerFast) -> None:
-    """The reason for `Detokenizer`. When this test fails, check whether `DecodeStream` can replace it."""
+    """The reason for `Detokenizer`.
+
+    When this test fails, check whether `DecodeStream` can replace it.
+    """
     decode_stream = DecodeStream(ids=[HELLO], skip_special_tokens=True)
     with pytest.raises(Exception, match="Invalid prefix encountered"):
         for token in INVALID:

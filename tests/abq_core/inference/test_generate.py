@@ -1,4 +1,7 @@
-"""Generation: greedy and sampled tokens, KL divergence, streaming of incomplete characters, errors."""
+"""Generation.
+
+Greedy and sampled tokens, KL divergence, streaming of incomplete characters, errors.
+"""
 
 import copy
 from itertools import pairwise

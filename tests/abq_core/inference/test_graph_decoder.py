@@ -1,4 +1,7 @@
-"""The GPU's decode step, run without a graph on the CPU: it computes what transformers' modules do."""
+"""The GPU's decode step, run without a graph on the CPU.
+
+It computes what transformers' modules do.
+"""
 
 from dataclasses import replace
 from pathlib import Path

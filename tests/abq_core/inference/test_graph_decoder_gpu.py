@@ -1,4 +1,7 @@
-"""The decode step as a CUDA graph on a GPU: bit-identical to the step without a graph; text; memory."""
+"""The decode step as a CUDA graph on a GPU.
+
+Bit-identical to the step without a graph; text; memory.
+"""
 
 import gc
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Concatenated linears: the same outputs, no weight stored twice, and linears that differ left unchanged."""
+"""Concatenated linears.
+
+The same outputs, no weight stored twice, and linears that differ left unchanged.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,7 @@
-"""Models in 16 bits and the INT8 baseline: dtypes, what is replaced, and that the original is not modified."""
+"""Models in 16 bits and the INT8 baseline.
+
+Dtypes, what is replaced, and that the original is not modified.
+"""
 
 from dataclasses import replace
 from pathlib import Path

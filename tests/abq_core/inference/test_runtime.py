@@ -1,4 +1,7 @@
-"""Quantized models: from a run's blocks or rounded to nearest, simulated or packed; their size and their path."""
+"""Quantized models.
+
+From a run's blocks or rounded to nearest, simulated or packed; their size and their path.
+"""
 
 from pathlib import Path
 

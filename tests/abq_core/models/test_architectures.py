@@ -1,4 +1,7 @@
-"""The table of architectures: its names exist in every family's blocks; models outside the table."""
+"""The table of architectures.
+
+Its names exist in every family's blocks; models outside the table.
+"""
 
 from itertools import chain
 

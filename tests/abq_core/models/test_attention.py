@@ -1,4 +1,7 @@
-"""The attention function against its formula: grouped queries, masks, soft caps, quantized K and V, recorded maps."""
+"""The attention function against its formula.
+
+Grouped queries, masks, soft caps, quantized K and V, recorded maps.
+"""
 
 import pytest
 import torch

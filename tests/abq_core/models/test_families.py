@@ -1,4 +1,7 @@
-"""Every family end to end: loading, balance pairs, attention, calibration, the engine, text generation."""
+"""Every family end to end.
+
+Loading, balance pairs, attention, calibration, the engine, text generation.
+"""
 
 import math
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Loading models: weights, forward passes, shards, and models with missing or mismatched parts."""
+"""Loading models.
+
+Weights, forward passes, shards, and models with missing or mismatched parts.
+"""
 
 import json
 from pathlib import Path

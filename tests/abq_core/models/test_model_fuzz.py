@@ -1,5 +1,6 @@
-"""Property tests of everything that reads untrusted input: each input returns a value or raises a named error.
+"""Property tests of everything that reads untrusted input.
 
+Each input returns a value or raises a named error.
 The slow test reads 10,000 cases with each reader.
 """
 

@@ -1,4 +1,7 @@
-"""The parts of transformers outside its documented API: each test names the part that an update changed."""
+"""The parts of transformers outside its documented API.
+
+Each test names the part that an update changed.
+"""
 
 import inspect
 

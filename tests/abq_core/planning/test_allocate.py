@@ -1,4 +1,7 @@
-"""Bit allocation: equal to exhaustive search, monotonic in the budget, clear errors for budgets too small."""
+"""Bit allocation.
+
+Equal to exhaustive search, monotonic in the budget, clear errors for budgets too small.
+"""
 
 import itertools
 

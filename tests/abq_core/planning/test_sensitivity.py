@@ -1,4 +1,7 @@
-"""One linear at a time: the distances are those of a model in which only this linear is quantized."""
+"""One linear at a time.
+
+The distances are those of a model in which only this linear is quantized.
+"""
 
 import copy
 from pathlib import Path

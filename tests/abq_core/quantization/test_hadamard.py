@@ -1,4 +1,7 @@
-"""The Hadamard transform: gradients, its effect on outliers, and its place in artifacts and both engines."""
+"""The Hadamard transform.
+
+Gradients, its effect on outliers, and its place in artifacts and both engines.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""Linears of a quantized block: fake-quantized inputs, packed weights, and replacing modules by name."""
+"""Linears of a quantized block.
+
+Fake-quantized inputs, packed weights, and replacing modules by name.
+"""
 
 import numpy as np
 import pytest

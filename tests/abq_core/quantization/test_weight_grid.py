@@ -1,4 +1,7 @@
-"""Weight grids: ranges, groups, and half-step zero points through calibration, storage and both engines."""
+"""Weight grids.
+
+Ranges, groups, and half-step zero points through calibration, storage and both engines.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""Hub data sets read by the real `datasets`: from a cache, from a local server, and without either."""
+"""Hub data sets read by the real `datasets`.
+
+From a cache, from a local server, and without either.
+"""
 
 import json
 import os

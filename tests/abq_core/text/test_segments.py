@@ -1,4 +1,7 @@
-"""Segments: equal for equal seeds, disjoint, from the right split, and read again from their record."""
+"""Segments.
+
+Equal for equal seeds, disjoint, from the right split, and read again from their record.
+"""
 
 import hashlib
 import json

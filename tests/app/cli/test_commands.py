@@ -1,4 +1,7 @@
-"""Commands: only answers on stdout, one line and exit code 2 for user errors, JSON with fixed names."""
+"""Commands.
+
+Only answers on stdout, one line and exit code 2 for user errors, JSON with fixed names.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""The disk fails during a job: files hold the old state or the new one, and the job can be resumed afterwards."""
+"""The disk fails during a job.
+
+Files hold the old state or the new one, and the job can be resumed afterwards.
+"""
 
 import errno
 import hashlib

@@ -1,5 +1,6 @@
-"""A data folder of release 0.1.0 with a half-done job: it opens, its runs are listed, and the job resumes.
+"""A data folder of release 0.1.0 with a half-done job.
 
+It opens, its runs are listed, and the job resumes.
 The folder is written here the way that release wrote it, not with the program's own functions: a stored database of
 its schema, and a run folder whose spec spells out the default switches and epochs.
 """
@@ -156,7 +157,7 @@ def test_a_half_done_job_of_an_old_data_folder_resumes(
     services.jobs.resume(JOB)
     ended = work_on(services, services.jobs.get(JOB))
     assert ended.state == "succeeded", services.jobs.log(JOB)
-    assert "Block 1 of 2 taken over from before" in services.jobs.log(JOB)
+    assert "Block 1 of 2 already stored" in services.jobs.log(JOB)
     if method == "abq":
         assert (first.read_bytes(), first.stat().st_mtime_ns) == written, "a finished block was computed again"
     assert [block.sha256 for block in services.storage.runs.blocks(RUN)] == reference.hashes()

@@ -1,4 +1,7 @@
-"""Progress on stderr: a bar that moves on a terminal, plain lines every few seconds if stderr is a file."""
+"""Progress on stderr.
+
+A bar that moves on a terminal, plain lines every few seconds if stderr is a file.
+"""
 
 import os
 import pty

@@ -98,7 +98,10 @@ def free_port() -> int:
 
 
 def alive(address: str) -> int:
-    """Number of live nodes. Asked in a separate process, because Ray leaves threads and signal handlers behind."""
+    """Number of live nodes.
+
+    Asked in a separate process, because Ray leaves threads and signal handlers behind.
+    """
     code = f"import ray; ray.init({address!r}, log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return int(found.stdout) if found.returncode == 0 else 0

@@ -1,4 +1,7 @@
-"""Jobs on a cluster: nodes that die, send nothing or differ, and what the submitting process writes."""
+"""Jobs on a cluster.
+
+Nodes that die, send nothing or differ, and what the submitting process writes.
+"""
 
 import os
 import subprocess

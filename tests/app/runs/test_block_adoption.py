@@ -77,7 +77,7 @@ def test_a_reused_block_equals_a_computed_one(
     )
     assert frames[0].equals(frames[1])
     log = " ".join(line.text for line in services.storage.jobs.logs(job.id))
-    assert f"taken over from run {first.run_id}, which made them from the same inputs: 1." in log
+    assert f"adopted from run {first.run_id}, which made them from the same inputs: 1." in log
 
 
 def test_the_same_calibration_is_computed_again(services: Services, first: Job) -> None:

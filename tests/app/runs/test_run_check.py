@@ -1,4 +1,7 @@
-"""abq runs verify, runs gc and db backup: damage is found, needed files are kept, blocks are never mixed."""
+"""abq runs verify, runs gc and db backup.
+
+Damage is found, needed files are kept, blocks are never mixed.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Mixed precision under a budget, end to end on a tiny model: chosen, calibrated, and shown wherever runs are."""
+"""Mixed precision under a budget, end to end on a tiny model.
+
+Chosen, calibrated, and shown wherever runs are.
+"""
 
 import dataclasses
 import json

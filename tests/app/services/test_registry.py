@@ -1,4 +1,7 @@
-"""The registry: each model is loaded once, and the least recently used are evicted before the next one is loaded."""
+"""The registry.
+
+Each model is loaded once, and the least recently used are evicted before the next one is loaded.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Cached reads: loaded once for concurrent readers, never older than promised, never modified."""
+"""Cached reads.
+
+Loaded once for concurrent readers, never older than promised, never modified.
+"""
 
 import subprocess
 import sys

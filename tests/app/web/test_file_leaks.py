@@ -135,7 +135,10 @@ def test_no_url_leaks_a_file(address: str, paths: list[str], record_property: Ca
 
 
 def check_endpoints(address: str, paths: list[str]) -> int:
-    """Send every path to every endpoint, as text and as Gradio file data. Returns the number of requests."""
+    """Send every path to every endpoint, as text and as Gradio file data.
+
+    Returns the number of requests.
+    """
     requests = 0
     with httpx.Client(base_url=address, timeout=300) as client:
         for endpoint, arguments in ENDPOINTS.items():

@@ -1,4 +1,7 @@
-"""Templates: values are escaped, terms have tooltips, and every template of the package can be loaded."""
+"""Templates.
+
+Values are escaped, terms have tooltips, and every template of the package can be loaded.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The crossover between the packed kernel and unpack-then-GEMM: timed once, stored, and found again."""
+"""The crossover between the packed kernel and unpack-then-GEMM.
+
+Timed once, stored, and found again.
+"""
 
 import json
 from pathlib import Path

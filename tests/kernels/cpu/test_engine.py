@@ -1,4 +1,7 @@
-"""Every path of the engine compared with the int64 reference: shapes, bits, stars, zero points, groups, remainders."""
+"""Every path of the engine compared with the int64 reference.
+
+Shapes, bits, stars, zero points, groups, remainders.
+"""
 
 import re
 import warnings

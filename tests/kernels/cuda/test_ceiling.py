@@ -15,7 +15,10 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
 
 
 def run(kind: str, steps: int, threads: int = 64, missing: int = 0, backwards: bool = False) -> torch.Tensor:
-    """The sums (2 blocks, threads, 4) of random operands. missing: elements by which the output is too small."""
+    """The sums (2 blocks, threads, 4) of random operands.
+
+    missing: elements by which the output is too small.
+    """
     operands = [torch.from_numpy(values.view(np.int32)) for values in ceiling.random_operands(steps)]
     out = torch.full((2 * threads * 4 - missing,), -1, dtype=torch.int32)
     device = EmulatedDevice(backwards=backwards)

@@ -1,4 +1,7 @@
-"""The set of kernels, the compiler's log and the cubin cache. Compiling needs CuPy (NVRTC), not a GPU."""
+"""The set of kernels, the compiler's log and the cubin cache.
+
+Compiling needs CuPy (NVRTC), not a GPU.
+"""
 
 import json
 from collections.abc import Iterator

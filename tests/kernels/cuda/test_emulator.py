@@ -1,4 +1,7 @@
-"""The emulator itself: it rejects undefined behaviour, has PTX's fragment layouts, and detects mutated kernels."""
+"""The emulator itself.
+
+It rejects undefined behaviour, has PTX's fragment layouts, and detects mutated kernels.
+"""
 
 import ctypes
 import math

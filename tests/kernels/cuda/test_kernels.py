@@ -1,4 +1,7 @@
-"""Every CUDA kernel on the emulator, at edge cases of its shapes: equal to the int64 reference."""
+"""Every CUDA kernel on the emulator, at edge cases of its shapes.
+
+Equal to the int64 reference.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Peers of the GPU engine: their results are checked, and peers that cannot be timed are reported."""
+"""Peers of the GPU engine.
+
+Their results are checked, and peers that cannot be timed are reported.
+"""
 
 import sys
 from collections.abc import Callable, Iterator

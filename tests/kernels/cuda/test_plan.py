@@ -1,4 +1,7 @@
-"""Launch plans: candidates per shape, the stored autotuning table, and graph capture, where nothing can be timed."""
+"""Launch plans.
+
+Candidates per shape, the stored autotuning table, and graph capture, where nothing can be timed.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Decode columns of a GPU, with the CPU as a stand-in: their modules, dtypes and stored rows."""
+"""Decode columns of a GPU, with the CPU as a stand-in.
+
+Their modules, dtypes and stored rows.
+"""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,7 @@
-"""Callbacks: the selection is parsed, other tabs are skipped, errors become a sentence, missing components stay."""
+"""Callbacks.
+
+The selection is parsed, other tabs are skipped, errors become a sentence, missing components stay.
+"""
 
 from collections.abc import Iterator
 
