@@ -1,5 +1,6 @@
-"""Ablation: the effect of each switch of a method, one at a time; writes docs/ablation.md and ablation-plus.md.
+"""Ablation: the effect of each switch of a method, one at a time.
 
+Writes docs/ablation.md and ablation-plus.md.
     python benchmarks/ablation.py --methods abq --markdown docs/ablation.md
     python benchmarks/ablation.py --methods abq+ --markdown docs/ablation-plus.md
 
@@ -56,8 +57,9 @@ def changes(switches: Switches, precision: Precision) -> dict[str, Switches]:
 def row_specs(
     model: str, precisions: Sequence[Precision], methods: Sequence[str], names: Sequence[str], conditions: Conditions
 ) -> dict[Key, RowSpec]:
-    """Rows by (method, precision, change). Change "" is the unchanged method, method "" is full precision.
+    """Rows by (method, precision, change).
 
+    Change "" is the unchanged method, method "" is full precision.
     names: the switches to change.
     """
     rows = {("", str(FULL), ""): RowSpec(model, str(FULL), FULL_PRECISION, None, False, conditions)}

@@ -1,4 +1,7 @@
-"""The conditions that all rows of a benchmark share: text, seed and effort; and their command-line options."""
+"""The conditions that all rows of a benchmark share: text, seed and effort.
+
+Also defines their command-line options.
+"""
 
 import argparse
 from dataclasses import dataclass, fields

@@ -101,7 +101,10 @@ def measure(name: str, columns: Sequence[str], rounds: int, tokens: int) -> dict
 
 
 def _in_turn(name: str, columns: Sequence[str], rounds: int, tokens: int) -> list[dict[str, Any]]:
-    """Load the columns one after the other, because building needs memory; then generate in turn."""
+    """Load the columns one after the other, because building needs memory.
+
+    Then generate in turn.
+    """
     workers: list[_Worker] = []
     try:
         for column in columns:

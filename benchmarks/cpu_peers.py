@@ -1,5 +1,6 @@
-"""Compare the CPU engine with ONNX Runtime, torch and llama.cpp in one run; write the results as JSON and as a page.
+"""Compare the CPU engine with ONNX Runtime, torch and llama.cpp in one run.
 
+Write the results as JSON and as a page.
 .venv/bin/python benchmarks/cpu_peers.py --quick --json benchmarks/results/cpu-peers.json
 """
 

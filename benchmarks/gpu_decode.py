@@ -60,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     name: str, blocks: int, column: str, on: driver.CudaDevice | None, rounds: int, tokens: int
 ) -> dict[str, Any]:
-    """Build, time and release one column. Without a GPU the same step runs eagerly, and memory is not measured."""
+    """Build, time and release one column.
+
+    Without a GPU the same step runs eagerly, and memory is not measured.
+    """
     _release_memory(on)
     model = column_model(name, blocks, column, "cpu" if on is None else on.place)
     list(generate({"": model}, None, _PROMPT, _WARM_UP_TOKENS))
@@ -113,7 +116,10 @@ def show(row: dict[str, Any]) -> None:
 
 
 def _release_memory(on: driver.CudaDevice | None) -> int | None:
-    """Free unused GPU memory and reset the peak. Returns the bytes still allocated, or None without a GPU."""
+    """Free unused GPU memory and reset the peak.
+
+    Returns the bytes still allocated, or None without a GPU.
+    """
     gc.collect()
     if on is None:
         return None

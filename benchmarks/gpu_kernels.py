@@ -1,5 +1,6 @@
-"""Compare the GPU engine with other libraries; write JSON. Needs only the package `kernels` of the project.
+"""Compare the GPU engine with other libraries; write JSON.
 
+Needs only the package `kernels` of the project.
 PYTHONPATH=. python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json
 
 gemlite and humming-kernels are timed as well if they are installed. They compile at their first call for a shape and

@@ -21,8 +21,9 @@ class DifferentTextError(ValueError):
 def measure_missing(
     specs: Sequence[RowSpec], file: RowFile, again: Sequence[str] = ()
 ) -> dict[RowSpec, dict[str, Any]]:
-    """Return the results of every row; measure those that the file lacks, and those of the methods in `again`.
+    """Return the results of every row.
 
+    Measure those that the file lacks, and those of the methods in `again`.
     A row that fails or has no perplexity is stored with its `error`; a peer that does not run is reported and omitted.
     Raises DifferentTextError if the rows of a model were not evaluated on the same text.
     """

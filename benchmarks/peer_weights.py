@@ -49,8 +49,9 @@ class PeerResult:
 def run_peer(
     name: str, python: Path, base: LoadedModel, precision: Precision, tokens: Tensor, options: dict[str, int | bool]
 ) -> PeerResult:
-    """Quantize `base` with a peer. tokens: (segments, length) int64.  options: steps, seed, symmetric.
+    """Quantize `base` with a peer. tokens: (segments, length) int64.
 
+    options: steps, seed, symmetric.
     Raises PeerError.
     """
     if not supports(precision):
@@ -93,7 +94,10 @@ def supports(precision: Precision) -> bool:
 
 
 def stored_blocks(base: LoadedModel, precision: Precision, weights: dict[str, Tensor]) -> MemoryStore:
-    """The blocks of `base` with a peer's weights as integers. Raises PeerError if one is missing or off the grid."""
+    """The blocks of `base` with a peer's weights as integers.
+
+    Raises PeerError if one is missing or off the grid.
+    """
     names = {id(parameter): name for name, parameter in base.model.named_parameters()}
     store = MemoryStore()
     for index, block in enumerate(blocks_of(base.model)):

@@ -1,5 +1,6 @@
-"""Perplexity of our methods and of peers on the same models, text and precisions; writes docs/results.md.
+"""Perplexity of our methods and of peers on the same models, text and precisions.
 
+Writes docs/results.md.
     python benchmarks/quality.py --model builtin --model qwen2-small
 
 Rows are written to the JSON file as they finish, so that an interrupted run can be resumed. Peers need their packages

@@ -56,7 +56,10 @@ CONFIGS = {
 
 
 def random_folder(name: str, folder: Path) -> Path:
-    """Save that model in FP16 with the built-in model's tokenizer; the same name has the same weights."""
+    """Save that model in FP16 with the built-in model's tokenizer.
+
+    The same name has the same weights.
+    """
     logging.disable_progress_bar()
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).half().save_pretrained(folder)

@@ -10,7 +10,10 @@ from typing import Any
 
 
 class RowFile:
-    """A file of rows {"asked": key, "found": results}. Several processes may add to the same file."""
+    """A file of rows {"asked": key, "found": results}.
+
+    Several processes may add to the same file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

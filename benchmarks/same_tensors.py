@@ -1,5 +1,6 @@
-"""Does another commit calibrate to the same tensors, bit for bit? Compare the SHA-256 of every block of a few runs.
+"""Does another commit calibrate to the same tensors, bit for bit?
 
+Compare the SHA-256 of every block of a few runs.
     .venv/bin/python benchmarks/same_tensors.py d5ae73d
 
 Checks the commit out into a temporary git worktree, calibrates the built-in model there and here with the same settings
@@ -46,7 +47,10 @@ def main() -> int:
 
 
 def block_hashes(root: Path, folder: Path, arguments: list[str]) -> list[str]:
-    """Calibrate with the code in `root`. Returns the SHA-256 of each block's file, in block order."""
+    """Calibrate with the code in `root`.
+
+    Returns the SHA-256 of each block's file, in block order.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as data:
         environment = {**os.environ, "ABQ_DATA_DIR": data, "PYTHONPATH": str(root)}
         command = [sys.executable, "-m", "app.cli", "calibrate", "builtin", *arguments, "--wait", "--json"]

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, saved as safetensors with a tiny tokenizer, for tests that need a model folder."""
+"""Tiny random models with a tiny tokenizer, saved as safetensors folders."""
 
 import os
 from pathlib import Path

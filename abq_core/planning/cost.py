@@ -35,7 +35,7 @@ _EVALUATED_LOGITS = 4 * LOGITS_AT_ONCE  # entries
 
 # Seconds on the reference core
 _START = 5.0  # Python, torch, the text
-_STEP = 7.4e-3  # per optimizer step and block, whatever its size
+_STEP = 7.4e-3  # per optimizer step and block, independent of its size
 _WEIGHT = 6.3e-9  # per weight and step, to quantize it and learn from it
 _OPERATION = 3.8e-12  # per multiplication or addition of a matrix product
 _VALUE = 1.0e-8  # per value that a linear reads or writes and step, to quantize it
@@ -140,7 +140,7 @@ def memory(shape: ModelShape, work: Work, packed: int) -> Memory:
         away = max(copied + block, model + max(together, block) if together else 0)
     at_home = model + round(SLACK * at_home)
     away = round(SLACK * away)
-    read = model + packed // shape.blocks  # while it is loaded, whatever its destination
+    read = model + packed // shape.blocks  # while it is loaded, on any device
     if work.home == HOST:
         return Memory(_PROCESS_BYTES + at_home, DEVICE_BYTES + away if work.moves else 0)
     return Memory(_PROCESS_BYTES + max(read, away), DEVICE_BYTES + at_home)

@@ -38,9 +38,9 @@ def allocate(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Choose a precision for every linear within a budget of bits or bytes.
+    """Choose a precision per linear under a budget.
 
-    The choice minimizes the predicted KL divergence to full precision.
+    Minimizes the predicted KL divergence to full precision within a budget of bits or bytes.
 
     Examples:
 

@@ -18,7 +18,9 @@ def warmup(
     ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Compile the integer engine for this processor and cache it on disk.
+    """Compile and cache the integer engine.
+
+    It is compiled for this processor.
 
     Example: abq warmup --precisions W2A8,W4A4
     """

@@ -16,7 +16,10 @@ _MAX_BYTES = 1 << 20
 
 
 def stack_of(error: BaseException) -> str:
-    """The tracebacks of an error and its causes, with the messages of this program's errors only."""
+    """Tracebacks of an error and its causes, without messages of foreign errors.
+
+    Only the messages of this program's errors are included.
+    """
     parts: list[str] = []
     one: BaseException | None = error
     while one is not None:

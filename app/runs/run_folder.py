@@ -112,7 +112,7 @@ class RunFolder:
 class BlockStore:
     """The blocks of a run as `abq_core` sees them (its CheckpointStore).
 
-    hashes: block -> sha256 of the blocks that storage knows; a file whose hash differs does not count.
+    hashes: block -> sha256 of the recorded blocks. A file with another hash is treated as missing.
     may_write: called before a file is renamed into place; raises if this process no longer owns the job.
     """
 

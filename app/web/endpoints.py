@@ -52,7 +52,7 @@ def _model_endpoints(services: Services) -> list[Endpoint]:
         return _rows(services.models.explore(model, precision)["linears"])
 
     def allocate(model: str, bits: float, candidates: list[str]) -> dict[str, Any]:
-        """Choose a precision for every linear layer, with at most `bits` stored bits per weight on average.
+        """Choose a precision per linear layer under a budget of mean stored bits per weight.
 
         The result as JSON text is a valid `precision` of `submit`.
         """
@@ -75,7 +75,10 @@ def _job_endpoints(services: Services, limits: Limits) -> list[Endpoint]:
         seed: int,
         request: gr.Request,
     ) -> dict[str, Any]:
-        """Queue a calibration and return its run, job and state. Negative `epochs`: the method's default."""
+        """Queue a calibration and return its run, job and state.
+
+        Negative `epochs`: the method's default.
+        """
         spec = CalibrationSpec(
             model, services.models.precision(precision), method, data=data, segments=segments, seq_len=seq_len,
             epochs=None if epochs < 0 else epochs, seed=seed, device=services.settings.device,
@@ -112,7 +115,10 @@ def _run_endpoints(services: Services) -> list[Endpoint]:
         return rows.read()
 
     def diagnostics(run: str, name: str, request: gr.Request) -> list[dict[str, Any]]:
-        """Return one diagnostics table of a run: blocks, linears, levels, outliers, balance, clipping ..."""
+        """Return one diagnostics table of a run.
+
+        For example blocks, linears, levels, outliers, balance or clipping.
+        """
         check_text_access(services.runs.get(run), request)
         return _rows(services.runs.diagnostics(run, name))
 
@@ -146,7 +152,10 @@ def _generate_endpoint(services: Services, limits: Limits) -> list[Endpoint]:
         model: str,
         request: gr.Request,
     ) -> Iterator[dict[str, str]]:
-        """Stream the text of each column ("full", a run id or a precision). Each item holds all text so far."""
+        """Stream the text of each column; each item holds all text so far.
+
+        A column is "full", a run id or a precision.
+        """
         texts = dict.fromkeys(columns, "")
         limits.check_text(request, columns, prompt, max_new_tokens)
         for event in services.generation.generate(columns, prompt, max_new_tokens, temperature, seed, model):
@@ -163,7 +172,10 @@ def _throughput_endpoints(services: Services) -> list[Endpoint]:
         return _rows(services.timings.frame())
 
     def bench(precisions: list[str], shapes: list[str], m: list[int], threads: int) -> list[dict[str, Any]]:
-        """Time kernels, and store and return the measurements. shapes: outputs x inputs, such as "4096x4096"."""
+        """Time kernels, and store and return the measurements.
+
+        shapes: outputs x inputs, such as "4096x4096".
+        """
         measured = services.throughput.time_kernels(precisions, parse_shapes(shapes), m, threads)
         return _rows(pd.DataFrame([asdict(measurement) for measurement in measured]))
 

@@ -67,7 +67,10 @@ def _itself(found: Found) -> str:
 
 
 def _gap(itself: Found, changed: Found | None) -> str:
-    """The rise in perplexity with the change; a dash if the change does not apply at this precision."""
+    """The rise in perplexity with the change.
+
+    A dash if the change does not apply at this precision.
+    """
     if changed is None:
         return "-"
     if "error" in itself or "error" in changed:

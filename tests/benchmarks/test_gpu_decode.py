@@ -1,4 +1,4 @@
-"""The GPU decode benchmark on the CPU with small shapes, and which packages a GPU machine does not need."""
+"""The GPU decode benchmark on the CPU with small shapes, and its required packages."""
 
 import json
 import subprocess

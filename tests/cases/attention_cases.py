@@ -1,4 +1,4 @@
-"""Attention of one token and its expected result, shared by the emulator's tests and the GPU's tests."""
+"""Attention of one token with its expected result, for the emulator and the GPU."""
 
 import torch
 from torch import Tensor

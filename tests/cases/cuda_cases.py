@@ -1,4 +1,4 @@
-"""A quantized product on a launcher and its expected result, shared by the emulator's tests and the GPU's tests."""
+"""A quantized product with its expected result, for the emulator and the GPU."""
 
 from dataclasses import dataclass
 

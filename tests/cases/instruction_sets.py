@@ -1,4 +1,4 @@
-"""Runs code in processes that compile for processors with fewer instruction sets than this one."""
+"""Run code in processes that compile for fewer instruction sets than this CPU has."""
 
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"""transformers must not take this package for the Hugging Face library `kernels`, which is refused if installed."""
+"""The Hugging Face library `kernels` is refused if installed.
+
+transformers must not take this package for it.
+"""
 
 import subprocess
 import sys

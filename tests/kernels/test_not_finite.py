@@ -1,4 +1,7 @@
-"""Every path refuses tokens with NaN or infinity; a comparison that ignores NaN would turn it into a number."""
+"""Every path refuses tokens with NaN or infinity.
+
+A comparison that ignores NaN would turn it into a number.
+"""
 
 from itertools import product
 from unittest.mock import patch

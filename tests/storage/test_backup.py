@@ -1,4 +1,7 @@
-"""A backup is one file with a consistent snapshot, made while others write, and restored by copying it."""
+"""A backup is one file with a consistent snapshot, restored by copying it.
+
+It can be made while others write.
+"""
 
 import shutil
 import threading

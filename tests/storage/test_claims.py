@@ -1,4 +1,7 @@
-"""No job is claimed twice by real processes, and a naive claim shows that the race detects double claims."""
+"""Real processes never claim a job twice.
+
+A naive claim does, which shows that the race detects double claims.
+"""
 
 import json
 import os

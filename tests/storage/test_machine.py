@@ -1,4 +1,4 @@
-"""Random histories of jobs and workers, checked after each step against a model of job ownership."""
+"""Random job and worker histories, checked step by step against an ownership model."""
 
 import tempfile
 from collections.abc import Callable

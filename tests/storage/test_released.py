@@ -1,4 +1,7 @@
-"""Stored databases of every released schema (folder `released`) open, migrate and work like new ones."""
+"""Stored databases of every released schema open, migrate and work like new ones.
+
+They are in the folder `released`.
+"""
 
 import shutil
 from pathlib import Path

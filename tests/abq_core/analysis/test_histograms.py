@@ -1,4 +1,4 @@
-"""Histograms, level counts, outlier channels and signal-to-noise ratios against direct computations."""
+"""Histograms, level counts, outlier channels and SNR against direct computations."""
 
 import math
 

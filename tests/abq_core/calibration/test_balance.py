@@ -1,4 +1,7 @@
-"""Where balance values start and which rows they reach; that they fold into every family is in test_families.py."""
+"""Initial balance values, and the rows that they scale.
+
+test_families.py tests that they fold into every family.
+"""
 
 import torch
 from family_cases import family_model

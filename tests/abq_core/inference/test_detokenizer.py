@@ -1,4 +1,4 @@
-"""Incremental detokenization equals decoding at once, for byte-level BPE and for byte fallback."""
+"""Incremental detokenization equals batch decoding: byte-level BPE and byte fallback."""
 
 from pathlib import Path
 

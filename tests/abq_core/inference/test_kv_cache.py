@@ -1,4 +1,4 @@
-"""The preallocated KV cache: transformers' results on every family, its memory, and its errors."""
+"""The preallocated KV cache: equal to transformers on every family; memory; errors."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run that shares leading blocks with another run reuses them, bit for bit as it would compute them."""
+"""A run reuses leading blocks of another run, bit for bit as it would compute them."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Calibrations that do not fit are refused before they are queued, with a message that says what would fit."""
+"""Calibrations that do not fit are refused before they are queued.
+
+The message says what would fit.
+"""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Stored timings on the page, compared with any engine, of this machine or another one's GPU."""
+"""Stored timings on the page, of this machine or the GPU of another one."""
 
 import pandas as pd
 import pytest

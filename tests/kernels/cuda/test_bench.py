@@ -1,4 +1,4 @@
-"""The GPU benchmark's rows and its checks before timing, with the emulator in place of the driver."""
+"""The GPU benchmark's rows and checks before timing, on the emulator."""
 
 import json
 from dataclasses import asdict

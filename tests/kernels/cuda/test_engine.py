@@ -1,4 +1,4 @@
-"""The GPU engine's choice of kernels, self-tests and errors, with the emulator in place of the driver."""
+"""The GPU engine's choice of kernels, self-tests and errors, on the emulator."""
 
 import numpy as np
 import pytest

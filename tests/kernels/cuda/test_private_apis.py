@@ -1,4 +1,4 @@
-"""torch's undocumented functions exist with the signatures the engine uses, and compute what they are used for."""
+"""torch's undocumented functions exist with the expected signatures and results."""
 
 import inspect
 

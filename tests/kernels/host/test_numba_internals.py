@@ -1,4 +1,4 @@
-"""The private parts of Numba that `kernels.host.numba_internals` uses still exist and behave as it expects."""
+"""The private parts of Numba in `numba_internals` still exist and behave as expected."""
 
 import inspect
 
