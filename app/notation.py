@@ -1,4 +1,4 @@
-"""Notations that people type into forms and options: lists, weight shapes, token counts."""
+"""Notations typed into forms and options: lists, weight shapes, token counts."""
 
 import re
 from collections.abc import Iterable

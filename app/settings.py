@@ -16,7 +16,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where data is stored and which threads and device are used.
+    """Data location, threads and device of one process.
 
     threads: CPU threads, at least 1.  device: cpu, cuda or cuda:N.
     """

@@ -14,7 +14,7 @@ from typing import Literal
 
 Split = Literal["train", "calibration", "evaluation"]
 
-# Generated tables, vendored wheels and tests are not text that people wrote to be read.
+# Generated tables, vendored wheels and tests are not prose or ordinary source code.
 _SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}
 )

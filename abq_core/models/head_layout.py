@@ -10,7 +10,7 @@ from abq_core.models.architectures import PARTLY_ROTATED, Rows
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How attention channels divide into heads.
+    """Division of attention channels into heads.
 
     rotary: how many channels of each head RoPE rotates. They come first; channel j is paired with j + rotary / 2.
     """

@@ -196,7 +196,10 @@ def _roofs(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def _above_zero(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Which rows have this value: older timings lack some columns, and imported ones may hold 0."""
+    """Mask of the rows that have this value above 0.
+
+    Older timings lack some columns, and imported ones may hold 0.
+    """
     if column not in rows:
         return pd.Series(False, rows.index)
     return pd.to_numeric(rows[column]).gt(0)

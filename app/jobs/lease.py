@@ -20,7 +20,7 @@ POLL_SECONDS = 0.5  # between checks for a requested cancel
 class JobStopped(Exception):
     """Work on the job stops here without an error; `reason` says why.
 
-    cancelled: a person cancelled it.  shutdown: this process was asked to end.  lost: another worker owns the job.
+    cancelled: a user cancelled it.  shutdown: this process was asked to end.  lost: another worker owns the job.
     """
 
     def __init__(self, reason: Reason) -> None:

@@ -141,7 +141,7 @@ class BlockStore:
         return sha256
 
     def load_draft(self, block: int) -> "dict[str, torch.Tensor] | None":
-        """What a block learned before the end-to-end pass; None as for `load`."""
+        """Learned values of a block before the end-to-end pass; None as for `load`."""
         return self._loaded(block, self._folder.draft_path(block))
 
     def save_draft(self, block: int, tensors: "dict[str, torch.Tensor]") -> str:

@@ -1,4 +1,4 @@
-"""Which models and texts the services of a process may read."""
+"""Models and texts that the services of a process may read."""
 
 
 class Sources:

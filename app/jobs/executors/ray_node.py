@@ -1,4 +1,4 @@
-"""What Ray runs on a node: the check of the node, and the actor that calibrates."""
+"""Entry points for Ray on a node: the check of the node, and the actor that calibrates."""
 
 import ray
 

@@ -15,7 +15,7 @@ class FailedLogins:
     """Failed logins of the last WINDOW_SECONDS. Successful logins are not counted.
 
     No budget is shared by all visitors, and a name's budget applies only to addresses that have failed themselves.
-    So guessing passwords never locks out a person at another address, not even the owner of the guessed name.
+    Guessing passwords therefore never locks out users at other addresses, including the owner of the guessed name.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

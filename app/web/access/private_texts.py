@@ -1,4 +1,4 @@
-"""Who sees what a run shows of its text.
+"""Access control for run data that can reveal the calibration text.
 
 Token texts, attention maps and learned scales can reveal the file that a run was calibrated on.
 """

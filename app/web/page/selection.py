@@ -19,7 +19,7 @@ LONGEST = 300  # characters of each part that are read from an address
 
 @dataclass(frozen=True)
 class Selection:
-    """What is selected on a page. run: "" if no run is. dark: the browser prefers dark mode."""
+    """The selection on a page. run: "" without a run. dark: the browser prefers dark mode."""
 
     model: str = DEFAULT_MODEL
     precision: str = DEFAULT_PRECISION

@@ -103,7 +103,7 @@ class Widgets(NamedTuple):
 
 
 def build_throughput_tab(page: Page) -> None:
-    """What to time on the left; speed-ups with their path and correctness mark on the right."""
+    """Build the tab: cases to time left, speed-ups with path and correctness mark right."""
     widgets = _build_widgets()
     _wire_stored_timings(page, widgets)
     _wire_benchmarks(page, widgets)
@@ -268,7 +268,7 @@ def _answer(picture: str, timings: Timings) -> str:
 
 
 def _absent_peers() -> str | None:
-    """How to install the engines that are missing."""
+    """Installation instructions for missing engines."""
     installed = installed_peers()
     absent = [name for name in PEERS if name not in installed]
     return f"For {' and '.join(absent)}: pip install 'abq-explorer[peers]'" if absent else None
