@@ -1,5 +1,6 @@
 """abq app and abq worker: serve the page, or run jobs without it."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from app.cli.answers import Answer, answers
 from app.cli.session import open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
+from app.web.access.addresses import LOOPBACK, Proxies, ProxyAddressError
 from app.web.access.loopback import is_loopback
 
 
@@ -42,6 +44,14 @@ def serve(
             "page may also read your home directory, the current folder and the data folder.",
         ),
     ] = None,
+    behind_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--behind-proxy",
+            help="Trust the headers X-Forwarded-For, -Host and -Proto of a reverse proxy on this machine, or at the "
+            "addresses in FORWARDED_ALLOW_IPS.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the dashboard and run its jobs. Example: abq app --port 7861"""
     if auth is None and not is_loopback(host):
@@ -56,11 +66,12 @@ def serve(
     for folder in folders:
         if not folder.is_dir():
             raise ServeError(f"--allow {folder} is not a folder. Create it, or name another one.")
+    proxies = _proxies() if behind_proxy else None
     settings = Settings.from_environment()
     open_services(settings)  # reports a bad data folder or database before gradio is imported
     from app.web.dashboard import launch
 
-    launch(settings, host, port, accounts, public_name or (), folders)
+    launch(settings, host, port, accounts, public_name or (), folders, proxies)
 
 
 @answers
@@ -75,3 +86,11 @@ def work() -> Answer:
     if Supervisor(services.settings, services.storage.jobs).run_until_idle():
         return Answer({"worked": True}, "The queue is empty.")
     return Answer({"worked": False}, "Another process already runs the queue.")
+
+
+def _proxies() -> Proxies:
+    """The addresses in FORWARDED_ALLOW_IPS, by default this machine."""
+    try:
+        return Proxies.parse(os.environ.get("FORWARDED_ALLOW_IPS", "").strip() or LOOPBACK)
+    except ProxyAddressError as error:
+        raise ServeError(f"FORWARDED_ALLOW_IPS: {error}") from error

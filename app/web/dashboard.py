@@ -20,12 +20,15 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from app.jobs.executors.local import Supervisor
 from app.services import ServiceError, Services, open_services
 from app.settings import Settings
 from app.web.access.accounts import Accounts
+from app.web.access.addresses import Proxies
 from app.web.access.allowed_folders import page_folders
+from app.web.access.connections import ConnectionLimits, Connections, TrackRequestsMiddleware, protocol_with
 from app.web.access.ended_streams import EndedStreamMiddleware
 from app.web.access.loopback import is_loopback
 from app.web.access.request_bodies import Arguments, RequestBodyMiddleware
@@ -33,6 +36,7 @@ from app.web.access.security import LOOPBACK_HOSTS, allowed_hosts, middleware
 from app.web.downloads import ASSETS, download_routes
 from app.web.endpoints import build_endpoints
 from app.web.limits import Limits
+from app.web.log_rate import OncePerSecond
 from app.web.metrics import CountRequestsMiddleware, RequestCounter, metrics_route
 from app.web.page.callbacks import EXPECTED
 from app.web.page.context import Page
@@ -59,8 +63,11 @@ CONCURRENT_CALLBACKS = 8
 MAX_SESSIONS = 256  # Gradio keeps about a third of a MiB for each browser session; the oldest are dropped.
 QUEUE_STATUS_SECONDS = 2.0
 SHUTDOWN_SECONDS = 3
+# Loggers whose messages clients can cause as often as they like.
+CLIENT_LOGGERS = ("asyncio", "uvicorn.error", "app.web.access.connections", "app.web.access.login")
 
 logger = logging.getLogger(__name__)
+_once_per_second = OncePerSecond()
 
 
 class PortInUseError(ServiceError):
@@ -93,11 +100,14 @@ def build(services: Services) -> tuple[gr.Blocks, dict[str, Arguments]]:
 
 
 def web_application(
-    services: Services, hosts: tuple[str, ...] = LOOPBACK_HOSTS, accounts: Accounts | None = None
+    services: Services,
+    hosts: tuple[str, ...] = LOOPBACK_HOSTS,
+    accounts: Accounts | None = None,
+    proxies: Proxies | None = None,
 ) -> FastAPI:
     """The page, its downloads and metrics behind the access checks.
 
-    hosts: host names that requests may use. accounts: None disables the login.
+    hosts: host names that requests may use. accounts: None disables the login. proxies: whose forwarded headers count.
     Gradio's sharing, run history, monitoring, uploads and file routes are disabled.
     """
     blocks, endpoints = build(services)
@@ -106,7 +116,7 @@ def web_application(
         routes=[*download_routes(services), metrics_route(services.storage.jobs, counter)],
         middleware=[
             Middleware(CountRequestsMiddleware, counter=counter),
-            *middleware(hosts, accounts),
+            *middleware(hosts, accounts, proxies),
             Middleware(EndedStreamMiddleware),
             Middleware(RequestBodyMiddleware, endpoints=endpoints, inputs=_inputs(blocks, endpoints)),
         ],
@@ -147,21 +157,21 @@ def launch(
     accounts: Accounts | None = None,
     public_names: Sequence[str] = (),
     allow: Sequence[Path] = (),
+    proxies: Proxies | None = None,
 ) -> None:
     """Serve the page and run queued jobs until interrupted.
 
     public_names: host names of the page besides `host`, such as that of a reverse proxy.
     allow: folders from which the page may read models and texts, besides its own (`page_folders`).
+    proxies: whose forwarded headers count.
     Raises SettingsError, DatabaseError, PortInUseError.
     """
     listener = _listen(host, port)
-    only_this_account = accounts is None and not public_names and is_loopback(host)
+    only_this_account = accounts is None and not public_names and proxies is None and is_loopback(host)
     services = open_services(settings, page_folders(settings.data_dir, only_this_account, allow))
     supervisor = Supervisor(settings, services.storage.jobs)
-    configuration = uvicorn.Config(
-        web_application(services, (*allowed_hosts(host), *public_names), accounts),
-        log_level="warning",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    configuration = server_configuration(
+        web_application(services, (*allowed_hosts(host), *public_names), accounts, proxies), proxies
     )
     url_host = f"[{host}]" if ":" in host else host
     print(f"ABQ Explorer: http://{url_host}:{port} (data in {settings.data_dir}). Press Ctrl-C to stop.", flush=True)
@@ -177,6 +187,26 @@ def launch(
         server.run(sockets=[listener])
     finally:
         supervisor.stop()
+
+
+def server_configuration(application: ASGIApp, proxies: Proxies | None = None) -> uvicorn.Config:
+    """Settings of the server: limits of connections and of its log, no websockets.
+
+    uvicorn's own handling of forwarded headers is disabled: it trusts every program of this machine.
+    """
+    connections = Connections(ConnectionLimits.of_process(), proxies or Proxies())
+    configuration = uvicorn.Config(
+        TrackRequestsMiddleware(application, connections),
+        http=protocol_with(connections),
+        ws="none",
+        backlog=connections.limits.backlog,
+        proxy_headers=False,
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    for name in CLIENT_LOGGERS:
+        logging.getLogger(name).addFilter(_once_per_second)
+    return configuration
 
 
 def is_shutdown_cancellation(record: logging.LogRecord) -> bool:

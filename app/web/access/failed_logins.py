@@ -1,9 +1,9 @@
 """Budgets of failed logins, by address and by account name."""
 
-import ipaddress
 import time
 from collections.abc import Callable
 
+from app.web.access.addresses import network_of
 from app.web.access.rates import RateLimit
 
 MAX_FAILURES_PER_ADDRESS = 10
@@ -33,19 +33,3 @@ class FailedLogins:
         """Count a failed login."""
         self._by_address.hit(network_of(address))
         self._by_name.hit(name)
-
-
-def network_of(address: str) -> str:
-    """The network of one visitor: an IPv4 address, or the /64 of an IPv6 address.
-
-    Text that is not an IP address, such as the name of a Unix socket, is used unchanged.
-    """
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped:  # an IPv4 client of a server that listens on "::"
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found.packed[:8] + bytes(8), 64)))

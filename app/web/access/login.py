@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from cachetools import TTLCache
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.figures.palette import DARK, LIGHT
 from app.web.access.accounts import Accounts, AccountsError
@@ -32,6 +33,7 @@ from app.web.html import render
 
 COOKIE = "abq_session"
 SESSION_SECONDS = 12 * 3600.0
+SESSION_CHECK_SECONDS = 2.0  # how often a response that takes long is checked against its session
 MAX_SESSIONS = 1000
 MAX_FORM_BYTES = 4096
 MAX_NAME_LENGTH = 64
@@ -41,11 +43,14 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'",
 }
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Session:
-    """Name of the account, and its password hash at login: another hash ends the session."""
+    """Key, name of the account, and its password hash at login: another hash ends the session."""
 
+    key: bytes
     name: str
     password_hash: str
 
@@ -54,7 +59,8 @@ class LoginMiddleware:
     """Pass on requests of logged-in visitors, or all requests if there are no accounts.
 
     Sessions are kept on the server, by a digest of their random token, and end after SESSION_SECONDS, at logout, when
-    the account is removed or changes its password, and when the program stops.
+    the account is removed or changes its password, and when the program stops. A response that is still being sent then
+    is cut off within SESSION_CHECK_SECONDS.
     """
 
     def __init__(self, app: ASGIApp, accounts: Accounts | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,17 +75,18 @@ class LoginMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        request = Request(scope, receive)
         try:
-            response = await self._respond(Request(scope, receive))
+            found = await self._respond(request)
         except AccountsError as error:  # the password file became unusable while the page runs: refuse every request
-            response = PlainTextResponse(f"Login is not possible: {error}", 503)
-        await (self.app if response is None else response)(scope, receive, send)
+            found = _unusable(error)
+        if isinstance(found, Session):
+            await self._pass_on(found, request, send)
+        else:
+            await (self.app if found is None else found)(scope, receive, send)
 
-    async def _respond(self, request: Request) -> Response | None:
-        """The response to a login, a logout or a visitor without a session, or None.
-
-        None passes the request on.
-        """
+    async def _respond(self, request: Request) -> Response | Session | None:
+        """The visitor's session, a response to everything that has none, None if there are no accounts."""
         path, accounts = request.scope["path"], self.accounts
         if accounts is None:
             return PlainTextResponse("Not found.", 404) if path in ("/login", "/logout") else None
@@ -87,15 +94,41 @@ class LoginMiddleware:
             return await self._log_in(accounts, request) if request.method == "POST" else _login_page("")
         if path == "/logout":
             return self._log_out(request)
-        session = self._session(accounts, _digest(request.cookies.get(COOKIE, "")))
-        name = session.name if session else await self._basic(accounts, request)
-        if isinstance(name, Response):
-            return name
-        if name is None:
+        session = self._session(_digest(request.cookies.get(COOKIE, ""))) or await self._basic(accounts, request)
+        if session is None:
             opens_page = path == "/" and request.method in ("GET", "HEAD")
-            return RedirectResponse("login", 303) if opens_page else _refusal(request, "Log in first.", 401)
-        request.scope[VISITOR] = name
-        return None
+            return RedirectResponse("login", 303) if opens_page else _log_in_first(request)
+        return session
+
+    async def _pass_on(self, session: Session, request: Request, send: Send) -> None:
+        """Pass on a request, with the account's name as scope[VISITOR], for as long as its session is open."""
+        loop, started = asyncio.get_running_loop(), False
+        request.scope[VISITOR] = session.name
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        def check() -> None:
+            nonlocal timer
+            if self._is_open(session):
+                timer = loop.call_later(SESSION_CHECK_SECONDS, check)
+            else:
+                limit.reschedule(loop.time())
+
+        timer = loop.call_later(SESSION_CHECK_SECONDS, check)
+        try:
+            async with asyncio.timeout(None) as limit:
+                try:
+                    await self.app(request.scope, request.receive, noted)
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        if limit.expired() and not started:
+            await _log_in_first(request)(request.scope, request.receive, send)
 
     async def _log_in(self, accounts: Accounts, request: Request) -> Response:
         """Read the form, and start a session if the password is right."""
@@ -109,7 +142,7 @@ class LoginMiddleware:
         if refusal := await self._check_password(accounts, request, name, password):
             return refusal
         token = secrets.token_urlsafe(32)
-        self._sessions[_digest(token)] = Session(name, accounts.password_hash(name) or "")
+        self._start_session(accounts, _digest(token), name)
         response = RedirectResponse("./", 303) if _is_browser(request) else JSONResponse({"success": True})
         response.set_cookie(
             COOKIE, token, max_age=int(SESSION_SECONDS), httponly=True, samesite="lax",
@@ -123,16 +156,24 @@ class LoginMiddleware:
         response.delete_cookie(COOKIE)
         return response
 
-    def _session(self, accounts: Accounts, key: bytes) -> Session | None:
+    def _start_session(self, accounts: Accounts, key: bytes, name: str) -> Session:
+        session = self._sessions[key] = Session(key, name, accounts.password_hash(name) or "")
+        return session
+
+    def _session(self, key: bytes) -> Session | None:
         """The session of a key, unless it has expired or the account's password has changed."""
-        session = self._sessions.get(key)
-        return session if session and accounts.password_hash(session.name) == session.password_hash else None
+        session, accounts = self._sessions.get(key), self.accounts
+        valid = session and accounts and accounts.password_hash(session.name) == session.password_hash
+        return session if valid else None
 
-    async def _basic(self, accounts: Accounts, request: Request) -> str | Response | None:
-        """The account name of a valid Authorization header; None without a header.
+    def _is_open(self, session: Session) -> bool:
+        try:
+            return self._session(session.key) is session
+        except AccountsError:
+            return False
 
-        A wrong password returns a refusal.
-        """
+    async def _basic(self, accounts: Accounts, request: Request) -> Session | Response | None:
+        """The session of a valid Authorization header, a refusal of a wrong password, None without a header."""
         scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "basic" or len(encoded) > MAX_FORM_BYTES:
             return None
@@ -142,11 +183,10 @@ class LoginMiddleware:
             return None
         # A session remembers verified credentials: the slow password hash is computed once, not for every request.
         key = hmac.digest(self._basic_key, f"{name}:{password}".encode(), "sha256")
-        if self._session(accounts, key) is None:
-            if refusal := await self._check_password(accounts, request, name, password):
-                return refusal
-            self._sessions[key] = Session(name, accounts.password_hash(name) or "")
-        return name
+        if session := self._session(key):
+            return session
+        refusal = await self._check_password(accounts, request, name, password)
+        return refusal or self._start_session(accounts, key, name)
 
     async def _check_password(self, accounts: Accounts, request: Request, name: str, password: str) -> Response | None:
         """None for the right password, otherwise a refusal. Only failures are counted."""
@@ -189,6 +229,16 @@ def _digest(token: str) -> bytes:
 
 def _is_browser(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
+
+
+def _unusable(error: AccountsError) -> Response:
+    """The answer to every request while the password file cannot be used. Only the log says which file, and why."""
+    logger.error("Login is not possible: %s", error)
+    return PlainTextResponse("Login is not possible at the moment. The log of the server says why.", 503)
+
+
+def _log_in_first(request: Request) -> Response:
+    return _refusal(request, "Log in first.", 401)
 
 
 def _refusal(request: Request, message: str, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -1,5 +1,6 @@
-"""Access checks of every request: host name, origin, URL path, body size, login."""
+"""Access checks of every request: host name, origin, URL path, size and duration of the body, login."""
 
+import asyncio
 import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -8,15 +9,19 @@ import psutil
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.access.accounts import Accounts
+from app.web.access.addresses import Proxies
+from app.web.access.forwarded import ForwardedMiddleware
 from app.web.access.login import LoginMiddleware
 from app.web.access.paths import KnownPathsMiddleware
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_BODY_BYTES = 1 << 20
+MAX_BODY_SECONDS = 30.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITE = frozenset({"same-origin", "none", ""})
 POLICY = {
@@ -37,20 +42,23 @@ def allowed_hosts(host: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*LOOPBACK_HOSTS, socket.gethostname(), *names]))
 
 
-class BodyTooLargeError(ValueError):
-    """A request body exceeds the limit."""
+class BodyRefusedError(ValueError):
+    """A request body is too large, or takes too long."""
 
 
-def middleware(hosts: Sequence[str] = LOOPBACK_HOSTS, accounts: Accounts | None = None) -> list[Middleware]:
+def middleware(
+    hosts: Sequence[str] = LOOPBACK_HOSTS, accounts: Accounts | None = None, proxies: Proxies | None = None
+) -> list[Middleware]:
     """All access checks, in the order in which they run.
 
-    hosts: host names that requests may use. accounts: None disables the login.
+    hosts: host names that requests may use. accounts: None disables the login. proxies: whose forwarded headers count.
     """
     return [
+        Middleware(ForwardedMiddleware, proxies=proxies or Proxies()),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(SameSiteMiddleware),
         Middleware(KnownPathsMiddleware),
-        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES),
+        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, seconds=MAX_BODY_SECONDS),
         Middleware(LoginMiddleware, accounts=accounts),
     ]
 
@@ -83,10 +91,10 @@ class SameSiteMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuse a body that is too large, by its Content-Length, and by counting the bytes that arrive."""
+    """Refuse a body that is too large, by its Content-Length and by counting its bytes, or that arrives too slowly."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
+        self.app, self.limit, self.seconds = app, limit, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -94,33 +102,46 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         too_large = PlainTextResponse(f"The request body is too large: the limit is {self.limit} bytes.", 413)
+        too_slow = PlainTextResponse(
+            f"The request body did not arrive within {self.seconds:g} seconds.", 408, {"Connection": "close"}
+        )
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdigit() or int(declared) > self.limit:
             await too_large(scope, receive, send)
             return
         received, answered = 0, False
+        deadline: float | None = asyncio.get_running_loop().time() + self.seconds  # None when the body is complete
+        refusal: Response | None = None
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+        async def limited() -> Message:
+            nonlocal received, deadline, refusal
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                refusal = too_slow
+                raise BodyRefusedError(f"more than {self.seconds:g} seconds") from error
+            if not message.get("more_body", False):
+                deadline = None
             received += len(message.get("body", b""))
             if received > self.limit:
-                raise BodyTooLargeError(f"more than {self.limit} bytes")
+                refusal = too_large
+                raise BodyRefusedError(f"more than {self.limit} bytes")
             return message
 
-        async def send_unless_too_large(message: Message) -> None:
+        async def send_unless_refused(message: Message) -> None:
             nonlocal answered
-            if received <= self.limit or answered:
+            if refusal is None or answered:
                 await send(message)
-            if message["type"] == "http.response.start" and received <= self.limit:
+            if message["type"] == "http.response.start" and refusal is None:
                 answered = True
 
         try:
-            await self.app(scope, counted, send_unless_too_large)
-        except BodyTooLargeError:
+            await self.app(scope, limited, send_unless_refused)
+        except (BodyRefusedError, ClientDisconnect):
             pass
-        if received > self.limit and not answered:
-            await too_large(scope, receive, send)
+        if refusal is not None and not answered:
+            await refusal(scope, receive, send)
 
 
 def _from_own_site(scope: Scope) -> bool:

@@ -21,6 +21,7 @@ from served import served
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.services import Services, open_services
+from app.web.access.forwarded import ForwardedMiddleware
 from app.web.access.paths import is_known
 from app.web.access.security import MAX_BODY_BYTES, allowed_hosts, middleware
 from app.web.dashboard import web_application
@@ -194,4 +195,4 @@ def test_gradio_client_works(host: str) -> None:
 def test_allowed_host_names() -> None:
     assert {"127.0.0.1", "localhost", "box.example"} <= set(allowed_hosts("box.example"))
     assert "127.0.0.1" in allowed_hosts("0.0.0.0") and "0.0.0.0" not in allowed_hosts("0.0.0.0")
-    assert middleware()[0].cls is TrustedHostMiddleware
+    assert [one.cls for one in middleware()[:2]] == [ForwardedMiddleware, TrustedHostMiddleware]
