@@ -2,11 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from account_cases import write_accounts
 from attack_cases import Command, FinishedRun, command_line
+from page_process import PageProcess, page_process
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,3 +53,21 @@ def finished_run(made_run: FinishedRun, data: Path) -> FinishedRun:
     """A finished run in the data folder of `abq`, which the test may change."""
     shutil.copytree(made_run.data, data, symlinks=True)
     return made_run._replace(data=data)
+
+
+@pytest.fixture(scope="session")
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The password file of `page`, with the accounts ada and bob. A test that changes it restores it."""
+    file = tmp_path_factory.mktemp("accounts") / "accounts"
+    write_accounts(file, "ada", "bob")
+    return file
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory, accounts: Path) -> Iterator[PageProcess]:
+    """`abq app` with a login, in a process that may open 256 files.
+
+    Budgets of failed logins are by address, so each test guesses from an address of its own.
+    """
+    with page_process(tmp_path_factory.mktemp("page"), "--auth", str(accounts), descriptors=256) as served:
+        yield served

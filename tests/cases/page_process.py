@@ -22,14 +22,27 @@ class PageProcess(NamedTuple):
     address: str
     output: Path
 
-    def client(self, name: str = "", password: str = "") -> httpx.Client:
-        """A client of this page, with a name as that account."""
-        return httpx.Client(base_url=self.address, auth=(name, password) if name else None, timeout=120)
+    def client(self, name: str = "", password: str = "", source: str = "127.0.0.1") -> httpx.Client:
+        """A client of this page, with a name as that account. source: its address, on Linux any 127.x.y.z."""
+        transport = httpx.HTTPTransport(verify=False, local_address=source)  # no TLS: no certificates to load
+        auth = (name, password) if name else None
+        return httpx.Client(base_url=self.address, auth=auth, transport=transport, timeout=120)
+
+    def connect(self, sent: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+        """A connection on which these bytes were sent."""
+        opened = socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), 30, (source, 0))
+        opened.sendall(sent)
+        return opened
 
 
 @contextlib.contextmanager
-def page_process(data: Path, *options: str, cwd: Path = ROOT, home: Path | None = None) -> Iterator[PageProcess]:
-    """The page on the data folder `data` while the block runs. options: of `abq app`.  home: HOME of the process."""
+def page_process(
+    data: Path, *options: str, cwd: Path = ROOT, home: Path | None = None, descriptors: int | None = None
+) -> Iterator[PageProcess]:
+    """The page on the data folder `data` while the block runs.
+
+    options: of `abq app`.  home: HOME of the process.  descriptors: how many files it may open.
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     data.mkdir(parents=True, exist_ok=True)
@@ -37,6 +50,8 @@ def page_process(data: Path, *options: str, cwd: Path = ROOT, home: Path | None 
     settings = {"ABQ_DATA_DIR": str(data), "ABQ_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **settings, **({"HOME": str(home)} if home else {})}
     command = [sys.executable, "-m", "app.cli", "app", "--port", str(port), *options]
+    if descriptors is not None:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
     with output.open("wb") as file:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=file, stderr=file)
     page = PageProcess(f"http://127.0.0.1:{port}", output)

@@ -21,7 +21,7 @@ from app.web.access.paths import KnownPathsMiddleware
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_BODY_BYTES = 1 << 20
-MAX_BODY_SECONDS = 30.0
+MAX_BODY_SECONDS = 20.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITE = frozenset({"same-origin", "none", ""})
 POLICY = {

@@ -219,6 +219,15 @@ def test_a_port_in_use_is_reported(folder: Path, capsys: pytest.CaptureFixture[s
     assert port in err and "--port" in err and "Traceback" not in err
 
 
+def test_an_invalid_address_of_a_proxy_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    assert main(["app", "--behind-proxy"]) == 2
+    err = capsys.readouterr().err
+    assert "FORWARDED_ALLOW_IPS" in err and "'*'" in err and "10.0.0.2" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("bad", ["ABQ_DATA_DIR", "ABQ_DATABASE_URL", "ABQ_THREADS"])
 def test_invalid_settings_are_reported(
     bad: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,12 +1,20 @@
 """Headers of proxies: used if a trusted proxy sent them, removed otherwise."""
 
 import asyncio
+from pathlib import Path
 
+import httpx
 import pytest
+from app_cases import settings_in
 from starlette.types import Receive, Scope, Send
 
+from app.services import open_services
 from app.web.access.addresses import Proxies
 from app.web.access.forwarded import ForwardedMiddleware
+from app.web.access.security import LOOPBACK_HOSTS
+from app.web.dashboard import web_application
+
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
 
 PROXY, STRANGER = "127.0.0.1", "192.0.2.7"
 
@@ -68,6 +76,21 @@ def test_a_trusted_proxy_speaks_for_one_hop() -> None:
 )
 def test_addresses_as_proxies_write_them(value: str, address: str) -> None:
     assert forwarded(PROXY, ("x-forwarded-for", value))["client"][0] == address
+
+
+def test_the_page_has_the_address_that_the_proxy_names(tmp_path: Path) -> None:
+    """A proxy that passes on its own Host header, as nginx does by default, and the name of the page separately."""
+    services = open_services(settings_in(tmp_path))
+
+    async def config(**headers: str) -> httpx.Response:
+        page = web_application(services, (*LOOPBACK_HOSTS, "abq.example"), proxies=Proxies.parse())
+        transport = httpx.ASGITransport(page, client=(PROXY, 1234))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860") as client:
+            return await client.get("/config", headers={name.replace("_", "-"): headers[name] for name in headers})
+
+    own = asyncio.run(config(x_forwarded_host="abq.example", x_forwarded_proto="https", origin="https://abq.example"))
+    assert own.json()["root"] == "https://abq.example"
+    assert asyncio.run(config(x_forwarded_host="evil.example")).status_code == 400
 
 
 def test_other_schemes_are_ignored() -> None:

@@ -14,9 +14,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 from served import served
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.services import open_services
+from app.web.access import login as login_module
 from app.web.access.accounts import Accounts
 from app.web.access.failed_logins import (
     MAX_FAILURES_PER_ADDRESS,
@@ -109,6 +110,60 @@ def test_a_session_ends_when_its_account_is_removed(page: GuardedPage, accounts:
     accounts.remove("bob")
     assert page("GET", "/config", cookies=cookies).status_code == 401
     assert page("GET", "/metrics", headers=basic("bob", PASSWORD)).status_code == 401
+
+
+@pytest.mark.parametrize("end", ["logout", "removed", "unusable"])
+@pytest.mark.parametrize("started", [True, False], ids=["in the response", "before the response"])
+def test_a_response_ends_with_its_session(
+    end: str, started: bool, page: GuardedPage, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that would never end, and a page that would never answer."""
+    monkeypatch.setattr(login_module, "SESSION_CHECK_SECONDS", 0.01)
+    cookies = {COOKIE: page.login().cookies[COOKIE]}
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def never_ends(scope: Scope, receive: Receive, send: Send) -> None:
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.to_thread(end_session)
+        await asyncio.Event().wait()
+
+    def end_session() -> None:
+        if end == "logout":
+            assert page("POST", "/logout", cookies=cookies).status_code == 303
+        elif end == "removed":
+            accounts.remove("ada")
+        else:
+            accounts.path.unlink()
+
+    middleware = page.middleware
+    middleware.app = never_ends
+    scope = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data", "query_string": b""}
+    scope["headers"] = [(b"cookie", f"{COOKIE}={cookies[COOKIE]}".encode())]
+    asyncio.run(asyncio.wait_for(middleware(scope, None, send), 20))  # type: ignore[arg-type]
+    assert [message["status"] for message in sent if "status" in message] == [200 if started else 401]
+
+
+def test_an_error_of_the_page_is_not_taken_for_the_end_of_a_session(page: GuardedPage) -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutError("of the page")
+
+    cookies = {COOKIE: page.login().cookies[COOKIE]}
+    page.middleware.app = fails
+    with pytest.raises(TimeoutError, match="of the page"):
+        page("GET", "/config", cookies=cookies)
+
+
+def test_the_password_file_is_named_in_the_log_only(
+    page: GuardedPage, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    accounts.path.chmod(0o644)
+    answer = page.login()
+    assert answer.status_code == 503 and str(accounts.path) not in answer.text
+    assert f"chmod 600 {accounts.path}" in caplog.text
 
 
 def test_failed_logins_are_counted_and_forgotten_in_time(page: GuardedPage) -> None:

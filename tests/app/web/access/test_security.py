@@ -19,11 +19,14 @@ from app_cases import settings_in
 from gradio_client import Client
 from served import served
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from app.services import Services, open_services
 from app.web.access.forwarded import ForwardedMiddleware
 from app.web.access.paths import is_known
-from app.web.access.security import MAX_BODY_BYTES, allowed_hosts, middleware
+from app.web.access.security import MAX_BODY_BYTES, BodyLimitMiddleware, allowed_hosts, middleware
 from app.web.dashboard import web_application
 
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")  # gradio sets it
@@ -185,6 +188,48 @@ def test_bodies_are_counted_and_never_decompressed(host: str) -> None:
         assert ask(host, "POST", "/gradio_api/upload", packed, **{"Content-Encoding": encoding})[0] == 404
         answer = ask(host, "POST", "/gradio_api/call/models", packed, **{"Content-Encoding": encoding})
         assert answer[0] in (400, 422), answer
+
+
+@pytest.mark.parametrize("started", [True, False], ids=["in the response", "before the response"])
+def test_a_body_that_arrives_too_slowly_is_refused(started: bool) -> None:
+    """The page reads the body, and would report the error itself; the rest of the body never arrives."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def first_part() -> Message:
+        if received:
+            await asyncio.Event().wait()
+        received.append(True)
+        return {"type": "http.request", "body": b"first", "more_body": True}
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await receive()
+            await receive()
+        except Exception:
+            await PlainTextResponse("There was an error parsing the body", 400)(scope, receive, send)
+
+    received: list[bool] = []
+    scope = {"type": "http", "headers": []}
+    asyncio.run(BodyLimitMiddleware(page, limit=10, seconds=0.01)(scope, first_part, send))
+    statuses = [message["status"] for message in sent if message["type"] == "http.response.start"]
+    assert statuses[0] == (200 if started else 408)
+    assert started or (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error() -> None:
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
+
+    async def leave() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "headers": []}
+    asyncio.run(BodyLimitMiddleware(page, limit=10, seconds=1)(scope, leave, None))  # type: ignore[arg-type]
 
 
 def test_gradio_client_works(host: str) -> None:
