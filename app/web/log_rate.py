@@ -1,4 +1,4 @@
-"""One log line a second for each kind of message, so that clients cannot fill a disk with the server's log."""
+"""One log line a second for each kind of message, so that clients cannot fill the disk."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""IP addresses of clients: the network that one visitor controls, and the proxies that may speak for others."""
+"""IP addresses of clients: the network of one visitor, and the addresses of proxies."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -13,7 +13,10 @@ class ProxyAddressError(ValueError):
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """The IP address, None for other text. IPv4 addresses of a server that listens on "::" are IPv4 addresses."""
+    """The IP address, None for other text.
+
+    A server that listens on "::" sees IPv4 addresses as IPv6 addresses: they are returned as IPv4 addresses.
+    """
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
@@ -22,7 +25,7 @@ def parse_address(text: str) -> IPAddress | None:
 
 
 def network_of(address: str) -> str:
-    """The network that one visitor controls: an IPv4 address, or the /64 network of an IPv6 address.
+    """The network of one visitor: an IPv4 address, or the /64 of an IPv6 address.
 
     Text that is not an IP address, such as the name of a Unix socket, is used unchanged.
     """

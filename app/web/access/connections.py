@@ -1,4 +1,4 @@
-"""Limits of connections: how many there are, how long a client may take to send a request, or to read the response.
+"""Limits of connections: their number, and the time to send a request or read a response.
 
 uvicorn limits only the time between two requests, so a client that never finishes its request headers would keep a file
 descriptor for as long as it likes. Other limits of requests need a request, and are in `security`.
@@ -53,7 +53,10 @@ class ConnectionLimits:
 
 
 class Connection:
-    """One TCP connection. It is idle while the server waits for a request, from the start and after each response."""
+    """One TCP connection.
+
+    It is idle while the server waits for a request: from the start, and after each response.
+    """
 
     def __init__(self, transport: asyncio.Transport, client: str) -> None:
         self.client, self.network = client, network_of(client)
@@ -105,7 +108,10 @@ class Connections:
         return len(self._open)
 
     def add(self, transport: asyncio.Transport, endpoints: Endpoints) -> None:
-        """Register a new connection, and close one if there are too many now: the new one if all others are busy."""
+        """Register a new connection, and close one if there are too many now.
+
+        That is the new one if all others are busy.
+        """
         connection = self._open[endpoints] = Connection(transport, endpoints[0][0])
         self._of_network[connection.network] += 1
         self.idle(connection)
@@ -152,7 +158,10 @@ class Connections:
 
 
 def protocol_with(connections: Connections) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol that registers every connection, for the parameter `http` of `uvicorn.Config`."""
+    """uvicorn's HTTP protocol, extended to register connections.
+
+    It is the parameter `http` of `uvicorn.Config`, and overrides methods of `asyncio.Protocol` only.
+    """
 
     class RegisteredProtocol(H11Protocol):
         """Registers a connection while it is open."""

@@ -1,4 +1,4 @@
-"""What a proxy says about a request: the client's address, and the scheme and host of the page's URL."""
+"""Headers of proxies: the client's address, and the scheme and host of the page's URL."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -10,10 +10,10 @@ _PREFIX = b"x-forwarded-"
 
 
 class ForwardedMiddleware:
-    """Apply X-Forwarded-For, -Proto and -Host of trusted proxies, and remove these headers from every request.
+    """Apply X-Forwarded-For, -Proto and -Host of trusted proxies.
 
-    Only the last value of a header counts: the one that the proxy itself added. Values before it come from the client.
-    The host is checked by the next middleware, like every other.
+    These headers are removed from every request. Only the last value of a header counts: the one that the proxy itself
+    added; values before it come from the client. The host is checked by the next middleware, like every other.
     """
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
@@ -28,7 +28,7 @@ class ForwardedMiddleware:
 
 
 def _applied(scope: Scope) -> Scope:
-    """The request as the proxy received it. Values that are not an address or a scheme are ignored."""
+    """The request as the proxy received it, as far as the values of its headers are valid."""
     changed = {**scope, "headers": _others(scope)}
     if address := parse_address(_without_port(_last(scope, b"x-forwarded-for"))):
         changed["client"] = (str(address), 0)

@@ -86,7 +86,7 @@ class LoginMiddleware:
             await (self.app if found is None else found)(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response | Session | None:
-        """The visitor's session, a response to everything that has none, None if there are no accounts."""
+        """The visitor's session; a response if there is none; None if there are no accounts."""
         path, accounts = request.scope["path"], self.accounts
         if accounts is None:
             return PlainTextResponse("Not found.", 404) if path in ("/login", "/logout") else None
@@ -101,7 +101,7 @@ class LoginMiddleware:
         return session
 
     async def _pass_on(self, session: Session, request: Request, send: Send) -> None:
-        """Pass on a request, with the account's name as scope[VISITOR], for as long as its session is open."""
+        """Pass on a request, with the account's name as scope[VISITOR], until its session ends."""
         loop, started = asyncio.get_running_loop(), False
         request.scope[VISITOR] = session.name
 
@@ -173,7 +173,10 @@ class LoginMiddleware:
             return False
 
     async def _basic(self, accounts: Accounts, request: Request) -> Session | Response | None:
-        """The session of a valid Authorization header, a refusal of a wrong password, None without a header."""
+        """The session of the Authorization header; None without a header.
+
+        A wrong password returns a refusal.
+        """
         scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "basic" or len(encoded) > MAX_FORM_BYTES:
             return None
@@ -232,7 +235,7 @@ def _is_browser(request: Request) -> bool:
 
 
 def _unusable(error: AccountsError) -> Response:
-    """The answer to every request while the password file cannot be used. Only the log says which file, and why."""
+    """The answer while the password file cannot be used. Only the log says which file, and why."""
     logger.error("Login is not possible: %s", error)
     return PlainTextResponse("Login is not possible at the moment. The log of the server says why.", 503)
 

@@ -1,4 +1,4 @@
-"""Access checks of every request: host name, origin, URL path, size and duration of the body, login."""
+"""Access checks of every request: proxy, host name, origin, URL path, body, login."""
 
 import asyncio
 import socket
@@ -91,7 +91,10 @@ class SameSiteMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuse a body that is too large, by its Content-Length and by counting its bytes, or that arrives too slowly."""
+    """Refuse a body that is too large or arrives too slowly.
+
+    Its size is known from its Content-Length, or counted while it arrives.
+    """
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
         self.app, self.limit, self.seconds = app, limit, seconds
