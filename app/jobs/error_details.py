@@ -1,4 +1,4 @@
-"""Details of a failed job: where they may be written.
+"""Error details of a failed job: stacks for its log, full tracebacks for a file.
 
 Visitors of the page read the job's log, so it holds the stack but no library's message, which can quote what the
 library read, such as a line of a file.

@@ -21,8 +21,8 @@ class AllowedFolders(Sources):
 
     Names pass: "builtin", hub data sets, hub ids such as org/name.
 
-    A refusal says nothing about the path: files outside the folders are not looked at. Symlinks are resolved before the
-    decision, so a link inside a folder is no way out of it.
+    A refusal does not reveal whether a path exists: files outside the folders are never accessed. Symlinks are resolved
+    first, so a link cannot lead outside a folder.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 JOIN, CALL = "/gradio_api/queue/join", "/gradio_api/call/"
-MAX_WHOLE_NUMBER = 2**53 - 1  # what JSON holds exactly in every client
+MAX_WHOLE_NUMBER = 2**53 - 1  # largest integer that every JSON client represents exactly
 
 WholeNumber = Annotated[int, Field(ge=-MAX_WHOLE_NUMBER, le=MAX_WHOLE_NUMBER)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -167,13 +167,13 @@ class RequestBodyMiddleware:
 
 
 def _refusal(problem: str, status: int) -> JSONResponse:
-    """The sentence for people, and as the detail that Gradio's clients raise as an error."""
+    """The refusal as a sentence, also in the `detail` that Gradio's clients raise as an error."""
     detail = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": problem}
     return JSONResponse({"error": problem, "detail": [detail]}, status)
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body, whose size another middleware limits; None if the client went away."""
+    """The whole body, whose size another middleware limits; None if the client disconnected."""
     body = bytearray()
     while True:
         message = await receive()

@@ -1,4 +1,4 @@
-"""Runs know the account that queued them."""
+"""Record the account that queued each run."""
 
 import sqlalchemy as sa
 from alembic import op
