@@ -30,7 +30,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = {**os.environ, "ABQ_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
-    process = subprocess.Popen([sys.executable, "-m", "app.cli", "app", "--port", str(port)], cwd=ROOT, env=environment)
+    options = ["--port", str(port), "--allow", str(tmp_path_factory.getbasetemp())]
+    process = subprocess.Popen([sys.executable, "-m", "app.cli", "app", *options], cwd=ROOT, env=environment)
     deadline = time.monotonic() + STARTED_WITHIN_SECONDS
     while not answers(f"http://127.0.0.1:{port}/"):
         assert process.poll() is None and time.monotonic() < deadline, "the page did not start"
