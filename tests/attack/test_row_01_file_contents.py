@@ -14,7 +14,7 @@ import httpx
 import pytest
 from account_cases import PASSWORD
 from attack_cases import command_line
-from page_process import PageProcess, call, page_process
+from page_process import PageProcess, call, page_process, result
 
 pytestmark = pytest.mark.attack(row=1)
 
@@ -73,7 +73,7 @@ def outside(site: Site) -> list[str]:
 
 def wait_until_done(client: httpx.Client, job: str) -> None:
     deadline = time.monotonic() + 500
-    while (state := json.loads(call(client, "job", job).split("data: ", 1)[1])[0]["state"]) != "succeeded":
+    while (state := result(call(client, "job", job))["state"]) != "succeeded":
         assert state in ("queued", "running") and time.monotonic() < deadline, state
         time.sleep(0.2)
 
@@ -102,7 +102,7 @@ def test_no_endpoint_reads_a_model_or_a_text_elsewhere(site: Site, tried: Callab
             call(bob, "generate", ["full"], "def", 4, 0.0, 0, elsewhere),
             bob.get("/abq/explore/linears.csv", params={"model": elsewhere, "precision": "W2A8"}).text,
         ]
-        assert '"jobs": []' in json.dumps({"jobs": json.loads(call(bob, "jobs").split("data: ", 1)[1])[0]})
+        assert result(call(bob, "jobs")) == []
     tried(len(answers))
     for answer in answers:
         assert "outside the folders" in answer and SECRET not in answer, answer
@@ -111,7 +111,7 @@ def test_no_endpoint_reads_a_model_or_a_text_elsewhere(site: Site, tried: Callab
 def test_an_evaluation_returns_no_losses_of_segments_and_no_positions(site: Site) -> None:
     with site.visitor("ada") as ada:
         answer = call(ada, "evaluate", site.model, site.text, 8, 2)
-    scores = json.loads(answer.split("data: ", 1)[1])[0]
+    scores = result(answer)
     assert scores["perplexity"] > 1 and "segment_losses" not in scores
     assert not {"windows", "sha256"} & set(scores["text"])
 
@@ -119,9 +119,7 @@ def test_an_evaluation_returns_no_losses_of_segments_and_no_positions(site: Site
 @pytest.mark.timeout(600)  # the job runs at a low priority
 def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site, tried: Callable[[int], None]) -> None:
     with site.visitor("bob") as bob, site.visitor("ada") as ada:
-        made = json.loads(
-            call(ada, "submit", site.model, "W4A4", "rtn", site.text, 2, 32, -1, 0).split("data: ", 1)[1]
-        )[0]
+        made = result(call(ada, "submit", site.model, "W4A4", "rtn", site.text, 2, 32, -1, 0))
         run = made["run"]
         wait_until_done(ada, made["job"])
         paths = [f"/abq/run/{run}/{name}.csv" for name in ("attention_tokens", "attention", "balance", "blocks")]

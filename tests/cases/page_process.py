@@ -1,6 +1,7 @@
 """`abq app` in a process of its own, for tests of the page that only use HTTP."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -72,6 +73,11 @@ def call(client: httpx.Client, endpoint: str, *data: Any) -> str:
     if submitted.status_code != 200:
         return submitted.text
     return client.get(f"/gradio_api/call/{endpoint}/{submitted.json()['event_id']}").text
+
+
+def result(answer: str) -> Any:
+    """The value of an endpoint, from the event stream that `call` returns."""
+    return json.loads(answer.split("event: complete\ndata: ", 1)[1].split("\n", 1)[0])[0]
 
 
 def _answers(address: str) -> bool:
