@@ -24,6 +24,7 @@ from abq_core.events import Message, OnEvent, ignore
 from abq_core.mix import ModelPrecision
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.tokenizer import decode
 
 DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN = 8, 256  # of a run's calibration, at most
 _NAMES = ("histograms", "levels", "blocks", "linears", "outliers", "balance", "clipping", "attention")
@@ -72,4 +73,4 @@ def diagnose(
 def _token_frame(base: LoadedModel, ids: Tensor) -> pd.DataFrame:
     """The tokens of the attention frame: columns position and text."""
     shown = ids[0, :ATTENTION_TOKENS].tolist()
-    return pd.DataFrame({"position": range(len(shown)), "text": [base.tokenizer.decode([t]) for t in shown]})
+    return pd.DataFrame({"position": range(len(shown)), "text": [decode(base.tokenizer, [t]) for t in shown]})

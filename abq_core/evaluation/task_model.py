@@ -14,6 +14,7 @@ from abq_core.evaluation.likelihood import log_likelihoods
 from abq_core.evaluation.task_errors import TaskError
 from abq_core.inference.generate import greedy_continuation
 from abq_core.models.loading import LoadedModel
+from abq_core.models.tokenizer import encode
 
 _DEFAULT_NEW_TOKENS = 256
 
@@ -55,8 +56,7 @@ class TaskModel(TemplateLM):
         start = self.tokenizer.bos_token
         if add_special_tokens is None:
             add_special_tokens = not (start and string.startswith(start))
-        ids: list[int] = self.tokenizer(string, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-        return ids
+        return encode(self.tokenizer, [string], add_special_tokens)[0]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation in nats, and whether greedy decoding produces it."""

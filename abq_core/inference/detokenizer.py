@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from abq_core.models.tokenizer import decode
+
 _CONTEXT_TOKENS = 6  # earlier tokens that decide how the next one is written, e.g. its leading space
 
 
@@ -36,4 +38,4 @@ class Detokenizer:
         return piece
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decode(self._tokenizer, ids, skip_special_tokens=True)

@@ -15,6 +15,7 @@ from abq_core.inference.detokenizer import Detokenizer
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
+from abq_core.models.tokenizer import decode, encode
 from kernels.formats.activations import NotFiniteError
 
 _CHARACTERS_PER_TOKEN = 64  # upper limit; a longer prompt cannot fit and is refused before it is tokenized
@@ -101,7 +102,7 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
             break
         written.append(token)
         following = [token]
-        text = str(model.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = decode(model.tokenizer, written, skip_special_tokens=True)
         if found := [at for stop in stops if stop and (at := text.find(stop)) >= 0]:
             return text[: min(found)]
     return text
@@ -114,7 +115,7 @@ def _prompt_ids(model: LoadedModel, prompt: str, max_new_tokens: int) -> list[in
         raise PromptError(
             f"The prompt has {len(prompt):,} characters, too many for a context of {model.context:,} tokens."
         )
-    ids: list[int] = model.tokenizer(prompt, verbose=False)["input_ids"]
+    ids = encode(model.tokenizer, [prompt], special_tokens=True)[0]
     if not ids:
         raise PromptError(f"The prompt {prompt[:40]!r} contains no tokens of '{model.ref}': enter other text.")
     if len(ids) + max_new_tokens > model.context:

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from abq_core.models.attention import ATTENTION
-from abq_core.models.config_sizes import check_sizes
-from abq_core.models.errors import ModelError
+from abq_core.models.checks.config_fields import check_sizes
+from abq_core.models.errors import STOPS, ModelError
 from abq_core.models.experts import split_experts
 from abq_core.models.falcon import replace_falcon_linears
 from abq_core.models.files import CONFIG, link_files
@@ -74,9 +74,9 @@ def _as_model_error(ref: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ModelError, MemoryError):
+    except (ModelError, MemoryError, *STOPS):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise ModelError(
             f"'{ref}' cannot be loaded: {str(error)[:300]}. Check its files, or use another model."
         ) from error

@@ -5,6 +5,8 @@ ModelError
 └── UnsafeModelError     loading it could run code or exhaust memory
 """
 
+STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)  # every other BaseException is an error, such as a Rust panic
+
 
 class ModelError(ValueError):
     """A model that cannot be used: unsupported, incomplete or damaged."""

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from abq_core.models.architectures import SUPPORTED_FAMILIES
-from abq_core.models.config_sizes import check_sizes
+from abq_core.models.checks.config_fields import check_fields, check_generation
+from abq_core.models.checks.tokenizer_check import MAX_ADDED_TOKENS, check_tokenizer
 from abq_core.models.errors import ModelError, ModelNotFoundError, UnsafeModelError
 from abq_core.models.safetensors_header import check_header
 
+BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-SETTINGS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-TOKENIZER_DATA = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
-_TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+SETTINGS = (CONFIG, GENERATION_CONFIG, "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = "tokenizer.json"
+TOKENIZER_DATA = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json")
+_TOKENIZER_FORMS = ((TOKENIZER,), ("vocab.json", "merges.txt"))
 
 _CODE_KEYS = frozenset(
     {
@@ -66,19 +70,35 @@ def check_settings(folder: Path) -> dict[str, Any]:
         )
     for name in SETTINGS:
         if (folder / name).exists():
-            _refuse_code(_read_json(folder / name), folder / name)
+            content = _read_json(folder / name)
+            _refuse_code(content, folder / name)
+            _refuse_long_lists(content, folder / name)
     for name in TOKENIZER_DATA:
         file = folder / name
-        if file.exists() and (not file.is_file() or file.stat().st_size > _MAX_TOKENIZER_BYTES):
-            raise UnsafeModelError(f"{file} is not a regular file of at most {_MAX_TOKENIZER_BYTES >> 20} MiB.")
+        limit = _MAX_TOKENIZER_BYTES if name == TOKENIZER else _MAX_SETTINGS_BYTES
+        if file.exists() and (not file.is_file() or file.stat().st_size > limit):
+            raise UnsafeModelError(f"{file} is not a regular file of at most {limit >> 20} MiB.")
     config = _read_json(folder / CONFIG)
     _check_family(config, folder / CONFIG)
+    if (folder / GENERATION_CONFIG).is_file():
+        check_generation(_read_json(folder / GENERATION_CONFIG), str(folder / GENERATION_CONFIG))
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZER_FORMS):
         raise ModelError(
             f"'{folder}' has no tokenizer in a supported format: neither tokenizer.json nor vocab.json with "
             "merges.txt. Save one with transformers' AutoTokenizer and save_pretrained()."
         )
+    tokenizer_ids(folder)
     return config
+
+
+def tokenizer_ids(folder: Path) -> int:
+    """The number of token ids that tokenizer.json can produce; 0 if the folder has no such file.
+
+    The file is tried in a process with limits. That of the built-in model is part of this package and trusted.
+    Raises UnsafeModelError, ModelError.
+    """
+    file = folder / TOKENIZER
+    return check_tokenizer(file) + 1 if file.is_file() and folder != BUILTIN_FOLDER else 0
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -117,8 +137,16 @@ def check_weights(folder: Path) -> int:
 
 
 def link_files(folder: Path, target: Path, weights: bool = True) -> None:
-    """Link the checked files of `folder`, and only those, into the empty folder `target`."""
-    names = [*SETTINGS, *TOKENIZER_DATA]
+    """Link the checked files of `folder`, and only those, into the empty folder `target`.
+
+    The two configs are written there with their known fields only.
+    """
+    config = _read_json(folder / CONFIG)
+    (target / CONFIG).write_text(json.dumps(check_fields(config, str(folder / CONFIG))), encoding="utf-8")
+    if (folder / GENERATION_CONFIG).is_file():
+        known = check_generation(_read_json(folder / GENERATION_CONFIG), str(folder / GENERATION_CONFIG))
+        (target / GENERATION_CONFIG).write_text(json.dumps(known), encoding="utf-8")
+    names = [name for name in (*SETTINGS, *TOKENIZER_DATA) if name not in (CONFIG, GENERATION_CONFIG)]
     if weights:
         names += [path.name for path in weight_files(folder)]
         names += [] if (folder / WEIGHTS).is_file() else [WEIGHTS_INDEX]
@@ -161,6 +189,21 @@ def _refuse_code(content: dict[str, Any], file: Path) -> None:
             pending.extend(value)
 
 
+def _refuse_long_lists(content: dict[str, Any], file: Path) -> None:
+    """Refuse lists and objects with more entries than those of any real model, such as special tokens or labels."""
+    pending: list[tuple[str, Any]] = list(content.items())
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, dict | list) and len(value) > MAX_ADDED_TOKENS:
+            raise UnsafeModelError(
+                f"{file} has a {key[:80]} of {len(value):,} entries; the limit is {MAX_ADDED_TOKENS:,}."
+            )
+        if isinstance(value, dict):
+            pending.extend(value.items())
+        elif isinstance(value, list):
+            pending.extend((key, item) for item in value)
+
+
 def _check_family(config: dict[str, Any], file: Path) -> None:
     family = config.get("model_type")
     if not isinstance(family, str) or family not in SUPPORTED_FAMILIES:
@@ -168,7 +211,7 @@ def _check_family(config: dict[str, Any], file: Path) -> None:
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             raise ModelError(f"{file} has '{key}': the model is quantized already. Use the full-precision original.")
-    check_sizes(config, str(file))
+    check_fields(config, str(file))
 
 
 def _shard(folder: Path, name: str) -> Path:

@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from abq_core.mix import ModelPrecision
 from abq_core.models.attention import ATTENTION
 from abq_core.models.building import checked_files, empty_model, parameter_count, read_config, use_plain_linears
+from abq_core.models.checks.weight_values import check_values
+from abq_core.models.devices import usable_device
 from abq_core.models.errors import ModelError
-from abq_core.models.files import check_config, check_weights
+from abq_core.models.files import check_config, check_weights, tokenizer_ids, weight_files
 from abq_core.models.reference import model_folder
 from abq_core.models.tokenizer import load_tokenizer
 from abq_core.precision import FULL
@@ -86,9 +88,10 @@ def load_model(ref: str, device: str = "cpu") -> LoadedModel:
 
     Raises UnsafeModelError, ModelNotFoundError, ModelError.
     """
-    target = _device(device)
+    target = usable_device(device)
     folder = model_folder(ref)
     check_config(folder)
+    check_values(weight_files(folder))
     with checked_files(ref, folder) as links:
         return _load(ref, folder, links, target)
 
@@ -96,7 +99,7 @@ def load_model(ref: str, device: str = "cpu") -> LoadedModel:
 def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedModel:
     """Load the checked files of `folder` through the folder of links that `checked_files` made."""
     config = read_config(links)
-    _check_complete(ref, config, check_weights(folder))
+    check_complete(ref, parameter_count(empty_model(config)), check_weights(folder))
     model, report = AutoModelForCausalLM.from_pretrained(
         links,
         config=config,
@@ -109,19 +112,20 @@ def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedMo
     )
     use_plain_linears(model)
     tokenizer = load_tokenizer(links)
+    tokenizer.name_or_path = ref
     loaded = LoadedModel(ref, model.to(device).eval().requires_grad_(False), tokenizer, FULL)
     _check_loaded(loaded, report)
+    check_vocabulary(ref, tokenizer_ids(folder), loaded.vocabulary)
     model.config.name_or_path = ref
     tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
     return loaded
 
 
-def _check_complete(ref: str, config: Any, stored: int) -> None:
-    """Refuse a config with more parameters than the files hold.
+def check_complete(ref: str, required: int, stored: int) -> None:
+    """Refuse files that hold fewer values than the config describes.
 
-    transformers would initialize the missing ones at random.
+    transformers would initialize the missing ones at random. Raises ModelError.
     """
-    required = parameter_count(empty_model(config))
     if required > stored:
         raise ModelError(
             f"'{ref}' lacks weights: its config describes {required:,} values, its files hold {stored:,}. Download it "
@@ -136,17 +140,14 @@ def _check_loaded(loaded: LoadedModel, report: dict[str, Any]) -> None:
             f"'{loaded.ref}' lacks the weights of {', '.join(missing[:3])} ({len(missing)} in all). Download it "
             "again, or save it with save_pretrained."
         )
-    if len(loaded.tokenizer) > loaded.vocabulary:
+    largest = max([0, *loaded.tokenizer.get_vocab().values()])
+    check_vocabulary(loaded.ref, max(len(loaded.tokenizer), largest + 1), loaded.vocabulary)
+
+
+def check_vocabulary(ref: str, tokens: int, embeddings: int) -> None:
+    """Refuse a tokenizer that produces ids beyond the table of embeddings. Raises ModelError."""
+    if tokens > embeddings:
         raise ModelError(
-            f"'{loaded.ref}' has a tokenizer of {len(loaded.tokenizer):,} tokens but {loaded.vocabulary:,} embeddings: "
-            "they do not belong together. Take both from the same model."
+            f"'{ref}' has a tokenizer of {tokens:,} tokens but {embeddings:,} embeddings: they do not belong together. "
+            "Take both from the same model."
         )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"The device '{name}' cannot be used on this machine. Use 'cpu'.") from error
-    return device

@@ -5,10 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from abq_core.models import hub
-from abq_core.models.files import CONFIG, check_config, weight_files
+from abq_core.models.files import BUILTIN_FOLDER, CONFIG, check_config, weight_files
+
+__all__ = ["BUILTIN", "BUILTIN_FOLDER", "fingerprint", "local_folder", "model_folder", "pinned"]
 
 BUILTIN = "builtin"
-BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 
 
 def model_folder(ref: str) -> Path:

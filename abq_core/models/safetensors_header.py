@@ -43,6 +43,14 @@ def check_header(file: Path) -> int:
     return values
 
 
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The entries of a checked file, by the name of the tensor, and the offset of the data in bytes."""
+    raw = _header_bytes(file, file.stat().st_size)
+    header: dict[str, Any] = json.loads(raw)
+    header.pop("__metadata__", None)
+    return header, 8 + len(raw)
+
+
 def _header_bytes(file: Path, size: int) -> bytes:
     """The JSON part of the header: its length is the little-endian integer in the first 8 bytes."""
     with file.open("rb") as stream:

@@ -10,8 +10,8 @@ class DataError(ValueError):
 
 
 class ShortTextError(DataError):
-    """A text with too few tokens. available: the number of segments that it has."""
+    """A text with too few tokens. available: the number of segments that it has.  tokens: those of the whole split."""
 
-    def __init__(self, message: str, available: int) -> None:
+    def __init__(self, message: str, available: int, tokens: int) -> None:
         super().__init__(message)
-        self.available = available
+        self.available, self.tokens = available, tokens

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abq_core.models.tokenizer import encode
 from abq_core.text.documents import Split
 from abq_core.text.errors import DataError, ShortTextError
 from abq_core.text.records import TextRecord
 from abq_core.text.sources import read_text
 
+SHORTEST_EVALUATION = (2, 8)  # segments, and tokens of each
 _CHARACTERS_PER_TOKEN = 16  # an upper bound on the average of any tokenizer
+_CHARACTERS_AT_ONCE = 1 << 18  # encoded at once when tokens are only counted
 _TEXTS_PER_BATCH = 64  # tokenizers and Python lists need many times a text's size
 
 
@@ -61,6 +64,44 @@ def recorded_segments(
     return chosen, record
 
 
+def evaluation_segments(source: str, tokenizer: Any, count: int, seq_len: int, seed: int) -> tuple[Tensor, TextRecord]:
+    """Choose segments of the evaluation split, as `recorded_segments`; of a shorter text, all that it has.
+
+    A text without `count` segments is read completely: as many segments as it has, or if it has less than two, two
+    shorter ones. Raises DataError, and ShortTextError for a text with less than 16 tokens.
+    """
+    try:
+        return recorded_segments(source, tokenizer, count, seq_len, seed, "evaluation")
+    except ShortTextError as short:
+        fewest, shortest = SHORTEST_EVALUATION
+        if short.tokens < fewest * shortest:
+            raise
+        if short.available < fewest:
+            count, seq_len = fewest, min(seq_len, short.tokens // fewest)
+        else:
+            count = short.available
+        return recorded_segments(source, tokenizer, count, seq_len, seed, "evaluation")
+
+
+def check_tokens(source: str, tokenizer: Any, count: int, seq_len: int, split: Split) -> None:
+    """Check that a split has `count` segments of `seq_len` tokens, reading no more of it than necessary.
+
+    Raises DataError, ShortTextError.
+    """
+    needed = count * seq_len
+    documents = read_text(source, split, characters=needed * _CHARACTERS_PER_TOKEN).documents
+    if sum(map(len, documents)) >= needed * _CHARACTERS_PER_TOKEN:
+        return
+    tokens = 0
+    for document in documents:
+        for start in range(0, len(document), _CHARACTERS_AT_ONCE):
+            tokens += len(encode(tokenizer, [document[start : start + _CHARACTERS_AT_ONCE]], special_tokens=False)[0])
+            if tokens >= needed:
+                return
+        tokens += 1  # the end-of-text token between two documents
+    raise _short(source, split, max(tokens - 1, 0), count, seq_len)
+
+
 def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
     """Read the segments of a record again, (windows, seq_len) int64.
 
@@ -97,8 +138,7 @@ def _token_stream(documents: list[str], tokenizer: Any) -> Tensor:
     separator = torch.tensor([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=torch.int64)
     pieces: list[Tensor] = []
     for start in range(0, len(documents), _TEXTS_PER_BATCH):
-        batch = tokenizer(documents[start : start + _TEXTS_PER_BATCH], add_special_tokens=False, verbose=False)
-        for ids in batch["input_ids"]:
+        for ids in encode(tokenizer, documents[start : start + _TEXTS_PER_BATCH], special_tokens=False):
             if pieces or ids:
                 pieces += [separator, torch.tensor(ids, dtype=torch.int64)]
     return torch.cat([separator[:0], *pieces[1:]])
@@ -111,12 +151,18 @@ def _choose_windows(source: str, split: Split, tokens: int, count: int, seq_len:
     """
     available = tokens // seq_len
     if available < count:
-        raise ShortTextError(
-            f"The {split} text of '{source}' has {tokens:,} tokens: {available:,} segments of {seq_len:,}, but "
-            f"{count:,} were requested. Use fewer or shorter segments, or more text.",
-            available,
-        )
+        raise _short(source, split, tokens, count, seq_len)
     return rng.sample(range(available), count)
+
+
+def _short(source: str, split: Split, tokens: int, count: int, seq_len: int) -> ShortTextError:
+    available = tokens // seq_len
+    return ShortTextError(
+        f"The {split} text of '{source}' has {tokens:,} tokens: {available:,} segments of {seq_len:,}, but "
+        f"{count:,} were requested. Use fewer or shorter segments, or more text.",
+        available,
+        tokens,
+    )
 
 
 def _sha256(ids: Tensor) -> str:

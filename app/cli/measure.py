@@ -55,6 +55,9 @@ def evaluate(
 
     result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, on_step))
     line.close()
+    if (result["segments"], result["seq_len"]) != (segments, seq_len):
+        text = f"The text is short: {result['segments']} segments of {result['seq_len']} tokens were read, all it has."
+        typer.echo(text, err=True)
     del result["segment_losses"]  # stored in the database, for paired comparisons of runs
     return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
 

@@ -64,7 +64,7 @@ def sweep(
     if executor == "ray" and any(one.state != "succeeded" for one in planned):
         with _ray_cluster(ray_address, settings) as cluster:
             _check_cluster(cluster, planned)
-            _name_runs(rows, services.sweeps.queue(planned))
+            _name_runs(rows, services.sweeps.queue(planned, on_cluster=True))
             _bring_to_end_on(cluster, services, rows)
         return _ended(services, rows)
     _name_runs(rows, services.sweeps.queue(planned))

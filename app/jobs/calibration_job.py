@@ -17,9 +17,8 @@ from abq_core.calibration.calibration_text import read_text
 from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextRead
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
-from abq_core.text.errors import ShortTextError
 from abq_core.text.records import TextRecord
-from abq_core.text.segments import segments as text_segments
+from abq_core.text.segments import SHORTEST_EVALUATION, evaluation_segments
 from app.clock import now
 from app.jobs.error_details import FILE as ERRORS_FILE
 from app.jobs.error_details import is_own, stack_of, write_details
@@ -103,6 +102,7 @@ class CalibrationJob:
         base = self._registry.full(spec.model)
         self._lease.check()
         text = read_text(base, spec, on_event)
+        self._evaluation_text(base, *SHORTEST_EVALUATION)  # before the first block: a text that is too short ends here
         if not store.hashes:
             self._adopt_shared_blocks()
         calibrate(base, spec, store, on_event, text)
@@ -188,9 +188,10 @@ class CalibrationJob:
         self._store_progress(force=True)
         base = self._registry.full(self._spec.model)
         seq_len = min(self._plan.seq_len, base.context)
-        segments = len(self._evaluation_text(base, self._plan.segments, seq_len))
-        if segments < self._plan.segments:
-            self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read.")
+        requested = (self._plan.segments, seq_len)
+        segments, seq_len = self._evaluation_text(base, *requested).shape
+        if (segments, seq_len) != requested:
+            self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read, all it has.")
         baseline = not self._evaluation.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
         parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
         for index, part in enumerate(parts):
@@ -203,17 +204,8 @@ class CalibrationJob:
             self._evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
 
     def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
-        """`count` segments of the evaluation text.
-
-        Half as many, repeatedly, down to 2, if the text is too short.
-        """
-        while True:
-            try:
-                return text_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED, "evaluation")
-            except ShortTextError:
-                if count <= 2:
-                    raise
-                count //= 2
+        """`count` segments of the evaluation text, or all that a short text has."""
+        return evaluation_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED)[0]
 
     def _write_progress(self) -> None:
         progress = self._progress
@@ -264,9 +256,9 @@ def run_claimed(
                 jobs.end_cancelled(*ids, now())
             elif stop.reason == "shutdown":
                 jobs.release(*ids, now(), "Its worker was asked to stop.")
-        except LostLeaseError:
+        except (LostLeaseError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:  # a library's panic is no Exception; unrecorded, it would end three attempts
             write_details(error, lease.job.id, services.settings.logs_dir)
             jobs.log(*ids, now(), redacted(stack_of(error)))
             jobs.fail(*ids, now(), redacted(sentence_for(error, services.settings.data_dir)))
@@ -274,7 +266,7 @@ def run_claimed(
         return  # another worker owns the job: this one may write nothing
 
 
-def sentence_for(error: Exception, data_dir: Path) -> str:
+def sentence_for(error: BaseException, data_dir: Path) -> str:
     """One sentence for the user: what went wrong and what to do.
 
     It quotes messages of this program and of the operating system only.
@@ -293,6 +285,6 @@ def sentence_for(error: Exception, data_dir: Path) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else "no message."

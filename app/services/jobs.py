@@ -30,30 +30,41 @@ class JobService:
         self._losses = VersionedCache(lambda job: dataframes.losses_frame(self._jobs.losses(job)), storage.version)
         self._log = VersionedCache(lambda job: dataframes.log_text(self._jobs.logs(job)), storage.version)
 
-    def submit(self, spec: CalibrationSpec, account: str | None = None) -> Job:
-        """Check that the calibration can run here, then queue it. Raises what `check` raises.
+    def submit(self, spec: CalibrationSpec, account: str | None = None, on_cluster: bool = False) -> Job:
+        """Check that the calibration can run, then queue it. Raises what `check` raises.
 
         account: the account of the page that asks for it, None without a login and for the command line.
+        on_cluster: as for `check`.
         """
         from abq_core.models.reference import pinned
 
         self._sources.check_model(spec.model)
         self._sources.check_text(spec.data)
         spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
-        self.check(spec)
+        self.check(spec, on_cluster)
         return self._jobs.submit(spec.to_dict(), now(), account=account)
 
-    def check(self, spec: CalibrationSpec) -> None:
-        """Refuse a calibration that cannot run here.
+    def check(self, spec: CalibrationSpec, on_cluster: bool = False) -> None:
+        """Refuse a calibration that cannot run.
 
+        on_cluster: the nodes of a cluster have the device, not this machine.
         Raises ModelError, EstimateError, DataError, ServiceError.
         """
+        from abq_core.models import devices
+        from abq_core.planning import preflight
         from app.services import free_resources
 
         self._sources.check_text(spec.data)
-        available = free_resources.available(self._settings.data_dir, spec.device, self._settings.device)
-        self._models.estimate_calibration(spec).refuse(available)
+        devices.check_name(spec.device)
+        if not on_cluster:
+            devices.usable_device(spec.device)
+        devices.usable_device(self._settings.device)
+        estimate = self._models.estimate_calibration(spec)
+        preflight.check_seq_len(spec, estimate.shape)
+        estimate.refuse(free_resources.available(self._settings.data_dir, spec.device, self._settings.device))
         check_source(spec.data)
+        preflight.check_model(estimate.shape)
+        preflight.check_text(spec)
 
     def get(self, job_or_run: str) -> Job:
         """A job by its id, or the newest job of a run by the run's id.

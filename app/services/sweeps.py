@@ -56,19 +56,19 @@ class SweepService:
                 runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
         return [PlannedCalibration(spec, runs.get(spec), self._models.estimate_calibration(spec)) for spec in specs]
 
-    def queue(self, planned: Sequence[PlannedCalibration]) -> list[str]:
+    def queue(self, planned: Sequence[PlannedCalibration], on_cluster: bool = False) -> list[str]:
         """Queue the pending calibrations, new or resumed.
 
-        Returns the run id of every calibration, in order.
-        If one of them cannot run here, none is queued. Raises EstimateError, DataError.
+        Returns the run id of every calibration, in order. If one of them cannot run, none is queued.
+        on_cluster: as for `JobService.check`. Raises ModelError, EstimateError, DataError, ServiceError.
         """
         for one in planned:
             if one.is_pending:
-                self._jobs.check(one.spec)
+                self._jobs.check(one.spec, on_cluster)
         run_ids = []
         for one in planned:
             if one.run is None:
-                run_ids.append(self._jobs.submit(one.spec).run_id)
+                run_ids.append(self._jobs.submit(one.spec, on_cluster=on_cluster).run_id)
                 continue
             if one.is_pending:
                 self._jobs.resume(one.run.id)

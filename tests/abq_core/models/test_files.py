@@ -82,7 +82,23 @@ def test_only_checked_files_are_linked(folder: Path, tmp_path: Path) -> None:
     assert {file.name for file in target.iterdir()} == {
         "config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", WEIGHTS,
     }  # fmt: skip
-    assert all(file.is_symlink() and file.resolve() == (folder / file.name).resolve() for file in target.iterdir())
+    written = {"config.json", "generation_config.json"}
+    links = [file for file in target.iterdir() if file.name not in written]
+    assert all(file.is_symlink() and file.resolve() == (folder / file.name).resolve() for file in links)
+
+
+def test_only_known_fields_of_a_config_are_passed_on(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    more = {"per_layer_config": {"0": {"hidden_size": 1}}, "num_labels": 3, "made_up": 1, "output_hidden_states": True}
+    edit_json(folder / "config.json", lambda c: c.update(more))
+    edit_json(folder / "generation_config.json", lambda c: c.update({"assistant_model": "evil/model"}))
+    target = tmp_path / "links"
+    target.mkdir()
+    link_files(folder, target)
+    written = json.loads((target / "config.json").read_text())
+    assert not written.keys() & more.keys() and {k: config[k] for k in written} == written
+    assert {"hidden_size", "num_hidden_layers", "rope_parameters", "model_type", "dtype"} <= written.keys()
+    assert json.loads((target / "generation_config.json").read_text()).keys() == {"bos_token_id", "eos_token_id"}
 
 
 def test_settings_and_tokenizers_of_excessive_size_are_refused(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from abq_core.models.config_sizes import check_sizes
+from abq_core.models.checks.config_fields import check_sizes
 from abq_core.models.errors import ModelError, UnsafeModelError
 from abq_core.models.files import check_settings
 

@@ -1,0 +1,82 @@
+"""Check a tokenizer.json by trying it in a process of its own, with limits of time and memory.
+
+The tokenizers library reads the file and applies its rules in native code, where a hostile file can take any amount of
+memory and time. `tokenizer_trial` therefore loads it first; only a file that passed is opened here.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from abq_core.models.checks import tokenizer_trial
+from abq_core.models.checks.tokenizer_trial import MAX_ADDED_TOKENS
+from abq_core.models.errors import ModelError, UnsafeModelError
+
+__all__ = ["MAX_ADDED_TOKENS", "check_tokenizer"]
+
+_SECONDS, _SECONDS_PER_MIB = 1.0, 0.25  # of processor time
+_BYTES, _BYTES_PER_BYTE = 160 << 20, 32
+_WALL_SECONDS = 120  # on a machine that is busy with other work
+_REMEMBERED = 1024
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """largest_id: of all tokens.  refused: why the tokenizer is refused, or None.  unsafe: it exceeded a limit."""
+
+    largest_id: int = 0
+    refused: str | None = None
+    unsafe: bool = False
+
+
+_LOCK = threading.Lock()
+_verdicts: LRUCache[str, _Verdict] = LRUCache(_REMEMBERED)  # by the sha256 of the file
+
+
+def check_tokenizer(file: Path) -> int:
+    """Try a tokenizer.json. Returns the largest token id that it can produce.
+
+    The result is remembered for files with equal contents. Raises UnsafeModelError for a tokenizer that exceeds the
+    limits, ModelError for one that cannot be used.
+    """
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    with _LOCK:
+        verdict = _verdicts.get(digest)
+        if verdict is None:
+            verdict = _verdicts[digest] = _trial(file)
+    if verdict.refused is not None:
+        error = UnsafeModelError if verdict.unsafe else ModelError
+        raise error(f"{file} cannot be loaded: {verdict.refused}. Take the tokenizer from the model's original folder.")
+    return verdict.largest_id
+
+
+def _trial(file: Path) -> _Verdict:
+    size = file.stat().st_size
+    seconds, memory = _SECONDS + _SECONDS_PER_MIB * size / (1 << 20), _BYTES + _BYTES_PER_BYTE * size
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", tokenizer_trial.__file__, str(file), str(seconds), str(memory)],
+            env={**environment, "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_WALL_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return _Verdict(refused=f"trying it takes more than {_WALL_SECONDS} seconds", unsafe=True)
+    if done.returncode == -signal.SIGPROF:
+        return _Verdict(refused=f"trying it takes more than {seconds:.1f} seconds", unsafe=True)
+    if done.returncode != 0:
+        return _Verdict(refused=f"trying it takes more than {memory >> 20:,} MiB of memory", unsafe=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    return _Verdict(**result)

@@ -1,0 +1,69 @@
+"""Check that stored weights are finite: a NaN or an infinity makes every result useless."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abq_core.models.errors import ModelError
+from abq_core.models.safetensors_header import read_header
+
+_CHUNK = 1 << 18  # values; fits into the processor's cache
+# By safetensors type: the unsigned integer of the same size, the bits without the sign, and those of an infinity.
+_FORMATS: dict[str, tuple[Any, int, int]] = {
+    "F16": (np.uint16, 0x7FFF, 0x7C00),
+    "BF16": (np.uint16, 0x7FFF, 0x7F80),
+    "F32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
+}
+
+
+def check_values(files: list[Path]) -> None:
+    """Check every floating-point value of checked safetensors files.
+
+    A file is read once per process, and again when it changes. Raises ModelError for a value that is not finite in
+    float32.
+    """
+    for file in files:
+        stat = file.stat()
+        name = _not_finite(file, stat.st_size, stat.st_mtime_ns)
+        if name is not None:
+            raise ModelError(
+                f"{file} is damaged: '{name[:80]}' holds values that are not finite (NaN or infinity). Download the "
+                "model again, or convert it from the original."
+            )
+
+
+@lru_cache(maxsize=4096)
+def _not_finite(file: Path, size: int, mtime_ns: int) -> str | None:
+    """The name of the first tensor with a value that is not finite, or None."""
+    header, start = read_header(file)
+    if size <= start:
+        return None
+    data = np.memmap(file, np.uint8, mode="r")
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        if not _is_finite(data[start + first : start + last], entry["dtype"]):
+            return name
+    return None
+
+
+def _is_finite(data: Any, kind: str) -> bool:
+    """True if all values of this type in `data`, bytes, are finite in float32."""
+    if kind == "F64":
+        values = np.frombuffer(data, np.float64)
+        with np.errstate(over="ignore"):
+            return all(
+                np.isfinite(values[at : at + _CHUNK].astype(np.float32)).all() for at in range(0, len(values), _CHUNK)
+            )
+    if kind not in _FORMATS:
+        return True
+    integer, magnitude, infinity = _FORMATS[kind]
+    bits = np.frombuffer(data, integer)
+    buffer = np.empty(_CHUNK, integer)
+    for at in range(0, len(bits), _CHUNK):
+        part = bits[at : at + _CHUNK]
+        found = np.bitwise_and(part, integer(magnitude), out=buffer[: len(part)])
+        if found.max() >= infinity:
+            return False
+    return True
