@@ -7,7 +7,6 @@ import pytest
 from app_cases import SpecMaker, work_on
 
 from abq_core.models.errors import ModelError
-from abq_core.planning.estimate import EstimateError
 from abq_core.text.errors import DataError
 from app.clock import now
 from app.services import Services
@@ -19,7 +18,7 @@ def test_a_calibration_that_cannot_run_is_not_queued(services: Services, tiny_sp
         services.jobs.submit(dataclasses.replace(tiny_spec(), model=str(tmp_path)))
     with pytest.raises(DataError, match="does not exist"):
         services.jobs.submit(tiny_spec(data=str(tmp_path / "missing.txt")))
-    with pytest.raises(EstimateError):
+    with pytest.raises(DataError, match="longer than the context"):
         services.jobs.submit(tiny_spec(segments=4096, seq_len=131072))
     assert not services.storage.jobs.list()
 
