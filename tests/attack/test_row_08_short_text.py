@@ -50,6 +50,6 @@ def test_evaluation_reads_what_a_short_text_has_and_says_so(
     run = json.loads(done.stdout)["run"]
     log = inline("jobs", "show", run).stdout
     assert "The evaluation text is short: 2 segments of 25 tokens are read" in log
-    measured = inline("eval", run, "--data", text, "--json")
+    measured = inline("eval", run, "--data", text, "--seq-len", "64", "--json")
     assert "2 segments of 25 tokens were read" in measured.stderr
     assert [json.loads(measured.stdout)[key] for key in ("segments", "seq_len")] == [2, 25]

@@ -77,7 +77,7 @@ def test_a_panic_in_a_job_is_its_reason(tiny_llama: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr("app.jobs.calibration_job.read_text", panic)
     job = work_on(services, services.jobs.submit(spec))
-    assert job.state == "failed" and job.attempts == 1 and "retry-limit-in-match" in (job.error or "")
+    assert job.state == "failed" and job.attempts == 1 and "failed with Panic" in (job.error or "")
 
 
 def test_a_panic_on_one_text_is_an_answer(inline: InlineCommand, tiny_llama: Path, tmp_path: Path) -> None:
