@@ -1,4 +1,4 @@
-"""Atomic replacement of files: all lasting writes of `app` use `write_atomically`."""
+"""Durable files: all are written by `write_atomically`, those that a user names by `write_output`."""
 
 import os
 import secrets
@@ -6,7 +6,13 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from abq_core.user_files import kind_of_file, user_path
+
 ANYONE, OWNER_ONLY = 0o666, 0o600  # permissions of a new file, before the process's umask
+
+
+class OutputError(ValueError):
+    """The path of an output cannot be used: its file or folder is not as required."""
 
 
 class NotRegularFileError(ValueError):
@@ -59,20 +65,36 @@ def require_replaceable(path: Path) -> None:
         return
     if not stat.S_ISREG(found):
         raise NotRegularFileError(
-            f"{path} is {_kind(found)}, not a regular file. Name a new file, or a regular file to replace."
+            f"{path} is {kind_of_file(found)}, not a regular file. Name a new file, or a regular file to replace."
         )
 
 
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a special file")
+def output_path(text: str | Path, force: bool) -> Path:
+    """The absolute path of an output that a user named, checked before the work that makes its content.
+
+    force: replace a regular file. Devices, FIFOs, sockets, folders and links are never replaced, and missing folders
+    are not created. Raises OutputError, NotRegularFileError.
+    """
+    path = user_path(text, OutputError).absolute()
+    try:
+        require_replaceable(path)
+        if not path.parent.is_dir():
+            raise OutputError(f"The folder {path.parent} does not exist. Create it, or name a file in another folder.")
+        if path.exists() and not force:
+            raise OutputError(f"{path} already exists. Name another file, or replace it with --force.")
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be written ({reason}). Name another file.") from error
+    return path
+
+
+def write_output(path: Path, data: bytes, force: bool) -> None:
+    """Write an output at a path of `output_path`. Raises OutputError, NotRegularFileError, OSError."""
+
+    def still_free() -> None:
+        output_path(path, force)
+
+    write_atomically(path, data, still_free, make_parents=False)
 
 
 def _sync_folder(folder: Path) -> None:

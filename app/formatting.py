@@ -5,6 +5,7 @@ A missing value (None, NaN, NaT, infinity, or not a number at all) is shown as M
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,19 @@ from abq_core.text.records import TextRecord
 
 MISSING = "\N{EN DASH}"
 TASK_HEADER = ("Task", "Accuracy", "Normalized", "Other", "Questions", "Shots")
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 _SHARES = ("acc", "exact_match")  # task metrics whose names start so are shares of 1
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, so that it cannot move the cursor, set a title or hide other text.
+
+    Escaped: all control characters but newline and tab, marks that reorder text, and lone surrogates.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def number(value: object) -> float | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import platformdirs
 
+from abq_core.user_files import UserFileError, user_path
+
 
 class SettingsError(ValueError):
     """A setting is invalid; the message names the variable, its value and what to do."""
@@ -80,23 +82,32 @@ class Settings:
 
 
 def _data_dir(text: str) -> Path:
-    path = Path(text).expanduser() if text else Path(platformdirs.user_data_dir("abq-explorer", appauthor=False))
-    if path.exists() and not path.is_dir():
-        raise SettingsError(f"ABQ_DATA_DIR is {str(path)!r}, which is a file. Set it to a folder.")
-    return path.resolve()
+    try:
+        path = user_path(text) if text else Path(platformdirs.user_data_dir("abq-explorer", appauthor=False))
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"ABQ_DATA_DIR is {str(path)!r}, which is a file. Set it to a folder.")
+        str(path).encode("utf-8")  # the database's URL and settings of child processes hold it as text
+        return path.resolve()
+    except (OSError, UserFileError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"ABQ_DATA_DIR is {text[:80]!r}, which cannot be used: {reason}. Name another folder."
+        ) from error
 
 
 def _threads(text: str) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     if not text:
         return cores
-    if not text.isdecimal() or int(text) < 1:
-        raise SettingsError(f"ABQ_THREADS is {text!r}. Use a whole number from 1 to {cores} (this machine's cores).")
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1:
+        raise SettingsError(
+            f"ABQ_THREADS is {text[:80]!r}. Use a whole number from 1 to {cores} (this machine's cores)."
+        )
     return min(int(text), cores)
 
 
 def _device(text: str) -> str:
     device = text.strip().lower() or "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise SettingsError(f"ABQ_DEVICE is {text!r}. Use cpu, cuda or cuda:0.")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", device):
+        raise SettingsError(f"ABQ_DEVICE is {text[:80]!r}. Use cpu, cuda or cuda:0.")
     return device

@@ -96,18 +96,20 @@ class Database:
         with self._session(self._engine) as session:
             yield session
 
-    def backup(self, target: Path) -> None:
+    def backup(self, target: Path, replace: bool = False) -> None:
         """Copy a snapshot of the database to a new file while others use it.
 
-        The copy's integrity is checked.
+        The copy's integrity is checked.  replace: replace a regular file, though never the database itself.
         Raises DatabaseError if the file exists or cannot be written, or if the database is on a server.
         """
         if self.path is None:
             raise DatabaseError(f"{self.url} is on a server. Back it up with PostgreSQL's pg_dump.")
+        if replace and target.exists() and target.samefile(self.path):
+            raise DatabaseError(f"{target} is the database itself. Name another file.")
         with _readable_errors(self.url), self._engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
-            sqlite.back_up(driver, target)
+            sqlite.back_up(driver, target, replace)
 
     def close(self) -> None:
         """Close the pooled connections.
@@ -158,7 +160,11 @@ def _parse(location: str | Path) -> URL:
         raise DatabaseError(
             f"{url} names no file that worker processes can share. Use sqlite:////folder/abq.db, without options."
         )
-    return url.set(drivername="sqlite", database=str(Path(str(url.database)).expanduser().absolute()))
+    try:
+        path = Path(str(url.database)).expanduser().absolute()
+    except RuntimeError as error:
+        raise DatabaseError(f"{url} names the home folder of a user that does not exist. Use a full path.") from error
+    return url.set(drivername="sqlite", database=str(path))
 
 
 def _make_engine(url: URL) -> Engine:

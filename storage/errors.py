@@ -5,6 +5,7 @@ StorageError
 +-- JobNotFoundError       no job has this id
 +-- RunNotFoundError       no run has this id
 +-- JobStateError          the job's state does not allow the operation
++-- QueueFullError         as many jobs are queued as the caller allows
 +-- RunBusyError           the run cannot be deleted while its job is running
 +-- LostLeaseError         the worker no longer owns the job it writes to
 +-- JobSpecError           the submitted spec lacks a field that a run needs
@@ -36,6 +37,13 @@ class RunNotFoundError(StorageError):
 
 class JobStateError(StorageError):
     """The job's state does not allow the operation."""
+
+
+class QueueFullError(StorageError):
+    """As many jobs are queued as the caller allows."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit:,} jobs are queued, which is the limit. Wait for some to finish, or cancel some.")
 
 
 class RunBusyError(StorageError):

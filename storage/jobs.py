@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
 
 from storage.database import Database
-from storage.errors import JobSpecError, JobStateError
+from storage.errors import JobSpecError, JobStateError, QueueFullError
 from storage.history import LogLine, LossRecord, add_log, read_log, read_losses
 from storage.lifecycle import end_attempt, end_job, find_job, own_job, queue_again, set_progress
 from storage.runs import BlockRecord, Runs
@@ -63,12 +64,18 @@ class Jobs:
     # Called by the app
 
     def submit(
-        self, spec: Mapping[str, Any], now: datetime, kind: str = "calibrate", account: str | None = None
+        self,
+        spec: Mapping[str, Any],
+        now: datetime,
+        kind: str = "calibrate",
+        account: str | None = None,
+        max_queued: int | None = None,
     ) -> Job:
         """Create a run for this spec and queue the job that calibrates it.
 
         account: the account that asks for it on a page with a login.
-        Raises JobSpecError if model, precision or method is missing, UnstorableValueError.
+        max_queued: refuse if this many jobs are queued, counted in the same transaction.
+        Raises JobSpecError if model, precision or method is missing, UnstorableValueError, QueueFullError.
         """
         missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
         if missing:
@@ -84,6 +91,7 @@ class Jobs:
         )
         job = JobRow(id=_new_id("j"), run_id=run.id, kind=kind, spec=dict(spec), created_at=now)
         with self._database.transaction() as session:
+            _require_room(session, max_queued)
             session.add(run)
             session.flush()
             session.add(job)
@@ -142,7 +150,7 @@ class Jobs:
                 job.cancel_requested = True
             return _job(job)
 
-    def resume(self, job_id: str, now: datetime) -> Job:
+    def resume(self, job_id: str, now: datetime, max_queued: int | None = None) -> Job:
         """Queue a failed or cancelled job again; its finished blocks are kept.
 
         Raises JobStateError in any other state, JobNotFoundError.
@@ -151,9 +159,24 @@ class Jobs:
             job = find_job(session, job_id, lock=True)
             if job.state not in ("failed", "cancelled"):
                 raise JobStateError(f"Job {job_id!r} is {job.state}. Only a failed or cancelled job can be resumed.")
+            _require_room(session, max_queued)
             queue_again(job)
             job.attempts, job.error = 0, None
             add_log(session, job, now, "Resumed: calibration continues after the last finished block.")
+            return _job(job)
+
+    def repair(self, job_id: str, now: datetime) -> Job:
+        """Queue an ended job again, because files of its run are damaged; intact blocks are kept.
+
+        Raises JobStateError if it is queued or running, JobNotFoundError.
+        """
+        with self._database.transaction() as session:
+            job = find_job(session, job_id, lock=True)
+            if job.state in ("queued", "running"):
+                raise JobStateError(f"Job {job_id!r} is {job.state}. Only a job that has ended can be repaired.")
+            queue_again(job)
+            job.attempts, job.error = 0, None
+            add_log(session, job, now, "Repair: damaged files of the run are made again.")
             return _job(job)
 
     # Called by the worker that owns the job. All raise LostLeaseError if it no longer does.
@@ -311,6 +334,14 @@ class Jobs:
                 end_attempt(session, job, now, f"Its worker {job.worker} {what}.")
             session.flush()
             return [_job(job) for job in jobs]
+
+
+def _require_room(session: Session, max_queued: int | None) -> None:
+    """Refuse another queued job. The transaction has SQLite's write lock. Raises QueueFullError."""
+    if max_queued is None:
+        return
+    if (session.scalar(select(func.count()).where(JobRow.state == "queued")) or 0) >= max_queued:
+        raise QueueFullError(max_queued)
 
 
 def _new_id(letter: str) -> str:

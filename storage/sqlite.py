@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,16 @@ def probe_write(engine: Engine) -> None:
         connection.rollback()
 
 
-def back_up(source: sqlite3.Connection, target: Path) -> None:
+def back_up(source: sqlite3.Connection, target: Path, replace: bool = False) -> None:
     """Copy a consistent snapshot of a database to a new file.
 
     Its integrity is checked; the file is synced, then renamed.
 
+    replace: replace an existing regular file.
+
     Raises DatabaseError if the file exists or cannot be written, or if the database is damaged.
     """
-    if target.exists():
+    if os.path.lexists(target) and not (replace and stat.S_ISREG(target.lstat().st_mode)):
         raise DatabaseError(f"{target} already exists. Name a new file.")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

@@ -30,7 +30,10 @@ def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
     """The artifact of one block of a finished run. Raises MissingBlockError."""
     tensors = store.load(block)
     if tensors is None:
-        raise MissingBlockError(f"Block {block} is not in this run. Resume the run to finish it.")
+        raise MissingBlockError(
+            f"Block {block} of this run is missing or damaged. If its job has not finished, resume it; otherwise make "
+            "the block again with `abq runs repair RUN`."
+        )
     return BlockArtifact.from_tensors(tensors)
 
 

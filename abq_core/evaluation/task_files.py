@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from abq_core.evaluation.task_errors import TaskFileError
+from abq_core.user_files import read_user_text, user_path
 
 SUFFIXES = (".yaml", ".yml")
 _MAX_BYTES = 1 << 20
@@ -63,16 +64,8 @@ class TaskFile:
 
 def read_task_file(path: Path) -> TaskFile:
     """Read and check a task file. Raises TaskFileError."""
-    path = path.expanduser()
-    if not path.is_file():
-        raise TaskFileError(f"The task file '{path}' does not exist. Check the path.")
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise TaskFileError(f"'{path}' has {size:,} bytes; the limit is {_MAX_BYTES:,}.")
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskFileError(f"'{path}' cannot be read as UTF-8 text ({error}).") from error
+    path = user_path(path, TaskFileError)
+    text = read_user_text(path, _MAX_BYTES, TaskFileError)
     config = _plain_yaml(path, text)
     name = config.get("task")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -84,7 +77,7 @@ def read_task_file(path: Path) -> TaskFile:
     _check_filters(path, config)
     _check_fewshot(path, config)
     data_set = _check_data(path, config)
-    return TaskFile(name, hashlib.sha256(data).hexdigest(), config, data_set)
+    return TaskFile(name, hashlib.sha256(text.encode()).hexdigest(), config, data_set)
 
 
 def _plain_yaml(path: Path, text: str) -> dict[str, Any]:

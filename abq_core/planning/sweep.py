@@ -1,6 +1,7 @@
 """Sweep files: all combinations of models, precisions, methods and seeds from YAML."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 from abq_core.methods import SpecError, default_switches, read_switches
 from abq_core.mix import MIX_SUFFIX
 from abq_core.spec import CalibrationSpec
+from abq_core.user_files import read_user_text, user_path
 
 _AXES = {"models": "model", "precisions": "precision", "methods": "method", "seeds": "seed"}
 _DEFAULT_METHODS = ["abq"]
@@ -39,7 +41,7 @@ def read_sweep(path: Path) -> list[CalibrationSpec]:
     known = {field.name for field in fields(CalibrationSpec)} - set(axes)
     if unknown := sorted(shared.keys() - known):
         raise SweepError(f"{path}: '{unknown[0]}' is unknown: use {', '.join([*_AXES, *sorted(known)])}.")
-    count = len(list(product(*axes.values())))
+    count = math.prod(map(len, axes.values()))
     if count > _MAX_CALIBRATIONS:
         raise SweepError(f"{path} has {count:,} calibrations: {_MAX_CALIBRATIONS:,} is the maximum.")
     specs = []
@@ -53,13 +55,14 @@ def read_sweep(path: Path) -> list[CalibrationSpec]:
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
+    text = read_user_text(user_path(path, SweepError), _MAX_FILE_BYTES, SweepError)
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise SweepError(f"{path} has {path.stat().st_size:,} bytes: a sweep file has at most {_MAX_FILE_BYTES:,}.")
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path} cannot be read: {error}.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise SweepError(f"{path} has an alias (*name), which can stand for very much: write the values out.")
+        content = yaml.safe_load(text)
+    except SweepError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number or date out of range
         raise SweepError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise SweepError(f"{path} has no settings: write lines such as `models: [builtin]`.")
@@ -81,9 +84,9 @@ def _mix(path: Path, precision: str) -> dict[str, Any]:
     """
     if not precision.endswith(MIX_SUFFIX):
         return {}
-    file = path.parent / Path(precision).expanduser()
+    file = path.parent / user_path(precision, SweepError)
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(read_user_text(file, _MAX_FILE_BYTES))
         return {"precision": content["precision"], "mix": content.get("mix")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -12,6 +12,7 @@ from abq_core.text.documents import Split, Text
 from abq_core.text.errors import DataError
 from abq_core.text.hub_texts import HUB_TEXTS, check_hub_text, hub_text
 from abq_core.text.text_files import check_file, file_text, is_text_file
+from abq_core.user_files import user_path
 
 BUILTIN_TEXT = "builtin"
 BUILTIN_TRAIN_TEXT = "builtin-train"  # calibrates on the built-in model's training split; same evaluation split
@@ -67,7 +68,7 @@ def _parse(source: str) -> tuple[str, str | None]:
 
 
 def _file_path(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = user_path(name, DataError)
     if not is_text_file(path):
         raise DataError(f"The text '{path}' is not known: use {CHOICES}.")
     return path

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from abq_core.text.documents import Split, Text
 from abq_core.text.errors import DataError
+from abq_core.user_files import read_user_text, require_readable
 
 _CALIBRATION_SHARE = 0.9
 _MAX_FILE_BYTES = 512 << 20
@@ -22,11 +23,8 @@ def is_text_file(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Check that the file exists and is not too large. Raises DataError."""
-    if not path.is_file():
-        raise DataError(f"The file '{path}' does not exist. Check the path, or use 'builtin'.")
-    if (size := path.stat().st_size) > _MAX_FILE_BYTES:
-        raise DataError(f"'{path}' has {size:,} bytes; the limit is {_MAX_FILE_BYTES:,}. Use a part of it.")
+    """Check that this is a regular file that is not too large. Raises DataError."""
+    require_readable(path, _MAX_FILE_BYTES, DataError)
 
 
 def file_text(path: Path, split: Split) -> Text:
@@ -34,17 +32,8 @@ def file_text(path: Path, split: Split) -> Text:
 
     Raises DataError.
     """
-    check_file(path)
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"'{path}' is not UTF-8 text: byte {error.start:,} cannot be read. Convert it first."
-        ) from error
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read ({error.strerror}). Check its permissions.") from error
-    revision = f"sha256 {hashlib.sha256(data).hexdigest()}"
+    text = read_user_text(path, _MAX_FILE_BYTES, DataError)
+    revision = f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
     if path.suffix.lower() == ".jsonl":
         lines = [_jsonl_text(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         cut = int(len(lines) * _CALIBRATION_SHARE)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from abq_core.mix import MIX_SUFFIX
+from abq_core.user_files import read_user_text, user_path
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
-from app.cli.options import DataOption, OptionError, SeedOption
+from app.cli.options import DataOption, ForceOption, OptionError, SeedOption
 from app.cli.session import open_services
+from app.json_values import to_json_text
 from app.notation import parse_list
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from abq_core.mix import ModelPrecision
     from app.services import Services
+
+_MAX_MIX_BYTES = 16 << 20
 
 
 @answers
@@ -30,6 +34,7 @@ def allocate(
         str, typer.Option("--candidates", help="Precisions to choose from, comma-separated.")
     ] = "W2A8,W2*A8,W3A8,W4A8",
     out: Annotated[Path | None, typer.Option("--out", help="Write the mix to this file, for abq calibrate.")] = None,
+    force: ForceOption = False,
     data: DataOption = "builtin",
     segments: Annotated[int, typer.Option("--segments", help="Segments of calibration text to measure on.")] = 4,
     seq_len: Annotated[
@@ -52,9 +57,11 @@ def allocate(
         raise OptionError("Give one budget: --bits (stored bits per weight) or --mib (size of the linears).")
     if out is not None and out.suffix != MIX_SUFFIX:
         raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}; abq calibrate requires it.")
+    from app.files import output_path, write_output
     from app.jobs.progress_line import ProgressLine
     from app.services.allocation import SensitivityText
 
+    target = None if out is None else output_path(out, force)
     services = open_services()
     line = ProgressLine()
 
@@ -66,11 +73,8 @@ def allocate(
     chosen = services.allocation.allocate(model, parse_list(candidates), bits, size, text, on_step)
     line.close()
     content = {"model": model, **chosen.to_dict()}
-    if out is not None:
-        from app.files import write_atomically
-        from app.json_values import to_json_text
-
-        write_atomically(out.expanduser().absolute(), to_json_text(content).encode())
+    if target is not None:
+        write_output(target, to_json_text(content).encode(), force)
     uniform = ", ".join(f"{precision} {formatting.nats(kl)}" for precision, kl in chosen.uniform.items())
     summary = (
         f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits per weight "
@@ -90,10 +94,10 @@ def read_precision_option(services: "Services", text: str) -> "ModelPrecision":
     """
     if not text.endswith(MIX_SUFFIX):
         return services.models.precision(text)
-    path = Path(text).expanduser()
-    if not path.is_file():
+    path = user_path(text, OptionError)
+    if not path.exists():
         raise OptionError(f"--precision {text}: this file does not exist. `abq allocate --out {text}` writes one.")
-    return services.models.precision(path.read_text("utf-8", errors="replace"))
+    return services.models.precision(read_user_text(path, _MAX_MIX_BYTES, OptionError))
 
 
 def _bytes(mib: float) -> int:

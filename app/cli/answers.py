@@ -12,14 +12,21 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from app.cli.streams import discard_unwritten_output
+from app.formatting import printable
 from app.json_values import to_json_text
 from app.settings import Settings, SettingsError
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 PACKAGES = ("app", "abq_core", "kernels", "storage")
+MAX_ERROR_CHARACTERS = 1500
 TABLE_WIDTH = 160  # columns, when the output is not a terminal
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+class OutputFailedError(OSError):
+    """The answer could not be written: stdout is closed, or its disk is full."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,34 +60,48 @@ def answers(command: Callable[..., Answer | None]) -> Callable[..., None]:
                 answer = command(**arguments)
                 if answer is not None:
                     _print(answer, out, as_json)
-        except KeyboardInterrupt:
-            _print_error("interrupted.")
+        except KeyboardInterrupt as interrupt:
+            print_error(str(interrupt) or "interrupted.")
             raise typer.Exit(INTERRUPTED) from None
         except typer.Exit:
             raise
+        except typer.Abort:
+            print_error("Cancelled.")
+            raise typer.Exit(FAILURE) from None
         except Exception as error:
-            raise typer.Exit(_report_error(error)) from None
+            raise typer.Exit(report_error(error)) from None
         if answer is not None and answer.code:
             raise typer.Exit(answer.code)
 
     return run
 
 
+def confirm(question: str) -> None:
+    """Ask on stderr, and raise typer.Abort unless the answer is yes."""
+    typer.confirm(printable(question), abort=True, err=True)
+
+
 def _print(answer: Answer, out: TextIO, as_json: bool) -> None:
     if as_json:
-        out.write(to_json_text(answer.data))
+        _write(out, to_json_text(answer.data).replace("\x7f", "\\u007f"))  # JSON escapes other control characters
     elif isinstance(answer.text, str | Table):
         _print_piece(answer.text, out, end="\n")
     else:
         for piece in answer.text:
             _print_piece(piece, out, end="")
-    out.flush()
+
+
+def _write(out: TextIO, text: str) -> None:
+    try:
+        out.write(text)
+        out.flush()
+    except OSError as error:
+        raise OutputFailedError(f"the answer cannot be written to stdout: {error.strerror or error}.") from error
 
 
 def _print_piece(piece: str | Table, out: TextIO, end: str) -> None:
     if isinstance(piece, str):
-        out.write(piece + end)
-        out.flush()
+        _write(out, printable(piece) + end)
         return
     from rich import box
     from rich.console import Console
@@ -89,22 +110,30 @@ def _print_piece(piece: str | Table, out: TextIO, end: str) -> None:
 
     table = RichTable(*piece.header, box=box.SIMPLE_HEAD)
     for row in piece.rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a cell is never read as markup
-    Console(file=out, width=None if out.isatty() else TABLE_WIDTH, highlight=False).print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a cell is never read as markup
+    try:
+        Console(file=out, width=None if out.isatty() else TABLE_WIDTH, highlight=False).print(table)
+        out.flush()
+    except OSError as error:
+        raise OutputFailedError(f"the answer cannot be written to stdout: {error.strerror or error}.") from error
 
 
-def _report_error(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Print one line about the error. Returns the exit code."""
+    if isinstance(error, OutputFailedError):
+        discard_unwritten_output()
+        print_error(str(error))
+        return USER_ERROR
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _print_error(f"the disk is full ({error.filename or 'file unknown'}). Free some space and try again.")
+        print_error(f"the disk is full ({error.filename or 'file unknown'}). Free some space and try again.")
         return USER_ERROR
     if isinstance(error, OSError) and type(error).__module__ == "builtins":
-        _print_error(f"{error.filename or 'the system'}: {error.strerror or error}.")
+        print_error(f"{error.filename or 'the system'}: {error.strerror or error}.")
         return USER_ERROR
     if type(error).__module__.split(".")[0] in PACKAGES:
-        _print_error(" ".join(str(error).split()))
+        print_error(str(error))
         return USER_ERROR
-    _print_error(f"internal error, {type(error).__name__}: {' '.join(str(error).split())[:300]} {_log_traceback()}")
+    print_error(f"internal error, {type(error).__name__}: {' '.join(str(error).split())[:300]} {_log_traceback()}")
     return FAILURE
 
 
@@ -120,5 +149,9 @@ def _log_traceback() -> str:
     return f"This is a bug; {Path(log)} has the details."
 
 
-def _print_error(text: str) -> None:
-    sys.stderr.write(f"abq: {text}\n")
+def print_error(text: str) -> None:
+    """Write one line to stderr; the middle of a very long text is left out."""
+    line = printable(" ".join(text.split()))
+    if len(line) > MAX_ERROR_CHARACTERS:
+        line = f"{line[: MAX_ERROR_CHARACTERS // 2]} ... {line[-MAX_ERROR_CHARACTERS // 2 :]}"
+    sys.stderr.write(f"abq: {line}\n")

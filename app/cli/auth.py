@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from abq_core.user_files import user_path
 from app.cli.answers import Answer, JsonOption, Table, answers
 
 auth = typer.Typer(no_args_is_help=True, help="Accounts that may log in to the page: set-password, list, remove.")
@@ -26,7 +27,7 @@ def set_password(name: Name, file: FileOption, as_json: JsonOption = False) -> A
     """
     from app.web.access.accounts import Accounts
 
-    Accounts(file.expanduser()).set_password(name, _password(name))
+    Accounts(user_path(file)).set_password(name, _password(name))
     return Answer(
         {"account": name, "file": str(file)}, f"{name} can log in to a page served with abq app --auth {file}."
     )
@@ -38,7 +39,7 @@ def list_accounts(file: FileOption, as_json: JsonOption = False) -> Answer:
     """List the names in a password file."""
     from app.web.access.accounts import Accounts
 
-    names = Accounts(file.expanduser()).names()
+    names = Accounts(user_path(file)).names()
     return Answer({"accounts": names}, Table(["Account"], [[name] for name in names]) if names else "No accounts.")
 
 
@@ -48,7 +49,7 @@ def remove(name: Name, file: FileOption, as_json: JsonOption = False) -> Answer:
     """Remove an account. Its sessions end immediately."""
     from app.web.access.accounts import Accounts
 
-    Accounts(file.expanduser()).remove(name)
+    Accounts(user_path(file)).remove(name)
     return Answer({"removed": name, "file": str(file)}, f"{name} can no longer log in.")
 
 

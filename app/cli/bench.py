@@ -8,7 +8,7 @@ import typer
 
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
-from app.cli.options import OptionError
+from app.cli.options import ForceOption, OptionError
 from app.cli.session import open_services
 from app.notation import parse_list, parse_shapes, parse_token_counts
 
@@ -172,13 +172,14 @@ def export_timings(
     device: Annotated[
         str | None, typer.Option("--device", help="The device whose timings are written; default: this machine's CPU.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Write timings to a file for another machine. Example: abq bench export timings.json"""
     from app.services.speed.timings import this_device
 
     device = device or this_device()
-    count = open_services().timings.export(file, device)
+    count = open_services().timings.export(file, device, force)
     return Answer(
         {"path": str(file), "device": device, "timings": count}, f"Wrote {count} timings of {device} to {file}."
     )

@@ -7,6 +7,7 @@ import typer
 
 from app import formatting
 from app.cli.answers import Answer, JsonOption, answers
+from app.cli.options import ForceOption
 from app.settings import Settings
 from kernels.environment import check_environment
 
@@ -25,6 +26,7 @@ def group() -> None:
 @answers
 def backup(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A new file.")],
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Copy the database into one file, even while jobs run.
@@ -33,13 +35,14 @@ def backup(
 
     Example: abq db backup abq-2026-01-31.sqlite3
     """
+    from app.files import output_path
     from storage.database import Database
 
     check_environment()
     settings = Settings.from_environment()
     settings.prepare()
-    target = path.expanduser().absolute()
+    target = output_path(path, force)
     with Database.open(settings.database_url) as opened:
-        opened.backup(target)
+        opened.backup(target, replace=force)
     size = target.stat().st_size
     return Answer({"path": str(target), "bytes": size}, f"{target} ({formatting.size(size)})")

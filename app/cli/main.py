@@ -7,13 +7,14 @@ Commands import heavy packages inside their functions, so that `abq --help` is i
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from app.cli.allocate import allocate
-from app.cli.answers import INTERRUPTED
+from app.cli.answers import INTERRUPTED, print_error, report_error
 from app.cli.auth import auth
 from app.cli.bench import bench
 from app.cli.calibrate import calibrate
@@ -23,6 +24,7 @@ from app.cli.measure import evaluate, generate
 from app.cli.quickstart import quickstart
 from app.cli.runs import report, runs
 from app.cli.serve import serve, work
+from app.cli.streams import discard_unwritten_output, require_usable_streams
 from app.cli.sweep import sweep
 from app.cli.warmup import warmup
 from kernels.host.threads import THREADS_WAIT
@@ -64,17 +66,38 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command line. Returns the exit code."""
     for name, value in THREADS_WAIT.items():
         os.environ.setdefault(name, value)
-    command = typer.main.get_command(app)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = command.main(sys.argv[1:] if arguments is None else arguments, prog_name="abq", standalone_mode=False)
+        require_usable_streams()
+        _require_text(arguments)
+        code = typer.main.get_command(app).main(arguments, prog_name="abq", standalone_mode=False)
     except TyperException as error:
-        message = " ".join(error.format_message().split())
-        sys.stderr.write(f"abq: {message} See abq --help.\n" if message else "")
+        message = error.format_message()
+        if message:
+            print_error(f"{message} See abq --help.")
         return error.exit_code
-    except typer.Abort:
-        sys.stderr.write("abq: aborted; nothing was changed.\n")
+    except (OSError, ArgumentError) as error:  # of help and --version: those of commands are reported already
+        discard_unwritten_output()
+        return report_error(error)
+    except (typer.Abort, KeyboardInterrupt):
+        print_error("interrupted.")
         return INTERRUPTED
     return int(code or 0)
+
+
+class ArgumentError(ValueError):
+    """An argument that is not text."""
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse arguments whose bytes are not UTF-8: they cannot be stored or shown. Raises ArgumentError."""
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ArgumentError(
+                f"argument {number}, {argument[:80]!r}, is not UTF-8 text. Rename the file, or check the text."
+            ) from None
 
 
 def _version(requested: bool) -> None:

@@ -12,6 +12,7 @@ RunOrModel = Annotated[
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, such as r-0123456789.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id or a run id.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 DataOption = Annotated[str, typer.Option("--data", help=f"{CHOICES}; name@revision for a hub text.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
 

@@ -103,14 +103,15 @@ def _rows(services: "Services", runs: list[str]) -> list[dict[str, Any]]:
     A gap is to the next better row.
     """
     from abq_core.evaluation.perplexity import perplexity_gap
+    from app.services.dataframes import same_evaluation
 
     frame = services.runs.frame()
     model = services.runs.get(runs[0]).model
-    full = frame[(frame["run"] == "") & (frame["model"] == model)].iloc[[0]].to_dict("records")
     calibrated = frame.set_index("run", drop=False).loc[runs].to_dict("records")
+    full = [row for row in frame[frame["run"] == ""].to_dict("records") if same_evaluation(row, calibrated[0])][:1]
     rows = [{name: row[name] for name in ROW_FIELDS} for row in [*full, *calibrated]]
     by_name = {(row["precision"], row["method"]): row for row in rows}
-    losses = {row["run"]: services.evaluation.segment_losses(model, row["run"] or None) for row in rows}
+    losses = {row["run"]: services.evaluation.segment_losses(model, row["run"] or None, runs[0]) for row in rows}
     for precision in PRECISIONS:
         better = rows[0]
         for method in reversed(METHODS):

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from app import formatting
-from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
+from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers, confirm
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
-from app.cli.options import RunId
+from app.cli.options import ForceOption, RunId
 from app.cli.session import open_services
 
-runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, verify, delete, export, gc.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, verify, repair, delete, export, gc.")
 
 
 @runs.command("list")
@@ -81,9 +81,7 @@ def delete(
     services = open_services()
     found = services.runs.get(run)
     if not yes:
-        typer.confirm(
-            f"Delete run {found.id} ({found.precision} {found.method} of {found.model})?", abort=True, err=True
-        )
+        confirm(f"Delete run {found.id} ({found.precision} {found.method} of {found.model})?")
     services.runs.delete(found.id)
     return Answer({"deleted": found.id}, f"Run {found.id} was deleted.")
 
@@ -101,7 +99,8 @@ def verify(
     from app.runs.run_check import verify as problems_of
 
     services = open_services()
-    chosen = [services.runs.get(run_id) for run_id in run] if run else services.storage.runs.list()
+    ids = dict.fromkeys(services.runs.get(run_id).id for run_id in run or [])
+    chosen = [services.runs.get(run_id) for run_id in ids] if run else services.storage.runs.list()
     problems_by_run = {
         found.id: problems_of(services.storage.runs, services.settings.runs_dir, found) for found in chosen
     }
@@ -113,6 +112,28 @@ def verify(
     if not rows:
         return Answer(data, f"{len(problems_by_run)} runs match their records.")
     return Answer(data, Table(["Run", "Problem"], rows), FAILURE)
+
+
+@runs.command()
+@answers
+def repair(run: RunId, as_json: JsonOption = False) -> Answer:
+    """Make the damaged files of a run again from its spec. Example: abq runs repair r-0123456789
+
+    Intact blocks are kept.
+    If that is impossible, because the model, the text or a version changed since, the error says what is lost.
+    """
+    from app.jobs.repair import repair as repair_run
+
+    done = repair_run(open_services(), run)
+    if not done.damaged:
+        return Answer(done, f"The files of run {done.run} match their records.")
+    lines = [f"Repaired run {done.run}:", *done.damaged]
+    if done.changed:
+        blocks = ", ".join(map(str, done.changed))
+        lines.append(f"New files of blocks {blocks} differ from the old ones, which another machine or version made.")
+    if done.remaining:
+        lines += ["Still wrong:", *done.remaining]
+    return Answer(done, "\n".join(lines), FAILURE if done.remaining else 0)
 
 
 @runs.command()
@@ -167,6 +188,7 @@ def report(
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids. Default: all finished runs.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file. Default: in the data folder.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Write one self-contained HTML file about runs.
@@ -175,5 +197,5 @@ def report(
     """
     services = open_services()
     default = services.settings.reports_dir / f"report-{datetime.now():%Y%m%d-%H%M%S}.html"
-    path = services.reports.write(run or [], out or default)
+    path = services.reports.write(run or [], out or default, force=force)
     return Answer({"path": str(path)}, str(path))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from abq_core.user_files import user_path
 from app.cli.answers import Answer, answers
 from app.cli.session import open_services
 from app.settings import Settings
@@ -59,7 +60,7 @@ def serve(
             f"Other machines can reach {host}. Create accounts with abq auth set-password NAME --file FILE and add "
             "--auth FILE; or listen on 127.0.0.1 and use an SSH tunnel (ssh -L 7860:127.0.0.1:7860 machine)."
         )
-    accounts = None if auth is None else Accounts(auth.expanduser())
+    accounts = None if auth is None else Accounts(user_path(auth))
     if accounts is not None and not accounts.names():
         raise ServeError(f"{auth} has no accounts: add one with abq auth set-password NAME --file {auth}.")
     folders = [folder.expanduser() for folder in allow or []]

@@ -35,9 +35,11 @@ def bring_to_end(services: Services, job: Job, label: str, evaluation: tuple[int
         from app.jobs.calibration_job import EvaluationPlan, run_claimed  # imports torch: only to run the job here
 
         lease = JobLease(services.storage.jobs, claimed)
-        with _cancel_on_interrupt(lease), stop_on_signals(lease), lease:
+        with _cancel_on_interrupt(lease) as interrupted, stop_on_signals(lease), lease:
             plan = EvaluationPlan(*evaluation) if evaluation else None
             run_claimed(services, lease, plan, lambda p: line.show(label, p.fraction, p.message, p.eta_seconds))
+        if interrupted.is_set():
+            raise KeyboardInterrupt(f"interrupted; continue with: abq jobs resume {job.id}")
         return services.jobs.get(job.id)
     finally:
         line.close()
@@ -57,19 +59,21 @@ def _follow(services: Services, job: Job, label: str, line: ProgressLine) -> Job
 
 
 @contextlib.contextmanager
-def _cancel_on_interrupt(lease: JobLease) -> Iterator[None]:
+def _cancel_on_interrupt(lease: JobLease) -> Iterator[threading.Event]:
     """Ctrl-C cancels the job at its next step; a second Ctrl-C ends the process at once."""
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interrupted
         return
     before = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
+        interrupted.set()
         lease.stop("cancelled")
 
     signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)

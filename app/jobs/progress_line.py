@@ -32,6 +32,7 @@ class ProgressLine:
 
         fraction: 0..1.  eta_seconds: None if unknown.
         """
+        label, message = formatting.printable(label), formatting.printable(message)
         left = "" if eta_seconds is None else f", {formatting.seconds(eta_seconds)} left"
         if self._moves:
             self._move(label, fraction, f"{100 * fraction:5.1f} %{left}", message)

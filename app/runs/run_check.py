@@ -1,14 +1,14 @@
 """Checks of run folders: missing or changed files, and files that no run needs."""
 
 import hashlib
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app.runs.provenance import same_calibration
-from app.runs.run_folder import RunFolder
+from app.runs.run_folder import RunFolder, RunFolderError
 from storage.jobs import Jobs
 from storage.run_ids import is_run_id
 from storage.runs import Run, Runs
@@ -50,7 +50,7 @@ def verify(runs: Runs, runs_dir: Path, run: Run) -> list[str]:
         problems.append(f"{len(records)} of its {run.blocks_total} blocks are recorded.")
     if run.state == "succeeded" or records:
         problems += _spec_problems(folder, run)
-    return problems
+    return problems + _file_problems(folder, run)
 
 
 def leftovers(runs: Runs, jobs: Jobs, runs_dir: Path) -> list[Leftover]:
@@ -87,11 +87,38 @@ def _unneeded(folder: Path, hashes: dict[int, str]) -> Iterator[Leftover]:
 def _spec_problems(folder: RunFolder, run: Run) -> list[str]:
     try:
         content = folder.read_spec()
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except RunFolderError:
         return ["Its spec.json cannot be read."]
     if content is None:
         return ["Its spec.json is missing."]
     return [] if same_calibration(content.get("spec"), run.spec) else ["Its spec.json belongs to another calibration."]
+
+
+def _file_problems(folder: RunFolder, run: Run) -> list[str]:
+    """Problems of the files besides blocks and spec.json: compared with their hashes, or read if none is recorded."""
+    try:
+        recorded = folder.recorded_files()
+    except RunFolderError:
+        return ["Its files.json cannot be read."]
+    problems = []
+    for name, sha256 in sorted(recorded.items()):
+        if name == "spec.json":  # checked by its content
+            continue
+        if not (folder.path / name).is_file():
+            problems.append(f"Its {name} is missing.")
+        elif _sha256(folder.path / name) != sha256:
+            problems.append(f"Its {name} differs from the recorded one.")
+    unrecorded = [name for name in folder.frame_names() if f"diagnostics/{name}.parquet" not in recorded]
+    readers: dict[str, Callable[[], object]] = {"data.json": folder.read_texts} if "data.json" not in recorded else {}
+    readers |= {f"diagnostics/{name}.parquet": partial(folder.read_frame, name) for name in unrecorded}
+    for name, read in readers.items():
+        try:
+            read()
+        except RunFolderError:
+            problems.append(f"Its {name} cannot be read.")
+    if run.state == "succeeded" and not recorded and not folder.frame_names():
+        problems.append("Its diagnostics are missing.")
+    return problems
 
 
 def _sha256(path: Path) -> str:

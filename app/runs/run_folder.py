@@ -1,4 +1,4 @@
-"""The files of one run: spec.json, data.json, blocks/NNN.safetensors, diagnostics/*.parquet.
+"""The files of one run: spec.json, data.json, blocks/NNN.safetensors, diagnostics/*.parquet, and their hashes.
 
 A block file counts only if storage has a record with its sha256.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abq_core.text.errors import DataError
 from abq_core.text.records import TextRecord
 from app.files import write_atomically
 from app.json_values import to_json_text
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 _FRAME_NAME = re.compile(r"[a-z_]{1,40}")
+_HASHES = "files.json"
+_RECORDED_NAME = re.compile(r"(spec|data)\.json|diagnostics/[a-z_]{1,40}\.parquet")
 
 
 class RunFolderError(ValueError):
@@ -46,7 +49,7 @@ class RunFolder:
         self._write_json("spec.json", content)
 
     def read_spec(self) -> dict[str, object] | None:
-        """The content that `write_spec` wrote, or None before that."""
+        """The content that `write_spec` wrote, or None before that. Raises RunFolderError if it is damaged."""
         return self._read_json("spec.json")
 
     def write_texts(self, records: Mapping[str, TextRecord]) -> None:
@@ -54,8 +57,12 @@ class RunFolder:
         self._write_json("data.json", {part: record.to_dict() for part, record in records.items()})
 
     def read_texts(self) -> dict[str, TextRecord]:
-        """The records that `write_texts` wrote; empty before that."""
-        return {part: TextRecord.from_dict(record) for part, record in (self._read_json("data.json") or {}).items()}
+        """The records that `write_texts` wrote; empty before that. Raises RunFolderError if they are damaged."""
+        try:
+            stored = self._read_json("data.json") or {}
+            return {part: TextRecord.from_dict(record) for part, record in stored.items()}
+        except (DataError, TypeError) as error:
+            raise self._damaged("data.json") from error
 
     def block_path(self, block: int) -> Path:
         """The file of a finished block."""
@@ -74,7 +81,7 @@ class RunFolder:
 
     def write_frame(self, name: str, frame: "pandas.DataFrame") -> None:
         """Write one diagnostics frame as Parquet."""
-        write_atomically(self._frame_path(name), frame.to_parquet(index=False))
+        self._write(self._frame_path(name), frame.to_parquet(index=False))
 
     def read_frame(self, name: str) -> "pandas.DataFrame":
         """A diagnostics frame by name. Raises RunFolderError if the run has none (yet)."""
@@ -85,11 +92,39 @@ class RunFolder:
             raise RunFolderError(
                 f"Run {self.run_id} has no '{name}' diagnostics (yet): they are written when its job ends."
             )
-        return pandas.read_parquet(path)
+        try:
+            return pandas.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are of these types
+            raise self._damaged(f"diagnostics/{path.name}") from error
 
     def frame_names(self) -> list[str]:
         """Names of the diagnostics frames that exist, sorted."""
         return sorted(path.stem for path in (self.path / "diagnostics").glob("*.parquet"))
+
+    def recorded_files(self) -> dict[str, str]:
+        """The sha256 of each file but the blocks, by its name in the folder; empty for runs of older versions.
+
+        Raises RunFolderError if the record is damaged.
+        """
+        recorded = self._read_json(_HASHES) or {}
+        return {name: str(sha256) for name, sha256 in recorded.items() if _RECORDED_NAME.fullmatch(name)}
+
+    def discard_spec(self) -> None:
+        """Remove spec.json, which is damaged."""
+        (self.path / "spec.json").unlink(missing_ok=True)
+
+    def discard_block(self, block: int) -> None:
+        """Remove the files of a block, which is to be made again."""
+        self.block_path(block).unlink(missing_ok=True)
+        self.draft_path(block).unlink(missing_ok=True)
+
+    def discard_unreadable(self) -> None:
+        """Remove data.json and the record of hashes if they are damaged: a job writes them again."""
+        for name, read in (("data.json", self.read_texts), (_HASHES, self.recorded_files)):
+            try:
+                read()
+            except RunFolderError:
+                (self.path / name).unlink(missing_ok=True)
 
     def delete(self) -> None:
         """Remove all files of the run."""
@@ -97,11 +132,34 @@ class RunFolder:
             shutil.rmtree(self.path)
 
     def _write_json(self, name: str, content: Mapping[str, object]) -> None:
-        write_atomically(self.path / name, to_json_text(content, sort_keys=True).encode())
+        self._write(self.path / name, to_json_text(content, sort_keys=True).encode())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file, then record its hash."""
+        write_atomically(path, data)
+        try:
+            recorded = self.recorded_files()
+        except RunFolderError:
+            recorded = {}
+        recorded[path.relative_to(self.path).as_posix()] = hashlib.sha256(data).hexdigest()
+        write_atomically(self.path / _HASHES, to_json_text(recorded, sort_keys=True).encode())
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(name) from error
+        if not isinstance(content, dict):
+            raise self._damaged(name)
+        return content
+
+    def _damaged(self, name: str) -> "RunFolderError":
+        return RunFolderError(
+            f"{name} of run {self.run_id} is damaged. Make it again with: abq runs repair {self.run_id}"
+        )
 
     def _frame_path(self, name: str) -> Path:
         if not _FRAME_NAME.fullmatch(name):

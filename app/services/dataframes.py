@@ -33,6 +33,7 @@ TASK_COLUMNS = [
 ]  # fmt: skip
 ACCURACIES = ("acc", "acc_norm", "exact_match")  # metrics that are averaged over tasks
 LOSS_COLUMNS = ["block", "epoch", "term", "value"]
+Protocol = tuple[object, ...]  # see `protocol`
 
 
 def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
@@ -64,14 +65,21 @@ def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
 def runs_frame(
     runs: Iterable[Run], evaluations: Iterable[EvaluationRecord], task_scores: Sequence[EvaluationRecord] = ()
 ) -> pandas.DataFrame:
-    """One row per run with its latest evaluation, and one per model at full precision.
+    """One row per run with its latest evaluation, and rows of models at full precision.
 
-    A model at full precision has run "" and method "none".
+    A model at full precision has run "" and method "none", and one row for each protocol with which its runs were
+    evaluated last, so that an evaluation on another text replaces no row that runs are compared with.
     tasks: number of tasks.  task_score: mean of their latest accuracies, 0 to 1.  task_stderr: of that mean.
     """
-    latest: dict[tuple[str, str], EvaluationRecord] = {}
+    latest: dict[str, EvaluationRecord] = {}
+    full: dict[str, dict[Protocol, EvaluationRecord]] = {}
     for record in sorted(evaluations, key=lambda record: record.id):
-        latest[(record.run_id or "", record.model)] = record
+        if record.run_id is not None:
+            latest[record.run_id] = record
+        else:
+            of_model = full.setdefault(record.model, {})
+            of_model.pop(protocol(record.values), None)  # the newest is last
+            of_model[protocol(record.values)] = record
     scores: dict[tuple[str, str], list[EvaluationRecord]] = {}
     for record in _newest_of_each_task(task_scores):
         scores.setdefault((record.run_id or "", record.model), []).append(record)
@@ -83,30 +91,56 @@ def runs_frame(
             "method": run.method,
             "state": run.state,
             **_bits(run.spec),
-            **_scores(latest.get((run.id, run.model))),
+            **_scores(latest.get(run.id)),
             **_task_average(scores.get((run.id, run.model), [])),
             "created": run.created_at,
             "note": run.note,
         }
         for run in runs
     ]
+    used: dict[str, set[Protocol]] = {}
+    for record in latest.values():
+        used.setdefault(record.model, set()).add(protocol(record.values))
+    for model, found in full.items():
+        tasks = scores.get(("", model), [])
+        compared = [record for key, record in found.items() if key in used.get(model, ())]
+        rows += [_full_row(record, record, tasks) for record in compared or list(found.values())[-1:]]
     rows += [
-        {
-            "run": "",
-            "model": model,
-            "precision": record.values["precision"],
-            "method": "none",
-            "state": "succeeded",
-            **_bits(record.values),
-            **_scores(latest.get(("", model))),
-            **_task_average(scores.get(("", model), [])),
-            "created": record.created_at,
-            "note": "",
-        }
-        for (run_id, model), record in ({key: found[0] for key, found in scores.items()} | latest).items()
-        if not run_id
+        _full_row(tasks[0], None, tasks)
+        for (run_id, model), tasks in scores.items()
+        if not run_id and model not in full
     ]
     return pandas.DataFrame(rows, columns=RUN_COLUMNS)
+
+
+def protocol(values: Mapping[str, Any]) -> Protocol:
+    """What two evaluations must have in common to be compared: source, segments and the hash of the text."""
+    text = values.get("text")
+    sha256 = text.get("sha256") if isinstance(text, Mapping) else None
+    return values.get("data"), values.get("segments"), values.get("seq_len"), sha256
+
+
+def same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows of `runs_frame` are of one model, evaluated on the same amount of the same text."""
+    return all(one[name] == other[name] for name in ("model", "data", "segments", "seq_len"))
+
+
+def _full_row(
+    record: EvaluationRecord, evaluation: EvaluationRecord | None, tasks: Sequence[EvaluationRecord]
+) -> dict[str, Any]:
+    """The row of a model at full precision. record: the one that it is named and dated after."""
+    return {
+        "run": "",
+        "model": record.model,
+        "precision": record.values["precision"],
+        "method": "none",
+        "state": "succeeded",
+        **_bits(record.values),
+        **_scores(evaluation),
+        **_task_average(tasks),
+        "created": record.created_at,
+        "note": "",
+    }
 
 
 def task_frame(records: Sequence[EvaluationRecord]) -> pandas.DataFrame:

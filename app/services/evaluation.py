@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
 from abq_core.text.sources import BUILTIN_TEXT
 from app.clock import now
+from app.services.dataframes import protocol
 from app.services.registry import ModelRegistry
 from app.services.sources import Sources
 from app.services.stored import Storage
@@ -73,15 +74,25 @@ class EvaluationService:
         return result
 
     def has_full_precision(self, model: str, data: str, segments: int, seq_len: int) -> bool:
-        """True if this model was already evaluated at full precision on these segments of this text."""
-        text = {"data": data, "segments": segments, "seq_len": seq_len}
-        records = self._measurements.evaluations()
-        return any(r.run_id is None and r.model == model and text.items() <= r.values.items() for r in records)
+        """True if this model was already evaluated at full precision on these segments of this text.
 
-    def segment_losses(self, model: str, run_id: str | None) -> list[float]:
+        A text that has changed since counts as another one.
+        """
+        from abq_core.text.segments import recorded_segments
+
+        tokenizer = self._registry.full(model).tokenizer
+        _, record = recorded_segments(data, tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
+        wanted = (data, segments, seq_len, record.sha256)
+        records = self._measurements.evaluations()
+        return any(r.run_id is None and r.model == model and protocol(r.values) == wanted for r in records)
+
+    def segment_losses(self, model: str, run_id: str | None, like: str | None = None) -> list[float]:
         """Mean loss of each segment in the latest evaluation of a run.
 
-        With None, of the model at full precision.
+        With None, of the model at full precision, in its latest evaluation with the protocol of `like`.
         """
-        records = self._measurements.evaluations(run_id)
-        return next(r.values["segment_losses"] for r in records if r.run_id == run_id and r.model == model)
+        records = [r for r in self._measurements.evaluations(run_id) if r.run_id == run_id and r.model == model]
+        if run_id is None and like is not None:
+            wanted = protocol(self._measurements.evaluations(like)[0].values)
+            records = [r for r in records if protocol(r.values) == wanted]
+        return list(records[0].values["segment_losses"])

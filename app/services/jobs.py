@@ -30,11 +30,18 @@ class JobService:
         self._losses = VersionedCache(lambda job: dataframes.losses_frame(self._jobs.losses(job)), storage.version)
         self._log = VersionedCache(lambda job: dataframes.log_text(self._jobs.logs(job)), storage.version)
 
-    def submit(self, spec: CalibrationSpec, account: str | None = None, on_cluster: bool = False) -> Job:
-        """Check that the calibration can run, then queue it. Raises what `check` raises.
+    def submit(
+        self,
+        spec: CalibrationSpec,
+        account: str | None = None,
+        max_queued: int | None = None,
+        *,
+        on_cluster: bool = False,
+    ) -> Job:
+        """Check that the calibration can run, then queue it. Raises what `check` raises, and QueueFullError.
 
         account: the account of the page that asks for it, None without a login and for the command line.
-        on_cluster: as for `check`.
+        max_queued: see `storage.jobs.Jobs.submit`.  on_cluster: as for `check`.
         """
         from abq_core.models.reference import pinned
 
@@ -42,7 +49,7 @@ class JobService:
         self._sources.check_text(spec.data)
         spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
         self.check(spec, on_cluster)
-        return self._jobs.submit(spec.to_dict(), now(), account=account)
+        return self._jobs.submit(spec.to_dict(), now(), account=account, max_queued=max_queued)
 
     def check(self, spec: CalibrationSpec, on_cluster: bool = False) -> None:
         """Refuse a calibration that cannot run.
@@ -78,12 +85,12 @@ class JobService:
         """Ask a running job to stop at its next step; cancel a queued one at once."""
         return self._jobs.request_cancel(self.get(job_or_run).id, now())
 
-    def resume(self, job_or_run: str) -> Job:
+    def resume(self, job_or_run: str, max_queued: int | None = None) -> Job:
         """Queue a failed or cancelled job again; it continues after its last finished block.
 
         Raises JobStateError.
         """
-        return self._jobs.resume(self.get(job_or_run).id, now())
+        return self._jobs.resume(self.get(job_or_run).id, now(), max_queued)
 
     def frame(self) -> pandas.DataFrame:
         """One row per job, newest first. Cached."""

@@ -1,8 +1,7 @@
 """Paths in specs: absolute, so that a worker with another working directory finds them."""
 
-from pathlib import Path
-
 from abq_core.text.sources import NAMES
+from abq_core.user_files import user_path
 
 
 def local_path(text: str) -> str:
@@ -10,5 +9,10 @@ def local_path(text: str) -> str:
 
     Names of texts and models are returned unchanged.
     """
-    path = Path(text).expanduser()
-    return str(path.resolve()) if text not in NAMES and path.exists() else text
+    if text in NAMES:
+        return text
+    path = user_path(text)
+    try:
+        return str(path.resolve()) if path.exists() else text
+    except (OSError, UnicodeEncodeError):  # too long, or not a name of this file system: no such file
+        return text

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas
 
 from app.clock import now
-from app.files import write_atomically
+from app.files import output_path, write_output
+from app.services.dataframes import same_evaluation
 from app.services.errors import ServiceError
 from app.services.jobs import JobService
 from app.services.runs import RunService
@@ -22,16 +23,25 @@ class ReportService:
     def __init__(self, runs: RunService, jobs: JobService, tasks: TaskService) -> None:
         self._runs, self._jobs, self._tasks = runs, jobs, tasks
 
-    def write(self, run_ids: Sequence[str], path: Path, may_show: Callable[[Run], bool] = lambda run: True) -> Path:
+    def write(
+        self,
+        run_ids: Sequence[str],
+        path: Path,
+        may_show: Callable[[Run], bool] = lambda run: True,
+        *,
+        force: bool = False,
+    ) -> Path:
         """Write one self-contained HTML file about these runs.
 
         Without run ids, about all runs that succeeded.
 
-        may_show(run): False leaves out the figures and the text of a run.
-        Returns the absolute path. Raises ServiceError, RunNotFoundError.
+        may_show(run): False leaves out the figures and the text of a run.  force: replace an existing file.
+        A run that is named twice is reported once.
+        Returns the absolute path. Raises ServiceError, RunNotFoundError, and what `output_path` raises.
         """
         from app.runs.reports import Report, ReportedRun, render_report
 
+        path = output_path(path, force)
         table = self._table(run_ids)
         runs = [
             ReportedRun(
@@ -43,20 +53,21 @@ class ReportService:
             )
             for run in map(self._runs.get, _runs_with_figures(table))
         ]
-        path = path.expanduser().absolute()
-        write_atomically(path, render_report(Report(table, runs, now())).encode())
+        write_output(path, render_report(Report(table, runs, now())).encode("utf-8", "backslashreplace"), force)
         return path
 
     def _table(self, run_ids: Sequence[str]) -> pandas.DataFrame:
         """Rows of the reported runs, after those of their models at full precision."""
         frame = self._runs.frame()
-        chosen = [self._runs.get(run_id).id for run_id in run_ids] or list(
+        chosen = list(dict.fromkeys(self._runs.get(run_id).id for run_id in run_ids)) or list(
             frame.loc[(frame["state"] == "succeeded") & (frame["run"] != ""), "run"]
         )
         if not chosen:
             raise ServiceError("There are no finished runs. Make one with `abq calibrate`; see `abq jobs list`.")
         runs = frame.set_index("run", drop=False).loc[chosen]
-        full = frame[(frame["run"] == "") & frame["model"].isin(set(runs["model"]))]
+        shown = runs.to_dict("records")
+        compared = [any(same_evaluation(row, run) for run in shown) for row in frame.to_dict("records")]
+        full = frame[(frame["run"] == "") & pandas.Series(compared, index=frame.index)]
         return pandas.concat([full, runs])
 
     def _diagnostics(self, run_id: str) -> dict[str, pandas.DataFrame]:

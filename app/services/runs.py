@@ -1,11 +1,13 @@
 """Runs: the results of calibrations, as rows and as files."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pandas
 
 from abq_core.text.records import TextRecord
+from abq_core.user_files import user_path
 from app.runs.run_folder import RunFolder
 from app.services import dataframes
 from app.services.errors import ServiceError
@@ -67,13 +69,16 @@ class RunService:
         self._registry.forget(folder.run_id)
 
     def export(self, run_id: str, target: Path) -> Path:
-        """Copy a run's files and its evaluation to a new folder `target`/<run id>.
+        """Copy a run's files and its evaluation to a new folder <run id> in the folder `target`.
 
         Raises ServiceError.
         """
         run, source = self.get(run_id), self.folder(run_id).path
-        destination = target.expanduser() / run.id
-        if destination.exists():
+        folder = user_path(target, ServiceError)
+        if not folder.is_dir():
+            raise ServiceError(f"{folder} is not a folder. Create it, or name another one.")
+        destination = folder / run.id
+        if os.path.lexists(destination):
             raise ServiceError(f"{destination} already exists. Name another folder, or remove it.")
         if not source.is_dir():
             raise ServiceError(f"Run {run.id} has no files yet: its job is {run.state}.")

@@ -84,7 +84,7 @@ def _job_endpoints(services: Services, limits: Limits) -> list[Endpoint]:
             epochs=None if epochs < 0 else epochs, seed=seed, device=services.settings.device,
         )  # fmt: skip
         limits.check_queue()
-        job = services.jobs.submit(spec, account_of(request))
+        job = services.jobs.submit(spec, account_of(request), limits.max_queued)
         return {"run": job.run_id, "job": str(job.id), "state": job.state}
 
     def jobs() -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def _job_endpoints(services: Services, limits: Limits) -> list[Endpoint]:
 
     def resume(job: str) -> str:
         """Queue a failed or cancelled job again and return its state."""
-        return services.jobs.resume(job).state
+        return services.jobs.resume(job, limits.max_queued).state
 
     return [_publish(function) for function in (submit, jobs, job, cancel, resume)]
 

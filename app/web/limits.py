@@ -47,6 +47,11 @@ class Limits:
                 f"You have generated {TEXTS_PER_MINUTE} texts within a minute. Try again in {int(wait) + 1} seconds."
             )
 
+    @property
+    def max_queued(self) -> int:
+        """Most queued jobs; `JobService.submit` counts them in the transaction that adds one."""
+        return MAX_QUEUED_JOBS
+
     def check_queue(self, new_jobs: int = 1) -> None:
         """Raises LimitError if adding `new_jobs` jobs would make the queue too long."""
         queued = self._jobs.counts().get("queued", 0)

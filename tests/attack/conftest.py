@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from account_cases import write_accounts
-from attack_cases import Command, FinishedRun, command_line
+from attack_cases import Command, Commands, FinishedRun, command_line, command_lines
 from page_process import PageProcess, page_process
 
 
@@ -34,6 +34,12 @@ def data(tmp_path: Path) -> Path:
 def abq(data: Path) -> Command:
     """Runs the command line in a process: `abq("runs", "list").stdout`; see `command_line`."""
     return lambda *words, **options: command_line(data, *words, **options)
+
+
+@pytest.fixture
+def abq_many(data: Path) -> Commands:
+    """Runs several command lines in one process; see `command_lines`."""
+    return lambda *commands, **options: command_lines(data, commands, **options)
 
 
 @pytest.fixture(scope="session")

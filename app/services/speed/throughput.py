@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas
+import psutil
 
+from app import formatting
 from app.clock import now
 from app.services.errors import ServiceError
 from app.services.registry import BUILTIN, ModelRegistry
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PROMPT = "The following functions are"
 WARM_UP_TOKENS = 3
+_BYTES_PER_ELEMENT = 16  # of the operands: fp32, integers, codes and packed planes, for the engine and its peers
 DECODE_COLUMNS = [
     "column", "path", "tokens", "tokens_per_second", "first_token_seconds", "weight_bytes", "threads", "model",
 ]  # fmt: skip
@@ -49,6 +52,7 @@ class ThroughputService:
         shapes: (outputs, inputs).  m: tokens.  threads, peers (names in `kernels.benchmark.peers`): for the CPU only.
         device: "cpu" or "cuda". Raises CudaError without a GPU.
         """
+        _require_memory(shapes, m)
         if device == "cuda":
             from kernels.gpu import bench_gpu
 
@@ -121,6 +125,18 @@ class ThroughputService:
         if gpu is None:
             return {column: cpu_column(self._registry, column, ref) for column in columns}
         return {column: gpu_column(self._registry, column, ref, gpu.place) for column in columns}
+
+
+def _require_memory(shapes: Sequence[tuple[int, int]], m: Sequence[int]) -> None:
+    """Refuse shapes whose operands do not fit in the free memory, before any is made. Raises ServiceError."""
+    free = psutil.virtual_memory().available
+    for n, k in shapes:
+        needed = _BYTES_PER_ELEMENT * (n * k + max(m, default=1) * (n + k))
+        if needed > free:
+            raise ServiceError(
+                f"{n}x{k} with {max(m, default=1):,} tokens takes about {formatting.size(needed)} of memory, and "
+                f"{formatting.size(free)} are free. Use a smaller shape, or fewer tokens."
+            )
 
 
 def _gpu() -> "CudaDevice":

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas
 
-from app.files import write_atomically
+from abq_core.user_files import read_user_text, user_path
+from app.files import output_path, write_output
 from app.services import dataframes
 from app.services.errors import ServiceError
 from storage.measurements import Measurements, ThroughputRecord
@@ -45,10 +46,12 @@ class TimingService:
         stored = self._measurements.throughput(_MAX_SHOWN)
         return dataframes.throughput_frame([*stored, *shipped_timings()] if shipped else stored)
 
-    def export(self, path: Path, device: str) -> int:
-        """Write all timings of a device to a new file. Returns their number. Raises ServiceError."""
-        if path.exists():
-            raise ServiceError(f"{path} already exists. Name another file, or remove it.")
+    def export(self, path: Path, device: str, force: bool = False) -> int:
+        """Write all timings of a device to a new file, or with `force` replace one. Returns their number.
+
+        Raises ServiceError, and what `output_path` raises.
+        """
+        path = output_path(path, force)
         found = [record for record in self._measurements.throughput(_MAX_TIMINGS) if record.device == device]
         if not found:
             raise ServiceError(f"There is no timing of '{device}' yet: run abq bench kernels or abq bench decode.")
@@ -58,7 +61,7 @@ class TimingService:
         ]
         try:
             content = json.dumps({"format": FORMAT, "timings": rows}, indent=1) + "\n"
-            write_atomically(path, content.encode(), make_parents=False)
+            write_output(path, content.encode(), force)
         except OSError as error:
             raise ServiceError(f"{path} cannot be written: {error}.") from error
         return len(rows)
@@ -91,12 +94,9 @@ def shipped_timings() -> tuple[ThroughputRecord, ...]:
 
 
 def _rows(path: Path) -> list[Any]:
+    text = read_user_text(user_path(path, ServiceError), _MAX_BYTES, ServiceError)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ServiceError(f"{path} has {path.stat().st_size:,} bytes: timings have at most {_MAX_BYTES:,}.")
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ServiceError(f"{path} cannot be read: {error}.") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ServiceError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("timings"), list):

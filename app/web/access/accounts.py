@@ -13,9 +13,11 @@ import stat
 import threading
 from pathlib import Path
 
+from abq_core.user_files import UserFileError, read_user_text
 from app.files import OWNER_ONLY, NotRegularFileError, write_atomically
 
 MIN_PASSWORD, MAX_PASSWORD = 12, 256  # characters
+_MAX_FILE_BYTES = 1 << 20
 _COST, _BLOCK, _PARALLEL = 1 << 15, 8, 3  # OWASP's parameters of scrypt: 32 MiB and about 0.25 s per hash
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HASH = re.compile(r"scrypt\$(\d{2,7})\$(\d{1,2})\$(\d{1,2})\$([A-Za-z0-9+/=]{16,64})\$([A-Za-z0-9+/=]{32,128})")
@@ -90,7 +92,7 @@ class Accounts:
                 if version != self._version:
                     self._hashes = _parse(self.path, found.st_mode)
                     self._version = version
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, UserFileError) as error:
                 raise AccountsError(
                     f"The password file {self.path} cannot be read ({error}). Create one with "
                     f"'abq auth set-password NAME --file {self.path}'."
@@ -147,7 +149,7 @@ def _parse(path: Path, mode: int) -> dict[str, str]:
     if os.name == "posix" and mode & 0o077:
         raise AccountsError(f"Other accounts of this machine can access the password file {path}: chmod 600 {path}")
     hashes = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(read_user_text(path, _MAX_FILE_BYTES).splitlines(), 1):
         name, colon, stored = line.partition(":")
         if not colon or not _NAME.fullmatch(name) or not _HASH.fullmatch(stored):
             raise AccountsError(

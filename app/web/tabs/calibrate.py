@@ -78,7 +78,8 @@ def build_calibrate_tab(page: Page) -> None:
     @callback(answer)
     def start(selection: Selection, request: gr.Request, *values: object) -> Updates:
         page.limits.check_queue()
-        job = page.services.jobs.submit(_spec(page, selection, Form(*values)), account_of(request))
+        spec = _spec(page, selection, Form(*values))
+        job = page.services.jobs.submit(spec, account_of(request), page.limits.max_queued)
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, panel.chosen: str(job.id), **page.header.follow(selection, str(job.spec["model"]))}
 

@@ -93,7 +93,7 @@ def build_compare_tab(page: Page) -> None:
         if not 1 <= len(specs) <= MOST_JOBS:
             raise ValueError(f"That is {len(specs)} calibrations: choose 1 to {MOST_JOBS} at a time.")
         page.limits.check_queue(len(specs))
-        jobs = [page.services.jobs.submit(spec, account_of(request)) for spec in specs]
+        jobs = [page.services.jobs.submit(spec, account_of(request), page.limits.max_queued) for spec in specs]
         return {
             answer: html.answer(f"{len(specs)} calibrations are queued."),
             page.tabs: gr.Tabs(selected="calibrate"),

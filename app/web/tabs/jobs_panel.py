@@ -80,7 +80,7 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
 
     @callback(answer)
     def queue_again(_: Selection, job_id: str) -> Updates:
-        page.services.jobs.resume(_job(page, job_id))
+        page.services.jobs.resume(_job(page, job_id), page.limits.max_queued)
         return {answer: html.answer("The job is queued again and continues after its last finished block.")}
 
     @callback(answer)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from app_cases import settings_in
 
+from app.files import OutputError
 from app.services import Services, open_services
 from app.services.errors import ServiceError
 from app.services.speed import timings
@@ -82,7 +83,7 @@ def test_only_the_given_device_is_exported(measured: Services, tmp_path: Path) -
 
 def test_an_existing_file_is_not_overwritten(measured: Services, exported: Path) -> None:
     before = exported.read_bytes()
-    with pytest.raises(ServiceError, match="already exists"):
+    with pytest.raises(OutputError, match="already exists"):
         measured.timings.export(exported, this_device())
     assert exported.read_bytes() == before
 
@@ -136,7 +137,7 @@ def test_a_wrong_timing_is_named_and_nothing_is_stored(
         ("{}", "has no timings"),
         ('{"format": "abq-timings-1", "timings": 3}', "has no timings"),
         ('{"format": "abq-timings-1", "timings": [' + ",".join(["0"] * 10_001) + "]}", "10,001 timings"),
-        ('{"format": "abq-timings-1", "timings": [' + " " * (16 << 20) + "]}", "at most 16,777,216"),
+        ('{"format": "abq-timings-1", "timings": [' + " " * (16 << 20) + "]}", "limit is 16,777,216"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, elsewhere: Services, text: str, says: str) -> None:

@@ -1,0 +1,99 @@
+"""Repair of a run: damaged files are made again from its spec, or the error says what is lost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from abq_core.spec import CalibrationSpec
+from abq_core.text.errors import DataError
+from app.clock import now
+from app.jobs.foreground import bring_to_end
+from app.runs.provenance import provenance, same_calibration, what_changed
+from app.runs.run_check import verify
+from app.runs.run_folder import RunFolderError
+from app.services import Services
+from storage.runs import Run
+
+Content = TypeVar("Content")
+
+
+class RepairError(ValueError):
+    """The run cannot be repaired; the message says what is lost."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The outcome of a repair.
+
+    damaged: problems before.  remaining: problems after.  changed: blocks whose new file differs from the one that was
+    recorded, as on another processor: later blocks were learned on slightly different inputs.
+    """
+
+    run: str
+    damaged: list[str]
+    remaining: list[str]
+    changed: list[int]
+
+
+def repair(services: Services, run_id: str) -> Repair:
+    """Make the damaged files of a run again, in this process. Intact blocks are kept. Raises RepairError."""
+    run = services.runs.get(run_id)
+    if run.state in ("queued", "running"):
+        raise RepairError(f"Run {run.id} is {run.state}. Wait for its job, or cancel it first.")
+    damaged = verify(services.storage.runs, services.settings.runs_dir, run)
+    if not damaged and run.state != "succeeded":
+        raise RepairError(f"The files of run {run.id} are intact. Continue its job with: abq jobs resume {run.id}")
+    if not damaged:
+        return Repair(run.id, [], [], [])
+    _prepare(services, run, damaged)
+    before = {record.block: record.sha256 for record in services.storage.runs.blocks(run.id)}
+    job = bring_to_end(
+        services, services.storage.jobs.repair(run.job_id, now()), f"repair {run.precision} {run.method}"
+    )
+    if job.state != "succeeded":
+        raise RepairError(f"Run {run.id} was not repaired: its job {job.state}. {job.error or ''}".strip())
+    services.registry.forget(run.id)
+    after = {record.block: record.sha256 for record in services.storage.runs.blocks(run.id)}
+    remaining = verify(services.storage.runs, services.settings.runs_dir, services.runs.get(run.id))
+    return Repair(run.id, damaged, remaining, [block for block, sha in before.items() if after.get(block) != sha])
+
+
+def _prepare(services: Services, run: Run, damaged: list[str]) -> None:
+    """Check that parts made now fit the others, and remove what cannot be read. Raises RepairError."""
+    folder, spec = services.runs.folder(run.id), CalibrationSpec.from_dict(run.spec)
+    stored = _readable(folder.read_spec)
+    current = provenance(spec)
+    if stored is not None and same_calibration(stored.get("spec"), run.spec):
+        if changed := what_changed(stored, current):
+            raise RepairError(_lost(run, spec, damaged, f"since the run began, {changed}"))
+        _check_texts(services, run, spec, damaged)
+    else:  # unknown which model files and versions the blocks were made with: all are made again
+        folder.discard_spec()
+        for record in services.storage.runs.blocks(run.id):
+            folder.discard_block(record.block)
+    folder.discard_unreadable()
+
+
+def _check_texts(services: Services, run: Run, spec: CalibrationSpec, damaged: list[str]) -> None:
+    from abq_core.text.segments import segments_from_record
+
+    tokenizer = services.registry.full(spec.model).tokenizer
+    for record in (_readable(services.runs.folder(run.id).read_texts) or {}).values():
+        try:
+            segments_from_record(record, tokenizer)
+        except DataError as error:
+            raise RepairError(_lost(run, spec, damaged, str(error).rstrip("."))) from error
+
+
+def _readable(read: Callable[[], Content | None]) -> Content | None:
+    try:
+        return read()
+    except (RunFolderError, DataError):
+        return None
+
+
+def _lost(run: Run, spec: CalibrationSpec, damaged: list[str], reason: str) -> str:
+    return (
+        f"Run {run.id} cannot be repaired: {reason}, so parts made now would not fit the rest. Lost: "
+        f"{' '.join(damaged)} Calibrate it again with: {spec.command_line()}"
+    )
