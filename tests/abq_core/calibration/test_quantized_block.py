@@ -20,7 +20,7 @@ from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linear
 
 
 def test_a_missing_block_is_named() -> None:
-    with pytest.raises(MissingBlockError, match="Block 3 is not in this run"):
+    with pytest.raises(MissingBlockError, match="Block 3 of this run is missing or damaged"):
         stored_artifact(MemoryStore(), 3)
 
 
