@@ -66,10 +66,10 @@ class JobService:
         if not on_cluster:
             devices.usable_device(spec.device)
         devices.usable_device(self._settings.device)
+        check_source(spec.data)
         estimate = self._models.estimate_calibration(spec)
         preflight.check_seq_len(spec, estimate.shape)
         estimate.refuse(free_resources.available(self._settings.data_dir, spec.device, self._settings.device))
-        check_source(spec.data)
         preflight.check_model(estimate.shape)
         preflight.check_text(spec)
 
