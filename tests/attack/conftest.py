@@ -61,7 +61,7 @@ def finished_run(made_run: FinishedRun, data: Path) -> FinishedRun:
     return made_run._replace(data=data)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The password file of `page`, with the accounts ada and bob. A test that changes it restores it."""
     file = tmp_path_factory.mktemp("accounts") / "accounts"
@@ -69,11 +69,12 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, accounts: Path) -> Iterator[PageProcess]:
     """`abq app` with a login, in a process that may open 256 files.
 
-    Budgets of failed logins are by address, so each test guesses from an address of its own.
+    Each file has its own, so that no row fails because of another one. Budgets of failed logins are by address, so each
+    test guesses from an address of its own.
     """
     with page_process(tmp_path_factory.mktemp("page"), "--auth", str(accounts), descriptors=256) as served:
         yield served
