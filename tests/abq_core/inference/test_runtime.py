@@ -59,7 +59,7 @@ def test_the_packed_engine_computes_what_the_simulation_says(llama: LoadedModel)
 def test_a_block_that_is_missing_is_named(llama: LoadedModel, store: MemoryStore) -> None:
     part = MemoryStore()
     part.blocks[0] = store.blocks[0]
-    with pytest.raises(MissingBlockError, match="Block 1 is not in this run"):
+    with pytest.raises(MissingBlockError, match="Block 1 of this run is missing or damaged"):
         quantized_model(llama, W4A8, part, "simulated")
 
 
