@@ -23,7 +23,7 @@ app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder
 	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))$(foreach folder,$(ALLOW), --allow $(folder))
 
 test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" --numprocesses $(PROCESSES) --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not attack" --numprocesses $(PROCESSES) --dist worksteal
 
 extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray]"
