@@ -10,7 +10,7 @@ from pathlib import Path
 
 from abq_core.text.documents import Split, Text
 from abq_core.text.errors import DataError
-from abq_core.user_files import read_user_text, require_readable
+from abq_core.user_files import UserFileError, read_user_text, require_readable
 
 _CALIBRATION_SHARE = 0.9
 _MAX_FILE_BYTES = 512 << 20
@@ -24,7 +24,10 @@ def is_text_file(path: Path) -> bool:
 
 def check_file(path: Path) -> None:
     """Check that this is a regular file that is not too large. Raises DataError."""
-    require_readable(path, _MAX_FILE_BYTES, DataError)
+    try:
+        require_readable(path, _MAX_FILE_BYTES)
+    except UserFileError as error:
+        raise DataError(f"{error} The text 'builtin' needs no file.") from error
 
 
 def file_text(path: Path, split: Split) -> Text:
