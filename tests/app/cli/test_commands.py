@@ -165,7 +165,12 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
     empty = tmp_path / "empty"
     empty.mkdir()
+    long = tmp_path / "long"
+    shutil.copytree(tiny, long)
+    for file, field in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        (long / file).write_text(json.dumps(json.loads((long / file).read_text()) | {field: 131072}))
     calibrate = ["calibrate", tiny, "--precision"]
+    large = ["--segments", "4096", "--seq-len", "131072"]
     return {
         "precision": ([*calibrate, "W9A9"], "9 weight bits"),
         "method": ([*calibrate, "W4A4", "--method", "magic"], "magic"),
@@ -173,7 +178,8 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "data": ([*calibrate, "W4A4", "--data", "missing.txt"], "missing.txt"),
         "empty folder": (["calibrate", str(empty), "--precision", "W4A4"], "empty"),
         "pickle": (["calibrate", str(pickled), "--precision", "W4A4"], "safetensors"),
-        "memory": ([*calibrate, "W4A4", "--segments", "4096", "--seq-len", "131072"], "memory"),
+        "context": ([*calibrate, "W4A4", *large], "longer than the context"),
+        "memory": (["calibrate", str(long), "--precision", "W4A4", *large], "memory"),
         "prompt": (["generate", tiny, "--prompt", "word " * 400], "context"),
         "empty prompt": (["generate", tiny, "--prompt", " "], "empty"),
         "run": (["eval", "r-0123456789"], "r-0123456789"),

@@ -117,8 +117,8 @@ def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
         closed = f"127.0.0.1:{taken.getsockname()[1]}"
         for address, sentence in {
             closed: "No Ray cluster answers",
-            "ray://127.0.0.1:10001": "give HOST:PORT",
-            "somewhere": "give HOST:PORT",
+            "ray://127.0.0.1:10001": "Pass HOST:PORT",
+            "somewhere": "Pass HOST:PORT",
         }.items():
             assert main(["sweep", str(grid), "--executor", "ray", "--ray-address", address]) == 2
             out, err = capsys.readouterr()
