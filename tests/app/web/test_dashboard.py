@@ -92,7 +92,8 @@ def test_rows_of_jobs_and_runs_have_iso_dates_and_null_for_missing_values(
         assert [list(row) for row in rows] == [list(frame.columns)] * len(frame)
         created = datetime.fromisoformat(next(row for row in rows if row["run"] == job.run_id)["created"])
         assert abs(created - job.created_at) < timedelta(milliseconds=1)
-    assert rows[0]["task_score"] is None and client.predict(api_name="/jobs")[0]["eta_seconds"] is None
+        assert [[row[name] is None for name in frame] for row in rows] == frame.isna().to_numpy().tolist()
+    assert client.predict(api_name="/jobs")[0]["eta_seconds"] is None
 
 
 def test_explore_returns_a_ratio_for_every_linear(client: Client, tiny_llama: Path) -> None:
