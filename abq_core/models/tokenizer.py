@@ -46,7 +46,7 @@ def encode(tokenizer: Any, texts: Sequence[str], special_tokens: bool) -> list[l
 
 
 def decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-    """The text of token ids, as it is, without cleaning up spaces.
+    """Decode token ids verbatim, without cleaning up spaces.
 
     Raises ModelError if the tokenizer fails.
     """
