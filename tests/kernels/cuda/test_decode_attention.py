@@ -139,8 +139,24 @@ MUTATIONS = {
 }
 
 
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.empty` returns memory that no kernel may rely on; by chance it is often zero."""
+    empty = torch.empty
+
+    def poisoned(*shape: object, **options: object) -> Tensor:
+        memory = empty(*shape, **options)
+        return memory.fill_(float("nan") if memory.is_floating_point() else 5)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+def test_uninitialized_memory_is_not_read(gpu: EmulatedGpu, poisoned_memory: None) -> None:
+    attend(heads_of(4, 2, 16, 3 * SLICE, 2 * SLICE, SLICE, None, torch.float32), 2 * SLICE)
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_mutated_kernel_is_detected(mutation: str, gpu: EmulatedGpu, tmp_path: Path) -> None:
+def test_a_mutated_kernel_is_detected(mutation: str, gpu: EmulatedGpu, tmp_path: Path, poisoned_memory: None) -> None:
     file, before, after = MUTATIONS[mutation]
     for source in SOURCES.glob("*.cu*"):
         shutil.copy(source, tmp_path)
