@@ -5,7 +5,7 @@ StorageError
 +-- JobNotFoundError       no job has this id
 +-- RunNotFoundError       no run has this id
 +-- JobStateError          the job's state does not allow the operation
-+-- QueueFullError         as many jobs are queued as the caller allows
++-- QueueFullError         more jobs would be queued than the caller allows
 +-- RunBusyError           the run cannot be deleted while its job is running
 +-- LostLeaseError         the worker no longer owns the job it writes to
 +-- JobSpecError           the submitted spec lacks a field that a run needs
@@ -40,10 +40,13 @@ class JobStateError(StorageError):
 
 
 class QueueFullError(StorageError):
-    """As many jobs are queued as the caller allows."""
+    """More jobs would be queued than the caller allows."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit:,} jobs are queued, which is the limit. Wait for some to finish, or cancel some.")
+    def __init__(self, queued: int, new: int, limit: int) -> None:
+        super().__init__(
+            f"{queued:,} jobs are queued, and the limit is {limit:,}: {new:,} more cannot be added. Wait for some to "
+            "finish, or cancel some."
+        )
 
 
 class RunBusyError(StorageError):

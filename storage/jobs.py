@@ -21,6 +21,7 @@ from storage.runs import BlockRecord, Runs
 from storage.schema import BlockRow, JobRow, JobState, LossRow, RunRow
 
 LEASE = timedelta(seconds=30)
+POSTGRESQL_QUEUE_LOCK = 0x414252  # advisory lock key; every process of an installation must use the same
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,24 @@ class Jobs:
         max_queued: refuse if this many jobs are queued, counted in the same transaction.
         Raises JobSpecError if model, precision or method is missing, UnstorableValueError, QueueFullError.
         """
-        missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
-        if missing:
-            raise JobSpecError(f"The spec lacks {', '.join(missing)} (as text): {dict(spec)}. Pass spec.to_dict().")
-        run = RunRow(
-            id=_new_id("r"),
-            model=spec["model"],
-            precision=spec["precision"],
-            method=spec["method"],
-            spec=dict(spec),
-            created_at=now,
-            account=account,
-        )
-        job = JobRow(id=_new_id("j"), run_id=run.id, kind=kind, spec=dict(spec), created_at=now)
+        return self.submit_all([spec], now, kind, account, max_queued)[0]
+
+    def submit_all(
+        self,
+        specs: Sequence[Mapping[str, Any]],
+        now: datetime,
+        kind: str = "calibrate",
+        account: str | None = None,
+        max_queued: int | None = None,
+    ) -> Sequence[Job]:
+        """Create a run and a job for each spec, or for none if one of them is refused. As `submit`."""
+        for spec in specs:
+            missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
+            if missing:
+                raise JobSpecError(f"The spec lacks {', '.join(missing)} (as text): {dict(spec)}. Pass spec.to_dict().")
         with self._database.transaction() as session:
-            _require_room(session, max_queued)
-            session.add(run)
-            session.flush()
-            session.add(job)
-            session.flush()
-            return _job(job)
+            _require_room(session, len(specs), max_queued)
+            return [_job(_add_job(session, spec, now, kind, account)) for spec in specs]
 
     def get(self, job_id: str) -> Job:
         """The job with this id. Raises JobNotFoundError."""
@@ -159,7 +158,7 @@ class Jobs:
             job = find_job(session, job_id, lock=True)
             if job.state not in ("failed", "cancelled"):
                 raise JobStateError(f"Job {job_id!r} is {job.state}. Only a failed or cancelled job can be resumed.")
-            _require_room(session, max_queued)
+            _require_room(session, 1, max_queued)
             queue_again(job)
             job.attempts, job.error = 0, None
             add_log(session, job, now, "Resumed: calibration continues after the last finished block.")
@@ -336,12 +335,37 @@ class Jobs:
             return [_job(job) for job in jobs]
 
 
-def _require_room(session: Session, max_queued: int | None) -> None:
-    """Refuse another queued job. The transaction has SQLite's write lock. Raises QueueFullError."""
+def _add_job(session: Session, spec: Mapping[str, Any], now: datetime, kind: str, account: str | None) -> JobRow:
+    run = RunRow(
+        id=_new_id("r"),
+        model=spec["model"],
+        precision=spec["precision"],
+        method=spec["method"],
+        spec=dict(spec),
+        created_at=now,
+        account=account,
+    )
+    session.add(run)
+    session.flush()
+    job = JobRow(id=_new_id("j"), run_id=run.id, kind=kind, spec=dict(spec), created_at=now)
+    session.add(job)
+    session.flush()
+    return job
+
+
+def _require_room(session: Session, new: int, max_queued: int | None) -> None:
+    """Refuse `new` jobs if more than `max_queued` would be queued then. Raises QueueFullError.
+
+    On SQLite the transaction holds the write lock. On PostgreSQL it takes an advisory lock, so that the transactions
+    that count before they add a job run one after the other.
+    """
     if max_queued is None:
         return
-    if (session.scalar(select(func.count()).where(JobRow.state == "queued")) or 0) >= max_queued:
-        raise QueueFullError(max_queued)
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(POSTGRESQL_QUEUE_LOCK)))
+    queued = session.scalar(select(func.count()).where(JobRow.state == "queued")) or 0
+    if queued + new > max_queued:
+        raise QueueFullError(queued, new, max_queued)
 
 
 def _new_id(letter: str) -> str:

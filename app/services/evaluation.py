@@ -1,7 +1,7 @@
 """Perplexity and KL divergence to full precision, measured and stored."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,11 @@ from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
 from abq_core.text.sources import BUILTIN_TEXT
 from app.clock import now
 from app.services.dataframes import protocol
+from app.services.errors import ServiceError
 from app.services.registry import ModelRegistry
 from app.services.sources import Sources
 from app.services.stored import Storage
+from storage.measurements import EvaluationRecord
 from storage.run_ids import means_run
 
 if TYPE_CHECKING:
@@ -90,9 +92,17 @@ class EvaluationService:
         """Mean loss of each segment in the latest evaluation of a run.
 
         With None, of the model at full precision, in its latest evaluation with the protocol of `like`.
+        Raises ServiceError if there is no such evaluation.
         """
         records = [r for r in self._measurements.evaluations(run_id) if r.run_id == run_id and r.model == model]
         if run_id is None and like is not None:
-            wanted = protocol(self._measurements.evaluations(like)[0].values)
+            wanted = protocol(self._newest(self._measurements.evaluations(like), like).values)
             records = [r for r in records if protocol(r.values) == wanted]
-        return list(records[0].values["segment_losses"])
+        return list(self._newest(records, run_id or model).values["segment_losses"])
+
+    @staticmethod
+    def _newest(records: Sequence[EvaluationRecord], ref_or_run: str) -> EvaluationRecord:
+        """The first record. Raises ServiceError without one."""
+        if not records:
+            raise ServiceError(f"There is no evaluation of {ref_or_run!r} to compare with. Run: abq eval {ref_or_run}")
+        return records[0]

@@ -1,6 +1,7 @@
 """Calibration jobs: submit, cancel, resume, and what they report."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pandas
 
@@ -43,13 +44,29 @@ class JobService:
         account: the account of the page that asks for it, None without a login and for the command line.
         max_queued: see `storage.jobs.Jobs.submit`.  on_cluster: as for `check`.
         """
+        return self.submit_all([spec], account, max_queued, on_cluster=on_cluster)[0]
+
+    def submit_all(
+        self,
+        specs: Sequence[CalibrationSpec],
+        account: str | None = None,
+        max_queued: int | None = None,
+        *,
+        on_cluster: bool = False,
+    ) -> Sequence[Job]:
+        """Queue several calibrations, or none if one of them cannot run. As `submit`."""
         from abq_core.models.reference import pinned
 
-        self._sources.check_model(spec.model)
-        self._sources.check_text(spec.data)
-        spec = dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
-        self.check(spec, on_cluster)
-        return self._jobs.submit(spec.to_dict(), now(), account=account, max_queued=max_queued)
+        checked = []
+        for spec in specs:
+            self._sources.check_model(spec.model)
+            self._sources.check_text(spec.data)
+            checked.append(
+                dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
+            )
+            self.check(checked[-1], on_cluster)
+        rows = [spec.to_dict() for spec in checked]
+        return self._jobs.submit_all(rows, now(), account=account, max_queued=max_queued)
 
     def check(self, spec: CalibrationSpec, on_cluster: bool = False) -> None:
         """Refuse a calibration that cannot run.

@@ -76,7 +76,7 @@ class PortInUseError(ServiceError):
 
 def build(services: Services) -> tuple[gr.Blocks, dict[str, Arguments]]:
     """Build the page: header, tabs and endpoints. Returns it and each endpoint's arguments."""
-    limits = Limits(services.storage.jobs)
+    limits = Limits()
     with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
         header = Header(services)
         with gr.Tabs(selected="explore", elem_id="abq-tabs") as tabs:

@@ -83,7 +83,6 @@ def _job_endpoints(services: Services, limits: Limits) -> list[Endpoint]:
             model, services.models.precision(precision), method, data=data, segments=segments, seq_len=seq_len,
             epochs=None if epochs < 0 else epochs, seed=seed, device=services.settings.device,
         )  # fmt: skip
-        limits.check_queue()
         job = services.jobs.submit(spec, account_of(request), limits.max_queued)
         return {"run": job.run_id, "job": str(job.id), "state": job.state}
 

@@ -1,4 +1,4 @@
-"""Limits of one page: generated text per visitor, and number of queued jobs."""
+"""Limits of one page: generated text per visitor, and the number of queued jobs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +8,6 @@ import gradio as gr
 from app.services import ServiceError
 from app.web.access.login import visitor_of
 from app.web.access.rates import RateLimit
-from storage.jobs import Jobs
 
 MAX_COLUMNS = 4
 MAX_NEW_TOKENS = 1024
@@ -22,13 +21,14 @@ class LimitError(ServiceError):
 
 
 class Limits:
-    """Request limits of one page. A visitor is an account, or an address if there is no login.
+    """Limits of the texts that a page generates. A visitor is an account, or an address if there is no login.
 
     The command line has no such limits.
     """
 
-    def __init__(self, jobs: Jobs, clock: Callable[[], float] = time.monotonic) -> None:
-        self._jobs = jobs
+    max_queued = MAX_QUEUED_JOBS  # `JobService.submit` counts in the transaction that adds a job
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._texts = RateLimit(TEXTS_PER_MINUTE, 60.0, clock)
 
     def check_text(self, request: gr.Request | None, columns: Sequence[str], prompt: str, new_tokens: float) -> None:
@@ -45,18 +45,4 @@ class Limits:
         if wait := self._texts.hit(visitor_of(request)):
             raise LimitError(
                 f"You have generated {TEXTS_PER_MINUTE} texts within a minute. Try again in {int(wait) + 1} seconds."
-            )
-
-    @property
-    def max_queued(self) -> int:
-        """Most queued jobs; `JobService.submit` counts them in the transaction that adds one."""
-        return MAX_QUEUED_JOBS
-
-    def check_queue(self, new_jobs: int = 1) -> None:
-        """Raises LimitError if adding `new_jobs` jobs would make the queue too long."""
-        queued = self._jobs.counts().get("queued", 0)
-        if queued + new_jobs > MAX_QUEUED_JOBS:
-            raise LimitError(
-                f"{queued:,} jobs are queued already; the limit is {MAX_QUEUED_JOBS:,}. Wait for some to finish, or "
-                "cancel some."
             )

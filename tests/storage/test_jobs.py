@@ -14,6 +14,7 @@ from storage.errors import (
     JobSpecError,
     JobStateError,
     LostLeaseError,
+    QueueFullError,
     UnstorableValueError,
 )
 from storage.jobs import Job, Jobs
@@ -255,6 +256,20 @@ def test_finish_fail_and_end_cancelled_end_the_job(jobs: Jobs, clock: Clock) -> 
     assert [job.state for job in jobs.list()] == ["cancelled", "failed", "succeeded"]
     assert [job.state for job in jobs.list("failed")] == ["failed"]
     assert len(jobs.list(limit=2)) == 2
+
+
+def test_a_queue_has_room_for_all_new_jobs_or_takes_none(jobs: Jobs, clock: Clock) -> None:
+    queued = jobs.submit_all([SPEC, SPEC], clock.now, max_queued=3)
+    with pytest.raises(QueueFullError, match="2 jobs are queued, and the limit is 3: 2 more"):
+        jobs.submit_all([SPEC, SPEC], clock.now, max_queued=3)
+    assert [job.number for job in jobs.list()] == [queued[1].number, queued[0].number]
+    jobs.request_cancel(queued[0].id, clock.now)
+    jobs.submit_all([SPEC, SPEC], clock.now, max_queued=3)
+    with pytest.raises(QueueFullError):
+        jobs.resume(queued[0].id, clock.now, max_queued=3)
+    with pytest.raises(JobSpecError):
+        jobs.submit_all([SPEC, {"model": "m"}], clock.now)
+    assert jobs.counts() == {"queued": 3, "cancelled": 1}
 
 
 def test_cancel_of_a_queued_job_ends_it(jobs: Jobs, clock: Clock) -> None:

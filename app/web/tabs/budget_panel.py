@@ -134,7 +134,6 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         if mix is None:
             raise ValueError("There is no mix yet: press Choose the bits.")
         precision, device = page.services.models.precision(json.dumps(mix.content)), page.services.settings.device
-        page.limits.check_queue()
         spec = CalibrationSpec(selection.model, precision, method, device=device)
         job = page.services.jobs.submit(spec, account_of(request), page.limits.max_queued)
         queued = html.answer(html.render("queued.html", run=job.run_id))

@@ -77,7 +77,6 @@ def build_calibrate_tab(page: Page) -> None:
 
     @callback(answer)
     def start(selection: Selection, request: gr.Request, *values: object) -> Updates:
-        page.limits.check_queue()
         spec = _spec(page, selection, Form(*values))
         job = page.services.jobs.submit(spec, account_of(request), page.limits.max_queued)
         queued = html.answer(html.render("queued.html", run=job.run_id))

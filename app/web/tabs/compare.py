@@ -92,8 +92,7 @@ def build_compare_tab(page: Page) -> None:
         specs = _specs(page, selection, precisions, methods)
         if not 1 <= len(specs) <= MOST_JOBS:
             raise ValueError(f"That is {len(specs)} calibrations: choose 1 to {MOST_JOBS} at a time.")
-        page.limits.check_queue(len(specs))
-        jobs = [page.services.jobs.submit(spec, account_of(request), page.limits.max_queued) for spec in specs]
+        jobs = page.services.jobs.submit_all(specs, account_of(request), page.limits.max_queued)
         return {
             answer: html.answer(f"{len(specs)} calibrations are queued."),
             page.tabs: gr.Tabs(selected="calibrate"),

@@ -176,7 +176,6 @@ def build_distributions_tab(page: Page) -> None:
     @callback(answer)
     def start(selection: Selection, request: gr.Request) -> Updates:
         precision, device = page.services.models.precision(selection.precision), page.services.settings.device
-        page.limits.check_queue()
         spec = CalibrationSpec(selection.model, precision, device=device)
         page.services.jobs.submit(spec, account_of(request), page.limits.max_queued)
         return {page.tabs: gr.Tabs(selected="calibrate")}

@@ -10,7 +10,7 @@ from abq_core.models.errors import ModelError
 from abq_core.text.errors import DataError
 from app.clock import now
 from app.services import Services
-from storage.errors import JobNotFoundError, RunNotFoundError
+from storage.errors import JobNotFoundError, QueueFullError, RunNotFoundError
 
 
 def test_a_calibration_that_cannot_run_is_not_queued(services: Services, tiny_spec: SpecMaker, tmp_path: Path) -> None:
@@ -51,3 +51,13 @@ def test_the_frame_shows_jobs_in_every_state(services: Services, tiny_spec: Spec
     assert frame["error"].to_dict() == {failed.id: "The disk is full.", running.id: "", queued.id: ""}
     assert frame["message"][running.id] == "Block 1 of 2." and frame["message"][failed.id] == ""
     assert frame["eta_seconds"][running.id] == 12.0 and frame["eta_seconds"].isna()[queued.id]
+
+
+def test_several_calibrations_are_queued_together_or_not_at_all(services: Services, tiny_spec: SpecMaker) -> None:
+    with pytest.raises(QueueFullError):
+        services.jobs.submit_all([tiny_spec(), tiny_spec("W2A8")], max_queued=1)
+    with pytest.raises(ModelError, match="tpu"):
+        services.jobs.submit_all([tiny_spec(), tiny_spec(device="tpu")])
+    assert services.jobs.frame().empty
+    jobs = services.jobs.submit_all([tiny_spec(), tiny_spec("W2A8")], max_queued=2)
+    assert [job.spec["precision"] for job in jobs] == ["W4A4", "W2A8"]

@@ -1,14 +1,13 @@
-"""Limits of a visitor's requests for text and of the queue."""
+"""Limits of a visitor's requests for text."""
 
 import pytest
 
-from app.services import Services
-from app.web.limits import MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, MAX_QUEUED_JOBS, TEXTS_PER_MINUTE, LimitError, Limits
+from app.web.limits import MAX_NEW_TOKENS, MAX_PROMPT_CHARACTERS, TEXTS_PER_MINUTE, LimitError, Limits
 
 
-def test_text_is_limited_in_length_and_rate(services: Services) -> None:
+def test_text_is_limited_in_length_and_rate() -> None:
     time = [0.0]
-    limits = Limits(services.storage.jobs, lambda: time[0])
+    limits = Limits(lambda: time[0])
     for columns, prompt, tokens, message in (
         ([], "a", 8, "0 columns"),
         (["full"] * 5, "a", 8, "5 columns"),
@@ -24,10 +23,3 @@ def test_text_is_limited_in_length_and_rate(services: Services) -> None:
         limits.check_text(None, ["full"], "a", 8)
     time[0] = 60.0
     limits.check_text(None, ["full"], "a", 8)
-
-
-def test_the_queue_is_limited(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.storage.jobs, "counts", lambda: {"queued": MAX_QUEUED_JOBS - 1, "failed": 9999})
-    Limits(services.storage.jobs).check_queue()
-    with pytest.raises(LimitError, match="999 jobs are queued"):
-        Limits(services.storage.jobs).check_queue(2)

@@ -84,6 +84,6 @@ def test_the_page_refuses_too_many_columns_and_jobs(
     client = Client(address, verbose=False)
     with pytest.raises(AppError, match="5 columns"):
         client.predict(["full"] * 5, "def", 4, 0.0, 0, str(tiny_llama), api_name="/generate")
-    monkeypatch.setattr("app.web.limits.MAX_QUEUED_JOBS", 0)
+    monkeypatch.setattr("app.web.limits.Limits.max_queued", 0)
     with pytest.raises(AppError, match="0 jobs are queued"):
         client.predict(str(tiny_llama), "W4A4", "rtn", str(text_file), 2, 32, -1, 0, api_name="/submit")
