@@ -22,7 +22,7 @@ from abq_core.mix import ModelPrecision
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
-from abq_core.text.segments import segments as text_segments
+from abq_core.text.segments import recorded_segments
 
 __all__ = ["calibrate", "evaluate", "explore", "generate", "load"]
 
@@ -88,8 +88,8 @@ def evaluate(
     data: "builtin", "wikitext2", "c4", "pile", or a .txt or .jsonl file.  segments: windows of `seq_len` tokens.
     Raises DataError, EvaluationError.
     """
-    ids = text_segments(data, model.tokenizer, segments, seq_len, seed, "evaluation")
-    return score(model, reference, ids)
+    ids, record = recorded_segments(data, model.tokenizer, segments, seq_len, seed, "evaluation")
+    return score(model, reference, ids, unscored=record.unscored)
 
 
 def generate(

@@ -163,5 +163,13 @@ def text(record: TextRecord) -> str:
     documents = f"{record.documents:,} document{'s' * (record.documents != 1)}"
     return (
         f"{len(record.windows):,} windows of {record.seq_len} tokens of {name}{at}{commit[:12]} "
-        f"({record.split} split, {documents}), seed {record.seed}, sha256 {record.sha256[:12]}"
+        f"({record.split} split, {documents}), seed {record.seed}, sha256 {record.sha256[:12]}{_beginning(record)}"
     )
+
+
+def _beginning(record: TextRecord) -> str:
+    """The tokens in front of every window, as a clause; empty if the tokenizer adds none."""
+    if record.prefix is None:
+        return ", made without BOS"
+    ids = ", ".join(map(str, record.prefix))
+    return f", each after BOS (token {ids})" if ids else ""

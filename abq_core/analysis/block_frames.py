@@ -39,7 +39,10 @@ Frames = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class ComparedBlock:
-    """One block through all lenses; `artifacts` has "rounded" and "corrected"."""
+    """One block through all lenses; `artifacts` has "rounded" and "corrected".
+
+    prefix: tokens in front of the text of each segment, which no distance and no histogram counts.
+    """
 
     base: LoadedModel
     index: int
@@ -47,25 +50,27 @@ class ComparedBlock:
     artifacts: Mapping[str, BlockArtifact]
     modules: Mapping[str, nn.Module]
     passes: Mapping[str, LensPass]
+    prefix: int = 0
 
 
 def output_frames(block: ComparedBlock) -> Frames:
     """Compare outputs and attention maps: frames "blocks", "histograms" and "attention"."""
-    full = block.passes["full"]
+    outputs = {lens: lens_pass.output[:, block.prefix :] for lens, lens_pass in block.passes.items()}
+    maps = {lens: lens_pass.maps[:, :, block.prefix :] for lens, lens_pass in block.passes.items()}
+    full = outputs["full"]
     rows = []
     for lens in QUANTIZED_LENSES:
-        other = block.passes[lens]
+        other = outputs[lens]
         rows.append(
             {
                 "block": block.index,
                 "lens": lens,
-                "cosine": float(mean_cosine(other.output, full.output)),
-                "mse": float((other.output - full.output).pow(2).mean()),
-                "snr_db": snr_db(full.output, other.output),
-                "kl_attention": float(attention_kl(full.maps, other.maps)),
+                "cosine": float(mean_cosine(other, full)),
+                "mse": float((other - full).pow(2).mean()),
+                "snr_db": snr_db(full, other),
+                "kl_attention": float(attention_kl(maps["full"], maps[lens])),
             }
         )
-    outputs = {lens: lens_pass.output for lens, lens_pass in block.passes.items()}
     return {
         "blocks": pd.DataFrame(rows),
         "histograms": paired_histogram(outputs, {"block": block.index, "tensor": "block", "kind": "output"}),

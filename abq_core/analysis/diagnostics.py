@@ -36,11 +36,17 @@ _EMPTY = {
 
 
 def diagnose(
-    base: LoadedModel, precision: ModelPrecision, store: CheckpointStore, ids: Tensor, on_event: OnEvent = ignore
+    base: LoadedModel,
+    precision: ModelPrecision,
+    store: CheckpointStore,
+    ids: Tensor,
+    on_event: OnEvent = ignore,
+    prefix: int = 0,
 ) -> Frames:
     """Compare a finished run with full precision and with rounding alone.
 
-    ids: (segments, tokens) int64.
+    ids: (segments, tokens) int64.  prefix: tokens in front of the text of each segment, such as BOS. Only the attention
+    frame shows them; distances and histograms do not count them.
 
     Returns the frames of a run's diagnostics: histograms, levels, blocks, linears, outliers, balance, clipping,
     attention, attention_tokens. The corrected lens uses its own coordinates: activations divided by the balance values
@@ -59,9 +65,9 @@ def diagnose(
             lens: quantized_block(module, artifact, precision, index, "simulated")
             for lens, artifact in artifacts.items()
         }
-        passes = {lens: LensPass.run(modules[lens], hidden[lens], inputs.arguments[index]) for lens in modules}
+        passes = {lens: LensPass.run(modules[lens], hidden[lens], inputs.arguments[index], prefix) for lens in modules}
         hidden = {lens: lens_pass.output for lens, lens_pass in passes.items()}
-        block = ComparedBlock(base, index, precision, artifacts, modules, passes)
+        block = ComparedBlock(base, index, precision, artifacts, modules, passes, prefix)
         for frames in (output_frames(block), linear_frames(block), learned_frames(index, artifacts["corrected"])):
             for name, frame in frames.items():
                 parts[name].append(frame)

@@ -18,7 +18,7 @@ class LensPass:
     """Results of one pass.
 
     output: (segments, tokens, hidden).  maps: attention probabilities (segments, heads, q, k).  samples: by linear, the
-    first SAMPLED_TOKENS input rows, (rows, channels); experts without tokens have none.
+    first SAMPLED_TOKENS input rows without those of the prefix, (rows, channels); experts without tokens have none.
     """
 
     output: Tensor
@@ -27,13 +27,17 @@ class LensPass:
 
     @classmethod
     @torch.no_grad()
-    def run(cls, block: nn.Module, hidden: Tensor, arguments: dict[str, object]) -> "LensPass":
-        """Run hidden (segments, tokens, hidden) through `block`, one segment at a time."""
+    def run(cls, block: nn.Module, hidden: Tensor, arguments: dict[str, object], prefix: int = 0) -> "LensPass":
+        """Run hidden (segments, tokens, hidden) through `block`, one segment at a time.
+
+        prefix: tokens at the start of each segment that no sample contains. An expert sees the tokens in another
+        order, so its samples may contain them.
+        """
         samples: dict[str, list[Tensor]] = defaultdict(list)
 
         def record(name: str, rows: Tensor) -> None:
             if sum(len(part) for part in samples[name]) < SAMPLED_TOKENS:
-                samples[name].append(rows.clone())
+                samples[name].append(rows[prefix:].clone() if len(rows) == hidden.shape[1] else rows.clone())
 
         with attention_maps(block) as maps, linear_inputs(block, record):
             output = torch.cat([block_output(block(h.unsqueeze(0), **arguments)) for h in hidden])

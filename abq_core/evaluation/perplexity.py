@@ -44,7 +44,7 @@ class Scores:
 class Evaluation(Scores):
     """Scores with everything needed to compare and repeat them.
 
-    tokens: read in total.  seconds: wall time.
+    tokens: of the text that were read in total.  seconds: wall time.
     """
 
     precision: str
@@ -66,13 +66,15 @@ def evaluate(
     reference: LoadedModel | None,
     segments: Tensor,
     on_step: Callable[[int, int], None] | None = None,
+    unscored: int = 0,
 ) -> Scores:
     """Score `model` on segments (n, tokens) int64 against `reference`, the full-precision model.
 
     If `reference` is None or the model itself, the KL values are 0 and same_top is 1. `on_step(done, total)` counts
-    segments, and may raise to stop. Raises EvaluationError.
+    segments, and may raise to stop. unscored: predictions at the start of each segment that do not count, as in
+    `TextRecord.unscored`. Raises EvaluationError.
     """
-    _check(model, reference, segments)
+    _check(model, reference, segments, unscored)
     compared = None if reference is None or reference.model is model.model else reference
     losses: list[Tensor] = []
     distances: list[Tensor] = []
@@ -80,7 +82,7 @@ def evaluate(
     done = 0
     for batch in segments.split(max(1, _FORWARD_TOKENS // segments.shape[1])):
         try:
-            loss, kl, top = _score_batch(model, compared, batch)
+            loss, kl, top = _score_batch(model, compared, batch, unscored)
         except NotFiniteError as error:  # raised by the packed engine
             raise _too_large(model, math.nan) from error
         if not loss.mean() < _MAX_NATS:
@@ -129,11 +131,11 @@ def perplexity_gap(better: Sequence[float], worse: Sequence[float]) -> tuple[flo
     return high - low, float(spread) / math.sqrt(len(first))
 
 
-def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor) -> None:
-    if segments.ndim != 2 or segments.shape[0] < 2 or segments.shape[1] < 2:
+def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor, unscored: int) -> None:
+    if segments.ndim != 2 or segments.shape[0] < 2 or segments.shape[1] < 2 + unscored:
         raise EvaluationError(
             f"Segments of shape {tuple(segments.shape)} cannot be evaluated: a standard error needs at least 2 "
-            "segments of 2 tokens."
+            f"segments of {2 + unscored} tokens."
         )
     if segments.shape[1] > model.context:
         raise EvaluationError(
@@ -146,15 +148,17 @@ def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor) 
         )
 
 
-def _score_batch(model: LoadedModel, reference: LoadedModel | None, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _score_batch(
+    model: LoadedModel, reference: LoadedModel | None, ids: Tensor, unscored: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Score ids (b, t) without materializing all logits of the batch.
 
-    Returns losses (b, t - 1) in nats, KL (b * (t - 1),) in nats, same top token (b * (t - 1),) bool.
+    Returns losses (b, n) in nats, KL (b * n,) in nats, same top token (b * n,) bool, for n = t - 1 - unscored.
     Logits are computed for a few tokens at a time: with a large vocabulary those of a batch would not fit in memory.
     """
-    targets = ids[:, 1:].reshape(-1)
-    hidden = model.hidden(ids)[:, :-1].flatten(0, 1)
-    full_hidden = None if reference is None else reference.hidden(ids)[:, :-1].flatten(0, 1)
+    targets = ids[:, unscored + 1 :].reshape(-1)
+    hidden = model.hidden(ids)[:, unscored:-1].flatten(0, 1)
+    full_hidden = None if reference is None else reference.hidden(ids)[:, unscored:-1].flatten(0, 1)
     losses = torch.empty(len(targets))
     kl = torch.zeros(len(targets))
     same = torch.ones(len(targets), dtype=torch.bool)

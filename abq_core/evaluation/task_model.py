@@ -71,11 +71,11 @@ class TaskModel(TemplateLM):
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each whole text in nats, in windows of the model's context.
 
-        Every token is scored once.
+        Every token is scored once, but not those that the tokenizer puts in front of a text.
         """
         pairs, owners = [], []
         for number, request in enumerate(requests):
-            ids = self.tok_encode(request.args[0])
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
             for window in get_rolling_token_windows(ids, self.prefix_token_id, self._model.context, context_len=1):
                 pairs.append(make_disjoint_window(window))
                 owners.append(number)

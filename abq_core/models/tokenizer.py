@@ -13,6 +13,7 @@ from abq_core.models.errors import STOPS, ModelError
 _SETTINGS = "tokenizer_config.json"
 _TOKENIZER = "tokenizer.json"
 _UNLIMITED = 1 << 62
+_SAMPLE = "x"  # a text that every tokenizer can read
 _WRAPPERS = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
 
 
@@ -43,6 +44,16 @@ def encode(tokenizer: Any, texts: Sequence[str], special_tokens: bool) -> list[l
     """
     with _named_error(tokenizer):
         return list(tokenizer(list(texts), add_special_tokens=special_tokens, verbose=False)["input_ids"])
+
+
+def text_prefix(tokenizer: Any) -> tuple[int, ...]:
+    """The token ids that a tokenizer puts in front of a text, such as BOS; empty for one that adds none.
+
+    Raises ModelError if the tokenizer fails.
+    """
+    plain, whole = (encode(tokenizer, [_SAMPLE], special_tokens)[0] for special_tokens in (False, True))
+    starts = range(len(whole) - len(plain) + 1)
+    return tuple(whole[: next((at for at in starts if whole[at : at + len(plain)] == plain), 0)])
 
 
 def decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

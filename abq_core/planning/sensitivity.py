@@ -50,10 +50,12 @@ def sensitivities(
     candidates: Sequence[Precision],
     ids: Tensor,
     on_step: Callable[[int, int], None] | None = None,
+    unscored: int = 0,
 ) -> list[Sensitivity]:
     """Measure every linear of `base` at each candidate, one linear at a time.
 
-    ids: (segments, tokens) int64.
+    ids: (segments, tokens) int64.  unscored: predictions at the start of each segment that do not count, as in
+    `TextRecord.unscored`.
 
     Weights are rounded to nearest and the linear's input is fake-quantized; KV bits are ignored. Blocks before that of
     the linear are not run again. `on_step(done, total)` is called after each measurement and may raise to stop. `base`
@@ -68,7 +70,7 @@ def sensitivities(
     total, done = len(batches) * len(candidates) * sum(map(len, linears)), 0
     sums: dict[tuple[int, str, Precision], float] = {}
     for batch in batches:
-        for key, kl in _batch(_with_own_modules(model), candidates, batch):
+        for key, kl in _batch(_with_own_modules(model), candidates, batch, unscored):
             sums[key] = sums.get(key, 0.0) + kl * len(batch)
             done += 1
             if on_step is not None:
@@ -80,7 +82,7 @@ def sensitivities(
 
 
 def _batch(
-    model: LoadedModel, candidates: Sequence[Precision], ids: Tensor
+    model: LoadedModel, candidates: Sequence[Precision], ids: Tensor, unscored: int
 ) -> Iterator[tuple[tuple[int, str, Precision], float]]:
     """Yield the mean KL of each linear at each candidate on some segments.
 
@@ -88,12 +90,13 @@ def _batch(
     """
     blocks = blocks_of(model.model)
     with block_outputs(blocks) as outputs:
-        full = _log_probabilities(model, ids)
+        full = _log_probabilities(model, ids, unscored)
     for index, block in enumerate(blocks):
         for name, linear in linears_of(block).items():
             for precision in candidates:
                 replace_module(block, name, _quantized(linear, precision))
-                yield (index, name, precision), kl_divergence(full, _log_probabilities(model, ids)).mean().item()
+                quantized = _log_probabilities(model, ids, unscored)
+                yield (index, name, precision), kl_divergence(full, quantized).mean().item()
             replace_module(block, name, linear)
         block.forward = _returning(outputs[index])  # later linears get the full-precision output of earlier blocks
 
@@ -108,9 +111,9 @@ def _returning(output: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: output
 
 
-def _log_probabilities(model: LoadedModel, ids: Tensor) -> Tensor:
-    """Log-probabilities of each next token, (segments, tokens - 1, vocabulary)."""
-    return torch.log_softmax(model.logits(model.hidden(ids)[:, :-1]), dim=-1)
+def _log_probabilities(model: LoadedModel, ids: Tensor, unscored: int) -> Tensor:
+    """Log-probabilities of each next token, (segments, tokens - 1 - unscored, vocabulary)."""
+    return torch.log_softmax(model.logits(model.hidden(ids)[:, unscored:-1]), dim=-1)
 
 
 def _quantized(linear: nn.Linear, precision: Precision) -> QuantLinear:

@@ -1,7 +1,7 @@
 """Token segments of a text, and the record of exactly which ones.
 
-Three steps: `sources.read_text` reads documents, `_token_stream` joins them (how a document starts and ends in tokens
-is decided there), `_choose_windows` selects segments (the sampling protocol).
+Four steps: `sources.read_text` reads documents, `_token_stream` joins them (how a document ends in tokens is decided
+there), `_choose_windows` selects windows (the sampling protocol), `_with_prefix` lets each begin as the model expects.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abq_core.models.tokenizer import encode
+from abq_core.models.tokenizer import encode, text_prefix
 from abq_core.text.documents import Split
 from abq_core.text.errors import DataError, ShortTextError
 from abq_core.text.records import TextRecord
@@ -32,7 +32,13 @@ def segments(source: str, tokenizer: Any, count: int, seq_len: int, seed: int, s
 
 
 def recorded_segments(
-    source: str, tokenizer: Any, count: int, seq_len: int, seed: int, split: Split
+    source: str,
+    tokenizer: Any,
+    count: int,
+    seq_len: int,
+    seed: int,
+    split: Split,
+    prefix: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, TextRecord]:
     """Choose `count` windows of `seq_len` tokens of a split's text.
 
@@ -40,16 +46,19 @@ def recorded_segments(
 
     The documents are shuffled by `seed`, joined with the end-of-text token between two, and cut into windows without
     overlap; the windows are sampled by `seed` without replacement. Equal arguments give equal windows.
-    source: as for `sources.read_text`. Raises DataError, ShortTextError.
+    source: as for `sources.read_text`.  prefix: the first tokens of every window, which are among its `seq_len`; None
+    for what the tokenizer puts in front of a text. Raises DataError, ShortTextError.
     """
-    _check(tokenizer, count, seq_len, split)
+    prefix = text_prefix(tokenizer) if prefix is None else prefix
+    _check(tokenizer, count, seq_len, split, len(prefix))
     rng = random.Random(seed)
     text = read_text(source, split, characters=count * seq_len * _CHARACTERS_PER_TOKEN)
     documents = list(text.documents)
     rng.shuffle(documents)
     stream = _token_stream(documents, tokenizer)
-    windows = _choose_windows(source, split, len(stream), count, seq_len, rng)
-    chosen = stream[: len(stream) // seq_len * seq_len].view(-1, seq_len)[windows].clone()
+    body = seq_len - len(prefix)
+    windows = _choose_windows(source, split, len(stream), count, body, rng)
+    chosen = _with_prefix(prefix, stream[: len(stream) // body * body].view(-1, body)[windows])
     record = TextRecord(
         source=text.source,
         revision=text.revision,
@@ -60,6 +69,7 @@ def recorded_segments(
         seq_len=seq_len,
         windows=tuple(windows),
         sha256=_sha256(chosen),
+        prefix=prefix,
     )
     return chosen, record
 
@@ -77,7 +87,7 @@ def evaluation_segments(source: str, tokenizer: Any, count: int, seq_len: int, s
         if short.tokens < fewest * shortest:
             raise
         if short.available < fewest:
-            count, seq_len = fewest, min(seq_len, short.tokens // fewest)
+            count, seq_len = fewest, min(seq_len, short.tokens // fewest + len(text_prefix(tokenizer)))
         else:
             count = short.available
         return recorded_segments(source, tokenizer, count, seq_len, seed, "evaluation")
@@ -88,7 +98,8 @@ def check_tokens(source: str, tokenizer: Any, count: int, seq_len: int, split: S
 
     Raises DataError, ShortTextError.
     """
-    needed = count * seq_len
+    body = seq_len - len(text_prefix(tokenizer))
+    needed = count * body
     documents = read_text(source, split, characters=needed * _CHARACTERS_PER_TOKEN).documents
     if sum(map(len, documents)) >= needed * _CHARACTERS_PER_TOKEN:
         return
@@ -99,7 +110,7 @@ def check_tokens(source: str, tokenizer: Any, count: int, seq_len: int, split: S
             if tokens >= needed:
                 return
         tokens += 1  # the end-of-text token between two documents
-    raise _short(source, split, max(tokens - 1, 0), count, seq_len)
+    raise _short(source, split, max(tokens - 1, 0), count, body)
 
 
 def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
@@ -107,9 +118,8 @@ def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
 
     Raises DataError if the text or the tokenizer has changed since.
     """
-    ids, current = recorded_segments(
-        record.source, tokenizer, len(record.windows), record.seq_len, record.seed, record.split
-    )
+    amount = (len(record.windows), record.seq_len)
+    ids, current = recorded_segments(record.source, tokenizer, *amount, record.seed, record.split, record.prefix or ())
     if current != record:
         raise DataError(
             f"'{record.source}' has changed: its segments were recorded with {record.revision} and sha256 "
@@ -119,11 +129,16 @@ def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
     return ids
 
 
-def _check(tokenizer: Any, count: int, seq_len: int, split: Split) -> None:
+def _check(tokenizer: Any, count: int, seq_len: int, split: Split, prefix: int) -> None:
     if split not in ("calibration", "evaluation"):
         raise DataError(f"The split '{split}' does not exist: use calibration or evaluation.")
     if count < 1 or seq_len < 2:
         raise DataError(f"{count} segments of {seq_len} tokens are too few: use at least 1 segment of 2 tokens.")
+    if seq_len <= prefix:
+        raise DataError(
+            f"Segments of {seq_len} tokens have no text after the {prefix} tokens that the tokenizer puts in front of "
+            "it: use longer ones."
+        )
     if seq_len > tokenizer.model_max_length:
         raise DataError(
             f"Segments of {seq_len:,} tokens are longer than the model's context of {tokenizer.model_max_length:,}: "
@@ -144,21 +159,27 @@ def _token_stream(documents: list[str], tokenizer: Any) -> Tensor:
     return torch.cat([separator[:0], *pieces[1:]])
 
 
-def _choose_windows(source: str, split: Split, tokens: int, count: int, seq_len: int, rng: random.Random) -> list[int]:
-    """Sample `count` indices of windows of `seq_len` tokens, without replacement.
+def _with_prefix(prefix: tuple[int, ...], windows: Tensor) -> Tensor:
+    """A copy of the windows (count, tokens) with the prefix in front of each."""
+    front = torch.tensor(prefix, dtype=torch.int64).expand(len(windows), -1)
+    return torch.cat([front, windows], dim=1)
+
+
+def _choose_windows(source: str, split: Split, tokens: int, count: int, body: int, rng: random.Random) -> list[int]:
+    """Sample `count` indices of windows of `body` tokens, without replacement.
 
     Raises ShortTextError.
     """
-    available = tokens // seq_len
+    available = tokens // body
     if available < count:
-        raise _short(source, split, tokens, count, seq_len)
+        raise _short(source, split, tokens, count, body)
     return rng.sample(range(available), count)
 
 
-def _short(source: str, split: Split, tokens: int, count: int, seq_len: int) -> ShortTextError:
-    available = tokens // seq_len
+def _short(source: str, split: Split, tokens: int, count: int, body: int) -> ShortTextError:
+    available = tokens // body
     return ShortTextError(
-        f"The {split} text of '{source}' has {tokens:,} tokens: {available:,} segments of {seq_len:,}, but "
+        f"The {split} text of '{source}' has {tokens:,} tokens: {available:,} segments of {body:,}, but "
         f"{count:,} were requested. Use fewer or shorter segments, or more text.",
         available,
         tokens,

@@ -101,7 +101,7 @@ class CalibrationJob:
         """Read the text, adopt blocks of an earlier run with the same inputs, calibrate the rest."""
         base = self._registry.full(spec.model)
         self._lease.check()
-        text = read_text(base, spec, on_event)
+        text = read_text(base, spec, on_event, store.text_prefix())
         self._evaluation_text(base, *SHORTEST_EVALUATION)  # before the first block: a text that is too short ends here
         if not store.hashes:
             self._adopt_shared_blocks()
@@ -145,7 +145,7 @@ class CalibrationJob:
                 f"The text '{record.source}' changed since this run began ({before.revision}, now {record.revision}), "
                 f"so its {len(self._store.hashes)} finished blocks no longer fit. Start a new calibration."
             )
-        self._folder.write_texts({**records, part: record})
+        self._folder.write_texts({**records, part: before if before == record else record})
 
     def _adopt_shared_blocks(self) -> None:
         """Adopt the first blocks of a run with the same inputs, with their losses and distances."""
@@ -170,7 +170,7 @@ class CalibrationJob:
         base = self._registry.full(self._spec.model)
         seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
         count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
-        text = self._evaluation_text(base, count, seq_len)
+        text, record = self._evaluation_text(base, count, seq_len)
         blocks, events = max(len(self._store.hashes), 1), 0
 
         def on_event(event: Event) -> None:  # one Message per block
@@ -180,7 +180,8 @@ class CalibrationJob:
             self._store_progress()
             self._lease.check()
 
-        for name, frame in diagnose(base, self._spec.precision, self._store, text, on_event).items():
+        frames = diagnose(base, self._spec.precision, self._store, text, on_event, record.prefix_tokens)
+        for name, frame in frames.items():
             self._folder.write_frame(name, frame)
 
     def _evaluate(self) -> None:
@@ -189,7 +190,7 @@ class CalibrationJob:
         base = self._registry.full(self._spec.model)
         seq_len = min(self._plan.seq_len, base.context)
         requested = (self._plan.segments, seq_len)
-        segments, seq_len = self._evaluation_text(base, *requested).shape
+        segments, seq_len = self._evaluation_text(base, *requested)[0].shape
         if (segments, seq_len) != requested:
             self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read, all it has.")
         baseline = not self._evaluation.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
@@ -203,9 +204,9 @@ class CalibrationJob:
 
             self._evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
 
-    def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> torch.Tensor:
-        """`count` segments of the evaluation text, or all that a short text has."""
-        return evaluation_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED)[0]
+    def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> tuple[torch.Tensor, TextRecord]:
+        """`count` segments of the evaluation text, or all that a short text has, and their record."""
+        return evaluation_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED)
 
     def _write_progress(self) -> None:
         progress = self._progress

@@ -181,6 +181,14 @@ class BlockStore:
         self._folder = folder
         self._may_write = may_write
 
+    def text_prefix(self) -> tuple[int, ...] | None:
+        """The first tokens of every segment that the finished blocks learned from.
+
+        None before the first block, and for a run without a record of its text: the tokenizer decides.
+        """
+        record = self._folder.read_texts().get("blocks") if self.hashes else None
+        return None if record is None else record.prefix or ()
+
     def has(self, block: int) -> bool:
         """True if a finished block was recorded and its file exists; `load` checks its content."""
         return block in self.hashes and self._folder.block_path(block).is_file()

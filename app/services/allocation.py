@@ -112,7 +112,7 @@ class AllocationService:
         paths = {candidate: self._folder / f"{_key(source, candidate)}.json" for candidate in candidates}
         missing = [candidate for candidate, path in paths.items() if not path.is_file()]
         if missing:
-            found = sensitivities(base, missing, ids, on_step)
+            found = sensitivities(base, missing, ids, on_step, record.unscored)
             for candidate in missing:
                 measured = [one for one in found if one.precision == candidate]
                 write_atomically(paths[candidate], json.dumps(source | _rows(candidate, measured), indent=1).encode())

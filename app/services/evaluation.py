@@ -57,14 +57,14 @@ class EvaluationService:
             model, precision, method = reference, "FP16", "none"
         else:
             model, precision, method = self._registry.run(run.id, "simulated"), run.precision, run.method
-        scores = evaluate(model, None if run is None else reference, text, on_step)
+        scores = evaluate(model, None if run is None else reference, text, on_step, record.unscored)
         result = Evaluation(
             **asdict(scores),
             precision=precision,
             method=method,
             stored_bits=model.precision.stored_bits,
             weight_bytes=weight_bytes(model),
-            tokens=text.numel(),
+            tokens=text.numel() - len(text) * record.prefix_tokens,
             segments=text.shape[0],
             seq_len=text.shape[1],
             data=data,

@@ -1,8 +1,8 @@
-"""Hostile tokenizers: a copy of a model folder with another tokenizer.json."""
+"""Tokenizers that add tokens, and hostile ones: a copy of a model folder with another tokenizer.json."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,24 @@ def with_tokenizer(folder: Path, target: Path, change: Callable[[dict[str, Any]]
     change(content)
     (target / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     return target
+
+
+def with_prefix(folder: Path, target: Path, prefix: Sequence[int], suffix: Sequence[int] = ()) -> Path:
+    """Copy a model folder; its tokenizer then puts these tokens in front of a text, and these behind it."""
+
+    def change(content: dict[str, Any]) -> None:
+        names = {number: token for token, number in content["model"]["vocab"].items()}
+        front, back = ([{"SpecialToken": {"id": names[n], "type_id": 0}} for n in ids] for ids in (prefix, suffix))
+        used = {names[n]: {"id": names[n], "ids": [n], "tokens": [names[n]]} for n in (*prefix, *suffix)}
+        text = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [*front, text[0], *back],
+            "pair": [*front, *text, *back],
+            "special_tokens": used,
+        }
+
+    return with_tokenizer(folder, target, change)
 
 
 def replace_step(pattern: dict[str, str], content: str) -> dict[str, Any]:

@@ -193,7 +193,9 @@ class ClusterJobs:
     def _calibrate(self, lease: JobLease, spec: CalibrationSpec, store: BlockStore, on_event: OnEvent) -> None:
         need, on_node = self._resources(lease.job), on_one_device(spec)
         model_device = "cpu" if self._services.settings.device == "cpu" else on_node.device
-        assignment = Assignment(on_node, model_device, fingerprint(spec.model), versions(), need.cpus)
+        assignment = Assignment(
+            on_node, model_device, fingerprint(spec.model), versions(), need.cpus, store.text_prefix()
+        )
         remote = self._cluster.start(need, assignment, stored_blocks(store))
         try:
             follow_remote(remote, store, on_event, lease.check)

@@ -59,7 +59,8 @@ class Assignment:
     """A calibration for a node.
 
     model_device: device that holds the full model.  fingerprint: sha256 over the model's files.  versions: those of
-    the submitting process.  threads: torch threads.  stored: the finished blocks, in the form that `fetch` reads.
+    the submitting process.  threads: torch threads.  text_prefix: as for `calibration_text.read_text`.  stored: the
+    finished blocks, in the form that `fetch` reads.
     """
 
     spec: "CalibrationSpec"
@@ -67,6 +68,7 @@ class Assignment:
     fingerprint: str
     versions: Mapping[str, str]
     threads: int
+    text_prefix: tuple[int, ...] | None = None
     stored: Mapping[BlockKey, Any] = field(default_factory=dict)
 
 
@@ -223,6 +225,7 @@ def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Calla
     import torch
 
     from abq_core.calibration.calibrate import calibrate
+    from abq_core.calibration.calibration_text import read_text
     from abq_core.models.loading import load_model
     from abq_core.models.reference import fingerprint
 
@@ -245,7 +248,11 @@ def _calibrate(assignment: Assignment, fetch: Callable[[Any], bytes], put: Calla
         )
     store = _RemoteStore(assignment.stored, fetch)
     base = load_model(spec.model, assignment.model_device)
-    calibrate(base, spec, store, lambda event: put(store.delivery(event)))
+
+    def on_event(event: Event) -> None:
+        put(store.delivery(event))
+
+    calibrate(base, spec, store, on_event, read_text(base, spec, on_event, assignment.text_prefix))
 
 
 def on_one_device(spec: "CalibrationSpec") -> "CalibrationSpec":

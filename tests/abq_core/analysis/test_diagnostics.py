@@ -101,3 +101,23 @@ def test_levels_count_half_steps(base: LoadedModel, ids: Tensor) -> None:
     levels = diagnose(base, Precision.parse("W2A8"), calibrated(base, "W2A8", switches=HALF_STEPS), ids)["levels"]
     assert set(levels.query("lens == 'corrected'")["level"] * 2 % 2) == {0, 1}
     assert set(levels.query("lens == 'rounded'")["level"] % 1) == {0}
+
+
+def test_tokens_in_front_of_the_text_are_shown_but_not_counted(
+    base: LoadedModel, store: MemoryStore, ids: Tensor, frames: dict[str, pd.DataFrame]
+) -> None:
+    without = diagnose(base, W4A4, store, ids, prefix=2)
+    assert without["attention"].equals(frames["attention"])
+    assert without["attention_tokens"].equals(frames["attention_tokens"])
+    counts = [
+        found["histograms"].query("kind == 'output' and block == 0 and lens == 'full'")["count"].sum()
+        for found in (frames, without)
+    ]
+    assert counts[1] == counts[0] * (ids.shape[1] - 2) // ids.shape[1]
+    inputs = [
+        found["histograms"].query("kind == 'activation' and block == 0 and lens == 'full'")["count"].sum()
+        for found in (frames, without)
+    ]
+    assert inputs[1] == inputs[0] * (ids.shape[1] - 2) // ids.shape[1]
+    assert (without["blocks"]["cosine"] != frames["blocks"]["cosine"]).all()
+    assert (without["blocks"]["kl_attention"] != frames["blocks"]["kl_attention"]).all()

@@ -61,6 +61,16 @@ def test_scores_equal_the_direct_formulas(
     assert scores.kl_mean > 0 and scores.same_top < 1
 
 
+def test_the_first_predictions_can_be_left_out(base: LoadedModel, text: torch.Tensor) -> None:
+    rounded = rounded_model(base, Precision.parse("W4A6"), "simulated")
+    whole, first, rest = (evaluate(rounded, base, ids, None, n) for ids, n in ((text, 0), (text[:, :4], 0), (text, 3)))
+    for name in ("kl_mean", "same_top"):
+        expected = (3 * getattr(first, name) + 20 * getattr(rest, name)) / 23
+        assert getattr(whole, name) == pytest.approx(expected, rel=1e-4)
+    for total, start, end in zip(whole.segment_losses, first.segment_losses, rest.segment_losses, strict=True):
+        assert total == pytest.approx((3 * start + 20 * end) / 23, rel=1e-5)
+
+
 def test_full_precision_is_at_distance_zero(base: LoadedModel, text: torch.Tensor) -> None:
     for reference in (None, base):
         scores = evaluate(base, reference, text)

@@ -67,6 +67,13 @@ def test_text_in_pieces_gives_the_same_means(base: LoadedModel, ids: Tensor, mon
         assert other.kl == pytest.approx(one.kl, rel=1e-3, abs=1e-8)
 
 
+def test_the_first_predictions_can_be_left_out(base: LoadedModel, ids: Tensor) -> None:
+    one, rest = (sensitivities(base, [W2], ids, None, unscored)[-1].kl for unscored in (0, 9))
+    assert one != pytest.approx(rest, rel=1e-3)
+    pairs = [sensitivities(base, [W2], ids[:, :10])[-1].kl, rest]  # predictions 1 to 9, and 10 to 15
+    assert one == pytest.approx((9 * pairs[0] + 6 * pairs[1]) / 15, rel=1e-3)
+
+
 def test_more_bits_lose_less_and_all_bits_nothing(base: LoadedModel, ids: Tensor) -> None:
     sums = dict.fromkeys((W2, W4, ONLY_INPUT, FULL), 0.0)
     for one in sensitivities(base, list(sums), ids):

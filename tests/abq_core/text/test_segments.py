@@ -10,12 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizer_cases import with_prefix
 
 from abq_core.builtin.corpus import documents
 from abq_core.models.loading import load_model
 from abq_core.text.errors import DataError, ShortTextError
 from abq_core.text.records import TextRecord
-from abq_core.text.segments import recorded_segments, segments, segments_from_record
+from abq_core.text.segments import (
+    check_tokens,
+    evaluation_segments,
+    recorded_segments,
+    segments,
+    segments_from_record,
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +149,48 @@ def test_a_short_text_says_how_many_segments_it_has(tokenizer: Any, text_file: P
         segments(str(text_file), tokenizer, 10_000, 64, 0, "calibration")
     available = caught.value.available
     assert len(segments(str(text_file), tokenizer, available, 64, 0, "calibration")) == available
+
+
+@pytest.fixture(scope="module", params=[(299,), (7, 299)])
+def adding(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tokenizer that puts tokens in front of a text."""
+    folder = with_prefix(tiny_llama, tmp_path_factory.mktemp("adding") / "model", request.param)
+    return load_model(str(folder)).tokenizer, request.param
+
+
+def test_every_window_begins_as_the_tokenizer_lets_a_text_begin(tokenizer: Any, adding: Any, text_file: Path) -> None:
+    adds, prefix = adding
+    ids, record = recorded_segments(str(text_file), adds, 6, 16, 7, "calibration")
+    body, plain = recorded_segments(str(text_file), tokenizer, 6, 16 - len(prefix), 7, "calibration")
+    assert ids.shape == (6, 16) and torch.equal(ids[:, len(prefix) :], body)
+    assert ids[:, : len(prefix)].tolist() == [list(prefix)] * 6
+    assert (record.prefix, plain.prefix) == (prefix, ()) and record.windows == plain.windows
+    assert record.tokens == plain.tokens, "the prefix is no text"
+    assert torch.equal(segments_from_record(TextRecord.from_dict(record.to_dict()), adds), ids)
+
+
+def test_the_record_of_an_earlier_version_is_read_without_prefix(tokenizer: Any, adding: Any, text_file: Path) -> None:
+    ids, record = recorded_segments(str(text_file), tokenizer, 6, 16, 7, "calibration")
+    stored = {name: value for name, value in record.to_dict().items() if name != "prefix"}
+    assert torch.equal(segments_from_record(TextRecord.from_dict(stored), adding[0]), ids)
+
+
+def test_the_prefix_takes_room_in_a_window_and_none_of_the_text(adding: Any, text_file: Path) -> None:
+    adds, prefix = adding
+    body = 64 - len(prefix)
+    available = recorded_segments(str(text_file), adds, 1, 64, 0, "calibration")[1].tokens // body
+    check_tokens(str(text_file), adds, available, 64, "calibration")
+    assert len(segments(str(text_file), adds, available, 64, 0, "calibration")) == available
+    with pytest.raises(ShortTextError, match=f"{available} segments of {body}"):
+        check_tokens(str(text_file), adds, available + 1, 64, "calibration")
+    shortest = max(len(prefix) + 1, 2)
+    assert segments(str(text_file), adds, 1, shortest, 0, "calibration").shape == (1, shortest)
+    with pytest.raises(DataError, match=r"no text after the 2 tokens|too few"):
+        segments(str(text_file), adds, 1, shortest - 1, 0, "calibration")
+
+
+def test_a_short_evaluation_text_is_read_completely_with_a_prefix(adding: Any, tmp_path: Path) -> None:
+    file, (adds, prefix) = tmp_path / "short.txt", adding
+    file.write_text(" ".join(str(i) for i in range(130)))
+    ids, record = evaluation_segments(str(file), adds, 32, 100, 0)
+    assert len(ids) == 2 and ids.shape[1] == record.tokens // 2 + len(prefix)

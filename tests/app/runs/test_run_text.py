@@ -1,14 +1,22 @@
 """The text of a run: recorded, shown, equal for equal specs, and never exchanged."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from app_cases import SpecMaker, work_on
+from ray_cases import FakeCluster
+from tokenizer_cases import with_prefix
+from torch import nn
 
+from abq_core.calibration.block_learning import learn_block
 from abq_core.text.segments import segments, segments_from_record
 from app.cli.main import main
+from app.jobs.calibration_job import EvaluationPlan
+from app.jobs.executors.cluster import ClusterJobs
 from app.services import Services
 from storage.jobs import Job
 
@@ -74,3 +82,67 @@ def test_an_unavailable_text_is_refused_before_anything_is_queued(
         with pytest.raises(ValueError, match=r"'builtin'|is not known"):
             services.jobs.submit(tiny_spec(data=source))
     assert not services.storage.jobs.list()
+
+
+def test_a_run_reads_the_text_as_its_tokenizer_lets_it_begin(
+    services: Services,
+    tiny_spec: SpecMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = with_prefix(Path(tiny_spec().model), tmp_path / "adds-bos", [299])
+    job = work_on(services, services.jobs.submit(replace(tiny_spec("W4A4", "rtn"), model=str(model))))
+    record = services.runs.texts(job.run_id)["blocks"]
+    assert record.prefix == (299,)
+    measured = services.storage.measurements.evaluations()
+    assert [row.values["text"]["prefix"] for row in measured] == [[299], [299]]
+    assert {row.values["tokens"] for row in measured} == {4 * 31}
+    assert services.runs.diagnostics(job.run_id, "attention_tokens")["text"][0] == services.registry.full(
+        str(model)
+    ).tokenizer.decode([299])
+    monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
+    assert main(["runs", "show", job.run_id]) == 0
+    assert "each after BOS (token 299)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_a_run_of_an_earlier_version_continues_without_bos_and_says_so(
+    on_cluster: bool,
+    services: Services,
+    tiny_spec: SpecMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def learn_the_first_block(module: nn.Module, index: int, *arguments: Any) -> None:
+        if index > 0:
+            raise RuntimeError("stopped")
+        learn_block(module, index, *arguments)
+
+    plain = work_on(services, services.jobs.submit(tiny_spec("W4A4", "abq")))
+    model = with_prefix(Path(tiny_spec().model), tmp_path / "adds-bos", [299])
+    job = services.jobs.submit(replace(tiny_spec("W4A4", "abq"), model=str(model)))
+    with monkeypatch.context() as patch:  # an earlier version, which stops after the first block
+        patch.setattr("abq_core.text.segments.text_prefix", lambda tokenizer: ())
+        patch.setattr("abq_core.calibration.calibrate.learn_block", learn_the_first_block)
+        assert work_on(services, job).blocks_done == 1
+    file = services.runs.folder(job.run_id).path / "data.json"
+    stored = json.loads(file.read_text())
+    del stored["blocks"]["prefix"]
+    file.write_text(json.dumps(stored))
+
+    resumed = services.jobs.resume(job.id)
+    if on_cluster:
+        ClusterJobs(services, FakeCluster(), plan=EvaluationPlan(4, 32)).bring_to_end([job.id])
+    else:
+        work_on(services, resumed)
+    ended = services.jobs.get(job.id)
+    assert ended.state == "succeeded", services.jobs.log(job.id)
+    blocks = [[block.sha256 for block in services.storage.runs.blocks(one.run_id)] for one in (plain, ended)]
+    assert blocks[0] == blocks[1]
+    assert services.runs.texts(job.run_id)["blocks"].prefix is None
+    assert services.storage.measurements.evaluations(job.run_id)[0].values["text"]["prefix"] == [299]
+    monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
+    assert main(["runs", "show", job.run_id]) == 0
+    assert "made without BOS" in " ".join(capsys.readouterr().out.split())
