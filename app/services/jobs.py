@@ -61,9 +61,7 @@ class JobService:
         for spec in specs:
             self._sources.check_model(spec.model)
             self._sources.check_text(spec.data)
-            checked.append(
-                dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data))
-            )
+            checked.append(dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data)))
             self.check(checked[-1], on_cluster)
         rows = [spec.to_dict() for spec in checked]
         return self._jobs.submit_all(rows, now(), account=account, max_queued=max_queued)
