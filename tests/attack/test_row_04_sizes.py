@@ -26,12 +26,14 @@ from abq_core.models.loading import load_model
 load_model("builtin")
 peak, done = [0], threading.Event()
 me = psutil.Process()
+mine = me.cmdline()
 def used():
-    total = 0
-    for process in [me, *me.children(recursive=True)]:
+    total = me.memory_info().rss
+    for child in me.children(recursive=True):
         try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
+            if child.cmdline() != mine:  # until a new process runs its program, its memory is this one's
+                total += child.memory_info().rss
+        except psutil.Error:
             pass
     return total
 before = used()
