@@ -131,6 +131,8 @@ def repair(run: RunId, as_json: JsonOption = False) -> Answer:
     if done.changed:
         blocks = ", ".join(map(str, done.changed))
         lines.append(f"New files of blocks {blocks} differ from the old ones, which another machine or version made.")
+    if done.lost:
+        lines += ["Lost:", *done.lost]
     if done.remaining:
         lines += ["Still wrong:", *done.remaining]
     return Answer(done, "\n".join(lines), FAILURE if done.remaining else 0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from abq_core.models.errors import ModelError
 from abq_core.spec import CalibrationSpec
 from abq_core.text.errors import DataError
 from app.clock import now
@@ -26,13 +27,15 @@ class Repair:
     """The outcome of a repair.
 
     damaged: problems before.  remaining: problems after.  changed: blocks whose new file differs from the one that was
-    recorded, as on another processor: later blocks were learned on slightly different inputs.
+    recorded, as on another processor: later blocks were learned on slightly different inputs.  lost: what could not be
+    made again.
     """
 
     run: str
     damaged: list[str]
     remaining: list[str]
     changed: list[int]
+    lost: list[str]
 
 
 def repair(services: Services, run_id: str) -> Repair:
@@ -44,7 +47,10 @@ def repair(services: Services, run_id: str) -> Repair:
     if not damaged and run.state != "succeeded":
         raise RepairError(f"The files of run {run.id} are intact. Continue its job with: abq jobs resume {run.id}")
     if not damaged:
-        return Repair(run.id, [], [], [])
+        return Repair(run.id, [], [], [], [])
+    lost = _restore_spec(services, run, damaged)
+    if not verify(services.storage.runs, services.settings.runs_dir, run):
+        return Repair(run.id, damaged, [], [], lost)
     _prepare(services, run, damaged)
     before = {record.block: record.sha256 for record in services.storage.runs.blocks(run.id)}
     job = bring_to_end(
@@ -55,22 +61,38 @@ def repair(services: Services, run_id: str) -> Repair:
     services.registry.forget(run.id)
     after = {record.block: record.sha256 for record in services.storage.runs.blocks(run.id)}
     remaining = verify(services.storage.runs, services.settings.runs_dir, services.runs.get(run.id))
-    return Repair(run.id, damaged, remaining, [block for block, sha in before.items() if after.get(block) != sha])
+    changed = [block for block, sha in before.items() if after.get(block) != sha]
+    return Repair(run.id, damaged, remaining, changed, lost)
+
+
+def _restore_spec(services: Services, run: Run, damaged: list[str]) -> list[str]:
+    """Write spec.json again if it is damaged. Returns what of it is lost.
+
+    It recorded the versions and the model's fingerprint. If today's are the recorded ones, as its hash shows, nothing
+    is lost. Otherwise intact blocks stay usable, but blocks made now could differ from them in ways that are unknown.
+    Raises RepairError if other files are damaged then.
+    """
+    folder, spec = services.runs.folder(run.id), CalibrationSpec.from_dict(run.spec)
+    stored = _readable(folder.read_spec)
+    if stored is not None and same_calibration(stored.get("spec"), run.spec):
+        return []
+    current = _readable(lambda: provenance(spec))
+    if current is not None and _readable(lambda: folder.is_recorded_spec(current)):
+        folder.write_spec(current)
+        return []
+    reason = "only its spec.json recorded the model files and the versions that made its blocks"
+    if len(damaged) > 1:
+        raise RepairError(_lost(run, spec, damaged, reason))
+    folder.write_spec({"spec": run.spec})
+    return [f"{reason[0].upper()}{reason[1:]}. The new one holds the calibration, from the database."]
 
 
 def _prepare(services: Services, run: Run, damaged: list[str]) -> None:
     """Check that parts made now fit the others, and remove what cannot be read. Raises RepairError."""
     folder, spec = services.runs.folder(run.id), CalibrationSpec.from_dict(run.spec)
-    stored = _readable(folder.read_spec)
-    current = provenance(spec)
-    if stored is not None and same_calibration(stored.get("spec"), run.spec):
-        if changed := what_changed(stored, current):
-            raise RepairError(_lost(run, spec, damaged, f"since the run began, {changed}"))
-        _check_texts(services, run, spec, damaged)
-    else:  # unknown which model files and versions the blocks were made with: all are made again
-        folder.discard_spec()
-        for record in services.storage.runs.blocks(run.id):
-            folder.discard_block(record.block)
+    if changed := what_changed(folder.read_spec() or {}, provenance(spec)):
+        raise RepairError(_lost(run, spec, damaged, f"since the run began, {changed}"))
+    _check_texts(services, run, spec, damaged)
     folder.discard_unreadable()
 
 
@@ -88,7 +110,7 @@ def _check_texts(services: Services, run: Run, spec: CalibrationSpec, damaged: l
 def _readable(read: Callable[[], Content | None]) -> Content | None:
     try:
         return read()
-    except (RunFolderError, DataError):
+    except (RunFolderError, DataError, ModelError):
         return None
 
 

@@ -52,6 +52,10 @@ class RunFolder:
         """The content that `write_spec` wrote, or None before that. Raises RunFolderError if it is damaged."""
         return self._read_json("spec.json")
 
+    def is_recorded_spec(self, content: Mapping[str, object]) -> bool:
+        """Whether `write_spec` wrote this content, by the recorded hash. Raises RunFolderError without a record."""
+        return self.recorded_files().get("spec.json") == hashlib.sha256(_json_bytes(content)).hexdigest()
+
     def write_texts(self, records: Mapping[str, TextRecord]) -> None:
         """Record the texts that the run learns from: "blocks", and "end_to_end" with that pass."""
         self._write_json("data.json", {part: record.to_dict() for part, record in records.items()})
@@ -109,15 +113,6 @@ class RunFolder:
         recorded = self._read_json(_HASHES) or {}
         return {name: str(sha256) for name, sha256 in recorded.items() if _RECORDED_NAME.fullmatch(name)}
 
-    def discard_spec(self) -> None:
-        """Remove spec.json, which is damaged."""
-        (self.path / "spec.json").unlink(missing_ok=True)
-
-    def discard_block(self, block: int) -> None:
-        """Remove the files of a block, which is to be made again."""
-        self.block_path(block).unlink(missing_ok=True)
-        self.draft_path(block).unlink(missing_ok=True)
-
     def discard_unreadable(self) -> None:
         """Remove data.json and the record of hashes if they are damaged: a job writes them again."""
         for name, read in (("data.json", self.read_texts), (_HASHES, self.recorded_files)):
@@ -132,7 +127,7 @@ class RunFolder:
             shutil.rmtree(self.path)
 
     def _write_json(self, name: str, content: Mapping[str, object]) -> None:
-        self._write(self.path / name, to_json_text(content, sort_keys=True).encode())
+        self._write(self.path / name, _json_bytes(content))
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write a file, then record its hash."""
@@ -142,7 +137,7 @@ class RunFolder:
         except RunFolderError:
             recorded = {}
         recorded[path.relative_to(self.path).as_posix()] = hashlib.sha256(data).hexdigest()
-        write_atomically(self.path / _HASHES, to_json_text(recorded, sort_keys=True).encode())
+        write_atomically(self.path / _HASHES, _json_bytes(recorded))
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -234,6 +229,10 @@ class BlockStore:
         write_atomically(path, data, self._may_write)
         self.hashes[block] = hashlib.sha256(data).hexdigest()
         return self.hashes[block]
+
+
+def _json_bytes(content: Mapping[str, object]) -> bytes:
+    return to_json_text(content, sort_keys=True).encode()
 
 
 def _read_checked(path: Path, sha256: str) -> bytes | None:

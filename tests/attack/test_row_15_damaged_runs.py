@@ -81,12 +81,41 @@ def test_repair_makes_the_same_files_again(abq: Command, abq_many: Commands, fin
     assert files(finished_run) == before
 
 
-def test_a_lost_spec_is_made_again_with_all_blocks(abq: Command, finished_run: FinishedRun) -> None:
+def test_a_lost_spec_is_made_again_without_its_blocks(abq_many: Commands, finished_run: FinishedRun) -> None:
     folder, before = finished_run.data / "runs" / finished_run.run, files(finished_run)
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("blocks/*")}
     (folder / "spec.json").write_text("{")
-    done = abq("runs", "repair", finished_run.run)
-    assert done.returncode == 0, done.stderr
-    assert files(finished_run) == before
+    repaired, shown = abq_many(["runs", "repair", finished_run.run, "--json"], ["jobs", "show", finished_run.run])
+    assert repaired.returncode == 0, repaired.stderr
+    answer = json.loads(repaired.stdout)
+    assert answer["damaged"] == ["Its spec.json cannot be read."] and answer["lost"] == answer["remaining"] == []
+    assert files(finished_run) == before and "Repair" not in shown.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("blocks/*")} == written
+
+
+def test_what_a_lost_spec_recorded_is_named_if_it_cannot_be_known(
+    abq_many: Commands, finished_run: FinishedRun
+) -> None:
+    folder = finished_run.data / "runs" / finished_run.run
+    hashes = json.loads((folder / "files.json").read_text())
+    (folder / "files.json").write_text(json.dumps({**hashes, "spec.json": "0" * 64}))
+    (folder / "spec.json").unlink()
+    block, before = folder / "blocks" / "000.safetensors", files(finished_run)
+    kept = block.read_bytes()
+    damage(block)
+    (refused,) = abq_many(["runs", "repair", finished_run.run])
+    assert_sentence(refused, "only its spec.json recorded", "block 0", "abq calibrate")
+    assert "spec.json" not in files(finished_run)
+    block.write_bytes(kept)
+    repaired, verified, generated = abq_many(
+        ["runs", "repair", finished_run.run],
+        ["runs", "verify", finished_run.run],
+        ["generate", finished_run.run, "--prompt", "a", "--max-new-tokens", "2"],
+    )
+    assert repaired.returncode == 0 and "Lost:\nOnly its spec.json recorded the model files" in repaired.stdout
+    assert (verified.returncode, generated.returncode) == (0, 0)
+    after = files(finished_run)
+    assert {name: after[name] for name in before if name != "files.json"} | {"files.json": before["files.json"]} == before
 
 
 def test_what_cannot_be_made_again_is_named(abq_many: Commands, finished_run: FinishedRun, tmp_path: Path) -> None:
