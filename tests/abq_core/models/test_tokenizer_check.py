@@ -20,7 +20,8 @@ def large_tokenizer(indent: int | None) -> str:
     model = {"type": "BPE", "vocab": {token: number for number, token in enumerate(tokens)}, "merges": merges}
     empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
     separators = (",", ":") if indent is None else None
-    return json.dumps({"version": "1.0", **empty, "added_tokens": [], "model": model}, indent=indent, separators=separators)
+    content = {"version": "1.0", **empty, "added_tokens": [], "model": model}
+    return json.dumps(content, indent=indent, separators=separators)
 
 
 @pytest.mark.parametrize(("indent", "megabytes"), [(None, 8), (2, 25)])
