@@ -71,8 +71,7 @@ class AllocationService:
 
         precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
         check_request(precisions, stored_bits, stored_bytes)
-        self._sources.check_model(ref)
-        measured = self._measure(local_path(ref), precisions, text or SensitivityText(), on_step)
+        measured = self._measure(local_path(self._sources.model(ref)), precisions, text or SensitivityText(), on_step)
         return allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
 
     def predictions(self, model: str) -> pandas.DataFrame:

@@ -36,19 +36,21 @@ class EvaluationService:
         segments: int = EVALUATION_SEGMENTS,
         seq_len: int = EVALUATION_SEQ_LEN,
         on_step: Callable[[int, int], None] | None = None,
+        account: str | None = None,
     ) -> "Evaluation":
         """Evaluate a run, or a model at full precision, on held-out text, and store the row.
 
         The text is the evaluation split of `data`. A text with fewer segments is read completely; `segments` and
         `seq_len` of the result are those that were read.
 
-        on_step(done, total): called after each step; may raise to stop. Raises ModelError, DataError, ServiceError.
+        on_step(done, total): called after each step; may raise to stop.  account: of the page's visitor who names the
+        text. Raises ModelError, DataError, ServiceError.
         """
         from abq_core.evaluation.perplexity import Evaluation, evaluate
         from abq_core.inference.runtime import weight_bytes
         from abq_core.text.segments import evaluation_segments
 
-        self._sources.check_text(data)
+        self._sources.check_text(data, account)
         run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
         reference = self._registry.full(run.model if run else ref_or_run)
         text, record = evaluation_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED)

@@ -18,6 +18,8 @@ from app.settings import Settings
 from storage.jobs import Job
 from storage.run_ids import means_run
 
+MAX_LISTED = 100_000
+
 
 class JobService:
     """The queue of calibrations.
@@ -59,24 +61,24 @@ class JobService:
 
         checked = []
         for spec in specs:
-            self._sources.check_model(spec.model)
-            self._sources.check_text(spec.data)
-            checked.append(dataclasses.replace(spec, model=pinned(local_path(spec.model)), data=local_path(spec.data)))
-            self.check(checked[-1], on_cluster)
+            model = self._sources.model(spec.model)
+            self._sources.check_text(spec.data, account)
+            checked.append(dataclasses.replace(spec, model=pinned(local_path(model)), data=local_path(spec.data)))
+            self.check(checked[-1], on_cluster, account)
         rows = [spec.to_dict() for spec in checked]
         return self._jobs.submit_all(rows, now(), account=account, max_queued=max_queued)
 
-    def check(self, spec: CalibrationSpec, on_cluster: bool = False) -> None:
+    def check(self, spec: CalibrationSpec, on_cluster: bool = False, account: str | None = None) -> None:
         """Refuse a calibration that cannot run.
 
-        on_cluster: the nodes of a cluster have the device, not this machine.
+        on_cluster: the nodes of a cluster have the device, not this machine.  account: as for `submit`.
         Raises ModelError, EstimateError, DataError, ServiceError.
         """
         from abq_core.models import devices
         from abq_core.planning import preflight
         from app.services import free_resources
 
-        self._sources.check_text(spec.data)
+        self._sources.check_text(spec.data, account)
         devices.check_name(spec.device)
         if not on_cluster:
             devices.usable_device(spec.device)
@@ -106,6 +108,11 @@ class JobService:
         Raises JobStateError.
         """
         return self._jobs.resume(self.get(job_or_run).id, now(), max_queued)
+
+    def texts_in_use(self) -> set[str]:
+        """The sources of text of all queued and running jobs."""
+        jobs = (job for state in ("queued", "running") for job in self._jobs.list(state, limit=MAX_LISTED))
+        return {str(job.spec.get("data")) for job in jobs}
 
     def frame(self) -> pandas.DataFrame:
         """One row per job, newest first. Cached."""

@@ -40,8 +40,7 @@ class ModelService:
         """Sizes of a model, read from its config alone. Raises ModelError, ServiceError."""
         from abq_core.models.shape import model_shape
 
-        self._sources.check_model(ref)
-        return model_shape(ref)
+        return model_shape(self._sources.model(ref))
 
     def precision(self, text: str | ModelPrecision) -> ModelPrecision:
         """Parse a precision, the JSON of a mix, or the name of a stored run's mix.

@@ -60,7 +60,7 @@ class ModelRegistry:
 
     def full(self, ref: str) -> "LoadedModel":
         """The model at full precision, in fp32. Raises ModelError, ServiceError."""
-        self._sources.check_model(ref)
+        ref = self._sources.model(ref)
         return self._get((ref, "", FULL_COLUMN), lambda: self._load(ref))
 
     def rounded(self, ref: str, precision: ModelPrecision, engine: "Engine") -> "LoadedModel":

@@ -7,8 +7,9 @@ class Sources:
     The command line reads what its account can read. The page uses a subclass.
     """
 
-    def check_model(self, ref: str) -> None:
-        """Raises ServiceError if the model may not be read."""
+    def model(self, ref: str) -> str:
+        """The reference by which a model is read. Raises ServiceError if it may not be read, ModelError."""
+        return ref
 
-    def check_text(self, source: str) -> None:
-        """Raises ServiceError if the text may not be read."""
+    def check_text(self, source: str, account: str | None = None) -> None:
+        """Raises ServiceError if the text may not be read. account: of the page's visitor who names it."""

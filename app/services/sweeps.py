@@ -46,9 +46,8 @@ class SweepService:
         from abq_core.models.reference import pinned
 
         for spec in specs:
-            self._sources.check_model(spec.model)
             self._sources.check_text(spec.data)
-        models = {spec.model: pinned(local_path(spec.model)) for spec in specs}
+        models = {spec.model: pinned(local_path(self._sources.model(spec.model))) for spec in specs}
         specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
         runs: dict[CalibrationSpec, Run] = {}
         for run in self._runs.list():  # newest first

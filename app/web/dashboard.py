@@ -33,6 +33,7 @@ from app.web.access.ended_streams import EndedStreamMiddleware
 from app.web.access.loopback import is_loopback
 from app.web.access.request_bodies import Arguments, RequestBodyMiddleware
 from app.web.access.security import LOOPBACK_HOSTS, allowed_hosts, middleware
+from app.web.access.visitor_texts import VisitorTexts
 from app.web.downloads import ASSETS, download_routes
 from app.web.endpoints import build_endpoints
 from app.web.limits import Limits
@@ -48,6 +49,7 @@ from app.web.tabs.distributions import build_distributions_tab
 from app.web.tabs.explore import build_explore_tab
 from app.web.tabs.generate import build_generate_tab
 from app.web.tabs.throughput import build_throughput_tab
+from app.web.texts import text_route
 from app.web.theme import gradio_theme
 
 BUILDERS = {
@@ -74,13 +76,13 @@ class PortInUseError(ServiceError):
     """Another program listens on the port."""
 
 
-def build(services: Services) -> tuple[gr.Blocks, dict[str, Arguments]]:
+def build(services: Services, texts: VisitorTexts) -> tuple[gr.Blocks, dict[str, Arguments]]:
     """Build the page: header, tabs and endpoints. Returns it and each endpoint's arguments."""
     limits = Limits()
     with gr.Blocks(title="ABQ Explorer", analytics_enabled=False, fill_width=True) as blocks:
         header = Header(services)
         with gr.Tabs(selected="explore", elem_id="abq-tabs") as tabs:
-            page = Page(services, header, tabs, limits)
+            page = Page(services, header, tabs, limits, texts)
             made = []
             for name, builder in BUILDERS.items():
                 with gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}") as tab:
@@ -110,10 +112,11 @@ def web_application(
     hosts: host names that requests may use. accounts: None disables the login. proxies: whose forwarded headers count.
     Gradio's sharing, run history, monitoring, uploads and file routes are disabled.
     """
-    blocks, endpoints = build(services)
+    texts = VisitorTexts(services.settings.data_dir, services.jobs.texts_in_use)
+    blocks, endpoints = build(services, texts)
     counter = RequestCounter()
     application = FastAPI(
-        routes=[*download_routes(services), metrics_route(services.storage.jobs, counter)],
+        routes=[*download_routes(services), text_route(texts), metrics_route(services.storage.jobs, counter)],
         middleware=[
             Middleware(CountRequestsMiddleware, counter=counter),
             *middleware(hosts, accounts, proxies),

@@ -131,9 +131,10 @@ def _run_endpoints(services: Services) -> list[Endpoint]:
         services.runs.delete(run)
         return run
 
-    def evaluate(run_or_model: str, data: str, segments: int, seq_len: int) -> dict[str, Any]:
+    def evaluate(run_or_model: str, data: str, segments: int, seq_len: int, request: gr.Request) -> dict[str, Any]:
         """Measure perplexity, and the distance from full precision (KL divergence and others)."""
-        result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len))
+        account = account_of(request)
+        result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, account=account))
         del result["segment_losses"]
         return {**result, "text": public_record(result["text"])}
 

@@ -137,6 +137,33 @@ def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site,
         assert record["tokens"] > 0 and not {"windows", "sha256"} & set(record)
 
 
+@pytest.mark.timeout(600)  # the job runs at a low priority
+def test_a_text_that_a_visitor_adds_is_for_that_account_only(site: Site, tried: Callable[[int], None]) -> None:
+    with site.visitor("bob") as bob, site.visitor("ada") as ada, site.page.client() as stranger:
+        path = ada.post("/abq/texts/notes.txt", content=f"The password is {SECRET}. " * 400).json()["text"]
+        assert "event: complete" in call(ada, "evaluate", site.model, path, 2, 32)
+        made = result(call(ada, "submit", site.model, "W4A4", "rtn", path, 2, 32, -1, 0))
+        refusals = [
+            call(bob, "evaluate", site.model, path, 2, 32),
+            call(bob, "submit", site.model, "W4A4", "rtn", path, 2, 32, -1, 0),
+            call(bob, "evaluate", site.model, f"{site.folder}/data/uploads/nosuch.txt", 2, 32),
+        ]
+        assert all("outside the folders" in refusal and SECRET not in refusal for refusal in refusals)
+        assert len({refusal.partition(" is outside")[2] for refusal in refusals}) == 1
+        hostile = [
+            stranger.post("/abq/texts/notes.txt", content=TEXT).status_code,
+            bob.post("/abq/texts/notes.txt", content=TEXT, headers={"Origin": "http://evil.example"}).status_code,
+            bob.post("/abq/texts/notes.txt", content=b"a" * ((8 << 20) + 1)).status_code,
+            bob.post("/abq/texts/..%2Fnotes.txt", content=TEXT).status_code,
+            bob.post("/abq/texts/notes.html", content=TEXT).status_code,
+            bob.get(f"/abq/texts/{Path(path).name}").status_code,
+        ]
+        assert hostile == [401, 403, 413, 404, 422, 404]
+        tried(len(refusals) + len(hostile) + 1)
+        wait_until_done(ada, made["job"])
+        assert bob.get(f"/abq/run/{made['run']}/attention_tokens.csv").status_code == 404
+
+
 def test_without_a_login_the_page_reads_the_folders_of_its_account_and_what_allow_adds(
     tmp_path: Path, tiny_llama: Path, tried: Callable[[int], None]
 ) -> None:

@@ -15,7 +15,8 @@ READ = re.compile(
     r"|/login|/metrics|/abq/[^/]{1,120}(/[^/]{1,120}){0,2}"
     rf"|/gradio_api/(info|heartbeat/{_NAME}|queue/data|call/{_NAME}/{_NAME})"
 )
-SENT = re.compile(rf"/login|/logout|/gradio_api/(queue/join|cancel|reset|call/{_NAME})")
+URL_OF_TEXTS = "/abq/texts/"  # and a name: a visitor adds a text
+SENT = re.compile(rf"/login|/logout|{URL_OF_TEXTS}[^/]{{1,120}}|/gradio_api/(queue/join|cancel|reset|call/{_NAME})")
 _TRAVERSAL = re.compile(r"[\\\0]|(^|/)\.\.(/|$)")
 
 

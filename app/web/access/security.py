@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import psutil
@@ -17,11 +17,12 @@ from app.web.access.accounts import Accounts
 from app.web.access.addresses import Proxies
 from app.web.access.forwarded import ForwardedMiddleware
 from app.web.access.login import LoginMiddleware
-from app.web.access.paths import KnownPathsMiddleware
+from app.web.access.paths import URL_OF_TEXTS, KnownPathsMiddleware
+from app.web.access.visitor_texts import MAX_TEXT_BYTES
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
-MAX_BODY_BYTES = 1 << 20
-MAX_BODY_SECONDS = 20.0
+MAX_BODY_BYTES, MAX_BODY_SECONDS = 1 << 20, 20.0
+MAX_TEXT_SECONDS = 60.0  # for a text that a visitor adds, of at most MAX_TEXT_BYTES
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITE = frozenset({"same-origin", "none", ""})
 POLICY = {
@@ -58,7 +59,12 @@ def middleware(
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         Middleware(SameSiteMiddleware),
         Middleware(KnownPathsMiddleware),
-        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, seconds=MAX_BODY_SECONDS),
+        Middleware(
+            BodyLimitMiddleware,
+            limit=MAX_BODY_BYTES,
+            seconds=MAX_BODY_SECONDS,
+            larger={URL_OF_TEXTS: (MAX_TEXT_BYTES, MAX_TEXT_SECONDS)},
+        ),
         Middleware(LoginMiddleware, accounts=accounts),
     ]
 
@@ -94,26 +100,31 @@ class BodyLimitMiddleware:
     """Refuse a body that is too large or arrives too slowly.
 
     Its size is known from its Content-Length, or counted while it arrives.
+    limit: in bytes.  larger: limit and seconds of paths with these beginnings.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
-        self.app, self.limit, self.seconds = app, limit, seconds
+    def __init__(
+        self, app: ASGIApp, limit: int, seconds: float, larger: Mapping[str, tuple[int, float]] | None = None
+    ) -> None:
+        self.app, self._usual, self._larger = app, (limit, seconds), larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        too_large = PlainTextResponse(f"The request body is too large: the limit is {self.limit} bytes.", 413)
+        larger = (limits for start, limits in self._larger.items() if scope["path"].startswith(start))
+        size, seconds = next(larger, self._usual)
+        too_large = PlainTextResponse(f"The request body is too large: the limit is {size} bytes.", 413)
         too_slow = PlainTextResponse(
-            f"The request body did not arrive within {self.seconds:g} seconds.", 408, {"Connection": "close"}
+            f"The request body did not arrive within {seconds:g} seconds.", 408, {"Connection": "close"}
         )
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdigit() or int(declared) > self.limit:
+        if not declared.isdigit() or int(declared) > size:
             await too_large(scope, receive, send)
             return
         received, answered = 0, False
-        deadline: float | None = asyncio.get_running_loop().time() + self.seconds  # None when the body is complete
+        deadline: float | None = asyncio.get_running_loop().time() + seconds  # None when the body is complete
         refusal: Response | None = None
 
         async def limited() -> Message:
@@ -123,13 +134,13 @@ class BodyLimitMiddleware:
                     message = await receive()
             except TimeoutError as error:
                 refusal = too_slow
-                raise BodyRefusedError(f"more than {self.seconds:g} seconds") from error
+                raise BodyRefusedError(f"more than {seconds:g} seconds") from error
             if not message.get("more_body", False):
                 deadline = None
             received += len(message.get("body", b""))
-            if received > self.limit:
+            if received > size:
                 refusal = too_large
-                raise BodyRefusedError(f"more than {self.limit} bytes")
+                raise BodyRefusedError(f"more than {size} bytes")
             return message
 
         async def send_unless_refused(message: Message) -> None:

@@ -102,6 +102,25 @@
     watch("value", sort);
   }
 
+  /* Add a pasted text or a file. Calls chosen(path) with the path of the stored text. */
+  function ownText(element, chosen) {
+    const [area, button, file, status] = ["textarea", "button", "input", "[role=status]"].map((one) => element.querySelector(one));
+    async function add(name, content) {
+      status.textContent = "Adding…";
+      try {
+        const response = await fetch(`abq/texts/${encodeURIComponent(name)}`, { method: "POST", body: content });
+        const answer = await response.json().catch(() => ({ error: `The text was not added (HTTP ${response.status}).` }));
+        status.textContent = answer.error ?? `Added and chosen: ${name}`;
+        if (answer.text) chosen(answer.text);
+      } catch (error) {
+        status.textContent = `The text was not added: ${error.message}`;
+      }
+    }
+    const plain = (name) => name.normalize("NFKD").replace(/[^\w.-]+/g, "-").slice(-60);
+    button.addEventListener("click", () => add("pasted.txt", area.value));
+    file.addEventListener("change", () => file.files.length && add(plain(file.files[0].name), file.files[0]));
+  }
+
   /* The address bar holds the selection: ?model=&precision=&run=&tab= */
   function fromAddress() {
     const query = new URLSearchParams(window.location.search);
@@ -136,5 +155,5 @@
 
   DARK.addEventListener("change", () => document.querySelector("#abq-dark-changed button, button#abq-dark-changed")?.click());
 
-  window.abq = { picture, table, fromAddress, toAddress, withChange, applyOffer, isDark: () => DARK.matches };
+  window.abq = { picture, table, ownText, fromAddress, toAddress, withChange, applyOffer, isDark: () => DARK.matches };
 })();

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app.services import Services
+from app.web.access.visitor_texts import VisitorTexts
 from app.web.limits import Limits
 from app.web.page.header import Header
 
 
 @dataclass(frozen=True)
 class Page:
-    """The page as a tab sees it: services, header, tabs, and the limits per visitor.
+    """The page as a tab sees it: services, header, tabs, the limits per visitor, and the texts that visitors added.
 
     The header holds the selection, hidden, as JSON.
     """
@@ -20,6 +21,7 @@ class Page:
     header: Header
     tabs: gr.Tabs
     limits: Limits
+    texts: VisitorTexts
 
     @property
     def selection(self) -> gr.Textbox:

@@ -6,7 +6,6 @@ import gradio as gr
 
 from abq_core.methods import METHOD_TABLE, METHODS
 from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, CalibrationSpec, SpecError
-from abq_core.text.sources import NAMES
 from app.formatting import number
 from app.web import html
 from app.web.access.login import account_of
@@ -15,6 +14,7 @@ from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.tabs import switches
 from app.web.tabs.jobs_panel import build_jobs_panel
+from app.web.tabs.own_texts import build_text_choice, wire_text_choice
 
 GLOSSARY = [
     "balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE", "Hadamard transform", "half-step zero points",
@@ -47,10 +47,7 @@ def build_calibrate_tab(page: Page) -> None:
                 info=_components("abq"), elem_id="calibrate-switches",
             )  # fmt: skip
             gr.HTML(html.render("glossary.html", terms=GLOSSARY), js_on_load=None)
-            data = gr.Dropdown(
-                list(NAMES), value="builtin", allow_custom_value=True, elem_id="calibrate-data",
-                label="Calibration text", info="A name from the list, or a .txt or .jsonl file in an allowed folder.",
-            )  # fmt: skip
+            data, add_text, delete_text = build_text_choice()
             with gr.Row():
                 segments = _whole_number("Segments", 32, "calibrate-segments")
                 seq_len = _whole_number("Tokens each", 256, "calibrate-seq-len")
@@ -102,6 +99,7 @@ def build_calibrate_tab(page: Page) -> None:
     gr.on([page.selection.change, *edited], trigger_mode="always_last", **check)
     method.input(choose_method, method, [method, boxes, epochs, pass_segments], **PRIVATE).then(**check)
     boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments], **PRIVATE)
+    wire_text_choice(page, answer, data, add_text, delete_text).then(**check)
     submit.click(start, form, [answer, panel.chosen, *page.header.outputs], **PRIVATE).then(*panel.refresh, **PRIVATE)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from abq_core.models.errors import ModelNotFoundError
 from app.services import Services
 from app.web.access.allowed_folders import AllowedFolders, ForbiddenPathError, page_folders
 
@@ -42,20 +43,40 @@ def test_paths_are_compared_after_links_are_resolved(tmp_path: Path) -> None:
     assert not folders.contains("~nosuchuser/a.txt")
 
 
-def test_names_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_pass(tmp_path: Path) -> None:
     folders = AllowedFolders([tmp_path / "models"])
-    monkeypatch.chdir(tmp_path)
-    for model in ("builtin", "org/name", "org/name@main", "gpt2"):
-        folders.check_model(model)
+    assert folders.model("builtin") == "builtin"
     for text in ("builtin", "wikitext2", "c4", "wikitext2@main"):
         folders.check_text(text)
-    (tmp_path / "org" / "name").mkdir(parents=True)
-    for model in ("org/name", "./org/name", str(tmp_path), "../x", "/nowhere"):
+    for model in ("./org/name", str(tmp_path), "../x", "/nowhere"):
         with pytest.raises(ForbiddenPathError, match="outside the folders"):
-            folders.check_model(model)
+            folders.model(model)
     for text in ("a.txt", "/etc/passwd", "wikitext2@a.txt", "org/name"):
         with pytest.raises(ForbiddenPathError, match="outside the folders"):
             folders.check_text(text)
+
+
+def test_a_hub_id_does_not_reveal_folders_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def commit_of(ref: str) -> str:
+        asked.append(ref)
+        if ref == "org/private":
+            raise ModelNotFoundError("no such model")
+        return f"{ref}@{'0' * 40}"
+
+    monkeypatch.setattr("abq_core.models.hub.pinned_hub_id", commit_of)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    (tmp_path / "org" / "private").mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "org"):  # with folders of these names, and without
+        monkeypatch.chdir(place)
+        folders = AllowedFolders([tmp_path / "models"])
+        assert [folders.model("org/name") for _ in range(2)] == [f"org/name@{'0' * 40}"] * 2
+        with pytest.raises(ModelNotFoundError, match="no such model"):
+            folders.model("org/private")
+    assert asked == ["org/name", "org/private"] * 2
+    here = AllowedFolders([tmp_path / "org"])
+    assert here.model("name") == "name" and len(asked) == 4
 
 
 def test_a_root_folder_as_home_or_current_folder_allows_nothing(

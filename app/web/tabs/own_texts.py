@@ -1,0 +1,60 @@
+"""The choice of a calibration text, among them texts that the visitor pastes or uploads."""
+
+import gradio as gr
+from gradio.events import Dependency
+
+from abq_core.text.sources import BUILTIN_TEXT, NAMES
+from app.web import html
+from app.web.access.login import account_of
+from app.web.access.visitor_texts import KEPT_DAYS, MAX_TEXT_BYTES
+from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.context import Page
+from app.web.page.script import PAGE_SCRIPT
+from app.web.page.selection import Selection
+
+
+def build_text_choice() -> tuple[gr.Dropdown, gr.HTML, gr.Button]:
+    """The dropdown, the panel that adds a text, and the button that deletes the chosen one."""
+    data = gr.Dropdown(
+        list(NAMES), value=BUILTIN_TEXT, allow_custom_value=True, elem_id="calibrate-data", label="Calibration text",
+        info="A name from the list, or a .txt or .jsonl file in an allowed folder.",
+    )  # fmt: skip
+    add = gr.HTML(
+        html.render(
+            "own_text.html", most=MAX_TEXT_BYTES, days=KEPT_DAYS,
+            readers="With a login only your account can use it, otherwise every visitor of this page.",
+        ),
+        head=PAGE_SCRIPT,
+        js_on_load="window.abq.ownText(element, (path) => trigger('select', {index: 0, value: path}))",
+        elem_id="calibrate-own-text",
+    )  # fmt: skip
+    delete = gr.Button("Delete this text", size="sm", visible=False, elem_id="calibrate-delete-text")
+    return data, add, delete
+
+
+def wire_text_choice(page: Page, answer: gr.HTML, data: gr.Dropdown, add: gr.HTML, delete: gr.Button) -> Dependency:
+    """List the visitor's own texts in the dropdown. Returns the event that chooses a text that was just added."""
+
+    def shown(request: gr.Request, chosen: str | None, **changes: object) -> Updates:
+        own = page.texts.of(account_of(request))
+        choices = [*((name, name) for name in NAMES), *((f"{name} (your text)", path) for name, path in own)]
+        is_own = chosen in {path for _, path in own}
+        return {data: gr.update(choices=choices, **changes), delete: gr.update(visible=is_own)}
+
+    @callback(answer, tab="calibrate")
+    def show(_: Selection, chosen: str | None, request: gr.Request) -> Updates:
+        return shown(request, chosen)
+
+    @callback(answer)
+    def choose(_: Selection, event: gr.SelectData, request: gr.Request) -> Updates:
+        return shown(request, str(event.value), value=str(event.value))
+
+    @callback(answer)
+    def remove(_: Selection, chosen: str | None, request: gr.Request) -> Updates:
+        page.texts.remove(account_of(request), chosen or "")
+        return {**shown(request, None, value=BUILTIN_TEXT), answer: html.answer("The text is deleted.")}
+
+    inputs, outputs = [page.selection, data], [answer, data, delete]
+    gr.on([page.selection.change, data.input], show, inputs, outputs, **PRIVATE)
+    delete.click(remove, inputs, outputs, **PRIVATE)
+    return add.select(choose, page.selection, outputs, **PRIVATE)
