@@ -4,14 +4,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from abq_core.precision import Precision, PrecisionError
+from abq_core.precision import Precision, PrecisionError, check_table_bits, suffix
 
 MIX_SUFFIX = ".json"  # of a file with a mix
 _HASH_DIGITS = 6
-_NAME = re.compile(rf"W[0-9.]{{1,5}}A[0-9]{{1,2}}(kv[0-9])?mix-[0-9a-f]{{{_HASH_DIGITS}}}")
+_NAME = re.compile(rf"W[0-9.]{{1,5}}A[0-9]{{1,2}}(kv[0-9])?(h[0-9])?(e[0-9])?mix-[0-9a-f]{{{_HASH_DIGITS}}}")
+_TABLES = ("head_bits", "embedding_bits")  # keys of `to_dict` that name no linear
 
 
 class MixError(PrecisionError):
@@ -38,18 +39,21 @@ class MixedLinear:
 
 @dataclass(frozen=True)
 class PrecisionMix:
-    """The precision of each linear of a model.
+    """The precision of each linear of a model, and the bits of its LM head and embedding.
 
-    Activation and KV bits are the same for all; a weight may stay W16.
+    Activation and KV bits are the same for all; a weight may stay W16. head_bits, embedding_bits: as in `Precision`.
     It has the properties of a `Precision`; its bits are means over weights. Raises MixError if there is no linear, if a
     linear occurs twice, or if activation or KV bits differ.
     """
 
     linears: tuple[MixedLinear, ...]
+    head_bits: int | None = None
+    embedding_bits: int | None = None
 
     def __post_init__(self) -> None:
         if not self.linears:
             raise MixError("A mix of precisions has no linear: give at least one.")
+        check_table_bits(self.head_bits, self.embedding_bits)
         object.__setattr__(self, "linears", tuple(sorted(self.linears, key=lambda one: (one.block, one.name))))
         if len(self._by_name) != len(self.linears):
             keys = [one.key for one in self.linears]
@@ -58,6 +62,10 @@ class PrecisionMix:
         for one in self.linears:
             if one.block < 0 or not one.name or one.weights < 1:
                 raise MixError(f"{one.key!r} with {one.weights} weights cannot be in a mix: see docs/allocation.md.")
+            if one.precision != one.precision.with_tables(None, None):
+                raise MixError(
+                    f"{one.key} has {one.precision}: bits of LM head and embedding belong to the mix, not to a linear."
+                )
             if (one.precision.act_bits, one.precision.kv_bits) != (self.act_bits, self.kv_bits):
                 raise MixError(
                     f"{one.key} has {one.precision}, and another linear {self.linears[0].precision}: activation and "
@@ -75,8 +83,8 @@ class PrecisionMix:
         """
         content = json.dumps(self.to_dict(), sort_keys=True).encode()
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
-        kv = "" if self.kv_bits is None else f"kv{self.kv_bits}"
-        return f"W{round(self.stored_bits, 2):g}A{self.act_bits}{kv}mix-{digest}"
+        others = suffix(self.kv_bits, self.head_bits, self.embedding_bits)
+        return f"W{round(self.stored_bits, 2):g}A{self.act_bits}{others}mix-{digest}"
 
     def of_linear(self, block: int, name: str) -> Precision:
         """The precision of one linear. Raises MixError if the mix does not contain it."""
@@ -87,6 +95,10 @@ class PrecisionMix:
                 "model with `abq allocate`."
             )
         return found.precision
+
+    def with_tables(self, head_bits: int | None, embedding_bits: int | None) -> "PrecisionMix":
+        """The same mix with other bits of LM head and embedding."""
+        return replace(self, head_bits=head_bits, embedding_bits=embedding_bits)
 
     def check(self, sizes: Mapping[tuple[int, str], int]) -> None:
         """Raise MixError unless the mix has exactly the linears of a model.
@@ -139,27 +151,51 @@ class PrecisionMix:
     @property
     def is_full(self) -> bool:
         """True if nothing is quantized."""
-        return all(one.precision.is_full for one in self.linears)
+        tables = (self.head_bits, self.embedding_bits)
+        return all(one.precision.is_full for one in self.linears) and tables == (None, None)
 
-    def to_dict(self) -> dict[str, dict[str, object]]:
-        """`block.name` -> precision and number of weights, ready for JSON.
+    def to_dict(self) -> dict[str, object]:
+        """`block.name` -> precision and number of weights, ready for JSON; and the bits of quantized tables.
 
         `from_dict` reads it to an equal mix.
         """
-        return {one.key: {"precision": str(one.precision), "weights": one.weights} for one in self.linears}
+        linears = {one.key: {"precision": str(one.precision), "weights": one.weights} for one in self.linears}
+        return linears | {name: bits for name in _TABLES if (bits := getattr(self, name)) is not None}
 
     @classmethod
     def from_dict(cls, data: object) -> "PrecisionMix":
         """Read the dictionary of `to_dict`. Raises MixError or PrecisionError."""
         if not isinstance(data, Mapping):
             raise MixError("A mix of precisions is a table of linears; `abq allocate --out mix.json` writes one.")
-        return cls(tuple(_linear(str(key), value) for key, value in data.items()))
+        linears = tuple(_linear(str(key), value) for key, value in data.items() if key not in _TABLES)
+        tables = {name: data.get(name) for name in _TABLES}
+        for name, bits in tables.items():
+            if bits is not None and type(bits) is not int:
+                raise MixError(f"{name} of a mix is {str(bits)[:40]!r}: use 2 to 8, or leave it out.")
+        return cls(linears, **tables)
 
     def _mean(self, of: Callable[[Precision], float]) -> float:
         return sum(one.weights * of(one.precision) for one in self.linears) / sum(one.weights for one in self.linears)
 
 
 ModelPrecision = Precision | PrecisionMix
+
+
+def resolve_tables(precision: ModelPrecision, tied: bool) -> ModelPrecision:
+    """The precision with the bits of LM head and embedding that hold for a model.
+
+    tied: whether the two are one table in this model. Then the bits of one hold for both: W4A8h8 becomes W4A8h8e8.
+    Raises PrecisionError if they differ.
+    """
+    head, embedding = precision.head_bits, precision.embedding_bits
+    if not tied or head == embedding:
+        return precision
+    if head is not None and embedding is not None:
+        raise PrecisionError(
+            f"{precision} has {head} bits for the LM head and {embedding} for the embedding, and in this model both "
+            f"are one table: give one number, such as h{max(head, embedding)}."
+        )
+    return precision.with_tables(head or embedding, head or embedding)
 
 
 def block_precisions(precision: ModelPrecision, block: int, names: Iterable[str]) -> dict[str, Precision]:

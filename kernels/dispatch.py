@@ -19,7 +19,7 @@ from kernels.hadamard import transformed
 from kernels.host.threads import thread_count
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
     from kernels.cuda.inputs import Input
 
@@ -58,6 +58,24 @@ def linear(
     if act_bits == 16:
         return _transform_and_multiply(x, weight, _dequantized_linear)
     return _transform_and_multiply(x, weight, _numpy_linear, act_bits)
+
+
+@overload
+def look_up(weight: PackedWeight, ids: NDArray[np.integer]) -> NDArray[np.float32]: ...
+@overload
+def look_up(weight: DeviceWeight, ids: Tensor, dtype: dtype) -> Tensor: ...
+def look_up(
+    weight: PackedWeight | DeviceWeight, ids: NDArray[np.integer] | Tensor, dtype: dtype | None = None
+) -> NDArray[np.float32] | Tensor:
+    """Dequantize rows of a packed weight, as an embedding does: (len(ids), k).
+
+    ids: (m,) integers.  The result is float32; for a weight on a GPU it is a tensor of `dtype` on that GPU.
+    Raises ShapeError for a number that is no row. On a GPU that check would force a synchronization, so the values of
+    such a row are NaN instead.
+    """
+    if isinstance(weight, DeviceWeight):
+        return _gpu_engine().look_up(weight, ids, dtype)
+    return weight.look_up(np.asarray(ids))
 
 
 @overload

@@ -5,7 +5,9 @@ Weight bits, star, activation bits, group size.
 
 import re
 
-_NAME = re.compile(r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:kv\d+)?", re.IGNORECASE)
+_NAME = re.compile(
+    r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:kv\d+)?(?:h\d+)?(?:e\d+)?", re.IGNORECASE
+)
 
 
 class BenchError(ValueError):

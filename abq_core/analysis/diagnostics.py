@@ -18,7 +18,7 @@ from abq_core.analysis.block_frames import (
 )
 from abq_core.analysis.lens_pass import LensPass
 from abq_core.calibration.artifacts import CheckpointStore
-from abq_core.calibration.block_inputs import capture_block_inputs
+from abq_core.calibration.block_inputs import capture_block_inputs, quantized_embeddings
 from abq_core.calibration.quantized_block import quantized_block, rounded_artifact, stored_artifact
 from abq_core.events import Message, OnEvent, ignore
 from abq_core.mix import ModelPrecision
@@ -55,7 +55,9 @@ def diagnose(
     """
     parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     inputs = capture_block_inputs(base.model, ids)
-    hidden = dict.fromkeys(("full", "rounded", "corrected"), inputs.hidden)
+    quantized = quantized_embeddings(base.model, ids, precision)
+    hidden = {"full": inputs.hidden}
+    hidden |= dict.fromkeys(("rounded", "corrected"), inputs.hidden if quantized is None else quantized)
     for index, module in enumerate(blocks_of(base.model)):
         artifacts = {
             "rounded": rounded_artifact(base, index, precision),

@@ -1,5 +1,6 @@
 """Inputs and outputs of a model's blocks, and the peaks of linear inputs."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
+from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.quant_linear import linears_of
+from abq_core.quantization.tables import round_embedding
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,21 @@ def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
         for hook in hooks:
             hook.remove()
     return BlockInputs(torch.cat(first), arguments)
+
+
+@torch.no_grad()
+def quantized_embeddings(model: nn.Module, ids: Tensor, precision: ModelPrecision) -> Tensor | None:
+    """The hidden states before block 0 of a model with a rounded embedding, (segments, tokens, hidden).
+
+    None if the precision leaves the embedding at 16 bits. `model` is not changed. Raises PrecisionError.
+    """
+    bits = resolve_tables(precision, has_tied_tables(model)).embedding_bits
+    if bits is None:
+        return None
+    shared = [*blocks_of(model), *model.parameters(), *model.buffers()]
+    rounded = copy.deepcopy(model, memo={id(part): part for part in shared})
+    round_embedding(rounded, bits)
+    return capture_block_inputs(rounded, ids).hidden
 
 
 class _Captured(Exception):

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
-from abq_core.calibration.block_inputs import capture_block_inputs, input_peaks, run_block, to_device
+from abq_core.calibration.block_inputs import (
+    capture_block_inputs,
+    input_peaks,
+    quantized_embeddings,
+    run_block,
+    to_device,
+)
 from abq_core.calibration.block_learning import CalibrationError, Targets, learn_block
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.calibration.calibration_text import CalibrationText, read_text
@@ -42,6 +48,8 @@ def calibrate(
     text: CalibrationText | None = None,
 ) -> None:
     """Calibrate every block of `base` as `spec` specifies; skip blocks that `store` has.
+
+    Blocks depend on the bits of the embedding, which changes their inputs, and not on those of the LM head.
 
     text: from `read_text(base, spec)`; read here if None. The same spec gives the same tensors, bit for bit on one
     machine, even if it was stopped and resumed. Raises CalibrationError if a loss is not finite; exceptions of
@@ -214,7 +222,8 @@ class _Walk:
     def _entering(self, ids: Tensor) -> tuple[_Streams, list[dict[str, Any]]]:
         """The streams at the input of the first block, and the arguments of each block."""
         inputs = capture_block_inputs(self._base.model, ids)
-        return _Streams(inputs.hidden, inputs.hidden), inputs.arguments
+        quantized = quantized_embeddings(self._base.model, ids, self._spec.precision)
+        return _Streams(inputs.hidden, inputs.hidden if quantized is None else quantized), inputs.arguments
 
     def _on_device(self, work: _Work, index: int, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
         """Do `work` on a block on the spec's device; copy the block if it is elsewhere.

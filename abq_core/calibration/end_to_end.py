@@ -16,9 +16,12 @@ from abq_core.calibration.block_learning import add_losses, decay, take_step, wr
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.calibration.losses import log_cosine, token_kl
 from abq_core.events import EpochDone, OnEvent, StepDone
+from abq_core.mix import resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.autocast import bfloat16_products
 from abq_core.models.loading import LoadedModel
+from abq_core.models.shape import has_tied_tables
+from abq_core.quantization.tables import round_embedding
 from abq_core.spec import CalibrationSpec
 
 STEP_TOKENS = 1024  # per optimizer step, or one segment if that is longer
@@ -99,10 +102,14 @@ def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: 
 def _student(
     base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer]
 ) -> tuple[LoadedModel, list[str]]:
-    """A model whose blocks get their weights per call, and the prefix of each block's names."""
+    """A model whose blocks get their weights per call, and the prefix of each block's names.
+
+    It has the rounded embedding, and the LM head in full precision: no block depends on the head's bits.
+    """
     originals = blocks_of(base.model)
     shared = [*originals, *base.model.parameters()]
     model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
+    round_embedding(model, resolve_tables(spec.precision, has_tied_tables(base.model)).embedding_bits)
     blocks = blocks_of(model)
     for index, block in enumerate(originals):
         blocks[index] = wrapped_copy(block, spec.precision, quantizers[index])

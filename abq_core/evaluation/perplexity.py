@@ -44,13 +44,16 @@ class Scores:
 class Evaluation(Scores):
     """Scores with everything needed to compare and repeat them.
 
-    tokens: of the text that were read in total.  seconds: wall time.
+    stored_bits: per weight of the blocks' linears.  weight_bytes: of these linears.  bits_per_parameter, model_bytes:
+    of the whole model (`planning.size`).  tokens: of the text that were read in total.  seconds: wall time.
     """
 
     precision: str
     method: str
     stored_bits: float
     weight_bytes: int
+    bits_per_parameter: float
+    model_bytes: int
     tokens: int
     segments: int
     seq_len: int

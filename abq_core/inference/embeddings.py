@@ -1,13 +1,15 @@
 """Embedding and LM head of a packed model in bfloat16, if that changes no value.
 
-The method does not quantize them. Most checkpoints are in 16 bits, so half of every float32 would be zeros, and each
-token reads the whole LM head.
+This is for tables that the precision leaves at 16 bits. Most checkpoints are in 16 bits, so half of every float32 would
+be zeros, and each token reads the whole LM head.
 """
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from abq_core.quantization.lm_head import PackedHead
+from abq_core.quantization.tables import PackedEmbedding
 from kernels.decode_ops import bfloat16_product
 
 _ROWS = 4096  # rows of the LM head converted to float32 at a time
@@ -27,6 +29,7 @@ class Bfloat16Head(nn.Module):
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
         self.weight = weight
+        self.out_features = len(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., vocabulary) float32."""
@@ -40,24 +43,28 @@ class Bfloat16Head(nn.Module):
 
 @torch.no_grad()
 def embeddings_to_bfloat16(model: PreTrainedModel) -> None:
-    """Store embedding and LM head in bfloat16, in place, if no value changes.
+    """Store embedding and LM head in bfloat16, in place, if no value changes. Packed ones stay packed.
 
     Only for float32 models on the CPU.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head.weight is embedding.weight
-    table = _exact_bfloat16(embedding.weight)
-    if type(embedding) is not nn.Embedding or table is None:
-        return
-    head_table = table if tied else _exact_bfloat16(head.weight)
-    if type(head) is not nn.Linear or head.bias is not None or head_table is None:
-        return
-    smaller = Bfloat16Embedding(
-        embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device="meta", dtype=table.dtype
-    )
-    smaller.weight = table
-    model.set_input_embeddings(smaller)
-    model.set_output_embeddings(Bfloat16Head(head_table))
+    table = head_table = None
+    if not isinstance(embedding, PackedEmbedding):
+        table = _exact_bfloat16(embedding.weight) if type(embedding) is nn.Embedding else None
+        if table is None:
+            return
+    if not isinstance(head, PackedHead):
+        if type(head) is nn.Linear and head.bias is None:
+            head_table = table if head.weight is getattr(embedding, "weight", None) else _exact_bfloat16(head.weight)
+        if head_table is None:
+            return
+    if table is not None:
+        rows, width = table.shape
+        smaller = Bfloat16Embedding(rows, width, embedding.padding_idx, device="meta", dtype=table.dtype)
+        smaller.weight = table
+        model.set_input_embeddings(smaller)
+    if head_table is not None:
+        model.set_output_embeddings(Bfloat16Head(head_table))
 
 
 def restore_embeddings(model: PreTrainedModel) -> None:

@@ -97,7 +97,7 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
     reader, ends = _Reader(model, len(ids) + max_new_tokens), _end_tokens(model)
     following, written, text = list(ids), list[int](), ""
     for _ in range(max_new_tokens):
-        token = int(reader.read(following).argmax())
+        token = _most_likely(reader.read(following))
         if token in ends:
             break
         written.append(token)
@@ -207,7 +207,7 @@ class _Reader:
             logits = self._model.logits(self._hidden(ids)).cpu()
         except NotFiniteError as error:  # raised by the packed engine; the simulation returns NaN
             raise self._not_finite() from error
-        if not torch.isfinite(logits).all():
+        if not math.isfinite(sum(end.item() for end in logits.aminmax())):  # both are NaN if any logit is
             raise self._not_finite()
         return logits
 
@@ -226,6 +226,11 @@ class _Reader:
         return hidden
 
 
+def _most_likely(logits: Tensor) -> int:
+    """The first of the largest logits. NumPy finds it in a tenth of torch's time."""
+    return int(logits.numpy().argmax())
+
+
 def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
     """Choose a token: greedy at temperature 0, else by inverse transform sampling.
 
@@ -234,8 +239,9 @@ def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
     same token for the same random number.
     """
     if temperature == 0:
-        return int(logits.argmax())
-    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(0)
+        return _most_likely(logits)
+    weights = logits.double().div_(temperature)
+    cumulative = weights.sub_(weights.max()).exp_().cumsum(0)
     position = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
     return min(int(position), len(logits) - 1)
 

@@ -11,16 +11,18 @@ from abq_core.inference.embeddings import restore_embeddings
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.quantization.lm_head import PackedHead
 from abq_core.quantization.quant_linear import PackedLinear, linears_of, replace_module
+from abq_core.quantization.tables import PackedEmbedding
 from kernels.formats.weight import PackedWeight
-from kernels.gpu import upload
+from kernels.gpu import DeviceWeight, upload
 
 
 @torch.no_grad()
 def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedModel:
     """A copy of a model on "cpu" or a GPU ("cuda:0"), with its parameters in `dtype`.
 
-    Packed weights are uploaded unchanged.
+    Packed weights are uploaded unchanged, and once if two modules share them.
     Buffers keep their dtype, as in transformers: rotary embeddings are computed from one in float32.
     """
     model = copy.deepcopy(loaded.model)
@@ -28,9 +30,16 @@ def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedMod
     for parameter in model.parameters():
         parameter.data = parameter.data.to(device, dtype)
     model.to(device)
+    uploaded: dict[int, DeviceWeight] = {}
     for module in model.modules():
-        if device != "cpu" and isinstance(module, PackedLinear) and isinstance(module.packed, PackedWeight):
-            module.packed = upload(module.packed, device)
+        if isinstance(module, PackedEmbedding):
+            module.dtype = dtype
+        if device != "cpu" and isinstance(module, PackedLinear | PackedEmbedding | PackedHead):
+            packed = module.packed
+            if isinstance(packed, PackedWeight):
+                if id(packed) not in uploaded:
+                    uploaded[id(packed)] = upload(packed, device)
+                module.packed = uploaded[id(packed)]
     return replace(loaded, model=model, decoder=decoder_of(model))
 
 

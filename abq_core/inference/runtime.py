@@ -5,15 +5,18 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import Engine, quantized_block, rounded_artifact, stored_artifact
 from abq_core.inference.decoder import decoder_of
 from abq_core.inference.embeddings import embeddings_to_bfloat16
 from abq_core.inference.int8_linear import Int8Linear
-from abq_core.mix import ModelPrecision
+from abq_core.inference.tables import quantize_tables
+from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear
 from kernels.dispatch import path_for
 
@@ -23,10 +26,10 @@ _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 def quantized_model(
     base: LoadedModel, precision: ModelPrecision, store: CheckpointStore, engine: Engine
 ) -> LoadedModel:
-    """A model with the calibrated blocks of `store`; `base` is not modified.
+    """A model with the calibrated blocks of `store` and rounded tables; `base` is not modified.
 
     engine: "simulated" for dequantized weights and fake-quantized activations; "packed" for bit planes on the integer
-    engine.  Raises MissingBlockError if a block is not in the store.
+    engine.  Raises MissingBlockError if a block is not in the store, PrecisionError if a tied table has two numbers.
     """
     return _with_blocks(base, precision, engine, lambda index: stored_artifact(store, index))
 
@@ -39,18 +42,29 @@ def rounded_model(base: LoadedModel, precision: ModelPrecision, engine: Engine) 
 def _with_blocks(
     base: LoadedModel, precision: ModelPrecision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
 ) -> LoadedModel:
-    """A copy of `base` whose blocks are replaced one by one.
+    """A copy of `base` whose blocks are replaced one by one, then embedding and LM head.
 
     Memory holds one extra block at a time.
     """
+    precision = resolve_tables(precision, has_tied_tables(base.model))
     originals = blocks_of(base.model)
-    model = copy.deepcopy(base.model, memo={id(block): block for block in originals})
+    model = copy.deepcopy(base.model, memo={id(part): part for part in (*originals, *_replaced(base.model, precision))})
     blocks = blocks_of(model)
     for index, original in enumerate(originals):
         blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
+    quantize_tables(model, precision, engine)
     if engine == "packed":
         embeddings_to_bfloat16(model)
     return LoadedModel(base.ref, model, base.tokenizer, precision, decoder_of(model))
+
+
+def _replaced(model: PreTrainedModel, precision: ModelPrecision) -> list[nn.Parameter]:
+    """The tables that quantization replaces: a copy of the model need not copy them first."""
+    tables = (
+        (precision.embedding_bits, model.get_input_embeddings()),
+        (precision.head_bits, model.get_output_embeddings()),
+    )
+    return [table.weight for bits, table in tables if bits is not None]
 
 
 def weight_bytes(model: LoadedModel) -> int:

@@ -60,7 +60,7 @@ class LoadedModel:
     @property
     def vocabulary(self) -> int:
         """The number of logits per token."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return int(self.model.get_output_embeddings().out_features)
 
     def hidden(self, ids: Tensor, cache: Any = None) -> Tensor:
         """Last hidden states, (batch, tokens, hidden), of ids (batch, tokens) int64.

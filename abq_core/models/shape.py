@@ -22,6 +22,7 @@ class ModelShape:
     linears: (out, in) of each linear of a block, by its name relative to the block.
     exceptions: by index, the linears of blocks that differ (dense blocks in a mixture of experts).
     intermediate: width of the MLP, or of one expert.  parameters: tied embeddings count once.
+    tied: whether embedding and LM head are one table.  table_width: their channels, None for `hidden`.
     """
 
     ref: str
@@ -36,6 +37,13 @@ class ModelShape:
     linears: LinearShapes
     parameters: int
     exceptions: Mapping[int, LinearShapes] = field(default_factory=dict)
+    tied: bool = False
+    table_width: int | None = None
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """(rows, channels) of the embedding, and of the LM head."""
+        return self.vocabulary, self.table_width or self.hidden
 
     def block_linears(self, block: int) -> LinearShapes:
         """(out, in) of each linear of one block, by name."""
@@ -60,9 +68,10 @@ def shape_of(ref: str, config: Any) -> ModelShape:
 
     Allocates no weights.
     """
-    model = empty_model(config)
+    model: Any = empty_model(config)
     sizes = [{n: (m.out_features, m.in_features) for n, m in linears_of(b).items()} for b in blocks_of(model)]
     layout = HeadLayout.of(config)
+    width = int(model.get_input_embeddings().weight.shape[1])
     return ModelShape(
         ref=ref,
         family=config.model_type,
@@ -76,7 +85,14 @@ def shape_of(ref: str, config: Any) -> ModelShape:
         linears=sizes[0],
         parameters=parameter_count(model),
         exceptions={index: shapes for index, shapes in enumerate(sizes) if shapes != sizes[0]},
+        tied=has_tied_tables(model),
+        table_width=None if width == config.hidden_size else width,
     )
+
+
+def has_tied_tables(model: Any) -> bool:
+    """Whether the embedding and the LM head of a transformers model are one table."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def _intermediate(config: Any) -> int:

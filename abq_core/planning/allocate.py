@@ -8,7 +8,7 @@ interactions between linears are ignored.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -57,6 +57,12 @@ class Allocation:
             "uniform_kl": {str(precision): kl for precision, kl in self.uniform.items()},
             **mix,
         }
+
+    def with_tables(self, head_bits: int | None, embedding_bits: int | None) -> "Allocation":
+        """The same allocation for a model with these bits of LM head and embedding."""
+        precision = self.precision.with_tables(head_bits, embedding_bits)
+        uniform = {one.with_tables(head_bits, embedding_bits): kl for one, kl in self.uniform.items()}
+        return replace(self, precision=precision, uniform=uniform)
 
     def frame(self) -> pd.DataFrame:
         """One row per linear: block, tensor, precision, stored_bits, kl, weights."""
@@ -137,11 +143,12 @@ def check_request(
         raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits per weight.")
     if not candidates:
         raise BudgetError("There are no candidates: give the precisions to choose from, such as W2A8, W3A8 and W4A8.")
-    shared = {(one.act_bits, one.kv_bits): one for one in candidates}
+    shared = {(one.act_bits, one.kv_bits, one.head_bits, one.embedding_bits): one for one in candidates}
     if len(shared) > 1:
         first, second = list(shared.values())[:2]
         raise BudgetError(
-            f"{first} and {second} cannot be mixed: activation and KV bits must be the same for all candidates."
+            f"{first} and {second} cannot be mixed: activation and KV bits, and those of LM head and embedding, must "
+            "be the same for all candidates."
         )
 
 

@@ -121,17 +121,19 @@ class _Sizes:
         )
 
 
-def memory(shape: ModelShape, work: Work, packed: int) -> Memory:
+def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) -> Memory:
     """Peak memory of a calibration with its diagnostics and evaluation.
 
-    packed: bytes of the linears as a run stores them.
+    packed: bytes of the linears as a run stores them.  rounded_tables: number of tables (embedding, LM head) of which
+    the quantized model has a rounded copy.
     """
     sizes, model = _Sizes.of(shape), shape.parameters * _FLOAT_BYTES
     weights = sum(sizes.weights) * _FLOAT_BYTES
     streams = _STREAMS * work.segments * work.seq_len * shape.hidden * _FLOAT_BYTES
     block = _block_bytes(shape, sizes, work) + (weights if work.stores_drafts else 0)
     together = _pass_bytes(shape, sizes, work) if work.end_to_end_segments else 0
-    measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work))
+    tables = rounded_tables * shape.table[0] * shape.table[1] * _FLOAT_BYTES
+    measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + tables
     if not work.moves:
         at_home, away = max(streams + block, together, measuring), 0
     else:

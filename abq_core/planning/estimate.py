@@ -6,11 +6,10 @@ Works from shapes alone, before anything is loaded; the cost model is in cost.py
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from abq_core.mix import ModelPrecision, PrecisionMix
+from abq_core.mix import ModelPrecision
 from abq_core.models.shape import ModelShape
 from abq_core.planning.cost import HOST, Work, disk, memory, seconds
-from abq_core.precision import Precision
-from abq_core.quantization.weight_grid import SCALE_BYTES, weight_groups
+from abq_core.planning.size import ModelSize, model_size
 
 _HALF_BYTES = 2
 _KEEP_HOME = "Keep the model in host memory (ABQ_DEVICE=cpu); blocks are then copied to the device one by one"
@@ -37,23 +36,33 @@ class Available:
 class Estimate:
     """The estimate of one calibration.
 
-    full_bytes: the model in FP16.  quantized_bytes: bit planes, scales and zero points of the blocks' linears, the rest
-    in FP16.  ratio: full_bytes / quantized_bytes.  linears_ratio: the same for the linears alone.  run_bytes: the run's
-    folder at its largest.  peak_memory_bytes: of the worker process.  device_memory_bytes: of its accelerator, 0
-    without one.  seconds: roughly, on one CPU core, even if the work is done on an accelerator.
+    full_bytes: the model in FP16.  size: the quantized model, part by part.  ratio: full_bytes / quantized_bytes.
+    linears_ratio: the same for the linears alone.  run_bytes: the run's folder at its largest.  peak_memory_bytes: of
+    the worker process.  device_memory_bytes: of its accelerator, 0 without one.  seconds: roughly, on one CPU core,
+    even if the work is done on an accelerator.
     """
 
     shape: ModelShape
     precision: ModelPrecision
     work: Work
     full_bytes: int
-    quantized_bytes: int
+    size: ModelSize
     ratio: float
     linears_ratio: float
     run_bytes: int
     peak_memory_bytes: int
     device_memory_bytes: int
     seconds: float
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Bytes of all weights at this precision."""
+        return self.size.total
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """Effective bits per parameter of the whole model."""
+        return self.size.bits_per_parameter
 
     def refuse(self, available: Available) -> None:
         """Raise EstimateError if this does not fit.
@@ -120,44 +129,26 @@ class Estimate:
 def estimate(shape: ModelShape, precision: ModelPrecision, work: Work | None = None) -> Estimate:
     """Estimate the calibration of a model of this shape. work: `Work()` by default.
 
-    Raises MixError if a mix was made for a model of another shape.
+    Raises MixError if a mix was made for a model of another shape, PrecisionError if a tied table has two numbers.
     """
-    work = work or Work()
-    blocks = range(shape.blocks)
-    if isinstance(precision, PrecisionMix):
-        precision.check({(i, name): n * k for i in blocks for name, (n, k) in shape.block_linears(i).items()})
-    weights = sum(rows * k for block in blocks for rows, k in shape.block_linears(block).values())
-    rest = (shape.parameters - weights) * _HALF_BYTES
-    linears = sum(
-        linear_bytes(rows, k, precision.of_linear(block, name))
-        for block in blocks
-        for name, (rows, k) in shape.block_linears(block).items()
-    )
+    work, size = work or Work(), model_size(shape, precision)
+    weights = sum(rows * k for block in range(shape.blocks) for rows, k in shape.block_linears(block).values())
     full = shape.parameters * _HALF_BYTES
-    needed = memory(shape, work, linears)
+    rounded_tables = sum(bits is not None for bits in (precision.head_bits, precision.embedding_bits))
+    needed = memory(shape, work, size.linears, min(rounded_tables, 1 if shape.tied else 2))
     return Estimate(
         shape=shape,
         precision=precision,
         work=work,
         full_bytes=full,
-        quantized_bytes=rest + linears,
-        ratio=full / (rest + linears),
-        linears_ratio=weights * _HALF_BYTES / linears,
-        run_bytes=disk(shape, work, linears),
+        size=size,
+        ratio=full / size.total,
+        linears_ratio=weights * _HALF_BYTES / size.linears,
+        run_bytes=disk(shape, work, size.linears),
         peak_memory_bytes=needed.host,
         device_memory_bytes=needed.device,
         seconds=seconds(shape, work),
     )
-
-
-def linear_bytes(rows: int, k: int, precision: Precision) -> int:
-    """Bytes of a weight of (rows, k) as stored.
-
-    Bit planes, scales and zero points; FP16 if it is not quantized.
-    """
-    if not precision.quantizes_weights:
-        return rows * k * _HALF_BYTES
-    return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * SCALE_BYTES
 
 
 def _largest(below: int, fits: Callable[[int], bool]) -> int:

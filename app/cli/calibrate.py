@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abq_core.methods import METHODS, SWITCHES
+from abq_core.precision import NOTATION
 from abq_core.spec import CalibrationSpec
 from app import formatting
 from app.cli.allocate import read_precision_option
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 @answers
 def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a model folder, or a Hugging Face id.")],
-    precision: Annotated[
-        str, typer.Option("--precision", help="W<p>[*]A<q>[g<size>][kv<bits>], such as W2*A8, or mix.json.")
-    ],
+    precision: Annotated[str, typer.Option("--precision", help=f"{NOTATION}, such as W2*A8, or mix.json.")],
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS))] = "abq",
     data: DataOption = "builtin",
     segments: Annotated[int, typer.Option("--segments", help="Segments of calibration text.")] = 32,
@@ -96,18 +95,22 @@ def _ended(services: "Services", job: "Job") -> Answer:
 
 EVALUATION_FIELDS = (
     "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits", "weight_bytes",
+    "bits_per_parameter", "model_bytes",
 )  # fmt: skip
-EVALUATION_HEADER = ("Precision", "Method", "Perplexity", "KL to full", "Same top", "Stored bits", "Weights")
+EVALUATION_HEADER = ("Precision", "Method", "Perplexity", "KL to full", "Same top", "Bits (model)", "Weights")
 
 
 def evaluation_cells(row: Any) -> list[str]:
-    """Cells of an evaluation, under EVALUATION_HEADER."""
+    """Cells of an evaluation, under EVALUATION_HEADER.
+
+    Bits: stored per weight of the linears; in parentheses per parameter of the whole model.
+    """
     return [
         str(row["precision"]),
         str(row["method"]),
         formatting.perplexity(row["perplexity"], row["perplexity_stderr"]),
         formatting.nats(row["kl_mean"]),
         formatting.percent(row["same_top"]),
-        formatting.bits(row["stored_bits"]),
+        f"{formatting.bits(row['stored_bits'])} ({formatting.bits(row['bits_per_parameter'])})",
         formatting.size(row["weight_bytes"]),
     ]

@@ -167,12 +167,13 @@ def _row(one: "PlannedCalibration") -> dict[str, Any]:
         "peak_memory_bytes": estimate.peak_memory_bytes,
         "run_bytes": estimate.run_bytes,
         "quantized_bytes": estimate.quantized_bytes,
+        "bits_per_parameter": estimate.bits_per_parameter,
         "seconds": estimate.seconds,
     }
 
 
 def _table(planned: "list[PlannedCalibration]") -> Table:
-    header = ["Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "Time", "Size"]
+    header = ["Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "Time", "Size", "Bits/parameter"]
     cells = [
         [
             one.spec.model,
@@ -184,6 +185,7 @@ def _table(planned: "list[PlannedCalibration]") -> Table:
             formatting.size(one.estimate.peak_memory_bytes),
             formatting.seconds(one.estimate.seconds),
             formatting.size(one.estimate.quantized_bytes),
+            formatting.bits(one.estimate.bits_per_parameter),
         ]
         for one in planned
     ]

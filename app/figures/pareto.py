@@ -30,9 +30,17 @@ def lens_of(method: str) -> str:
     return {"none": "full", "rtn": "rounded"}.get(method, "corrected")
 
 
+def size_column(runs: pd.DataFrame) -> str:
+    """The column with the sizes of these runs: of the whole model, or of its linear layers if a run lacks the former.
+
+    Evaluations of earlier versions have only the latter.
+    """
+    return "model_bytes" if "model_bytes" in runs and runs["model_bytes"].notna().all() else "weight_bytes"
+
+
 def front(runs: pd.DataFrame) -> pd.DataFrame:
     """The Pareto front: the rows that no other row beats in both size and perplexity, by size."""
-    ordered = runs.sort_values(["weight_bytes", "perplexity"])
+    ordered = runs.sort_values([size_column(runs), "perplexity"])
     best = ordered["perplexity"].cummin()
     return ordered[ordered["perplexity"].eq(best) & ~best.duplicated()]
 
@@ -40,8 +48,8 @@ def front(runs: pd.DataFrame) -> pd.DataFrame:
 def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     """Size against perplexity: left is smaller, lower is better, a larger marker decodes faster.
 
-    runs: precision, method, run, weight_bytes, perplexity, perplexity_stderr, same_top, and tokens_per_second if it
-    was measured.
+    runs: precision, method, run, weight_bytes, model_bytes, perplexity, perplexity_stderr, same_top, and
+    tokens_per_second if it was measured.
     """
     rows = runs.dropna(subset=["perplexity", "weight_bytes"]) if len(runs) else runs
     if rows.empty:
@@ -50,10 +58,11 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     sizes = (SMALLEST + (LARGEST - SMALLEST) * speeds / speeds.max()).fillna(SMALLEST)
     rows = rows.assign(speed=speeds, marker_size=sizes)
     figure = sheet(dark, height=460)
-    best = front(rows)
+    best, column = front(rows), size_column(rows)
+    rows["mib"] = rows[column] / 2**20
     figure.add_trace(
         go.Scatter(
-            x=best["weight_bytes"] / 2**20,
+            x=best[column] / 2**20,
             y=best["perplexity"],
             mode="lines",
             name="Pareto front",
@@ -63,7 +72,8 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     )
     for method, part in rows.groupby("method", sort=False):
         figure.add_trace(_runs_of_method(str(method), part, dark))
-    figure.update_xaxes(title_text="size of the weights in MiB", **_scale(rows["weight_bytes"] / 2**20))
+    sized = "the model" if column == "model_bytes" else "the linear layers"
+    figure.update_xaxes(title_text=f"size of {sized} in MiB", **_scale(rows["mib"]))
     figure.update_yaxes(title_text="perplexity", **_scale(rows["perplexity"]))
     figure.update_layout(uirevision="pareto")
     return style_axes(figure, dark)
@@ -74,7 +84,7 @@ def _runs_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
     starred = rows["precision"].str.contains("*", regex=False)
     runs = [escape(str(run)) for run in rows["run"]]
     return go.Scatter(
-        x=rows["weight_bytes"] / 2**20,
+        x=rows["mib"],
         y=rows["perplexity"],
         error_y={"array": rows["perplexity_stderr"], "thickness": 1, "color": colour},
         mode="markers+text",

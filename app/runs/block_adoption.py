@@ -56,7 +56,9 @@ def _shared_block_count(run: Run, spec: CalibrationSpec, blocks: int) -> int:
         other = CalibrationSpec.from_dict(run.spec)
     except (SpecError, PrecisionError):  # written by a later version
         return 0
-    return 0 if other == spec else shared_blocks(other, spec, blocks)
+    if other == spec or (other.learns_end_to_end and blocks != run.blocks_total):  # that pass ends with all blocks
+        return 0
+    return shared_blocks(other, spec, blocks)
 
 
 def _same_inputs(folder: RunFolder, provenance: Mapping[str, object], texts: Mapping[str, TextRecord]) -> bool:

@@ -29,7 +29,7 @@ from storage.runs import Run
 
 HEADER = (
     "Run", "Precision", "Method", "Perplexity", "KL to full", "Same top token", "Tasks", "Stored bits",
-    "Information bits", "Weights", "Note",
+    "Information bits", "Weights", "Bits per parameter", "Note",
 )  # fmt: skip
 
 _ENVIRONMENT = template_environment(Path(__file__).with_name("templates"))
@@ -118,6 +118,7 @@ def _overview_cells(row: Mapping[str, Any]) -> list[str]:
         formatting.bits(row["stored_bits"]),
         formatting.bits(row["information_bits"]),
         formatting.size(row["weight_bytes"]),
+        formatting.bits(row["bits_per_parameter"]),
         str(row["note"]),
     ]
 

@@ -71,8 +71,10 @@ class AllocationService:
 
         precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
         check_request(precisions, stored_bits, stored_bytes)
-        measured = self._measure(local_path(self._sources.model(ref)), precisions, text or SensitivityText(), on_step)
-        return allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
+        linears = list(dict.fromkeys(precision.with_tables(None, None) for precision in precisions))
+        measured = self._measure(local_path(self._sources.model(ref)), linears, text or SensitivityText(), on_step)
+        chosen = allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
+        return chosen.with_tables(precisions[0].head_bits, precisions[0].embedding_bits)
 
     def predictions(self, model: str) -> pandas.DataFrame:
         """Predicted and measured KL to full precision of the model's evaluated runs.

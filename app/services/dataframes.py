@@ -20,12 +20,12 @@ JOB_COLUMNS = [
 ]  # fmt: skip
 RUN_COLUMNS = [
     "run", "model", "precision", "method", "state", "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99",
-    "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes", "data",
-    "segments", "seq_len", "created", "note",
+    "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes",
+    "bits_per_parameter", "model_bytes", "data", "segments", "seq_len", "created", "note",
 ]  # fmt: skip
 EVALUATED = [
-    "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "same_top", "weight_bytes", "data", "segments",
-    "seq_len",
+    "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "same_top", "weight_bytes",
+    "bits_per_parameter", "model_bytes", "data", "segments", "seq_len",
 ]  # fmt: skip
 TASK_COLUMNS = [
     "run", "model", "precision", "method", "task", "headline", "metrics", "stderr", "samples", "of", "shots", "version",

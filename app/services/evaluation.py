@@ -48,6 +48,8 @@ class EvaluationService:
         """
         from abq_core.evaluation.perplexity import Evaluation, evaluate
         from abq_core.inference.runtime import weight_bytes
+        from abq_core.models.shape import shape_of
+        from abq_core.planning.size import model_size
         from abq_core.text.segments import evaluation_segments
 
         self._sources.check_text(data, account)
@@ -59,6 +61,7 @@ class EvaluationService:
             model, precision, method = reference, "FP16", "none"
         else:
             model, precision, method = self._registry.run(run.id, "simulated"), run.precision, run.method
+        size = model_size(shape_of(reference.ref, reference.model.config), model.precision)
         scores = evaluate(model, None if run is None else reference, text, on_step, record.unscored)
         result = Evaluation(
             **asdict(scores),
@@ -66,6 +69,8 @@ class EvaluationService:
             method=method,
             stored_bits=model.precision.stored_bits,
             weight_bytes=weight_bytes(model),
+            bits_per_parameter=size.bits_per_parameter,
+            model_bytes=size.total,
             tokens=text.numel() - len(text) * record.prefix_tokens,
             segments=text.shape[0],
             seq_len=text.shape[1],

@@ -61,9 +61,10 @@ class JobService:
 
         checked = []
         for spec in specs:
-            model = self._sources.model(spec.model)
             self._sources.check_text(spec.data, account)
-            checked.append(dataclasses.replace(spec, model=pinned(local_path(model)), data=local_path(spec.data)))
+            model = pinned(local_path(self._sources.model(spec.model)))
+            precision = self._models.resolved(model, spec.precision)
+            checked.append(dataclasses.replace(spec, model=model, precision=precision, data=local_path(spec.data)))
             self.check(checked[-1], on_cluster, account)
         rows = [spec.to_dict() for spec in checked]
         return self._jobs.submit_all(rows, now(), account=account, max_queued=max_queued)

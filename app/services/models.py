@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import pandas
 from cachetools import LRUCache, cached
 
-from abq_core.mix import ModelPrecision
+from abq_core.mix import ModelPrecision, resolve_tables
+from abq_core.precision import suffix
 from abq_core.spec import CalibrationSpec
+from abq_core.text.sources import BUILTIN_TEXT
 from app.services.precisions import find_precision
 from app.services.registry import BUILTIN, ModelRegistry
 from app.services.sources import Sources
@@ -15,11 +17,14 @@ from app.settings import Settings
 from storage.runs import Runs
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
+    from abq_core.evaluation.perplexity import Scores
     from abq_core.models.shape import ModelShape
     from abq_core.planning.estimate import Estimate
 
 MAX_RECENT_RUNS = 500  # runs whose models are listed
 MAX_EXPLORED = 8  # explored pairs of model and precision that stay in memory
+MAX_COSTS = 64  # measured costs of tables that stay in memory
+COST_SEGMENTS, COST_SEQ_LEN = 4, 128  # of held-out built-in text, on which they are measured
 
 
 class ModelService:
@@ -30,6 +35,7 @@ class ModelService:
         # Single flight: concurrent calls for the same model and precision wait for one computation.
         single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
         self._explore_once = single_flight(self._explore)
+        self._costs: LRUCache[tuple[str, str], Scores] = LRUCache(MAX_COSTS)
 
     def names(self) -> list[str]:
         """The built-in model, then the models of the most recent runs, newest first."""
@@ -48,6 +54,15 @@ class ModelService:
         Raises PrecisionError.
         """
         return find_precision(self._runs, text) if isinstance(text, str) else text
+
+    def resolved(self, ref: str, precision: ModelPrecision) -> ModelPrecision:
+        """The precision with the bits of LM head and embedding that hold for this model.
+
+        W4A8h8 becomes W4A8h8e8 if the two are one table. Raises ModelError, PrecisionError, ServiceError.
+        """
+        if precision.head_bits == precision.embedding_bits:
+            return precision
+        return resolve_tables(precision, self.shape(ref).tied)
 
     def estimate(self, ref: str, precision: str | ModelPrecision) -> "Estimate":
         """Size, memory and time of a default calibration, from shapes alone.
@@ -75,6 +90,26 @@ class ModelService:
         """
         return self._explore_once(ref, self.precision(precision))
 
+    def table_cost(self, ref: str, precision: ModelPrecision) -> "Scores":
+        """KL to full precision of the embedding and LM head of `precision`, with all else in full precision.
+
+        Measured on COST_SEGMENTS segments of held-out text, once. Raises ModelError, PrecisionError, ServiceError.
+        """
+        from abq_core.evaluation.table_cost import table_cost
+        from abq_core.text.segments import recorded_segments
+
+        found = self.known_table_cost(ref, precision)
+        if found is None:
+            base = self._registry.full(ref)
+            seq_len = min(COST_SEQ_LEN, base.context)
+            text, record = recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
+            found = self._costs[ref, _tables_of(precision)] = table_cost(base, precision, text, record.unscored)
+        return found
+
+    def known_table_cost(self, ref: str, precision: ModelPrecision) -> "Scores | None":
+        """What `table_cost` measured before, or None."""
+        return self._costs.get((ref, _tables_of(precision)))
+
     def _explore(self, ref: str, precision: ModelPrecision) -> dict[str, pandas.DataFrame]:
         from abq_core.analysis.explore import explore
 
@@ -83,3 +118,8 @@ class ModelService:
     @staticmethod
     def _explore_key(ref: str, precision: ModelPrecision) -> tuple[str, str]:
         return ref, str(precision)
+
+
+def _tables_of(precision: ModelPrecision) -> str:
+    """The parts of a precision that the cost of its tables depends on."""
+    return suffix(None, precision.head_bits, precision.embedding_bits)

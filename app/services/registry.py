@@ -157,8 +157,11 @@ class ModelRegistry:
 
 
 def _resident_bytes(model: "LoadedModel") -> int:
+    from abq_core.quantization.lm_head import PackedHead
     from abq_core.quantization.quant_linear import PackedLinear
+    from abq_core.quantization.tables import PackedEmbedding
 
     tensors = [*model.model.parameters(), *model.model.buffers()]
-    packed = [module.stored_bytes for module in model.model.modules() if isinstance(module, PackedLinear)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed)
+    packed = [m.packed for m in model.model.modules() if isinstance(m, PackedLinear | PackedEmbedding | PackedHead)]
+    weights = {id(weight): weight.nbytes for weight in packed}  # tied tables count once
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(weights.values())

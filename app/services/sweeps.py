@@ -48,7 +48,15 @@ class SweepService:
         for spec in specs:
             self._sources.check_text(spec.data)
         models = {spec.model: pinned(local_path(self._sources.model(spec.model))) for spec in specs}
-        specs = [replace(spec, model=models[spec.model], data=local_path(spec.data)) for spec in specs]
+        specs = [
+            replace(
+                spec,
+                model=models[spec.model],
+                precision=self._models.resolved(models[spec.model], spec.precision),
+                data=local_path(spec.data),
+            )
+            for spec in specs
+        ]
         runs: dict[CalibrationSpec, Run] = {}
         for run in self._runs.list():  # newest first
             with contextlib.suppress(ValueError):  # written by a version with other fields: equals no current spec

@@ -24,6 +24,10 @@ class Term(NamedTuple):
 TERMS = {
     "stored bits": Term("Bits per weight in memory: the bits of the notation, plus one with bit balance."),
     "information bits": Term("log2 of the number of levels, the size of an ideal code: 2.32 for the 5 levels of W2*."),
+    "bits per parameter": Term(
+        "Bytes of the whole model over its parameters: linear layers with scales and zero points, LM head, embedding, "
+        "and norms in 16 bits."
+    ),
     "bit balance": Term(
         "One extra level makes the grid symmetric around zero: 5 levels instead of 4 at 2 bits.",
         "Bit Balance Strategy",

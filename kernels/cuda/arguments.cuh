@@ -71,6 +71,16 @@ struct DequantizeArguments {
     int n, k, tiles, chunks, planes, group, spacing;
 };
 
+struct LookUpArguments {
+    const uint4* weight;
+    const float* scale;
+    const short* zero;
+    const long long* ids;  // (m,)
+    void* out;             // (m, k) of `type`
+    int type;
+    int n, k, tiles, chunks, planes, group, spacing;
+};
+
 struct MaterializeArguments {
     InputArguments input;
     void* out;  // (m, k)

@@ -20,6 +20,7 @@ from kernels.cuda.tiles import (
     FINISH_TOTALS,
     GATED,
     INPUT_KINDS,
+    LOOK_UP,
     NORMED,
     ROTATE_THREADS,
     THREADS,
@@ -126,6 +127,7 @@ def arch_number(arch: str) -> int:
 @cache
 def _all_units() -> tuple[Unit, ...]:
     dequantize = f"KERNEL({DEQUANTIZE}, DequantizeArguments, {THREADS}, (dequantize))"
+    look_up = f"KERNEL({LOOK_UP}, LookUpArguments, {THREADS}, (look_up))"
     signed = (
         f"KERNEL({WEIGHT_ROWS}, RowsArguments, {THREADS}, (weight_rows))",
         f"KERNEL({TOKEN_ROWS}, RowsArguments, {THREADS}, (token_rows))",
@@ -150,6 +152,7 @@ def _all_units() -> tuple[Unit, ...]:
         _decode_step_unit(),
         _int8_unit(),
         Unit("dequantize", "dequantize.cu", (dequantize,)),
+        Unit("look_up", "look_up.cu", (look_up,)),
         Unit("signed", "signed.cu", signed),
         *ceilings,
         *products,

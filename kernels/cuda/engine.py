@@ -30,7 +30,7 @@ from kernels.formats.weight import pack_weight
 from kernels.hadamard import transformed, transformed_tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
     from kernels.cuda.inputs import Input
 
@@ -73,6 +73,24 @@ def linear(x: Input, weight: DeviceWeight, act_bits: int) -> Tensor:
             x = transformed_tensor(x.float(), weight.hadamard).to(x.dtype)
         return torch.nn.functional.linear(x, full, bias)
     _Product(on, best_plan(weight, m, act_bits), m, weight, act_bits).run(x, out)
+    return out
+
+
+def look_up(weight: DeviceWeight, ids: Tensor, dtype: dtype) -> Tensor:
+    """Dequantize the rows `ids` (m,) int64: (m, k) of `dtype`; NaN for a number that is no row.
+
+    Runs on torch's current stream, and can be captured in a CUDA graph. Raises ShapeError, CudaError, CompileError.
+    """
+    import torch
+
+    if ids.ndim != 1 or ids.dtype != torch.int64 or ids.device != weight.data.device:
+        raise ShapeError(
+            f"rows are looked up by int64 numbers (m,) on {weight.data.device}, not by {ids.dtype} of shape "
+            f"{tuple(ids.shape)} on {ids.device}"
+        )
+    out = torch.empty((len(ids), weight.k), dtype=dtype, device=ids.device)
+    if len(ids):
+        launch.look_up(driver.device_of(weight.data), weight, ids.contiguous(), out)
     return out
 
 

@@ -28,6 +28,7 @@ from kernels.cuda.tiles import (
     DEQUANTIZE,
     FINISH_TOTALS,
     LIBRARY,
+    LOOK_UP,
     THREADS,
     TOKEN_ROWS,
     TOKEN_THREADS,
@@ -83,6 +84,15 @@ class DequantizeArguments(ctypes.Structure):
 
     _fields_ = (
         *((name, _pointer) for name in ("weight", "scale", "zero", "out")),
+        *((name, _int) for name in ("type", "n", "k", "tiles", "chunks", "planes", "group", "spacing")),
+    )
+
+
+class LookUpArguments(ctypes.Structure):
+    """`LookUpArguments` of arguments.cuh."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("weight", "scale", "zero", "ids", "out")),
         *((name, _int) for name in ("type", "n", "k", "tiles", "chunks", "planes", "group", "spacing")),
     )
 
@@ -260,6 +270,26 @@ def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
     )
     grid = (-(-weight.chunks // (THREADS // 32)), weight.tiles, 1)
     launcher.launch(DEQUANTIZE, grid, THREADS, 16, arguments)
+
+
+def look_up(launcher: Launcher, weight: DeviceWeight, ids: Tensor, out: Tensor) -> None:
+    """Write the dequantized rows `ids` (m,) int64, contiguous, to out (m, k), float32, float16 or bfloat16; m > 0."""
+    arguments = LookUpArguments(
+        weight=weight.data.data_ptr(),
+        scale=weight.scale.data_ptr(),
+        zero=weight.zero.data_ptr(),
+        ids=ids.data_ptr(),
+        out=out.data_ptr(),
+        type=type_number(out.dtype),
+        n=weight.n,
+        k=weight.k,
+        tiles=weight.tiles,
+        chunks=weight.chunks,
+        planes=weight.planes,
+        group=weight.segment,
+        spacing=weight.spacing,
+    )
+    launcher.launch(LOOK_UP, (len(ids), -(-weight.chunks // (THREADS // 32)), 1), THREADS, 16, arguments)
 
 
 def output_tiles(plan: Plan, weight: DeviceWeight, m: int, act_bits: int) -> int:

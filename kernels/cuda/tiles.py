@@ -51,6 +51,7 @@ INPUT_KINDS = (PLAIN, GATED, NORMED)  # in the order of InputKind
 TOKEN_THREADS = 1024  # upper limit of threads per token
 ROTATE_THREADS = 128
 DEQUANTIZE = "dequantize_weight"
+LOOK_UP = "look_up_rows"
 CEILINGS = {"b1": "ceiling_b1", "int8": "ceiling_int8"}  # by operation (kernels.cuda.ceiling)
 WEIGHT_ROWS, TOKEN_ROWS, FINISH_TOTALS = "unpack_weight_rows", "unpack_token_rows", "finish_library_totals"
 

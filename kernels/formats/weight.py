@@ -92,17 +92,37 @@ class PackedWeight:
         stop = self.n if stop is None else min(stop, self.n)
         first, last = start // PANEL_ROWS, -(-stop // PANEL_ROWS)
         panels = self.data.reshape(self.panels, -1, PANEL_ROWS)[first:last]
-        codes = np.zeros(((last - first) * PANEL_ROWS, self.k_padded), np.uint16)
+        rows = panels.transpose(0, 2, 1).reshape((last - first) * PANEL_ROWS, -1)
+        return self._codes_in(rows[start - first * PANEL_ROWS : stop - first * PANEL_ROWS])
+
+    def look_up(self, ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Dequantize the rows with these numbers: (len(ids), k) float32, as in `dequantize`. Reads no other row.
+
+        Raises ShapeError for a number that is no row.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 1 or ids.dtype.kind not in "ui":
+            raise ShapeError(f"rows are looked up by a list of integers, not by {ids.dtype} of shape {ids.shape}")
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.n:
+            raise ShapeError(f"rows {ids.min()}..{ids.max()} are not among the rows 0..{self.n - 1} of this weight")
+        panel, lane = np.divmod(ids, PANEL_ROWS)
+        codes = self._codes_in(self.data.reshape(self.panels, -1, PANEL_ROWS)[panel, :, lane])
+        zero, scale = (side[ids].repeat(self.segment, axis=1)[:, : self.k] for side in (self.zero, self.scale))
+        return (self.spacing * codes.astype(np.int16) - zero).astype(np.float32) * scale
+
+    def _codes_in(self, rows: NDArray[np.uint32]) -> NDArray[np.uint16]:
+        """Unpack the words of some rows, (rows, planes * k_padded / 32), to codes (rows, k)."""
+        codes = np.zeros((len(rows), self.k_padded), np.uint16)
         word, shift = 0, 0
         for width in self.widths.tolist():
             words = self.k_padded * width // 32
-            octets = panels[:, word : word + words].astype("<u4", copy=False).transpose(0, 2, 1).copy().view(np.uint8)
-            octets = octets.reshape(len(codes), words, 1, 4)
+            octets = np.ascontiguousarray(rows[:, word : word + words], "<u4").view(np.uint8)
+            octets = octets.reshape(len(rows), words, 1, 4)
             positions = np.arange(0, 8, width, dtype=np.uint8)[:, None]
             field = (octets >> positions) & np.uint8((1 << width) - 1)
-            codes |= field.reshape(len(codes), -1).astype(np.uint16) << shift
+            codes |= field.reshape(codes.shape).astype(np.uint16) << shift
             word, shift = word + words, shift + width
-        return codes[start - first * PANEL_ROWS : stop - first * PANEL_ROWS, : self.k]
+        return codes[:, : self.k]
 
     def levels(self, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
         """Rows start .. stop - 1 as spacing * code, (rows, k) int16.

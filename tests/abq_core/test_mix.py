@@ -17,7 +17,7 @@ from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
 from abq_core.events import Event
 from abq_core.inference.runtime import quantized_model, rounded_model, weight_bytes
-from abq_core.mix import MixedLinear, MixError, PrecisionMix, is_mix_name, precision_name
+from abq_core.mix import MixedLinear, MixError, PrecisionMix, is_mix_name, precision_name, resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.shape import model_shape
@@ -47,8 +47,11 @@ def mixes(draw: st.DrawFn) -> PrecisionMix:
     act_bits, kv_bits = draw(st.sampled_from([4, 8, 16])), draw(st.none() | st.integers(1, 8))
     keys = draw(st.lists(st.tuples(st.integers(0, 40), NAMES), min_size=1, max_size=8, unique=True))
     weights = st.integers(1, 2**40)
+    tables = st.none() | st.integers(2, 8)
     return PrecisionMix(
-        tuple(MixedLinear(*key, draw(weight_precisions(act_bits, kv_bits)), draw(weights)) for key in keys)
+        tuple(MixedLinear(*key, draw(weight_precisions(act_bits, kv_bits)), draw(weights)) for key in keys),
+        draw(tables),
+        draw(tables),
     )
 
 
@@ -58,7 +61,7 @@ def test_a_mix_survives_json_whatever_its_order(mix: PrecisionMix) -> None:
     text = json.dumps(mix.to_dict(), sort_keys=True)
     again = PrecisionMix.from_dict(json.loads(text))
     assert again == mix and hash(again) == hash(mix) and str(again) == str(mix)
-    assert PrecisionMix(tuple(reversed(mix.linears))) == mix
+    assert PrecisionMix(tuple(reversed(mix.linears)), mix.head_bits, mix.embedding_bits) == mix
     assert is_mix_name(str(mix)) and precision_name(f" {mix} ") == str(mix)
     low, high = (pick(one.precision.stored_bits for one in mix.linears) for pick in (min, max))
     assert low - 1e-9 <= mix.stored_bits <= high + 1e-9
@@ -238,3 +241,44 @@ def test_exploring_and_diagnosing_know_each_linear_s_levels(base: LoadedModel, t
             own = frame[frame["block"].eq(one.block) & frame["tensor"].eq(one.name) & frame["lens"].eq(lens)]
             counts[str(one.precision)] = max(counts[str(one.precision)], len(own))
         assert 0 == counts["W16A8"] < counts["W2A8"] < counts["W3A8"] < counts["W4A8g32"]
+
+
+def test_a_mix_has_bits_of_its_tables() -> None:
+    linear = MixedLinear(0, "up", Precision.parse("W4A8"), 64)
+    plain = PrecisionMix((linear,))
+    mix = plain.with_tables(8, 6)
+    assert str(plain).startswith("W4A8mix-") and str(mix).startswith("W4A8h8e6mix-")
+    assert mix.of_linear(0, "up") == linear.precision and mix.to_dict()["head_bits"] == 8
+    assert not PrecisionMix((MixedLinear(0, "up", Precision.parse("W16A16"), 64),), head_bits=8).is_full
+    with pytest.raises(MixError, match="belong to the mix"):
+        PrecisionMix((MixedLinear(0, "up", Precision.parse("W4A8h8"), 64),))
+    for wrong in ("8", 1, 2.5, True):
+        with pytest.raises(PrecisionError):
+            PrecisionMix.from_dict(plain.to_dict() | {"embedding_bits": wrong})
+
+
+def test_the_name_and_content_of_a_mix_without_table_bits_are_those_of_earlier_versions() -> None:
+    mix = PrecisionMix(
+        (MixedLinear(0, "up", Precision.parse("W4A8"), 64), MixedLinear(0, "down", Precision.parse("W2A8"), 64))
+    )
+    assert str(mix) == "W3A8mix-687634"
+    assert mix.to_dict() == {
+        "0.down": {"precision": "W2A8", "weights": 64},
+        "0.up": {"precision": "W4A8", "weights": 64},
+    }
+
+
+@pytest.mark.parametrize("text", ["W4A8h8", "W4A8e8", "W4A8h8e8"])
+def test_one_number_holds_for_tied_tables(text: str) -> None:
+    precision = Precision.parse(text)
+    assert str(resolve_tables(precision, tied=True)) == "W4A8h8e8"
+    assert resolve_tables(precision, tied=False) == precision
+
+
+def test_two_numbers_for_tied_tables_are_refused() -> None:
+    precision = Precision.parse("W4A8h8e4")
+    assert resolve_tables(precision, tied=False) == precision
+    with pytest.raises(
+        PrecisionError, match=r"W4A8h8e4 has 8 bits for the LM head and 4 .* give one number, such as h8"
+    ):
+        resolve_tables(precision, tied=True)

@@ -57,6 +57,15 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
         page.locator("#explore-figure a", has_text="CSV").click()
     assert download.value.suggested_filename == "outliers.csv"
 
+    tables = page.locator("#explore-table-bits")
+    tables.get_by_label("8", exact=True).check()
+    expect(page).to_have_url(re.compile("precision=W4A4h8e8&"))
+    expect(page.locator("#explore-answer")).to_contain_text("the whole model has 4.87 bits per parameter")
+    page.get_by_role("button", name="Measure their cost in KL").click()
+    expect(page.locator("#explore-table-costs")).to_contain_text(re.compile(r"8\s+4\.87\s+0\.0001 nats\s+9\d\.\d %"))
+    tables.get_by_label("16", exact=True).check()
+    expect(page).to_have_url(re.compile("precision=W4A4&"))
+
     open_tab(page, "Distributions")
     expect(page.locator(".abq-empty:visible")).to_contain_text("No run of builtin at W4A4 yet")
 

@@ -13,6 +13,8 @@ from kernels.precision_names import parse_precision
         ("w4a4g128", (4, False, 4, 128)),
         ("W3A16", (3, False, 16, None)),
         ("W6A6kv8", (6, False, 6, None)),
+        ("W4A8g64kv8h8e4", (4, False, 8, 64)),
+        ("W4A8h8", (4, False, 8, None)),
     ],
 )
 def test_names_are_parsed(name: str, parts: tuple[int, bool, int, int | None]) -> None:

@@ -11,14 +11,28 @@ import gradio as gr
 import pandas as pd
 from markupsafe import Markup
 
-from abq_core.precision import PrecisionError
+from abq_core.mix import is_mix_name, precision_name
+from abq_core.precision import Precision, PrecisionError
 from app.services import Services
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.script import READY
 from app.web.page.selection import Selection, readable, run_choices
 
-PRECISIONS = ["W8A8", "W6A6", "W4A8", "W4A4", "W3A8", "W2*A8", "W2A8", "W4A16", "W2*A16", "W4A4g128", "W6A6kv8"]
+PRECISIONS = [
+    "W8A8",
+    "W6A6",
+    "W4A8",
+    "W4A4",
+    "W3A8",
+    "W2*A8",
+    "W2A8",
+    "W4A16",
+    "W2*A16",
+    "W4A4g128",
+    "W6A6kv8",
+    "W4A8h8e8",
+]
 WATCH_SECONDS = 3
 NO_RUN = ("No run selected", "")
 
@@ -111,7 +125,10 @@ class Header:
         @callback()
         def choose_precision(selection: Selection, precision: str | None) -> Updates:
             try:
-                return self.show_settled(replace(selection, precision=precision or "", run=""))
+                name = precision_name(precision or "")
+                if not is_mix_name(name):
+                    name = str(self.services.models.resolved(selection.model, Precision.parse(name)))
+                return self.show_settled(replace(selection, precision=name, run=""))
             except PrecisionError as error:
                 gr.Warning(str(Markup.escape(str(error))))
                 return self.show(selection)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from abq_core.methods import METHODS
 from abq_core.spec import CalibrationSpec
-from app.figures.pareto import front, lens_of, pareto_figure
+from app.figures.pareto import front, lens_of, pareto_figure, size_column
 from app.formatting import MISSING, bits, nats, number, percent, perplexity, size, task_average
 from app.web import html
 from app.web.access.login import account_of
@@ -154,7 +154,11 @@ def _answer(runs: pd.DataFrame) -> str:
         return "Nothing is evaluated yet: calibrate a precision, or start the sweep."
     on_front = front(evaluated)
     return html.render(
-        "compare_answer.html", on_front=len(on_front), evaluated=len(evaluated), best=on_front.iloc[0].to_dict()
+        "compare_answer.html",
+        on_front=len(on_front),
+        evaluated=len(evaluated),
+        best=on_front.iloc[0].to_dict(),
+        best_bytes=on_front.iloc[0][size_column(evaluated)],
     )
 
 
@@ -163,7 +167,8 @@ def _table(runs: pd.DataFrame, selected: str) -> str:
         Heading("precision", wraps=True), Heading("method"), Heading(html.term("perplexity"), numeric=True),
         Heading(html.term("KL"), numeric=True), Heading(html.term("same top token"), numeric=True),
         Heading(html.term("tasks"), numeric=True), Heading(html.render("bits_heading.html"), numeric=True),
-        Heading("size", numeric=True), Heading("run"), Heading("note", wraps=True),
+        Heading("linear layers", numeric=True), Heading(html.term("bits per parameter"), numeric=True),
+        Heading("run"), Heading("note", wraps=True),
     ]  # fmt: skip
     rows = [(str(run["run"]), _cells(run)) for run in runs.to_dict("records")]
     return table(headings, rows, "All runs of this model", selected)
@@ -183,6 +188,7 @@ def _cells(run: dict[str, object]) -> list[Cell]:
         Cell(task_average(run), sort_number(run["task_score"])),
         Cell(f"{bits(run['stored_bits'])} ({bits(run['information_bits'])})", sort_number(run["information_bits"])),
         Cell(size(run["weight_bytes"]), sort_number(run["weight_bytes"])),
+        Cell(bits(run["bits_per_parameter"]), sort_number(run["bits_per_parameter"])),
         Cell(str(run["run"]) or MISSING),
         Cell(str(run["note"])),
     ]

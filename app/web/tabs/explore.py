@@ -11,12 +11,13 @@ import plotly.graph_objects as go
 from abq_core.mix import ModelPrecision, PrecisionMix
 from app.figures.histograms import level_figure, weight_figure
 from app.figures.signal import outlier_figure, signal_figure
-from app.formatting import size
+from app.formatting import bits, size
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
+from app.web.tabs.table_bits import build_table_bits
 
 FRAMES = {"Weights": "histograms", "Levels": "levels", "Signal to noise": "linears", "Outlier channels": "outliers"}
 CAPTIONS = {
@@ -35,12 +36,15 @@ def build_explore_tab(page: Page) -> None:
             block = gr.Slider(0, 1, value=0, step=1, label="Block", elem_id="explore-block")
             tensor = gr.Dropdown([], label="Linear layer", elem_id="explore-tensor")
             facts = gr.HTML("", js_on_load=None)
+            table_bits = gr.Column()
             calibrate = gr.Button("Calibrate this precision", variant="primary", elem_id="explore-calibrate")
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(
                 html.answer("Loading the model\N{HORIZONTAL ELLIPSIS}"), elem_id="explore-answer", js_on_load=None
             )
             figure = build_picture("explore-figure")
+    with table_bits:
+        build_table_bits(page, answer)
 
     @callback(answer, tab="explore")
     def show(selection: Selection, name: str, at: float | None, linear: str | None) -> Updates:
@@ -111,11 +115,13 @@ def _answer(page: Page, selection: Selection, precision: ModelPrecision, linears
     if not precision.quantizes_weights:
         return html.render("explore_full.html", precision=precision)
     mix = Counter(str(one.precision) for one in precision.linears) if isinstance(precision, PrecisionMix) else {}
+    estimate = page.services.models.estimate(selection.model, precision)
     return html.render(
         "explore_answer.html",
         precision=precision,
         mix=sorted(mix.items()),
-        ratio=page.services.models.estimate(selection.model, precision).linears_ratio,
+        ratio=estimate.linears_ratio,
+        bits_per_parameter=estimate.bits_per_parameter,
         median_db=linears["weight_snr_db"].median(),
         lowest=linears.loc[linears["weight_snr_db"].idxmin()],
     )
@@ -132,6 +138,8 @@ def _facts(page: Page, selection: Selection) -> str:
             ("attention heads", f"{shape.heads}, {shape.kv_heads} KV"),
             ("size in FP16", size(estimate.full_bytes)),
             ("quantized size", size(estimate.quantized_bytes)),
+            ("embedding and LM head", size(estimate.size.embedding + estimate.size.head)),
+            ("bits per parameter", bits(estimate.bits_per_parameter)),
             ("memory to calibrate", f"about {size(estimate.peak_memory_bytes)}"),
         ]
     )

@@ -12,7 +12,8 @@ from abq_core.models.loading import load_model
 from abq_core.models.shape import ModelShape, model_shape
 from abq_core.planning.cost import Work
 from abq_core.planning.estimate import Available, Estimate, EstimateError, estimate
-from abq_core.precision import FULL, Precision
+from abq_core.planning.size import bits_per_parameter, model_size
+from abq_core.precision import FULL, Precision, PrecisionError
 from abq_core.spec import METHODS, CalibrationSpec
 
 _WIDTH, _INNER = 4096, 11008
@@ -47,6 +48,44 @@ def test_sizes_are_those_of_the_model_as_stored(tiny_llama: Path, precision: str
     assert found.full_bytes == 2 * sum(p.numel() for p in base.model.parameters())
     assert found.ratio == pytest.approx(found.full_bytes / found.quantized_bytes)
     assert found.linears_ratio == pytest.approx(weight_bytes(base) / stored)
+
+
+@pytest.mark.parametrize("precision", ["W4A8h8e8", "W2*A8h4", "W4A8e3", "W16A16h8", "W4A8"])
+@pytest.mark.parametrize("family", ["llama", "opt"])  # two tables, and a tied one
+def test_bits_per_parameter_count_everything_that_is_stored(
+    family: str, precision: str, tiny_llama: Path, tiny_opt: Path
+) -> None:
+    folder = str(tiny_llama if family == "llama" else tiny_opt)
+    shape, base, parsed = model_shape(folder), load_model(folder), Precision.parse(precision)
+    assert shape.tied == (family == "opt") and shape.table == (300, 64)
+    simulated = rounded_model(base, parsed, "simulated")
+    tables = {id(t): t for t in (base.model.get_input_embeddings().weight, base.model.get_output_embeddings().weight)}
+    other = sum(p.numel() for p in base.model.parameters()) - weight_bytes(base) // 2 - len(tables) * 300 * 64
+    bits = {
+        "llama": (parsed.embedding_bits, parsed.head_bits),
+        "opt": (parsed.embedding_bits or parsed.head_bits,),
+    }[family]
+    stored = sum(300 * 64 * 2 if b is None else 300 * 64 * b // 8 + 300 * 5 for b in bits)
+    size = model_size(shape, parsed)
+    assert (size.linears, size.embedding + size.head, size.other) == (weight_bytes(simulated), stored, 2 * other)
+    expected = 8 * (weight_bytes(simulated) + stored + 2 * other) / shape.parameters
+    assert bits_per_parameter(shape, parsed) == estimate(shape, parsed).bits_per_parameter == pytest.approx(expected)
+
+
+def test_a_tied_table_has_one_number(tiny_opt: Path) -> None:
+    with pytest.raises(PrecisionError, match="one table"):
+        estimate(model_shape(str(tiny_opt)), Precision.parse("W4A8h8e4"))
+
+
+def test_full_precision_has_16_bits_per_parameter(tiny_opt: Path) -> None:
+    assert bits_per_parameter(model_shape(str(tiny_opt)), FULL) == bits_per_parameter(LLAMA_7B, FULL) == 16
+
+
+def test_rounded_tables_take_memory() -> None:
+    plain, head, both = (
+        estimate(LLAMA_7B, Precision.parse(p)).peak_memory_bytes for p in ("W4A8", "W4A8h8", "W4A8h8e8")
+    )
+    assert plain <= head <= both
 
 
 def test_known_sizes() -> None:

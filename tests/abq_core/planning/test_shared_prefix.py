@@ -66,6 +66,25 @@ def test_nothing_is_shared_if_anything_else_differs(change: dict[str, Any]) -> N
     assert shared_blocks(SPEC, replace(SPEC, **change), 2) == 0
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("W4A8", "W4A8h8", 2),
+        ("W4A8h8", "W4A8h4", 2),
+        ("W4A8e8", "W4A8h8e8", 2),
+        ("W4A8", "W4A8e8", 0),
+        ("W4A8h8e8", "W4A8h8e6", 0),
+        ("W2A8h8", "W4A8h8", 0),
+    ],
+)
+def test_blocks_depend_on_the_embedding_and_not_on_the_lm_head(one: str, other: str, shared: int) -> None:
+    assert shared_blocks(at(one), at(other), 2) == shared
+    together = (replace(at(precision), method="abq+") for precision in (one, other))
+    assert shared_blocks(*together, 2) == shared
+    mixed = replace(SPEC, precision=mix("W4A8", "W2A8").with_tables(8, None))
+    assert shared_blocks(SPEC, mixed, 2) == 2 and shared_blocks(mixed, at("W4A8h4"), 2) == 1
+
+
 def test_nothing_is_shared_with_an_end_to_end_pass() -> None:
     together = replace(SPEC, method="abq+")
     assert together.learns_end_to_end and shared_blocks(together, together, 2) == 0

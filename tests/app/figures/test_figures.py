@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -183,6 +184,26 @@ def test_without_data_a_figure_shows_a_sentence() -> None:
         assert figure.layout.annotations[0].text.endswith(".")
     assert not loss_figure(nothing, 0).data
     assert not balance_figure(nothing, 0, "q").data
+
+
+def test_the_pareto_front_compares_whole_models_if_all_runs_have_their_size() -> None:
+    runs = pd.DataFrame(
+        {
+            "precision": ["W4A8", "W4A8h8"],
+            "method": "rtn",
+            "run": ["r-1", "r-2"],
+            "weight_bytes": [4.0, 4.0],
+            "model_bytes": [10.0, 7.0],
+            "perplexity": [5.0, 5.1],
+            "perplexity_stderr": 0.1,
+            "same_top": 0.9,
+        }
+    )
+    assert list(front(runs)["run"]) == ["r-2", "r-1"]
+    assert pareto_figure(runs).layout.xaxis.title.text == "size of the model in MiB"
+    older = runs.assign(model_bytes=[10.0, np.nan])  # evaluated by an earlier version
+    assert list(front(older)["run"]) == ["r-1"]
+    assert pareto_figure(older).layout.xaxis.title.text == "size of the linear layers in MiB"
 
 
 def test_hostile_text_is_inert(frames: Frames) -> None:

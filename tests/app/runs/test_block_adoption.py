@@ -80,6 +80,20 @@ def test_a_reused_block_equals_a_computed_one(
     assert f"adopted from run {first.run_id}, which made them from the same inputs: 1." in log
 
 
+@pytest.mark.parametrize("method", ["omniquant", "abq+"])
+def test_a_run_with_another_lm_head_reuses_all_blocks(
+    method: str, services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"end_to_end_segments": 2} if method == "abq+" else {}
+    before = finish(services, tiny_spec("W4A8", method, **settings))
+    job = finish(services, tiny_spec("W4A8h4", method, **settings))
+    assert taken_over(services, job) == [0, 1] and hashes(services, job) == hashes(services, before)
+    embedding = finish(services, tiny_spec("W4A8h4e4", method, **settings))
+    assert not taken_over(services, embedding) and hashes(services, embedding) != hashes(services, before)
+    scores = services.runs.frame().set_index("run")["perplexity"]
+    assert len({scores[one.run_id] for one in (before, job, embedding)}) == 3
+
+
 def test_the_same_calibration_is_computed_again(services: Services, first: Job) -> None:
     again = finish(services, CalibrationSpec.from_dict(first.spec))
     assert not taken_over(services, again)

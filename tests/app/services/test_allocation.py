@@ -16,6 +16,7 @@ from app_cases import SpecMaker, settings_in, work_on
 from abq_core.mix import MixError, PrecisionMix
 from abq_core.planning.allocate import BudgetError
 from abq_core.precision import PrecisionError
+from abq_core.spec import read_precision
 from app.cli.main import main
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.services import Services, open_services
@@ -60,6 +61,20 @@ def test_a_mix_is_stored_and_shown_with_its_bits(mixed: tuple[Services, Job, Pre
     foreseen = services.models.estimate(str(job.spec["model"]), mix)
     full = runs[runs["run"].eq("")].iloc[0]
     assert foreseen.full_bytes - foreseen.quantized_bytes == full["weight_bytes"] - row["weight_bytes"]
+
+
+def test_a_mix_has_the_bits_of_the_tables_of_its_candidates(
+    mixed: tuple[Services, Job, PrecisionMix], text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, job, mix = mixed
+    monkeypatch.setattr("abq_core.planning.sensitivity.sensitivities", None)  # what was measured without them counts
+    candidates = [f"{candidate}h8e6" for candidate in CANDIDATES]
+    chosen = services.allocation.allocate(str(job.spec["model"]), candidates, 3.5, text=small(text_file))
+    assert chosen.precision == mix.with_tables(8, 6) and "h8e6mix-" in str(chosen.precision)
+    assert {str(one) for one in chosen.uniform} == set(candidates)
+    assert read_precision(chosen.to_dict()) == chosen.precision
+    with pytest.raises(BudgetError, match="LM head"):
+        services.allocation.allocate(str(job.spec["model"]), ["W2A8", "W4A8h8"], 3.5, text=small(text_file))
 
 
 def test_a_mix_is_found_by_name_while_it_has_a_run(mixed: tuple[Services, Job, PrecisionMix]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from app_cases import SpecMaker, work_on
 
 from abq_core.models.errors import ModelError
+from abq_core.precision import Precision, PrecisionError
 from abq_core.text.errors import DataError
 from app.clock import now
 from app.services import Services
@@ -21,6 +22,18 @@ def test_a_calibration_that_cannot_run_is_not_queued(services: Services, tiny_sp
     with pytest.raises(DataError, match="longer than the context"):
         services.jobs.submit(tiny_spec(segments=4096, seq_len=131072))
     assert not services.storage.jobs.list()
+
+
+def test_a_submitted_precision_names_the_bits_of_a_tied_table(
+    services: Services, tiny_spec: SpecMaker, tiny_opt: Path
+) -> None:
+    untied, tied = tiny_spec("W4A8h8"), dataclasses.replace(tiny_spec("W4A8h8"), model=str(tiny_opt))
+    assert services.jobs.submit(untied).spec["precision"] == "W4A8h8"
+    assert services.jobs.submit(tied).spec["precision"] == "W4A8h8e8"
+    with pytest.raises(PrecisionError, match="one table"):
+        services.jobs.submit(dataclasses.replace(tied, precision=Precision.parse("W4A8h8e4")))
+    planned = services.sweeps.plan([tied, dataclasses.replace(tied, precision=Precision.parse("W4A8e8"))])
+    assert len({one.spec for one in planned}) == 1 and planned[0].run is not None
 
 
 def test_a_job_is_found_by_its_id_and_by_its_run(services: Services, tiny_spec: SpecMaker) -> None:

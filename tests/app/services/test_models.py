@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas
 import pytest
@@ -102,3 +103,25 @@ def test_an_error_is_not_cached(services: Services, replace_explore: Callable[[E
     with pytest.raises(KeyError):
         services.models.explore("builtin", "W4A4")
     assert services.models.explore("builtin", "W4A4") == {}
+
+
+def test_the_cost_of_tables_is_measured_once(
+    services: Services, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, precision = str(tiny_opt), Precision.parse("W2A8h3e3")
+    assert services.models.known_table_cost(ref, precision) is None
+    coarse = services.models.table_cost(ref, precision)
+    fine = services.models.table_cost(ref, Precision.parse("W2A8h8e8"))
+    assert 0 < fine.kl_mean < coarse.kl_mean and fine.same_top > coarse.same_top
+    monkeypatch.setattr("abq_core.evaluation.table_cost.table_cost", None)  # not called again
+    for same in ("W2A8h3e3", "W4*A16h3e3"):  # the precision of the blocks does not matter
+        assert services.models.table_cost(ref, Precision.parse(same)) is coarse
+        assert services.models.known_table_cost(ref, Precision.parse(same)) is coarse
+    assert services.models.known_table_cost(ref, Precision.parse("W2A8h3e4")) is None
+
+
+def test_a_tied_table_has_one_number(services: Services, tiny_llama: Path, tiny_opt: Path) -> None:
+    tied, untied, head = str(tiny_opt), str(tiny_llama), Precision.parse("W4A8h8")
+    assert str(services.models.resolved(tied, head)) == "W4A8h8e8" and services.models.resolved(untied, head) == head
+    with pytest.raises(PrecisionError, match="one table"):
+        services.models.resolved(tied, Precision.parse("W4A8h8e4"))

@@ -23,6 +23,9 @@ def test_a_finished_run_has_scores_diagnostics_losses_and_a_log(finished: tuple[
     assert corrected["perplexity"] > 1 and corrected["perplexity_stderr"] > 0 and corrected["kl_mean"] > 0
     assert (corrected["stored_bits"], full["stored_bits"], full["method"], full["kl_mean"]) == (4, 16, "none", 0)
     assert corrected["weight_bytes"] < full["weight_bytes"] / 3
+    size = services.models.estimate(str(job.spec["model"]), "W4A4")
+    assert corrected["bits_per_parameter"] == size.bits_per_parameter < 16 == full["bits_per_parameter"]
+    assert (corrected["model_bytes"], full["model_bytes"]) == (size.quantized_bytes, size.full_bytes)
     assert set(services.runs.folder(job.run_id).frame_names()) == FRAMES
     assert set(services.runs.diagnostics(job.run_id, "blocks")["lens"]) == {"rounded", "corrected"}
     losses = services.jobs.losses(job.id)

@@ -92,6 +92,27 @@ def test_the_kernels_equal_torchs_operations(precision: str, gpu: EmulatedGpu, t
     assert started[-len(token) :] == token
 
 
+def test_a_packed_embedding_is_looked_up_in_the_step(gpu: EmulatedGpu, tiny_llama: Path) -> None:
+    base = load_model(str(tiny_llama))
+    del blocks_of(base.model)[1:]
+    base.model.config.num_hidden_layers = 1
+    model = rounded_model(base, Precision.parse("W2A8h8e4"), "packed")
+    expected = hidden(model, GraphDecoder(model.model, TorchOps()), gpu)
+    logits = model.logits(expected)
+    gpu.capturing = False
+    upload_all(model)
+    embedding, head = model.model.get_input_embeddings(), model.model.get_output_embeddings()
+    for table in (embedding, head):
+        table.packed = upload(table.packed, "cpu")
+    found = hidden(model, GraphDecoder(model.model, CudaOps()), gpu)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    token = ["look_up_rows", *LAUNCHES["W2A8"], "materialize_normed"]
+    started = [name.removesuffix("_float32").split("_p")[0] for name in gpu.launched]
+    assert started[-len(token) :] == token
+    gpu.capturing = False
+    torch.testing.assert_close(model.logits(expected), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
 INT8_LAUNCHES = ["round_normed", "scale_sums", "rotate_and_cache", "attend", "round_plain", "scale_sums",
                  "round_normed", "scale_sums", "round_gated", "scale_sums"]  # fmt: skip
 

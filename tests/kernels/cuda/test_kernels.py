@@ -203,3 +203,23 @@ def test_the_dequantized_weight(
     device.show(weight.data, weight.scale, weight.zero, out)
     launch.dequantize(device, weight, out)
     assert torch.equal(out, torch.from_numpy(packed.dequantize()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("bits", "starred", "group_size", "n", "k"),
+    [(8, False, None, 37, 301), (2, False, None, 16, 2300), (8, True, None, 1, 3), (3, False, 96, 50, 256)],
+)
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_rows_that_are_looked_up(
+    bits: int, starred: bool, group_size: int | None, n: int, k: int, dtype: torch.dtype, spacing: int
+) -> None:
+    packed = Case(bits, 8, 1, n, k, starred, group_size, spacing=spacing).weight()
+    weight = upload(packed, "cpu")
+    ids = torch.tensor([n - 1, 0, n // 2, n - 1, n, -1, 1 << 40])
+    out = torch.full((len(ids), k), 7.0, dtype=dtype)
+    device = EmulatedDevice()
+    device.show(weight.data, weight.scale, weight.zero, ids, out)
+    launch.look_up(device, weight, ids, out)
+    assert torch.equal(out[:4], torch.from_numpy(packed.dequantize()).to(dtype)[ids[:4]])
+    assert out[4:].isnan().all(), "these are no rows"

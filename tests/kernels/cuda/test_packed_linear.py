@@ -5,9 +5,12 @@ import torch
 from emulated_cuda import COMPILER, WHY_SKIPPED, EmulatedGpu
 
 from abq_core.precision import Precision
+from abq_core.quantization.lm_head import PackedHead
 from abq_core.quantization.quant_linear import PackedLinear
 from abq_core.quantization.quantizers import QuantizedWeight
+from abq_core.quantization.tables import PackedEmbedding, pack_table
 from kernels.cuda.device_tensors import DeviceWeight, upload
+from kernels.formats.planes import ShapeError
 from kernels.formats.weight import PackedWeight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WHY_SKIPPED)
@@ -35,6 +38,25 @@ def test_outputs_equal_the_cpu_engines(
     y = on_gpu(x)
     assert y.shape == (2, 3, 40) and y.dtype == dtype
     torch.testing.assert_close(y.float(), on_cpu(x.float()), rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_table_is_looked_up_and_multiplied(gpu: EmulatedGpu, dtype: torch.dtype) -> None:
+    table = torch.nn.Embedding(50, 300, dtype=torch.float32).requires_grad_(False)
+    on_cpu = pack_table(table.weight, 6)
+    assert isinstance(on_cpu, PackedWeight)
+    on_gpu = upload(on_cpu, "cpu")
+    embedding, expected = PackedEmbedding(table, on_gpu), PackedEmbedding(table, on_cpu)
+    embedding.dtype = expected.dtype = dtype
+    ids = torch.tensor([[49, 0, 49], [16, 15, 31]])
+    assert torch.equal(embedding(ids), expected(ids)) and embedding(ids[:, :0]).shape == (2, 0, 300)
+    assert embedding(torch.tensor([50])).isnan().all()
+    with pytest.raises(ShapeError, match="int64"):
+        embedding(ids.int())
+    x = embedding(ids)[0]
+    y = PackedHead(on_gpu, None)(x)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, PackedHead(on_cpu, None)(x), rtol=1e-5, atol=1e-4)
 
 
 def test_the_hadamard_transform_applies_to_16_bit_activations_too(gpu: EmulatedGpu) -> None:

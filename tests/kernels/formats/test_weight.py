@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.dispatch import look_up
 from kernels.formats.planes import ShapeError
 from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.host.processor import target
@@ -55,6 +56,35 @@ def test_the_reported_size_is_the_size_in_memory(planes: int, act_bits: int) -> 
     assert weight.nbytes == weight.data.nbytes + 64 * (4 + 2 + 4)
     held = {id(a.base if a.base is not None else a): a for a in vars(weight).values() if isinstance(a, np.ndarray)}
     assert sum(a.nbytes for a in held.values()) == weight.nbytes + weight.widths.nbytes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    planes=st.integers(1, 9),
+    n=st.integers(1, 50),
+    k=st.integers(1, 200),
+    group_size=st.sampled_from([None, 32, 64]),
+    spacing=st.integers(1, 2),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_are_looked_up_as_they_are_dequantized(
+    planes: int, n: int, k: int, group_size: int | None, spacing: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    groups = 1 if group_size is None else -(-k // group_size)
+    codes = random.integers(0, 1 << planes, (n, k), dtype=np.uint16)
+    zero = random.integers(0, spacing * ((1 << planes) - 1) + 1, (n, groups))
+    scale = random.uniform(0.1, 2, (n, groups)).astype(np.float32)
+    weight = pack_weight(codes, planes, scale, zero, group_size, spacing=spacing)
+    ids = random.integers(0, n, int(random.integers(0, 20)))
+    assert np.array_equal(look_up(weight, ids), weight.dequantize()[ids])
+    assert np.array_equal(look_up(weight, np.arange(n, dtype=np.int32)), weight.dequantize())
+
+
+@pytest.mark.parametrize("ids", [[3], [-1], [0, 99], [[0, 1]], [0.5]])
+def test_only_rows_can_be_looked_up(ids: list[Any]) -> None:
+    with pytest.raises(ShapeError, match="rows"):
+        look_up(packed(np.zeros((3, 32), np.uint8), 2), np.array(ids))
 
 
 def test_groups_are_counted_in_the_size() -> None:
