@@ -7,9 +7,12 @@ A missing value (None, NaN, NaT, infinity, or not a number at all) is shown as M
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abq_core.text.records import TextRecord
+
+if TYPE_CHECKING:  # numpy takes a tenth of a second to import
+    from abq_core.models.gguf.weights import StoredWeights
 
 MISSING = "\N{EN DASH}"
 TASK_HEADER = ("Task", "Accuracy", "Normalized", "Other", "Questions", "Shots")
@@ -150,6 +153,11 @@ def task_cells(row: Mapping[str, Any]) -> list[str]:
         questions,
         str(row["shots"]),
     ]
+
+
+def stored_weights(stored: "StoredWeights") -> str:
+    """How a GGUF file stores the linears of its blocks: Q4_K and Q6_K, 4.9 bits a weight."""
+    return f"{' and '.join(stored.types)}, {stored.bits:.1f} bits a weight"
 
 
 def texts(records: Mapping[str, TextRecord]) -> str:

@@ -33,7 +33,7 @@ def test_no_folder_has_more_than_twenty_modules() -> None:
     ("package", "absent"),
     [
         ("kernels", ["torch", "cupy"]),
-        ("abq_core", ["cupy", "datasets", "gradio", "sqlalchemy", "plotly"]),
+        ("abq_core", ["cupy", "datasets", "gguf", "gradio", "sqlalchemy", "plotly"]),
     ],
 )
 def test_optional_packages_are_imported_where_they_are_used(package: str, absent: list[str]) -> None:

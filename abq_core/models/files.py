@@ -13,6 +13,7 @@ from abq_core.models.architectures import SUPPORTED_FAMILIES
 from abq_core.models.checks.config_fields import check_fields, check_generation
 from abq_core.models.checks.tokenizer_check import MAX_ADDED_TOKENS, check_tokenizer
 from abq_core.models.errors import ModelError, ModelNotFoundError, UnsafeModelError
+from abq_core.models.gguf.folder import LINK, SUFFIX, header_in
 from abq_core.models.safetensors_header import check_header
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
@@ -64,9 +65,10 @@ def check_settings(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ModelNotFoundError(f"The folder '{folder}' does not exist. Check the path, or use 'builtin'.")
     if not (folder / CONFIG).is_file():
+        files = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
         raise ModelNotFoundError(
             f"'{folder}' does not contain a model: it has no {CONFIG}. Use a folder written by save_pretrained, or "
-            "'builtin'."
+            + (f"name one of its files, such as '{folder / files[0]}'." if files else "'builtin'.")
         )
     for name in SETTINGS:
         if (folder / name).exists():
@@ -102,11 +104,13 @@ def tokenizer_ids(folder: Path) -> int:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model: one file, or the shards that its index names.
+    """The files with a model's weights: one safetensors file, the shards that its index names, or a GGUF file.
 
     Raises UnsafeModelError if the weights are only stored as pickles or the index points outside the folder,
     ModelNotFoundError if the folder has no weights, ModelError for a broken index or a missing shard.
     """
+    if header_in(folder) is not None:
+        return [folder / LINK]
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / WEIGHTS_INDEX).is_file():
@@ -131,8 +135,11 @@ def weight_files(folder: Path) -> list[Path]:
 def check_weights(folder: Path) -> int:
     """Check the header of every weight file.
 
-    Returns the total number of floating-point values. Raises ModelError.
+    Returns the total number of values. Raises ModelError.
     """
+    header = header_in(folder)
+    if header is not None:
+        return sum(tensor.numel for tensor in header.tensors.values())
     return sum(check_header(path) for path in weight_files(folder))
 
 

@@ -5,30 +5,37 @@ from pathlib import Path
 
 from abq_core.models.errors import ModelError, ModelNotFoundError
 from abq_core.models.files import SETTINGS, TOKENIZER_DATA, WEIGHTS_INDEX, check_settings
+from abq_core.models.gguf.folder import converted_folder, is_gguf
 
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>\w[\w./-]*))?")
+_HUB_ID = re.compile(
+    r"(?P<repo>\w[\w.-]*(/\w[\w.-]*)?)(/(?P<file>(\w[\w.-]*/)*\w[\w.-]*\.gguf))?(@(?P<revision>\w[\w./-]*))?"
+)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_hub_id(ref: str) -> bool:
-    """True for text of the form "name", "org/name" or either with "@revision"."""
+    """True for text of the form "name", "org/name", "org/name/file.gguf" or one of them with "@revision"."""
     return _HUB_ID.fullmatch(ref) is not None
 
 
 def hub_folder(ref: str, weights: bool) -> Path:
-    """The local snapshot of "org/name" or "org/name@revision".
+    """The local snapshot of "org/name[@revision]", or the folder made from "org/name/file.gguf[@revision]".
 
-    Without `weights`, only its checked JSON files are downloaded.
+    Without `weights`, only its checked JSON files are downloaded; a GGUF file is always downloaded whole.
 
     If the hub cannot be reached, an earlier download is used. Raises ModelNotFoundError, ModelError, UnsafeModelError.
     """
     match = _HUB_ID.fullmatch(ref)
     if match is None:
         raise ModelNotFoundError(
-            f"{ref[:120]!r} is neither a folder nor a hub id such as org/name or org/name@revision. Use 'builtin' for "
-            "the built-in model."
+            f"{ref[:120]!r} is neither a folder nor a hub id such as org/name, org/name@revision or "
+            "org/name/file.gguf, nor a .gguf file. Use 'builtin' for the built-in model."
         )
+    if match["file"]:
+        folder = converted_folder(_gguf_snapshot(ref, match) / match["file"])
+        check_settings(folder)
+        return folder
     folder = _download(ref, match["repo"], match["revision"], [*SETTINGS, *TOKENIZER_DATA, WEIGHTS_INDEX])
     check_settings(folder)
     if weights:
@@ -44,10 +51,19 @@ def pinned_hub_id(ref: str) -> str:
     match = _HUB_ID.fullmatch(ref)
     if match is not None and match["revision"] and _COMMIT.fullmatch(match["revision"]):
         return ref
-    commit = hub_folder(ref, weights=False).name
+    folder = _gguf_snapshot(ref, match) if match is not None and match["file"] else hub_folder(ref, weights=False)
+    commit = folder.name
     if match is None or not _COMMIT.fullmatch(commit):
         raise ModelError(f"The commit of '{ref}' is unknown, so the run could not be repeated. Write org/name@commit.")
-    return f"{match['repo']}@{commit}"
+    return f"{ref.partition('@')[0]}@{commit}"
+
+
+def _gguf_snapshot(ref: str, match: re.Match[str]) -> Path:
+    """The local snapshot of a repository with the GGUF file that a hub id names."""
+    folder = _download(ref, match["repo"], match["revision"], [match["file"]])
+    if not is_gguf(folder / match["file"]):
+        raise ModelNotFoundError(f"'{match['repo']}' has no file '{match['file']}'. Check the spelling.")
+    return folder
 
 
 def _download(ref: str, repo: str, revision: str | None, patterns: list[str]) -> Path:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from abq_core.mix import ModelPrecision
 from abq_core.models.attention import ATTENTION
@@ -15,6 +15,9 @@ from abq_core.models.checks.weight_values import check_values
 from abq_core.models.devices import usable_device
 from abq_core.models.errors import ModelError
 from abq_core.models.files import check_config, check_weights, tokenizer_ids, weight_files
+from abq_core.models.gguf.folder import header_in
+from abq_core.models.gguf.header import Header
+from abq_core.models.gguf.tensor_names import Layout, parameters_of
 from abq_core.models.reference import model_folder
 from abq_core.models.tokenizer import load_tokenizer
 from abq_core.precision import FULL
@@ -82,7 +85,7 @@ class LoadedModel:
 
 
 def load_model(ref: str, device: str = "cpu") -> LoadedModel:
-    """Load "builtin", a folder or a hub id "org/name[@revision]" in float32.
+    """Load "builtin", a folder, a .gguf file or a hub id "org/name[/file.gguf][@revision]" in float32.
 
     The files are checked first.
 
@@ -99,9 +102,12 @@ def load_model(ref: str, device: str = "cpu") -> LoadedModel:
 def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedModel:
     """Load the checked files of `folder` through the folder of links that `checked_files` made."""
     config = read_config(links)
-    check_complete(ref, parameter_count(empty_model(config)), check_weights(folder))
-    model, report = AutoModelForCausalLM.from_pretrained(
-        links,
+    empty = empty_model(config)
+    check_complete(ref, parameter_count(empty), check_weights(folder))
+    header, family = header_in(folder), cast("type[PreTrainedModel]", type(empty))
+    model, report = family.from_pretrained(
+        links if header is None else None,
+        state_dict=None if header is None else _gguf_parameters(header, empty, config),
         config=config,
         dtype=torch.float32,
         attn_implementation=ATTENTION,
@@ -119,6 +125,13 @@ def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedMo
     model.config.name_or_path = ref
     tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
     return loaded
+
+
+def _gguf_parameters(header: Header, empty: torch.nn.Module, config: Any) -> dict[str, Tensor]:
+    """The parameters of a model from a GGUF file. Raises ModelError if it does not have exactly those of the config."""
+    wanted = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
+    layout = Layout(config.model_type, config.num_attention_heads, config.num_key_value_heads)
+    return parameters_of(header, layout, wanted)
 
 
 def check_complete(ref: str, required: int, stored: int) -> None:

@@ -1,4 +1,4 @@
-"""Model references ("builtin", a folder, a hub id): files, pinned form, fingerprint."""
+"""Model references ("builtin", a folder, a .gguf file, a hub id): files, pinned form, fingerprint."""
 
 import hashlib
 from functools import lru_cache
@@ -6,8 +6,20 @@ from pathlib import Path
 
 from abq_core.models import hub
 from abq_core.models.files import BUILTIN_FOLDER, CONFIG, check_config, weight_files
+from abq_core.models.gguf.folder import SUFFIX, converted_folder, header_in, is_gguf
+from abq_core.models.gguf.weights import StoredWeights
+from abq_core.models.gguf.weights import stored_weights as weights_in
 
-__all__ = ["BUILTIN", "BUILTIN_FOLDER", "fingerprint", "local_folder", "model_folder", "pinned"]
+__all__ = [
+    "BUILTIN",
+    "BUILTIN_FOLDER",
+    "fingerprint",
+    "is_local",
+    "local_folder",
+    "model_folder",
+    "pinned",
+    "stored_weights",
+]
 
 BUILTIN = "builtin"
 
@@ -21,12 +33,26 @@ def model_folder(ref: str) -> Path:
 
 
 def local_folder(ref: str) -> Path | None:
-    """The local folder that `ref` names; None for a hub id or a path that does not exist."""
+    """The local folder that `ref` names; None for a hub id or a path that does not exist.
+
+    That of a .gguf file is made of its header. Raises UnsafeModelError, ModelError if the header is refused.
+    """
+    path = _local_path(ref)
+    return path if path is None or path.is_dir() else converted_folder(path)
+
+
+def is_local(ref: str) -> bool:
+    """True if `ref` names a folder or a .gguf file of this machine. Neither is read."""
+    return _local_path(ref) is not None
+
+
+def _local_path(ref: str) -> Path | None:
+    """The existing folder or .gguf file that `ref` names."""
     if ref == BUILTIN:
         return BUILTIN_FOLDER
     try:
         path = Path(ref).expanduser()
-        return path if path.is_dir() else None
+        return path if path.is_dir() or is_gguf(path) else None
     except (OSError, RuntimeError, ValueError):  # name too long, no home directory, a null byte: not a folder
         return None
 
@@ -36,23 +62,34 @@ def pinned(ref: str) -> str:
 
     Raises ModelError.
     """
-    return ref if local_folder(ref) is not None else hub.pinned_hub_id(ref)
+    return ref if is_local(ref) else hub.pinned_hub_id(ref)
 
 
 def fingerprint(ref: str) -> str:
-    """sha256 (hex) over the names and contents of a model's config and weights.
+    """sha256 (hex) over the names and contents of a model's config and weights, or of a GGUF file's contents.
 
-    Equal files have equal fingerprints.
+    Equal files have equal fingerprints; a GGUF file may have another name.
 
     Raises ModelNotFoundError, UnsafeModelError, ModelError.
     """
     folder = model_folder(ref)
     check_config(folder)
     digest = hashlib.sha256()
-    for file in sorted([folder / CONFIG, *weight_files(folder)]):
+    weights = weight_files(folder)
+    config = [] if weights[0].suffix == SUFFIX else [folder / CONFIG]  # that of a GGUF file is made from it
+    for file in sorted([*config, *weights]):
         stat = file.stat()
         digest.update(f"{file.name}\0{_sha256(file, stat.st_size, stat.st_mtime_ns)}\0".encode())
     return digest.hexdigest()
+
+
+def stored_weights(ref: str) -> StoredWeights | None:
+    """How a GGUF file stores the linears of its blocks; None for a model that is not a GGUF file.
+
+    Raises ModelNotFoundError, UnsafeModelError, ModelError.
+    """
+    header = header_in(model_folder(ref)) if SUFFIX in ref.lower() else None
+    return None if header is None else weights_in(header)
 
 
 @lru_cache(maxsize=256)

@@ -1,13 +1,15 @@
 """The sizes of a model, read from its config without its weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from abq_core.models import hub
 from abq_core.models.architectures import blocks_of
 from abq_core.models.building import checked_files, empty_model, parameter_count, read_config
 from abq_core.models.files import check_config
+from abq_core.models.gguf.folder import header_in
+from abq_core.models.gguf.weights import StoredWeights, stored_weights
 from abq_core.models.head_layout import HeadLayout
 from abq_core.models.reference import local_folder
 from abq_core.quantization.quant_linear import linears_of
@@ -21,6 +23,7 @@ class ModelShape:
 
     linears: (out, in) of each linear of a block, by its name relative to the block.
     exceptions: by index, the linears of blocks that differ (dense blocks in a mixture of experts).
+    stored: how a GGUF file stores the weights of the blocks; None for safetensors.
     intermediate: width of the MLP, or of one expert.  parameters: tied embeddings count once.
     tied: whether embedding and LM head are one table.  table_width: their channels, None for `hidden`.
     """
@@ -37,6 +40,7 @@ class ModelShape:
     linears: LinearShapes
     parameters: int
     exceptions: Mapping[int, LinearShapes] = field(default_factory=dict)
+    stored: StoredWeights | None = None
     tied: bool = False
     table_width: int | None = None
 
@@ -51,7 +55,7 @@ class ModelShape:
 
 
 def model_shape(ref: str) -> ModelShape:
-    """The sizes of a model from its config alone; weights are neither read nor downloaded.
+    """The sizes of a model from its config alone; weights are not read, and only those of a GGUF file are downloaded.
 
     Raises UnsafeModelError, ModelNotFoundError, ModelError.
     """
@@ -60,7 +64,9 @@ def model_shape(ref: str) -> ModelShape:
         check_config(local)
     folder = local or hub.hub_folder(ref, weights=False)
     with checked_files(ref, folder, weights=False) as links:
-        return shape_of(ref, read_config(links))
+        shape = shape_of(ref, read_config(links))
+    header = header_in(folder)
+    return shape if header is None else replace(shape, stored=stored_weights(header))
 
 
 def shape_of(ref: str, config: Any) -> ModelShape:

@@ -25,7 +25,9 @@ _MAX_MIX_BYTES = 16 << 20
 
 @answers
 def allocate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a model folder, or a Hugging Face id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="builtin, a model folder or .gguf file, or a Hugging Face id.")
+    ],
     bits: Annotated[float | None, typer.Option("--bits", help="Mean stored bits per weight, such as 2.5.")] = None,
     mib: Annotated[
         float | None, typer.Option("--mib", help="Instead of --bits: MiB of the blocks' linears, with scales.")

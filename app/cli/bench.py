@@ -135,7 +135,9 @@ def decode(
         ),
     ] = "cpu",
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens to generate.")] = 64,
-    model: Annotated[str, typer.Option("--model", help="builtin, a folder or a Hugging Face id.")] = "builtin",
+    model: Annotated[
+        str, typer.Option("--model", help="builtin, a folder, a .gguf file or a Hugging Face id.")
+    ] = "builtin",
     as_json: JsonOption = False,
 ) -> Answer:
     """Time text generation of the whole model.

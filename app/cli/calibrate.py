@@ -11,7 +11,7 @@ from app import formatting
 from app.cli.allocate import read_precision_option
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, SeedOption, switch_option
-from app.cli.session import open_services
+from app.cli.session import open_services, tell_stored_weights
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @answers
 def calibrate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="builtin, a model folder, or a Hugging Face id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="builtin, a model folder or .gguf file, or a Hugging Face id.")
+    ],
     precision: Annotated[str, typer.Option("--precision", help=f"{NOTATION}, such as W2*A8, or mix.json.")],
     method: Annotated[str, typer.Option("--method", help=", ".join(METHODS))] = "abq",
     data: DataOption = "builtin",
@@ -72,6 +74,7 @@ def calibrate(
         device=device or settings.device,
     )
     job = services.jobs.submit(spec)
+    tell_stored_weights(services, model)
     if wait:
         from app.jobs.foreground import bring_to_end
 

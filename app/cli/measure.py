@@ -10,7 +10,7 @@ from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption
-from app.cli.session import open_services
+from app.cli.session import open_services, tell_stored_weights
 from app.notation import parse_list
 from storage.run_ids import means_run
 
@@ -55,6 +55,7 @@ def evaluate(
 
     result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, on_step))
     line.close()
+    tell_stored_weights(services, services.runs.get(run_or_model).model if means_run(run_or_model) else run_or_model)
     if (result["segments"], result["seq_len"]) != (segments, seq_len):
         text = f"The text is short: {result['segments']} segments of {result['seq_len']} tokens were read, all it has."
         typer.echo(text, err=True)
@@ -109,6 +110,7 @@ def generate(
     column = run_or_model if is_run else "full"
     model = services.runs.get(run_or_model).model if is_run else run_or_model
     stream = services.generation.generate([column], prompt, max_new_tokens, temperature, seed, model)
+    tell_stored_weights(services, model)
     if not as_json:
         return Answer(None, _stream_text(prompt, stream))
     from abq_core.inference.generate import Token

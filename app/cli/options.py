@@ -8,7 +8,10 @@ from abq_core.methods import SWITCHES, SpecError, Switches, default_switches, re
 from abq_core.text.sources import CHOICES
 
 RunOrModel = Annotated[
-    str, typer.Argument(metavar="RUN_OR_MODEL", help="A run id, builtin, a model folder, or a Hugging Face id.")
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL", help="A run id, builtin, a model folder or .gguf file, or a Hugging Face id."
+    ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, such as r-0123456789.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id or a run id.")]

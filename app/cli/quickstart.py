@@ -37,7 +37,9 @@ class Texts:
 
 @answers
 def quickstart(
-    model: Annotated[str, typer.Option("--model", help="builtin, a model folder, or a Hugging Face id.")] = "builtin",
+    model: Annotated[
+        str, typer.Option("--model", help="builtin, a model folder or .gguf file, or a Hugging Face id.")
+    ] = "builtin",
     segments: Annotated[int, typer.Option("--segments", min=1, help="Segments of calibration text.")] = 32,
     seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per segment.")] = 256,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over the segments.")] = 8,

@@ -52,10 +52,12 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     ]
     texts = services.runs.texts(found.id)
     scores = services.tasks.frame(found.id).to_dict("records")
+    weights = services.runs.stored_weights(found.id)
     data = {
         **record,
         "task_scores": scores,
         "texts": texts,
+        "weights": weights,
         "command": command,
         "job": found.job_id,
         "blocks": blocks,
@@ -65,6 +67,7 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
         Table(["Run", "State", *EVALUATION_HEADER], [[found.id, found.state, *evaluation_cells(record)]]),
         *([Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in scores])] if scores else []),
         Table(["Block", "Cosine to full", "Time", "sha256"], rows),
+        "" if weights is None else f"The model's file stores {formatting.stored_weights(weights)}.\n",
         f"Calibrated on {formatting.texts(texts)}.\n{command}\n",
     ]
     return Answer(data, pieces)

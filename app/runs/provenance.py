@@ -5,9 +5,10 @@ All blocks of a run have the same provenance.
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
-from abq_core.models.reference import fingerprint
+from abq_core.models.reference import fingerprint, stored_weights
 from abq_core.precision import PrecisionError
 from abq_core.spec import CalibrationSpec, SpecError
 
@@ -15,8 +16,17 @@ _PACKAGES = ("abq-explorer", "torch", "transformers", "numpy")
 
 
 def provenance(spec: CalibrationSpec) -> dict[str, object]:
-    """The calibration, the sha256 over the model's files, and the versions of this process."""
-    return {"spec": spec.to_dict(), "fingerprint": fingerprint(spec.model), "versions": versions()}
+    """The calibration, the sha256 over the model's files, and the versions of this process.
+
+    For a GGUF file also how it stores the weights, which are the full precision of the run.
+    """
+    stored = stored_weights(spec.model)
+    return {
+        "spec": spec.to_dict(),
+        "fingerprint": fingerprint(spec.model),
+        "versions": versions(),
+        **({} if stored is None else {"weights": asdict(stored)}),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
 
+from abq_core.models.gguf.weights import StoredWeights
 from abq_core.spec import CalibrationSpec
 from abq_core.text.records import TextRecord
 from app import formatting
@@ -40,11 +41,13 @@ _PLOTTED = (("weight", "weights"), ("activation", "input activations"), ("output
 class ReportedRun:
     """One run with figures in the report.
 
+    weights: how the model's GGUF file stores its weights, or None.
     tasks: one row per task.  diagnostics: its diagnostics by name.  losses: block, epoch, term, value.
     """
 
     run: Run
     texts: Mapping[str, TextRecord]
+    weights: StoredWeights | None
     tasks: pandas.DataFrame
     diagnostics: Mapping[str, pandas.DataFrame]
     losses: pandas.DataFrame
@@ -85,6 +88,7 @@ class _Section:
     run_id: str
     command: str
     texts: str
+    weights: str
     tasks: _Table
     figures: Sequence[_Figure]
 
@@ -144,6 +148,7 @@ def _section(reported: ReportedRun) -> _Section:
         run_id=run.id,
         command=CalibrationSpec.from_dict(run.spec).command_line(),
         texts=formatting.texts(reported.texts),
+        weights="" if reported.weights is None else formatting.stored_weights(reported.weights),
         tasks=_Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in reported.tasks.to_dict("records")]),
         figures=list(_figures(reported)),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abq_core.models.gguf.weights import StoredWeights
 from abq_core.text.errors import DataError
 from abq_core.text.records import TextRecord
 from app.files import write_atomically
@@ -55,6 +56,19 @@ class RunFolder:
     def is_recorded_spec(self, content: Mapping[str, object]) -> bool:
         """Whether `write_spec` wrote this content, by the recorded hash. Raises RunFolderError without a record."""
         return self.recorded_files().get("spec.json") == hashlib.sha256(_json_bytes(content)).hexdigest()
+
+    def read_stored_weights(self) -> StoredWeights | None:
+        """How the model's GGUF file stores its weights; None for other models and before `write_spec`.
+
+        Raises RunFolderError.
+        """
+        found: Any = (self.read_spec() or {}).get("weights")
+        if found is None:
+            return None
+        try:
+            return StoredWeights(tuple(map(str, found["types"])), float(found["bits"]), bool(found["quantized"]))
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged("spec.json") from None
 
     def write_texts(self, records: Mapping[str, TextRecord]) -> None:
         """Record the texts that the run learns from: "blocks", and "end_to_end" with that pass."""

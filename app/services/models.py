@@ -18,6 +18,7 @@ from storage.runs import Runs
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
     from abq_core.evaluation.perplexity import Scores
+    from abq_core.models.gguf.weights import StoredWeights
     from abq_core.models.shape import ModelShape
     from abq_core.planning.estimate import Estimate
 
@@ -47,6 +48,12 @@ class ModelService:
         from abq_core.models.shape import model_shape
 
         return model_shape(self._sources.model(ref))
+
+    def stored_weights(self, ref: str) -> "StoredWeights | None":
+        """How a GGUF file stores its weights; None for other models. Raises ModelError, ServiceError."""
+        from abq_core.models.reference import stored_weights
+
+        return stored_weights(self._sources.model(ref))
 
     def precision(self, text: str | ModelPrecision) -> ModelPrecision:
         """Parse a precision, the JSON of a mix, or the name of a stored run's mix.

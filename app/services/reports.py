@@ -47,6 +47,7 @@ class ReportService:
             ReportedRun(
                 run=run,
                 texts=self._runs.texts(run.id) if may_show(run) else {},
+                weights=self._runs.stored_weights(run.id),
                 tasks=self._tasks.frame(run.id),
                 diagnostics=self._diagnostics(run.id) if may_show(run) else {},
                 losses=self._jobs.losses(run.id),

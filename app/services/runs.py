@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas
 
+from abq_core.models.gguf.weights import StoredWeights
 from abq_core.text.records import TextRecord
 from abq_core.user_files import user_path
 from app.runs.run_folder import RunFolder
@@ -56,6 +57,10 @@ class RunService:
     def texts(self, run_id: str) -> dict[str, TextRecord]:
         """The calibration texts of a run: "blocks", and "end_to_end" if it had that pass."""
         return self.folder(run_id).read_texts()
+
+    def stored_weights(self, run_id: str) -> StoredWeights | None:
+        """How the GGUF file of a run's model stored its weights; None for other models. Raises RunFolderError."""
+        return self.folder(run_id).read_stored_weights()
 
     def set_note(self, run_id: str, note: str) -> None:
         """Store a short note with a run."""

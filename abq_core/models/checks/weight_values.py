@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from abq_core.models.errors import ModelError
+from abq_core.models.gguf.folder import SUFFIX, header_in
+from abq_core.models.gguf.weights import not_finite
 from abq_core.models.safetensors_header import read_header
 
 _CHUNK = 1 << 18  # values; fits into the processor's cache
@@ -19,7 +21,7 @@ _FORMATS: dict[str, tuple[Any, int, int]] = {
 
 
 def check_values(files: list[Path]) -> None:
-    """Check every floating-point value of checked safetensors files.
+    """Check every floating-point value of checked weight files.
 
     A file is read once per process, and again when it changes. Raises ModelError for a value that is not finite in
     float32.
@@ -37,6 +39,9 @@ def check_values(files: list[Path]) -> None:
 @lru_cache(maxsize=4096)
 def _not_finite(file: Path, size: int, mtime_ns: int) -> str | None:
     """The name of the first tensor with a value that is not finite, or None."""
+    if file.suffix == SUFFIX:
+        gguf = header_in(file.parent)
+        return None if gguf is None else not_finite(gguf)
     header, start = read_header(file)
     if size <= start:
         return None

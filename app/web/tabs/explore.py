@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from abq_core.mix import ModelPrecision, PrecisionMix
 from app.figures.histograms import level_figure, weight_figure
 from app.figures.signal import outlier_figure, signal_figure
-from app.formatting import bits, size
+from app.formatting import bits, size, stored_weights
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
@@ -112,13 +112,16 @@ def _figure(
 
 
 def _answer(page: Page, selection: Selection, precision: ModelPrecision, linears: pd.DataFrame) -> str:
+    stored = page.services.models.stored_weights(selection.model)
+    weights = stored_weights(stored) if stored is not None and stored.quantized else ""
     if not precision.quantizes_weights:
-        return html.render("explore_full.html", precision=precision)
+        return html.render("explore_full.html", precision=precision, weights=weights)
     mix = Counter(str(one.precision) for one in precision.linears) if isinstance(precision, PrecisionMix) else {}
     estimate = page.services.models.estimate(selection.model, precision)
     return html.render(
         "explore_answer.html",
         precision=precision,
+        weights=weights,
         mix=sorted(mix.items()),
         ratio=estimate.linears_ratio,
         bits_per_parameter=estimate.bits_per_parameter,
@@ -136,6 +139,7 @@ def _facts(page: Page, selection: Selection) -> str:
             ("parameters", f"{shape.parameters / 1e6:,.1f} M"),
             ("blocks", f"{shape.blocks}, width {shape.hidden}"),
             ("attention heads", f"{shape.heads}, {shape.kv_heads} KV"),
+            *([] if shape.stored is None else [("weights in the file", stored_weights(shape.stored))]),
             ("size in FP16", size(estimate.full_bytes)),
             ("quantized size", size(estimate.quantized_bytes)),
             ("embedding and LM head", size(estimate.size.embedding + estimate.size.head)),

@@ -1,0 +1,37 @@
+"""The storage types of GGUF tensors that can be read: values per block, bytes per block, scales."""
+
+from typing import NamedTuple
+
+
+class TensorType(NamedTuple):
+    """One storage type.
+
+    values, size: of a block, size in bytes.  scales: byte offsets of a block's float16 scales; empty for plain floats.
+    """
+
+    name: str
+    values: int
+    size: int
+    scales: tuple[int, ...] = ()
+
+    @property
+    def is_quantized(self) -> bool:
+        """True if values share scales."""
+        return bool(self.scales)
+
+
+TENSOR_TYPES = {
+    0: TensorType("F32", 1, 4),
+    1: TensorType("F16", 1, 2),
+    2: TensorType("Q4_0", 32, 18, (0,)),
+    3: TensorType("Q4_1", 32, 20, (0, 2)),
+    6: TensorType("Q5_0", 32, 22, (0,)),
+    7: TensorType("Q5_1", 32, 24, (0, 2)),
+    8: TensorType("Q8_0", 32, 34, (0,)),
+    10: TensorType("Q2_K", 256, 84, (80, 82)),
+    11: TensorType("Q3_K", 256, 110, (108,)),
+    12: TensorType("Q4_K", 256, 144, (0, 2)),
+    13: TensorType("Q5_K", 256, 176, (0, 2)),
+    14: TensorType("Q6_K", 256, 210, (208,)),
+    30: TensorType("BF16", 1, 2),
+}  # by the number in the file, `enum ggml_type` of ggml.h
