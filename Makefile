@@ -8,8 +8,9 @@ DATA ?=
 AUTH ?=
 ALLOW ?=
 PROCESSES ?= 2
+ABQ_REAL_MODEL ?=
 
-.PHONY: venv app test extras browser check bench peers attack soak screenshots clean
+.PHONY: venv app test real extras browser check bench peers attack soak screenshots clean
 
 venv: $(VENV)/.ready
 
@@ -23,7 +24,10 @@ app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder
 	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))$(foreach folder,$(ALLOW), --allow $(folder))
 
 test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not attack" --numprocesses $(PROCESSES) --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not attack and not real_model" --numprocesses $(PROCESSES) --dist worksteal
+
+real: venv  ## a user's path with a real chat model: make real ABQ_REAL_MODEL=folder
+	$(if $(ABQ_REAL_MODEL),ABQ_REAL_MODEL="$(abspath $(ABQ_REAL_MODEL))" )$(BIN)/python -m pytest -m real_model tests/app/test_model_path.py
 
 extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray]"

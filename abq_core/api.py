@@ -14,8 +14,10 @@ from abq_core.calibration.quantized_block import Engine
 from abq_core.evaluation.perplexity import Scores
 from abq_core.evaluation.perplexity import evaluate as score
 from abq_core.events import OnEvent, ignore
+from abq_core.inference.errors import PromptError
 from abq_core.inference.generate import Token
 from abq_core.inference.generate import generate as stream
+from abq_core.inference.prompts import Prompt, conversation, is_chat_model
 from abq_core.inference.runtime import quantized_model
 from abq_core.methods import default_switches, read_switches
 from abq_core.mix import ModelPrecision
@@ -93,13 +95,31 @@ def evaluate(
 
 
 def generate(
-    model: LoadedModel, prompt: str, max_new_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0
+    model: LoadedModel,
+    prompt: Prompt,
+    max_new_tokens: int = 64,
+    *,
+    system: str = "",
+    chat: bool | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> str:
-    """Continue a prompt. Returns the new text, without the prompt.
+    """Answer a message or continue a text. Returns the new text, without the prompt.
 
-    Temperature 0 is greedy decoding.
-    Raises PromptError. `abq_core.inference.generate.generate` streams tokens, of several models side by side.
+    prompt: a text, or messages such as `[{"role": "user", "content": "Hello"}]`.  chat: True if a text is
+    a message, which is rendered with the model's chat template and answered up to the end of the turn; False if it is
+    continued. By default a model with a chat template answers.  system: the system prompt before a message.
+    temperature: 0 is greedy decoding.
+    Raises PromptError, ChatTemplateError. `abq_core.inference.generate.generate` streams tokens, of several models side
+    by side.
     """
+    if isinstance(prompt, str):
+        if is_chat_model(model) if chat is None else chat:
+            prompt = conversation(prompt, system)
+        elif system:
+            raise PromptError("A system prompt was given, but the text is continued: use chat=True, or leave it out.")
+    elif chat is False or system:
+        raise PromptError("Messages are answered: leave out chat=False, and put the system prompt into the messages.")
     events = stream({"model": model}, None, prompt, max_new_tokens, temperature, seed)
     return "".join(event.text for event in events if isinstance(event, Token))
 

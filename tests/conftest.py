@@ -9,30 +9,9 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from tiny_tokenizers import CONTEXT, VOCABULARY, tiny_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 from transformers.utils import logging
-
-VOCABULARY = 300
-CONTEXT = 128
-_SENTENCE = "The module provides functions to read and write files. def open(path): return the file of the path. "
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE with every byte and a few words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([_SENTENCE * 4], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>", model_max_length=CONTEXT
-    )
 
 
 def save_tiny(model: torch.nn.Module, folder: Path) -> Path:

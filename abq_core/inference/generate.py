@@ -12,21 +12,15 @@ from torch import Tensor
 
 from abq_core.calibration.losses import kl_divergence
 from abq_core.inference.detokenizer import Detokenizer
+from abq_core.inference.errors import GenerationError, PromptError
 from abq_core.inference.kv_cache import PreallocatedCache
+from abq_core.inference.prompts import Prompt, Start, end_tokens, starts
 from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
-from abq_core.models.tokenizer import decode, encode
+from abq_core.models.tokenizer import decode
 from kernels.formats.activations import NotFiniteError
 
-_CHARACTERS_PER_TOKEN = 64  # upper limit; a longer prompt cannot fit and is refused before it is tokenized
-
-
-class GenerationError(ValueError):
-    """The model cannot generate at this precision: its logits are not finite."""
-
-
-class PromptError(GenerationError):
-    """A prompt or a setting that generation does not accept."""
+__all__ = ["Finished", "GenerationError", "PromptError", "Token", "generate", "greedy_continuation"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Finished:
     """Summary of a finished column.
 
     tokens_per_second: 1 / median time of the tokens after the first, so that one-time loading, compilation and graph
-    capture do not count; 0 if there is only one token.
+    capture do not count; 0 if there is only one token.  complete: an end token was generated, not the last one allowed.
     """
 
     column: str
@@ -58,21 +52,25 @@ class Finished:
     tokens_per_second: float
     first_token_seconds: float
     weight_bytes: int
+    complete: bool
 
 
 def generate(
     columns: Mapping[str, LoadedModel],
     reference: LoadedModel | None,
-    prompt: str,
+    prompt: Prompt | Mapping[str, Prompt],
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Iterator[Token | Finished]:
     """Stream the tokens of all columns round-robin, and a `Finished` when a column ends.
 
+    prompt: a text is continued. Messages, {"role": "user", "content": "Hello"}, are rendered with the model's chat
+    template and answered, up to the end of the turn. A mapping holds one of these per column.
     temperature: 0 for greedy decoding.  Otherwise step i of every column samples with the same random number, so that
     equal distributions produce equal tokens.  reference: evaluated on each column's own text for `Token.kl`; its time
-    does not count.  Raises PromptError immediately, not at the first token; iterating raises GenerationError.
+    does not count.  Raises PromptError and ChatTemplateError immediately, not at the first token; iterating raises
+    GenerationError.
     """
     if not columns:
         raise PromptError("No models to generate with: choose at least one.")
@@ -81,8 +79,8 @@ def generate(
     if max_new_tokens < 1:
         raise PromptError(f"The number of new tokens is {max_new_tokens}: use 1 or more.")
     started = [
-        _Column(name, model, reference, _prompt_ids(model, prompt, max_new_tokens), max_new_tokens, temperature)
-        for name, model in columns.items()
+        _Column(name, columns[name], reference, start, max_new_tokens, temperature)
+        for name, start in starts(columns, prompt, max_new_tokens).items()
     ]
     return _round_robin(started, max_new_tokens, random.Random(seed))
 
@@ -94,7 +92,7 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
     """
     if not ids:
         raise PromptError("There is nothing to continue: give at least one token of context.")
-    reader, ends = _Reader(model, len(ids) + max_new_tokens), _end_tokens(model)
+    reader, ends = _Reader(model, len(ids) + max_new_tokens), end_tokens(model)
     following, written, text = list(ids), list[int](), ""
     for _ in range(max_new_tokens):
         token = _most_likely(reader.read(following))
@@ -106,24 +104,6 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
         if found := [at for stop in stops if stop and (at := text.find(stop)) >= 0]:
             return text[: min(found)]
     return text
-
-
-def _prompt_ids(model: LoadedModel, prompt: str, max_new_tokens: int) -> list[int]:
-    if not prompt.strip():
-        raise PromptError("The prompt is empty: enter some text.")
-    if len(prompt) > model.context * _CHARACTERS_PER_TOKEN:
-        raise PromptError(
-            f"The prompt has {len(prompt):,} characters, too many for a context of {model.context:,} tokens."
-        )
-    ids = encode(model.tokenizer, [prompt], special_tokens=True)[0]
-    if not ids:
-        raise PromptError(f"The prompt {prompt[:40]!r} contains no tokens of '{model.ref}': enter other text.")
-    if len(ids) + max_new_tokens > model.context:
-        raise PromptError(
-            f"The prompt has {len(ids):,} tokens; with {max_new_tokens:,} new ones it exceeds the context of "
-            f"'{model.ref}', {model.context:,} tokens. Shorten the prompt, or generate fewer tokens."
-        )
-    return ids
 
 
 def _round_robin(columns: list["_Column"], max_new_tokens: int, rng: random.Random) -> Iterator[Token | Finished]:
@@ -148,22 +128,22 @@ class _Column:
         name: str,
         model: LoadedModel,
         reference: LoadedModel | None,
-        prompt: list[int],
+        start: Start,
         max_new_tokens: int,
         temperature: float,
     ) -> None:
-        self.ended = False
+        self.ended = self._complete = False
         self._name, self._temperature = name, temperature
-        capacity = len(prompt) + max_new_tokens
+        capacity = len(start.ids) + max_new_tokens
         self._own_reader = _Reader(model, capacity)
         self._reference_reader = None
         self._is_reference = reference is not None and reference.model is model.model
         if reference is not None and not self._is_reference and _same_vocabulary(reference, model):
             self._reference_reader = _Reader(reference, capacity)
         self._model = model
-        self._ends = _end_tokens(model)
-        self._detokenizer = Detokenizer(model.tokenizer, prompt)
-        self._next = prompt
+        self._ends = start.ends
+        self._detokenizer = Detokenizer(model.tokenizer, start.ids)
+        self._next = start.ids
         self._seconds: list[float] = []  # per token
 
     def advance(self, uniform: float, last: bool) -> Token:
@@ -173,7 +153,8 @@ class _Column:
         chosen = _choose(logits, self._temperature, uniform)
         self._seconds.append(time.perf_counter() - started)
         kl = self._kl(logits)
-        self.ended = last or chosen in self._ends
+        self._complete = chosen in self._ends
+        self.ended = last or self._complete
         text = self._detokenizer.add(chosen, self.ended)
         self._next = [chosen]
         return Token(self._name, len(self._seconds) - 1, chosen, text, kl, sum(self._seconds))
@@ -181,7 +162,7 @@ class _Column:
     def finished(self) -> Finished:
         first, *others = self._seconds
         rate = 1 / median(others) if others else 0.0
-        return Finished(self._name, len(self._seconds), rate, first, weight_bytes(self._model))
+        return Finished(self._name, len(self._seconds), rate, first, weight_bytes(self._model), self._complete)
 
     def _kl(self, logits: Tensor) -> float | None:
         if self._is_reference:
@@ -251,10 +232,3 @@ def _same_vocabulary(a: LoadedModel, b: LoadedModel) -> bool:
     if a.vocabulary != b.vocabulary:
         return False
     return a.tokenizer is b.tokenizer or a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
-
-
-def _end_tokens(model: LoadedModel) -> frozenset[int]:
-    """The end-of-text ids of a model."""
-    named = getattr(model.model.generation_config, "eos_token_id", None)
-    ids = [*(named if isinstance(named, list) else [named]), model.tokenizer.eos_token_id]
-    return frozenset(token for token in ids if token is not None)

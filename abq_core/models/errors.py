@@ -1,6 +1,7 @@
 """Errors of models.
 
 ModelError
+├── ChatTemplateError    the model has no chat template, or its template fails or exceeds a limit
 ├── ModelNotFoundError   the model does not exist, or the hub cannot be reached
 └── UnsafeModelError     loading it could run code or exhaust memory
 """
@@ -10,6 +11,10 @@ STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit)  # every other BaseExcept
 
 class ModelError(ValueError):
     """A model that cannot be used: unsupported, incomplete or damaged."""
+
+
+class ChatTemplateError(ModelError):
+    """A chat template that is missing, refuses a conversation, or exceeds a limit."""
 
 
 class ModelNotFoundError(ModelError):

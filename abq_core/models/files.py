@@ -21,9 +21,11 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-SETTINGS = (CONFIG, GENERATION_CONFIG, "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SETTINGS = (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, "special_tokens_map.json")
 TOKENIZER = "tokenizer.json"
-TOKENIZER_DATA = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json")
+CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_DATA = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", CHAT_TEMPLATE)
 _TOKENIZER_FORMS = ((TOKENIZER,), ("vocab.json", "merges.txt"))
 
 _CODE_KEYS = frozenset(
@@ -90,7 +92,37 @@ def check_settings(folder: Path) -> dict[str, Any]:
             "merges.txt. Save one with transformers' AutoTokenizer and save_pretrained()."
         )
     tokenizer_ids(folder)
+    chat_template(folder)
     return config
+
+
+def chat_template(folder: Path) -> str | None:
+    """The chat template of a folder, as transformers chooses it; None for a model without one.
+
+    That of chat_template.jinja, or else `chat_template` in tokenizer_config.json: a text, or templates with names, of
+    which "default" counts. Raises UnsafeModelError, ModelError.
+    """
+    file = folder / CHAT_TEMPLATE
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{file} is not UTF-8 text ({error}). Download it again.") from error
+    if not (folder / TOKENIZER_CONFIG).is_file():
+        return None
+    declared = _read_json(folder / TOKENIZER_CONFIG).get("chat_template")
+    if declared is None or isinstance(declared, str):
+        return declared
+    try:
+        templates = {str(one["name"]): one["template"] for one in declared}
+    except (TypeError, KeyError):
+        templates = {"default": declared}
+    if not all(isinstance(template, str) for template in templates.values()):
+        raise ModelError(
+            f"{folder / TOKENIZER_CONFIG} has a chat_template that is neither a text nor a list of templates with a "
+            "name. Correct it, or download the file again."
+        )
+    return templates.get("default")
 
 
 def tokenizer_ids(folder: Path) -> int:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from abq_core.models import hub
-from abq_core.models.files import BUILTIN_FOLDER, CONFIG, check_config, weight_files
+from abq_core.models.files import BUILTIN_FOLDER, CONFIG, chat_template, check_config, check_settings, weight_files
 from abq_core.models.gguf.folder import SUFFIX, converted_folder, header_in, is_gguf
 from abq_core.models.gguf.weights import StoredWeights
 from abq_core.models.gguf.weights import stored_weights as weights_in
@@ -14,6 +14,7 @@ __all__ = [
     "BUILTIN",
     "BUILTIN_FOLDER",
     "fingerprint",
+    "has_chat_template",
     "is_local",
     "local_folder",
     "model_folder",
@@ -30,6 +31,16 @@ def model_folder(ref: str) -> Path:
     Raises ModelNotFoundError, UnsafeModelError, ModelError.
     """
     return local_folder(ref) or hub.hub_folder(ref, weights=True)
+
+
+def has_chat_template(ref: str) -> bool:
+    """Whether the model has a chat template. Weights are neither read nor downloaded.
+
+    Raises ModelNotFoundError, UnsafeModelError, ModelError.
+    """
+    folder = local_folder(ref) or hub.hub_folder(ref, weights=False)
+    check_settings(folder)
+    return chat_template(folder) is not None
 
 
 def local_folder(ref: str) -> Path | None:

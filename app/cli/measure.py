@@ -1,6 +1,7 @@
 """abq eval and abq generate: evaluate a run or a model, and generate text with it."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,10 @@ from storage.run_ids import means_run
 
 if TYPE_CHECKING:
     from abq_core.inference.generate import Finished, Token
+    from abq_core.inference.prompts import Prompt
     from app.services import Services
+
+    Stream = Callable[[Prompt], Iterator[Token | Finished]]
 
 
 @answers
@@ -93,7 +97,15 @@ def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int
 @answers
 def generate(
     run_or_model: RunOrModel,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Text to continue.")] = None,
+    chat: Annotated[
+        str | None,
+        typer.Option(
+            "--chat",
+            help="Message to answer, with the model's chat template. - reads messages from stdin, one per line.",
+        ),
+    ] = None,
+    system: Annotated[str, typer.Option("--system", help="System prompt of --chat. Default: the template's.")] = "",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to generate.")] = 64,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0: always the most likely token.")
@@ -101,40 +113,106 @@ def generate(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Generate text with a run (on the integer engine) or a model.
+    """Generate text with a run (on the integer engine) or a model: continue a text, or chat.
 
-    Example: abq generate builtin --prompt 'def main('
+    Examples:
+
+      abq generate builtin --prompt 'def main('
+
+      abq generate org/name --chat 'What is the capital of France?' --system 'Be brief.'
+
+      abq generate r-0123456789 --chat -      # a conversation: one message per line, until Ctrl-D
     """
+    if (prompt is None) == (chat is None):
+        raise OptionError("Use either --prompt, a text to continue, or --chat, a message to answer.")
+    if system and chat is None:
+        raise OptionError("--system belongs to --chat.")
     services = open_services()
     is_run = means_run(run_or_model)
     column = run_or_model if is_run else "full"
     model = services.runs.get(run_or_model).model if is_run else run_or_model
-    stream = services.generation.generate([column], prompt, max_new_tokens, temperature, seed, model)
     tell_stored_weights(services, model)
+
+    def stream(text: "Prompt") -> "Iterator[Token | Finished]":
+        return services.generation.generate([column], text, max_new_tokens, temperature, seed, model)
+
+    subject = {"run" if is_run else "model": run_or_model}
+    if chat is None:
+        assert prompt is not None
+        return _continued(subject, prompt, stream, as_json)
+    return _chat(subject, chat, system, stream, as_json)
+
+
+def _continued(subject: dict[str, str], prompt: str, stream: "Stream", as_json: bool) -> Answer:
+    events = stream(prompt)
+    if as_json:
+        return Answer({**subject, "mode": "continuation", "prompt": prompt, **_generated(list(events))}, "")
+
+    def pieces() -> Iterator[str]:
+        yield prompt
+        yield from _pieces(events)
+
+    return Answer(None, pieces())
+
+
+def _chat(subject: dict[str, str], chat: str, system: str, stream: "Stream", as_json: bool) -> Answer:
+    """Answer one message, or each line of stdin; later answers read the earlier turns."""
+    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    tokens: list[Token | Finished] = []  # of the newest answer
+
+    def pieces() -> Iterator[str]:
+        for message in _lines() if chat == "-" else [chat]:
+            messages.append({"role": "user", "content": message})
+            tokens.clear()
+            text = ""
+            for piece in _pieces(stream(messages), tokens):
+                text += piece
+                yield piece
+            messages.append({"role": "assistant", "content": text.removesuffix("\n")})
+
     if not as_json:
-        return Answer(None, _stream_text(prompt, stream))
+        return Answer(None, pieces())
+    for _ in pieces():
+        pass
+    if not tokens:
+        raise OptionError("--chat - found no message on stdin: write one per line.")
+    return Answer({**subject, "mode": "chat", "messages": messages, **_generated(tokens)}, "")
+
+
+def _lines() -> Iterator[str]:
+    """The lines of stdin that have text. A terminal shows a prompt before each."""
+    while True:
+        if sys.stdin.isatty():
+            typer.echo("> ", err=True, nl=False)
+        if not (line := sys.stdin.readline()):
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _generated(events: "Sequence[Token | Finished]") -> dict[str, Any]:
+    """The fields of one generated text in --json."""
     from abq_core.inference.generate import Token
 
-    events = list(stream)
     tokens = [event for event in events if isinstance(event, Token)]
     finished = next(event for event in events if not isinstance(event, Token))
-    values: dict[str, Any] = {
-        "run" if is_run else "model": run_or_model,
-        "prompt": prompt,
+    return {
         "text": "".join(token.text for token in tokens),
+        "complete": finished.complete,
         "tokens": [{"id": t.id, "text": t.text, "kl": t.kl} for t in tokens],
         "tokens_per_second": finished.tokens_per_second,
         "first_token_seconds": finished.first_token_seconds,
         "weight_bytes": finished.weight_bytes,
     }
-    return Answer(values, "")
 
 
-def _stream_text(prompt: str, stream: "Iterator[Token | Finished]") -> Iterator[str]:
+def _pieces(events: "Iterable[Token | Finished]", seen: "list[Token | Finished] | None" = None) -> Iterator[str]:
+    """The text of each token and a line end; speed and size go to stderr. seen: gets every event."""
     from abq_core.inference.generate import Token
 
-    yield prompt
-    for event in stream:
+    for event in events:
+        if seen is not None:
+            seen.append(event)
         if isinstance(event, Token):
             yield event.text
         else:

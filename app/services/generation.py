@@ -1,12 +1,13 @@
 """Text generation in several columns at once, for comparing precisions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from app.services.registry import BUILTIN, ModelRegistry
 
 if TYPE_CHECKING:
     from abq_core.inference.generate import Finished, Token
+    from abq_core.inference.prompts import Prompt
 
 
 class GenerationService:
@@ -18,7 +19,7 @@ class GenerationService:
     def generate(
         self,
         columns: Sequence[str],
-        prompt: str,
+        prompt: "Prompt | Mapping[str, Prompt]",
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
@@ -27,8 +28,9 @@ class GenerationService:
         """Stream tokens of all columns in turn.
 
         A column is "full", a run id, or a precision (rounded to nearest).
+        prompt: a text is continued, a conversation is answered; a mapping holds one for each column.
         model: the model of "full" and of precisions. Runs bring their own model, which must be equal in all columns.
-        Raises ServiceError, PromptError.
+        Raises ServiceError, PromptError, ChatTemplateError.
         """
         from abq_core.inference.generate import generate
 

@@ -55,6 +55,15 @@ class ModelService:
 
         return stored_weights(self._sources.model(ref))
 
+    def can_chat(self, ref: str) -> bool:
+        """Whether the model has a chat template, read from its files without its weights.
+
+        Raises ModelError, ServiceError.
+        """
+        from abq_core.models.reference import has_chat_template
+
+        return has_chat_template(self._sources.model(ref))
+
     def precision(self, text: str | ModelPrecision) -> ModelPrecision:
         """Parse a precision, the JSON of a mix, or the name of a stored run's mix.
 

@@ -6,10 +6,6 @@ memory and time. `tokenizer_trial` therefore loads it first; only a file that pa
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +13,7 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from abq_core.models.checks import tokenizer_trial
+from abq_core.models.checks.limited_process import LimitError, run_limited
 from abq_core.models.checks.tokenizer_trial import MAX_ADDED_TOKENS
 from abq_core.models.errors import ModelError, UnsafeModelError
 
@@ -25,9 +22,7 @@ __all__ = ["MAX_ADDED_TOKENS", "check_tokenizer"]
 _SECONDS, _SECONDS_PER_MIB = 1.0, 0.25  # of processor time
 # Needed: 23 MiB by the built-in model's; 341 MiB by 8.4 MiB of a BPE with 254,000 short tokens and 504,000 merges.
 _BYTES, _BYTES_PER_BYTE = 96 << 20, 32
-_WALL_SECONDS = 120  # on a machine that is busy with other work
 _REMEMBERED = 1024
-_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")
 
 
 @dataclass(frozen=True)
@@ -64,20 +59,8 @@ def check_tokenizer(file: Path) -> int:
 def _trial(file: Path) -> _Verdict:
     size = file.stat().st_size
     seconds, memory = _SECONDS + _SECONDS_PER_MIB * size / (1 << 20), _BYTES + _BYTES_PER_BYTE * size
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", tokenizer_trial.__file__, str(file), str(seconds), str(memory)],
-            env={**environment, "TOKENIZERS_PARALLELISM": "false"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_WALL_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return _Verdict(refused=f"trying it takes more than {_WALL_SECONDS} seconds", unsafe=True)
-    if done.returncode == -signal.SIGPROF:
-        return _Verdict(refused=f"trying it takes more than {seconds:.1f} seconds", unsafe=True)
-    if done.returncode != 0:
-        return _Verdict(refused=f"trying it takes more than {memory >> 20:,} MiB of memory", unsafe=True)
-    result = json.loads(done.stdout.splitlines()[-1])
-    return _Verdict(**result)
+        output = run_limited(tokenizer_trial.__file__, [str(file)], seconds, memory)
+    except LimitError as error:
+        return _Verdict(refused=f"trying it takes {error}", unsafe=True)
+    return _Verdict(**json.loads(output.splitlines()[-1]))

@@ -52,6 +52,11 @@ class Column:
         return [_shown(token, index == self.first_difference) for index, token in enumerate(self.generated)]
 
     @property
+    def text(self) -> str:
+        """The generated text."""
+        return "".join(token.text for token in self.generated)
+
+    @property
     def mean_kl(self) -> float | None:
         """Mean KL divergence to full precision in nats."""
         known = [token.kl for token in self.generated if token.kl is not None]
@@ -81,13 +86,14 @@ class Streams:
 
     def html(self) -> Markup:
         """The columns side by side with their speeds."""
-        return render("streams.html", columns=self._compared(), prompt=self.prompt, full_shade=f"{FULL_SHADE_NATS:g}")
+        return render("streams.html", columns=self.compared(), prompt=self.prompt, full_shade=f"{FULL_SHADE_NATS:g}")
 
     def summary(self) -> Markup:
         """One sentence about the columns after the first."""
-        return render("stream_summary.html", columns=self._compared()[1:])
+        return render("stream_summary.html", columns=self.compared()[1:])
 
-    def _compared(self) -> list[Column]:
+    def compared(self) -> list[Column]:
+        """The columns, each compared with the first."""
         columns = list(self.columns.values())
         for column in columns:
             column.compare(columns[0].generated)

@@ -1,12 +1,11 @@
-"""The Generate tab: one prompt, two to four columns decoded at the same time.
+"""The Generate tab: two to four columns decode the same prompt, or answer the same messages, at the same time.
 
 Shows the effect of quantization on text.
 """
 
-import shlex
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -14,11 +13,14 @@ from app.web import html
 from app.web.limits import MAX_COLUMNS
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
 from app.web.page.context import Page
+from app.web.page.conversation import Conversation
 from app.web.page.selection import Selection, run_choices
 from app.web.page.streams import Streams
+from app.web.tabs.generate_form import CHAT, CONTINUE, Form, generate_command
 from storage.run_ids import means_run
 
 PROMPT = "When an exception"
+MESSAGE = "What is the capital of France, and what is it known for?"
 SHOW_EVERY_SECONDS = 0.12
 PREPARING, WRITING = "Preparing the columns\N{HORIZONTAL ELLIPSIS}", "Writing\N{HORIZONTAL ELLIPSIS}"
 EMPTY = (
@@ -26,88 +28,168 @@ EMPTY = (
     "Press Generate to decode the prompt in all columns at once. The first token that differs is marked, and every "
     "token is shaded by the KL divergence of its column from full precision.",
 )
+EMPTY_CHAT = (
+    "Chat side by side",
+    "Send a message to all columns at once. Each column continues its own conversation: it reads its own earlier "
+    "answers, as if it were your only model. Other columns, another model or another system prompt start a new "
+    "conversation.",
+)
 
 
-class Form(NamedTuple):
-    """The values of the form's widgets, in the order of the events' inputs."""
+class _Widgets(NamedTuple):
+    """The widgets of the tab, and what it remembers of a page: the selection it shows, and its conversation."""
 
-    prompt: str | None
-    columns: list[str] | None
-    tokens: float
-    temperature: float
-    seed: float | None
+    form: Form
+    go: gr.Button
+    stop: gr.Button
+    new: gr.Button
+    command: gr.HTML
+    answer: gr.HTML
+    streams: gr.HTML
+    shown_for: gr.State
+    conversation: gr.State
+
+    @property
+    def of_mode(self) -> list[Any]:
+        """The widgets that `in_mode` updates."""
+        form = self.form
+        return [
+            form.prompt, form.message, form.system, self.new, self.go, self.answer, self.streams, self.conversation
+        ]  # fmt: skip
+
+    def in_mode(self, mode: str) -> Updates:
+        """Show the widgets of this mode, without a text or conversation."""
+        chat = mode == CHAT
+        return {
+            self.form.prompt: gr.update(visible=not chat),
+            self.form.message: gr.update(visible=chat),
+            self.form.system: gr.update(visible=chat),
+            self.new: gr.update(visible=chat),
+            self.go: gr.update(value="Send" if chat else "Generate"),
+            self.answer: html.answer(html.BLANK),
+            self.streams: html.empty(*(EMPTY_CHAT if chat else EMPTY)),
+            self.conversation: None,
+        }
 
 
 def build_generate_tab(page: Page) -> None:
-    """Prompt and columns on the left, the text on the right."""
-    with gr.Row(elem_classes="abq-tab"):
-        with gr.Column(elem_classes="abq-choices"):
-            prompt = gr.Textbox(PROMPT, label="Prompt", lines=5, max_lines=12, elem_id="generate-prompt")
-            columns = gr.Dropdown(
-                [], label="Columns (2 to 4)", multiselect=True, max_choices=MAX_COLUMNS, elem_id="generate-columns"
-            )
-            tokens = gr.Slider(8, 256, value=64, step=8, label="New tokens", elem_id="generate-tokens")
-            temperature = gr.Slider(
-                0, 1.5, value=0.4, step=0.1, label="Temperature", info="0 takes the most likely token.",
-                elem_id="generate-temperature",
-            )  # fmt: skip
-            seed = gr.Number(3, label="Seed", precision=0, elem_id="generate-seed")
-            with gr.Row():
-                go = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate-go")
-                stop = gr.Button("Stop", min_width=80, elem_id="generate-stop")
-            command = gr.HTML("", js_on_load=None)
-        with gr.Column(elem_classes="abq-stage"):
-            answer = gr.HTML(html.answer(html.BLANK), elem_id="generate-answer", js_on_load=None)
-            streams = gr.HTML(html.empty(*EMPTY), elem_id="generate-streams", js_on_load=None)
-    shown_for = gr.State("")
+    """The form on the left, the text on the right."""
+    widgets = _build_widgets()
+    form, answer = widgets.form, widgets.answer
 
     @callback(answer, tab="generate")
     def offer(selection: Selection, before: str) -> Updates:
-        """Offer the columns of this selection, and select its own when it changes."""
+        """Offer the columns and modes of this selection, and select its own when it changes."""
         key = f"{selection.model} {selection.precision} {selection.run}"
         if key == before:
             return {}
         choices = _choices(page, selection)
         known = {column for _, column in choices}
         selected = [column for column in ("full", selection.precision, selection.run) if column in known]
-        return {columns: gr.update(choices=choices, value=selected), shown_for: key}
+        updates = {form.columns: gr.update(choices=choices, value=selected), widgets.shown_for: key}
+        if before.startswith(f"{selection.model} "):
+            return updates
+        mode = CHAT if page.services.models.can_chat(selection.model) else CONTINUE
+        return {**updates, form.mode: gr.update(value=mode, visible=mode == CHAT), **widgets.in_mode(mode)}
 
     @callback(answer)
-    def write(
-        selection: Selection,
-        prompt: str | None,
-        columns: list[str] | None,
-        tokens: float,
-        temperature: float,
-        seed: float | None,
-        request: gr.Request,
-    ) -> Iterator[Updates]:
-        if not 2 <= len(columns or []) <= MAX_COLUMNS:
-            raise ValueError(f"{len(columns or [])} columns are selected: select 2 to {MAX_COLUMNS}.")
-        page.limits.check_text(request, columns, prompt or "", tokens)
-        yield {answer: html.answer(PREPARING)}
-        events = page.services.generation.generate(
-            columns, prompt or "", int(tokens), float(temperature), int(seed or 0), selection.model
-        )
-        view = Streams(prompt or "", {column: _title(page, column) for column in columns})
-        shown_at = 0.0
-        for event in events:
-            view.add(event)
-            if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
-                shown_at = time.monotonic()
-                yield {answer: html.answer(WRITING), streams: view.html()}
-        yield {answer: html.answer(view.summary()), streams: view.html()}
+    def write(selection: Selection, request: gr.Request, earlier: Any, *values: Any) -> Iterator[Updates]:
+        yield from _write(page, widgets, selection, request, earlier, Form(*values))
 
     @callback(answer, tab="generate")
-    def show_command(selection: Selection, *values: object) -> Updates:
-        return {command: _command(selection.model, Form(*values))}
+    def show_command(selection: Selection, *values: Any) -> Updates:
+        return {widgets.command: generate_command(selection.model, Form(*values))}
 
-    page.selection.change(offer, [page.selection, shown_for], [answer, columns, shown_for], **PRIVATE)
-    inputs = [page.selection, *Form(prompt, columns, tokens, temperature, seed)]
-    writing = gr.on([go.click, prompt.submit], write, inputs, [answer, streams], **BUSY)
-    stop.click(None, cancels=[writing], **PRIVATE)
-    edited = [widget.change for widget in inputs[1:]]
-    gr.on(edited, show_command, inputs, [answer, command], trigger_mode="always_last", **PRIVATE)
+    @callback(answer, tab="generate")
+    def start_over(selection: Selection, mode: str) -> Updates:
+        return widgets.in_mode(mode)
+
+    outputs = [form.columns, widgets.shown_for, form.mode, *widgets.of_mode]
+    page.selection.change(offer, [page.selection, widgets.shown_for], outputs, **PRIVATE)
+    inputs = [page.selection, widgets.conversation, *form]
+    outputs = [answer, widgets.streams, widgets.conversation, form.message]
+    starts = [widgets.go.click, form.prompt.submit, form.message.submit]
+    writing = gr.on(starts, write, inputs, outputs, **BUSY)
+    widgets.stop.click(None, cancels=[writing], **PRIVATE)
+    for starting_over in (form.mode.input, widgets.new.click):
+        starting_over(start_over, [page.selection, form.mode], widgets.of_mode, cancels=[writing], **PRIVATE)
+    edited = [widget.change for widget in form]
+    inputs = [page.selection, *form]
+    gr.on(edited, show_command, inputs, [answer, widgets.command], trigger_mode="always_last", **PRIVATE)
+
+
+def _write(
+    page: Page, widgets: _Widgets, selection: Selection, request: gr.Request, earlier: Conversation | None, form: Form
+) -> Iterator[Updates]:
+    """Generate with the form's values, and show the text while it grows."""
+    columns = form.columns or []
+    if not 2 <= len(columns) <= MAX_COLUMNS:
+        raise ValueError(f"{len(columns)} columns are selected: select 2 to {MAX_COLUMNS}.")
+    page.limits.check_text(request, columns, form.text, form.tokens)
+    yield {widgets.answer: html.answer(PREPARING)}
+    titles = {column: _title(page, column) for column in columns}
+    chat = None
+    if form.mode == CHAT:
+        chat = Conversation(selection.model, form.system or "", titles).asked(form.message or "", earlier)
+        prompt, turn, shown = chat.messages(), chat.newest, chat.html
+    else:
+        turn = Streams(form.prompt or "", titles)
+        prompt, shown = turn.prompt, turn.html
+    events = page.services.generation.generate(
+        columns, prompt, int(form.tokens), float(form.temperature), int(form.seed or 0), selection.model
+    )
+    if chat is not None:  # the answers are added to this object, so a stopped answer stays in the conversation
+        yield {widgets.conversation: chat, widgets.form.message: "", widgets.streams: shown()}
+    shown_at = 0.0
+    for event in events:
+        turn.add(event)
+        if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
+            shown_at = time.monotonic()
+            yield {widgets.answer: html.answer(WRITING), widgets.streams: shown()}
+    yield {widgets.answer: html.answer(turn.summary()), widgets.streams: shown()}
+
+
+def _build_widgets() -> _Widgets:
+    with gr.Row(elem_classes="abq-tab"):
+        with gr.Column(elem_classes="abq-choices"):
+            form = _build_form()
+            with gr.Row():
+                go = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate-go")
+                stop = gr.Button("Stop", min_width=80, elem_id="generate-stop")
+            new = gr.Button("New conversation", size="sm", visible=False, elem_id="generate-new")
+            command = gr.HTML("", js_on_load=None)
+        with gr.Column(elem_classes="abq-stage"):
+            answer = gr.HTML(html.answer(html.BLANK), elem_id="generate-answer", js_on_load=None)
+            streams = gr.HTML(html.empty(*EMPTY), elem_id="generate-streams", js_on_load=None)
+    return _Widgets(form, go, stop, new, command, answer, streams, gr.State(""), gr.State(None))
+
+
+def _build_form() -> Form:
+    """The widgets of the form. A model without a chat template shows only the prompt."""
+    return Form(
+        mode=gr.Radio(
+            [CHAT, CONTINUE], value=CONTINUE, label="Mode", visible=False, elem_id="generate-mode",
+            info="Chat uses the model's chat template.",
+        ),
+        prompt=gr.Textbox(PROMPT, label="Prompt", lines=5, max_lines=12, elem_id="generate-prompt"),
+        message=gr.Textbox(
+            MESSAGE, label="Message", lines=1, max_lines=12, visible=False, elem_id="generate-message",
+            info="Enter sends, Shift+Enter starts a new line.",
+        ),
+        system=gr.Textbox(
+            "", label="System prompt", lines=1, max_lines=8, visible=False, elem_id="generate-system",
+            placeholder="The default of the template",
+        ),
+        columns=gr.Dropdown(
+            [], label="Columns (2 to 4)", multiselect=True, max_choices=MAX_COLUMNS, elem_id="generate-columns"
+        ),
+        tokens=gr.Slider(8, 256, value=64, step=8, label="New tokens", elem_id="generate-tokens"),
+        temperature=gr.Slider(
+            0, 1.5, value=0.4, step=0.1, label="Temperature", info="0 takes the most likely token.",
+            elem_id="generate-temperature",
+        ),
+        seed=gr.Number(3, label="Seed", precision=0, elem_id="generate-seed"),
+    )  # fmt: skip
 
 
 def _choices(page: Page, selection: Selection) -> list[tuple[str, str]]:
@@ -128,15 +210,3 @@ def _title(page: Page, column: str) -> tuple[str, str]:
         return f"{column} rounded", "rounded"
     run = page.services.runs.get(column)
     return f"{run.precision} {run.method}", "rounded" if run.method == "rtn" else "corrected"
-
-
-def _command(model: str, form: Form) -> str:
-    """One line per column that the command line can generate from: the model and runs."""
-    columns = form.columns or []
-    sources = [model if column == "full" else column for column in columns if column == "full" or means_run(column)]
-    options = [
-        "--prompt", form.prompt or "", "--max-new-tokens", str(int(form.tokens)),
-        "--temperature", f"{form.temperature:g}", "--seed", str(int(form.seed or 0)),
-    ]  # fmt: skip
-    lines = [shlex.join(["abq", "generate", source, *options]) for source in sources]
-    return html.command(lines) if lines else ""

@@ -3,6 +3,7 @@
 Only answers on stdout, one line and exit code 2 for user errors, JSON with fixed names.
 """
 
+import io
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from app_cases import SpecMaker
+from tiny_tokenizers import chat_folder
 
 from app.cli.main import main
 from app.jobs.executors.local import PROJECT_ROOT
@@ -122,6 +124,26 @@ def test_answers_without_json_are_tables(in_finished: tuple[Services, Job], caps
     assert out.startswith("The module") and "tokens/s" in err and "tokens/s" not in out
 
 
+def test_a_chat_model_answers_one_message_or_the_lines_of_stdin(
+    folder: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(chat_folder("qwen3", folder / "chat"))
+    amount = ("--max-new-tokens", "4")
+    one = ask("generate", model, "--chat", "Hello", "--system", "Be brief.", *amount)
+    assert [message["role"] for message in one["messages"]] == ["system", "user", "assistant"]
+    assert one["mode"] == "chat" and one["messages"][-1]["content"] == one["text"] and "complete" in one
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\nAnd now?\n"))
+    two = ask("generate", model, "--chat", "-", *amount)
+    assert [message["content"] for message in two["messages"][::2]] == ["Hello", "And now?"]
+    assert two["messages"][3]["content"] == two["text"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nAnd now?\n"))
+    assert main(["generate", model, "--chat", "-", *amount]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{two['messages'][1]['content']}\n{two['text']}\n" and err.count("tokens/s") == 2
+    continued = ask("generate", model, "--prompt", "Hello", *amount)
+    assert continued["mode"] == "continuation" and continued["prompt"] == "Hello"
+
+
 def test_kernels_are_timed_and_checked(in_finished: tuple[Services, Job], ask: Ask) -> None:
     words = ("--precisions", "W2A8", "--shapes", "128x192", "--m", "1", "--threads", "1")
     measured = ask("bench", "kernels", *words)["measurements"]
@@ -181,6 +203,10 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "context": ([*calibrate, "W4A4", *large], "longer than the context"),
         "memory": (["calibrate", str(long), "--precision", "W4A4", *large], "memory"),
         "prompt": (["generate", tiny, "--prompt", "word " * 400], "context"),
+        "prompt and chat": (["generate", tiny, "--prompt", "a", "--chat", "b"], "either --prompt"),
+        "neither": (["generate", tiny], "either --prompt"),
+        "system": (["generate", tiny, "--prompt", "a", "--system", "b"], "--system belongs to --chat"),
+        "no template": (["generate", tiny, "--chat", "Hello"], "no chat template"),
         "empty prompt": (["generate", tiny, "--prompt", " "], "empty"),
         "run": (["eval", "r-0123456789"], "r-0123456789"),
         "job": (["jobs", "show", "j-0123456789"], "j-0123456789"),
