@@ -17,6 +17,7 @@ from tiny_tokenizers import CONTEXT, chat_folder
 
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.prompts import conversation
+from abq_core.quantization.quant_linear import PackedLinear
 from app.services import Services, open_services
 from app.settings import Settings
 
@@ -88,7 +89,7 @@ def test_a_chat_model_from_its_folder_to_the_decoded_answer(path: ModelPath) -> 
         assert "Paris" in written[path.model]["text"]
 
     packed, simulated = (path.services.registry.run(run, engine) for engine in ("packed", "simulated"))
-    assert packed.decoder is not None
+    assert sum(isinstance(module, PackedLinear) for module in packed.model.modules()) == len(linears)
     events = list(generate({"packed": packed}, simulated, conversation(QUESTION, "Be brief."), 24))
     tokens = [event for event in events if isinstance(event, Token)]
     assert [token.id for token in tokens] == [token["id"] for token in written[run]["tokens"]]
