@@ -4,6 +4,7 @@ Packed products are in `kernels.dispatch`.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
@@ -62,13 +63,25 @@ def bfloat16_product(weight: NDArray[np.uint16], x: _Floats, threads: int | None
 
     Raises ShapeError, ThreadsError.
     """
+    return _product(_compiled().bfloat16_rows, weight, x, threads)
+
+
+def float16_product(weight: NDArray[np.uint16], x: _Floats, threads: int | None = None) -> _Floats:
+    """weight (n, k), float16 bits of finite values, times x (k,), accumulated in float32 -> (n,).
+
+    Raises ShapeError, ThreadsError.
+    """
+    return _product(_compiled().float16_rows, weight, x, threads)
+
+
+def _product(rows: Callable[..., None], weight: NDArray[np.uint16], x: _Floats, threads: int | None) -> _Floats:
     if weight.ndim != 2 or x.shape != weight.shape[1:]:
         raise ShapeError(f"an input of shape {x.shape} does not fit a weight {weight.shape}")
     x = np.ascontiguousarray(x, np.float32)
     out = np.empty(len(weight), np.float32)
 
     def run(first: int, last: int) -> None:
-        _compiled().bfloat16_rows(weight, x, first, last, out)
+        rows(weight, x, first, last, out)
 
     run_ranges(run, len(weight), _ROW_STEP, thread_count(threads) if weight.size >= _WORTH_A_THREAD else 1)
     return out

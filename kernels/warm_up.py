@@ -67,7 +67,8 @@ def _decode_a_token() -> None:
     query = x.reshape(heads, d)
     decode_ops.rotate(query, cache[0, 0], cache[0, 0])
     decode_ops.attend(query, cache, cache, 0, 4, 1.0)
-    decode_ops.bfloat16_product(np.ones((4, x.size), np.uint16), x, 1)
+    for product in (decode_ops.bfloat16_product, decode_ops.float16_product):
+        product(np.ones((4, x.size), np.uint16), x, 1)
     codes = KvCodes(1, 4, d, 4)
     codes.write(0, cache, cache)
     codes.attend(query, 0, 4, 1.0)

@@ -25,7 +25,7 @@ from abq_core.calibration.balance import Balance
 from abq_core.calibration.block_quantizer import before_rounding
 from abq_core.calibration.losses import attention_kl, mean_cosine
 from abq_core.mix import ModelPrecision
-from abq_core.models.architectures import architecture_of, blocks_of
+from abq_core.models.architectures import architecture_of
 from abq_core.models.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.hadamard import hadamard
@@ -152,7 +152,7 @@ def _quantized_input(block: ComparedBlock, name: str, lens: str, x: Tensor) -> T
 @torch.no_grad()
 def _balanced_parameters(block: ComparedBlock) -> dict[str, Tensor]:
     """The corrected lens before rounding: parameters with learned balance and compensation."""
-    artifact, full = block.artifacts["corrected"], blocks_of(block.base.model)[block.index]
+    artifact, full = block.artifacts["corrected"], block.modules["full"]
     learned = artifact.learned
     values = {name.removeprefix("balance."): s for name, s in learned.items() if name.startswith("balance.")}
     compensation = None

@@ -58,21 +58,24 @@ def diagnose(
     quantized = quantized_embeddings(base.model, ids, precision)
     hidden = {"full": inputs.hidden}
     hidden |= dict.fromkeys(("rounded", "corrected"), inputs.hidden if quantized is None else quantized)
-    for index, module in enumerate(blocks_of(base.model)):
-        artifacts = {
-            "rounded": rounded_artifact(base, index, precision),
-            "corrected": stored_artifact(store, index),
-        }
-        modules = {"full": module} | {
-            lens: quantized_block(module, artifact, precision, index, "simulated")
-            for lens, artifact in artifacts.items()
-        }
-        passes = {lens: LensPass.run(modules[lens], hidden[lens], inputs.arguments[index], prefix) for lens in modules}
-        hidden = {lens: lens_pass.output for lens, lens_pass in passes.items()}
-        block = ComparedBlock(base, index, precision, artifacts, modules, passes, prefix)
-        for frames in (output_frames(block), linear_frames(block), learned_frames(index, artifacts["corrected"])):
-            for name, frame in frames.items():
-                parts[name].append(frame)
+    for index in range(len(blocks_of(base.model))):
+        with base.block(index) as full:
+            artifacts = {
+                "rounded": rounded_artifact(base, index, precision),
+                "corrected": stored_artifact(store, index),
+            }
+            modules = {"full": full} | {
+                lens: quantized_block(full, artifact, precision, index, "simulated")
+                for lens, artifact in artifacts.items()
+            }
+            arguments = inputs.arguments[index]
+            passes = {lens: LensPass.run(modules[lens], hidden[lens], arguments, prefix) for lens in modules}
+            block = ComparedBlock(base, index, precision, artifacts, modules, passes, prefix)
+            for frames in (output_frames(block), linear_frames(block), learned_frames(index, artifacts["corrected"])):
+                for name, frame in frames.items():
+                    parts[name].append(frame)
+            hidden = {lens: lens_pass.output for lens, lens_pass in passes.items()}
+        del full, modules, passes, block  # float32 weights, before those of the next block are made
         on_event(Message(f"Measured the distributions of block {index}."))
     joined = {name: pd.concat(parts[name], ignore_index=True) if parts[name] else _EMPTY[name] for name in _NAMES}
     return joined | {"attention_tokens": _token_frame(base, ids)}

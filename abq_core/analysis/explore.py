@@ -23,21 +23,22 @@ def explore(base: LoadedModel, precision: ModelPrecision) -> dict[str, pd.DataFr
     If weights are not quantized (W16), levels is empty and the rounded lens equals the full one.
     """
     histograms, levels, linears, outliers = [], [], [], []
-    for index, block in enumerate(blocks_of(base.model)):
-        for name, linear in linears_of(block).items():
-            labels = {"block": index, "tensor": name}
-            weight = linear.weight.detach().float()
-            rounded, linear_precision = weight, precision.of_linear(index, name)
-            if linear_precision.quantizes_weights:
-                rounded = quantize_weight(weight, linear_precision).dequantize()
-                for lens, balanced in (("rounded", False), ("balanced", True)):
-                    quantized = quantize_weight(weight, dataclasses.replace(linear_precision, balanced=balanced))
-                    levels.append(level_counts(quantized, {**labels, "lens": lens}))
-            histograms.append(paired_histogram({"full": weight, "rounded": rounded}, {**labels, "kind": "weight"}))
-            rows, columns = weight.shape
-            ratio = snr_db(weight, rounded)
-            linears.append({**labels, "lens": "rounded", "weight_snr_db": ratio, "rows": rows, "columns": columns})
-            outliers.append(largest_channels(channel_peaks(weight), labels))
+    for index in range(len(blocks_of(base.model))):
+        with base.block(index) as block:
+            for name, linear in linears_of(block).items():
+                labels = {"block": index, "tensor": name}
+                weight = linear.weight.detach()
+                rounded, linear_precision = weight, precision.of_linear(index, name)
+                if linear_precision.quantizes_weights:
+                    rounded = quantize_weight(weight, linear_precision).dequantize()
+                    for lens, balanced in (("rounded", False), ("balanced", True)):
+                        quantized = quantize_weight(weight, dataclasses.replace(linear_precision, balanced=balanced))
+                        levels.append(level_counts(quantized, {**labels, "lens": lens}))
+                histograms.append(paired_histogram({"full": weight, "rounded": rounded}, {**labels, "kind": "weight"}))
+                rows, columns = weight.shape
+                ratio = snr_db(weight, rounded)
+                linears.append({**labels, "lens": "rounded", "weight_snr_db": ratio, "rows": rows, "columns": columns})
+                outliers.append(largest_channels(channel_peaks(weight), labels))
     empty_levels = pd.DataFrame(columns=["block", "tensor", "lens", "level", "count"])
     return {
         "histograms": pd.concat(histograms, ignore_index=True),

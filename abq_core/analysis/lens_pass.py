@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.calibration.block_inputs import block_output, linear_inputs
+from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.models.attention import attention_maps
 
 SAMPLED_TOKENS = 512  # of each linear's input, kept for its distribution
@@ -27,7 +28,7 @@ class LensPass:
 
     @classmethod
     @torch.no_grad()
-    def run(cls, block: nn.Module, hidden: Tensor, arguments: dict[str, object], prefix: int = 0) -> "LensPass":
+    def run(cls, block: nn.Module, hidden: HiddenStates, arguments: dict[str, object], prefix: int = 0) -> "LensPass":
         """Run hidden (segments, tokens, hidden) through `block`, one segment at a time.
 
         prefix: tokens at the start of each segment that no sample contains. An expert sees the tokens in another

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abq_core.calibration.hidden_states import HiddenStates, empty_states
+from abq_core.calibration.model_frame import ModelFrame
 from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.shape import has_tied_tables
@@ -24,7 +26,7 @@ class BlockInputs:
     position embeddings), which are the same for all segments of this length.
     """
 
-    hidden: Tensor
+    hidden: HiddenStates
     arguments: list[dict[str, Any]]
 
 
@@ -32,39 +34,18 @@ class BlockInputs:
 def capture_block_inputs(model: nn.Module, ids: Tensor) -> BlockInputs:
     """Capture the hidden states before block 0, and each block's keyword arguments.
 
-    ids: (segments, tokens). Only the first segment runs through the whole model.
-    The arguments have no cache: with a captured one, a second call would attend to the keys of the first.
+    ids: (segments, tokens). No block runs, except the first one for a single token.
     """
-    blocks = blocks_of(model)
-    arguments: list[dict[str, Any]] = [{} for _ in blocks]
-    first: list[Tensor] = []
-
-    def listener(index: int) -> Callable[..., None]:
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-            arguments[index] = given | {"use_cache": False, "past_key_values": None}
-            if index == 0:
-                first.append(args[0] if args else kwargs["hidden_states"])
-                if len(first) > 1:  # arguments of later blocks were captured with the first segment
-                    raise _Captured
-
-        return listen
-
-    hooks = [b.register_forward_pre_hook(listener(i), with_kwargs=True) for i, b in enumerate(blocks)]
-    try:
-        for segment in ids.to(next(model.parameters()).device):
-            try:
-                model(segment.unsqueeze(0), use_cache=False)
-            except _Captured:
-                pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return BlockInputs(torch.cat(first), arguments)
+    frame = ModelFrame(model)
+    first, arguments = frame.enter(ids[:1])
+    hidden = empty_states(len(ids), first)
+    for index, segment in enumerate(ids):
+        hidden[index] = frame.enter(segment.unsqueeze(0))[0][0]
+    return BlockInputs(hidden, arguments)
 
 
 @torch.no_grad()
-def quantized_embeddings(model: nn.Module, ids: Tensor, precision: ModelPrecision) -> Tensor | None:
+def quantized_embeddings(model: nn.Module, ids: Tensor, precision: ModelPrecision) -> HiddenStates | None:
     """The hidden states before block 0 of a model with a rounded embedding, (segments, tokens, hidden).
 
     None if the precision leaves the embedding at 16 bits. `model` is not changed. Raises PrecisionError.
@@ -76,10 +57,6 @@ def quantized_embeddings(model: nn.Module, ids: Tensor, precision: ModelPrecisio
     rounded = copy.deepcopy(model, memo={id(part): part for part in shared})
     round_embedding(rounded, bits)
     return capture_block_inputs(rounded, ids).hidden
-
-
-class _Captured(Exception):
-    """Ends the model's forward once the block input is known."""
 
 
 def block_output(result: Tensor | tuple[Any, ...]) -> Tensor:
@@ -103,15 +80,18 @@ def block_outputs(blocks: Iterable[nn.Module]) -> Iterator[list[Any]]:
 
 
 @torch.no_grad()
-def run_block(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+def run_block(
+    block: nn.Module, hidden: HiddenStates, arguments: dict[str, Any], out: HiddenStates | None = None
+) -> HiddenStates:
     """Run (segments, tokens, hidden) through a block, segment by segment.
 
-    The result is on the device of `hidden`.
+    out: is overwritten with the result and returned; it may be `hidden` itself. By default a new one, where `hidden`
+    is.
     """
     device = next(block.parameters()).device
-    outputs = torch.empty_like(hidden)
-    for output, segment in zip(outputs, hidden, strict=True):
-        output.copy_(block_output(block(segment.unsqueeze(0).to(device), **arguments))[0])
+    outputs = empty_states(len(hidden), hidden[0]) if out is None else out
+    for index, segment in enumerate(hidden):
+        outputs[index] = block_output(block(segment.unsqueeze(0).to(device), **arguments))[0]
     return outputs
 
 

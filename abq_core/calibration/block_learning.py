@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from abq_core.calibration.block_inputs import block_output
 from abq_core.calibration.block_quantizer import BlockQuantizer
+from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import akl_loss, dlc_loss, head_mean
 from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.mix import ModelPrecision
@@ -29,17 +30,17 @@ class CalibrationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Targets:
-    """Inputs and target outputs of a block, each (segments, tokens, hidden), on any device.
+    """Inputs and target outputs of a block, each (segments, tokens, hidden), on any device or in a file.
 
     full_input, quantized_input: the block's input in the full-precision and in the quantized model.  full: the output
     d_fp.  full_on_quantized: d_fp*, the full-precision block's output on the quantized input. Attention maps are
     recomputed rather than stored: a single map of 2,048 tokens is as large as the segment's hidden states.
     """
 
-    full_input: Tensor
-    quantized_input: Tensor
-    full: Tensor
-    full_on_quantized: Tensor
+    full_input: HiddenStates
+    quantized_input: HiddenStates
+    full: HiddenStates
+    full_on_quantized: HiddenStates
 
 
 def wrapped_copy(block: nn.Module, precision: ModelPrecision, quantizer: BlockQuantizer) -> nn.Module:
@@ -131,7 +132,7 @@ def _loss_terms(
 ) -> dict[str, Tensor]:
     """The terms of the objective that are switched on, on one segment."""
 
-    def of_segment(stored: Tensor) -> Tensor:
+    def of_segment(stored: HiddenStates) -> Tensor:
         return stored[segment].unsqueeze(0).to(device_of(block))
 
     parameters = quantizer.quantized_parameters()

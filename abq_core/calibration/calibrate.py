@@ -27,6 +27,7 @@ from abq_core.calibration.block_learning import CalibrationError, Targets, learn
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.calibration.calibration_text import CalibrationText, read_text
 from abq_core.calibration.end_to_end import end_to_end_steps, learn_together
+from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import mean_cosine
 from abq_core.calibration.quantized_block import quantized_block
 from abq_core.events import BlockDone, Message, OnEvent, Started, ignore
@@ -80,11 +81,11 @@ def calibrate(
 class _Streams:
     """Hidden states at the input of a block, (segments, tokens, hidden).
 
-    Both are on the device of the model.
+    Both are on the device of the model, or in a file. They are one object until a block was quantized.
     """
 
-    full: Tensor
-    quantized: Tensor
+    full: HiddenStates
+    quantized: HiddenStates
 
 
 class _Passed(NamedTuple):
@@ -103,7 +104,8 @@ _Work = Callable[[int, nn.Module, _Streams, dict[str, Any]], _Passed]  # on a bl
 class _Walk:
     """One walk over the blocks with full-precision and quantized hidden states side by side.
 
-    The hidden states stay on the model's device; a block is copied to the spec's device while it is worked on.
+    The hidden states stay on the model's device; a block is in float32 on the spec's device while it is worked on. A
+    block's outputs overwrite its inputs as soon as these are not needed.
     """
 
     def __init__(self, base: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, on_event: OnEvent) -> None:
@@ -117,7 +119,7 @@ class _Walk:
         def finish(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
             stored, sha256 = self._store.load(index), None
             with input_peaks(block) as peaks:
-                full = run_block(block, streams.full, arguments)
+                full = self._run_full(block, streams, arguments, learns=stored is None)
             if stored is None:
                 quantizer = self._quantizer(index, block, peaks)
                 self._learn(index, block, quantizer, streams, full, arguments)
@@ -136,7 +138,7 @@ class _Walk:
         def draft(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
             stored, sha256 = self._store.load_draft(index), None
             with input_peaks(block) as peaks:
-                full = run_block(block, streams.full, arguments)
+                full = self._run_full(block, streams, arguments, learns=stored is None)
             quantizer = self._quantizer(index, block, peaks)
             if stored is None:
                 self._learn(index, block, quantizer, streams, full, arguments)
@@ -155,7 +157,7 @@ class _Walk:
         def store(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
             artifact = quantizers[index].artifact()
             sha256 = self._store.save(index, self._tensors(index, artifact))
-            full = run_block(block, streams.full, arguments)
+            full = self._run_full(block, streams, arguments, learns=False)
             return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), sha256)
 
         self._pass_through(ids, store, seconds / len(quantizers))
@@ -171,7 +173,7 @@ class _Walk:
             if stored is None:
                 raise _UnreadableBlockError
             artifact = BlockArtifact.from_tensors(stored)
-            full = run_block(block, streams.full, arguments)
+            full = self._run_full(block, streams, arguments, learns=False)
             return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), None)
 
         try:
@@ -198,7 +200,7 @@ class _Walk:
         block: nn.Module,
         quantizer: BlockQuantizer,
         streams: _Streams,
-        full_output: Tensor,
+        full_output: HiddenStates,
         arguments: dict[str, Any],
     ) -> None:
         full_on_quantized = full_output
@@ -226,21 +228,27 @@ class _Walk:
         return _Streams(inputs.hidden, inputs.hidden if quantized is None else quantized), inputs.arguments
 
     def _on_device(self, work: _Work, index: int, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
-        """Do `work` on a block on the spec's device; copy the block if it is elsewhere.
+        """Do `work` on a block in float32 on the spec's device.
 
-        This is a separate function so that the copy is freed before the next block is copied.
+        This is a separate function so that a copy of the block is freed before the next block is copied.
         """
-        block = self._blocks[index]
-        if next(block.parameters()).device != self._device:
-            block, arguments = copy.deepcopy(block).to(self._device), to_device(arguments, self._device)
-        return work(index, block, streams, arguments)
+        with self._base.block(index, self._device) as block:
+            return work(index, block, streams, to_device(arguments, self._device))
+
+    def _run_full(
+        self, block: nn.Module, streams: _Streams, arguments: dict[str, Any], *, learns: bool
+    ) -> HiddenStates:
+        """The output of the full-precision block. Overwrites its input, unless the block learns from it."""
+        shared = streams.full is streams.quantized
+        keeps_input = shared or (learns and self._spec.active_epochs > 0)
+        return run_block(block, streams.full, arguments, out=None if keeps_input else streams.full)
 
     def _run(
         self, index: int, block: nn.Module, artifact: BlockArtifact, streams: _Streams, arguments: dict[str, Any]
-    ) -> Tensor:
-        """The output of the quantized block on the quantized stream."""
+    ) -> HiddenStates:
+        """The output of the quantized block on the quantized stream, which it overwrites."""
         quantized = quantized_block(block, artifact, self._spec.precision, index, "simulated")
-        return run_block(quantized, streams.quantized, arguments)
+        return run_block(quantized, streams.quantized, arguments, out=streams.quantized)
 
     def _tensors(self, index: int, artifact: BlockArtifact) -> dict[str, Tensor]:
         return artifact.to_tensors(block_precisions(self._spec.precision, index, artifact.weights))
@@ -267,11 +275,13 @@ def is_end_block(index: int, blocks: int) -> bool:
 
 
 @torch.no_grad()
-def _distances(quantized: Tensor, full: Tensor) -> dict[str, float]:
+def _distances(quantized: HiddenStates, full: HiddenStates) -> dict[str, float]:
     """Mean cosine and mean squared error between a block's output and full precision.
 
     Computed segment by segment: the difference of all at once would be as large as both tensors.
     """
-    pairs = list(zip(quantized, full, strict=True))
-    cosine = sum(mean_cosine(a, b).item() for a, b in pairs) / len(pairs)
-    return {"cosine": cosine, "mse": sum(torch.mean((a - b) ** 2).item() for a, b in pairs) / len(pairs)}
+    cosine = mse = 0.0
+    for a, b in zip(quantized, full, strict=True):
+        cosine += mean_cosine(a, b).item()
+        mse += torch.mean((a - b) ** 2).item()
+    return {"cosine": cosine / len(full), "mse": mse / len(full)}

@@ -4,19 +4,17 @@ import copy
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.mix import ModelPrecision, block_precisions
-from abq_core.models.architectures import architecture_of, blocks_of
+from abq_core.models.architectures import architecture_of
 from abq_core.models.attention import set_kv_bits
 from abq_core.models.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
-from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
-from abq_core.quantization.quantizers import QuantizedWeight
-from abq_core.quantization.weight_grid import SCALE_BYTES
+from abq_core.quantization.weight_grid import linear_bytes
 from abq_core.spec import METHODS
 
 Engine = Literal["simulated", "packed"]
@@ -40,24 +38,28 @@ def stored_artifact(store: CheckpointStore, block: int) -> BlockArtifact:
 def rounded_artifact(base: LoadedModel, block: int, precision: ModelPrecision) -> BlockArtifact:
     """The artifact of one block of `base` rounded to nearest."""
     architecture, layout = architecture_of(base.model), HeadLayout.of(base.model.config)
-    original = blocks_of(base.model)[block]
-    precisions = block_precisions(precision, block, linears_of(original))
-    quantizer = BlockQuantizer(
-        original, architecture, layout, precisions, METHODS["rtn"], compensate=False, input_peaks={}
-    )
-    return quantizer.artifact()
+    with base.block(block) as original:
+        precisions = block_precisions(precision, block, linears_of(original))
+        quantizer = BlockQuantizer(
+            original, architecture, layout, precisions, METHODS["rtn"], compensate=False, input_peaks={}
+        )
+        return quantizer.artifact()
 
 
 @torch.no_grad()
 def quantized_block(
     original: nn.Module, artifact: BlockArtifact, precision: ModelPrecision, index: int, engine: Engine
 ) -> nn.Module:
-    """A copy of block `index` that computes at `precision` with the weights of `artifact`."""
-    block = copy.deepcopy(original)
+    """A copy of block `index` that computes at `precision` with the weights of `artifact`.
+
+    It has the modules and buffers of `original`, and shares no parameter with it.
+    """
+    block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
     wrap_linears(block, precision.act_bits, artifact.hadamards)
     set_kv_bits(block, precision.kv_bits)
+    device = next(original.parameters()).device
     for name, value in artifact.parameters.items():
-        block.get_parameter(name).copy_(value)
+        _set_parameter(block, name, value.detach().to(device, torch.float32, copy=True))
     for name, clip in artifact.act_clips.items():
         block.get_buffer(f"{name}.act_clip").copy_(clip)
     for name, weight in artifact.weights.items():
@@ -65,14 +67,13 @@ def quantized_block(
         assert isinstance(linear, QuantLinear)
         linear_precision = precision.of_linear(index, name)
         if engine == "packed":
-            settings = linear.act_clip.item(), linear.hadamard, str(linear.weight.device)
+            settings = linear.act_clip.item(), linear.hadamard, str(device)
             replace_module(block, name, PackedLinear.pack(weight, linear_precision, linear.bias, *settings))
         else:
-            linear.weight.copy_(weight.dequantize())
-            linear.stored_bytes = _stored_bytes(weight, linear_precision)
+            _set_parameter(block, f"{name}.weight", weight.dequantize().to(device))
+            linear.stored_bytes = linear_bytes(linear.out_features, linear.in_features, linear_precision)
     return block
 
 
-def _stored_bytes(weight: QuantizedWeight, precision: Precision) -> int:
-    """Bytes of bit planes, scales and zero points."""
-    return weight.codes.numel() * precision.stored_bits // 8 + SCALE_BYTES * weight.scale.numel()
+def _set_parameter(block: nn.Module, name: str, value: Tensor) -> None:
+    replace_module(block, name, nn.Parameter(value, requires_grad=False))

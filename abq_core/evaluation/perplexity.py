@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import kl_divergence
+from abq_core.evaluation.block_pass import batches_of, last_hidden_states
+from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
 from abq_core.text.records import TextRecord
 from kernels.formats.activations import NotFiniteError
 
-_FORWARD_TOKENS = 2048  # per forward pass
 LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary per step: 16 MiB in float32, in several copies
 _MAX_NATS = 700.0  # exp overflows beyond
 
@@ -73,8 +75,9 @@ def evaluate(
 ) -> Scores:
     """Score `model` on segments (n, tokens) int64 against `reference`, the full-precision model.
 
-    If `reference` is None or the model itself, the KL values are 0 and same_top is 1. `on_step(done, total)` counts
-    segments, and may raise to stop. unscored: predictions at the start of each segment that do not count, as in
+    Each model runs block by block over all segments, so that one block at a time is in memory in float32. If
+    `reference` is None or the model itself, the KL values are 0 and same_top is 1. `on_step(done, total)` counts blocks
+    and batches, and may raise to stop. unscored: predictions at the start of each segment that do not count, as in
     `TextRecord.unscored`. Raises EvaluationError.
     """
     _check(model, reference, segments, unscored)
@@ -82,20 +85,24 @@ def evaluate(
     losses: list[Tensor] = []
     distances: list[Tensor] = []
     same: list[Tensor] = []
-    done = 0
-    for batch in segments.split(max(1, _FORWARD_TOKENS // segments.shape[1])):
-        try:
-            loss, kl, top = _score_batch(model, compared, batch, unscored)
-        except NotFiniteError as error:  # raised by the packed engine
-            raise _too_large(model, math.nan) from error
+    batches = list(batches_of(segments))
+    done, total = 0, len(batches) + sum(len(blocks_of(one.model)) for one in (model, compared) if one is not None)
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done, total)
+
+    sides = [_Side.of(one, segments, advance) for one in (model, compared) if one is not None]
+    for batch in batches:
+        loss, kl, top = _score_batch(sides, segments[batch], batch, unscored)
         if not loss.mean() < _MAX_NATS:
             raise _too_large(model, float(loss.mean()))
         losses.append(loss.double().mean(1))
         distances.append(kl)
         same.append(top)
-        done += len(batch)
-        if on_step is not None:
-            on_step(done, len(segments))
+        advance()
     segment_losses = torch.cat(losses).numpy()
     perplexity, stderr = _perplexity(segment_losses)
     kl_values, same_values = torch.cat(distances).double().numpy(), torch.cat(same)
@@ -151,27 +158,45 @@ def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor, 
         )
 
 
-def _score_batch(
-    model: LoadedModel, reference: LoadedModel | None, ids: Tensor, unscored: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score ids (b, t) without materializing all logits of the batch.
+@dataclass(frozen=True)
+class _Side:
+    """A model with its LM head and its last hidden states of all segments."""
 
-    Returns losses (b, n) in nats, KL (b * n,) in nats, same top token (b * n,) bool, for n = t - 1 - unscored.
-    Logits are computed for a few tokens at a time: with a large vocabulary those of a batch would not fit in memory.
+    model: LoadedModel
+    head: nn.Module
+    hidden: HiddenStates
+
+    @classmethod
+    def of(cls, model: LoadedModel, segments: Tensor, on_block: Callable[[], None]) -> "_Side":
+        """Raises EvaluationError if a value is not finite."""
+        try:
+            return cls(model, model.float_head(), last_hidden_states(model, segments, on_block))
+        except NotFiniteError as error:  # raised by the packed engine
+            raise _too_large(model, math.nan) from error
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        return torch.log_softmax(self.model.logits(hidden.to(self.model.model.device), self.head), dim=-1)
+
+
+def _score_batch(sides: Sequence[_Side], ids: Tensor, batch: slice, unscored: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Score ids (b, t), segments `batch`, without materializing all logits of the batch.
+
+    sides: the model, and the reference if there is one. Returns losses (b, n) in nats, KL (b * n,) in nats, same top
+    token (b * n,) bool, for n = t - 1 - unscored. Logits are computed for a few tokens at a time: with a large
+    vocabulary those of a batch would not fit in memory.
     """
     targets = ids[:, unscored + 1 :].reshape(-1)
-    hidden = model.hidden(ids)[:, unscored:-1].flatten(0, 1)
-    full_hidden = None if reference is None else reference.hidden(ids)[:, unscored:-1].flatten(0, 1)
+    hidden = [side.hidden[batch][:, unscored:-1].flatten(0, 1) for side in sides]
     losses = torch.empty(len(targets))
     kl = torch.zeros(len(targets))
     same = torch.ones(len(targets), dtype=torch.bool)
-    for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // model.vocabulary)):
+    for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // sides[0].model.vocabulary)):
         here = slice(int(part[0]), int(part[-1]) + 1)
-        log_q = torch.log_softmax(model.logits(hidden[here]), dim=-1)
+        log_q = sides[0].log_probabilities(hidden[0][here])
         chosen = targets[here].to(log_q.device).unsqueeze(1)
         losses[here] = -log_q.gather(1, chosen).squeeze(1).cpu()
-        if reference is not None and full_hidden is not None:
-            log_p = torch.log_softmax(reference.logits(full_hidden[here]), dim=-1).to(log_q.device)
+        if len(sides) > 1:
+            log_p = sides[1].log_probabilities(hidden[1][here]).to(log_q.device)
             kl[here] = kl_divergence(log_p, log_q).cpu()
             same[here] = (log_p.argmax(-1) == log_q.argmax(-1)).cpu()
     return losses.view(len(ids), -1), kl, same

@@ -8,37 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from abq_core.models.mapped.modules import StoredEmbedding, StoredLinear
 from abq_core.quantization.lm_head import PackedHead
 from abq_core.quantization.tables import PackedEmbedding
-from kernels.decode_ops import bfloat16_product
 
-_ROWS = 4096  # rows of the LM head converted to float32 at a time
-
-
-class Bfloat16Embedding(nn.Embedding):
-    """An embedding stored in bfloat16 that returns float32."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids (...) int64 -> (..., width) float32."""
-        return super().forward(ids).float()
-
-
-class Bfloat16Head(nn.Module):
-    """An LM head stored in bfloat16; inputs, sums and outputs are float32. CPU, inference only."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-        self.out_features = len(weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., width) float32 -> (..., vocabulary) float32."""
-        rows = x.reshape(-1, x.shape[-1])
-        if len(rows) == 1:
-            bits = self.weight.detach().view(torch.uint16).numpy()
-            return torch.from_numpy(bfloat16_product(bits, rows[0].numpy())).view(*x.shape[:-1], -1)
-        parts = [rows @ part.float().T for part in self.weight.split(_ROWS)]
-        return torch.cat(parts, dim=-1).view(*x.shape[:-1], -1)
+_ROWS = 4096  # rows that are compared at a time
 
 
 @torch.no_grad()
@@ -49,40 +23,21 @@ def embeddings_to_bfloat16(model: PreTrainedModel) -> None:
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     table = head_table = None
-    if not isinstance(embedding, PackedEmbedding):
+    if not isinstance(embedding, PackedEmbedding | StoredEmbedding):
         table = _exact_bfloat16(embedding.weight) if type(embedding) is nn.Embedding else None
         if table is None:
             return
-    if not isinstance(head, PackedHead):
+    if not isinstance(head, PackedHead | StoredLinear):
         if type(head) is nn.Linear and head.bias is None:
             head_table = table if head.weight is getattr(embedding, "weight", None) else _exact_bfloat16(head.weight)
         if head_table is None:
             return
     if table is not None:
-        rows, width = table.shape
-        smaller = Bfloat16Embedding(rows, width, embedding.padding_idx, device="meta", dtype=table.dtype)
-        smaller.weight = table
-        model.set_input_embeddings(smaller)
+        embedding.weight = table
+        model.set_input_embeddings(StoredEmbedding.wrap(embedding))
     if head_table is not None:
-        model.set_output_embeddings(Bfloat16Head(head_table))
-
-
-def restore_embeddings(model: PreTrainedModel) -> None:
-    """Replace the modules of `embeddings_to_bfloat16` by torch's, in place.
-
-    The weights stay in bfloat16.
-    """
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(embedding, Bfloat16Embedding):
-        rows, width = embedding.weight.shape
-        plain = nn.Embedding(rows, width, embedding.padding_idx, device="meta")
-        plain.weight = embedding.weight
-        model.set_input_embeddings(plain)
-    if isinstance(head, Bfloat16Head):
-        rows, width = head.weight.shape
-        linear = nn.Linear(width, rows, bias=False, device="meta")
-        linear.weight = head.weight
-        model.set_output_embeddings(linear)
+        head.weight = head_table
+        model.set_output_embeddings(StoredLinear.wrap(head))
 
 
 def _exact_bfloat16(weight: Tensor) -> nn.Parameter | None:

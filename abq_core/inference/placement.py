@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from abq_core.inference.decoder import decoder_of
-from abq_core.inference.embeddings import restore_embeddings
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.mapped.modules import converted_copy
 from abq_core.quantization.lm_head import PackedHead
 from abq_core.quantization.quant_linear import PackedLinear, linears_of, replace_module
 from abq_core.quantization.tables import PackedEmbedding
@@ -25,11 +25,7 @@ def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedMod
     Packed weights are uploaded unchanged, and once if two modules share them.
     Buffers keep their dtype, as in transformers: rotary embeddings are computed from one in float32.
     """
-    model = copy.deepcopy(loaded.model)
-    restore_embeddings(model)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(device, dtype)
-    model.to(device)
+    model = converted_copy(loaded.model, device, dtype)
     uploaded: dict[int, DeviceWeight] = {}
     for module in model.modules():
         if isinstance(module, PackedEmbedding):
@@ -40,7 +36,7 @@ def to_device(loaded: LoadedModel, device: str, dtype: torch.dtype) -> LoadedMod
                 if id(packed) not in uploaded:
                     uploaded[id(packed)] = upload(packed, device)
                 module.packed = uploaded[id(packed)]
-    return replace(loaded, model=model, decoder=decoder_of(model))
+    return replace(loaded, model=model, decoder=decoder_of(model), weights=None)
 
 
 @torch.no_grad()

@@ -8,7 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
-from abq_core.calibration.quantized_block import Engine, quantized_block, rounded_artifact, stored_artifact
+from abq_core.calibration.quantized_block import (
+    Engine,
+    quantized_block,
+    rounded_artifact,
+    stored_artifact,
+)
 from abq_core.inference.decoder import decoder_of
 from abq_core.inference.embeddings import embeddings_to_bfloat16
 from abq_core.inference.int8_linear import Int8Linear
@@ -16,8 +21,10 @@ from abq_core.inference.tables import quantize_tables
 from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.mapped.lazy_block import LazyBlock
 from abq_core.models.shape import has_tied_tables
-from abq_core.quantization.quant_linear import PackedLinear, QuantLinear
+from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of
+from abq_core.quantization.weight_grid import linear_bytes
 from kernels.dispatch import path_for
 
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -44,13 +51,12 @@ def _with_blocks(
 ) -> LoadedModel:
     """A copy of `base` whose blocks are replaced one by one, then embedding and LM head.
 
-    Memory holds one extra block at a time.
+    It shares everything else with `base`. Memory holds one extra block at a time.
     """
     precision = resolve_tables(precision, has_tied_tables(base.model))
-    originals = blocks_of(base.model)
-    model = copy.deepcopy(base.model, memo={id(part): part for part in (*originals, *_replaced(base.model, precision))})
+    model = _sharing_copy(base)
     blocks = blocks_of(model)
-    for index, original in enumerate(originals):
+    for index, original in enumerate(blocks_of(base.model)):
         blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
     quantize_tables(model, precision, engine)
     if engine == "packed":
@@ -58,13 +64,36 @@ def _with_blocks(
     return LoadedModel(base.ref, model, base.tokenizer, precision, decoder_of(model))
 
 
-def _replaced(model: PreTrainedModel, precision: ModelPrecision) -> list[nn.Parameter]:
-    """The tables that quantization replaces: a copy of the model need not copy them first."""
-    tables = (
-        (precision.embedding_bits, model.get_input_embeddings()),
-        (precision.head_bits, model.get_output_embeddings()),
+def streamed_model(base: LoadedModel, precision: ModelPrecision, store: CheckpointStore) -> LoadedModel:
+    """The simulated model of `quantized_model`, with one block at a time in memory.
+
+    A block is built whenever it runs: for one pass over many segments, not for generation.
+    """
+    precision = resolve_tables(precision, has_tied_tables(base.model))
+    model = _sharing_copy(base)
+    quantize_tables(model, precision, "simulated")
+    blocks = blocks_of(model)
+    for index, original in enumerate(blocks_of(base.model)):
+        blocks[index] = _lazy(original, precision, index, store)
+    return LoadedModel(base.ref, model, base.tokenizer, precision)
+
+
+def _lazy(original: nn.Module, precision: ModelPrecision, index: int, store: CheckpointStore) -> LazyBlock:
+    def build() -> nn.Module:
+        return quantized_block(original, stored_artifact(store, index), precision, index, "simulated")
+
+    linears = linears_of(original).items()
+    sizes = (
+        linear_bytes(linear.out_features, linear.in_features, precision.of_linear(index, name))
+        for name, linear in linears
     )
-    return [table.weight for bits, table in tables if bits is not None]
+    return LazyBlock(build, sum(sizes))
+
+
+def _sharing_copy(base: LoadedModel) -> PreTrainedModel:
+    """A copy of the modules around the blocks, which are those of `base`. Parameters are shared."""
+    shared = [*blocks_of(base.model), *base.model.parameters()]
+    return copy.deepcopy(base.model, memo={id(part): part for part in shared})
 
 
 def weight_bytes(model: LoadedModel) -> int:
@@ -75,7 +104,9 @@ def weight_bytes(model: LoadedModel) -> int:
     """
     total = 0
     for module in blocks_of(model.model).modules():
-        if isinstance(module, QuantLinear | PackedLinear | Int8Linear):
+        if isinstance(module, LazyBlock):
+            total += module.weight_bytes
+        elif isinstance(module, QuantLinear | PackedLinear | Int8Linear):
             total += module.stored_bytes
         elif isinstance(module, nn.Linear):
             total += 2 * module.weight.numel()

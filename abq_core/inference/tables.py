@@ -3,12 +3,14 @@
 import copy
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from abq_core.calibration.quantized_block import Engine
 from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.mapped.modules import StoredEmbedding
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.lm_head import PackedHead, QuantHead
 from abq_core.quantization.tables import PackedEmbedding, pack_table, round_embedding, rounded_table
@@ -50,6 +52,8 @@ def _pack(model: PreTrainedModel, embedding_bits: int | None, head_bits: int | N
     table = None
     if embedding_bits is not None:
         table = pack_table(embedding.weight, embedding_bits)
+        if isinstance(embedding, StoredEmbedding):  # returns float32, whatever the type of its table
+            embedding = nn.Embedding(embedding.num_embeddings, embedding.embedding_dim, device="meta")
         model.set_input_embeddings(PackedEmbedding(embedding, table))
     if head_bits is not None:
         if table is None or not tied:

@@ -1,14 +1,17 @@
 """Load a model from a reference, after checking its files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from abq_core.mix import ModelPrecision
+from abq_core.models.architectures import blocks_of
 from abq_core.models.attention import ATTENTION
 from abq_core.models.building import checked_files, empty_model, parameter_count, read_config, use_plain_linears
 from abq_core.models.checks.weight_values import check_values
@@ -18,9 +21,15 @@ from abq_core.models.files import check_config, check_weights, tokenizer_ids, we
 from abq_core.models.gguf.folder import header_in
 from abq_core.models.gguf.header import Header
 from abq_core.models.gguf.tensor_names import Layout, parameters_of
+from abq_core.models.mapped.lazy_block import LazyBlock
+from abq_core.models.mapped.model import mapped_model
+from abq_core.models.mapped.modules import converted_copy, has_stored
+from abq_core.models.mapped.weights import MappedWeights
 from abq_core.models.reference import model_folder
 from abq_core.models.tokenizer import load_tokenizer
 from abq_core.precision import FULL
+
+MAPPED_BYTES = 64 << 20  # smaller checkpoints are converted to float32 when they are loaded
 
 
 class Decoder(Protocol):
@@ -46,7 +55,7 @@ class LoadedModel:
     """A model ready for inference: eval mode, no gradients.
 
     precision: FULL, unless `inference.runtime` quantized the model.  decoder: the fast decode step of a quantized
-    model, or None.
+    model, or None.  weights: the mapped checkpoint that the parameters are part of, or None if they are in memory.
     """
 
     ref: str
@@ -54,6 +63,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     precision: ModelPrecision
     decoder: Decoder | None = None
+    weights: MappedWeights | None = None
 
     @property
     def context(self) -> int:
@@ -65,6 +75,22 @@ class LoadedModel:
         """The number of logits per token."""
         return int(self.model.get_output_embeddings().out_features)
 
+    @contextmanager
+    def block(self, index: int, device: torch.device | None = None) -> Iterator[nn.Module]:
+        """One block that computes in float32 on `device` (by default the model's), while the context is open.
+
+        A block that is stored in 16 bits, elsewhere or not built yet is made for the context; the pages of a mapped one
+        leave memory at its end. Drop every reference to the block when the context ends.
+        """
+        stored = blocks_of(self.model)[index]
+        block = stored.build() if isinstance(stored, LazyBlock) else stored
+        target = device or self.model.device
+        if has_stored(block) or any(parameter.device != target for parameter in block.parameters()):
+            block = converted_copy(block, target)
+        yield block
+        if self.weights is not None:
+            self.weights.release(stored)
+
     def hidden(self, ids: Tensor, cache: Any = None) -> Tensor:
         """Last hidden states, (batch, tokens, hidden), of ids (batch, tokens) int64.
 
@@ -74,20 +100,27 @@ class LoadedModel:
         output = self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
         return output.last_hidden_state
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, head: nn.Module | None = None) -> Tensor:
         """Logits, (..., vocabulary) float32, of last hidden states (..., hidden).
 
-        Separate from `hidden`, so that the logits of long texts can be computed in parts.
+        Separate from `hidden`, so that the logits of long texts can be computed in parts. head: from `float_head`, by
+        default the model's own.
         """
-        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        logits: Tensor = (head or self.model.get_output_embeddings())(hidden).float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
+    def float_head(self) -> nn.Module:
+        """The LM head for many calls of `logits`: in float32 if it is stored in 16 bits, otherwise the model's own."""
+        head = self.model.get_output_embeddings()
+        return converted_copy(head, self.model.device) if has_stored(head) else head
 
-def load_model(ref: str, device: str = "cpu") -> LoadedModel:
-    """Load "builtin", a folder, a .gguf file or a hub id "org/name[/file.gguf][@revision]" in float32.
 
-    The files are checked first.
+def load_model(ref: str, device: str = "cpu", mapped_bytes: int = MAPPED_BYTES) -> LoadedModel:
+    """Load "builtin", a folder, a .gguf file or a hub id "org/name[/file.gguf][@revision]". It computes in float32.
+
+    On the CPU the weights of a safetensors checkpoint of at least `mapped_bytes` stay in its files, memory-mapped, in
+    their dtype; other models are converted to float32. The files are checked first.
 
     Raises UnsafeModelError, ModelNotFoundError, ModelError.
     """
@@ -96,15 +129,41 @@ def load_model(ref: str, device: str = "cpu") -> LoadedModel:
     check_config(folder)
     check_values(weight_files(folder))
     with checked_files(ref, folder) as links:
-        return _load(ref, folder, links, target)
+        return _load(ref, folder, links, target, mapped_bytes)
 
 
-def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedModel:
+def _load(ref: str, folder: Path, links: Path, device: torch.device, mapped_bytes: int) -> LoadedModel:
     """Load the checked files of `folder` through the folder of links that `checked_files` made."""
     config = read_config(links)
     empty = empty_model(config)
     check_complete(ref, parameter_count(empty), check_weights(folder))
-    header, family = header_in(folder), cast("type[PreTrainedModel]", type(empty))
+    header, model, weights = header_in(folder), None, None
+    if header is None and device.type == "cpu" and _file_bytes(folder) >= mapped_bytes:
+        weights = MappedWeights(weight_files(folder))
+        model = mapped_model(config, weights.tensors, links)
+    if model is None:
+        model, weights = _converted(ref, config, empty, links, header).to(device), None
+    tokenizer = load_tokenizer(links)
+    tokenizer.name_or_path = ref
+    loaded = LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, FULL, weights=weights)
+    largest = max([0, *tokenizer.get_vocab().values()])
+    check_vocabulary(ref, max(len(tokenizer), largest + 1), loaded.vocabulary)
+    check_vocabulary(ref, tokenizer_ids(folder), loaded.vocabulary)
+    model.config.name_or_path = ref
+    tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
+    return loaded
+
+
+def _file_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def _converted(ref: str, config: Any, empty: nn.Module, links: Path, header: Header | None) -> PreTrainedModel:
+    """The model in float32, loaded by transformers. header: of a GGUF file.
+
+    Raises ModelError for missing or misshapen weights.
+    """
+    family = cast("type[PreTrainedModel]", type(empty))
     model, report = family.from_pretrained(
         links if header is None else None,
         state_dict=None if header is None else _gguf_parameters(header, empty, config),
@@ -116,15 +175,13 @@ def _load(ref: str, folder: Path, links: Path, device: torch.device) -> LoadedMo
         local_files_only=True,
         output_loading_info=True,
     )
+    if missing := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+        raise ModelError(
+            f"'{ref}' lacks the weights of {', '.join(missing[:3])} ({len(missing)} in all). Download it again, or "
+            "save it with save_pretrained."
+        )
     use_plain_linears(model)
-    tokenizer = load_tokenizer(links)
-    tokenizer.name_or_path = ref
-    loaded = LoadedModel(ref, model.to(device).eval().requires_grad_(False), tokenizer, FULL)
-    _check_loaded(loaded, report)
-    check_vocabulary(ref, tokenizer_ids(folder), loaded.vocabulary)
-    model.config.name_or_path = ref
-    tokenizer.model_max_length = min(tokenizer.model_max_length, loaded.context)
-    return loaded
+    return model
 
 
 def _gguf_parameters(header: Header, empty: torch.nn.Module, config: Any) -> dict[str, Tensor]:
@@ -144,17 +201,6 @@ def check_complete(ref: str, required: int, stored: int) -> None:
             f"'{ref}' lacks weights: its config describes {required:,} values, its files hold {stored:,}. Download it "
             "again."
         )
-
-
-def _check_loaded(loaded: LoadedModel, report: dict[str, Any]) -> None:
-    """Refuse missing or misshapen weights, and a tokenizer larger than the embeddings."""
-    if missing := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
-        raise ModelError(
-            f"'{loaded.ref}' lacks the weights of {', '.join(missing[:3])} ({len(missing)} in all). Download it "
-            "again, or save it with save_pretrained."
-        )
-    largest = max([0, *loaded.tokenizer.get_vocab().values()])
-    check_vocabulary(loaded.ref, max(len(loaded.tokenizer), largest + 1), loaded.vocabulary)
 
 
 def check_vocabulary(ref: str, tokens: int, embeddings: int) -> None:

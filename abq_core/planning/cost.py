@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from abq_core.analysis.block_frames import ATTENTION_TOKENS
 from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN
 from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
+from abq_core.calibration.hidden_states import IN_MEMORY_BYTES
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches
+from abq_core.models.loading import MAPPED_BYTES
 from abq_core.models.shape import ModelShape
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 
@@ -23,7 +25,9 @@ _PROCESS_BYTES = 560 << 20  # Python with torch, transformers and a short text
 _TABLES_BYTES = 150 << 20  # loaded and held by the diagnostics to write their tables
 DEVICE_BYTES = 600 << 20  # CUDA itself
 SLACK = 1.1  # fragmentation: free memory in pieces too small for a request
-_STREAMS = 4  # hidden states of all segments: into a block and out of it, full precision and quantized
+_STORED_BYTES = 2  # per parameter of a checkpoint
+_LEARNING_STREAMS = 4  # hidden states of all segments: into a block and out of it, full precision and quantized
+_ROUNDING_STREAMS = 2  # full precision and quantized
 _ROUNDING = 2.0  # a block that is rounded: balance folded in, int16 codes, and dequantized in a copy
 _LEARNING = 2.75  # a block that learns: balance folded in (linears of two pairs twice), on its grid, clipping masks
 _LINEAR = 6.5  # copies of the largest linear, while its gradients are computed
@@ -127,25 +131,60 @@ def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) 
     packed: bytes of the linears as a run stores them.  rounded_tables: number of tables (embedding, LM head) of which
     the quantized model has a rounded copy.
     """
-    sizes, model = _Sizes.of(shape), shape.parameters * _FLOAT_BYTES
-    weights = sum(sizes.weights) * _FLOAT_BYTES
-    streams = _STREAMS * work.segments * work.seq_len * shape.hidden * _FLOAT_BYTES
-    block = _block_bytes(shape, sizes, work) + (weights if work.stores_drafts else 0)
-    together = _pass_bytes(shape, sizes, work) if work.end_to_end_segments else 0
+    sizes = _Sizes.of(shape)
+    held, made = _model_bytes(shape, sizes, work)
+    states = state_bytes(shape, work)
+    streams = 0 if states > IN_MEMORY_BYTES and work.home == HOST else _streams(work) * states
+    drafts = sum(sizes.weights) * _FLOAT_BYTES if work.stores_drafts else 0
+    block = _block_bytes(shape, sizes, work) + drafts
+    together = _pass_bytes(shape, sizes, work) + stored_bytes(shape) if work.end_to_end_segments else 0
     tables = rounded_tables * shape.table[0] * shape.table[1] * _FLOAT_BYTES
     measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + tables
     if not work.moves:
-        at_home, away = max(streams + block, together, measuring), 0
+        at_home, away = max(streams + made + block, together, made + measuring), 0
     else:
-        copied = max(sizes.weights) * _FLOAT_BYTES
-        at_home = max(streams, measuring)
-        away = max(copied + block, model + max(together, block) if together else 0)
-    at_home = model + round(SLACK * at_home)
+        copied, whole = max(sizes.weights) * _FLOAT_BYTES, shape.parameters * _FLOAT_BYTES
+        at_home = max(streams, made + measuring)
+        away = max(copied + block, whole + max(together, block) if together else 0)
+    at_home = held + round(SLACK * at_home)
     away = round(SLACK * away)
-    read = model + packed // shape.blocks  # while it is loaded, on any device
     if work.home == HOST:
         return Memory(_PROCESS_BYTES + at_home, DEVICE_BYTES + away if work.moves else 0)
+    read = held + packed // shape.blocks  # while it is loaded
     return Memory(_PROCESS_BYTES + max(read, away), DEVICE_BYTES + at_home)
+
+
+def stored_bytes(shape: ModelShape) -> int:
+    """Bytes of the checkpoint, assumed to be in 16 bits."""
+    return shape.parameters * _STORED_BYTES
+
+
+def state_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the hidden states of all segments at one place of the model."""
+    return work.segments * work.seq_len * shape.hidden * _FLOAT_BYTES
+
+
+def temporary_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the temporary files of hidden states; 0 if these fit in memory."""
+    states = state_bytes(shape, work)
+    return _streams(work) * states if states > IN_MEMORY_BYTES and work.home == HOST else 0
+
+
+def _streams(work: Work) -> int:
+    """Hidden states of all segments that exist at once; outputs overwrite inputs that nothing learns from."""
+    return _LEARNING_STREAMS if work.epochs else _ROUNDING_STREAMS
+
+
+def _model_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> tuple[int, int]:
+    """Bytes of the model that are in memory all the time, and those of a block while it is worked on.
+
+    A large checkpoint on the host stays in its files: the pages of its embedding and LM head, and those of one block
+    and its float32 copy.
+    """
+    if work.home != HOST or stored_bytes(shape) < MAPPED_BYTES:
+        return shape.parameters * _FLOAT_BYTES, 0
+    outside = shape.parameters - sum(sizes.weights)
+    return outside * _STORED_BYTES, max(sizes.weights) * (_FLOAT_BYTES + _STORED_BYTES)
 
 
 def _block_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
@@ -183,9 +222,15 @@ def _diagnosing_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
 
 
 def _evaluating_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
-    """The quantized model shares everything but its blocks with the full-precision one."""
-    logits = min(_EVALUATED_LOGITS, 4 * work.evaluated[1] * shape.vocabulary)
-    return (sum(sizes.weights) + logits) * _FLOAT_BYTES + (_TABLES_BYTES if work.diagnosed[0] else 0)
+    """Both models run block by block; a quantized block is built from its codes.
+
+    The last hidden states and the float32 LM head of both, and the logits of a part.
+    """
+    segments, tokens = work.evaluated
+    logits = min(_EVALUATED_LOGITS, 4 * tokens * shape.vocabulary)
+    values = _ROUNDING * max(sizes.weights) + logits
+    values += 2 * (segments * tokens + shape.vocabulary) * shape.hidden
+    return round(values * _FLOAT_BYTES) + (_TABLES_BYTES if work.diagnosed[0] else 0)
 
 
 def disk(shape: ModelShape, work: Work, packed: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from abq_core.mix import ModelPrecision
 from abq_core.models.shape import ModelShape
-from abq_core.planning.cost import HOST, Work, disk, memory, seconds
+from abq_core.planning.cost import HOST, Work, disk, memory, seconds, temporary_bytes
 from abq_core.planning.size import ModelSize, model_size
 
 _HALF_BYTES = 2
@@ -37,9 +37,9 @@ class Estimate:
     """The estimate of one calibration.
 
     full_bytes: the model in FP16.  size: the quantized model, part by part.  ratio: full_bytes / quantized_bytes.
-    linears_ratio: the same for the linears alone.  run_bytes: the run's folder at its largest.  peak_memory_bytes: of
-    the worker process.  device_memory_bytes: of its accelerator, 0 without one.  seconds: roughly, on one CPU core,
-    even if the work is done on an accelerator.
+    linears_ratio: the same for the linears alone.  run_bytes: the run's folder at its largest.  temporary_bytes: files
+    of hidden states that do not fit in memory.  peak_memory_bytes: of the worker process.  device_memory_bytes: of its
+    accelerator, 0 without one.  seconds: roughly, on one CPU core, even if the work is done on an accelerator.
     """
 
     shape: ModelShape
@@ -50,6 +50,7 @@ class Estimate:
     ratio: float
     linears_ratio: float
     run_bytes: int
+    temporary_bytes: int
     peak_memory_bytes: int
     device_memory_bytes: int
     seconds: float
@@ -77,7 +78,7 @@ class Estimate:
             if needed > free
         ]
         advice = next((text for text, smaller in self._smaller(available) if smaller._fits(available)), None)
-        if advice is None and self.run_bytes > available.disk:
+        if advice is None and self.run_bytes + self.temporary_bytes > available.disk:
             advice = "Free some disk space, or choose another data folder (ABQ_DATA_DIR)."
         if advice is None:
             advice = f"'{self.shape.ref}' is too large for this machine: choose a model with fewer parameters."
@@ -85,7 +86,8 @@ class Estimate:
 
     def _needs(self, available: Available) -> list[tuple[str, int, int]]:
         """Name, needed bytes and free bytes of each resource."""
-        needs = [("memory", self.peak_memory_bytes, available.host), ("disk", self.run_bytes, available.disk)]
+        on_disk = self.run_bytes + self.temporary_bytes
+        needs = [("memory", self.peak_memory_bytes, available.host), ("disk", on_disk, available.disk)]
         if available.device is not None:
             needs.append((f"memory of {self.work.device}", self.device_memory_bytes, available.device))
         return needs
@@ -145,6 +147,7 @@ def estimate(shape: ModelShape, precision: ModelPrecision, work: Work | None = N
         ratio=full / size.total,
         linears_ratio=weights * _HALF_BYTES / size.linears,
         run_bytes=disk(shape, work, size.linears),
+        temporary_bytes=temporary_bytes(shape, work),
         peak_memory_bytes=needed.host,
         device_memory_bytes=needed.device,
         seconds=seconds(shape, work),

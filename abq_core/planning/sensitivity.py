@@ -13,10 +13,10 @@ from abq_core.calibration.losses import kl_divergence
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
-from abq_core.planning.size import linear_bytes
 from abq_core.precision import Precision, PrecisionError
 from abq_core.quantization.quant_linear import QuantLinear, linears_of, replace_module
 from abq_core.quantization.quantizers import fake_quant_weight
+from abq_core.quantization.weight_grid import linear_bytes
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from abq_core.mix import ModelPrecision, PrecisionMix, resolve_tables
 from abq_core.models.shape import ModelShape
 from abq_core.precision import FULL_BITS, Precision
-from abq_core.quantization.weight_grid import SCALE_BYTES, weight_groups
+from abq_core.quantization.weight_grid import linear_bytes
 
 _HALF_BYTES = 2
 
@@ -59,16 +59,6 @@ def model_size(shape: ModelShape, precision: ModelPrecision) -> ModelSize:
 def bits_per_parameter(shape: ModelShape, precision: ModelPrecision) -> float:
     """Effective bits per parameter of a whole model at a precision. Raises what `model_size` raises."""
     return model_size(shape, precision).bits_per_parameter
-
-
-def linear_bytes(rows: int, k: int, precision: Precision) -> int:
-    """Bytes of a weight of (rows, k) as stored.
-
-    Bit planes, scales and zero points; FP16 if it is not quantized.
-    """
-    if not precision.quantizes_weights:
-        return rows * k * _HALF_BYTES
-    return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * SCALE_BYTES
 
 
 def table_bytes(shape: ModelShape, bits: int | None) -> int:

@@ -114,8 +114,8 @@ def linears_of(parent: nn.Module) -> dict[str, nn.Linear]:
     return {name: m for name, m in parent.named_modules() if isinstance(m, nn.Linear)}
 
 
-def replace_module(parent: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the submodule at the dotted `name` below `parent`."""
+def replace_module(parent: nn.Module, name: str, module: nn.Module | nn.Parameter) -> None:
+    """Replace the submodule or the parameter at the dotted `name` below `parent`."""
     folder, _, last = name.rpartition(".")
     setattr(parent.get_submodule(folder), last, module)
 

@@ -24,15 +24,15 @@ _ROWS = 8192  # rounded at a time: the temporary copies of a whole table would t
 @torch.no_grad()
 def quantize_table(weight: Tensor, bits: int) -> QuantizedWeight:
     """Round a table (rows, width) float to 2^bits levels per row."""
-    parts = [quantize_weight(rows, Precision(bits, FULL_BITS)) for rows in weight.split(_ROWS)]
+    parts = [quantize_weight(rows.float(), Precision(bits, FULL_BITS)) for rows in weight.split(_ROWS)]
     codes, scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "scale", "zero"))
     return QuantizedWeight(codes, scale, zero, weight.shape[1])
 
 
 @torch.no_grad()
 def rounded_table(weight: Tensor, bits: int) -> nn.Parameter:
-    """The values of `quantize_table`, in the type of the table."""
-    parts = [quantize_table(rows, bits).dequantize().to(weight.dtype) for rows in weight.split(_ROWS)]
+    """The values of `quantize_table`, in float32."""
+    parts = [quantize_table(rows, bits).dequantize() for rows in weight.split(_ROWS)]
     return nn.Parameter(torch.cat(parts), requires_grad=False)
 
 

@@ -95,3 +95,13 @@ class WeightGrid:
 
 
 NEAREST = WeightGrid()
+
+
+def linear_bytes(rows: int, k: int, precision: Precision) -> int:
+    """Bytes of a weight of (rows, k) as stored.
+
+    Bit planes, scales and zero points; FP16 if it is not quantized.
+    """
+    if not precision.quantizes_weights:
+        return 2 * rows * k
+    return rows * k * precision.stored_bits // 8 + rows * weight_groups(k, precision) * SCALE_BYTES

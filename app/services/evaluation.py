@@ -60,7 +60,7 @@ class EvaluationService:
         if run is None:
             model, precision, method = reference, "FP16", "none"
         else:
-            model, precision, method = self._registry.run(run.id, "simulated"), run.precision, run.method
+            model, precision, method = self._registry.streamed(run.id), run.precision, run.method
         size = model_size(shape_of(reference.ref, reference.model.config), model.precision)
         scores = evaluate(model, None if run is None else reference, text, on_step, record.unscored)
         result = Evaluation(

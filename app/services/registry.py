@@ -74,12 +74,21 @@ class ModelRegistry:
         from abq_core.inference.runtime import quantized_model
 
         run = self._runs.get(run_id)
-        hashes = {block.block: block.sha256 for block in self._runs.blocks(run.id)}
-        store = BlockStore(RunFolder(self._settings.runs_dir, run.id), hashes)
+        store = self._store(run.id)
         precision = read_precision(run.spec)
         return self._get(
             (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
         )
+
+    def streamed(self, run_id: str) -> "LoadedModel":
+        """The simulated model of a run for one evaluation: its blocks are built one by one and not kept.
+
+        Raises RunNotFoundError, ModelError, ServiceError; evaluating it raises MissingBlockError.
+        """
+        from abq_core.inference.runtime import streamed_model
+
+        run = self._runs.get(run_id)
+        return streamed_model(self.full(run.model), read_precision(run.spec), self._store(run.id))
 
     def column(self, column: str, ref: str) -> "LoadedModel":
         """The model of a column: "full", a run id, or a precision (rounded to nearest).
@@ -110,6 +119,10 @@ class ModelRegistry:
         with self._lock:
             for key in [key for key in self._loaded if key[1] == run_id]:
                 del self._loaded[key]
+
+    def _store(self, run_id: str) -> BlockStore:
+        hashes = {block.block: block.sha256 for block in self._runs.blocks(run_id)}
+        return BlockStore(RunFolder(self._settings.runs_dir, run_id), hashes)
 
     def _load(self, ref: str) -> "LoadedModel":
         """Load in fp32 after making room.

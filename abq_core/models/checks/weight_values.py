@@ -1,8 +1,9 @@
 """Check that stored weights are finite: a NaN or an infinity makes every result useless."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -45,30 +46,36 @@ def _not_finite(file: Path, size: int, mtime_ns: int) -> str | None:
     header, start = read_header(file)
     if size <= start:
         return None
-    data = np.memmap(file, np.uint8, mode="r")
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        if not _is_finite(data[start + first : start + last], entry["dtype"]):
-            return name
+    with file.open("rb") as stream:
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            stream.seek(start + first)
+            if not _is_finite(stream, last - first, entry["dtype"]):
+                return name
     return None
 
 
-def _is_finite(data: Any, kind: str) -> bool:
-    """True if all values of this type in `data`, bytes, are finite in float32."""
+def _is_finite(stream: BinaryIO, size: int, kind: str) -> bool:
+    """True if all values of this type in the next `size` bytes are finite in float32."""
     if kind == "F64":
-        values = np.frombuffer(data, np.float64)
         with np.errstate(over="ignore"):
-            return all(
-                np.isfinite(values[at : at + _CHUNK].astype(np.float32)).all() for at in range(0, len(values), _CHUNK)
-            )
+            return all(np.isfinite(values.astype(np.float32)).all() for values in _chunks(stream, size, np.float64))
     if kind not in _FORMATS:
         return True
     integer, magnitude, infinity = _FORMATS[kind]
-    bits = np.frombuffer(data, integer)
     buffer = np.empty(_CHUNK, integer)
-    for at in range(0, len(bits), _CHUNK):
-        part = bits[at : at + _CHUNK]
-        found = np.bitwise_and(part, integer(magnitude), out=buffer[: len(part)])
-        if found.max() >= infinity:
+    for bits in _chunks(stream, size, integer):
+        if np.bitwise_and(bits, integer(magnitude), out=buffer[: len(bits)]).max() >= infinity:
             return False
     return True
+
+
+def _chunks(stream: BinaryIO, size: int, dtype: Any) -> Iterator[Any]:
+    """The values in the next `size` bytes, part by part. A mapped file would count as memory of the process."""
+    left = size // np.dtype(dtype).itemsize
+    while left > 0:
+        values = np.fromfile(stream, dtype, min(left, _CHUNK))
+        if not len(values):  # the file was shortened meanwhile
+            return
+        left -= len(values)
+        yield values

@@ -3,7 +3,6 @@
 The engine's models, and torch's in several dtypes.
 """
 
-import copy
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import linear_path, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.mapped.modules import converted_copy
 from app.services.errors import ServiceError
 from app.services.registry import ModelRegistry
 
@@ -59,13 +59,13 @@ def dynamic_int8(full: LoadedModel) -> LoadedModel:
 
     Embedding and LM head as in the engine's models.
     """
-    model = copy.deepcopy(full.model)
+    model = converted_copy(full.model, full.model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates its quantized tensors
         for block in blocks_of(model):
             torch.ao.quantization.quantize_dynamic(block, {nn.Linear}, dtype=torch.qint8, inplace=True)
     embeddings_to_bfloat16(model)
-    return replace(full, model=model)
+    return replace(full, model=model, weights=None)
 
 
 def path_of(model: LoadedModel) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from abq_core.evaluation import block_pass
 from abq_core.evaluation import perplexity as module
 from abq_core.evaluation.perplexity import EvaluationError, evaluate, perplexity_gap
 from abq_core.inference.runtime import rounded_model
@@ -51,7 +52,7 @@ def test_scores_equal_the_direct_formulas(
     base: LoadedModel, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch, logits_at_once: int, forward_tokens: int
 ) -> None:
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", logits_at_once)
-    monkeypatch.setattr(module, "_FORWARD_TOKENS", forward_tokens)
+    monkeypatch.setattr(block_pass, "FORWARD_TOKENS", forward_tokens)
     rounded = rounded_model(base, Precision.parse("W4A6"), "simulated")
     scores = evaluate(rounded, base, text)
     for name, value in direct_scores(rounded, base, text).items():
@@ -123,13 +124,16 @@ def test_fewer_bits_mean_a_larger_distance(base: LoadedModel, text: torch.Tensor
     assert distances == sorted(distances) and distances[0] < 0.1 * distances[2]
 
 
-def test_progress_counts_segments_and_may_stop(
+def test_progress_counts_blocks_and_batches_and_may_stop(
     base: LoadedModel, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FORWARD_TOKENS", 96)
+    monkeypatch.setattr(block_pass, "FORWARD_TOKENS", 96)
     seen: list[tuple[int, int]] = []
     evaluate(base, None, text, lambda done, total: seen.append((done, total)))
-    assert seen == [(4, 6), (6, 6)]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two blocks, two batches
+    seen.clear()
+    evaluate(rounded_model(base, Precision.parse("W4A6"), "simulated"), base, text, lambda *step: seen.append(step))
+    assert seen == [(done, 6) for done in range(1, 7)]
 
     def stop(done: int, total: int) -> None:
         raise InterruptedError

@@ -7,8 +7,9 @@ import pytest
 import torch
 from family_cases import family_folder
 
-from abq_core.inference.embeddings import Bfloat16Embedding, Bfloat16Head, embeddings_to_bfloat16
+from abq_core.inference.embeddings import embeddings_to_bfloat16
 from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.mapped.modules import StoredEmbedding, StoredLinear
 
 IDS = torch.arange(20, 45).view(1, -1)
 
@@ -36,7 +37,7 @@ def test_half_the_memory_and_the_same_logits(llama: LoadedModel, tied: bool) -> 
         expected = loaded.logits(loaded.hidden(IDS))
         embeddings_to_bfloat16(loaded.model)
         embedding, head = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
-        assert isinstance(embedding, Bfloat16Embedding) and isinstance(head, Bfloat16Head)
+        assert isinstance(embedding, StoredEmbedding) and isinstance(head, StoredLinear)
         assert embedding.weight.dtype == head.weight.dtype == torch.bfloat16
         assert (embedding.weight is head.weight) == tied
         hidden = loaded.hidden(IDS)

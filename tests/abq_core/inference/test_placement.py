@@ -10,12 +10,12 @@ import pytest
 import torch
 from decoder_cases import PROMPT, load_families
 
-from abq_core.inference.embeddings import Bfloat16Embedding
 from abq_core.inference.int8_linear import Int8Linear
 from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
+from abq_core.models.mapped.modules import StoredEmbedding
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import linears_of
 
@@ -37,7 +37,7 @@ def test_a_packed_model_in_16_bits_has_torchs_own_embedding(llama: LoadedModel) 
     base = to_device(llama, "cpu", torch.bfloat16)
     base = replace(base, model=base.model.float())  # values that bfloat16 holds, as in most checkpoints
     packed = rounded_model(base, Precision.parse("W4A8"), "packed")
-    assert isinstance(packed.model.get_input_embeddings(), Bfloat16Embedding)
+    assert isinstance(packed.model.get_input_embeddings(), StoredEmbedding)
     half = to_device(packed, "cpu", torch.float16)
     assert packed.decoder is not None and half.decoder is None  # the CPU decoder is compiled for float32
     assert type(half.model.get_input_embeddings()) is torch.nn.Embedding

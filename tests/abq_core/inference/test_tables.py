@@ -8,13 +8,13 @@ from decoder_cases import DECODED, FOLLOWING, PROMPT, by_decoder, by_modules
 from family_cases import ONE_EACH, family_folder
 
 from abq_core.inference.cpu_decoder import CpuDecoder
-from abq_core.inference.embeddings import Bfloat16Embedding, Bfloat16Head
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.graph_decoder import GraphDecoder
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.placement import to_device
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.mapped.modules import StoredEmbedding, StoredLinear
 from abq_core.precision import Precision, PrecisionError
 from abq_core.quantization.lm_head import PackedHead, QuantHead
 from abq_core.quantization.tables import PackedEmbedding, rounded_table
@@ -91,11 +91,11 @@ def test_two_numbers_for_a_tied_table_are_refused(tied: LoadedModel) -> None:
 def test_a_table_that_stays_at_16_bits_is_kept_in_bfloat16(untied: LoadedModel) -> None:
     exact = to_device(to_device(untied, "cpu", torch.bfloat16), "cpu", torch.float32)
     head = at(exact, "W4A8e8").model.get_output_embeddings()
-    assert isinstance(head, Bfloat16Head) and isinstance(
+    assert isinstance(head, StoredLinear) and isinstance(
         at(exact, "W4A8e8").model.get_input_embeddings(), PackedEmbedding
     )
     model = at(exact, "W4A8h8").model
-    assert isinstance(model.get_input_embeddings(), Bfloat16Embedding)
+    assert isinstance(model.get_input_embeddings(), StoredEmbedding)
     assert isinstance(model.get_output_embeddings(), PackedHead)
 
 
