@@ -24,7 +24,11 @@ from abq_core.mix import ModelPrecision
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
+from abq_core.text.documents import Split
+from abq_core.text.paper import PAPER_SEQ_LEN, paper_segments
+from abq_core.text.records import Protocol
 from abq_core.text.segments import recorded_segments
+from abq_core.text.sources import is_name
 
 __all__ = ["calibrate", "evaluate", "explore", "generate", "load"]
 
@@ -80,17 +84,27 @@ def evaluate(
     reference: LoadedModel | None = None,
     *,
     data: str = "builtin",
-    segments: int = 32,
-    seq_len: int = 256,
+    segments: int | None = 32,
+    seq_len: int | None = None,
     seed: int = 0,
+    protocol: Protocol = "windows",
+    whole: bool = False,
 ) -> Scores:
     """Measure perplexity on held-out text, and the KL divergence to `reference`.
 
     reference: the full-precision model; without it the KL values are 0 and same_top is 1.
-    data: "builtin", "wikitext2", "c4", "pile", or a .txt or .jsonl file.  segments: windows of `seq_len` tokens.
+    data: "builtin", "wikitext2", "c4", "pile", or a .txt or .jsonl file.  protocol: "windows" samples `segments`
+    windows of `seq_len` tokens (256) by `seed`, or reads all for None; "paper" reads all windows of `seq_len` tokens
+    (2,048, or the model's context) as GPTQ's script does.  whole: read the whole file, for a model that was not
+    calibrated on it; otherwise its last tenth.
     Raises DataError, EvaluationError.
     """
-    ids, record = recorded_segments(data, model.tokenizer, segments, seq_len, seed, "evaluation")
+    split: Split = "whole" if whole and not is_name(data) else "evaluation"
+    if protocol == "paper":
+        windows = seq_len or min(PAPER_SEQ_LEN, model.context)
+        ids, record = paper_segments(data, model.tokenizer, windows, split)
+    else:
+        ids, record = recorded_segments(data, model.tokenizer, segments, seq_len or 256, seed, split)
     return score(model, reference, ids, unscored=record.unscored)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # numpy takes a tenth of a second to import
     from abq_core.models.gguf.weights import StoredWeights
 
 MISSING = "\N{EN DASH}"
+BUCKET_HEADER = ("Confidence of full precision", "Tokens", "KL to full")
 TASK_HEADER = ("Task", "Accuracy", "Normalized", "Other", "Questions", "Shots")
 _UNPRINTABLE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
@@ -59,6 +60,24 @@ def nats(value: object) -> str:
     """A KL divergence or a loss in nats: 0.1234 nats."""
     shown = number(value)
     return MISSING if shown is None else f"{shown:.4f} nats"
+
+
+def kl(mean: object, floor: object = None) -> str:
+    """A KL divergence from full precision with its noise floor: 0.1234 nats (floor 0.0002)."""
+    noise = number(floor)
+    return nats(mean) + ("" if number(mean) is None or noise is None else f" (floor {noise:.1g})")
+
+
+def bucket(low: float, high: float) -> str:
+    """A range of full precision's confidence: below 50 %, 50 to 90 %, above 99 %."""
+    if low == 0:
+        return f"below {100 * high:g} %"
+    return f"above {100 * low:g} %" if high == 1 else f"{100 * low:g} to {100 * high:g} %"
+
+
+def bucket_cells(row: Mapping[str, Any]) -> list[str]:
+    """One bucket of an evaluation's `kl_buckets` as the cells under BUCKET_HEADER."""
+    return [bucket(row["low"], row["high"]), percent(row["share"]), nats(row["kl_mean"])]
 
 
 def bits(value: object) -> str:
@@ -169,9 +188,11 @@ def text(record: TextRecord) -> str:
     """One line that identifies a text: windows, source, split, seed and hash."""
     name, at, commit = record.source.partition("@")
     documents = f"{record.documents:,} document{'s' * (record.documents != 1)}"
+    part = "whole file" if record.split == "whole" else f"{record.split} split"
+    windows, seed = ("consecutive windows", "") if record.protocol == "paper" else ("windows", f" seed {record.seed},")
     return (
-        f"{len(record.windows):,} windows of {record.seq_len} tokens of {name}{at}{commit[:12]} "
-        f"({record.split} split, {documents}), seed {record.seed}, sha256 {record.sha256[:12]}{_beginning(record)}"
+        f"{len(record.windows):,} {windows} of {record.seq_len} tokens of {name}{at}{commit[:12]} "
+        f"({part}, {documents}),{seed} sha256 {record.sha256[:12]}{_beginning(record)}"
     )
 
 
@@ -180,4 +201,5 @@ def _beginning(record: TextRecord) -> str:
     if record.prefix is None:
         return ", made without BOS"
     ids = ", ".join(map(str, record.prefix))
-    return f", each after BOS (token {ids})" if ids else ""
+    which = "the first" if record.protocol == "paper" else "each"
+    return f", {which} after BOS (token {ids})" if ids else ""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import kl_divergence
 from abq_core.evaluation.block_pass import batches_of, last_hidden_states
+from abq_core.evaluation.kl_buckets import KlBucket, kl_buckets
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
-from abq_core.text.records import TextRecord
+from abq_core.text.records import Protocol, TextRecord
 from kernels.formats.activations import NotFiniteError
 
 LOGITS_AT_ONCE = 1 << 22  # tokens times vocabulary per step: 16 MiB in float32, in several copies
@@ -31,6 +33,7 @@ class Scores:
     perplexity_stderr: standard error from the spread of the segments' mean losses.  kl_mean, kl_median, kl_p99:
     KL(full || model) over tokens, in nats.  same_top: share of tokens with the same most likely next token.
     segment_losses: mean loss of each segment in nats per token, to compare two models on the same text.
+    kl_buckets: KL by full precision's confidence; empty without a reference.
     """
 
     perplexity: float
@@ -40,16 +43,20 @@ class Scores:
     kl_p99: float
     same_top: float
     segment_losses: tuple[float, ...]
+    kl_buckets: tuple[KlBucket, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation(Scores):
     """Scores with everything needed to compare and repeat them.
 
+    protocol: how the text became segments.  kl_floor: KL that bfloat16 alone causes (`noise_floor.kl_floor`), in nats.
     stored_bits: per weight of the blocks' linears.  weight_bytes: of these linears.  bits_per_parameter, model_bytes:
     of the whole model (`planning.size`).  tokens: of the text that were read in total.  seconds: wall time.
     """
 
+    protocol: Protocol
+    kl_floor: float
     precision: str
     method: str
     stored_bits: float
@@ -83,8 +90,7 @@ def evaluate(
     _check(model, reference, segments, unscored)
     compared = None if reference is None or reference.model is model.model else reference
     losses: list[Tensor] = []
-    distances: list[Tensor] = []
-    same: list[Tensor] = []
+    compared_tokens: list[_Compared] = []
     batches = list(batches_of(segments))
     done, total = 0, len(batches) + sum(len(blocks_of(one.model)) for one in (model, compared) if one is not None)
 
@@ -96,24 +102,25 @@ def evaluate(
 
     sides = [_Side.of(one, segments, advance) for one in (model, compared) if one is not None]
     for batch in batches:
-        loss, kl, top = _score_batch(sides, segments[batch], batch, unscored)
+        loss, tokens = _score_batch(sides, segments[batch], batch, unscored)
         if not loss.mean() < _MAX_NATS:
             raise _too_large(model, float(loss.mean()))
         losses.append(loss.double().mean(1))
-        distances.append(kl)
-        same.append(top)
+        compared_tokens.append(tokens)
         advance()
     segment_losses = torch.cat(losses).numpy()
     perplexity, stderr = _perplexity(segment_losses)
-    kl_values, same_values = torch.cat(distances).double().numpy(), torch.cat(same)
+    kl_parts, same, confidence = zip(*compared_tokens, strict=True)
+    kl_values = torch.cat(kl_parts).double().numpy()
     return Scores(
         perplexity=perplexity,
         perplexity_stderr=stderr,
         kl_mean=float(kl_values.mean()),
         kl_median=float(np.median(kl_values)),
         kl_p99=float(np.quantile(kl_values, 0.99)),
-        same_top=float(same_values.double().mean()),
+        same_top=float(torch.cat(same).double().mean()),
         segment_losses=tuple(segment_losses.tolist()),
+        kl_buckets=() if compared is None else kl_buckets(torch.cat(confidence).numpy(), kl_values),
     )
 
 
@@ -178,17 +185,25 @@ class _Side:
         return torch.log_softmax(self.model.logits(hidden.to(self.model.model.device), self.head), dim=-1)
 
 
-def _score_batch(sides: Sequence[_Side], ids: Tensor, batch: slice, unscored: int) -> tuple[Tensor, Tensor, Tensor]:
+class _Compared(NamedTuple):
+    """Tokens compared with full precision, each (tokens,): KL in nats, same top token bool, highest probability."""
+
+    kl: Tensor
+    same: Tensor
+    confidence: Tensor
+
+
+def _score_batch(sides: Sequence[_Side], ids: Tensor, batch: slice, unscored: int) -> tuple[Tensor, _Compared]:
     """Score ids (b, t), segments `batch`, without materializing all logits of the batch.
 
-    sides: the model, and the reference if there is one. Returns losses (b, n) in nats, KL (b * n,) in nats, same top
-    token (b * n,) bool, for n = t - 1 - unscored. Logits are computed for a few tokens at a time: with a large
-    vocabulary those of a batch would not fit in memory.
+    sides: the model, and the reference if there is one. Returns losses (b, n) in nats and the comparison of the
+    b * n tokens, for n = t - 1 - unscored. Logits are computed for a few tokens at a time: with a large vocabulary
+    those of a batch would not fit in memory.
     """
     targets = ids[:, unscored + 1 :].reshape(-1)
     hidden = [side.hidden[batch][:, unscored:-1].flatten(0, 1) for side in sides]
     losses = torch.empty(len(targets))
-    kl = torch.zeros(len(targets))
+    kl, confidence = torch.zeros(len(targets)), torch.zeros(len(targets))
     same = torch.ones(len(targets), dtype=torch.bool)
     for part in torch.arange(len(targets)).split(max(1, LOGITS_AT_ONCE // sides[0].model.vocabulary)):
         here = slice(int(part[0]), int(part[-1]) + 1)
@@ -198,8 +213,10 @@ def _score_batch(sides: Sequence[_Side], ids: Tensor, batch: slice, unscored: in
         if len(sides) > 1:
             log_p = sides[1].log_probabilities(hidden[1][here]).to(log_q.device)
             kl[here] = kl_divergence(log_p, log_q).cpu()
-            same[here] = (log_p.argmax(-1) == log_q.argmax(-1)).cpu()
-    return losses.view(len(ids), -1), kl, same
+            highest, top = log_p.max(-1)
+            same[here] = (top == log_q.argmax(-1)).cpu()
+            confidence[here] = highest.exp().cpu()
+    return losses.view(len(ids), -1), _Compared(kl, same, confidence)
 
 
 def _perplexity(segment_losses: np.ndarray) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Split = Literal["calibration", "evaluation"]
+Split = Literal["calibration", "evaluation", "whole"]  # whole: both, of a file
 
 
 @dataclass(frozen=True)

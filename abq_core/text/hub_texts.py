@@ -1,7 +1,9 @@
 """Text from data sets of the Hugging Face hub, at pinned commits."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -62,23 +64,30 @@ HUB_TEXTS: Mapping[str, HubText] = {
 }
 
 
-def hub_text(source: str, name: str, revision: str | None, split: Split, characters: int) -> Text:
+def hub_text(
+    source: str,
+    name: str,
+    revision: str | None,
+    split: Split,
+    characters: float = math.inf,
+    most: int | None = None,
+) -> Text:
     """The documents of a split, read row by row, from the local cache if the file is there.
 
-    characters: read until the documents have this many characters (a joined text is read whole). revision: None for the
-    pinned commit. source: how the user wrote it, for messages. Raises DataError.
+    characters, most: read until there are this many characters or documents (a joined text is read whole).
+    revision: None for the pinned commit.  source: how the user wrote it, for messages. Raises DataError.
     """
     text = HUB_TEXTS[name]
     cached, commit = _locate(source, text, revision, split)
     try:
         rows = _rows(text, str(cached) if cached else _fetch(text, commit, split), split)
-        documents = ["\n\n".join(rows)] if text.joined else _up_to_characters(rows, characters)
+        read = ["\n\n".join(rows)] if text.joined else _up_to_characters(islice(rows, most), characters)
     except Exception as error:
         # `datasets` and huggingface_hub raise many unrelated types for a broken line or a broken file.
         raise DataError(
             f"'{source}' cannot be read ({type(error).__name__}: {str(error)[:200]}). {_OFFLINE_ALTERNATIVES}"
         ) from error
-    return Text(documents, f"{name}@{commit}", commit)
+    return Text(read, f"{name}@{commit}", commit)
 
 
 def check_hub_text(source: str, name: str, revision: str | None) -> None:
@@ -146,7 +155,7 @@ def _rows(text: HubText, location: str, split: Split) -> Iterator[str]:
     return (row["text"] for row in rows)
 
 
-def _up_to_characters(texts: Iterable[str], characters: int) -> list[str]:
+def _up_to_characters(texts: Iterable[str], characters: float) -> list[str]:
     """The first texts, up to and including the one that reaches `characters` in total."""
     chosen: list[str] = []
     remaining = characters

@@ -4,9 +4,9 @@ Four steps: `sources.read_text` reads documents, `_token_stream` joins them (how
 there), `_choose_windows` selects windows (the sampling protocol), `_with_prefix` lets each begin as the model expects.
 """
 
-import hashlib
+import math
 import random
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 from abq_core.models.tokenizer import encode, text_prefix
 from abq_core.text.documents import Split
 from abq_core.text.errors import DataError, ShortTextError
-from abq_core.text.records import TextRecord
+from abq_core.text.paper import paper_segments
+from abq_core.text.records import TextRecord, ids_sha256
 from abq_core.text.sources import read_text
 
 SHORTEST_EVALUATION = (2, 8)  # segments, and tokens of each
@@ -34,7 +35,7 @@ def segments(source: str, tokenizer: Any, count: int, seq_len: int, seed: int, s
 def recorded_segments(
     source: str,
     tokenizer: Any,
-    count: int,
+    count: int | None,
     seq_len: int,
     seed: int,
     split: Split,
@@ -46,13 +47,14 @@ def recorded_segments(
 
     The documents are shuffled by `seed`, joined with the end-of-text token between two, and cut into windows without
     overlap; the windows are sampled by `seed` without replacement. Equal arguments give equal windows.
-    source: as for `sources.read_text`.  prefix: the first tokens of every window, which are among its `seq_len`; None
-    for what the tokenizer puts in front of a text. Raises DataError, ShortTextError.
+    source: as for `sources.read_text`.  count: None for every window.  prefix: the first tokens of every window, which
+    are among its `seq_len`; None for what the tokenizer puts in front of a text. Raises DataError, ShortTextError.
     """
     prefix = text_prefix(tokenizer) if prefix is None else prefix
     _check(tokenizer, count, seq_len, split, len(prefix))
     rng = random.Random(seed)
-    text = read_text(source, split, characters=count * seq_len * _CHARACTERS_PER_TOKEN)
+    characters = math.inf if count is None else count * seq_len * _CHARACTERS_PER_TOKEN
+    text = read_text(source, split, characters)
     documents = list(text.documents)
     rng.shuffle(documents)
     stream = _token_stream(documents, tokenizer)
@@ -68,20 +70,23 @@ def recorded_segments(
         tokens=len(stream),
         seq_len=seq_len,
         windows=tuple(windows),
-        sha256=_sha256(chosen),
+        sha256=ids_sha256(chosen),
         prefix=prefix,
     )
     return chosen, record
 
 
-def evaluation_segments(source: str, tokenizer: Any, count: int, seq_len: int, seed: int) -> tuple[Tensor, TextRecord]:
-    """Choose segments of the evaluation split, as `recorded_segments`; of a shorter text, all that it has.
+def evaluation_segments(
+    source: str, tokenizer: Any, count: int | None, seq_len: int, seed: int, split: Split = "evaluation"
+) -> tuple[Tensor, TextRecord]:
+    """Choose segments to evaluate on, as `recorded_segments`; of a shorter text, all that it has.
 
-    A text without `count` segments is read completely: as many segments as it has, or if it has less than two, two
-    shorter ones. Raises DataError, and ShortTextError for a text with less than 16 tokens.
+    count: None for every segment.  split: "evaluation", or "whole" for a file. A text without `count` segments is read
+    completely: as many segments as it has, or if it has less than two, two shorter ones. Raises DataError, and
+    ShortTextError for a text with less than 16 tokens.
     """
     try:
-        return recorded_segments(source, tokenizer, count, seq_len, seed, "evaluation")
+        return recorded_segments(source, tokenizer, count, seq_len, seed, split)
     except ShortTextError as short:
         fewest, shortest = SHORTEST_EVALUATION
         if short.tokens < fewest * shortest:
@@ -90,7 +95,7 @@ def evaluation_segments(source: str, tokenizer: Any, count: int, seq_len: int, s
             count, seq_len = fewest, min(seq_len, short.tokens // fewest + len(text_prefix(tokenizer)))
         else:
             count = short.available
-        return recorded_segments(source, tokenizer, count, seq_len, seed, "evaluation")
+        return recorded_segments(source, tokenizer, count, seq_len, seed, split)
 
 
 def check_tokens(source: str, tokenizer: Any, count: int, seq_len: int, split: Split) -> None:
@@ -118,8 +123,11 @@ def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
 
     Raises DataError if the text or the tokenizer has changed since.
     """
-    amount = (len(record.windows), record.seq_len)
-    ids, current = recorded_segments(record.source, tokenizer, *amount, record.seed, record.split, record.prefix or ())
+    if record.protocol == "paper":
+        ids, current = paper_segments(record.source, tokenizer, record.seq_len, record.split)
+    else:
+        amount = (len(record.windows), record.seq_len, record.seed)
+        ids, current = recorded_segments(record.source, tokenizer, *amount, record.split, record.prefix or ())
     if current != record:
         raise DataError(
             f"'{record.source}' has changed: its segments were recorded with {record.revision} and sha256 "
@@ -129,10 +137,10 @@ def segments_from_record(record: TextRecord, tokenizer: Any) -> Tensor:
     return ids
 
 
-def _check(tokenizer: Any, count: int, seq_len: int, split: Split, prefix: int) -> None:
-    if split not in ("calibration", "evaluation"):
-        raise DataError(f"The split '{split}' does not exist: use calibration or evaluation.")
-    if count < 1 or seq_len < 2:
+def _check(tokenizer: Any, count: int | None, seq_len: int, split: Split, prefix: int) -> None:
+    if split not in get_args(Split):
+        raise DataError(f"The split '{split}' does not exist: use calibration, evaluation or whole.")
+    if (count is not None and count < 1) or seq_len < 2:
         raise DataError(f"{count} segments of {seq_len} tokens are too few: use at least 1 segment of 2 tokens.")
     if seq_len <= prefix:
         raise DataError(
@@ -165,14 +173,17 @@ def _with_prefix(prefix: tuple[int, ...], windows: Tensor) -> Tensor:
     return torch.cat([front, windows], dim=1)
 
 
-def _choose_windows(source: str, split: Split, tokens: int, count: int, body: int, rng: random.Random) -> list[int]:
-    """Sample `count` indices of windows of `body` tokens, without replacement.
+def _choose_windows(
+    source: str, split: Split, tokens: int, count: int | None, body: int, rng: random.Random
+) -> list[int]:
+    """Sample `count` indices of windows of `body` tokens, without replacement; all of them, at least two, for None.
 
     Raises ShortTextError.
     """
     available = tokens // body
-    if available < count:
-        raise _short(source, split, tokens, count, body)
+    if available < (SHORTEST_EVALUATION[0] if count is None else count):
+        raise _short(source, split, tokens, count or SHORTEST_EVALUATION[0], body)
+    count = available if count is None else count
     return rng.sample(range(available), count)
 
 
@@ -184,7 +195,3 @@ def _short(source: str, split: Split, tokens: int, count: int, body: int) -> Sho
         available,
         tokens,
     )
-
-
-def _sha256(ids: Tensor) -> str:
-    return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()

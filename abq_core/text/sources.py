@@ -3,6 +3,7 @@
 `segments.py` tokenizes and cuts these texts. This module imports no torch, so that a form can check a source quickly.
 """
 
+import math
 import platform
 import re
 from pathlib import Path
@@ -38,17 +39,17 @@ def check_source(source: str) -> None:
         check_file(_file_path(name))
 
 
-def read_text(source: str, split: Split, characters: int) -> Text:
-    """The documents of a split.
+def read_text(source: str, split: Split, characters: float = math.inf, most: int | None = None) -> Text:
+    """The documents of a split. Only files have the split "whole".
 
     source: one of NAMES, "name@revision" for a hub data set, or the path of a .txt file (one document) or a .jsonl file
     with a field "text" (one document per line), whose first 90 % are for calibration.
-    characters: for hub data sets, read until the documents have this many characters.
+    characters, most: for hub data sets, read until there are this many characters or documents.
     Raises DataError.
     """
     name, revision = _parse(source)
     if name in HUB_TEXTS:
-        return hub_text(source, name, revision, split, characters)
+        return hub_text(source, name, revision, split, characters, most)
     if name in NAMES:
         part = "train" if name == BUILTIN_TRAIN_TEXT and split == "calibration" else split
         return Text([document.text for document in documents(part)], name, f"Python {platform.python_version()}")

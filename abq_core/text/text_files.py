@@ -1,6 +1,6 @@
 """Text from a user's .txt or .jsonl file.
 
-The first 90 % are for calibration, the rest for evaluation.
+The first 90 % are for calibration, the rest for evaluation. A model that was not calibrated on it can read the whole.
 """
 
 import hashlib
@@ -14,12 +14,18 @@ from abq_core.user_files import UserFileError, read_user_text, require_readable
 
 _CALIBRATION_SHARE = 0.9
 _MAX_FILE_BYTES = 512 << 20
-_SUFFIXES = (".txt", ".jsonl")
+_DOCUMENTS = ".jsonl"
+_SUFFIXES = (".txt", _DOCUMENTS)
 
 
 def is_text_file(path: Path) -> bool:
     """Whether the name ends in .txt or .jsonl."""
     return path.suffix.lower() in _SUFFIXES
+
+
+def holds_documents(name: str) -> bool:
+    """Whether this is the name of a file with one document per line."""
+    return Path(name).suffix.lower() == _DOCUMENTS
 
 
 def check_file(path: Path) -> None:
@@ -37,12 +43,15 @@ def file_text(path: Path, split: Split) -> Text:
     """
     text = read_user_text(path, _MAX_FILE_BYTES, DataError)
     revision = f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
-    if path.suffix.lower() == ".jsonl":
+    if holds_documents(path.name):
         lines = [_jsonl_text(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        cut = int(len(lines) * _CALIBRATION_SHARE)
-        return Text(lines[:cut] if split == "calibration" else lines[cut:], str(path), revision)
-    cut = int(len(text) * _CALIBRATION_SHARE)
-    return Text([text[:cut] if split == "calibration" else text[cut:]], str(path), revision)
+        return Text(lines[_part(split, len(lines))], str(path), revision)
+    return Text([text[_part(split, len(text))]], str(path), revision)
+
+
+def _part(split: Split, length: int) -> slice:
+    cut = int(length * _CALIBRATION_SHARE)
+    return {"calibration": slice(cut), "evaluation": slice(cut, None), "whole": slice(None)}[split]
 
 
 def _jsonl_text(path: Path, number: int, line: str) -> str:

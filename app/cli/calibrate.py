@@ -97,8 +97,8 @@ def _ended(services: "Services", job: "Job") -> Answer:
 
 
 EVALUATION_FIELDS = (
-    "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits", "weight_bytes",
-    "bits_per_parameter", "model_bytes",
+    "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "kl_floor", "same_top", "stored_bits",
+    "weight_bytes", "bits_per_parameter", "model_bytes",
 )  # fmt: skip
 EVALUATION_HEADER = ("Precision", "Method", "Perplexity", "KL to full", "Same top", "Bits (model)", "Weights")
 
@@ -112,7 +112,7 @@ def evaluation_cells(row: Any) -> list[str]:
         str(row["precision"]),
         str(row["method"]),
         formatting.perplexity(row["perplexity"], row["perplexity_stderr"]),
-        formatting.nats(row["kl_mean"]),
+        formatting.kl(row["kl_mean"], row["kl_floor"]),
         formatting.percent(row["same_top"]),
         f"{formatting.bits(row['stored_bits'])} ({formatting.bits(row['bits_per_parameter'])})",
         formatting.size(row["weight_bytes"]),

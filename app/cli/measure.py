@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from abq_core.spec import EVALUATION_SEGMENTS
+from abq_core.text.records import Protocol
+from abq_core.text.sources import is_name
 from app import formatting
 from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
@@ -16,19 +19,34 @@ from app.notation import parse_list
 from storage.run_ids import means_run
 
 if TYPE_CHECKING:
+    from abq_core.evaluation.perplexity import Evaluation
     from abq_core.inference.generate import Finished, Token
     from abq_core.inference.prompts import Prompt
     from app.services import Services
+    from app.services.evaluation import EvaluationText
 
     Stream = Callable[[Prompt], Iterator[Token | Finished]]
+
+FEWEST_SEGMENTS = 2  # a standard error needs two
+MOST_DIGITS = 18  # of a number of segments
 
 
 @answers
 def evaluate(
     run_or_model: RunOrModel,
     data: DataOption = "builtin",
-    segments: Annotated[int, typer.Option("--segments", min=2, help="Segments of held-out text.")] = 32,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens per segment.")] = 512,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="windows: sampled segments; paper: as GPTQ reads WikiText-2 and C4.")
+    ] = "windows",
+    segments: Annotated[
+        str | None, typer.Option("--segments", help="Number of segments, or all. Default: 32; paper, whole files: all.")
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", min=2, help="Tokens per segment. Default: 512; paper: 2048.")
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Read only the last tenth of a file, as for runs calibrated on it.")
+    ] = False,
     tasks: Annotated[
         str,
         typer.Option(
@@ -45,26 +63,69 @@ def evaluate(
 
       abq eval r-0123456789 --data wikitext2 --json
 
+      abq eval r-0123456789 --data wikitext2 --protocol paper
+
+      abq eval builtin --data notes.txt --segments all
+
       abq eval r-0123456789 --tasks piqa,arc_easy,my_task.yaml --limit 200
     """
     from app.jobs.progress_line import ProgressLine
+    from app.services.evaluation import EvaluationText
 
     services = open_services()
     if tasks:
         return _tasks(services, run_or_model, parse_list(tasks), limit, engine)
+    text = EvaluationText(data, _segments(segments, protocol), seq_len, _protocol(protocol), held_out)
     line = ProgressLine()
 
     def on_step(step: int, steps: int) -> None:
         line.show("eval", step / max(steps, 1), "Measuring perplexity.", None)
 
-    result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, on_step))
+    evaluation = services.evaluation.evaluate(run_or_model, text, on_step)
     line.close()
     tell_stored_weights(services, services.runs.get(run_or_model).model if means_run(run_or_model) else run_or_model)
-    if (result["segments"], result["seq_len"]) != (segments, seq_len):
-        text = f"The text is short: {result['segments']} segments of {result['seq_len']} tokens were read, all it has."
-        typer.echo(text, err=True)
+    for note in _notes(evaluation, text):
+        typer.echo(note, err=True)
+    result = asdict(evaluation)
     del result["segment_losses"]  # stored in the database, for paired comparisons of runs
-    return Answer(result, Table(EVALUATION_HEADER, [evaluation_cells(result)]))
+    buckets = [formatting.bucket_cells(row) for row in result["kl_buckets"]]
+    pieces: list[str | Table] = [
+        Table(EVALUATION_HEADER, [evaluation_cells(result)]),
+        *([Table(formatting.BUCKET_HEADER, buckets)] if buckets else []),
+        f"Read {formatting.text(evaluation.text)}.\n",
+    ]
+    return Answer(result, pieces)
+
+
+def _protocol(name: str) -> Protocol:
+    if name not in get_args(Protocol):
+        raise OptionError(f"--protocol {name}: use windows or paper.")
+    return cast("Protocol", name)
+
+
+def _segments(text: str | None, protocol: str) -> int | Literal["all"] | None:
+    if text is None or text == "all":
+        return cast('Literal["all"] | None', text)
+    if protocol == "paper":
+        raise OptionError(f"--segments {text}: the paper's protocol reads every window. Leave --segments out.")
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < FEWEST_SEGMENTS:
+        raise OptionError(f"--segments {text[:20]}: use a number from {FEWEST_SEGMENTS} on, or all.")
+    return int(text)
+
+
+def _notes(evaluation: "Evaluation", text: "EvaluationText") -> Iterator[str]:
+    """What the reader should know about the text: its part of a file, and whether it was shorter than requested."""
+    record = evaluation.text
+    if not is_name(text.data):
+        reason = "" if text.held_out else ", because the run was calibrated on it"
+        part = "the whole file" if record.split == "whole" else f"only the last tenth of the file{reason}"
+        every = (len(record.windows) + 1) * (record.seq_len - record.prefix_tokens) > record.tokens
+        yield f"Read {part}." if every else f"Read {evaluation.segments} segments of {part}."
+    by_default = record.protocol == "windows" and record.split == "evaluation"
+    segments = EVALUATION_SEGMENTS if text.segments is None and by_default else text.segments
+    shorter = text.seq_len is not None and evaluation.seq_len < text.seq_len
+    if shorter or (isinstance(segments, int) and evaluation.segments < segments):
+        yield f"The text is short: {evaluation.segments} segments of {evaluation.seq_len} tokens were read, all it has."
 
 
 def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int | None, engine: str) -> Answer:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("W4A4", "W2*A8")
 METHODS = ("rtn", "abq")
 ROW_FIELDS = (
-    "run", "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits",
+    "run", "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "kl_floor", "same_top", "stored_bits",
     "information_bits", "weight_bytes", "bits_per_parameter", "model_bytes",
 )  # fmt: skip
 

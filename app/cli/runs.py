@@ -53,8 +53,10 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     texts = services.runs.texts(found.id)
     scores = services.tasks.frame(found.id).to_dict("records")
     weights = services.runs.stored_weights(found.id)
+    buckets = services.evaluation.kl_buckets(found.id).to_dict("records")
     data = {
         **record,
+        "kl_buckets": buckets,
         "task_scores": scores,
         "texts": texts,
         "weights": weights,
@@ -65,6 +67,7 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
     }
     pieces: list[str | Table] = [
         Table(["Run", "State", *EVALUATION_HEADER], [[found.id, found.state, *evaluation_cells(record)]]),
+        *([Table(formatting.BUCKET_HEADER, [formatting.bucket_cells(row) for row in buckets])] if buckets else []),
         *([Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in scores])] if scores else []),
         Table(["Block", "Cosine to full", "Time", "sha256"], rows),
         "" if weights is None else f"The model's file stores {formatting.stored_weights(weights)}.\n",

@@ -30,7 +30,7 @@ from app.runs.run_folder import BlockStore, RunFolder
 from app.secrets import redacted
 from app.services import Services
 from app.services.errors import ServiceError
-from app.services.evaluation import EVALUATION_SEED, EvaluationService
+from app.services.evaluation import EVALUATION_SEED, EvaluationService, EvaluationText
 from app.services.registry import ModelRegistry
 from app.services.stored import Storage
 from storage.errors import DatabaseError, LostLeaseError
@@ -202,7 +202,7 @@ class CalibrationJob:
                 self._store_progress()
                 self._lease.check()
 
-            self._evaluation.evaluate(part, self._spec.data, segments, seq_len, on_step)
+            self._evaluation.evaluate(part, EvaluationText(self._spec.data, segments, seq_len, held_out=True), on_step)
 
     def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> tuple[torch.Tensor, TextRecord]:
         """`count` segments of the evaluation text, or all that a short text has, and their record."""

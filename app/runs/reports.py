@@ -116,7 +116,7 @@ def _overview_cells(row: Mapping[str, Any]) -> list[str]:
         str(row["precision"]),
         str(row["method"]),
         formatting.perplexity(row["perplexity"], row["perplexity_stderr"]),
-        formatting.nats(row["kl_mean"]),
+        formatting.kl(row["kl_mean"], row["kl_floor"]),
         formatting.percent(row["same_top"]),
         formatting.task_average(row),
         formatting.bits(row["stored_bits"]),

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas
 
 from abq_core.precision import PrecisionError
 from abq_core.spec import read_precision
+from abq_core.text.sources import is_name
 from storage.history import LogLine, LossRecord
 from storage.jobs import Job
 from storage.measurements import EvaluationRecord, ThroughputRecord
@@ -20,11 +22,11 @@ JOB_COLUMNS = [
 ]  # fmt: skip
 RUN_COLUMNS = [
     "run", "model", "precision", "method", "state", "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99",
-    "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes",
-    "bits_per_parameter", "model_bytes", "data", "segments", "seq_len", "created", "note",
+    "kl_floor", "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes",
+    "bits_per_parameter", "model_bytes", "protocol", "data", "segments", "seq_len", "created", "note",
 ]  # fmt: skip
 EVALUATED = [
-    "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "same_top", "weight_bytes",
+    "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "kl_floor", "same_top", "weight_bytes",
     "bits_per_parameter", "model_bytes", "data", "segments", "seq_len",
 ]  # fmt: skip
 TASK_COLUMNS = [
@@ -33,6 +35,8 @@ TASK_COLUMNS = [
 ]  # fmt: skip
 ACCURACIES = ("acc", "acc_norm", "exact_match")  # metrics that are averaged over tasks
 LOSS_COLUMNS = ["block", "epoch", "term", "value"]
+BUCKET_COLUMNS = ["low", "high", "share", "kl_mean"]
+WINDOWS = "windows"  # the default protocol
 Protocol = tuple[object, ...]  # see `protocol`
 
 
@@ -114,15 +118,26 @@ def runs_frame(
 
 
 def protocol(values: Mapping[str, Any]) -> Protocol:
-    """What two evaluations must have in common to be compared: source, segments and the hash of the text."""
+    """What two evaluations must have in common to be compared: protocol, source, segments and the hash of the text.
+
+    Evaluations of earlier versions name no protocol: they read windows.
+    """
     text = values.get("text")
     sha256 = text.get("sha256") if isinstance(text, Mapping) else None
-    return values.get("data"), values.get("segments"), values.get("seq_len"), sha256
+    name = values.get("protocol", WINDOWS)
+    return name, values.get("data"), values.get("segments"), values.get("seq_len"), sha256
+
+
+def text_label(values: Mapping[str, Any]) -> str:
+    """What an evaluation was measured on, for people: protocol, amount and source, of a file its name."""
+    name, data, segments, seq_len, _ = protocol(values)
+    source = str(data) if is_name(str(data)) else Path(str(data)).name
+    return f"{name}, {segments} x {seq_len}, {source}"
 
 
 def same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two rows of `runs_frame` are of one model, evaluated on the same amount of the same text."""
-    return all(one[name] == other[name] for name in ("model", "data", "segments", "seq_len"))
+    return all(one[name] == other[name] for name in ("model", "protocol", "data", "segments", "seq_len"))
 
 
 def _full_row(
@@ -182,7 +197,9 @@ def _bits(values: Mapping[str, object]) -> dict[str, float]:
 
 
 def _scores(record: EvaluationRecord | None) -> dict[str, Any]:
-    return {name: record.values.get(name) for name in EVALUATED} if record else {}
+    if record is None:
+        return {}
+    return {**{name: record.values.get(name) for name in EVALUATED}, "protocol": protocol(record.values)[0]}
 
 
 def _newest_of_each_task(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:

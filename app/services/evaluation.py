@@ -2,45 +2,71 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pandas
 
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
-from abq_core.text.sources import BUILTIN_TEXT
+from abq_core.text.documents import Split
+from abq_core.text.records import Protocol, TextRecord
+from abq_core.text.sources import BUILTIN_TEXT, is_name, read_text
 from app.clock import now
-from app.services.dataframes import protocol
+from app.runs.run_folder import RunFolderError
+from app.services.dataframes import BUCKET_COLUMNS, protocol, text_label
 from app.services.errors import ServiceError
+from app.services.local_path import local_path
 from app.services.registry import ModelRegistry
+from app.services.runs import RunService
 from app.services.sources import Sources
 from app.services.stored import Storage
 from storage.measurements import EvaluationRecord
 from storage.run_ids import means_run
+from storage.runs import Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from abq_core.evaluation.perplexity import Evaluation
+    from abq_core.models.loading import LoadedModel
 
 EVALUATION_SEED = 0
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """The text of an evaluation and how it is read.
+
+    data: a name or a file.  segments: None for EVALUATION_SEGMENTS, or all if a whole file is read; the paper's
+    protocol always reads all.  seq_len: tokens per segment; None for the protocol's default, or for the model's context
+    if that is shorter.  held_out: read only the last tenth of a file, as for a run that was calibrated on it.
+    """
+
+    data: str = BUILTIN_TEXT
+    segments: int | Literal["all"] | None = None
+    seq_len: int | None = None
+    protocol: Protocol = "windows"
+    held_out: bool = False
 
 
 class EvaluationService:
     """Evaluates runs and models on held-out text."""
 
-    def __init__(self, storage: Storage, registry: ModelRegistry, sources: Sources) -> None:
-        self._sources = sources
-        self._runs, self._measurements, self._registry = storage.runs, storage.measurements, registry
+    def __init__(self, storage: Storage, registry: ModelRegistry, sources: Sources, runs: RunService) -> None:
+        self._sources, self._measurements, self._registry, self._runs = sources, storage.measurements, registry, runs
 
     def evaluate(
         self,
         ref_or_run: str,
-        data: str = BUILTIN_TEXT,
-        segments: int = EVALUATION_SEGMENTS,
-        seq_len: int = EVALUATION_SEQ_LEN,
-        on_step: Callable[[int, int], None] | None = None,
+        text: EvaluationText | None = None,
+        on_step: OnStep | None = None,
         account: str | None = None,
     ) -> "Evaluation":
         """Evaluate a run, or a model at full precision, on held-out text, and store the row.
 
-        The text is the evaluation split of `data`. A text with fewer segments is read completely; `segments` and
+        Of a named text the evaluation split is read. A file is read whole, but for a run that was calibrated on it only
+        its last tenth; the record of the text says which. A text with fewer segments is read completely; `segments` and
         `seq_len` of the result are those that were read.
 
         on_step(done, total): called after each step; may raise to stop.  account: of the page's visitor who names the
@@ -50,31 +76,34 @@ class EvaluationService:
         from abq_core.inference.runtime import weight_bytes
         from abq_core.models.shape import shape_of
         from abq_core.planning.size import model_size
-        from abq_core.text.segments import evaluation_segments
 
-        self._sources.check_text(data, account)
+        text = text or EvaluationText()
+        self._sources.check_text(text.data, account)
         run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
         reference = self._registry.full(run.model if run else ref_or_run)
-        text, record = evaluation_segments(data, reference.tokenizer, segments, seq_len, EVALUATION_SEED)
+        ids, record = _read(text, self._split(text, run), reference)
         started = time.perf_counter()
+        kl_floor = self._kl_floor(text.data, reference, ids, record, on_step)
         if run is None:
             model, precision, method = reference, "FP16", "none"
         else:
             model, precision, method = self._registry.streamed(run.id), run.precision, run.method
         size = model_size(shape_of(reference.ref, reference.model.config), model.precision)
-        scores = evaluate(model, None if run is None else reference, text, on_step, record.unscored)
+        scores = evaluate(model, None if run is None else reference, ids, on_step, record.unscored)
         result = Evaluation(
-            **asdict(scores),
+            **vars(scores),
+            protocol=record.protocol,
+            kl_floor=kl_floor,
             precision=precision,
             method=method,
             stored_bits=model.precision.stored_bits,
             weight_bytes=weight_bytes(model),
             bits_per_parameter=size.bits_per_parameter,
             model_bytes=size.total,
-            tokens=text.numel() - len(text) * record.prefix_tokens,
-            segments=text.shape[0],
-            seq_len=text.shape[1],
-            data=data,
+            tokens=record.text_tokens,
+            segments=ids.shape[0],
+            seq_len=ids.shape[1],
+            data=text.data,
             text=record,
             seed=EVALUATION_SEED,
             seconds=time.perf_counter() - started,
@@ -90,8 +119,8 @@ class EvaluationService:
         from abq_core.text.segments import recorded_segments
 
         tokenizer = self._registry.full(model).tokenizer
-        _, record = recorded_segments(data, tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
-        wanted = (data, segments, seq_len, record.sha256)
+        ids, record = recorded_segments(data, tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
+        wanted = protocol(_key(data, ids, record))
         records = self._measurements.evaluations()
         return any(r.run_id is None and r.model == model and protocol(r.values) == wanted for r in records)
 
@@ -107,9 +136,77 @@ class EvaluationService:
             records = [r for r in records if protocol(r.values) == wanted]
         return list(self._newest(records, run_id or model).values["segment_losses"])
 
+    def kl_buckets(self, run_id: str, measured_on: str = "") -> pandas.DataFrame:
+        """KL by full precision's confidence in a run's latest evaluation: low, high, share, kl_mean.
+
+        measured_on: of the latest on this text (`dataframes.text_label`). Empty if the evaluation has no buckets.
+        """
+        for record in self._measurements.evaluations(run_id):
+            if not measured_on or text_label(record.values) == measured_on:
+                return pandas.DataFrame(record.values.get("kl_buckets") or [], columns=BUCKET_COLUMNS)
+        return pandas.DataFrame(columns=BUCKET_COLUMNS)
+
+    def _split(self, text: EvaluationText, run: Run | None) -> Split:
+        if is_name(text.data) or text.held_out or (run is not None and self._learned_from(run, text.data)):
+            return "evaluation"
+        return "whole"
+
+    def _learned_from(self, run: Run, file: str) -> bool:
+        """Whether the run was calibrated on this file, or on a file with the same content."""
+        try:
+            records = self._runs.texts(run.id).values()
+        except RunFolderError:  # damaged: its spec still names the text
+            records = ()
+        path, revision = local_path(file), read_text(file, "whole").revision
+        sources = {str(run.spec.get("data")), *(record.source for record in records)}
+        return path in sources or revision in {record.revision for record in records}
+
+    def _kl_floor(
+        self, data: str, reference: "LoadedModel", ids: "Tensor", record: TextRecord, on_step: OnStep | None
+    ) -> float:
+        """The stored noise floor of this model on this text, or a new measurement."""
+        from abq_core.evaluation.noise_floor import kl_floor
+
+        wanted = protocol(_key(data, ids, record))
+        for stored in self._measurements.evaluations():
+            floor = stored.values.get("kl_floor")
+            if floor is not None and stored.model == reference.ref and protocol(stored.values) == wanted:
+                return float(floor)
+
+        def on_floor_step(done: int, total: int) -> None:  # may stop, but is no progress of the evaluation itself
+            if on_step is not None:
+                on_step(0, total)
+
+        return kl_floor(reference, ids, on_floor_step, record.unscored)
+
     @staticmethod
     def _newest(records: Sequence[EvaluationRecord], ref_or_run: str) -> EvaluationRecord:
         """The first record. Raises ServiceError without one."""
         if not records:
             raise ServiceError(f"There is no evaluation of {ref_or_run!r} to compare with. Run: abq eval {ref_or_run}")
         return records[0]
+
+
+def _read(text: EvaluationText, split: Split, model: "LoadedModel") -> "tuple[Tensor, TextRecord]":
+    """The segments by the text's protocol, and their record."""
+    from abq_core.text.paper import PAPER_SEQ_LEN, paper_segments
+    from abq_core.text.segments import evaluation_segments
+
+    if text.protocol == "paper":
+        return paper_segments(text.data, model.tokenizer, text.seq_len or min(PAPER_SEQ_LEN, model.context), split)
+    seq_len = text.seq_len or min(EVALUATION_SEQ_LEN, model.context)
+    default = None if split == "whole" else EVALUATION_SEGMENTS
+    count = None if text.segments == "all" else text.segments or default
+    return evaluation_segments(text.data, model.tokenizer, count, seq_len, EVALUATION_SEED, split)
+
+
+def _key(data: str, ids: "Tensor", record: TextRecord) -> dict[str, object]:
+    """The values of an evaluation on these segments that `protocol` reads."""
+    segments, seq_len = ids.shape
+    return {
+        "data": data,
+        "segments": segments,
+        "seq_len": seq_len,
+        "protocol": record.protocol,
+        "text": {"sha256": record.sha256},
+    }

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas
@@ -21,6 +22,7 @@ from storage.runs import Run
 
 MAX_RECENT_RUNS = 500  # rows of `newest_frame`: what the page shows must not grow with the database
 MAX_NOTE_CHARACTERS = 500
+EVALUATIONS_PER_RUN = 4  # read for `newest_frame`, on average
 
 
 class RunService:
@@ -29,7 +31,8 @@ class RunService:
     def __init__(self, settings: Settings, storage: Storage, registry: ModelRegistry, tasks: TaskService) -> None:
         self._settings, self._registry, self._tasks = settings, registry, tasks
         self._runs, self._measurements = storage.runs, storage.measurements
-        self._newest = VersionedCache(lambda: self._read_frame(MAX_RECENT_RUNS), storage.version)
+        self._newest = VersionedCache(partial(self._read_frame, MAX_RECENT_RUNS), storage.version)
+        self._labels = VersionedCache(self._read_labels, storage.version)
 
     def get(self, run_id: str) -> Run:
         """One run. Raises RunNotFoundError."""
@@ -39,12 +42,17 @@ class RunService:
         """One row per run with its latest evaluation, then one row per model at full precision."""
         return self._read_frame(None)
 
-    def newest_frame(self) -> pandas.DataFrame:
+    def newest_frame(self, measured_on: str = "") -> pandas.DataFrame:
         """`frame` of the newest MAX_RECENT_RUNS runs.
 
+        measured_on: one of `texts_of`: only evaluations on this text count; "" for the latest of each run.
         Cached: writes of other processes show after STALE_SECONDS.
         """
-        return self._newest.read().copy()
+        return self._newest.read(measured_on).copy()
+
+    def texts_of(self, model: str) -> list[str]:
+        """The labels of the texts that a model and its newest runs were evaluated on, the latest first."""
+        return self._labels.read(model)
 
     def folder(self, run_id: str) -> RunFolder:
         """The files of a run. Raises RunNotFoundError."""
@@ -96,7 +104,13 @@ class RunService:
             (destination / "tasks.json").write_text(text + "\n", "utf-8")
         return destination
 
-    def _read_frame(self, limit: int | None) -> pandas.DataFrame:
-        runs, scored = self._runs.list(limit=limit), None if limit is None else 4 * limit
+    def _read_frame(self, limit: int | None, measured_on: str = "") -> pandas.DataFrame:
+        runs, scored = self._runs.list(limit=limit), None if limit is None else EVALUATIONS_PER_RUN * limit
         evaluations = self._measurements.evaluations(limit=scored)
+        if measured_on:
+            evaluations = [record for record in evaluations if dataframes.text_label(record.values) == measured_on]
         return dataframes.runs_frame(runs, evaluations, self._measurements.task_scores(limit=scored))
+
+    def _read_labels(self, model: str) -> list[str]:
+        records = self._measurements.evaluations(limit=EVALUATIONS_PER_RUN * MAX_RECENT_RUNS)
+        return list(dict.fromkeys(dataframes.text_label(record.values) for record in records if record.model == model))

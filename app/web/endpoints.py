@@ -14,6 +14,7 @@ import pandas as pd
 from abq_core.spec import CalibrationSpec
 from app.notation import parse_shapes
 from app.services import Services
+from app.services.evaluation import EvaluationText
 from app.services.versioned_cache import VersionedCache
 from app.web.access.login import account_of
 from app.web.access.private_texts import check_text_access, public_record
@@ -133,8 +134,8 @@ def _run_endpoints(services: Services) -> list[Endpoint]:
 
     def evaluate(run_or_model: str, data: str, segments: int, seq_len: int, request: gr.Request) -> dict[str, Any]:
         """Measure perplexity, and the distance from full precision (KL divergence and others)."""
-        account = account_of(request)
-        result = asdict(services.evaluation.evaluate(run_or_model, data, segments, seq_len, account=account))
+        text = EvaluationText(data, segments, seq_len)
+        result = asdict(services.evaluation.evaluate(run_or_model, text, account=account_of(request)))
         del result["segment_losses"]
         return {**result, "text": public_record(result["text"])}
 

@@ -39,7 +39,10 @@ TERMS = {
     ),
     "AKL": Term("KL divergence between attention maps, in both directions: preserves attention.", _CORRECTION),
     "MSE": Term("Mean squared error of the block's output. It is in the authors' code but not in the paper's text."),
-    "KL": Term("Kullback-Leibler divergence from the full-precision next-token distributions. 0 nats: identical."),
+    "KL": Term(
+        "Kullback-Leibler divergence from the full-precision next-token distributions. 0 nats: identical. The floor is "
+        "the divergence that bfloat16 alone causes."
+    ),
     "perplexity": Term("exp of the mean loss per token on held-out text, with its standard error. Lower is better."),
     "tasks": Term(
         "Mean accuracy over zero-shot tasks with its standard error, and the number of tasks (abq eval RUN --tasks)."

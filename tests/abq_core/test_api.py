@@ -9,8 +9,10 @@ import pytest
 from torch import Tensor
 
 import abq_core as abq
+from abq_core.evaluation.perplexity import evaluate as score
 from abq_core.models.loading import LoadedModel
 from abq_core.spec import SpecError
+from abq_core.text.paper import paper_segments
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "python.md"
@@ -64,3 +66,14 @@ def test_calibrate_leaves_the_model_as_it_was(base: LoadedModel, ids: Tensor) ->
 def test_a_wrong_setting_is_named(base: LoadedModel, method: str, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(SpecError, match=sentence):
         abq.calibrate(base, "W4A4", method, **arguments)  # type: ignore[arg-type]
+
+
+def test_evaluate_follows_the_protocol_and_reads_the_part_of_a_file(base: LoadedModel, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("The module reads files, line by line.\n" * 120)
+    paper = abq.evaluate(base, data=str(file), protocol="paper", whole=True)
+    ids, _ = paper_segments(str(file), base.tokenizer, base.context, "whole")
+    assert len(paper.segment_losses) == len(ids)
+    assert paper == score(base, None, ids)
+    whole, tenth = (abq.evaluate(base, data=str(file), segments=None, seq_len=16, whole=part) for part in (True, False))
+    assert len(whole.segment_losses) > 8 * len(tenth.segment_losses) > 8

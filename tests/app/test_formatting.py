@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas
 import pytest
 
+from abq_core.text.records import TextRecord
 from app import formatting
 from app.formatting import MISSING
 
@@ -59,3 +61,30 @@ def test_decode_rates_have_three_figures(rate: float, shown: str) -> None:
 )  # fmt: skip
 def test_missing_values_read_the_same_everywhere(show: Callable[[object], str], value: object) -> None:
     assert show(value) == MISSING
+
+
+def test_kl_names_its_floor() -> None:
+    assert formatting.kl(0.1234, 0.000301) == "0.1234 nats (floor 0.0003)"
+    assert formatting.kl(0.1234) == formatting.kl(0.1234, math.nan) == "0.1234 nats"
+    assert formatting.kl(None, 0.1) == formatting.MISSING
+
+
+def test_buckets_are_ranges_of_confidence() -> None:
+    edges = [(0.0, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 1.0)]
+    assert [formatting.bucket(*edge) for edge in edges] == ["below 50 %", "50 to 90 %", "90 to 99 %", "above 99 %"]
+    row = {"low": 0.99, "high": 1.0, "share": 0.25, "kl_mean": None}
+    assert formatting.bucket_cells(row) == ["above 99 %", "25.0 %", formatting.MISSING]
+
+
+def test_a_text_says_how_its_windows_begin_and_which_part_was_read() -> None:
+    record = TextRecord("notes.txt", "sha256 " + "a" * 64, "calibration", 3, 1, 999, 32, (4, 2), "f" * 64, ())
+    assert formatting.text(record) == (
+        "2 windows of 32 tokens of notes.txt (calibration split, 1 document), seed 3, sha256 ffffffffffff"
+    )
+    assert formatting.text(replace(record, prefix=(2,))).endswith(", each after BOS (token 2)")
+    assert formatting.text(replace(record, prefix=None)).endswith(", made without BOS")
+    paper = replace(record, protocol="paper", split="whole", prefix=(2,), seed=0)
+    assert formatting.text(paper) == (
+        "2 consecutive windows of 32 tokens of notes.txt (whole file, 1 document), sha256 ffffffffffff, "
+        "the first after BOS (token 2)"
+    )

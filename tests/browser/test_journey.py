@@ -121,6 +121,12 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
     page.locator("#compare-note textarea, #compare-note input").first.fill("<img src=x onerror=alert(1)> kept")
     page.locator("#compare-note textarea, #compare-note input").first.press("Enter")
     expect(page.locator("#compare-runs")).to_contain_text("<img src=x onerror=alert(1)> kept")
+    page.locator("#compare-evaluation button").first.click()
+    page.locator("#compare-evaluate").click()
+    expect(page.locator("#compare-evaluation-answer")).to_contain_text("on 32 segments of 512 tokens")
+    expect(page.locator("#compare-evaluation-answer")).to_contain_text("floor")
+    expect(page.locator("#compare-kl .main-svg").first).to_be_visible()
+    expect(page.locator("#compare-runs")).to_contain_text("floor")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download the report").click()
     assert download.value.suggested_filename.endswith(".html")

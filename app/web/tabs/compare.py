@@ -12,7 +12,7 @@ import pandas as pd
 from abq_core.methods import METHODS
 from abq_core.spec import CalibrationSpec
 from app.figures.pareto import front, lens_of, pareto_figure, size_column
-from app.formatting import MISSING, bits, nats, number, percent, perplexity, size, task_average
+from app.formatting import MISSING, bits, kl, number, percent, perplexity, size, task_average
 from app.web import html
 from app.web.access.login import account_of
 from app.web.page.callbacks import PRIVATE, Updates, callback
@@ -22,6 +22,7 @@ from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
 from app.web.tabs.budget_panel import build_budget_panel
+from app.web.tabs.evaluation_form import build_evaluation_form, choices, kl_buckets_picture
 from app.web.tabs.task_scores import task_table
 
 CAPTION = (
@@ -52,23 +53,26 @@ def build_compare_tab(page: Page) -> None:
             )  # fmt: skip
             methods = gr.CheckboxGroup(list(METHODS), value=["rtn", "abq"], label="Methods", elem_id="compare-methods")
             sweep = gr.Button("Calibrate all", variant="primary", elem_id="compare-sweep")
+            evaluation = build_evaluation_form()
             links = gr.HTML("", js_on_load=None, elem_id="compare-links")
-            with gr.Column(visible=False) as actions:
-                note = gr.Textbox(label="Note on the selected run", max_length=500, elem_id="compare-note")
-                delete = gr.Button("Delete the selected run", elem_id="compare-delete")
-                sure = gr.Button("Yes, delete it and its files", variant="stop", visible=False, elem_id="compare-sure")
+            actions, note, delete, sure = _build_actions()
             command = gr.HTML("", js_on_load=None)
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(html.answer(html.BLANK), elem_id="compare-answer", js_on_load=None)
             figure = build_picture("compare-figure")
             runs_table = build_table("compare-runs")
+            kl_figure = build_picture("compare-kl")
             tasks_table = build_table("compare-tasks")
     budget = build_budget_panel(page, visible=False)
     noted = gr.State("")  # the run whose note the box holds: typing is not overwritten until another run is selected
 
     @callback(answer, tab="compare")
-    def show(selection: Selection, precisions: list[str], methods: list[str], noted_run: str) -> Updates:
-        newest = page.services.runs.newest_frame()
+    def show(
+        selection: Selection, precisions: list[str], methods: list[str], measured_on: str, noted_run: str
+    ) -> Updates:
+        labels = page.services.runs.texts_of(selection.model)
+        measured_on = measured_on if measured_on in labels else ""
+        newest = page.services.runs.newest_frame(measured_on)
         runs = _with_speed(newest[newest["model"].eq(selection.model)], page.services.timings.frame())
         selected = runs[runs["run"].eq(selection.run)] if selection.run else runs.iloc[:0]
         specs = _specs(page, selection, precisions, methods)
@@ -77,6 +81,8 @@ def build_compare_tab(page: Page) -> None:
             figure: framed(pareto_figure(runs, selection.dark), CAPTION, "abq/runs.csv", "runs") if len(runs) else "",
             runs_table: _table(runs, selection.run) if len(runs) else html.empty(*EMPTY),
             tasks_table: task_table(page.services.tasks.frame(), selection.model),
+            kl_figure: kl_buckets_picture(page, runs, selection, measured_on),
+            evaluation.measured_on: gr.update(choices=choices(labels), value=measured_on),
             links: _links(runs, selected),
             actions: gr.update(visible=len(selected) > 0),
             noted: selection.run,
@@ -119,14 +125,28 @@ def build_compare_tab(page: Page) -> None:
 
     view.change(choose_view, view, [all_runs, budget], **PRIVATE)
     form = [page.selection, precisions, methods]
-    outputs = [answer, figure, runs_table, tasks_table, links, actions, note, noted, sure, command]
+    shown_on = [*form, evaluation.measured_on, noted]
+    outputs = [
+        answer, figure, runs_table, kl_figure, tasks_table, links, actions, note, noted, sure, command,
+        evaluation.measured_on,
+    ]  # fmt: skip
     header = [answer, *page.header.outputs]
-    gr.on([page.selection.change, precisions.input, methods.input], show, [*form, noted], outputs, **PRIVATE)
+    gr.on([page.selection.change, *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **PRIVATE)
+    evaluation.on_evaluation(page).then(show, shown_on, outputs, **PRIVATE)
     sweep.click(start, form, [answer, page.tabs, *page.header.outputs], **PRIVATE)
     runs_table.select(choose, page.selection, header, **PRIVATE)
-    note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, [*form, noted], outputs, **PRIVATE)
+    note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, shown_on, outputs, **PRIVATE)
     delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)
     sure.click(remove, page.selection, header, **PRIVATE)
+
+
+def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button]:
+    """Actions on the selected run: their column, the note, and deletion with its confirmation."""
+    with gr.Column(visible=False) as actions:
+        note = gr.Textbox(label="Note on the selected run", max_length=500, elem_id="compare-note")
+        delete = gr.Button("Delete the selected run", elem_id="compare-delete")
+        sure = gr.Button("Yes, delete it and its files", variant="stop", visible=False, elem_id="compare-sure")
+    return actions, note, delete, sure
 
 
 def _specs(page: Page, selection: Selection, precisions: list[str], methods: list[str]) -> list[CalibrationSpec]:
@@ -159,6 +179,7 @@ def _answer(runs: pd.DataFrame) -> str:
         evaluated=len(evaluated),
         best=on_front.iloc[0].to_dict(),
         best_bytes=on_front.iloc[0][size_column(evaluated)],
+        texts=len(evaluated[["protocol", "data", "segments", "seq_len"]].drop_duplicates()),
     )
 
 
@@ -183,7 +204,7 @@ def _cells(run: dict[str, object]) -> list[Cell]:
             perplexity(run["perplexity"], run["perplexity_stderr"]) if evaluated else str(run["state"]),
             sort_number(run["perplexity"]),
         ),
-        Cell(nats(run["kl_mean"]), sort_number(run["kl_mean"])),
+        Cell(kl(run["kl_mean"], run["kl_floor"]), sort_number(run["kl_mean"])),
         Cell(percent(run["same_top"]), sort_number(run["same_top"])),
         Cell(task_average(run), sort_number(run["task_score"])),
         Cell(f"{bits(run['stored_bits'])} ({bits(run['information_bits'])})", sort_number(run["information_bits"])),

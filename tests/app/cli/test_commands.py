@@ -101,6 +101,7 @@ def test_a_run_is_listed_evaluated_generated_from_and_exported(
     assert job.run_id in [row["run"] for row in ask("runs", "list")["runs"]]
     assert ask("jobs", "list")["jobs"][0]["state"] == "succeeded"
     shown = ask("runs", "show", job.run_id)
+    assert sum(bucket["share"] for bucket in shown["kl_buckets"]) == pytest.approx(1)
     assert shown.keys() >= EVALUATION and len(shown["blocks"]) == 2 and "--precision W4A4" in shown["command"]
     amount = ("--data", str(text_file), "--segments", "4", "--seq-len", "32")
     assert ask("eval", job.run_id, *amount).keys() >= EVALUATION
@@ -112,6 +113,47 @@ def test_a_run_is_listed_evaluated_generated_from_and_exported(
     assert (Path(exported["path"]) / "spec.json").is_file()
     report = ask("report", job.run_id, "--out", str(tmp_path / "report.html"))
     assert Path(report["path"]).read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_eval_follows_a_protocol_and_says_what_it_read(
+    in_finished: tuple[Services, Job], ask: Ask, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, job = in_finished
+    model, other = str(job.spec["model"]), tmp_path / "other.txt"
+    other.write_text("A text of its own, line by line.\n" * 60)
+    paper = ask("eval", job.run_id, "--data", str(other), "--protocol", "paper", "--seq-len", "64")
+    assert (paper["protocol"], paper["text"]["protocol"], paper["text"]["split"]) == ("paper", "paper", "whole")
+    assert paper["text"]["windows"] == list(range(paper["segments"])) and paper["tokens"] == 64 * paper["segments"]
+    assert paper["kl_floor"] > 0 and [bucket["low"] for bucket in paper["kl_buckets"]] == [0, 0.5, 0.9, 0.99]
+    default = ask("eval", model, "--data", str(other), "--protocol", "paper")
+    assert default["seq_len"] == 128, "2,048 tokens, but no more than the model's context"
+    every = ask("eval", model, "--data", str(text_file), "--segments", "all", "--seq-len", "32")
+    assert (every["protocol"], every["segments"]) == ("windows", every["text"]["tokens"] // 32)
+
+    assert main(["eval", job.run_id, "--data", str(text_file), "--segments", "4", "--seq-len", "32"]) == 0
+    out, err = capsys.readouterr()
+    assert "floor" in out and "Confidence of full precision" in out and "below 50 %" in out and "Read 4 windows" in out
+    assert "only the last tenth of the file, because the run was calibrated on it" in err
+    assert main(["eval", model, "--data", str(other), "--seq-len", "64"]) == 0
+    assert "Read the whole file." in capsys.readouterr().err
+    assert main(["eval", model, "--data", str(text_file), "--held-out", "--segments", "4", "--seq-len", "32"]) == 0
+    assert "Read 4 segments of only the last tenth of the file." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--protocol", "papers"], "--protocol papers: use windows or paper."),
+        (["--segments", "1"], "--segments 1: use a number from 2 on, or all."),
+        (["--segments", "many"], "--segments many: use a number from 2 on, or all."),
+        (["--protocol", "paper", "--segments", "8"], "reads every window. Leave --segments out."),
+    ],
+)
+def test_wrong_protocols_and_amounts_are_named(
+    in_finished: tuple[Services, Job], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", in_finished[1].run_id, *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_answers_without_json_are_tables(in_finished: tuple[Services, Job], capsys: pytest.CaptureFixture[str]) -> None:

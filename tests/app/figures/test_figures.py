@@ -13,6 +13,7 @@ from app.figures.attention import attention_figure
 from app.figures.base import empty_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure, weight_figure
+from app.figures.kl_buckets import kl_buckets_figure
 from app.figures.losses import loss_figure
 from app.figures.palette import DARK, LENSES, LIGHT, lens_colour, palette
 from app.figures.pareto import front, pareto_figure
@@ -265,3 +266,21 @@ def luminance(colour: str) -> float:
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_kl_by_confidence_has_one_bar_per_bucket_and_the_floor() -> None:
+    buckets = pd.DataFrame(
+        {
+            "low": [0, 0.5, 0.9, 0.99],
+            "high": [0.5, 0.9, 0.99, 1],
+            "share": [0.4, 0.35, 0.25, 0.0],
+            "kl_mean": [0.3, 0.2, 0.1, None],
+        }
+    )
+    figure = kl_buckets_figure(buckets, 0.05)
+    (bars,) = figure.data
+    assert list(bars.x) == ["below 50 %", "50 to 90 %", "90 to 99 %"] and list(bars.y) == [0.3, 0.2, 0.1]
+    assert list(bars.text) == ["40.0 % of tokens", "35.0 % of tokens", "25.0 % of tokens"]
+    assert (figure.layout.shapes[0].y0, figure.layout.annotations[0].text) == (0.05, "floor: bfloat16")
+    assert not kl_buckets_figure(buckets).layout.shapes
+    assert "evaluate the run again" in kl_buckets_figure(buckets.iloc[:0]).layout.annotations[0].text
