@@ -179,9 +179,9 @@ def _model_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> tuple[int, int
     """Bytes of the model that are in memory all the time, and those of a block while it is worked on.
 
     A large checkpoint on the host stays in its files: the pages of its embedding and LM head, and those of one block
-    and its float32 copy.
+    and its float32 copy. A GGUF file is dequantized as a whole.
     """
-    if work.home != HOST or stored_bytes(shape) < MAPPED_BYTES:
+    if work.home != HOST or stored_bytes(shape) < MAPPED_BYTES or shape.stored is not None:
         return shape.parameters * _FLOAT_BYTES, 0
     outside = shape.parameters - sum(sizes.weights)
     return outside * _STORED_BYTES, max(sizes.weights) * (_FLOAT_BYTES + _STORED_BYTES)

@@ -45,7 +45,7 @@ class Header:
         with gr.Row(elem_id="abq-header"):
             gr.HTML(html.render("brand.html"), elem_id="abq-brand", js_on_load=None)
             self.model = gr.Dropdown(
-                ["builtin"], value="builtin", label="Model: builtin, a folder, a .gguf file or a hub id",
+                ["builtin"], value="builtin", label="Model: builtin, folder, .gguf or hub id",
                 allow_custom_value=True, elem_id="abq-model", scale=3,
             )  # fmt: skip
             self.precision = gr.Dropdown(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from abq_core.methods import METHODS, Switches
+from abq_core.models.gguf.weights import StoredWeights
 from abq_core.models.shape import ModelShape
 from abq_core.planning.cost import Work, disk, memory, seconds
 from abq_core.precision import Precision
@@ -81,3 +82,11 @@ def test_an_end_to_end_pass_adds_time_memory_and_drafts_on_the_disk() -> None:
     assert disk(SHAPE, plus, PACKED) - disk(SHAPE, alone, PACKED) == 4 * weights - PACKED
     untargeted = replace(plus, switches=replace(plus.switches, block_targets=False))
     assert seconds(SHAPE, untargeted) < seconds(SHAPE, plus)
+
+
+def test_a_gguf_file_is_in_memory_in_float32() -> None:
+    mapped = replace(SHAPE, parameters=200_000_000)
+    dequantized = replace(mapped, stored=StoredWeights(("Q4_K",), 4.5, True))
+    work = Work.of(replace(SPEC, method="rtn"))
+    more = memory(dequantized, work, PACKED).host - memory(mapped, work, PACKED).host
+    assert more > 300_000_000
