@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -31,15 +31,16 @@ from app.web.access.allowed_folders import page_folders
 from app.web.access.connections import ConnectionLimits, Connections, TrackRequestsMiddleware, protocol_with
 from app.web.access.ended_streams import EndedStreamMiddleware
 from app.web.access.loopback import is_loopback
+from app.web.access.page_functions import page_functions
 from app.web.access.request_bodies import Arguments, RequestBodyMiddleware
 from app.web.access.security import LOOPBACK_HOSTS, allowed_hosts, middleware
 from app.web.access.visitor_texts import VisitorTexts
 from app.web.downloads import ASSETS, download_routes
 from app.web.endpoints import build_endpoints
+from app.web.failures import EXPECTED
 from app.web.limits import Limits
 from app.web.log_rate import OncePerSecond
 from app.web.metrics import CountRequestsMiddleware, RequestCounter, metrics_route
-from app.web.page.callbacks import EXPECTED
 from app.web.page.context import Page
 from app.web.page.header import Header
 from app.web.page.selection import Selection
@@ -114,6 +115,7 @@ def web_application(
     """
     texts = VisitorTexts(services.settings.data_dir, services.jobs.texts_in_use)
     blocks, endpoints = build(services, texts)
+    functions = page_functions(blocks.get_config_file(), endpoints)
     counter = RequestCounter()
     application = FastAPI(
         routes=[*download_routes(services), text_route(texts), metrics_route(services.storage.jobs, counter)],
@@ -121,7 +123,7 @@ def web_application(
             Middleware(CountRequestsMiddleware, counter=counter),
             *middleware(hosts, accounts, proxies),
             Middleware(EndedStreamMiddleware),
-            Middleware(RequestBodyMiddleware, endpoints=endpoints, inputs=_inputs(blocks, endpoints)),
+            Middleware(RequestBodyMiddleware, endpoints=endpoints, functions=functions),
         ],
         docs_url=None,
         redoc_url=None,
@@ -143,14 +145,6 @@ def web_application(
         theme=gradio_theme(),
         css_paths=[ASSETS / "page.css"],
     )
-
-
-def _inputs(blocks: gr.Blocks, endpoints: Mapping[str, Arguments]) -> dict[int, tuple[str | None, int]]:
-    """By each function's number: its endpoint's name, None for the page's own, and its inputs."""
-    functions = blocks.get_config_file()["dependencies"]
-    return {
-        one["id"]: (one["api_name"] if one["api_name"] in endpoints else None, len(one["inputs"])) for one in functions
-    }
 
 
 def launch(

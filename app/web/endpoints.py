@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import wraps
@@ -19,13 +18,10 @@ from app.services.versioned_cache import VersionedCache
 from app.web.access.login import account_of
 from app.web.access.private_texts import check_text_access, public_record
 from app.web.access.request_bodies import Arguments
+from app.web.failures import message_of
 from app.web.limits import Limits
-from app.web.page.callbacks import EXPECTED
 
 Endpoint = Callable[..., Any]
-FAILED = "This failed unexpectedly; the server's log has the details."
-
-logger = logging.getLogger(__name__)
 
 
 def build_endpoints(services: Services, limits: Limits) -> dict[str, Arguments]:
@@ -194,26 +190,23 @@ def _publish(function: Endpoint, uses_model: bool = False) -> Endpoint:
 
 
 def _with_error_messages(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Send expected errors to the client as their message, without a traceback; log the others."""
+    """Send errors to the client as a sentence, without a traceback."""
 
-    def shown(error: Exception) -> gr.Error:
-        if isinstance(error, EXPECTED):
-            return gr.Error(str(error), print_exception=False)
-        logger.error("The endpoint %s failed.", function.__name__, exc_info=error)
-        return gr.Error(FAILED, print_exception=False)
+    def shown(error: BaseException) -> gr.Error:
+        return gr.Error(message_of(error, function), print_exception=False)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:  # a panic of a library is no Exception, and would leave no answer
             raise shown(error) from error
 
     @wraps(function)
     def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
             yield from function(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:  # a panic of a library is no Exception, and would leave no answer
             raise shown(error) from error
 
     return stream if inspect.isgeneratorfunction(function) else call

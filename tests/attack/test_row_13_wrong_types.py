@@ -8,7 +8,7 @@ import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
-from page_process import PageProcess, page_process
+from page_process import PageProcess, join, page_process
 
 pytestmark = pytest.mark.attack(row=13)
 
@@ -105,6 +105,108 @@ def test_unknown_functions_routes_and_sessions_are_no_server_errors(client: http
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "://", "http://[v1]", "null", "x" * 5000])
 def test_a_malformed_origin_is_refused(client: httpx.Client, origin: str) -> None:
     assert client.get("/config", headers={"Origin": origin}).status_code == 403
+
+
+def widgets(client: httpx.Client) -> dict[int, tuple[str, list[dict[str, Any]]]]:
+    """The page's own functions: number -> name, and the components of the inputs."""
+    config = client.get("/config").json()
+    parts = {part["id"]: part for part in config["components"]}
+    own = (one for one in config["dependencies"] if one["api_name"] not in RIGHT and one["backend_fn"])
+    return {one["id"]: (one["api_name"], [parts[number] for number in one["inputs"]]) for one in own}
+
+
+def wrong_for(part: dict[str, Any]) -> list[Any]:
+    """The values that this widget cannot have. The value of a state stays on the server."""
+    kind = part["type"]
+    fitting: dict[str, Callable[[Any], bool]] = {
+        "textbox": lambda value: type(value) is str,
+        "dropdown": lambda value: type(value) is (list if part["props"].get("multiselect") else str),
+        "number": lambda value: isinstance(value, int | float) and type(value) is not bool,
+        "slider": lambda value: isinstance(value, int | float) and type(value) is not bool,
+        "checkboxgroup": lambda value: value == [],
+        "radio": lambda value: False,
+        "state": lambda value: True,
+    }
+    never = ["\ud800", float("nan")] if kind != "state" else []
+    some = [value for value in WRONG if value is not None and value == value and value != "\ud800"]
+    return never + [value for value in some if value != [] and not fitting[kind](value)]
+
+
+def test_every_wrong_value_of_a_widget_is_answered_with_422_and_a_sentence(
+    client: httpx.Client, tried: Callable[[int], None]
+) -> None:
+    calls = 0
+    for number, (name, parts) in widgets(client).items():
+        right = [typed(part, "{}") for part in parts]
+        for position, part in enumerate(parts):
+            for value in wrong_for(part):
+                data = [*right[:position], value, *right[position + 1 :]]
+                body = {"data": data, "fn_index": number, "session_hash": "wrong", "event_data": CHOSEN}
+                answer = post(client, "/gradio_api/queue/join", body)
+                assert answer.status_code == 422 and answer.json()["error"].endswith("."), (name, part, value)
+                calls += 1
+    tried(calls)
+    assert calls > 1000
+
+
+CHOSEN = {"index": 0, "value": "nosuch"}
+SELECTIONS = [
+    {"model": "/nosuch", "precision": "W4A4", "run": "r-ffffffffff"},
+    {"model": "builtin", "precision": "nosuch"},
+]
+
+
+def typed(part: dict[str, Any], selection: str) -> Any:
+    """A value of the right type that fits nothing."""
+    props = part["props"]
+    values = {"textbox": "nosuch", "number": -1, "slider": -1, "checkboxgroup": [], "state": None}
+    if props.get("elem_id") == "abq-selection":
+        return selection
+    if part["type"] == "radio":
+        return props["choices"][-1][1]
+    if part["type"] == "dropdown":
+        return ["nosuch"] if props.get("multiselect") else "nosuch"
+    return values[part["type"]]
+
+
+@pytest.mark.parametrize("tab", ["explore", "calibrate", "distributions", "generate", "throughput", "compare"])
+def test_values_that_fit_nothing_are_answered_with_a_sentence(
+    client: httpx.Client, tab: str, tried: Callable[[int], None]
+) -> None:
+    calls, unexpected = 0, []
+    for number, (name, parts) in widgets(client).items():
+        for kind, selection in enumerate(SELECTIONS):
+            session = f"{tab}-{number}-{kind}"
+            data = [typed(part, json.dumps({**selection, "tab": tab})) for part in parts]
+            body = {"data": data, "fn_index": number, "session_hash": session, "event_data": CHOSEN}
+            answer = join(client, body)
+            if not (answer["success"] or answer["output"]["error"]) or "failed unexpectedly" in json.dumps(answer):
+                unexpected.append((name, selection, answer["output"]))
+            calls += 1
+    tried(calls)
+    assert not unexpected
+
+
+@pytest.mark.parametrize("event", [None, {}, {"index": 0}, {"index": "0", "value": "x"}, {"index": 0, "value": {}}])
+def test_a_malformed_event_is_answered_with_422(client: httpx.Client, event: object) -> None:
+    selecting = [one for one in client.get("/config").json()["dependencies"] if one["collects_event_data"]]
+    assert len(selecting) >= 3
+    for one in selecting:
+        data = ["{}"] * len(one["inputs"])
+        body = {"data": data, "fn_index": one["id"], "session_hash": "event", "event_data": event}
+        assert post(client, "/gradio_api/queue/join", body).status_code == 422
+
+
+def test_hostile_selections_and_files_are_answered_with_a_sentence(client: httpx.Client) -> None:
+    numbers = {name: number for number, (name, _) in widgets(client).items()}
+    server_file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    for case, text in enumerate(("[" * 100_000, "9" * 5000, "null", '{"tab": 5}', "\u0000")):
+        body = {"data": [text, None], "fn_index": numbers["watch"], "session_hash": f"hostile-{case}"}
+        assert join(client, body)["success"]
+    body = {"data": [server_file, None], "fn_index": numbers["watch"], "session_hash": "file"}
+    assert post(client, "/gradio_api/queue/join", body).status_code == 422
+    body = {"data": ["{}", server_file], "fn_index": numbers["watch"], "session_hash": "file in a state"}
+    assert join(client, body)["success"]
 
 
 def test_a_client_raises_the_sentence(page: PageProcess) -> None:

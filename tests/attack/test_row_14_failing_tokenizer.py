@@ -5,17 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from app_cases import settings_in, work_on
 from attack_cases import assert_sentence
 from inline_commands import InlineCommand, inline_commands
+from page_process import call, page_call, page_process, result
+from served import served
 from tokenizer_cases import replace_step, split_on, with_tokenizer
 
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.services import open_services
 
-pytestmark = pytest.mark.attack(row=14)
+pytestmark = [
+    pytest.mark.attack(row=14),
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),  # gradio sets it
+]
 
 
 @pytest.fixture
@@ -78,6 +84,41 @@ def test_a_panic_in_a_job_is_its_reason(tiny_llama: Path, tmp_path: Path, monkey
     monkeypatch.setattr("app.jobs.calibration_job.read_text", panic)
     job = work_on(services, services.jobs.submit(spec))
     assert job.state == "failed" and job.attempts == 1 and "failed with Panic" in (job.error or "")
+
+
+def test_a_panic_on_one_text_is_an_answer_of_the_page(
+    tiny_llama: Path, tmp_path: Path, tried: Callable[[int], None]
+) -> None:
+    rule, text = split_on(r"(q+)+(q+)+(q+)+Z"), tmp_path / "text.txt"
+    text.write_text("q" * 20_000)
+    folder = with_tokenizer(tiny_llama, tmp_path / "model", lambda content: content.update(pre_tokenizer=rule))
+    model, selection = str(folder), json.dumps({"model": str(folder), "precision": "W4A4", "tab": "generate"})
+    with page_process(tmp_path / "data", "--allow", str(tmp_path)) as page, page.client() as client:
+        answers = [
+            call(client, "generate", ["full"], "q" * 900, 4, 0.0, 0, model),
+            call(client, "evaluate", model, str(text), 2, 16),
+            json.dumps(page_call(client, "write", [selection, "q" * 900, ["full", "W4A4"], 8, 0.0, 0])),
+        ]
+        assert all("cannot read this text" in answer for answer in answers), answers
+        tried(len(answers))
+        assert result(call(client, "jobs")) == []
+        assert "Traceback" not in page.output.read_text()
+
+
+def test_a_panic_anywhere_in_a_request_is_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = open_services(settings_in(tmp_path / "data"))
+
+    def panic(*_: object) -> None:
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr(services.models, "names", panic)
+    with served(services) as address, httpx.Client(base_url=address, timeout=120) as client:
+        assert "failed unexpectedly (Panic)" in call(client, "models")
+        shown = page_call(client, "open_page", ["{}"])
+        assert not shown["success"] and "failed unexpectedly (Panic)" in shown["output"]["error"]
+    assert {"models failed.", "open_page failed."} <= {record.getMessage() for record in caplog.records}
 
 
 def test_a_panic_on_one_text_is_an_answer(inline: InlineCommand, tiny_llama: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,25 @@ def call(client: httpx.Client, endpoint: str, *data: Any) -> str:
     if submitted.status_code != 200:
         return submitted.text
     return client.get(f"/gradio_api/call/{endpoint}/{submitted.json()['event_id']}").text
+
+
+def page_call(client: httpx.Client, name: str, data: Sequence[Any]) -> dict[str, Any]:
+    """The last message about a call of the page's own function with this name."""
+    functions = client.get("/config").json()["dependencies"]
+    number = next(one["id"] for one in functions if one["api_name"] == name)
+    return join(client, {"data": list(data), "fn_index": number, "session_hash": name})
+
+
+def join(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    """Send a call by number, in a session of its own. Returns its last message."""
+    sent = client.post("/gradio_api/queue/join", json=body)
+    assert sent.status_code == 200, sent.text
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": body["session_hash"]}) as stream:
+        for line in stream.iter_lines():
+            message: dict[str, Any] = json.loads(line.removeprefix("data:") or "{}")
+            if message.get("msg") == "process_completed":
+                return message
+    raise AssertionError("the call was not answered")
 
 
 def result(answer: str) -> Any:

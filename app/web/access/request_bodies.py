@@ -6,31 +6,17 @@ A wrong value is answered with 422 and a sentence.
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import gradio as gr
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.web.access.page_functions import Checked
+from app.web.access.value_types import Finite, Text, WholeNumber, sentence
+
 JOIN, CALL = "/gradio_api/queue/join", "/gradio_api/call/"
-MAX_WHOLE_NUMBER = 2**53 - 1  # largest integer that every JSON client represents exactly
-
-WholeNumber = Annotated[int, Field(ge=-MAX_WHOLE_NUMBER, le=MAX_WHOLE_NUMBER)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def _encodable(text: str) -> str:
-    """The text. Raises PydanticCustomError for half of a surrogate pair, which is not Unicode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError("not_unicode", "This text cannot be encoded as UTF-8") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
 CHECKED: Mapping[Any, Any] = {
     int: WholeNumber, float: Finite, str: Text, list[int]: list[WholeNumber], list[str]: list[Text]
 }  # fmt: skip
@@ -50,6 +36,7 @@ class JoinBody(BaseModel, strict=True):
     fn_index: int
     session_hash: str
     trigger_id: int | None = None
+    event_data: dict[str, Any] | None = None
 
 
 class CancelBody(BaseModel, strict=True):
@@ -87,7 +74,7 @@ class Arguments:
         self.name = function.__name__
         self._model = create_model(self.name, __config__=ConfigDict(strict=True), **fields)
 
-    def problem(self, data: Sequence[object]) -> str | None:
+    def problem(self, data: Sequence[object], event: Mapping[str, object] | None = None) -> str | None:
         """A sentence about the first wrong argument, None if all fit."""
         names = list(self._model.model_fields)
         if len(data) != len(names):
@@ -95,21 +82,18 @@ class Arguments:
         try:
             self._model.model_validate(dict(zip(names, data, strict=True)))
         except ValidationError as error:
-            return f"{self.name}: {_sentence(error)}"
+            return f"{self.name}: {sentence(error)}"
         return None
 
 
 class RequestBodyMiddleware:
     """422 with a sentence for a body that is malformed, 404 for a call of an unknown function.
 
-    endpoints: the arguments of each named endpoint.  inputs: of each function's number its endpoint's name, None for a
-    function of the page, and the number of values that it takes.
+    endpoints: the arguments of each named endpoint.  functions: those of every function, by its number.
     """
 
-    def __init__(
-        self, app: ASGIApp, endpoints: Mapping[str, Arguments], inputs: Mapping[int, tuple[str | None, int]]
-    ) -> None:
-        self.app, self._endpoints, self._inputs = app, endpoints, inputs
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Checked], functions: Mapping[int, Checked]) -> None:
+        self.app, self._endpoints, self._functions = app, endpoints, functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -145,24 +129,20 @@ class RequestBodyMiddleware:
             content = json.loads(body)
             checked = (CallBody if name is not None else BODIES[path]).model_validate(content)
         except ValidationError as error:
-            return f"The request's JSON is not valid: {_sentence(error)}", 422
+            return f"The request's JSON is not valid: {sentence(error)}", 422
         except (ValueError, RecursionError):  # no JSON, not UTF-8, a number of thousands of digits, deep nesting
             return 'The request\'s body is not valid JSON. Send an object such as {"data": []}.', 422
         if isinstance(checked, JoinBody):
             return self._join_problem(checked)
         if isinstance(checked, CallBody) and name is not None:
-            problem = self._endpoints[name].problem(checked.data)
+            problem = self._endpoints[name].problem(checked.data, None)
             return problem, 200 if problem is None else 422
         return None, 200
 
     def _join_problem(self, body: JoinBody) -> tuple[str | None, int]:
-        if body.fn_index not in self._inputs:
+        if body.fn_index not in self._functions:
             return f"There is no function with number {body.fn_index}. Reload the page.", 404
-        name, count = self._inputs[body.fn_index]
-        if name is not None:
-            problem = self._endpoints[name].problem(body.data)
-        else:
-            problem = None if len(body.data) == count else f"{count} values are needed, and {len(body.data)} came."
+        problem = self._functions[body.fn_index].problem(body.data, body.event_data)
         return problem, 200 if problem is None else 422
 
 
@@ -182,16 +162,3 @@ async def _read(receive: Receive) -> bytes | None:
         body += message.get("body", b"")
         if not message.get("more_body", False):
             return bytes(body)
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem of a validation, with the place and the value, shortened."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return f"{place} is missing."
-    if not place:
-        return "it is not an object."
-    value = ascii(first["input"])
-    shown = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"{place} is {shown}. {first['msg']}."

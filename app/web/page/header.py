@@ -15,7 +15,7 @@ from abq_core.mix import is_mix_name, precision_name
 from abq_core.precision import Precision, PrecisionError
 from app.services import Services
 from app.web import html
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.script import READY
 from app.web.page.selection import Selection, readable, run_choices
 
@@ -146,6 +146,7 @@ class Header:
     def _wire_finished_runs(self) -> None:
         finished = gr.State(None)
 
+        @event
         def watch(text: str, before: str | None) -> Updates:
             """Offer new choices and the awaited run after a run finished or was deleted.
 

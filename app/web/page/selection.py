@@ -32,7 +32,7 @@ class Selection:
         """Read the page's JSON. Missing or malformed parts take their defaults."""
         try:
             data = json.loads(text or "{}")
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, deep nesting
             data = {}
         return cls.from_mapping(data if isinstance(data, Mapping) else {})
 

@@ -9,7 +9,7 @@ from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, CalibrationSpec, SpecErro
 from app.formatting import number
 from app.web import html
 from app.web.access.login import account_of
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.tabs import switches
@@ -79,6 +79,7 @@ def build_calibrate_tab(page: Page) -> None:
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, panel.chosen: str(job.id), **page.header.follow(selection, str(job.spec["model"]))}
 
+    @event
     def choose_method(chosen: str) -> Updates:
         return {
             method: gr.update(info=METHOD_TABLE[chosen].help),
@@ -87,6 +88,7 @@ def build_calibrate_tab(page: Page) -> None:
             pass_segments: gr.update(visible=METHODS[chosen].end_to_end),
         }
 
+    @event
     def choose_boxes(chosen: str, ticked: list[str]) -> Updates:
         info = gr.update(info=_components(chosen, ticked))
         return {boxes: info, pass_segments: gr.update(visible=switches.END_TO_END in ticked)}
@@ -141,4 +143,4 @@ def _whole(value: object, name: str) -> int:
     read = number(value)
     if read is None:
         raise SpecError(f"{name} is empty: type a whole number.")
-    return int(read)
+    return round(read)

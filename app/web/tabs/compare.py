@@ -15,7 +15,7 @@ from app.figures.pareto import front, lens_of, pareto_figure, size_column
 from app.formatting import MISSING, bits, kl, number, percent, perplexity, size, task_average
 from app.web import html
 from app.web.access.login import account_of
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.header import PRECISIONS
 from app.web.page.picture import build_picture, framed
@@ -120,6 +120,7 @@ def build_compare_tab(page: Page) -> None:
         deleted = html.answer(f"Run {selection.run} and its files are deleted.")
         return {answer: deleted, **page.header.show_settled(replace(selection, run=""))}
 
+    @event
     def choose_view(name: str) -> Updates:
         return {all_runs: gr.update(visible=name == ALL_RUNS), budget: gr.update(visible=name == BUDGET)}
 

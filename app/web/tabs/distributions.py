@@ -182,9 +182,7 @@ def build_distributions_tab(page: Page) -> None:
 
     inputs = [page.selection, picture, block, tensor, head, against]
     outputs = [answer, figure, nothing, empty, block, tensor, head, against]
-    page.selection.change(
-        show, inputs, outputs, api_visibility="private", show_progress="minimal", show_progress_on=figure
-    )
+    page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
     edited = [widget.input for widget in inputs[1:]]
     gr.on(edited, show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     make.click(start, page.selection, [answer, page.tabs], **PRIVATE)

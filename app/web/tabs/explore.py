@@ -66,9 +66,7 @@ def build_explore_tab(page: Page) -> None:
 
     inputs = [page.selection, picture, block, tensor]
     outputs = [answer, figure, facts, block, tensor]
-    page.selection.change(
-        show, inputs, outputs, api_visibility="private", show_progress="minimal", show_progress_on=figure
-    )
+    page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
     gr.on([picture.input, block.input, tensor.input], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)
 

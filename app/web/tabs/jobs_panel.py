@@ -113,4 +113,6 @@ def _key(event: gr.SelectData) -> str:
 
 def _job(page: Page, chosen: str) -> str:
     """The selected job, or the newest one if none is selected yet."""
+    if not chosen and page.services.jobs.frame().empty:
+        raise ValueError("There is no job yet: press Calibrate.")
     return chosen or str(page.services.jobs.frame().iloc[0]["job"])

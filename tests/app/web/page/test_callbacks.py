@@ -45,24 +45,36 @@ def test_no_updates_skip_every_output(answer: gr.HTML) -> None:
     assert show(EXPLORE) == gr.skip()
 
 
-def test_expected_errors_are_shown_escaped_and_others_propagate(answer: gr.HTML) -> None:
+class Panic(BaseException):
+    """What a Rust library raises when its code fails: no Exception."""
+
+
+def test_expected_errors_are_shown_escaped_and_others_are_logged(
+    answer: gr.HTML, caplog: pytest.LogCaptureFixture
+) -> None:
     @callback(answer)
     def fail(selection: Selection, error: Exception) -> Updates:
         raise error
 
     shown = fail(EXPLORE, ValueError("<b>too long</b>"))[answer]
     assert "&lt;b&gt;too long&lt;/b&gt;" in shown and 'role="alert"' in shown
-    with pytest.raises(KeyError):
-        fail(EXPLORE, KeyError("a bug"))
+    for unexpected in (KeyError("a bug"), Panic("a panic")):
+        with caplog.at_level("ERROR"):
+            shown = fail(EXPLORE, unexpected)[answer]
+        assert type(unexpected).__name__ in shown and "a bug" not in shown and "a panic" not in shown
+        assert caplog.records.pop().exc_info[1] is unexpected
+    with pytest.raises(KeyboardInterrupt):
+        fail(EXPLORE, KeyboardInterrupt())
 
 
-def test_without_an_answer_errors_propagate() -> None:
+def test_without_an_answer_errors_are_notices() -> None:
     @callback()
     def fail(selection: Selection) -> Updates:
-        raise ValueError("no answer line")
+        raise ValueError("<b>no answer line</b>")
 
-    with pytest.raises(ValueError, match="no answer line"):
+    with pytest.raises(gr.Error, match="&lt;b&gt;no answer line") as raised:
         fail(EXPLORE)
+    assert not raised.value.print_exception
 
 
 def test_generators_stream_updates_until_an_error(answer: gr.HTML) -> None:
