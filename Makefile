@@ -55,8 +55,8 @@ peers: .venv-peers/.ready  ## the packages of GPTQ and AutoRound, apart: benchma
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-attack: venv  ## hostile inputs, and a table of what held; on an older commit: make attack AGAINST=COMMIT
-	$(BIN)/python tests/attack $(if $(AGAINST),--against $(AGAINST)) --numprocesses $(PROCESSES)
+attack: venv  ## hostile inputs, and a table of what held; make attack SHORT=1; on an older commit: AGAINST=COMMIT
+	$(BIN)/python tests/attack $(if $(SHORT),--short) $(if $(AGAINST),--against $(AGAINST)) --numprocesses $(PROCESSES)
 
 soak: venv  ## every promise about jobs and the server, measured on an idle machine; make soak SHORT=1 is a smaller one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,fuzz,ray]"

@@ -1,4 +1,4 @@
-"""Run the attack and print which rows held: `make attack`, or `python tests/attack [--against COMMIT]`.
+"""Run the attack and print which rows held: `make attack`, or `python tests/attack [--short] [--against COMMIT]`.
 
 With --against the same tests run in a worktree of an older commit. There every row should fail: that shows that its
 test can see the attack. Rows whose tests cannot be collected on that commit are listed as such.
@@ -47,7 +47,9 @@ def main() -> int:
     """Run the tests and print the table. Returns 1 if a row did not hold (with --against: if one held)."""
     parser = argparse.ArgumentParser(prog="python tests/attack", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--against", metavar="COMMIT", help="run the tests on this older commit instead")
+    parser.add_argument("--short", action="store_true", help="leave out tests that wait for jobs and for time-outs")
     options, pytest_options = parser.parse_known_args()
+    pytest_options = ["-m", "attack and not slow" if options.short else "attack", *pytest_options]
     if options.against is None:
         results = run_tests(ROOT, pytest_options)
         wrong = [row for row in ROWS if not results[row].held]
@@ -66,8 +68,6 @@ def run_tests(root: Path, pytest_options: list[str]) -> dict[int, Result]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "attack.xml"
         words = [
-            "-m",
-            "attack",
             "-q",
             f"--junitxml={report}",
             "-p",

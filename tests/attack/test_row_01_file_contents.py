@@ -116,6 +116,7 @@ def test_an_evaluation_returns_no_losses_of_segments_and_no_positions(site: Site
     assert not {"windows", "sha256"} & set(scores["text"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # the job runs at a low priority
 def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site, tried: Callable[[int], None]) -> None:
     with site.visitor("bob") as bob, site.visitor("ada") as ada:
@@ -137,6 +138,7 @@ def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site,
         assert record["tokens"] > 0 and not {"windows", "sha256"} & set(record)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # the job runs at a low priority
 def test_a_text_that_a_visitor_adds_is_for_that_account_only(site: Site, tried: Callable[[int], None]) -> None:
     with site.visitor("bob") as bob, site.visitor("ada") as ada, site.page.client() as stranger:

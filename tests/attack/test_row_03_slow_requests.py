@@ -33,6 +33,7 @@ def test_the_login_page_answers_beside_half_open_connections(
     assert page.output.stat().st_size - logged < 10_000
 
 
+@pytest.mark.slow
 def test_a_request_has_limited_time(page: PageProcess, tried: Callable[[int], None]) -> None:
     """Headers sent byte by byte, a connection without a byte, and a body that stops, all at the same time."""
     started = time.monotonic()

@@ -14,7 +14,7 @@ from app.web.access.value_types import Finite, Text, sentence
 class Checked(Protocol):
     """A function of the page or an endpoint."""
 
-    def problem(self, data: Sequence[object], event: Mapping[str, object] | None) -> str | None:
+    def problem(self, data: Sequence[object], event: object) -> str | None:
         """A sentence about its arguments, or None if they can be used. event: the data of a `select` event."""
         ...
 
@@ -39,7 +39,7 @@ class PageFunction:
     def __init__(self, widgets: Sequence[Widget], selects: bool) -> None:
         self._widgets, self._selects = widgets, selects
 
-    def problem(self, data: Sequence[object], event: Mapping[str, object] | None) -> str | None:
+    def problem(self, data: Sequence[object], event: object) -> str | None:
         """A sentence about the values, or None if they can be used."""
         if len(data) != len(self._widgets):
             return f"{len(self._widgets)} values are needed, and {len(data)} came."

@@ -36,7 +36,7 @@ class JoinBody(BaseModel, strict=True):
     fn_index: int
     session_hash: str
     trigger_id: int | None = None
-    event_data: dict[str, Any] | None = None
+    event_data: Any = None
 
 
 class CancelBody(BaseModel, strict=True):
@@ -74,7 +74,7 @@ class Arguments:
         self.name = function.__name__
         self._model = create_model(self.name, __config__=ConfigDict(strict=True), **fields)
 
-    def problem(self, data: Sequence[object], event: Mapping[str, object] | None = None) -> str | None:
+    def problem(self, data: Sequence[object], event: object = None) -> str | None:
         """A sentence about the first wrong argument, None if all fit."""
         names = list(self._model.model_fields)
         if len(data) != len(names):
