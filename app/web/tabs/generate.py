@@ -125,6 +125,8 @@ def _write(
     columns = form.columns or []
     if not 2 <= len(columns) <= MAX_COLUMNS:
         raise ValueError(f"{len(columns)} columns are selected: select 2 to {MAX_COLUMNS}.")
+    if form.tokens is None or form.temperature is None:
+        raise ValueError("New tokens or temperature is empty: type a number.")
     page.limits.check_text(request, columns, form.text, form.tokens)
     yield {widgets.answer: html.answer(PREPARING)}
     titles = {column: _title(page, column) for column in columns}

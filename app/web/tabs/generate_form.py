@@ -31,7 +31,7 @@ def generate_command(model: str, form: Form) -> str:
     """One line per column that the command line can generate from: the model and runs."""
     columns = form.columns or []
     sources = [model if column == "full" else column for column in columns if column == "full" or means_run(column)]
-    options = ["--max-new-tokens", str(int(form.tokens)), "--temperature", f"{form.temperature:g}"]
+    options = ["--max-new-tokens", str(int(form.tokens or 0)), "--temperature", f"{form.temperature or 0:g}"]
     options += ["--seed", str(int(form.seed or 0))]
     if form.mode == CHAT:  # without a message: a conversation in the terminal
         system = ["--system", form.system] if (form.system or "").strip() else []
