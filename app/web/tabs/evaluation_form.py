@@ -52,7 +52,7 @@ class EvaluationForm:
         answer = self.answer
 
         @callback(answer)
-        def evaluate(
+        def measure_run(  # named unlike the endpoint, whose arguments requests are checked against
             selection: Selection, subject: str, data: str | None, protocol: str, request: gr.Request
         ) -> Iterator[Updates]:
             target = selection.run if subject == RUN else selection.model
@@ -73,7 +73,7 @@ class EvaluationForm:
             yield {answer: html.answer(_sentence(target, found))}
 
         form = [page.selection, self.subject, self.data, self.protocol]
-        measuring = self.evaluate.click(evaluate, form, answer, **BUSY)
+        measuring = self.evaluate.click(measure_run, form, answer, **BUSY)
         self.stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
         return measuring
 
