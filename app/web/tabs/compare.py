@@ -205,7 +205,7 @@ def _cells(run: dict[str, object]) -> list[Cell]:
             perplexity(run["perplexity"], run["perplexity_stderr"]) if evaluated else str(run["state"]),
             sort_number(run["perplexity"]),
         ),
-        Cell(kl(run["kl_mean"], run["kl_floor"]), sort_number(run["kl_mean"])),
+        Cell(html.render("lines.html", lines=_kl_lines(run)), sort_number(run["kl_mean"])),
         Cell(percent(run["same_top"]), sort_number(run["same_top"])),
         Cell(task_average(run), sort_number(run["task_score"])),
         Cell(f"{bits(run['stored_bits'])} ({bits(run['information_bits'])})", sort_number(run["information_bits"])),
@@ -214,6 +214,11 @@ def _cells(run: dict[str, object]) -> list[Cell]:
         Cell(str(run["run"]) or MISSING),
         Cell(str(run["note"])),
     ]
+
+
+def _kl_lines(run: dict[str, object]) -> list[str]:
+    """KL above its floor: on one line they would make the table too wide."""
+    return kl(run["kl_mean"], run["kl_floor"]).replace(" (", "\n(").split("\n")
 
 
 def _links(runs: pd.DataFrame, selected: pd.DataFrame) -> str:
