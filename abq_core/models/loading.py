@@ -24,12 +24,10 @@ from abq_core.models.gguf.tensor_names import Layout, parameters_of
 from abq_core.models.mapped.lazy_block import LazyBlock
 from abq_core.models.mapped.model import mapped_model
 from abq_core.models.mapped.modules import converted_copy, has_stored
-from abq_core.models.mapped.weights import MappedWeights
+from abq_core.models.mapped.weights import MAPPED_BYTES, MappedWeights
 from abq_core.models.reference import model_folder
 from abq_core.models.tokenizer import load_tokenizer
 from abq_core.precision import FULL
-
-MAPPED_BYTES = 64 << 20  # smaller checkpoints are converted to float32 when they are loaded
 
 
 class Decoder(Protocol):

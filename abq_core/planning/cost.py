@@ -13,7 +13,6 @@ from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
 from abq_core.calibration.hidden_states import IN_MEMORY_BYTES
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches
-from abq_core.models.loading import MAPPED_BYTES
 from abq_core.models.shape import ModelShape
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 
@@ -181,7 +180,7 @@ def _model_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> tuple[int, int
     A large checkpoint on the host stays in its files: the pages of its embedding and LM head, and those of one block
     and its float32 copy. A GGUF file is dequantized as a whole.
     """
-    if work.home != HOST or stored_bytes(shape) < MAPPED_BYTES or shape.stored is not None:
+    if work.home != HOST or not shape.is_mapped:
         return shape.parameters * _FLOAT_BYTES, 0
     outside = shape.parameters - sum(sizes.weights)
     return outside * _STORED_BYTES, max(sizes.weights) * (_FLOAT_BYTES + _STORED_BYTES)

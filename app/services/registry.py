@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 from cachetools import LRUCache
@@ -30,6 +30,13 @@ FULL_COLUMN = "full"
 MAX_MODELS = 8
 
 
+class _Resident(NamedTuple):
+    """A loaded model. bytes: of its weights, without those that it shares with its full-precision model."""
+
+    model: "LoadedModel"
+    bytes: int
+
+
 class ModelRegistry:
     """Loads models on demand, one at a time.
 
@@ -54,12 +61,12 @@ class ModelRegistry:
         self._max_models = max_models
         self._max_bytes = max_bytes or psutil.virtual_memory().total // 2
         # Unbounded: `_evict` makes room before a model is loaded; a bounded cache would evict after.
-        self._loaded: LRUCache[Key, LoadedModel] = LRUCache(math.inf, getsizeof=_resident_bytes)
+        self._loaded: LRUCache[Key, _Resident] = LRUCache(math.inf, getsizeof=lambda resident: resident.bytes)
         self._lock = threading.RLock()
         self._threads_are_set = False
 
     def full(self, ref: str) -> "LoadedModel":
-        """The model at full precision, in fp32. Raises ModelError, ServiceError."""
+        """The model at full precision, computing in float32. Raises ModelError, ServiceError."""
         ref = self._sources.model(ref)
         return self._get((ref, "", FULL_COLUMN), lambda: self._load(ref))
 
@@ -125,14 +132,17 @@ class ModelRegistry:
         return BlockStore(RunFolder(self._settings.runs_dir, run_id), hashes)
 
     def _load(self, ref: str) -> "LoadedModel":
-        """Load in fp32 after making room.
+        """Load a model after making room.
 
-        Raises ServiceError if the free memory cannot hold the model.
+        Raises ServiceError if the free memory cannot hold the model, or two of its blocks if it stays in its files.
         """
         from abq_core.models.loading import load_model
         from abq_core.models.shape import model_shape
 
-        needed = 4 * model_shape(ref).parameters
+        shape = model_shape(ref)
+        largest = max(sum(n * k for n, k in shape.block_linears(index).values()) for index in range(shape.blocks))
+        is_mapped = shape.is_mapped and self._settings.device == "cpu"
+        needed = 4 * (2 * largest if is_mapped else shape.parameters)
         self._evict(needed)
         free = psutil.virtual_memory().available
         if needed > free:
@@ -145,12 +155,14 @@ class ModelRegistry:
     def _get(self, key: Key, load: "Callable[[], LoadedModel]") -> "LoadedModel":
         with self._lock:
             self._set_threads()
-            model = self._loaded.get(key)
-            if model is None:
+            resident = self._loaded.get(key)
+            if resident is None:
                 model = load()
-                self._evict(_resident_bytes(model), coming_models=1)
-                self._loaded[key] = model
-            return model
+                full = self._loaded.get((key[0], "", FULL_COLUMN))
+                resident = _Resident(model, _own_bytes(model, None if full is None else full.model))
+                self._evict(resident.bytes, coming_models=1)
+                self._loaded[key] = resident
+            return resident.model
 
     def _evict(self, coming_bytes: int, coming_models: int = 0) -> None:
         """Evict the least recently used models until a new one fits within the limits."""
@@ -169,12 +181,16 @@ class ModelRegistry:
             self._threads_are_set = True
 
 
-def _resident_bytes(model: "LoadedModel") -> int:
+def _own_bytes(model: "LoadedModel", full: "LoadedModel | None") -> int:
+    """Bytes of a model's weights in memory, without those of its full-precision model and those in mapped files."""
     from abq_core.quantization.lm_head import PackedHead
     from abq_core.quantization.quant_linear import PackedLinear
     from abq_core.quantization.tables import PackedEmbedding
 
-    tensors = [*model.model.parameters(), *model.model.buffers()]
+    shared = set() if full is None else {id(parameter) for parameter in full.model.parameters()}
+    parameters = [parameter for parameter in model.model.parameters() if id(parameter) not in shared]
+    if model.weights is not None:
+        parameters = [parameter for parameter in parameters if not model.weights.holds(parameter)]
     packed = [m.packed for m in model.model.modules() if isinstance(m, PackedLinear | PackedEmbedding | PackedHead)]
     weights = {id(weight): weight.nbytes for weight in packed}  # tied tables count once
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(weights.values())
+    return sum(tensor.nbytes for tensor in (*parameters, *model.model.buffers())) + sum(weights.values())

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from abq_core.models.safetensors_header import read_header
 
+MAPPED_BYTES = 64 << 20  # smaller checkpoints are converted to float32 when they are loaded
+
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -44,16 +46,27 @@ class MappedWeights:
                     tensors[name] = values.view(entry["shape"])
         self.tensors: Mapping[str, Tensor] = tensors
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` are in one of the files."""
+        return self._place(tensor) is not None
+
     def release(self, module: nn.Module) -> None:
         """Drop the pages of a module's parameters from resident memory; the next use reads them again."""
         if not hasattr(mmap, "MADV_DONTNEED"):  # Windows
             return
         for parameter in module.parameters():
-            for file in self._files:
-                start = parameter.data_ptr() - file.address
-                if 0 <= start < len(file.pages):
-                    begin = start - start % mmap.PAGESIZE
-                    file.pages.madvise(mmap.MADV_DONTNEED, begin, start + parameter.nbytes - begin)
+            if place := self._place(parameter):
+                file, start = place
+                begin = start - start % mmap.PAGESIZE
+                file.pages.madvise(mmap.MADV_DONTNEED, begin, start + parameter.nbytes - begin)
+
+    def _place(self, tensor: Tensor) -> tuple[_MappedFile, int] | None:
+        """The file of a tensor, and its first byte in the file."""
+        for file in self._files:
+            start = tensor.data_ptr() - file.address
+            if 0 <= start < len(file.pages):
+                return file, start
+        return None
 
 
 def _values(content: Tensor, dtype: torch.dtype) -> Tensor:
