@@ -21,6 +21,7 @@ from abq_core.models.files import check_config, check_weights, tokenizer_ids, we
 from abq_core.models.gguf.folder import header_in
 from abq_core.models.gguf.header import Header
 from abq_core.models.gguf.tensor_names import Layout, parameters_of
+from abq_core.models.mapped.freed_memory import return_freed_memory
 from abq_core.models.mapped.lazy_block import LazyBlock
 from abq_core.models.mapped.model import mapped_model
 from abq_core.models.mapped.modules import converted_copy, has_stored
@@ -88,6 +89,8 @@ class LoadedModel:
         yield block
         if self.weights is not None:
             self.weights.release(stored)
+        if self.weights is not None or isinstance(stored, LazyBlock):
+            return_freed_memory()
 
     def hidden(self, ids: Tensor, cache: Any = None) -> Tensor:
         """Last hidden states, (batch, tokens, hidden), of ids (batch, tokens) int64.

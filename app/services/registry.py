@@ -157,7 +157,10 @@ class ModelRegistry:
             self._set_threads()
             resident = self._loaded.get(key)
             if resident is None:
+                from abq_core.models.mapped.freed_memory import return_freed_memory
+
                 model = load()
+                return_freed_memory()
                 full = self._loaded.get((key[0], "", FULL_COLUMN))
                 resident = _Resident(model, _own_bytes(model, None if full is None else full.model))
                 self._evict(resident.bytes, coming_models=1)
