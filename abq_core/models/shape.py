@@ -8,7 +8,7 @@ from abq_core.models import hub
 from abq_core.models.architectures import blocks_of
 from abq_core.models.building import checked_files, empty_model, parameter_count, read_config
 from abq_core.models.files import check_config
-from abq_core.models.gguf.folder import SUFFIX, header_in
+from abq_core.models.gguf.folder import header_in
 from abq_core.models.gguf.weights import StoredWeights, stored_weights
 from abq_core.models.head_layout import HeadLayout
 from abq_core.models.mapped.weights import MAPPED_BYTES
@@ -53,8 +53,7 @@ class ModelShape:
     @property
     def is_mapped(self) -> bool:
         """Whether the weights stay in the checkpoint's files on the CPU, assuming 16 bits per parameter."""
-        is_gguf = self.stored is not None
-        return not is_gguf and 2 * self.parameters >= MAPPED_BYTES
+        return self.stored is None and 2 * self.parameters >= MAPPED_BYTES
 
     def block_linears(self, block: int) -> LinearShapes:
         """(out, in) of each linear of one block, by name."""
