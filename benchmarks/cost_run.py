@@ -20,7 +20,7 @@ from abq_core.analysis.diagnostics import diagnose
 from abq_core.calibration.calibrate import calibrate
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.events import BlockDone, Started
-from abq_core.inference.runtime import quantized_model
+from abq_core.inference.runtime import streamed_model
 from abq_core.models.loading import load_model
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
@@ -80,7 +80,7 @@ def main() -> None:
         if evaluated is not None:
             ids = _text(base, spec, evaluated)
             evaluate(base, None, ids)
-            evaluate(quantized_model(base, spec.precision, store, "simulated"), base, ids)
+            evaluate(streamed_model(base, spec.precision, store), base, ids)
             clock.end("evaluate")
         size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
     print(json.dumps({"seconds": clock.seconds, "peak_mib": clock.peak_mib, "disk_bytes": size}))

@@ -7,6 +7,7 @@ llama-7b 13.
 """
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def main() -> None:
 def sharded_folder(name: str, folder: Path) -> Path:
     """Save that model as bfloat16 shards with the built-in model's tokenizer. Memory: one block."""
     register_attention()
-    config = CONFIGS[name]
+    config = copy.deepcopy(CONFIGS[name])
     config.dtype = torch.bfloat16
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)

@@ -136,15 +136,16 @@ def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) 
     streams = 0 if states > IN_MEMORY_BYTES and work.home == HOST else _streams(work) * states
     drafts = sum(sizes.weights) * _FLOAT_BYTES if work.stores_drafts else 0
     block = _block_bytes(shape, sizes, work) + drafts
-    together = _pass_bytes(shape, sizes, work) + stored_bytes(shape) if work.end_to_end_segments else 0
+    together = _pass_bytes(shape, sizes, work) if work.end_to_end_segments else 0
+    whole = (stored_bytes(shape) if made else 0) if together else 0  # the pass reads all blocks at every step
     tables = rounded_tables * shape.table[0] * shape.table[1] * _FLOAT_BYTES
     measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + tables
     if not work.moves:
-        at_home, away = max(streams + made + block, together, made + measuring), 0
+        at_home, away = max(streams + made + block, whole + together, made + measuring), 0
     else:
-        copied, whole = max(sizes.weights) * _FLOAT_BYTES, shape.parameters * _FLOAT_BYTES
+        copied, model = max(sizes.weights) * _FLOAT_BYTES, shape.parameters * _FLOAT_BYTES
         at_home = max(streams, made + measuring)
-        away = max(copied + block, whole + max(together, block) if together else 0)
+        away = max(copied + block, model + max(together, block) if together else 0)
     at_home = held + round(SLACK * at_home)
     away = round(SLACK * away)
     if work.home == HOST:
