@@ -67,8 +67,8 @@ def calibrate(
     `model` is not changed.
     method: "rtn", "smoothquant", "omniquant", "abq" or "abq+".  switches: components to change, such as
     `{"akl": False}`.  settings: other fields of `CalibrationSpec`: data, segments, seq_len, epochs,
-    end_to_end_segments, seed, device.  engine: "packed" runs on bit planes with integer arithmetic, "simulated" on
-    dequantized weights in float32.  store: keeps finished blocks, so that a stopped calibration can continue; the
+    batch, end_to_end_segments, seed, device.  engine: "packed" runs on bit planes with integer arithmetic, "simulated"
+    on dequantized weights in float32.  store: keeps finished blocks, so that a stopped calibration can continue; the
     default keeps them in memory.  on_event: receives progress events (`abq_core.events`).
     Raises SpecError, PrecisionError, DataError, CalibrationError.
     """

@@ -11,11 +11,13 @@ from abq_core.precision import Precision
 __all__ = ["METHODS", "CalibrationSpec", "SpecError", "Switches", "read_precision"]
 
 DEFAULT_END_TO_END_SEGMENTS = 1024
+STEP_TOKENS = 1024  # read by an optimizer step, or one segment if that is longer
 EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN = 32, 512  # read when a calibration is done
 _LIMITS = {
     "segments": (1, 4096),
     "seq_len": (8, 131072),
     "epochs": (0, 1000),
+    "batch": (1, 4096),
     "end_to_end_segments": (1, 1_000_000),
     "seed": (0, 2**31 - 1),
 }
@@ -27,13 +29,14 @@ class CalibrationSpec:
 
     Two specs of the same method that calibrate the same way are equal.
 
-    switches, epochs and end_to_end_segments are None for the default: the switches of the method, its epochs (20, for
-    abq+ 10), 1,024 segments. An explicit value that equals the default, or that has no effect because nothing is
-    learned or there is no end-to-end pass, becomes None too. `active_switches`, `active_epochs` and
-    `active_end_to_end_segments` are the values in force. data, segments and seed always count: every method reads text
-    for its diagnostics and its evaluation.
+    switches, epochs, batch and end_to_end_segments are None for the default: the switches of the method, its epochs
+    (20, for abq+ 10), as many segments as have 1,024 tokens, 1,024 segments. An explicit value that equals the default,
+    or that has no effect because nothing is learned or there is no end-to-end pass, becomes None too.
+    `active_switches`, `active_epochs`, `active_batch` and `active_end_to_end_segments` are the values in force. data,
+    segments and seed always count: every method reads text for its diagnostics and its evaluation.
 
     segments, end_to_end_segments: of `seq_len` tokens; the end-to-end pass reads each of its segments once.
+    batch: segments per optimizer step of a block.
     Raises SpecError.
     """
 
@@ -45,6 +48,7 @@ class CalibrationSpec:
     segments: int = 32
     seq_len: int = 256
     epochs: int | None = None
+    batch: int | None = None
     end_to_end_segments: int | None = None
     seed: int = 0
     device: str = "cpu"
@@ -55,6 +59,8 @@ class CalibrationSpec:
             object.__setattr__(self, "switches", None)
         if not self.active_switches.learns or self.epochs == METHOD_TABLE[self.method].epochs:
             object.__setattr__(self, "epochs", None)
+        if self.active_epochs == 0 or self.active_batch == self._default_batch:
+            object.__setattr__(self, "batch", None)
         if not self.learns_end_to_end or self.end_to_end_segments == DEFAULT_END_TO_END_SEGMENTS:
             object.__setattr__(self, "end_to_end_segments", None)
 
@@ -76,7 +82,7 @@ class CalibrationSpec:
             )
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            may_be_none = name in ("epochs", "end_to_end_segments")
+            may_be_none = name in ("epochs", "batch", "end_to_end_segments")
             if not (value is None and may_be_none) and not (isinstance(value, int) and low <= value <= high):
                 raise SpecError(f"{name} is {str(value)[:80]}: use a whole number from {low} to {high}.")
 
@@ -93,13 +99,29 @@ class CalibrationSpec:
         return METHOD_TABLE[self.method].epochs if self.epochs is None else self.epochs
 
     @property
+    def active_batch(self) -> int:
+        """Segments per optimizer step of a block; 0 if nothing is learned."""
+        if self.active_epochs == 0:
+            return 0
+        return self._default_batch if self.batch is None else min(self.segments, self.batch)
+
+    @property
+    def _default_batch(self) -> int:
+        return min(self.segments, segments_per_step(self.seq_len))
+
+    @property
     def all_but_precision(self) -> tuple[object, ...]:
         """Everything that determines a block's tensors, except the precision.
 
         The name of the method is not included.
         """
         text = (self.data, self.segments, self.seq_len, self.seed)
-        learning = (self.active_switches, self.active_epochs, self.active_end_to_end_segments)
+        learning = (
+            self.active_switches,
+            self.active_epochs,
+            self.active_batch,
+            self.active_end_to_end_segments,
+        )
         return (self.model, *text, *learning, self.device)
 
     @property
@@ -119,7 +141,7 @@ class CalibrationSpec:
 
         "precision" holds the notation, or the name of a mix; the mix itself is then under "mix".
         """
-        data = {**asdict(self), "precision": str(self.precision)}
+        data = {**asdict(self), "precision": str(self.precision), "batch": self.active_batch}
         return data | {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else data
 
     @classmethod
@@ -129,7 +151,8 @@ class CalibrationSpec:
         Raises SpecError or PrecisionError.
         """
         known = {field.name for field in fields(cls)}
-        values = dict(data)
+        values = {"batch": 1, **data}  # versions without the field read one segment per step
+        values["batch"] = values["batch"] or None  # 0 if nothing is learned
         values.pop("mix", None)  # part of the precision
         if unknown := sorted(values.keys() - known):
             raise SpecError(f"Unknown field '{unknown[0]}': a calibration has {', '.join(sorted(known))}.")
@@ -148,13 +171,18 @@ class CalibrationSpec:
         """The `abq calibrate` command line for this calibration; defaults are left out."""
         words = ["abq", "calibrate", self.model, "--precision", str(self.precision), "--method", self.method]
         defaults = {field.name: field.default for field in fields(self)}
-        for name in ("data", "segments", "seq_len", "epochs", "end_to_end_segments", "seed", "device"):
+        for name in ("data", "segments", "seq_len", "epochs", "batch", "end_to_end_segments", "seed", "device"):
             value = getattr(self, name)
             if value != defaults[name]:
                 words += [f"--{name.replace('_', '-')}", str(value)]
         for name, value in self.active_switches.changes_from(METHODS[self.method]).items():
             words += ["--switch", f"{name}={str(value).lower()}"]
         return shlex.join(words)
+
+
+def segments_per_step(seq_len: int) -> int:
+    """Segments of `seq_len` tokens that an optimizer step reads by default."""
+    return max(1, STEP_TOKENS // seq_len)
 
 
 def read_precision(data: Mapping[str, object]) -> ModelPrecision:

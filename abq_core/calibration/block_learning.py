@@ -75,20 +75,28 @@ def learn_block(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     order = torch.Generator().manual_seed(spec.seed * 1009 + index)
     count = len(targets.full)
-    steps = spec.active_epochs * count
+    steps = block_steps(spec, count)
     schedule = decay(optimizer, steps) if spec.active_switches.rounding else None
+    step = 0
     for epoch in range(spec.active_epochs):
         sums: dict[str, float] = {}
-        for position, segment in enumerate(torch.randperm(count, generator=order).tolist()):
-            terms = _loss_terms(block, working, quantizer, targets, arguments, segment, spec.active_switches)
+        batches = torch.randperm(count, generator=order).split(spec.active_batch)
+        for batch in batches:
+            terms = _loss_terms(block, working, quantizer, targets, arguments, batch, spec.active_switches)
             total = torch.stack(list(terms.values())).sum()
             take_step(optimizer, total, f"block {index}", f"epoch {epoch + 1}")
             quantizer.after_step()
             if schedule is not None:
                 schedule.step()
             add_losses(sums, {**terms, "total": total})
-            on_event(StepDone(index, epoch * count + position + 1, steps))
-        on_event(EpochDone(index, epoch + 1, {name: value / count for name, value in sums.items()}))
+            step += 1
+            on_event(StepDone(index, step, steps))
+        on_event(EpochDone(index, epoch + 1, {name: value / len(batches) for name, value in sums.items()}))
+
+
+def block_steps(spec: CalibrationSpec, segments: int) -> int:
+    """Number of optimizer steps of a block; 0 if nothing is learned."""
+    return spec.active_epochs * -(-segments // spec.active_batch) if spec.active_epochs else 0
 
 
 def decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -127,24 +135,24 @@ def _loss_terms(
     quantizer: BlockQuantizer,
     targets: Targets,
     arguments: dict[str, Any],
-    segment: int,
+    batch: Tensor,
     switches: Switches,
 ) -> dict[str, Tensor]:
-    """The terms of the objective that are switched on, on one segment."""
+    """The terms of the objective that are switched on, on a batch: the indices of its segments."""
 
-    def of_segment(stored: HiddenStates) -> Tensor:
-        return stored[segment].unsqueeze(0).to(device_of(block))
+    def of_batch(stored: HiddenStates) -> Tensor:
+        return stored[batch].to(device_of(block))
 
     parameters = quantizer.quantized_parameters()
     with attention_maps(working, switches.akl) as maps:
-        result = functional_call(working, parameters, (of_segment(targets.quantized_input),), arguments)
+        result = functional_call(working, parameters, (of_batch(targets.quantized_input),), arguments)
     output = block_output(result)
-    full, full_on_quantized = of_segment(targets.full), of_segment(targets.full_on_quantized)
+    full, full_on_quantized = of_batch(targets.full), of_batch(targets.full_on_quantized)
     terms = {}
     if switches.dlc:
         terms["dlc"] = dlc_loss(output, full, full_on_quantized)
     if switches.akl:
-        full_maps = _maps_only(block, of_segment(targets.full_input), arguments)
+        full_maps = _maps_only(block, of_batch(targets.full_input), arguments)
         terms["akl"] = akl_loss(_comparable(maps, switches), _comparable(full_maps, switches))
     if switches.mse != "none":
         terms["mse"] = nn.functional.mse_loss(output, full)

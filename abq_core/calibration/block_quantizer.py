@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from abq_core.calibration.artifacts import BlockArtifact
 from abq_core.calibration.balance import Balance
+from abq_core.calibration.sign_descent import SignDescent
 from abq_core.models.architectures import Architecture
 from abq_core.models.head_layout import HeadLayout
 from abq_core.precision import Precision
@@ -131,16 +132,22 @@ class BlockQuantizer:
         values = {name: s.exp() for name, s in self.log_balance.items()}
         return before_rounding(self.balance, self.originals, values, self.compensation, self.hadamards)
 
-    def quantized_parameters(self) -> dict[str, Tensor]:
+    def quantized_parameters(self, signs: SignDescent | None = None) -> dict[str, Tensor]:
         """`float_parameters` with fake-quantized weights, and the clips of the activations.
 
-        Gradients reach all learned values.
+        Gradients reach all learned values; offsets step in the backward pass if `signs` is given.
         """
         parameters = self.float_parameters() | {f"{name}.act_clip": clip for name, clip in self.act_clips.items()}
         for name in self.quantized:
-            key = f"{name}.weight"
-            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], self._grid(name))
+            key, grid = f"{name}.weight", self._grid(name)
+            if signs is not None and name in self.offsets:
+                grid = replace(grid, offset=signs.learn(self.offsets[name]))
+            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], grid)
         return parameters
+
+    def shrink_offsets(self) -> None:
+        """Convert the rounding offsets to float16; from then on they can learn by `SignDescent` only."""
+        self.offsets = {name: offset.detach().half().requires_grad_() for name, offset in self.offsets.items()}
 
     @torch.no_grad()
     def artifact(self) -> BlockArtifact:
@@ -184,7 +191,8 @@ class BlockQuantizer:
     def _grid(self, name: str) -> WeightGrid:
         clips = self.clip_low.get(name), self.clip_high.get(name)
         low, high = (None if logits is None else torch.sigmoid(logits) for logits in clips)
-        return replace(self._levels, clip_low=low, clip_high=high, offset=self.offsets.get(name))
+        offset = self.offsets[name].float() if name in self.offsets else None
+        return replace(self._levels, clip_low=low, clip_high=high, offset=offset)
 
 
 def before_rounding(

@@ -23,7 +23,7 @@ from abq_core.calibration.block_inputs import (
     run_block,
     to_device,
 )
-from abq_core.calibration.block_learning import CalibrationError, Targets, learn_block
+from abq_core.calibration.block_learning import CalibrationError, Targets, block_steps, learn_block
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.calibration.calibration_text import CalibrationText, read_text
 from abq_core.calibration.end_to_end import end_to_end_steps, learn_together
@@ -62,7 +62,7 @@ def calibrate(
         on_event(Message(f"The family '{architecture.family}' has no known balance pairs: balancing is skipped."))
     blocks = len(blocks_of(base.model))
     pass_steps = 0 if text.end_to_end is None else end_to_end_steps(text.end_to_end)
-    on_event(Started(blocks, spec.active_epochs * len(text.blocks), pass_steps))
+    on_event(Started(blocks, block_steps(spec, len(text.blocks)), pass_steps))
     if text.end_to_end is None:
         _Walk(base, spec, store, on_event).finish_blocks(text.blocks)
         return
@@ -142,9 +142,11 @@ class _Walk:
             quantizer = self._quantizer(index, block, peaks)
             if stored is None:
                 self._learn(index, block, quantizer, streams, full, arguments)
+                quantizer.shrink_offsets()
                 sha256 = self._store.save_draft(index, quantizer.state())
             else:
                 quantizer.load_state(stored)
+                quantizer.shrink_offsets()
             quantizers.append(quantizer)
             return _Passed(_Streams(full, self._run(index, block, quantizer.artifact(), streams, arguments)), sha256)
 

@@ -1,6 +1,7 @@
 """The end-to-end pass: all blocks learn together to match the full-precision logits.
 
-It goes beyond the paper, in which each block learns alone.
+It goes beyond the paper, in which each block learns alone. Memory: the model, one float16 offset per weight, and the
+gradients and activations of one block at a time.
 """
 
 import copy
@@ -8,13 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from abq_core.calibration.block_inputs import block_output, block_outputs
 from abq_core.calibration.block_learning import add_losses, decay, take_step, wrapped_copy
-from abq_core.calibration.block_quantizer import BlockQuantizer
+from abq_core.calibration.block_quantizer import ROUNDING_RATE, BlockQuantizer
 from abq_core.calibration.losses import log_cosine, token_kl
+from abq_core.calibration.sign_descent import SignDescent
 from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.mix import resolve_tables
 from abq_core.models.architectures import blocks_of
@@ -22,9 +26,8 @@ from abq_core.models.autocast import bfloat16_products
 from abq_core.models.loading import LoadedModel
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.tables import round_embedding
-from abq_core.spec import CalibrationSpec
+from abq_core.spec import CalibrationSpec, segments_per_step
 
-STEP_TOKENS = 1024  # per optimizer step, or one segment if that is longer
 # Relative to the block-wise rates. Grids move slowly, since all codes of a row move with them.
 _RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0.5}
 _LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may move past its neighbouring level
@@ -46,43 +49,80 @@ def learn_together(
 ) -> None:
     """Optimize the learned values of all blocks together, in place, in one pass over ids.
 
-    ids: (segments, tokens) int64.
+    ids: (segments, tokens) int64.  quantizers: with `shrink_offsets` done.
 
     Minimizes KL(full || quantized) of the next-token distributions, in nats per token; with the switch `block_targets`
-    also the log cosine between every block's output and that of full precision. Raises CalibrationError.
+    also the log cosine between every block's output and that of full precision. Rounding offsets are learned by sign
+    descent and stored in float16, all other values by AdamW. Raises CalibrationError.
     """
-    student, prefixes = _student(base, spec, quantizers)
-    models = (base.model, student.model) if spec.active_switches.block_targets else ()
-    teachers, learners = [blocks_of(model) for model in models] or ([], [])
-    groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
-    groups = [group | {"lr": _RATES[group["switch"]] * group["lr"]} for group in groups]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     steps = end_to_end_steps(ids)
-    schedule = decay(optimizer, steps)
+    descent = _Descent(quantizers, steps)
+    student = _student(base, spec, quantizers, descent.signs)
+    models = (base.model, student) if spec.active_switches.block_targets else ()
+    teachers, learners = [blocks_of(model) for model in models] or ([], [])
     sums: dict[str, float] = {}
     reported = 0
     for step, batch in enumerate(ids.to(base.model.device).split(segments_per_step(ids.shape[1])), start=1):
         with torch.no_grad(), bfloat16_products(batch.device), block_outputs(teachers) as targets:
             full = base.logits(base.hidden(batch))
-        parameters = {
-            prefix + name: tensor
-            for prefix, quantizer in zip(prefixes, quantizers, strict=True)
-            for name, tensor in quantizer.quantized_parameters().items()
-        }
         with bfloat16_products(batch.device), block_outputs(learners) as outputs:
-            output = functional_call(student.model, parameters, kwargs={"input_ids": batch, "use_cache": False})
-        terms = _loss_terms(output.logits, full, outputs, targets)
+            logits = student(input_ids=batch, use_cache=False).logits
+        terms = _loss_terms(logits, full, outputs, targets)
         total = torch.stack(list(terms.values())).sum()
-        take_step(optimizer, total, "the end-to-end pass", f"step {step}")
-        for quantizer in quantizers:
-            quantizer.after_step(_LARGEST_OFFSET)
-        schedule.step()
+        descent.step(total, step)
         add_losses(sums, {**terms, "total": total})
         on_event(StepDone(len(quantizers), step, steps))
         if step * _REPORTS // steps > (step - 1) * _REPORTS // steps:
             means = {name: value / (step - reported) for name, value in sums.items()}
             on_event(EpochDone(len(quantizers), step * _REPORTS // steps, means))
             sums, reported = {}, step
+
+
+class _Descent:
+    """The optimizers of the pass, with rates that decrease linearly to zero."""
+
+    def __init__(self, quantizers: Sequence[BlockQuantizer], steps: int) -> None:
+        self.signs = SignDescent(_RATES["rounding"] * ROUNDING_RATE, _LARGEST_OFFSET)
+        self._quantizers = quantizers
+        groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
+        groups = [group | {"lr": _RATES[group["switch"]] * group["lr"]} for group in groups]
+        self._optimizer = torch.optim.AdamW([g for g in groups if g["switch"] != "rounding"], weight_decay=0.0)
+        self._schedule = decay(self._optimizer, steps)
+        self._steps = steps
+
+    def step(self, loss: Tensor, step: int) -> None:
+        """Compute gradients and move all values. step: 1 to steps. Raises CalibrationError."""
+        self.signs.rate = _RATES["rounding"] * ROUNDING_RATE * (1 - (step - 1) / self._steps)
+        take_step(self._optimizer, loss, "the end-to-end pass", f"step {step}")
+        for quantizer in self._quantizers:
+            quantizer.after_step(_LARGEST_OFFSET)
+        self._schedule.step()
+
+
+class _LearningBlock(nn.Module):
+    """A block that quantizes its weights when it runs, and once more in its backward pass.
+
+    Between the two, neither its weights nor its activations exist. Attributes that the model reads from its blocks are
+    those of the wrapped block.
+    """
+
+    def __init__(self, block: nn.Module, quantizer: BlockQuantizer, signs: SignDescent) -> None:
+        super().__init__()
+        self.block = block
+        self._quantizer, self._signs = quantizer, signs
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.block, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of the block with quantized weights."""
+        return checkpoint(self._run, args, kwargs, use_reentrant=False, preserve_rng_state=False)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return functional_call(self.block, self._quantizer.quantized_parameters(self._signs), args, kwargs)
 
 
 def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
@@ -100,23 +140,17 @@ def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: 
 
 
 def _student(
-    base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer]
-) -> tuple[LoadedModel, list[str]]:
-    """A model whose blocks get their weights per call, and the prefix of each block's names.
+    base: LoadedModel, spec: CalibrationSpec, quantizers: Sequence[BlockQuantizer], signs: SignDescent
+) -> PreTrainedModel:
+    """A model with blocks that learn and the rounded embedding; everything else is shared with `base`.
 
-    It has the rounded embedding, and the LM head in full precision: no block depends on the head's bits.
+    Its LM head has full precision: no block depends on the head's bits.
     """
     originals = blocks_of(base.model)
     shared = [*originals, *base.model.parameters()]
     model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
     round_embedding(model, resolve_tables(spec.precision, has_tied_tables(base.model)).embedding_bits)
     blocks = blocks_of(model)
-    for index, block in enumerate(originals):
-        blocks[index] = wrapped_copy(block, spec.precision, quantizers[index])
-    names = {id(module): name for name, module in model.named_modules()}
-    return LoadedModel(base.ref, model, base.tokenizer, spec.precision), [f"{names[id(b)]}." for b in blocks]
-
-
-def segments_per_step(seq_len: int) -> int:
-    """Segments of `seq_len` tokens in one optimizer step."""
-    return max(1, STEP_TOKENS // seq_len)
+    for index, (block, quantizer) in enumerate(zip(originals, quantizers, strict=True)):
+        blocks[index] = _LearningBlock(wrapped_copy(block, spec.precision, quantizer), quantizer, signs)
+    return model

@@ -9,12 +9,17 @@ from dataclasses import dataclass, replace
 
 from abq_core.analysis.block_frames import ATTENTION_TOKENS
 from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN
-from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
 from abq_core.calibration.hidden_states import IN_MEMORY_BYTES
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches
 from abq_core.models.shape import ModelShape
-from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
+from abq_core.spec import (
+    EVALUATION_SEGMENTS,
+    EVALUATION_SEQ_LEN,
+    STEP_TOKENS,
+    CalibrationSpec,
+    segments_per_step,
+)
 
 HOST = "cpu"
 _FLOAT_BYTES = 4
@@ -31,7 +36,9 @@ _ROUNDING = 2.0  # a block that is rounded: balance folded in, int16 codes, and 
 _LEARNING = 2.75  # a block that learns: balance folded in (linears of two pairs twice), on its grid, clipping masks
 _LINEAR = 6.5  # copies of the largest linear, while its gradients are computed
 _VALUES = 1.6  # copies of what a block's linears read and write
-_BFLOAT16 = 0.5  # of all weights: the end-to-end pass multiplies in bfloat16 where that is fast
+_OFFSET = 0.5  # of all weights: their rounding offsets in float16, until the end-to-end pass is done
+_BFLOAT16 = 0.5  # of a block's weights: that pass multiplies in bfloat16 where that is fast
+_STEPPED = 2.0  # offsets of a block in float32, and their gradients
 _LOGITS = 6  # copies of the logits of one step of that pass
 _DIAGNOSED_MAPS = 9  # copies of the diagnosed segments' attention maps: three models, compared
 _EVALUATED_LOGITS = 4 * LOGITS_AT_ONCE  # entries
@@ -55,14 +62,15 @@ _ROW_BYTES = 28  # learned clipping of an output channel, in the block's file an
 class Work:
     """The parts of a calibration job that its cost depends on.
 
-    epochs: 0 if nothing is learned.  end_to_end_segments: 0 without an end-to-end pass.  device: where blocks are
-    worked on.  home: where the model and the segments' hidden states are, "cpu" or an accelerator.  diagnosed,
+    epochs, batch: 0 if nothing is learned.  end_to_end_segments: 0 without an end-to-end pass.  device: where blocks
+    are worked on.  home: where the model and the segments' hidden states are, "cpu" or an accelerator.  diagnosed,
     evaluated: number of segments and tokens in each.
     """
 
     segments: int = 32
     seq_len: int = 256
     epochs: int = METHOD_TABLE["abq"].epochs
+    batch: int = 4
     switches: Switches = METHODS["abq"]
     end_to_end_segments: int = 0
     device: str = HOST
@@ -80,6 +88,7 @@ class Work:
             segments=spec.segments,
             seq_len=spec.seq_len,
             epochs=spec.active_epochs,
+            batch=spec.active_batch,
             switches=switches,
             end_to_end_segments=spec.active_end_to_end_segments,
             device=spec.device,
@@ -134,7 +143,7 @@ def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) 
     held, made = _model_bytes(shape, sizes, work)
     states = state_bytes(shape, work)
     streams = 0 if states > IN_MEMORY_BYTES and work.home == HOST else _streams(work) * states
-    drafts = sum(sizes.weights) * _FLOAT_BYTES if work.stores_drafts else 0
+    drafts = round(_OFFSET * sum(sizes.weights) * _FLOAT_BYTES) if work.stores_drafts else 0
     block = _block_bytes(shape, sizes, work) + drafts
     together = _pass_bytes(shape, sizes, work) if work.end_to_end_segments else 0
     whole = (stored_bytes(shape) if made else 0) if together else 0  # the pass reads all blocks at every step
@@ -189,25 +198,27 @@ def _model_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> tuple[int, int
 
 def _block_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
     """Bytes while one block is worked on, without the block itself."""
-    values = _VALUES * work.seq_len * max(sizes.channels)
+    values = _VALUES * max(work.batch, 1) * work.seq_len * max(sizes.channels)
     if work.epochs == 0:
         return round((_ROUNDING * max(sizes.weights) + _LINEAR * sizes.largest + values) * _FLOAT_BYTES)
     cost = work.switches.cost
     copies = _LEARNING + cost.learned_copies
-    maps = cost.map_copies * shape.heads * work.seq_len**2
+    maps = cost.map_copies * shape.heads * work.batch * work.seq_len**2
     return round((copies * max(sizes.weights) + _LINEAR * sizes.largest + values + maps) * _FLOAT_BYTES)
 
 
 def _pass_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
     """Bytes while all blocks learn together, without the model itself.
 
-    The learning state of every block, and the logits.
+    The offsets of every block, what one block needs to quantize its weights and to learn, the hidden states between
+    blocks, and the logits.
     """
-    copies = _LEARNING + _BFLOAT16 + work.switches.cost.learned_copies
     tokens = max(STEP_TOKENS, work.seq_len)
-    targets = _target_values(shape, work)
-    values = tokens * (_VALUES * sum(sizes.channels) + _LOGITS * shape.vocabulary + targets)
-    return round((copies * sum(sizes.weights) + _LINEAR * sizes.largest + values) * _FLOAT_BYTES)
+    offsets = _OFFSET * sum(sizes.weights) if work.switches.rounding else 0
+    block = (_LEARNING + _BFLOAT16 + _STEPPED) * max(sizes.weights) + _LINEAR * sizes.largest
+    hidden = shape.blocks * shape.hidden + _target_values(shape, work)
+    values = tokens * (_VALUES * max(sizes.channels) + hidden + _LOGITS * shape.vocabulary)
+    return round((offsets + block + values) * _FLOAT_BYTES)
 
 
 def _target_values(shape: ModelShape, work: Work) -> int:
@@ -243,7 +254,7 @@ def disk(shape: ModelShape, work: Work, packed: int) -> int:
     shown = shape.blocks * shape.heads * min(ATTENTION_TOKENS, work.diagnosed[1]) ** 2 // 2
     tables = len(linears) * _LINEAR_FILE_BYTES + shown * _MAP_ENTRY_BYTES
     learned = sum(rows for rows, _ in linears) * _ROW_BYTES if work.epochs else 0
-    drafts = sum(rows * k for rows, k in linears) * _FLOAT_BYTES if work.stores_drafts else 0
+    drafts = round(sum(rows * k for rows, k in linears) * _OFFSET * _FLOAT_BYTES) if work.stores_drafts else 0
     return max(packed, drafts) + tables + learned
 
 
@@ -257,10 +268,10 @@ def seconds(shape: ModelShape, work: Work) -> float:
     tokens = work.segments * work.seq_len
     walk = 3 * _forward_seconds(shape, weights, channels, work.segments, work.seq_len)
     walk += 3 * weights * _WEIGHT + weights * cost.weight_seconds
-    steps = work.epochs * work.segments
+    steps = work.epochs * -(-work.segments // max(work.batch, 1))
     walk += steps * shape.blocks * _STEP + steps * weights * (_WEIGHT + cost.weight_step_seconds)
     walk += work.epochs * tokens * (6 * weights * _OPERATION + channels * _VALUE)
-    squares = steps * shape.blocks * work.seq_len**2
+    squares = work.epochs * work.segments * shape.blocks * work.seq_len**2
     walk += squares * (shape.heads * cost.map_seconds if work.switches.akl else shape.hidden * _ATTENTION)
     return _START + walk + _pass_seconds(shape, work, sizes) + _measuring_seconds(shape, work, sizes)
 
@@ -280,10 +291,10 @@ def _pass_seconds(shape: ModelShape, work: Work, sizes: _Sizes) -> float:
     steps = -(-work.end_to_end_segments // segments_per_step(work.seq_len))
     tokens = work.end_to_end_segments * work.seq_len
     head = 2 * shape.vocabulary * shape.hidden
-    learning = 6 * weights + 2 * head  # the LM head itself does not learn
+    learning = 8 * weights + 2 * head  # blocks run twice; the LM head itself does not learn
     attention = work.end_to_end_segments * shape.blocks * work.seq_len**2 * shape.hidden * _ATTENTION
     return (
-        steps * (shape.blocks * _STEP + weights * (_WEIGHT + cost.weight_step_seconds))
+        steps * (shape.blocks * _STEP + 1.5 * weights * (_WEIGHT + cost.weight_step_seconds))
         + tokens * (channels + shape.vocabulary) * _VALUE
         + tokens * _target_values(shape, work) * cost.output_seconds
         + tokens * (learning + 2 * weights + head) * _OPERATION

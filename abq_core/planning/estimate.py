@@ -39,7 +39,9 @@ class Estimate:
     full_bytes: the model in FP16.  size: the quantized model, part by part.  ratio: full_bytes / quantized_bytes.
     linears_ratio: the same for the linears alone.  run_bytes: the run's folder at its largest.  temporary_bytes: files
     of hidden states that do not fit in memory.  peak_memory_bytes: of the worker process.  device_memory_bytes: of its
-    accelerator, 0 without one.  seconds: roughly, on one CPU core, even if the work is done on an accelerator.
+    accelerator, 0 without one.  seconds: by the cost model, on one reference core, even if the work is done on an
+    accelerator.  pace: measured seconds over those of the cost model for earlier calibrations on this machine and
+    device, or None.
     """
 
     shape: ModelShape
@@ -54,6 +56,14 @@ class Estimate:
     peak_memory_bytes: int
     device_memory_bytes: int
     seconds: float
+    pace: float | None = None
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """Seconds on this machine; without a measured pace those of one reference core, or None on an accelerator."""
+        if self.pace is None:
+            return self.seconds if self.work.device == HOST else None
+        return self.seconds * self.pace
 
     @property
     def quantized_bytes(self) -> int:

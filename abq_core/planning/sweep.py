@@ -30,8 +30,8 @@ def read_sweep(path: Path) -> list[CalibrationSpec]:
 
     `models` and `precisions` are required lists, `methods` (default: abq) and `seeds` optional ones. A precision is the
     notation, or the path of a mix relative to this file. The other settings hold for all calibrations: data, segments,
-    seq_len, epochs, end_to_end_segments, device, and `switches`, which change the defaults of each method. Raises
-    SweepError, SpecError or PrecisionError.
+    seq_len, epochs, batch, end_to_end_segments, device, and `switches`, which change the defaults of each method.
+    Raises SweepError, SpecError or PrecisionError.
     """
     content = _read(path)
     axes = {
@@ -48,7 +48,7 @@ def read_sweep(path: Path) -> list[CalibrationSpec]:
     for values in product(*axes.values()):
         cell = dict(zip(axes, values, strict=True))
         cell |= _mix(path, str(cell["precision"])) | _switches(path, shared, str(cell["method"]))
-        specs.append(CalibrationSpec.from_dict({**shared, **cell}))
+        specs.append(CalibrationSpec.from_dict({"batch": None, **shared, **cell}))
     return list(dict.fromkeys(specs))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from kernels import fake_quant
 
@@ -49,7 +50,7 @@ class _FusedFakeQuant(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, offset: Tensor | None, top: int, grid_of: GridOf, *factors: Tensor) -> Tensor:
         low, high, at = fake_quant.ends(_rows(x))
-        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)), _saved_as_is():
             ends = [torch.from_numpy(end).view(*x.shape[:-1], 1).requires_grad_() for end in (low, high)]
             leaves = [*ends, *(factor.detach().requires_grad_(factor.requires_grad) for factor in factors)]
             scale, zero = grid_of(*leaves)
@@ -80,6 +81,14 @@ class _FusedFakeQuant(torch.autograd.Function):
                 x_gradient.scatter_add_(1, at.clamp(min=0), end_gradient.reshape(-1, 1) * (at >= 0))
         factor_gradients = (by_leaf.get(id(leaf)) for leaf in ctx.leaves[2:])
         return x_gradient.view(x.shape), offset_gradient, None, None, *factor_gradients
+
+
+def _saved_as_is() -> saved_tensors_hooks:
+    """Tensors saved in this context are kept, also within a checkpoint.
+
+    The graph of the grid has its own backward call, for which a checkpoint would run the whole block once more.
+    """
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _rows(x: Tensor) -> Any:

@@ -32,6 +32,10 @@ def calibrate(
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the segments. Default: the method's.")
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", help="Segments per optimizer step of a block. Default: as many as have 1,024 tokens."),
+    ] = None,
     end_to_end_segments: Annotated[
         int | None,
         typer.Option("--end-to-end-segments", help="Segments that the end-to-end pass of abq+ reads, once each."),
@@ -69,6 +73,7 @@ def calibrate(
         segments=segments,
         seq_len=seq_len,
         epochs=epochs,
+        batch=batch,
         end_to_end_segments=end_to_end_segments,
         seed=seed,
         device=device or settings.device,

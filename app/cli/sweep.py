@@ -165,15 +165,19 @@ def _row(one: "PlannedCalibration") -> dict[str, Any]:
         "state": one.state,
         "run": None if one.run is None else one.run.id,
         "peak_memory_bytes": estimate.peak_memory_bytes,
+        "device_memory_bytes": estimate.device_memory_bytes,
         "run_bytes": estimate.run_bytes,
         "quantized_bytes": estimate.quantized_bytes,
         "bits_per_parameter": estimate.bits_per_parameter,
-        "seconds": estimate.seconds,
+        "seconds": estimate.expected_seconds,
     }
 
 
 def _table(planned: "list[PlannedCalibration]") -> Table:
-    header = ["Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "Time", "Size", "Bits/parameter"]
+    header = [
+        "Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "GPU memory", "Time", "Size",
+        "Bits/parameter",
+    ]  # fmt: skip
     cells = [
         [
             one.spec.model,
@@ -183,7 +187,8 @@ def _table(planned: "list[PlannedCalibration]") -> Table:
             one.state,
             "-" if one.run is None else one.run.id,
             formatting.size(one.estimate.peak_memory_bytes),
-            formatting.seconds(one.estimate.seconds),
+            formatting.size(one.estimate.device_memory_bytes) if one.estimate.device_memory_bytes else "-",
+            formatting.seconds(one.estimate.expected_seconds),
             formatting.size(one.estimate.quantized_bytes),
             formatting.bits(one.estimate.bits_per_parameter),
         ]
@@ -196,9 +201,12 @@ def _totals(planned: "list[PlannedCalibration]") -> str:
     left = [one.estimate for one in planned if one.is_pending]
     if not left:
         return f"All {len(planned)} calibrations have a run. Nothing would be queued.\n"
-    seconds, memory = sum(e.seconds for e in left), max(e.peak_memory_bytes for e in left)
-    return (
-        f"{len(left)} of {len(planned)} calibrations would be queued: about {formatting.seconds(seconds)} on one core, "
-        f"{formatting.size(memory)} of memory, "
-        f"{formatting.size(sum(e.run_bytes for e in left))} on disk.\n"
-    )
+    needs = [formatting.size(max(e.peak_memory_bytes for e in left)) + " of memory"]
+    if device_memory := max(e.device_memory_bytes for e in left):
+        needs.append(formatting.size(device_memory) + " of GPU memory")
+    needs.append(formatting.size(sum(e.run_bytes for e in left)) + " on disk")
+    times = [e.expected_seconds for e in left]
+    if None not in times:
+        where = "one after the other" if all(e.pace for e in left) else "on one core"
+        needs.insert(0, f"about {formatting.seconds(sum(filter(None, times)))} {where}")
+    return f"{len(left)} of {len(planned)} calibrations would be queued: {', '.join(needs)}.\n"

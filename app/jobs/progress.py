@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 from abq_core.events import BlockDone, Event, Started, StepDone
 from app import formatting
+from app.jobs.step_times import BLOCK_OVERHEAD_STEPS, END_TO_END_STEPS, StepTimes
 
 # Shares of a job's time
 WEIGHTS = {"calibrate": 0.80, "diagnose": 0.08, "evaluate": 0.12}
 WEIGHTS_WITHOUT_LEARNING = {"calibrate": 0.25, "diagnose": 0.30, "evaluate": 0.45}
-_BLOCK_OVERHEAD_STEPS = 4.0  # collecting, rounding and writing a block, in optimisation steps
-_END_TO_END_STEPS = 3.0  # one step of the end-to-end pass, in optimisation steps per block: it trains all blocks
 
 
 @dataclass
@@ -32,6 +31,7 @@ class Progress:
     _pass_steps: int = 0
     _since: float = field(init=False)
     _from: float = 0.0
+    _times: StepTimes | None = None  # while blocks are calibrated
 
     def __post_init__(self) -> None:
         self._weights = WEIGHTS if self.learns else WEIGHTS_WITHOUT_LEARNING
@@ -40,6 +40,7 @@ class Progress:
     def calibration_event(self, event: Event) -> None:
         """Update the progress and its message from a calibration event."""
         if isinstance(event, Started):
+            self._times = StepTimes(event, self.clock)
             self.blocks, self._steps = event.blocks, event.steps_per_block
             self._pass_steps = event.end_to_end_steps
             self.message = f"Calibrating block 1 of {self.blocks}."
@@ -57,26 +58,37 @@ class Progress:
             self.message = f"Block {event.block + 1} of {self.blocks} {done}; {self._next(event.block)}"
             if event.adopted:
                 self._restart_clock()
+        if self._times is not None:
+            self._times.record(event)
 
     def diagnosing(self, part: float = 0.0) -> None:
         """Update the progress of the diagnostics. part: 0..1."""
+        self._times = None
         self._move_to(self._weights["calibrate"] + self._weights["diagnose"] * part)
         self.message = "Comparing distributions before and after calibration; next: evaluation."
 
     def evaluating(self, part: float = 0.0) -> None:
         """Update the progress of the evaluation. part: 0..1."""
+        self._times = None
         self._move_to(1.0 - self._weights["evaluate"] * (1.0 - part))
         self.message = "Measuring perplexity and KL divergence from full precision; this is the last step."
 
     @property
     def eta_seconds(self) -> float | None:
-        """Estimated seconds left at the rate so far; None until something has been timed."""
+        """Estimated seconds left; None until something has been timed.
+
+        From the steps that this process has timed; afterwards, and if nothing is learned, from the rate so far.
+        """
+        calibration = None if self._times is None else self._times.seconds_left
+        if calibration is not None:
+            done_share = self._weights["calibrate"]
+            return calibration.left + calibration.total * (1.0 - done_share) / done_share
         done = self.fraction - self._from
         return None if done < 1e-3 else (self.clock() - self._since) * (1.0 - self.fraction) / done
 
     def _calibrated(self, blocks: int, steps: int, pass_steps: int = 0) -> None:
-        per_block = self._steps + _BLOCK_OVERHEAD_STEPS
-        per_pass_step = _END_TO_END_STEPS * (self.blocks or 1)
+        per_block = self._steps + BLOCK_OVERHEAD_STEPS
+        per_pass_step = END_TO_END_STEPS * (self.blocks or 1)
         done = blocks * per_block + steps + per_pass_step * pass_steps
         self._move_to(
             self._weights["calibrate"] * done / ((self.blocks or 1) * per_block + per_pass_step * self._pass_steps)

@@ -1,6 +1,7 @@
 """Models: known names, sizes, calibration costs, and the effect of rounding."""
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas
@@ -13,8 +14,9 @@ from abq_core.text.sources import BUILTIN_TEXT
 from app.services.precisions import find_precision
 from app.services.registry import BUILTIN, ModelRegistry
 from app.services.sources import Sources
+from app.services.speed.pace import Pace
+from app.services.stored import Storage
 from app.settings import Settings
-from storage.runs import Runs
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
     from abq_core.evaluation.perplexity import Scores
@@ -31,8 +33,9 @@ COST_SEGMENTS, COST_SEQ_LEN = 4, 128  # of held-out built-in text, on which they
 class ModelService:
     """Sizes, cost estimates and rounding effects of models, without a calibration."""
 
-    def __init__(self, settings: Settings, runs: Runs, registry: ModelRegistry, sources: Sources) -> None:
-        self._settings, self._runs, self._registry, self._sources = settings, runs, registry, sources
+    def __init__(self, settings: Settings, storage: Storage, registry: ModelRegistry, sources: Sources) -> None:
+        self._settings, self._runs, self._registry, self._sources = settings, storage.runs, registry, sources
+        self._pace = Pace(storage, lambda spec: self._estimate(spec).seconds)
         # Single flight: concurrent calls for the same model and precision wait for one computation.
         single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
         self._explore_once = single_flight(self._explore)
@@ -92,7 +95,14 @@ class ModelService:
         return estimate(self.shape(ref), self.precision(precision), Work(device=device, home=device))
 
     def estimate_calibration(self, spec: CalibrationSpec) -> "Estimate":
-        """Size, memory and time of this calibration, from shapes alone. Raises ModelError."""
+        """Size, memory and time of this calibration. Raises ModelError.
+
+        From shapes, and the pace of the calibrations that this installation has finished.
+        """
+        return replace(self._estimate(spec), pace=self._pace.ratio(spec.device))
+
+    def _estimate(self, spec: CalibrationSpec) -> "Estimate":
+        """The estimate from shapes alone."""
         from abq_core.planning.cost import Work
         from abq_core.planning.estimate import estimate
 

@@ -50,7 +50,7 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
     sources = sources or Sources()
     storage = Storage.open(settings)
     registry = ModelRegistry(settings, storage.runs, sources=sources)
-    models = ModelService(settings, storage.runs, registry, sources)
+    models = ModelService(settings, storage, registry, sources)
     jobs = JobService(settings, storage, models, sources)
     tasks = TaskService(storage, registry)
     runs = RunService(settings, storage, registry, tasks)

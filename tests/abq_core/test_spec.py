@@ -9,7 +9,7 @@ import pytest
 
 from abq_core.mix import MixedLinear, ModelPrecision, PrecisionMix
 from abq_core.precision import Precision, PrecisionError
-from abq_core.spec import METHODS, CalibrationSpec, SpecError, Switches
+from abq_core.spec import METHODS, CalibrationSpec, SpecError, Switches, segments_per_step
 
 W4A4 = Precision.parse("W4A4")
 MIX = PrecisionMix(tuple(MixedLinear(block, "q", Precision.parse("W2A8"), 64) for block in (0, 1)))
@@ -127,7 +127,16 @@ def test_what_earlier_versions_stored_reads_to_equal_specs() -> None:
         name: getattr(METHODS["abq"], name) for name in ("balance", "clipping", "compensation", "dlc", "akl", "mse")
     }
     oldest = {"model": "builtin", "precision": "W4A4", "method": "abq", "epochs": 20, "switches": paper}
-    assert CalibrationSpec.from_dict(oldest) == CalibrationSpec("builtin", W4A4)
+    assert CalibrationSpec.from_dict(oldest) == CalibrationSpec("builtin", W4A4, batch=1)
+
+
+@pytest.mark.parametrize(("seq_len", "batch"), [(8, 32), (256, 4), (300, 3), (1024, 1), (2048, 1)])
+def test_a_step_reads_1024_tokens_unless_a_batch_is_given(seq_len: int, batch: int) -> None:
+    spec = CalibrationSpec("builtin", W4A4, seq_len=seq_len)
+    assert spec.active_batch == batch and spec == replace(spec, batch=segments_per_step(seq_len))
+    assert replace(spec, batch=2).active_batch == 2
+    assert replace(spec, segments=3, batch=100).active_batch == 3
+    assert replace(spec, method="rtn", batch=5) == replace(spec, method="rtn")
 
 
 def test_values_in_force_are_those_of_the_method_unless_changed() -> None:

@@ -24,9 +24,11 @@ from abq_core.spec import CalibrationSpec
 OFF = replace(METHODS["abq"], dlc=False, akl=False, mse="full")
 
 
-def learn(first_block: Any, switches: Switches, epochs: int, seed: int = 0) -> tuple[list[Event], dict[str, Any]]:
+def learn(
+    first_block: Any, switches: Switches, epochs: int, *, seed: int = 0, batch: int = 1
+) -> tuple[list[Event], dict[str, Any]]:
     """Learn the first block; returns the events and the learned values."""
-    spec = CalibrationSpec("tiny", Precision.parse("W2A8"), switches=switches, epochs=epochs, seed=seed)
+    spec = CalibrationSpec("tiny", Precision.parse("W2A8"), switches=switches, epochs=epochs, batch=batch, seed=seed)
     quantizer, events = first_block.quantizer("W2A8", switches), []
     full = run_block(first_block.module, first_block.hidden, first_block.arguments)
     targets = Targets(first_block.hidden, first_block.hidden, full, full)
@@ -106,3 +108,31 @@ def test_sums_of_losses_grow_by_term() -> None:
     for value in (1.0, 2.0):
         add_losses(sums, {"dlc": torch.tensor(value), "total": torch.tensor(value)})
     assert sums == {"dlc": 3.0, "total": 3.0}
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 100])
+def test_a_step_reads_a_batch_of_segments(first_block: Any, batch: int) -> None:
+    count = len(first_block.hidden)
+    events, _ = learn(first_block, METHODS["abq"], 2, batch=batch)
+    steps = [event.step for event in events if isinstance(event, StepDone)]
+    assert steps == list(range(1, 2 * -(-count // batch) + 1))
+
+
+def test_the_first_loss_of_a_batch_is_the_mean_over_its_segments(first_block: Any) -> None:
+    """MSE is a plain mean, and nothing has moved before the first step."""
+    switches = replace(METHODS["omniquant"], balance="none")
+    first_losses = [first_loss(first_block, switches, segment) for segment in range(len(first_block.hidden))]
+    events, _ = learn(first_block, switches, 1, batch=len(first_block.hidden))
+    (whole,) = [event.losses["mse"] for event in events if isinstance(event, EpochDone)]
+    assert whole == pytest.approx(sum(first_losses) / len(first_losses), rel=1e-5)
+
+
+def first_loss(first_block: Any, switches: Switches, segment: int) -> float:
+    """The loss of a step on one segment before anything is learned."""
+    hidden = first_block.hidden[segment : segment + 1]
+    full = run_block(first_block.module, hidden, first_block.arguments)
+    quantizer, events = first_block.quantizer("W2A8", switches), []
+    spec = CalibrationSpec("tiny", Precision.parse("W2A8"), switches=switches, epochs=1, batch=1)
+    targets = Targets(hidden, hidden, full, full)
+    learn_block(first_block.module, 0, quantizer, targets, first_block.arguments, spec, events.append)
+    return next(event.losses["mse"] for event in events if isinstance(event, EpochDone))
