@@ -4,8 +4,9 @@ Compare the SHA-256 of every block of a few runs.
     .venv/bin/python benchmarks/same_tensors.py COMMIT [OPTION ...]
     .venv/bin/python benchmarks/same_tensors.py d5ae73d --batch 1
 
-Options are for the present code only, where a default has changed since the commit. Checks the commit out into a temporary git worktree, calibrates the built-in model there and here with the same settings
-and the same interpreter, and prints one row per run. Exit code 1 if any block differs. Takes 10 minutes on 2 cores.
+Options are for the present code only, where a default has changed since the commit. Checks the commit out into a
+temporary git worktree, calibrates the built-in model there and here with the same settings and interpreter, and prints
+one row per run. Exit code 1 if any block differs. Takes 10 minutes on 2 cores.
 """
 
 import hashlib

@@ -141,7 +141,7 @@ def _loss_terms(
     """The terms of the objective that are switched on, on a batch: the indices of its segments."""
 
     def of_batch(stored: HiddenStates) -> Tensor:
-        return stored[batch].to(device_of(block))
+        return torch.stack([stored[segment] for segment in batch.tolist()]).to(device_of(block))
 
     parameters = quantizer.quantized_parameters()
     with attention_maps(working, switches.akl) as maps:

@@ -51,7 +51,7 @@ class BlockQuantizer:
     ) -> None:
         self.precisions = precisions
         self._levels = WeightGrid(symmetric=switches.symmetric, half_zero=switches.half_zero)
-        self.originals = {name: p.detach().float() for name, p in block.named_parameters()}
+        self.hold(block)
         self._device = next(iter(self.originals.values())).device
         self.quantized = [name for name in linears_of(block) if precisions[name].quantizes_weights]
         self.balance = Balance(architecture, layout, block)
@@ -100,6 +100,14 @@ class BlockQuantizer:
                 shape = (weight.shape[0], weight_groups(weight.shape[1], precision))
                 starts[name] = torch.full(shape, _CLIP_START, device=weight.device)
         return starts
+
+    def hold(self, block: nn.Module) -> None:
+        """Read the parameters of the block, in float32: all but the learned values are derived from them."""
+        self.originals = {name: p.detach().float() for name, p in block.named_parameters()}
+
+    def release(self) -> None:
+        """Drop the parameters until the next `hold`, so that blocks can share the memory for them."""
+        self.originals = {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups, each with its learning rate and switch; empty if nothing is learned."""

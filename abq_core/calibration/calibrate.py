@@ -148,7 +148,9 @@ class _Walk:
                 quantizer.load_state(stored)
                 quantizer.shrink_offsets()
             quantizers.append(quantizer)
-            return _Passed(_Streams(full, self._run(index, block, quantizer.artifact(), streams, arguments)), sha256)
+            artifact = quantizer.artifact()
+            quantizer.release()
+            return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), sha256)
 
         self._pass_through(ids, draft)
         return quantizers
@@ -157,7 +159,9 @@ class _Walk:
         """Round and store the blocks after they learned together for `seconds`."""
 
         def store(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+            quantizers[index].hold(block)
             artifact = quantizers[index].artifact()
+            quantizers[index].release()
             sha256 = self._store.save(index, self._tensors(index, artifact))
             full = self._run_full(block, streams, arguments, learns=False)
             return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), sha256)

@@ -1,11 +1,12 @@
 """The end-to-end pass: all blocks learn together to match the full-precision logits.
 
-It goes beyond the paper, in which each block learns alone. Memory: the model, one float16 offset per weight, and the
-gradients and activations of one block at a time.
+It goes beyond the paper, in which each block learns alone. Memory: the model as it is stored, one float16 offset per
+weight, and the float32 weights, gradients and activations of one block at a time.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,13 +104,15 @@ class _LearningBlock(nn.Module):
     """A block that quantizes its weights when it runs, and once more in its backward pass.
 
     Between the two, neither its weights nor its activations exist. Attributes that the model reads from its blocks are
-    those of the wrapped block.
+    those of the wrapped block, which has no weights itself.
     """
 
-    def __init__(self, block: nn.Module, quantizer: BlockQuantizer, signs: SignDescent) -> None:
+    def __init__(self, base: LoadedModel, index: int, quantizer: BlockQuantizer, signs: SignDescent) -> None:
         super().__init__()
-        self.block = block
-        self._quantizer, self._signs = quantizer, signs
+        self._base, self._index, self._quantizer, self._signs = base, index, quantizer, signs
+        with base.block(index) as block:
+            self.block = wrapped_copy(block, base.precision, quantizer)
+        _drop_weights(self.block)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -122,7 +125,18 @@ class _LearningBlock(nn.Module):
         return checkpoint(self._run, args, kwargs, use_reentrant=False, preserve_rng_state=False)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return functional_call(self.block, self._quantizer.quantized_parameters(self._signs), args, kwargs)
+        with self._base.block(self._index) as block:
+            self._quantizer.hold(block)
+            parameters = self._quantizer.quantized_parameters(self._signs)
+            self._quantizer.release()
+        return functional_call(self.block, parameters, args, kwargs)
+
+
+def _drop_weights(module: nn.Module) -> None:
+    """Replace all parameters by ones without memory, in place."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
 
 
 def _loss_terms(learned: Tensor, full: Tensor, outputs: Sequence[Any], targets: Sequence[Any]) -> dict[str, Tensor]:
@@ -150,7 +164,7 @@ def _student(
     shared = [*originals, *base.model.parameters()]
     model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
     round_embedding(model, resolve_tables(spec.precision, has_tied_tables(base.model)).embedding_bits)
-    blocks = blocks_of(model)
-    for index, (block, quantizer) in enumerate(zip(originals, quantizers, strict=True)):
-        blocks[index] = _LearningBlock(wrapped_copy(block, spec.precision, quantizer), quantizer, signs)
+    blocks, learned = blocks_of(model), replace(base, precision=spec.precision)
+    for index, quantizer in enumerate(quantizers):
+        blocks[index] = _LearningBlock(learned, index, quantizer, signs)
     return model
