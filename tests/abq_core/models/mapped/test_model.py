@@ -152,3 +152,17 @@ def test_exploration_is_that_of_the_converted_model(tiny_llama: Path, tmp_path: 
     mapped, converted = both(in_dtype(Path(shutil.copytree(tiny_llama, tmp_path / "model")), torch.bfloat16))
     for name, frame in explore(mapped, Precision.parse("W3A8")).items():
         pd.testing.assert_frame_equal(frame, explore(converted, Precision.parse("W3A8"))[name])
+
+
+def test_the_end_to_end_pass_on_a_mapped_model_has_the_same_result(tiny_llama: Path, tmp_path: Path) -> None:
+    mapped, converted = both(in_dtype(Path(shutil.copytree(tiny_llama, tmp_path / "model")), torch.bfloat16))
+    spec = CalibrationSpec(
+        mapped.ref, Precision.parse("W2A8e4"), "abq+", segments=2, seq_len=16, epochs=1, end_to_end_segments=8
+    )
+    stores = MemoryStore(), MemoryStore()
+    for base, store in zip((mapped, converted), stores, strict=True):
+        calibrate(base, spec, store)
+    for index in range(2):
+        first, second = (store.load(index) for store in stores)
+        assert first is not None and second is not None
+        assert all(torch.equal(first[name], second[name]) for name in second)
