@@ -31,11 +31,12 @@ CLOSE_NATS = 0.02  # KL divergence per token between the integer engine and its 
 
 
 class ModelPath(NamedTuple):
-    """A model on an empty data folder. seq_len: that of its calibration and evaluation."""
+    """A model on an empty data folder. seq_len: that of its calibration and evaluation.  text: a file of plain text."""
 
     model: str
     real: bool
     seq_len: int
+    text: Path
     services: Services
     ask: Callable[..., dict[str, Any]]
 
@@ -44,6 +45,7 @@ class ModelPath(NamedTuple):
 def path(
     request: pytest.FixtureRequest,
     tmp_path: Path,
+    text_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[ModelPath]:
@@ -60,7 +62,8 @@ def path(
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    yield ModelPath(str(folder), real, 256 if real else CONTEXT // 2, open_services(Settings.from_environment()), ask)
+    seq_len = 256 if real else CONTEXT // 2
+    yield ModelPath(str(folder), real, seq_len, text_file, open_services(Settings.from_environment()), ask)
 
 
 def test_a_chat_model_from_its_folder_to_the_decoded_answer(path: ModelPath) -> None:
@@ -77,6 +80,11 @@ def test_a_chat_model_from_its_folder_to_the_decoded_answer(path: ModelPath) -> 
     assert math.isfinite(full["perplexity"]) and quantized["perplexity"] != full["perplexity"]
     if path.real:
         assert full["perplexity"] < quantized["perplexity"] < 3 * full["perplexity"]
+
+    protocol = ("--data", str(path.text), "--protocol", "paper", "--seq-len", str(path.seq_len))
+    papers = [path.ask("eval", one, *protocol) for one in (path.model, run)]
+    assert [one["protocol"] for one in papers] == ["paper", "paper"]
+    assert papers[1]["kl_mean"] > papers[1]["kl_floor"] >= 0
 
     written = {
         one: path.ask("generate", one, "--chat", QUESTION, "--system", "Be brief.", "--max-new-tokens", "24")
