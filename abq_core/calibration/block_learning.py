@@ -5,6 +5,7 @@ Distribution Correction in arXiv 2408.08554.
 
 import contextlib
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,8 @@ def learn_block(
     if not groups or spec.active_epochs == 0:
         return
     working = wrapped_copy(block, spec.precision, quantizer)
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    larger = math.sqrt(spec.active_batch)  # the rates are those of one segment; Adam's scale with the root of the batch
+    optimizer = torch.optim.AdamW([group | {"lr": larger * group["lr"]} for group in groups], weight_decay=0.0)
     order = torch.Generator().manual_seed(spec.seed * 1009 + index)
     count = len(targets.full)
     steps = block_steps(spec, count)
