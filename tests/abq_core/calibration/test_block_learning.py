@@ -16,6 +16,7 @@ from abq_core.calibration.block_learning import (
     take_step,
     wrapped_copy,
 )
+from abq_core.calibration.block_quantizer import CLIPPING_RATE
 from abq_core.events import EpochDone, Event, StepDone
 from abq_core.methods import METHODS, Switches
 from abq_core.precision import Precision
@@ -136,3 +137,18 @@ def first_loss(first_block: Any, switches: Switches, segment: int) -> float:
     targets = Targets(hidden, hidden, full, full)
     learn_block(first_block.module, 0, quantizer, targets, first_block.arguments, spec, events.append)
     return next(event.losses["mse"] for event in events if isinstance(event, EpochDone))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_learning_rates_grow_with_the_square_root_of_the_batch(first_block: Any, batch: int) -> None:
+    """The first step of Adam moves a value by its learning rate, or a little less if its gradient is tiny."""
+    switches = replace(METHODS["omniquant"], balance="none")
+    start = first_block.quantizer("W2A8", switches).state()["clip_high.mlp.down_proj"]
+    hidden = first_block.hidden[:batch]
+    full = run_block(first_block.module, hidden, first_block.arguments)
+    quantizer = first_block.quantizer("W2A8", switches)
+    spec = CalibrationSpec("tiny", Precision.parse("W2A8"), switches=switches, epochs=1, segments=batch, batch=batch)
+    targets = Targets(hidden, hidden, full, full)
+    learn_block(first_block.module, 0, quantizer, targets, first_block.arguments, spec, lambda event: None)
+    moved = (quantizer.state()["clip_high.mlp.down_proj"] - start).abs()
+    assert moved.max().item() == pytest.approx(CLIPPING_RATE * batch**0.5, rel=0.1)
