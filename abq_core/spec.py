@@ -11,7 +11,6 @@ from abq_core.precision import Precision
 __all__ = ["METHODS", "CalibrationSpec", "SpecError", "Switches", "read_precision"]
 
 DEFAULT_END_TO_END_SEGMENTS = 1024
-STEP_TOKENS = 1024  # read by an optimizer step, or one segment if that is longer
 EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN = 32, 512  # read when a calibration is done
 _LIMITS = {
     "segments": (1, 4096),
@@ -30,7 +29,7 @@ class CalibrationSpec:
     Two specs of the same method that calibrate the same way are equal.
 
     switches, epochs, batch and end_to_end_segments are None for the default: the switches of the method, its epochs
-    (20, for abq+ 10), as many segments as have 1,024 tokens, 1,024 segments. An explicit value that equals the default,
+    (20, for abq+ 10), its batch (1, for abq+ as many segments as have 1,024 tokens), 1,024 segments. An explicit value that equals the default,
     or that has no effect because nothing is learned or there is no end-to-end pass, becomes None too.
     `active_switches`, `active_epochs`, `active_batch` and `active_end_to_end_segments` are the values in force. data,
     segments and seed always count: every method reads text for its diagnostics and its evaluation.
@@ -107,7 +106,7 @@ class CalibrationSpec:
 
     @property
     def _default_batch(self) -> int:
-        return min(self.segments, segments_per_step(self.seq_len))
+        return min(self.segments, max(1, METHOD_TABLE[self.method].step_tokens // self.seq_len))
 
     @property
     def all_but_precision(self) -> tuple[object, ...]:
@@ -178,11 +177,6 @@ class CalibrationSpec:
         for name, value in self.active_switches.changes_from(METHODS[self.method]).items():
             words += ["--switch", f"{name}={str(value).lower()}"]
         return shlex.join(words)
-
-
-def segments_per_step(seq_len: int) -> int:
-    """Segments of `seq_len` tokens that an optimizer step reads by default."""
-    return max(1, STEP_TOKENS // seq_len)
 
 
 def read_precision(data: Mapping[str, object]) -> ModelPrecision:

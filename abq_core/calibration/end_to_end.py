@@ -27,8 +27,9 @@ from abq_core.models.autocast import bfloat16_products
 from abq_core.models.loading import LoadedModel
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.tables import round_embedding
-from abq_core.spec import CalibrationSpec, segments_per_step
+from abq_core.spec import CalibrationSpec
 
+STEP_TOKENS = 1024  # per optimizer step, or one segment if that is longer
 # Relative to the block-wise rates. Grids move slowly, since all codes of a row move with them.
 _RATES = {"balance": 0.04, "clipping": 0.04, "act_clipping": 0.04, "rounding": 0.5}
 _LARGEST_OFFSET = 1.0  # in steps of the grid: a weight may move past its neighbouring level
@@ -168,3 +169,8 @@ def _student(
     for index, quantizer in enumerate(quantizers):
         blocks[index] = _LearningBlock(learned, index, quantizer, signs)
     return model
+
+
+def segments_per_step(seq_len: int) -> int:
+    """Segments of `seq_len` tokens in one optimizer step."""
+    return max(1, STEP_TOKENS // seq_len)

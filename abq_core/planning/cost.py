@@ -9,17 +9,12 @@ from dataclasses import dataclass, replace
 
 from abq_core.analysis.block_frames import ATTENTION_TOKENS
 from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN
+from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
 from abq_core.calibration.hidden_states import IN_MEMORY_BYTES
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches
 from abq_core.models.shape import ModelShape
-from abq_core.spec import (
-    EVALUATION_SEGMENTS,
-    EVALUATION_SEQ_LEN,
-    STEP_TOKENS,
-    CalibrationSpec,
-    segments_per_step,
-)
+from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 
 HOST = "cpu"
 _FLOAT_BYTES = 4
@@ -70,7 +65,7 @@ class Work:
     segments: int = 32
     seq_len: int = 256
     epochs: int = METHOD_TABLE["abq"].epochs
-    batch: int = 4
+    batch: int = 1
     switches: Switches = METHODS["abq"]
     end_to_end_segments: int = 0
     device: str = HOST

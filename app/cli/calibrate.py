@@ -34,7 +34,9 @@ def calibrate(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", help="Segments per optimizer step of a block. Default: as many as have 1,024 tokens."),
+        typer.Option(
+            "--batch", help="Segments per step of a block. Default: 1, for abq+ as many as have 1,024 tokens."
+        ),
     ] = None,
     end_to_end_segments: Annotated[
         int | None,

@@ -9,7 +9,7 @@ import pytest
 
 from abq_core.mix import MixedLinear, ModelPrecision, PrecisionMix
 from abq_core.precision import Precision, PrecisionError
-from abq_core.spec import METHODS, CalibrationSpec, SpecError, Switches, segments_per_step
+from abq_core.spec import METHODS, CalibrationSpec, SpecError, Switches
 
 W4A4 = Precision.parse("W4A4")
 MIX = PrecisionMix(tuple(MixedLinear(block, "q", Precision.parse("W2A8"), 64) for block in (0, 1)))
@@ -127,15 +127,18 @@ def test_what_earlier_versions_stored_reads_to_equal_specs() -> None:
         name: getattr(METHODS["abq"], name) for name in ("balance", "clipping", "compensation", "dlc", "akl", "mse")
     }
     oldest = {"model": "builtin", "precision": "W4A4", "method": "abq", "epochs": 20, "switches": paper}
-    assert CalibrationSpec.from_dict(oldest) == CalibrationSpec("builtin", W4A4, batch=1)
+    assert CalibrationSpec.from_dict(oldest) == CalibrationSpec("builtin", W4A4)
+    plus = {**oldest, "method": "abq+", "switches": None}
+    assert CalibrationSpec.from_dict(plus) == CalibrationSpec("builtin", W4A4, "abq+", epochs=20, batch=1)
 
 
 @pytest.mark.parametrize(("seq_len", "batch"), [(8, 32), (256, 4), (300, 3), (1024, 1), (2048, 1)])
-def test_a_step_reads_1024_tokens_unless_a_batch_is_given(seq_len: int, batch: int) -> None:
-    spec = CalibrationSpec("builtin", W4A4, seq_len=seq_len)
-    assert spec.active_batch == batch and spec == replace(spec, batch=segments_per_step(seq_len))
+def test_a_step_of_abq_plus_reads_1024_tokens_unless_a_batch_is_given(seq_len: int, batch: int) -> None:
+    spec = CalibrationSpec("builtin", W4A4, "abq+", seq_len=seq_len)
+    assert spec.active_batch == batch and spec == replace(spec, batch=batch)
     assert replace(spec, batch=2).active_batch == 2
     assert replace(spec, segments=3, batch=100).active_batch == 3
+    assert replace(spec, method="abq").active_batch == 1
     assert replace(spec, method="rtn", batch=5) == replace(spec, method="rtn")
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
 from abq_core.calibration.calibration_text import CalibrationText
-from abq_core.calibration.end_to_end import end_to_end_steps
+from abq_core.calibration.end_to_end import STEP_TOKENS, end_to_end_steps, segments_per_step
 from abq_core.events import BlockDone, EpochDone, Event, StepDone
 from abq_core.methods import METHODS
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
-from abq_core.spec import STEP_TOKENS, CalibrationSpec, segments_per_step
+from abq_core.spec import CalibrationSpec
 
 
 @pytest.mark.parametrize(
