@@ -29,10 +29,10 @@ class CalibrationSpec:
     Two specs of the same method that calibrate the same way are equal.
 
     switches, epochs, batch and end_to_end_segments are None for the default: the switches of the method, its epochs
-    (20, for abq+ 10), its batch (1, for abq+ as many segments as have 1,024 tokens), 1,024 segments. An explicit value that equals the default,
-    or that has no effect because nothing is learned or there is no end-to-end pass, becomes None too.
-    `active_switches`, `active_epochs`, `active_batch` and `active_end_to_end_segments` are the values in force. data,
-    segments and seed always count: every method reads text for its diagnostics and its evaluation.
+    (20, for abq+ 10), its segments per step (1, for abq+ as many as have 1,024 tokens), 1,024 segments. An explicit
+    value that equals the default, or that has no effect because nothing is learned or there is no end-to-end pass,
+    becomes None too. `active_switches`, `active_epochs`, `active_batch` and `active_end_to_end_segments` are the values
+    in force. data, segments and seed always count: every method reads text for its diagnostics and its evaluation.
 
     segments, end_to_end_segments: of `seq_len` tokens; the end-to-end pass reads each of its segments once.
     batch: segments per optimizer step of a block.
