@@ -140,25 +140,14 @@ def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) 
     streams = 0 if states > IN_MEMORY_BYTES and work.home == HOST else _streams(work) * states
     drafts = round(_OFFSET * sum(sizes.weights) * _FLOAT_BYTES) if work.stores_drafts else 0
     block = _block_bytes(shape, sizes, work) + drafts
-<<<<<<< HEAD
-    together = _pass_bytes(shape, sizes, work) if work.end_to_end_segments else 0
+    together = _pass_bytes(shape, sizes, work) + made if work.end_to_end_segments else 0
     whole = (stored_bytes(shape) if made else 0) if together else 0  # the pass reads all blocks at every step
     tables = rounded_tables * shape.table[0] * shape.table[1] * _FLOAT_BYTES
     measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + tables
     if not work.moves:
         at_home, away = max(streams + made + block, whole + together, made + measuring), 0
     else:
-        copied, model = max(sizes.weights) * _FLOAT_BYTES, shape.parameters * _FLOAT_BYTES
-=======
-    together = _pass_bytes(shape, sizes, work) + made if work.end_to_end_segments else 0
-    tables = rounded_tables * shape.table[0] * shape.table[1] * _FLOAT_BYTES
-    measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + tables
-    if not work.moves:
-        read = stored_bytes(shape) if made and together else 0  # the pass reads every page of a mapped checkpoint
-        at_home, away = max(streams + made + block, together + read, made + measuring), 0
-    else:
-        copied, whole = max(sizes.weights) * _FLOAT_BYTES, stored_bytes(shape) if made else held
->>>>>>> ce3baff (The end-to-end pass reads mapped blocks one at a time)
+        copied, model = max(sizes.weights) * _FLOAT_BYTES, stored_bytes(shape) if made else held
         at_home = max(streams, made + measuring)
         away = max(copied + block, model + max(together, block) if together else 0)
     at_home = held + round(SLACK * at_home)
