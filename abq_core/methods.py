@@ -258,16 +258,11 @@ def read_switches(values: Mapping[str, object], base: Switches | None = None) ->
 
 @dataclass(frozen=True)
 class Method:
-    """One calibration method.
-
-    epochs, step_tokens: used if something is learned and no number is given. A step reads as many segments as have
-    `step_tokens` tokens, and at least one.
-    """
+    """One calibration method. epochs: used if something is learned and no number is given."""
 
     switches: Switches
     help: str
     epochs: int = 20
-    step_tokens: int = 1
 
 
 METHOD_TABLE: Mapping[str, Method] = {
@@ -305,7 +300,6 @@ METHOD_TABLE: Mapping[str, Method] = {
         ),
         "Beyond the paper: a Hadamard transform, learned rounding, and one pass in which all blocks learn together.",
         epochs=10,  # the end-to-end pass continues where they stop
-        step_tokens=1024,
     ),
 }
 METHODS: Mapping[str, Switches] = {name: method.switches for name, method in METHOD_TABLE.items()}

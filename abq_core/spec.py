@@ -28,11 +28,11 @@ class CalibrationSpec:
 
     Two specs of the same method that calibrate the same way are equal.
 
-    switches, epochs, batch and end_to_end_segments are None for the default: the switches of the method, its epochs
-    (20, for abq+ 10), its segments per step (1, for abq+ as many as have 1,024 tokens), 1,024 segments. An explicit
-    value that equals the default, or that has no effect because nothing is learned or there is no end-to-end pass,
-    becomes None too. `active_switches`, `active_epochs`, `active_batch` and `active_end_to_end_segments` are the values
-    in force. data, segments and seed always count: every method reads text for its diagnostics and its evaluation.
+    switches, epochs and end_to_end_segments are None for the default: the switches of the method, its epochs (20, for
+    abq+ 10), 1,024 segments. An explicit value that equals the default, or that has no effect because nothing is
+    learned or there is no end-to-end pass, becomes the default too. `active_switches`, `active_epochs` and
+    `active_end_to_end_segments` are the values in force. data, segments and seed always count: every method reads text
+    for its diagnostics and its evaluation.
 
     segments, end_to_end_segments: of `seq_len` tokens; the end-to-end pass reads each of its segments once.
     batch: segments per optimizer step of a block.
@@ -47,7 +47,7 @@ class CalibrationSpec:
     segments: int = 32
     seq_len: int = 256
     epochs: int | None = None
-    batch: int | None = None
+    batch: int = 1
     end_to_end_segments: int | None = None
     seed: int = 0
     device: str = "cpu"
@@ -58,8 +58,7 @@ class CalibrationSpec:
             object.__setattr__(self, "switches", None)
         if not self.active_switches.learns or self.epochs == METHOD_TABLE[self.method].epochs:
             object.__setattr__(self, "epochs", None)
-        if self.active_epochs == 0 or self.active_batch == self._default_batch:
-            object.__setattr__(self, "batch", None)
+        object.__setattr__(self, "batch", min(self.batch, self.segments) if self.active_epochs else 1)
         if not self.learns_end_to_end or self.end_to_end_segments == DEFAULT_END_TO_END_SEGMENTS:
             object.__setattr__(self, "end_to_end_segments", None)
 
@@ -81,7 +80,7 @@ class CalibrationSpec:
             )
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            may_be_none = name in ("epochs", "batch", "end_to_end_segments")
+            may_be_none = name in ("epochs", "end_to_end_segments")
             if not (value is None and may_be_none) and not (isinstance(value, int) and low <= value <= high):
                 raise SpecError(f"{name} is {str(value)[:80]}: use a whole number from {low} to {high}.")
 
@@ -98,17 +97,6 @@ class CalibrationSpec:
         return METHOD_TABLE[self.method].epochs if self.epochs is None else self.epochs
 
     @property
-    def active_batch(self) -> int:
-        """Segments per optimizer step of a block; 0 if nothing is learned."""
-        if self.active_epochs == 0:
-            return 0
-        return self._default_batch if self.batch is None else min(self.segments, self.batch)
-
-    @property
-    def _default_batch(self) -> int:
-        return min(self.segments, max(1, METHOD_TABLE[self.method].step_tokens // self.seq_len))
-
-    @property
     def all_but_precision(self) -> tuple[object, ...]:
         """Everything that determines a block's tensors, except the precision.
 
@@ -118,7 +106,7 @@ class CalibrationSpec:
         learning = (
             self.active_switches,
             self.active_epochs,
-            self.active_batch,
+            self.batch,
             self.active_end_to_end_segments,
         )
         return (self.model, *text, *learning, self.device)
@@ -140,7 +128,7 @@ class CalibrationSpec:
 
         "precision" holds the notation, or the name of a mix; the mix itself is then under "mix".
         """
-        data = {**asdict(self), "precision": str(self.precision), "batch": self.active_batch}
+        data = {**asdict(self), "precision": str(self.precision)}
         return data | {"mix": self.precision.to_dict()} if isinstance(self.precision, PrecisionMix) else data
 
     @classmethod
@@ -150,8 +138,7 @@ class CalibrationSpec:
         Raises SpecError or PrecisionError.
         """
         known = {field.name for field in fields(cls)}
-        values = {"batch": 1, **data}  # versions without the field read one segment per step
-        values["batch"] = values["batch"] or None  # 0 if nothing is learned
+        values = dict(data)
         values.pop("mix", None)  # part of the precision
         if unknown := sorted(values.keys() - known):
             raise SpecError(f"Unknown field '{unknown[0]}': a calibration has {', '.join(sorted(known))}.")

@@ -1,12 +1,10 @@
 """Does another commit calibrate to the same tensors, bit for bit?
 
 Compare the SHA-256 of every block of a few runs.
-    .venv/bin/python benchmarks/same_tensors.py COMMIT [OPTION ...]
-    .venv/bin/python benchmarks/same_tensors.py d5ae73d --batch 1
+    .venv/bin/python benchmarks/same_tensors.py d5ae73d
 
-Options are for the present code only, where a default has changed since the commit. Checks the commit out into a
-temporary git worktree, calibrates the built-in model there and here with the same settings and interpreter, and prints
-one row per run. Exit code 1 if any block differs. Takes 10 minutes on 2 cores.
+Checks the commit out into a temporary git worktree, calibrates the built-in model there and here with the same settings
+and the same interpreter, and prints one row per run. Exit code 1 if any block differs. Takes 10 minutes on 2 cores.
 """
 
 import hashlib
@@ -32,15 +30,14 @@ RUNS = {
 
 def main() -> int:
     """Compare and print."""
-    commit, *options = sys.argv[1:] or sys.exit(__doc__)
+    commit = sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "checkout"
         subprocess.run(["git", "worktree", "add", "--detach", "--quiet", str(other), commit], cwd=ROOT, check=True)
         try:
             differing = 0
             for name, arguments in RUNS.items():
-                before = block_hashes(other, Path(folder), arguments)
-                after = block_hashes(ROOT, Path(folder), [*arguments, *options])
+                before, after = (block_hashes(root, Path(folder), arguments) for root in (other, ROOT))
                 same = before == after
                 differing += not same
                 print(f"{name:18} {len(after)} blocks  {'equal' if same else f'DIFFER: {before} {after}'}", flush=True)

@@ -73,7 +73,7 @@ def learn_block(
     if not groups or spec.active_epochs == 0:
         return
     working = wrapped_copy(block, spec.precision, quantizer)
-    larger = math.sqrt(spec.active_batch)  # the rates are those of one segment; Adam's scale with the root of the batch
+    larger = math.sqrt(spec.batch)  # the rates are those of one segment; Adam's scale with the root of the batch
     optimizer = torch.optim.AdamW([group | {"lr": larger * group["lr"]} for group in groups], weight_decay=0.0)
     order = torch.Generator().manual_seed(spec.seed * 1009 + index)
     count = len(targets.full)
@@ -82,7 +82,7 @@ def learn_block(
     step = 0
     for epoch in range(spec.active_epochs):
         sums: dict[str, float] = {}
-        batches = torch.randperm(count, generator=order).split(spec.active_batch)
+        batches = torch.randperm(count, generator=order).split(spec.batch)
         for batch in batches:
             terms = _loss_terms(block, working, quantizer, targets, arguments, batch, spec.active_switches)
             total = torch.stack(list(terms.values())).sum()
@@ -98,7 +98,7 @@ def learn_block(
 
 def block_steps(spec: CalibrationSpec, segments: int) -> int:
     """Number of optimizer steps of a block; 0 if nothing is learned."""
-    return spec.active_epochs * -(-segments // spec.active_batch) if spec.active_epochs else 0
+    return spec.active_epochs * -(-segments // spec.batch) if spec.active_epochs else 0
 
 
 def decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:

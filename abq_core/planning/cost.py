@@ -57,7 +57,7 @@ _ROW_BYTES = 28  # learned clipping of an output channel, in the block's file an
 class Work:
     """The parts of a calibration job that its cost depends on.
 
-    epochs, batch: 0 if nothing is learned.  end_to_end_segments: 0 without an end-to-end pass.  device: where blocks
+    epochs: 0 if nothing is learned.  end_to_end_segments: 0 without an end-to-end pass.  device: where blocks
     are worked on.  home: where the model and the segments' hidden states are, "cpu" or an accelerator.  diagnosed,
     evaluated: number of segments and tokens in each.
     """
@@ -83,7 +83,7 @@ class Work:
             segments=spec.segments,
             seq_len=spec.seq_len,
             epochs=spec.active_epochs,
-            batch=spec.active_batch,
+            batch=spec.batch,
             switches=switches,
             end_to_end_segments=spec.active_end_to_end_segments,
             device=spec.device,
@@ -193,7 +193,7 @@ def _model_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> tuple[int, int
 
 def _block_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
     """Bytes while one block is worked on, without the block itself."""
-    values = _VALUES * max(work.batch, 1) * work.seq_len * max(sizes.channels)
+    values = _VALUES * work.batch * work.seq_len * max(sizes.channels)
     if work.epochs == 0:
         return round((_ROUNDING * max(sizes.weights) + _LINEAR * sizes.largest + values) * _FLOAT_BYTES)
     cost = work.switches.cost
@@ -263,7 +263,7 @@ def seconds(shape: ModelShape, work: Work) -> float:
     tokens = work.segments * work.seq_len
     walk = 3 * _forward_seconds(shape, weights, channels, work.segments, work.seq_len)
     walk += 3 * weights * _WEIGHT + weights * cost.weight_seconds
-    steps = work.epochs * -(-work.segments // max(work.batch, 1))
+    steps = work.epochs * -(-work.segments // work.batch)
     walk += steps * shape.blocks * _STEP + steps * weights * (_WEIGHT + cost.weight_step_seconds)
     walk += work.epochs * tokens * (6 * weights * _OPERATION + channels * _VALUE)
     squares = work.epochs * work.segments * shape.blocks * work.seq_len**2

@@ -48,7 +48,7 @@ def read_sweep(path: Path) -> list[CalibrationSpec]:
     for values in product(*axes.values()):
         cell = dict(zip(axes, values, strict=True))
         cell |= _mix(path, str(cell["precision"])) | _switches(path, shared, str(cell["method"]))
-        specs.append(CalibrationSpec.from_dict({"batch": None, **shared, **cell}))
+        specs.append(CalibrationSpec.from_dict({**shared, **cell}))
     return list(dict.fromkeys(specs))
 
 

@@ -32,12 +32,7 @@ def calibrate(
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the segments. Default: the method's.")
     ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            "--batch", help="Segments per step of a block. Default: 1, for abq+ as many as have 1,024 tokens."
-        ),
-    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Segments per optimizer step of a block.")] = 1,
     end_to_end_segments: Annotated[
         int | None,
         typer.Option("--end-to-end-segments", help="Segments that the end-to-end pass of abq+ reads, once each."),

@@ -128,18 +128,13 @@ def test_what_earlier_versions_stored_reads_to_equal_specs() -> None:
     }
     oldest = {"model": "builtin", "precision": "W4A4", "method": "abq", "epochs": 20, "switches": paper}
     assert CalibrationSpec.from_dict(oldest) == CalibrationSpec("builtin", W4A4)
-    plus = {**oldest, "method": "abq+", "switches": None}
-    assert CalibrationSpec.from_dict(plus) == CalibrationSpec("builtin", W4A4, "abq+", epochs=20, batch=1)
 
 
-@pytest.mark.parametrize(("seq_len", "batch"), [(8, 32), (256, 4), (300, 3), (1024, 1), (2048, 1)])
-def test_a_step_of_abq_plus_reads_1024_tokens_unless_a_batch_is_given(seq_len: int, batch: int) -> None:
-    spec = CalibrationSpec("builtin", W4A4, "abq+", seq_len=seq_len)
-    assert spec.active_batch == batch and spec == replace(spec, batch=batch)
-    assert replace(spec, batch=2).active_batch == 2
-    assert replace(spec, segments=3, batch=100).active_batch == 3
-    assert replace(spec, method="abq").active_batch == 1
-    assert replace(spec, method="rtn", batch=5) == replace(spec, method="rtn")
+def test_a_batch_is_at_most_all_segments_and_one_if_nothing_is_learned() -> None:
+    spec = CalibrationSpec("builtin", W4A4, "abq+", batch=4)
+    assert CalibrationSpec.from_dict(spec.to_dict()) == spec and "--batch 4" in spec.command_line()
+    assert replace(spec, segments=3, batch=100).batch == 3
+    assert replace(spec, method="rtn") == CalibrationSpec("builtin", W4A4, "rtn")
 
 
 def test_values_in_force_are_those_of_the_method_unless_changed() -> None:

@@ -44,7 +44,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tiny_spec(precision: str, method: str = "abq", **changes: object) -> CalibrationSpec:
     spec = CalibrationSpec(
-        "tiny", Precision.parse(precision), method, segments=4, seq_len=32, epochs=3, batch=1, end_to_end_segments=64
+        "tiny", Precision.parse(precision), method, segments=4, seq_len=32, epochs=3, end_to_end_segments=64
     )
     return dataclasses.replace(spec, **changes)
 

@@ -138,7 +138,7 @@ def test_a_half_done_job_of_an_old_data_folder_resumes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    passes = {"end_to_end_segments": 16, "batch": 1} if method == "abq+" else {}
+    passes = {"end_to_end_segments": 16} if method == "abq+" else {}
     spec = tiny_spec("W2A8", method, epochs=None, **passes)
     reference = run_reference(tmp_path / "reference", spec)
     first = write_old_folder(tmp_path / "old", spec, reference)
