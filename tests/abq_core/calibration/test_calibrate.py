@@ -188,7 +188,7 @@ def test_learned_rounding_beats_nearest_and_the_pass_lowers_the_distance_to_full
     rounds = dataclasses.replace(alone, rounding=False)
     distances = []
     for switches in (rounds, alone, METHODS["abq+"]):
-        spec = tiny_spec("W2A8", "abq+", data=text, switches=switches, segments=16, epochs=6, end_to_end_segments=512)
+        spec = tiny_spec("W2A8", "abq+", data=text, switches=switches, segments=16, epochs=6, end_to_end_segments=2048)
         store, _ = run(base, spec)
         distances.append(evaluate(quantized_model(base, spec.precision, store, "simulated"), base, ids).kl_mean)
     assert distances[2] < distances[1] < distances[0]
@@ -228,7 +228,7 @@ def test_blocks_held_in_the_pass_stay_closer_to_full_precision(base: LoadedModel
     cosines = []
     for held in (False, True):
         switches = dataclasses.replace(METHODS["abq+"], block_targets=held)
-        spec = tiny_spec("W2A8", "abq+", data=text, switches=switches, segments=16, epochs=6, end_to_end_segments=512)
+        spec = tiny_spec("W2A8", "abq+", data=text, switches=switches, segments=16, epochs=6, end_to_end_segments=2048)
         _, events = run(base, spec)
         losses = [e.losses for e in events if isinstance(e, EpochDone) and e.block == 2]
         assert all(set(one) == ({"kl", "blocks", "total"} if held else {"kl", "total"}) for one in losses)

@@ -22,7 +22,7 @@ def test_hub_ids_are_checked_before_weights_are_fetched(folder: Path, monkeypatc
     assert load_model("org/name@refs/pr/3").ref == "org/name@refs/pr/3"
     assert [(repo, revision) for repo, revision, _ in fetched] == [("org/name", "refs/pr/3")] * 2
     assert not any("safetensors" in p and "index" not in p for p in fetched[0][2])
-    assert all(p.endswith((".json", ".txt", ".safetensors")) for _, _, patterns in fetched for p in patterns)
+    assert all(p.endswith((".json", ".txt", ".jinja", ".safetensors")) for _, _, patterns in fetched for p in patterns)
     fetched.clear()
     assert model_shape("org/name").blocks == 2
     assert len(fetched) == 1

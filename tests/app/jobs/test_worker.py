@@ -349,8 +349,9 @@ def test_progress_never_falls_and_adopted_blocks_do_not_count_towards_the_rate()
     seconds[0] = 5.0
     progress.calibration_event(BlockDone(0, 5.0, None, {}))
     assert progress.eta_seconds is None and progress.fraction == pytest.approx(0.2)
-    seconds[0] = 15.0
-    progress.calibration_event(StepDone(1, 16, 16))
+    for step in range(1, 17):
+        seconds[0] += 10 / 16
+        progress.calibration_event(StepDone(1, step, 16))
     seen = progress.fraction
     assert progress.eta_seconds == pytest.approx(10.0 * (1 - seen) / (seen - 0.2))
     progress.calibration_event(StepDone(1, 1, 16))
