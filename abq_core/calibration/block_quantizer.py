@@ -147,10 +147,8 @@ class BlockQuantizer:
         """
         parameters = self.float_parameters() | {f"{name}.act_clip": clip for name, clip in self.act_clips.items()}
         for name in self.quantized:
-            key, grid = f"{name}.weight", self._grid(name)
-            if signs is not None and name in self.offsets:
-                grid = replace(grid, offset=signs.learn(self.offsets[name]))
-            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], grid)
+            key = f"{name}.weight"
+            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], self._grid(name, signs))
         return parameters
 
     def shrink_offsets(self) -> None:
@@ -196,10 +194,12 @@ class BlockQuantizer:
         }
         return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
-    def _grid(self, name: str) -> WeightGrid:
+    def _grid(self, name: str, signs: SignDescent | None = None) -> WeightGrid:
         clips = self.clip_low.get(name), self.clip_high.get(name)
         low, high = (None if logits is None else torch.sigmoid(logits) for logits in clips)
-        offset = self.offsets[name].float() if name in self.offsets else None
+        offset = self.offsets.get(name)
+        if offset is not None:
+            offset = offset.float() if signs is None else signs.learn(offset)
         return replace(self._levels, clip_low=low, clip_high=high, offset=offset)
 
 

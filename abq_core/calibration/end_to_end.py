@@ -1,7 +1,7 @@
 """The end-to-end pass: all blocks learn together to match the full-precision logits.
 
-It goes beyond the paper, in which each block learns alone. Memory: the model as it is stored, one float16 offset per
-weight, and the float32 weights, gradients and activations of one block at a time.
+It goes beyond the paper, in which each block learns alone. Memory: the model in its stored dtype, one float16 offset
+per weight, and the float32 weights, gradients and activations of one block at a time.
 """
 
 import copy

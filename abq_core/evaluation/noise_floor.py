@@ -18,7 +18,7 @@ def kl_floor(
 ) -> float:
     """Mean KL(float32 || bfloat16) of the full-precision model in nats per token: the noise of a 16-bit model.
 
-    A quantized model at this distance cannot be told from the model as it is usually run. Of a text with more than
+    A quantized model at this distance cannot be told from the model in bfloat16. Of a text with more than
     4,096 tokens only the first segments are read. segments, on_step, unscored: as for `evaluate`.
     Raises EvaluationError.
     """

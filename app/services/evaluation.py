@@ -173,7 +173,7 @@ class EvaluationService:
             if floor is not None and stored.model == reference.ref and protocol(stored.values) == wanted:
                 return float(floor)
 
-        def on_floor_step(done: int, total: int) -> None:  # may stop, but is no progress of the evaluation itself
+        def on_floor_step(done: int, total: int) -> None:  # may raise to stop; not counted as progress
             if on_step is not None:
                 on_step(0, total)
 

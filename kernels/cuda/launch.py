@@ -254,42 +254,33 @@ def multiply_by_library(
 
 def dequantize(launcher: Launcher, weight: DeviceWeight, out: Tensor) -> None:
     """Write (spacing code - zero) * scale to out (n, k), float32, float16 or bfloat16."""
-    arguments = DequantizeArguments(
-        weight=weight.data.data_ptr(),
-        scale=weight.scale.data_ptr(),
-        zero=weight.zero.data_ptr(),
-        out=out.data_ptr(),
-        type=type_number(out.dtype),
-        n=weight.n,
-        k=weight.k,
-        tiles=weight.tiles,
-        chunks=weight.chunks,
-        planes=weight.planes,
-        group=weight.segment,
-        spacing=weight.spacing,
-    )
+    arguments = DequantizeArguments(**_unpacking(weight, out))
     grid = (-(-weight.chunks // (THREADS // 32)), weight.tiles, 1)
     launcher.launch(DEQUANTIZE, grid, THREADS, 16, arguments)
 
 
 def look_up(launcher: Launcher, weight: DeviceWeight, ids: Tensor, out: Tensor) -> None:
     """Write the dequantized rows `ids` (m,) int64, contiguous, to out (m, k), float32, float16 or bfloat16; m > 0."""
-    arguments = LookUpArguments(
-        weight=weight.data.data_ptr(),
-        scale=weight.scale.data_ptr(),
-        zero=weight.zero.data_ptr(),
-        ids=ids.data_ptr(),
-        out=out.data_ptr(),
-        type=type_number(out.dtype),
-        n=weight.n,
-        k=weight.k,
-        tiles=weight.tiles,
-        chunks=weight.chunks,
-        planes=weight.planes,
-        group=weight.segment,
-        spacing=weight.spacing,
-    )
+    arguments = LookUpArguments(ids=ids.data_ptr(), **_unpacking(weight, out))
     launcher.launch(LOOK_UP, (len(ids), -(-weight.chunks // (THREADS // 32)), 1), THREADS, 16, arguments)
+
+
+def _unpacking(weight: DeviceWeight, out: Tensor) -> dict[str, int]:
+    """The arguments of a kernel that writes dequantized values of a weight to `out`."""
+    return {
+        "weight": weight.data.data_ptr(),
+        "scale": weight.scale.data_ptr(),
+        "zero": weight.zero.data_ptr(),
+        "out": out.data_ptr(),
+        "type": type_number(out.dtype),
+        "n": weight.n,
+        "k": weight.k,
+        "tiles": weight.tiles,
+        "chunks": weight.chunks,
+        "planes": weight.planes,
+        "group": weight.segment,
+        "spacing": weight.spacing,
+    }
 
 
 def output_tiles(plan: Plan, weight: DeviceWeight, m: int, act_bits: int) -> int:
