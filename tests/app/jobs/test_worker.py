@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -175,8 +174,7 @@ def test_the_supervisor_runs_requeues_and_cancels(services: Services, tiny_spec:
     supervisor.start()
     try:
         wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
-        first = services.jobs.get(job.id)
-        os.kill(int(pid_of(first)), signal.SIGKILL)
+        process_of(services.jobs.get(job.id)).kill()
         killed = time.monotonic()
         wait_until(lambda: "exited" in services.jobs.log(job.id), "the death was noticed")
         assert time.monotonic() - killed < 10  # 1 s on an idle machine
@@ -195,7 +193,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_is_killed(
     job = services.jobs.submit(tiny_spec(epochs=1000))
     supervisor.step()
     wait_until(lambda: services.jobs.get(job.id).state == "running", "the job is claimed")
-    worker = psutil.Process(int(pid_of(services.jobs.get(job.id))))
+    worker = process_of(services.jobs.get(job.id))
     try:
         wait_until(lambda: stopped_outside_a_transaction(worker, services), "it is stopped")
         for seconds[0] in (1.0, 31.0):
@@ -224,11 +222,11 @@ def stopped_outside_a_transaction(worker: psutil.Process, services: Services) ->
         connection.close()
 
 
-def pid_of(job: Job) -> str:
-    """The process id of a job's worker, found by the name in its command line."""
+def process_of(job: Job) -> psutil.Process:
+    """The process of a job's worker, found by the name in its command line."""
     assert job.worker
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return next(line.split()[0] for line in listed.splitlines() if f"--name {job.worker}" in line)
+    running = psutil.process_iter(["cmdline"])
+    return next(process for process in running if job.worker in (process.info["cmdline"] or []))
 
 
 def test_sigterm_requeues_the_job(services: Services, tiny_spec: SpecMaker, start_worker: StartWorker) -> None:
@@ -246,13 +244,13 @@ def test_a_worker_without_its_supervisor_requeues_its_job_and_ends(services: Ser
     supervisor = subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=environment, cwd=PROJECT_ROOT)
     try:
         wait_until(lambda: len(services.jobs.losses(job.id)) > 0, "the job is being learned")
-        worker = int(pid_of(services.jobs.get(job.id)))
+        worker = process_of(services.jobs.get(job.id))
     finally:
         supervisor.kill()
         supervisor.wait()
     killed = time.monotonic()
     wait_until(lambda: services.jobs.get(job.id).state == "queued", "the job was queued again")
-    wait_until(lambda: not psutil.pid_exists(worker), "the worker ended")
+    wait_until(lambda: not worker.is_running(), "the worker ended")
     assert time.monotonic() - killed < 10
 
 
