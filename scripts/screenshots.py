@@ -91,6 +91,7 @@ def time_kernels(page: Page) -> None:
 
 SHOTS = [
     Shot("explore", "explore", "W2*A8", wait_for_picture),
+    Shot("bit-planes", "explore", "W4A8", choose("Bit planes")),
     Shot("calibrate", "calibrate", "W4A4", show_losses),
     Shot("distributions", "distributions", "W4A4", wait_for_picture),
     Shot("attention", "distributions", "W4A4", choose("Attention maps")),
@@ -138,8 +139,8 @@ def answers(address: str) -> bool:
         return False
 
 
-def take(address: str, out: Path, model: str, width: int, dark: bool) -> None:
-    """Take all screenshots at one width in light or dark mode."""
+def take(address: str, out: Path, model: str, width: int, dark: bool, only: list[str]) -> None:
+    """Take screenshots at one width in light or dark mode. only: their names; empty for all."""
     out.mkdir(parents=True, exist_ok=True)
     suffix = ("-dark" if dark else "") + (f"-{width}" if width != 1280 else "")
     with sync_playwright() as playwright:
@@ -148,7 +149,7 @@ def take(address: str, out: Path, model: str, width: int, dark: bool) -> None:
             viewport={"width": width, "height": HEIGHTS.get(width, width * 9 // 16)},
             color_scheme="dark" if dark else "light",
         )
-        for shot in SHOTS:
+        for shot in (shot for shot in SHOTS if not only or shot.name in only):
             page = context.new_page()
             page.set_default_timeout(WAIT_MS)
             page.goto(f"{address}?model={model}&precision={shot.precision}&tab={shot.tab}")
@@ -171,13 +172,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--model", default="builtin", help="show the runs of this model")
+    parser.add_argument("--only", nargs="*", default=[], choices=[shot.name for shot in SHOTS], metavar="NAME")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="abq-demo-") as temporary:
         data = options.data or Path(temporary)
         if options.data is None:
             make_demo(data)
         with running(data) as address:
-            take(address, options.out, options.model, options.width, options.dark)
+            take(address, options.out, options.model, options.width, options.dark, options.only)
 
 
 if __name__ == "__main__":

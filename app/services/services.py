@@ -6,6 +6,8 @@ from app.services.allocation import AllocationService
 from app.services.evaluation import EvaluationService
 from app.services.generation import GenerationService
 from app.services.jobs import JobService
+from app.services.lenses import LensServices
+from app.services.lenses.bit_planes import BitPlaneService
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from app.services.reports import ReportService
@@ -30,6 +32,7 @@ class Services:
     storage: Storage
     registry: ModelRegistry
     models: ModelService
+    lenses: LensServices
     jobs: JobService
     runs: RunService
     evaluation: EvaluationService
@@ -59,6 +62,7 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
         storage=storage,
         registry=registry,
         models=models,
+        lenses=LensServices(BitPlaneService(registry, models)),
         jobs=jobs,
         runs=runs,
         evaluation=EvaluationService(storage, registry, sources, runs),

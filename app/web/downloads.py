@@ -6,7 +6,7 @@ A request names a run or job id and one of a fixed set of names, never a path.
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from app.json_values import to_json_text
 from app.services import ServiceError, Services
+from app.services.lenses.bit_planes import Place
 from app.web.access.private_texts import check_text_access, may_see_text, public_record
 
 ASSETS = Path(__file__).parent / "assets"
@@ -26,6 +27,7 @@ PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 EXPLORE_FRAMES = frozenset({"histograms", "levels", "linears", "outliers"})
 CACHE_ONE_DAY = {"Cache-Control": "max-age=86400"}
 NO_CACHE = {"Cache-Control": "no-cache"}
+MOST_DIGITS = 9
 ERRORS = (ValueError, RuntimeError, OSError)  # answered with 404 and the message
 
 
@@ -59,6 +61,12 @@ def _csv_routes(services: Services) -> list[Route]:
             raise ServiceError(f"There is no table of this name. Choose one of {', '.join(sorted(EXPLORE_FRAMES))}.")
         return services.models.explore(query.get("model", ""), query.get("precision", ""))[name]
 
+    def bit_planes(request: Request) -> pd.DataFrame:
+        query = request.query_params
+        row, column, block = (whole_number(query, name) for name in ("row", "column", "block"))
+        place = Place(block, query.get("tensor", ""), row, column)
+        return services.lenses.bit_planes.read(query.get("model", ""), query.get("precision", ""), place).tile
+
     def losses(request: Request) -> pd.DataFrame:
         return services.jobs.losses(request.path_params["job"])
 
@@ -68,11 +76,20 @@ def _csv_routes(services: Services) -> list[Route]:
     return [
         _csv_route("/abq/run/{run}/{name}.csv", "{name}-{run}", run_frame),
         _csv_route("/abq/explore/{name}.csv", "{name}", explore_frame),
+        _csv_route("/abq/lens/bit-planes.csv", "bit-planes", bit_planes),
         _csv_route("/abq/job/{job}/losses.csv", "losses", losses),
         _csv_route("/abq/runs.csv", "runs", lambda request: services.runs.frame()),
         _csv_route("/abq/predictions.csv", "predictions", predictions),
         _csv_route("/abq/throughput.csv", "throughput", lambda request: services.timings.frame(shipped=True)),
     ]
+
+
+def whole_number(query: Mapping[str, str], name: str) -> int:
+    """A whole number of a query, 0 if it is missing. Raises ServiceError."""
+    text = query.get(name, "0")
+    if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
+        raise ServiceError(f"{name} is {text[:40]!r}: use a whole number of at most {MOST_DIGITS} digits.")
+    return int(text)
 
 
 def _csv_route(url: str, filename: str, read: Callable[[Request], pd.DataFrame]) -> Route:

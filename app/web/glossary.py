@@ -57,6 +57,7 @@ TERMS = {
     "half-step zero points": Term(
         "Zero points in half steps. Four levels can then be symmetric: -1.5, -0.5, 0.5, 1.5."
     ),
+    "zero point": Term("The code that stands for the value 0. It is subtracted from every code."),
     "rounded": Term("Rounded to the nearest level; nothing is learned."),
     "corrected": Term("Calibrated: balance vectors and clipping are learned block by block before rounding."),
 }

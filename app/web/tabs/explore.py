@@ -17,9 +17,11 @@ from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
+from app.web.tabs.lenses import bit_planes
 from app.web.tabs.table_bits import build_table_bits
 
 FRAMES = {"Weights": "histograms", "Levels": "levels", "Signal to noise": "linears", "Outlier channels": "outliers"}
+PICTURES = [*FRAMES, bit_planes.NAME]
 CAPTIONS = {
     "Weights": "Look at the spacing of the rounded peaks: every weight moves to the nearest level of its row. "
     "The lower panel shows the share of weights at each level.",
@@ -32,9 +34,10 @@ def build_explore_tab(page: Page) -> None:
     """Choices on the left, the figure on the right."""
     with gr.Row(elem_classes="abq-tab"):
         with gr.Column(elem_classes="abq-choices"):
-            picture = gr.Radio(list(FRAMES), value="Weights", label="Figure", elem_id="explore-picture")
+            picture = gr.Radio(PICTURES, value="Weights", label="Figure", elem_id="explore-picture")
             block = gr.Slider(0, 1, value=0, step=1, label="Block", elem_id="explore-block")
             tensor = gr.Dropdown([], label="Linear layer", elem_id="explore-tensor")
+            planes = bit_planes.build()
             facts = gr.HTML("", js_on_load=None)
             table_bits = gr.Column()
             calibrate = gr.Button("Calibrate this precision", variant="primary", elem_id="explore-calibrate")
@@ -43,11 +46,12 @@ def build_explore_tab(page: Page) -> None:
                 html.answer("Loading the model\N{HORIZONTAL ELLIPSIS}"), elem_id="explore-answer", js_on_load=None
             )
             figure = build_picture("explore-figure")
+            detail = gr.HTML("", elem_id="explore-detail", js_on_load=None)
     with table_bits:
         build_table_bits(page, answer)
 
     @callback(answer, tab="explore")
-    def show(selection: Selection, name: str, at: float | None, linear: str | None) -> Updates:
+    def show(selection: Selection, name: str, at: float | None, linear: str | None, *tile: float | None) -> Updates:
         frames = page.services.models.explore(selection.model, selection.precision)
         precision = page.services.models.precision(selection.precision)
         linears = frames["linears"]
@@ -56,18 +60,25 @@ def build_explore_tab(page: Page) -> None:
         number = min(max(int(at or 0), 0), last)
         linear = linear if linear in names else names[0]
         by_linear = name != "Signal to noise"
+        if name == bit_planes.NAME:
+            place = bit_planes.Tile(*tile).place(number, linear)
+            drawn, below = bit_planes.shown(page, selection, place, precision.of_linear(number, linear))
+        else:
+            drawn, below = _framed(selection, precision, frames, name, number, linear), ""
         return {
             answer: html.answer(_answer(page, selection, precision, linears)),
-            figure: _framed(selection, precision, frames, name, number, linear),
+            figure: drawn,
+            detail: below,
+            planes.column: gr.update(visible=name == bit_planes.NAME),
             facts: _facts(page, selection),
             block: gr.update(maximum=max(last, 1), value=number, interactive=by_linear),
             tensor: gr.update(choices=names, value=linear, interactive=by_linear),
         }
 
-    inputs = [page.selection, picture, block, tensor]
-    outputs = [answer, figure, facts, block, tensor]
+    inputs = [page.selection, picture, block, tensor, *planes.tile]
+    outputs = [answer, figure, detail, facts, block, tensor, planes.column]
     page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
-    gr.on([picture.input, block.input, tensor.input], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    gr.on([widget.input for widget in inputs[1:]], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)
 
 

@@ -9,8 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from abq_core.analysis.bit_planes import BitPlanes
 from app.figures.attention import attention_figure
 from app.figures.base import empty_figure
+from app.figures.bit_planes import bit_planes_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure, weight_figure
 from app.figures.kl_buckets import kl_buckets_figure
@@ -20,6 +22,7 @@ from app.figures.pareto import front, pareto_figure
 from app.figures.signal import outlier_figure, signal_figure
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
 from app.services import Services
+from app.services.lenses.bit_planes import Place
 from storage.jobs import Job
 
 Q = "self_attn.q_proj"
@@ -34,6 +37,7 @@ class Frames:
     explored: dict[str, pd.DataFrame]
     losses: pd.DataFrame
     runs: pd.DataFrame
+    planes: BitPlanes
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +56,9 @@ def frames(finished: tuple[Services, Job]) -> Frames:
     )
     run = {name: services.runs.diagnostics(job.run_id, name) for name in names}
     explored = services.models.explore(str(job.spec["model"]), "W2*A8")
-    return Frames(run, explored, services.jobs.losses(job.id), services.runs.frame())
+    model = str(job.spec["model"])
+    planes = services.lenses.bit_planes.read(model, "W4A8", Place(1, "mlp.down_proj", 3, 5, 2))
+    return Frames(run, explored, services.jobs.losses(job.id), services.runs.frame(), planes)
 
 
 def kernel_rows() -> pd.DataFrame:
@@ -98,6 +104,7 @@ DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
     "speed-up": lambda f, dark: speedup_figure(kernel_rows(), dark),
     "roofline": lambda f, dark: roofline_figure(kernel_rows(), dark),
     "decode": lambda f, dark: decode_figure(decode_rows(), dark),
+    "bit planes": lambda f, dark: bit_planes_figure(f.planes, dark),
     "pareto": lambda f, dark: pareto_figure(f.runs, dark),
 }
 
@@ -284,3 +291,16 @@ def test_kl_by_confidence_has_one_bar_per_bucket_and_the_floor() -> None:
     assert (figure.layout.shapes[0].y0, figure.layout.annotations[0].text) == (0.05, "floor: bfloat16")
     assert not kl_buckets_figure(buckets).layout.shapes
     assert "evaluate the run again" in kl_buckets_figure(buckets.iloc[:0]).layout.annotations[0].text
+
+
+def test_pictures_of_planes_show_the_bits_of_the_codes_and_the_counts_their_contribution(frames: Frames) -> None:
+    lens = frames.planes
+    figure = bit_planes_figure(lens)
+    codes = lens.tile.pivot(index="row", columns="column", values="code").to_numpy()
+    pictures = [np.asarray(trace.z) for trace in figure.data if trace.type == "heatmap"]
+    assert np.array_equal(pictures[0], codes)
+    assert np.array_equal(sum(pictures[1 + index].astype(int) << (3 - index) for index in range(4)), codes)
+    assert np.array_equal(pictures[5], lens.tile.pivot(index="row", columns="column", values="full").astype("float32"))
+    (bars,) = (trace for trace in figure.data if trace.type == "bar")
+    assert list(bars.y) == list(lens.steps["snr_db"])
+    assert lens.product is not None and int(pictures[-1].sum()) == lens.product.products

@@ -185,6 +185,7 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         (f"run/{job.run_id}/blocks.csv", "cosine"),
         (f"job/{job.id}/losses.csv", "term"),
         (f"explore/linears.csv?model={tiny_llama}&precision=W4A4", "weight_snr_db"),
+        (f"lens/bit-planes.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj", "code"),
         ("runs.csv", "perplexity"),
     ]:
         status, body = fetch(f"{site}abq/{path}")
@@ -205,6 +206,9 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         "run/..%2f..%2fabq.sqlite3/blocks.csv",
         "run/r-00000000/spec.csv",
         "explore/spec.csv",
+        "lens/spec.csv",
+        "lens/bit-planes.csv?model=builtin&precision=W4A4&block=-1&tensor=mlp.up_proj",
+        "lens/bit-planes.csv?model=builtin&precision=W4A4&row=1e9&tensor=mlp.up_proj",
         "job/1/losses.csv",
         "run/..%2f..%2fabq.zip",
         "run/r-00000000.zip",

@@ -1,0 +1,61 @@
+"""The lenses: what Chromium draws, compared with a NumPy computation."""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from abq_core.models.architectures import blocks_of
+from abq_core.models.loading import LoadedModel, load_model
+from abq_core.precision import Precision
+from abq_core.quantization.quantizers import quantize_weight
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+expect.set_options(timeout=120_000)
+
+
+@pytest.fixture(scope="module")
+def builtin() -> LoadedModel:
+    return load_model("builtin")
+
+
+def traces(page: Page, picture: str) -> list[dict[str, Any]]:
+    """The traces of a drawn figure, with their coordinates as arrays."""
+    found = page.evaluate("(id) => JSON.stringify(document.querySelector(`#${id} .abq-plot`).data)", picture)
+    return [{**trace, **{axis: values(trace.get(axis)) for axis in "xyz"}} for trace in json.loads(found)]
+
+
+def values(sent: Any) -> Any:
+    """An array as plotly sends it: a list, or bytes with their type and shape."""
+    if not isinstance(sent, dict):
+        return sent
+    array = np.frombuffer(base64.b64decode(sent["bdata"]), np.dtype(sent["dtype"]))
+    shape = [int(size) for size in str(sent.get("shape", len(array))).split(",")]
+    return array.reshape(shape)
+
+
+def choose(page: Page, tab: str, label: str) -> None:
+    """Choose a figure and wait until it is drawn."""
+    before = page.locator(f"#{tab}-figure").get_attribute("data-drawn")
+    page.get_by_role("radio", name=label, exact=True).check()
+    expect(page.locator(f"#{tab}-figure")).not_to_have_attribute("data-drawn", before or "0")
+
+
+def test_bit_planes_of_the_page_are_those_of_the_weight(page: Page, address: str, builtin: LoadedModel) -> None:
+    page.goto(f"{address}?precision=W4A8")
+    expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
+    choose(page, "explore", "Bit planes")
+    expect(page.locator("#explore-detail")).to_contain_text("the integer that the engine computes")
+    weight = blocks_of(builtin.model)[0].self_attn.q_proj.weight.detach()
+    codes = quantize_weight(weight, Precision.parse("W4A8")).codes[:32, :32].numpy()
+    pictures = [trace["z"] for trace in traces(page, "explore-figure") if trace["type"] == "heatmap"]
+    assert np.array_equal(pictures[0], codes)
+    for plane, picture in zip((3, 2, 1, 0), pictures[1:5], strict=True):
+        assert np.array_equal(picture, codes >> plane & 1)
+    with page.expect_download() as download:
+        page.locator("#explore-figure a", has_text="CSV").click()
+    assert download.value.suggested_filename == "bit-planes.csv"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
