@@ -27,6 +27,7 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 
 import psutil
 import torch
+from pages.measured_part import BEGIN, END, replace_measured
 from random_models import CONFIGS, one_block_model, repeat_block
 
 from abq_core.inference.generate import Token, generate
@@ -43,7 +44,6 @@ COLUMNS = (*TORCH_COLUMNS, "W2A8", "W2*A8", "W4A4", "W4A8", "W6A6", "W8A8")
 RESULT = Path(__file__).parent / "results" / "cpu-decode.json"
 _PROMPT = PROMPT + " those of the module that it was made for," * 2
 _STARTS = 8
-_BEGIN, _END = "<!-- measured -->", "<!-- end -->"
 
 
 class ColumnError(RuntimeError):
@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = measured_page(result)
     print(page)
     if options.markdown is not None:
-        before, _, rest = options.markdown.read_text("utf-8").partition(_BEGIN)
-        options.markdown.write_text(f"{before}{_BEGIN}\n\n{page}\n{_END}{rest.partition(_END)[2]}", "utf-8")
+        replace_measured(options.markdown, page)
 
 
 def start_up() -> dict[str, float]:
@@ -261,7 +260,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="texts per column")
     parser.add_argument("--tokens", type=int, default=16, help="tokens per text")
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {_BEGIN} and {_END}")
+    parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {BEGIN} and {END}")
     return parser.parse_args(arguments)
 
 

@@ -20,18 +20,19 @@ class RowFile:
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the results stored under this key, or None."""
-        return next((row["found"] for row in self._rows() if row["asked"] == key), None)
+        return next((row["found"] for row in self.rows() if row["asked"] == key), None)
 
     def add(self, key: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         """Store results, replacing those stored under the same key."""
         with self._locked():
-            rows = [row for row in self._rows() if row["asked"] != key]
+            rows = [row for row in self.rows() if row["asked"] != key]
             rows.append({"asked": dict(key), "found": dict(results)})
             fresh = self.path.with_suffix(".new")
             fresh.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
             os.replace(fresh, self.path)
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, {"asked": key, "found": results}, in the order in which they were stored."""
         return json.loads(self.path.read_text()) if self.path.is_file() else []
 
     @contextmanager

@@ -1,0 +1,81 @@
+"""The tables of docs/real-models.md, from the rows of `real_model.py`."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Format quality, KL by confidence and speed as Markdown tables; a part without rows is left out."""
+    evaluated = [row for row in rows if "windows" in row["found"]]
+    timed = [row["found"]["rounds"] for row in rows if "rounds" in row["found"]]
+    parts = [_quality(evaluated), _buckets(evaluated)] if evaluated else []
+    parts += [_speed(rounds) for rounds in timed]
+    return "\n\n".join(parts) + "\n"
+
+
+def _quality(rows: Sequence[Row]) -> str:
+    first = rows[0]["found"]
+    head = ["precision", "method", "bits/parameter", "MiB", "perplexity, windows", "perplexity, paper", "KL", "same top"]
+    lines = []
+    for row in rows:
+        windows, paper = row["found"]["windows"], row["found"]["paper"]
+        full = row["asked"]["method"] == "none"
+        lines.append(
+            [
+                *_name(row),
+                f"{windows['bits_per_parameter']:.2f}",
+                f"{windows['model_bytes'] / 2**20:.1f}",
+                f"{windows['perplexity']:.2f}",
+                f"{paper['perplexity']:.2f}",
+                "" if full else f"{windows['kl_mean']:.4f}",
+                "" if full else f"{windows['same_top']:.1%}",
+            ]
+        )
+    texts = (
+        f"Calibrated on `{rows[0]['asked']['calibrated']}`, evaluated on `{rows[0]['asked']['evaluated']}`: "
+        f"{first['windows']['tokens']:,} tokens by `windows`, {first['paper']['tokens']:,} by `paper`. "
+        f"KL by `windows`, in nats per token; its floor (bfloat16) is {first['windows']['kl_floor']:.4f}."
+    )
+    return f"{_table(head, lines)}\n\n{texts}"
+
+
+def _buckets(rows: Sequence[Row]) -> str:
+    quantized = [row for row in rows if row["asked"]["method"] != "none"]
+    if not quantized:
+        return ""
+    first = quantized[0]["found"]["windows"]["kl_buckets"]
+    head = ["precision", "method", *(f"{one['low']:.0%} to {one['high']:.0%}" for one in first)]
+    share = ["share of the tokens", "", *(f"{one['share']:.0%}" for one in first)]
+    lines = [
+        [*_name(row), *(f"{one['kl_mean']:.4f}" for one in row["found"]["windows"]["kl_buckets"])] for row in quantized
+    ]
+    return f"KL by the highest probability that full precision gives to a token:\n\n{_table(head, [share, *lines])}"
+
+
+def _speed(rounds: Sequence[Sequence[Row]]) -> str:
+    head = ["", "path", "tokens/s", "first token, ms", "weights in memory, MiB"]
+    lines = []
+    for measured in zip(*rounds, strict=True):
+        rate, first = (median(one[key] for one in measured) for key in ("tokens_per_second", "first_token_seconds"))
+        weights = measured[0]["weight_bytes"] / 2**20
+        lines.append(
+            [measured[0]["column"], measured[0]["path"], f"{rate:.1f}", f"{first * 1e3:.0f}", f"{weights:.1f}"]
+        )
+    one = rounds[0][0]
+    return (
+        f"Decoding {one['tokens']} tokens on {one['threads']} threads, in turn, median of {len(rounds)} rounds:\n\n"
+        f"{_table(head, lines)}"
+    )
+
+
+def _name(row: Row) -> tuple[str, str]:
+    asked = row["asked"]
+    method = "" if asked["method"] == "none" else f"`{asked['method']}`"
+    return asked["precision"].replace("*", "\\*"), method
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))

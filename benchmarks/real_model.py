@@ -1,0 +1,134 @@
+"""Quantize a real model in several ways: size, perplexity by two protocols, KL and decoding speed of each.
+
+    python benchmarks/real_model.py ~/models/smollm2-135m --calibrate-on valid.txt --evaluate-on test.txt \
+        --markdown docs/real-models.md
+
+Every step is a command of the command line in a process of its own, and is printed. Rows are stored as they finish; runs and
+evaluations stay in the data folder (--data-dir). `--speed` times the models, which needs an idle machine. Then they decode in
+turn in one process.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pages.measured_part import replace_measured
+from pages.real_model_page import tables
+from row_file import RowFile
+
+from abq_core.precision import FULL
+
+PRECISIONS = ("W8A8", "W4A8", "W4A8h8", "W4A8h8e8", "W4A4", "W2*A8h8")
+METHODS = ("rtn", "abq")
+RESULT = Path(__file__).parent / "results" / "real-model.json"
+Key = dict[str, Any]
+
+
+class CommandError(RuntimeError):
+    """A command of the benchmark failed."""
+
+
+class Bench:
+    """Runs commands on one model in one data folder and keeps their answers in a file."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.file = RowFile(options.out)
+        self.environment = {**os.environ, "ABQ_DATA_DIR": str(options.data_dir)}
+
+    def abq(self, *words: str) -> dict[str, Any]:
+        """Run one command with --json and return its answer.  Raises CommandError if it fails."""
+        print("abq", shlex.join(words), file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "app.cli", *words, "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=self.environment)
+        if done.returncode:
+            raise CommandError(f"abq {shlex.join(words)} ended with {done.returncode}.")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def row(self, precision: str, method: str) -> Key:
+        """The key of a row; what a row depends on besides the code."""
+        options = self.options
+        texts = {"calibrated": options.calibrate_on.name, "evaluated": options.evaluate_on.name}
+        return {"model": options.model.name, "precision": precision, "method": method, **texts, **dict(options.set)}
+
+    def quality(self, precision: str, method: str) -> None:
+        """Calibrate (unless full precision) and evaluate by both protocols."""
+        key = self.row(precision, method)
+        if self.file.find(key) is not None:
+            return
+        options = self.options
+        model = subject = str(options.model)
+        if precision != str(FULL):
+            data = ("--data", str(options.calibrate_on))
+            extra = [f"--{name}={value}" for name, value in options.set]
+            how = ("--precision", precision, "--method", method, *data, *extra)
+            subject = self.abq("calibrate", model, *how, "--wait")["run"]
+        text = ("--data", str(options.evaluate_on))
+        protocols = {
+            protocol: self.abq("eval", subject, *text, "--protocol", protocol) for protocol in ("windows", "paper")
+        }
+        self.file.add(key, protocols)
+
+    def speed(self, columns: Sequence[str]) -> None:
+        """Time the decoding of all columns in turn, `rounds` times."""
+        words = ("bench", "decode", "--model", str(self.options.model), "--columns", ",".join(columns))
+        rounds = [self.abq(*words)["measurements"] for _ in range(self.options.rounds)]
+        self.file.add({"model": self.options.model.name, "speed": list(columns)}, {"rounds": rounds})
+
+
+def wanted(precisions: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Full precision, then each method at every precision."""
+    yield str(FULL), "none"
+    for method in methods:
+        for precision in precisions:
+            yield precision, method
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, and write the page."""
+    options = _options(arguments)
+    bench = Bench(options)
+    if options.speed:
+        bench.speed(["bf16", *options.precisions])
+    else:
+        for precision, method in wanted(options.precisions, options.methods):
+            try:
+                bench.quality(precision, method)
+            except CommandError as error:
+                print(error, file=sys.stderr, flush=True)
+    if options.markdown is not None:
+        replace_measured(options.markdown, tables(bench.file.rows()))
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}' is not name=value, such as epochs=5")
+    return name, value
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a model folder or a .gguf file")
+    parser.add_argument("--calibrate-on", type=Path, required=True, help="a .txt file")
+    parser.add_argument("--evaluate-on", type=Path, required=True, help="a .txt file")
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--set", nargs="+", type=_setting, default=[], help="settings of the calibrations: epochs=5")
+    parser.add_argument("--speed", action="store_true", help="time decoding instead; needs an idle machine")
+    parser.add_argument("--rounds", type=int, default=3, help="timings per column")
+    parser.add_argument("--data-dir", type=Path, default=Path("build/real-model-data"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--markdown", type=Path, help="the page that shows the rows")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
