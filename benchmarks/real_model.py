@@ -26,6 +26,7 @@ from abq_core.precision import FULL
 
 PRECISIONS = ("W8A8", "W4A8", "W4A8h8", "W4A8h8e8", "W4A4", "W2*A8h8")
 METHODS = ("rtn", "abq")
+PROTOCOLS = ("windows", "paper")
 RESULT = Path(__file__).parent / "results" / "real-model.json"
 Key = dict[str, Any]
 
@@ -59,11 +60,12 @@ class Bench:
         return {"model": options.model.name, "precision": precision, "method": method, **texts, **dict(options.set)}
 
     def quality(self, precision: str, method: str) -> None:
-        """Calibrate (unless full precision) and evaluate by both protocols."""
-        key = self.row(precision, method)
-        if self.file.find(key) is not None:
+        """Calibrate (unless full precision), and evaluate by the protocols that the row lacks."""
+        key, options = self.row(precision, method), self.options
+        found = self.file.find(key) or {}
+        missing = [protocol for protocol in options.protocols if protocol not in found]
+        if not missing:
             return
-        options = self.options
         model = subject = str(options.model)
         if precision != str(FULL):
             data = ("--data", str(options.calibrate_on))
@@ -71,10 +73,9 @@ class Bench:
             how = ("--precision", precision, "--method", method, *data, *extra)
             subject = self.abq("calibrate", model, *how, "--wait")["run"]
         text = ("--data", str(options.evaluate_on))
-        protocols = {
-            protocol: self.abq("eval", subject, *text, "--protocol", protocol) for protocol in ("windows", "paper")
-        }
-        self.file.add(key, protocols)
+        for protocol in missing:
+            found = {**found, protocol: self.abq("eval", subject, *text, "--protocol", protocol)}
+            self.file.add(key, found)
 
     def speed(self, columns: Sequence[str]) -> None:
         """Time the decoding of all columns in turn, `rounds` times."""
@@ -121,6 +122,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--evaluate-on", type=Path, required=True, help="a .txt file")
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--set", nargs="+", type=_setting, default=[], help="settings of the calibrations: epochs=5")
     parser.add_argument("--speed", action="store_true", help="time decoding instead; needs an idle machine")
     parser.add_argument("--rounds", type=int, default=3, help="timings per column")

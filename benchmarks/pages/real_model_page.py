@@ -17,11 +17,21 @@ def tables(rows: Sequence[Row]) -> str:
 
 
 def _quality(rows: Sequence[Row]) -> str:
-    first = rows[0]["found"]
-    head = ["precision", "method", "bits/parameter", "MiB", "perplexity, windows", "perplexity, paper", "KL", "same top"]
+    first = rows[0]["found"]["windows"]
+    tokens = max((row["found"]["paper"]["tokens"] for row in rows if "paper" in row["found"]), default=0)
+    head = [
+        "precision",
+        "method",
+        "bits/parameter",
+        "MiB",
+        "perplexity, windows",
+        "perplexity, paper",
+        "KL",
+        "same top",
+    ]
     lines = []
     for row in rows:
-        windows, paper = row["found"]["windows"], row["found"]["paper"]
+        windows, paper = row["found"]["windows"], row["found"].get("paper")
         full = row["asked"]["method"] == "none"
         lines.append(
             [
@@ -29,15 +39,15 @@ def _quality(rows: Sequence[Row]) -> str:
                 f"{windows['bits_per_parameter']:.2f}",
                 f"{windows['model_bytes'] / 2**20:.1f}",
                 f"{windows['perplexity']:.2f}",
-                f"{paper['perplexity']:.2f}",
+                f"{paper['perplexity']:.2f}" if paper else "",
                 "" if full else f"{windows['kl_mean']:.4f}",
                 "" if full else f"{windows['same_top']:.1%}",
             ]
         )
     texts = (
         f"Calibrated on `{rows[0]['asked']['calibrated']}`, evaluated on `{rows[0]['asked']['evaluated']}`: "
-        f"{first['windows']['tokens']:,} tokens by `windows`, {first['paper']['tokens']:,} by `paper`. "
-        f"KL by `windows`, in nats per token; its floor (bfloat16) is {first['windows']['kl_floor']:.4f}."
+        f"{first['tokens']:,} tokens by `windows`, {tokens:,} by `paper`. "
+        f"KL by `windows`, in nats per token; its floor (bfloat16) is {first['kl_floor']:.4f}."
     )
     return f"{_table(head, lines)}\n\n{texts}"
 
