@@ -3,9 +3,9 @@
     python benchmarks/real_model.py ~/models/smollm2-135m --calibrate-on valid.txt --evaluate-on test.txt \
         --markdown docs/real-models.md
 
-Every step is a command of the command line in a process of its own, and is printed. Rows are stored as they finish; runs and
-evaluations stay in the data folder (--data-dir). `--speed` times the models, which needs an idle machine. Then they decode in
-turn in one process.
+Every step is a command of the command line in a process of its own, and is printed. Rows are stored as they finish;
+runs and evaluations stay in the data folder (--data-dir). `--speed` times the models, which needs an idle machine: they
+decode in turn in one process.
 """
 
 import argparse
