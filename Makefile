@@ -29,10 +29,11 @@ test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
 real: venv  ## a user's path with a real chat model: make real ABQ_REAL_MODEL=folder
 	$(if $(ABQ_REAL_MODEL),ABQ_REAL_MODEL="$(abspath $(ABQ_REAL_MODEL))" )$(BIN)/python -m pytest -m real_model tests/app/test_model_path.py
 
-extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray]"
+extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray, exports
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray,exports]"
 	$(BIN)/python -m pytest tests/kernels/cuda/test_compile.py tests/kernels/benchmark/test_peers.py \
-		tests/app/jobs/test_ray_jobs.py tests/app/services/test_sweeps.py -m "not slow" --numprocesses $(PROCESSES)
+		tests/app/jobs/test_ray_jobs.py tests/app/services/test_sweeps.py tests/abq_core/export \
+		tests/app/cli/test_export_command.py -m "not slow" --numprocesses $(PROCESSES)
 
 browser: venv  ## a person's path through the page, in Chromium
 	$(BIN)/python -m pytest -m browser

@@ -19,6 +19,12 @@ def is_hub_id(ref: str) -> bool:
     return _HUB_ID.fullmatch(ref) is not None
 
 
+def hub_repository(ref: str) -> str | None:
+    """The repository "org/name" of a hub id, without its file and revision; None for other text."""
+    match = _HUB_ID.fullmatch(ref)
+    return None if match is None or "/" not in match["repo"] else match["repo"]
+
+
 def hub_folder(ref: str, weights: bool) -> Path:
     """The local snapshot of "org/name[@revision]", or the folder made from "org/name/file.gguf[@revision]".
 

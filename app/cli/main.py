@@ -19,6 +19,7 @@ from app.cli.auth import auth
 from app.cli.bench import bench
 from app.cli.calibrate import calibrate
 from app.cli.database import database
+from app.cli.export import export
 from app.cli.jobs import jobs
 from app.cli.measure import evaluate, generate
 from app.cli.quickstart import quickstart
@@ -48,6 +49,7 @@ app.command()(generate)
 app.add_typer(bench, name="bench")
 app.command()(warmup)
 app.add_typer(runs, name="runs")
+app.command()(export)
 app.command()(report)
 app.command()(quickstart)
 app.add_typer(database, name="db")

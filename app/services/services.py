@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from app.services.allocation import AllocationService
 from app.services.evaluation import EvaluationService
+from app.services.exports import ExportService
 from app.services.generation import GenerationService
 from app.services.jobs import JobService
 from app.services.lenses import LensServices
@@ -43,6 +44,7 @@ class Services:
     allocation: AllocationService
     sweeps: SweepService
     reports: ReportService
+    exports: ExportService
 
 
 def open_services(settings: Settings, sources: Sources | None = None) -> Services:
@@ -73,4 +75,5 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
         allocation=AllocationService(settings, runs, registry, sources),
         sweeps=SweepService(storage.runs, models, jobs, sources),
         reports=ReportService(runs, jobs, tasks),
+        exports=ExportService(storage, registry, runs),
     )

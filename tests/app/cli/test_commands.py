@@ -31,7 +31,8 @@ KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "
 COMMANDS = [
     "app", "calibrate", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
     "generate", "bench kernels", "bench decode", "bench export", "bench import", "runs list", "runs show",
-    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "report", "quickstart", "worker", "warmup",
+    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "export", "report",
+    "quickstart", "worker", "warmup",
 ]  # fmt: skip
 Ask = Callable[..., dict[str, object]]
 

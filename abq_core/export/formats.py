@@ -1,0 +1,156 @@
+"""Export a run: the formats, and the steps from an empty folder to one with weights, card and proof."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from abq_core.export import compressed_tensors
+from abq_core.export.compressed_tensors import Activations, write_compressed_tensors
+from abq_core.export.errors import ExportError
+from abq_core.export.folder import export_target, folder_bytes, new_folder
+from abq_core.export.model_card import README, Card, Loading, public_name
+from abq_core.export.model_files import licence
+from abq_core.export.proof import TRANSFORMERS, Proof, Runtime, prove
+from abq_core.export.source import ExportSource
+from abq_core.inference.runtime import streamed_model
+from abq_core.models.hub import hub_repository
+from abq_core.models.reference import is_local
+
+PROOF_FILE = "proof.json"
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of an export. activations: of compressed-tensors, "run" or "symmetric" (as vLLM requires)."""
+
+    activations: Activations = "run"
+
+    @classmethod
+    def read(cls, activations: str = "run") -> "Options":
+        """Options from text. Raises ExportError."""
+        if activations not in get_args(Activations):
+            raise ExportError(
+                f"{activations[:60]!r} is no kind of activations: use {' or '.join(get_args(Activations))}."
+            )
+        return cls(cast(Activations, activations))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer wrote. file: what the runtime loads, below the folder; "" for the folder itself.
+
+    weight_bytes: of all tensors.  dropped: what the format does not keep, as sentences.
+    """
+
+    dropped: Sequence[str]
+    weight_bytes: int
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format. write(source, folder, options, on_step) fills an empty folder; steps: of a block in `write`."""
+
+    name: str
+    help: str
+    write: Callable[[ExportSource, Path, Options, OnStep], Written]
+    steps: int
+    runtime: Runtime
+    loading: Callable[[ExportSource, str], Loading]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export. path: the folder, or the file for a format of one file.  bytes: of all files.
+
+    bits_per_parameter: bytes of all tensors, in bits, per parameter of the model (a tied table counts once).
+    dropped: what the format does not keep of the run.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    bits_per_parameter: float
+    dropped: Sequence[str]
+    proof: Proof
+
+
+def export_run(
+    source: ExportSource,
+    name: str,
+    target: str | Path,
+    options: Options,
+    environment: Mapping[str, str],
+    on_step: OnStep,
+) -> Exported:
+    """Write a run in a format to the new folder `target`, load it in its runtime, and describe it.
+
+    environment: of the runtime's process, without secrets.  on_step(done, total): may raise to stop; then nothing
+    remains. Raises ExportError, MissingBlockError.
+    """
+    format, path = format_named(name), export_target(target)
+    total, done = (format.steps + 1) * source.blocks + 1, 0
+
+    def proven() -> None:
+        nonlocal done
+        done += 1
+        on_step(format.steps * source.blocks + done, total)
+
+    with new_folder(path) as folder:
+        written = format.write(source, folder, options, lambda step, _: on_step(step, total))
+        run = streamed_model(source.base, source.precision, source.store)
+        proof = prove(format.runtime, folder / written.file, run, environment, proven)
+        bits = 8 * written.weight_bytes / source.parameters
+        (folder / PROOF_FILE).write_text(json.dumps(asdict(proof), indent=2) + "\n", "utf-8")
+        card = _card(source, format, path.name, written, proof, bits)
+        (folder / README).write_text(card.render(), "utf-8")
+        size = folder_bytes(folder)
+    return Exported(str(path / written.file), name, size, bits, written.dropped, proof)
+
+
+def format_named(name: str) -> Format:
+    """The format of this name. Raises ExportError."""
+    found = FORMATS.get(name)
+    if found is None:
+        raise ExportError(f"{name[:60]!r} is not a format: use one of {', '.join(FORMATS)}.")
+    return found
+
+
+def _card(source: ExportSource, format: Format, folder: str, written: Written, proof: Proof, bits: float) -> Card:
+    ref, record = source.base.ref, source.record
+    facts = [(name, str(value)) for name, value in record.items() if name not in ("precision", "method")]
+    return Card(
+        name=public_name(ref),
+        hub_id=None if is_local(ref) else hub_repository(ref),
+        licence=licence(ref),
+        format=format.name,
+        precision=str(source.precision),
+        method=str(record["method"]),
+        facts=[*facts, ("bits per parameter of this export", f"{bits:.2f}")],
+        dropped=written.dropped,
+        proof=proof,
+        loading=format.loading(source, folder),
+    )
+
+
+def _write_compressed_tensors(source: ExportSource, folder: Path, options: Options, on_step: OnStep) -> Written:
+    dropped, weight_bytes = write_compressed_tensors(source, folder, options.activations, on_step)
+    return Written(dropped, weight_bytes)
+
+
+FORMATS: Mapping[str, Format] = {
+    one.name: one
+    for one in (
+        Format(
+            compressed_tensors.NAME,
+            "for vLLM, and for transformers with the package compressed-tensors",
+            _write_compressed_tensors,
+            2,
+            TRANSFORMERS,
+            compressed_tensors.loading,
+        ),
+    )
+}

@@ -1,0 +1,49 @@
+"""abq export: a run as a checkpoint that another runtime loads."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app import formatting
+from app.cli.answers import Answer, JsonOption, answers
+from app.cli.options import RunId
+from app.cli.session import open_services
+
+
+@answers
+def export(
+    run: RunId,
+    to: Annotated[str, typer.Option("--to", help="compressed-tensors (vLLM, transformers).")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder. Its parent must exist; nothing is replaced.")],
+    activations: Annotated[
+        str,
+        typer.Option(
+            "--activations",
+            help="For compressed-tensors. run: with a zero point per token, as the run; symmetric: as vLLM requires.",
+        ),
+    ] = "run",
+    as_json: JsonOption = False,
+) -> Answer:
+    """Write a run as a checkpoint for another runtime, load it there, and say how far it is from the run.
+
+    Example: abq export r-0123456789 --to compressed-tensors --out smollm2-w4a8
+    """
+    from abq_core.export.formats import Options
+    from abq_core.export.model_card import proof_sentence
+    from app.jobs.progress_line import ProgressLine
+
+    line = ProgressLine()
+    try:
+        done = open_services().exports.export(
+            run, to, out, Options.read(activations), lambda step, total: line.show(to, step / total, "", None)
+        )
+    finally:
+        line.close()
+    lines = [
+        f"{done.path}: {formatting.size(done.bytes)}, {formatting.bits(done.bits_per_parameter)} bits per parameter.",
+        proof_sentence(done.proof),
+        *(f"Not kept: {sentence}" for sentence in done.dropped),
+    ]
+    return Answer({"run": run, **asdict(done)}, "\n".join(lines))

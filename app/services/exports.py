@@ -1,0 +1,88 @@
+"""Exports of runs to formats that other runtimes load."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abq_core.spec import CalibrationSpec, read_precision
+from app import formatting
+from app.runs.run_folder import BlockStore
+from app.secrets import without_secrets
+from app.services.errors import ServiceError
+from app.services.registry import ModelRegistry
+from app.services.runs import RunService
+from app.services.stored import Storage
+
+if TYPE_CHECKING:
+    from abq_core.export.formats import Exported, Options
+    from abq_core.export.source import ExportSource
+
+OnStep = Callable[[int, int], None]
+
+
+class ExportService:
+    """Writes finished runs in the formats of `abq_core.export`."""
+
+    def __init__(self, storage: Storage, registry: ModelRegistry, runs: RunService) -> None:
+        self._storage, self._registry, self._runs = storage, registry, runs
+
+    def export(
+        self, run_id: str, format: str, target: Path, options: "Options | None" = None, on_step: OnStep | None = None
+    ) -> "Exported":
+        """Write a run to the new folder `target`, load it in its runtime and compare the two.
+
+        on_step(done, total): may raise to stop; then nothing remains.
+        Raises ServiceError, RunNotFoundError, ExportError, MissingBlockError, ModelError.
+        """
+        from abq_core.export.folder import export_target
+        from abq_core.export.formats import Options, export_run, format_named
+
+        format_named(format)
+        export_target(target)
+        run = self._runs.get(run_id)
+        if run.state != "succeeded":
+            raise ServiceError(f"Run {run.id} is {run.state}: only a finished run can be exported.")
+        environment = without_secrets(os.environ)
+        step = on_step or (lambda done, total: None)
+        return export_run(self._source(run.id), format, target, options or Options(), environment, step)
+
+    def _source(self, run_id: str) -> "ExportSource":
+        from abq_core.export.source import ExportSource
+        from abq_core.mix import resolve_tables
+        from abq_core.models.shape import has_tied_tables
+
+        run = self._runs.get(run_id)
+        base = self._registry.full(run.model)
+        precision = resolve_tables(read_precision(run.spec), has_tied_tables(base.model))
+        hashes = {block.block: block.sha256 for block in self._storage.runs.blocks(run.id)}
+        store = BlockStore(self._runs.folder(run.id), hashes)
+        return ExportSource(base, precision, store, self._record(run.id))
+
+    def _record(self, run_id: str) -> Mapping[str, str]:
+        """What the model card says about a run, by name; no path of this machine is in it."""
+        from abq_core.export.model_card import public_name
+
+        run, rows = self._runs.get(run_id), self._runs.frame()
+        row = rows[rows["run"] == run.id].iloc[0].to_dict()
+        spec = CalibrationSpec.from_dict(run.spec)
+        command = spec.command_line()
+        for path in (spec.model, spec.data):
+            command = command.replace(path, public_name(path))
+        record = {
+            "method": run.method,
+            "precision": run.precision,
+            "calibrated on": formatting.texts(self._runs.texts(run.id)),
+            "command": command,
+            "run": run.id,
+        }
+        if formatting.number(row["perplexity"]) is not None:
+            data = public_name(str(row["data"]))
+            record |= {
+                "perplexity": formatting.perplexity(row["perplexity"], row["perplexity_stderr"]),
+                "KL to full precision": formatting.kl(row["kl_mean"], row["kl_floor"]),
+                "same most likely token as full precision": formatting.percent(row["same_top"]),
+                "measured on": f"{row['segments']:.0f} segments of {row['seq_len']:.0f} tokens of {data}",
+                "bits per parameter of the run": formatting.bits(row["bits_per_parameter"]),
+            }
+        return record
