@@ -72,7 +72,7 @@ class ExportService:
         record = {
             "method": run.method,
             "precision": run.precision,
-            "calibrated on": formatting.texts(self._runs.texts(run.id)),
+            "calibrated on": f"{spec.segments} segments of {spec.seq_len} tokens of {public_name(spec.data)}",
             "command": command,
             "run": run.id,
         }
