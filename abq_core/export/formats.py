@@ -32,9 +32,8 @@ class Options:
     def read(cls, activations: str = "run") -> "Options":
         """Options from text. Raises ExportError."""
         if activations not in get_args(Activations):
-            raise ExportError(
-                f"{activations[:60]!r} is no kind of activations: use {' or '.join(get_args(Activations))}."
-            )
+            kinds = " or ".join(get_args(Activations))
+            raise ExportError(f"--activations is {activations[:60]!r}: use {kinds}.")
         return cls(cast(Activations, activations))
 
 
