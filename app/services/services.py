@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.services.allocation import AllocationService
 from app.services.evaluation import EvaluationService
-from app.services.exports import ExportService
+from app.services.exchange.exports import ExportService
 from app.services.generation import GenerationService
 from app.services.jobs import JobService
 from app.services.lenses import LensServices
