@@ -6,11 +6,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import xllamacpp
 
 
 def main(file: str, request_file: str, answer_file: str) -> None:
     """Compute log-probabilities, one request per token, and a greedy continuation."""
+    import xllamacpp  # optional: this script runs only where it is installed
+
     request = np.load(request_file)
     ids, prompt = request["ids"], request["prompt"].tolist()
     parameters = xllamacpp.CommonParams()
@@ -35,7 +36,7 @@ def main(file: str, request_file: str, answer_file: str) -> None:
     )
 
 
-def _log_probabilities(server: xllamacpp.Server, prompt: list[int], vocabulary: int) -> np.ndarray:
+def _log_probabilities(server: Any, prompt: list[int], vocabulary: int) -> np.ndarray:
     """Log-probabilities of every next token, (vocabulary,) float32."""
     answer = _ask(server, prompt, n_predict=1, n_probs=vocabulary)
     top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
@@ -46,7 +47,7 @@ def _log_probabilities(server: xllamacpp.Server, prompt: list[int], vocabulary: 
     return row
 
 
-def _ask(server: xllamacpp.Server, prompt: list[int], **options: Any) -> dict[str, Any]:
+def _ask(server: Any, prompt: list[int], **options: Any) -> dict[str, Any]:
     return server.handle_completions(
         {"prompt": prompt, "temperature": 0, "cache_prompt": True, "return_tokens": True, **options}
     )
