@@ -1,6 +1,6 @@
 """Data frames that compare three versions ("lenses") of a block.
 
-The lenses are "full" (full precision), "rounded", and "corrected" (by calibration).
+The lenses are "full" (full precision), "rounded", and "corrected" (by calibration); or "full" and "imported".
 """
 
 import math
@@ -33,13 +33,12 @@ from abq_core.quantization.quant_linear import linears_of
 from abq_core.quantization.quantizers import fake_quant_activation
 
 ATTENTION_TOKENS = 48  # of the first segment, in the attention frame
-QUANTIZED_LENSES = ("rounded", "corrected")
 Frames = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class ComparedBlock:
-    """One block through all lenses; `artifacts` has "rounded" and "corrected".
+    """One block through all lenses; `artifacts` has all but "full".
 
     prefix: tokens in front of the text of each segment, which no distance and no histogram counts.
     """
@@ -59,7 +58,7 @@ def output_frames(block: ComparedBlock) -> Frames:
     maps = {lens: lens_pass.maps[:, :, block.prefix :] for lens, lens_pass in block.passes.items()}
     full = outputs["full"]
     rows = []
-    for lens in QUANTIZED_LENSES:
+    for lens in block.artifacts:
         other = outputs[lens]
         rows.append(
             {
@@ -94,8 +93,8 @@ def linear_frames(block: ComparedBlock) -> Frames:
     A linear without input rows, such as an expert without tokens, has weights only.
     """
     unrounded: dict[str, dict[str, Tensor]] = {
-        "rounded": dict(block.modules["full"].named_parameters()),
-        "corrected": _balanced_parameters(block),
+        lens: _balanced_parameters(block) if lens == "corrected" else dict(block.modules["full"].named_parameters())
+        for lens in block.artifacts
     }
     weights = {
         lens: {name: linear.weight.detach().float() for name, linear in linears_of(module).items()}
@@ -109,7 +108,7 @@ def linear_frames(block: ComparedBlock) -> Frames:
         frames["histograms"].append(paired_histogram(by_lens, {**labels, "kind": "weight"}))
         inputs = _inputs(block, name)
         quantized = {**inputs, **{lens: _quantized_input(block, name, lens, x) for lens, x in inputs.items()}}
-        for lens in QUANTIZED_LENSES:
+        for lens in block.artifacts:
             artifact = block.artifacts[lens]
             if name in artifact.weights:
                 frames["levels"].append(level_counts(artifact.weights[name], {**labels, "lens": lens}))

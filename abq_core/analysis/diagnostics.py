@@ -4,6 +4,7 @@ Three lenses walk through the model together: full precision, rounding alone, an
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import pandas as pd
 from torch import Tensor
@@ -77,7 +78,12 @@ def diagnose(
             hidden = {lens: lens_pass.output for lens, lens_pass in passes.items()}
         del full, modules, passes, block  # float32 weights, before those of the next block are made
         on_event(Message(f"Measured the distributions of block {index}."))
-    joined = {name: pd.concat(parts[name], ignore_index=True) if parts[name] else _EMPTY[name] for name in _NAMES}
+    return joined_frames(parts, base, ids)
+
+
+def joined_frames(parts: Mapping[str, list[pd.DataFrame]], base: LoadedModel, ids: Tensor) -> Frames:
+    """The frames of a run from those of its blocks, with the tokens of the attention frame."""
+    joined = {name: pd.concat(parts[name], ignore_index=True) if parts.get(name) else _EMPTY[name] for name in _NAMES}
     return joined | {"attention_tokens": _token_frame(base, ids)}
 
 

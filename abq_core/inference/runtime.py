@@ -54,7 +54,7 @@ def _with_blocks(
     It shares everything else with `base`. Memory holds one extra block at a time.
     """
     precision = resolve_tables(precision, has_tied_tables(base.model))
-    model = _sharing_copy(base)
+    model = sharing_copy(base)
     blocks = blocks_of(model)
     for index, original in enumerate(blocks_of(base.model)):
         blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
@@ -70,7 +70,7 @@ def streamed_model(base: LoadedModel, precision: ModelPrecision, store: Checkpoi
     A block is built whenever it runs: for one pass over many segments, not for generation.
     """
     precision = resolve_tables(precision, has_tied_tables(base.model))
-    model = _sharing_copy(base)
+    model = sharing_copy(base)
     quantize_tables(model, precision, "simulated")
     blocks = blocks_of(model)
     for index, original in enumerate(blocks_of(base.model)):
@@ -90,7 +90,7 @@ def _lazy(original: nn.Module, precision: ModelPrecision, index: int, store: Che
     return LazyBlock(build, sum(sizes))
 
 
-def _sharing_copy(base: LoadedModel) -> PreTrainedModel:
+def sharing_copy(base: LoadedModel) -> PreTrainedModel:
     """A copy of the modules around the blocks, which are those of `base`. Parameters are shared."""
     shared = [*blocks_of(base.model), *base.model.parameters()]
     return copy.deepcopy(base.model, memo={id(part): part for part in shared})

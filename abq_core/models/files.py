@@ -19,6 +19,7 @@ from abq_core.models.safetensors_header import check_header
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+OLDER_QUANTIZATION = "quantize_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -94,6 +95,30 @@ def check_settings(folder: Path) -> dict[str, Any]:
     tokenizer_ids(folder)
     chat_template(folder)
     return config
+
+
+def quantized_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config of a folder with quantized weights, and its description of the quantization.
+
+    The latter is `quantization_config` of config.json, or quantize_config.json, which early GPTQ programs wrote.
+    Nothing else of the folder is read. Raises UnsafeModelError, ModelNotFoundError, ModelError.
+    """
+    file, older = folder / CONFIG, folder / OLDER_QUANTIZATION
+    if not file.is_file():
+        raise ModelNotFoundError(
+            f"'{folder}' has no {CONFIG}. Name a folder written by save_pretrained, or a .gguf file."
+        )
+    config = _read_json(file)
+    _refuse_code(config, file)
+    found = config.get("quantization_config", config.get("compression_config"))
+    if found is None and older.is_file():
+        found, file = {"quant_method": "gptq", **_read_json(older)}, older
+        _refuse_code(found, file)
+    if not isinstance(found, dict) or not found:
+        raise ModelError(
+            f"{file} describes no quantization, so there is nothing to import. Use the folder as a model instead."
+        )
+    return config, found
 
 
 def chat_template(folder: Path) -> str | None:

@@ -4,7 +4,15 @@ import re
 from pathlib import Path
 
 from abq_core.models.errors import ModelError, ModelNotFoundError
-from abq_core.models.files import SETTINGS, TOKENIZER_DATA, WEIGHTS_INDEX, check_settings
+from abq_core.models.files import (
+    CONFIG,
+    OLDER_QUANTIZATION,
+    SETTINGS,
+    TOKENIZER_DATA,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    check_settings,
+)
 from abq_core.models.gguf.folder import converted_folder, is_gguf
 
 _HUB_ID = re.compile(
@@ -60,6 +68,36 @@ def pinned_hub_id(ref: str) -> str:
     folder = _gguf_snapshot(ref, match) if match is not None and match["file"] else hub_folder(ref, weights=False)
     commit = folder.name
     if match is None or not _COMMIT.fullmatch(commit):
+        raise ModelError(f"The commit of '{ref}' is unknown, so the run could not be repeated. Write org/name@commit.")
+    return f"{ref.partition('@')[0]}@{commit}"
+
+
+def import_snapshot(ref: str) -> Path:
+    """The .gguf file or the snapshot with a quantized model that a hub id names: its configs and safetensors files.
+
+    Its files are not checked here. Raises ModelNotFoundError, ModelError.
+    """
+    match = _HUB_ID.fullmatch(ref)
+    if match is None:
+        raise ModelNotFoundError(
+            f"{ref[:120]!r} is neither a .gguf file, nor a folder, nor a hub id such as org/name, org/name@revision or "
+            "org/name/file.gguf. Check the path."
+        )
+    if match["file"]:
+        return _gguf_snapshot(ref, match) / match["file"]
+    files = [CONFIG, OLDER_QUANTIZATION, WEIGHTS_INDEX, WEIGHTS, "model-*.safetensors"]
+    return _download(ref, match["repo"], match["revision"], files)
+
+
+def pinned_import(ref: str) -> str:
+    """The hub id of an import with its commit; its files are downloaded. Raises ModelNotFoundError, ModelError."""
+    path, match = import_snapshot(ref), _HUB_ID.fullmatch(ref)
+    assert match is not None
+    if match["revision"] and _COMMIT.fullmatch(match["revision"]):
+        return ref
+    file = match["file"]
+    commit = (path if file is None else path.parents[file.count("/")]).name
+    if not _COMMIT.fullmatch(commit):
         raise ModelError(f"The commit of '{ref}' is unknown, so the run could not be repeated. Write org/name@commit.")
     return f"{ref.partition('@')[0]}@{commit}"
 

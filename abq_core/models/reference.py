@@ -1,6 +1,7 @@
 """Model references ("builtin", a folder, a .gguf file, a hub id): files, pinned form, fingerprint."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from abq_core.models.gguf.weights import stored_weights as weights_in
 __all__ = [
     "BUILTIN",
     "BUILTIN_FOLDER",
+    "files_sha256",
     "fingerprint",
     "has_chat_template",
     "is_local",
@@ -85,10 +87,15 @@ def fingerprint(ref: str) -> str:
     """
     folder = model_folder(ref)
     check_config(folder)
-    digest = hashlib.sha256()
     weights = weight_files(folder)
     config = [] if weights[0].suffix == SUFFIX else [folder / CONFIG]  # that of a GGUF file is made from it
-    for file in sorted([*config, *weights]):
+    return files_sha256([*config, *weights])
+
+
+def files_sha256(files: Iterable[Path]) -> str:
+    """sha256 (hex) over the names and contents of some files."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
         stat = file.stat()
         digest.update(f"{file.name}\0{_sha256(file, stat.st_size, stat.st_mtime_ns)}\0".encode())
     return digest.hexdigest()

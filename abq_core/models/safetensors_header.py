@@ -8,6 +8,7 @@ from typing import Any
 from abq_core.models.errors import ModelError, UnsafeModelError
 
 _BYTES_OF = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_BYTES_OF_INTEGERS = _BYTES_OF | {"F8_E4M3": 1}  # of files that another program quantized
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _MAX_HEADER_BYTES = 2 << 20  # ten times the header of a file with 2,000 tensors
 _MAX_TENSORS = 20_000
@@ -15,10 +16,11 @@ _MAX_DIMENSIONS = 8
 _MAX_EXTENT = 1 << 46  # of one dimension, and of a byte offset
 
 
-def check_header(file: Path) -> int:
+def check_header(file: Path, integers: bool = False) -> int:
     """Check a safetensors header. Returns the number of floating-point values in the file.
 
-    Raises UnsafeModelError for a header beyond the limits, ModelError for damaged files and integer weights.
+    integers: weights may be integers or FP8, as quantized models store them.
+    Raises UnsafeModelError for a header beyond the limits, ModelError for damaged files and unexpected integer weights.
     """
     size = file.stat().st_size
     raw = _header_bytes(file, size)
@@ -30,7 +32,7 @@ def check_header(file: Path) -> int:
             raise UnsafeModelError(f"{file} has {len(header):,} tensors; the limit is {_MAX_TENSORS:,}.")
         values, end = 0, 0
         for name, entry in header.items():
-            values += _check_tensor(file, name, entry)
+            values += _check_tensor(file, name, entry, integers)
             end = max(end, entry["data_offsets"][1])
     except ModelError:
         raise
@@ -65,18 +67,21 @@ def _header_bytes(file: Path, size: int) -> bytes:
         return stream.read(length)
 
 
-def _check_tensor(file: Path, name: str, entry: dict[str, Any]) -> int:
+def _check_tensor(file: Path, name: str, entry: dict[str, Any], integers: bool) -> int:
     """Number of floating-point values of one tensor; 0 for masks and indices.
 
-    Raises ModelError for integer weights.
+    Raises ModelError for integer weights unless they are expected.
     """
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (*shape, *offsets)):
         raise UnsafeModelError(f"{file} has a tensor '{name[:80]}' of an impossible size. Download it again.")
     count = math.prod(shape)
-    is_matrix = len(shape) == 2
-    if kind not in _FLOATS and (is_matrix or kind not in _BYTES_OF):
+    sizes = _BYTES_OF_INTEGERS if integers else _BYTES_OF
+    is_weight = len(shape) == 2 and not integers
+    if kind not in _FLOATS and (is_weight or kind not in sizes):
+        if integers:
+            raise ModelError(f"{file} stores '{name[:80]}' as {str(kind)[:20]}, which is not supported.")
         raise ModelError(f"{file} stores '{name[:80]}' as {kind}: the model is quantized already. Use the original.")
-    if len(offsets) != 2 or count * _BYTES_OF[kind] != offsets[1] - offsets[0]:
+    if len(offsets) != 2 or count * sizes[kind] != offsets[1] - offsets[0]:
         raise ModelError(f"{file} is damaged: '{name[:80]}' of shape {shape} has bytes {offsets}. Download it again.")
     return count if kind in _FLOATS else 0

@@ -80,7 +80,7 @@ def calibrate(
     if wait:
         from app.jobs.foreground import bring_to_end
 
-        return _ended(services, bring_to_end(services, job, f"{spec.precision} {spec.method}"))
+        return ended(services, bring_to_end(services, job, f"{spec.precision} {spec.method}"))
     from app.jobs.executors.local import start_detached
 
     start_detached(settings)
@@ -88,7 +88,8 @@ def calibrate(
     return Answer({"run": job.run_id, "job": job.id, "state": job.state}, text)
 
 
-def _ended(services: "Services", job: "Job") -> Answer:
+def ended(services: "Services", job: "Job") -> Answer:
+    """The answer of a command whose job has ended: its evaluation, or why it did not succeed."""
     data: dict[str, Any] = {"run": job.run_id, "job": job.id, "state": job.state}
     if job.state != "succeeded":
         reason = job.error or f"The job is {job.state}."

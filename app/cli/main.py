@@ -20,6 +20,7 @@ from app.cli.bench import bench
 from app.cli.calibrate import calibrate
 from app.cli.database import database
 from app.cli.export import export
+from app.cli.imports import import_model
 from app.cli.jobs import jobs
 from app.cli.measure import evaluate, generate
 from app.cli.quickstart import quickstart
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("app")(serve)
 app.command()(calibrate)
+app.command("import")(import_model)
 app.command()(sweep)
 app.command()(allocate)
 app.add_typer(jobs, name="jobs")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from abq_core.imports.spec import is_import
 from app import formatting
 from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers, confirm
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
@@ -39,13 +40,13 @@ def list_runs(as_json: JsonOption = False) -> Answer:
 @answers
 def show(run: RunId, as_json: JsonOption = False) -> Answer:
     """Show one run: evaluation, blocks, and the command that reproduces it."""
-    from abq_core.spec import CalibrationSpec
+    from app.runs.specs import read_spec
 
     services = open_services()
     found = services.runs.get(run)
     record = next(row for row in services.runs.frame().to_dict("records") if row["run"] == found.id)
     blocks = services.storage.runs.blocks(found.id)
-    command = CalibrationSpec.from_dict(found.spec).command_line()
+    command = read_spec(found.spec).command_line()
     rows = [
         [str(b.block), f"{b.distances.get('cosine', float('nan')):.5f}", formatting.seconds(b.seconds), b.sha256[:12]]
         for b in blocks
@@ -71,7 +72,9 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
         *([Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in scores])] if scores else []),
         Table(["Block", "Cosine to full", "Time", "sha256"], rows),
         "" if weights is None else f"The model's file stores {formatting.stored_weights(weights)}.\n",
-        f"Calibrated on {formatting.texts(texts)}.\n{command}\n",
+        f"Imported with:\n{command}\n"
+        if is_import(found.spec)
+        else f"Calibrated on {formatting.texts(texts)}.\n{command}\n",
     ]
     return Answer(data, pieces)
 

@@ -1,4 +1,4 @@
-"""Attention maps of one head: full precision, rounded, corrected, and the difference."""
+"""Attention maps of one head: full precision, rounded and corrected or imported, and the difference."""
 
 from collections.abc import Iterable
 from html import escape
@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
 from app.figures.palette import LENSES, difference_scale, palette, probability_scale
 
-PANELS = ("full", "rounded", "corrected")
+PANELS = ("full", "rounded", "corrected", "imported")
 
 
 def attention_figure(
@@ -20,26 +20,28 @@ def attention_figure(
     """Attention probabilities on one colour scale, and the difference to full precision.
 
     Future positions are blank.
-    attention: block, head, query, key, full, rounded, corrected.  tokens: position, text.  against: lens of the
-    difference in the fourth panel.
+    attention: block, head, query, key, full, and rounded with corrected, or imported.  tokens: position, text.
+    against: lens of the difference in the last panel; imported where the frame has no other.
     """
     rows = attention[attention["block"].eq(block) & attention["head"].eq(head)] if len(attention) else attention
     if rows.empty:
         return empty_figure(f"There is no attention map of head {head} in block {block}.", dark)
     size = int(rows["query"].max()) + 1
-    maps = {lens: _square(rows, lens, size) for lens in PANELS}
+    panels = [lens for lens in PANELS if lens in rows]
+    against = against if against in panels else panels[-1]
+    maps = {lens: _square(rows, lens, size) for lens in panels}
     difference = maps[against] - maps["full"]
     limit = max(float(np.nanmax(np.abs(difference))), 1e-6)
     figure = make_subplots(
         rows=1,
-        cols=4,
+        cols=len(panels) + 1,
         shared_yaxes=True,
         horizontal_spacing=0.018,
-        subplot_titles=[*(LENSES[lens].word for lens in PANELS), f"{LENSES[against].word} - Full, ±{limit:.2g}"],
+        subplot_titles=[*(LENSES[lens].word for lens in panels), f"{LENSES[against].word} - Full, ±{limit:.2g}"],
         figure=sheet(dark, height=340, legend=False),
     )
     where = _positions(_token_texts(tokens, size))
-    for column, lens in enumerate(PANELS, start=1):
+    for column, lens in enumerate(panels, start=1):
         figure.add_trace(
             go.Heatmap(
                 z=maps[lens],
@@ -65,14 +67,14 @@ def attention_figure(
             "<extra></extra>",
         ),
         row=1,
-        col=4,
+        col=len(panels) + 1,
     )
     figure.update_layout(
         coloraxis=_probability_axis(maps.values(), dark),
         uirevision=f"attention-{block}-{head}",
         margin={"l": 64, "r": 16, "t": 44, "b": 56},
     )
-    return _square_axes(figure, size, dark)
+    return _square_axes(figure, size, len(panels) + 1, dark)
 
 
 def _positions(texts: list[str]) -> np.ndarray:
@@ -91,11 +93,11 @@ def _probability_axis(maps: Iterable[np.ndarray], dark: bool) -> dict[str, objec
     }
 
 
-def _square_axes(figure: go.Figure, size: int, dark: bool) -> go.Figure:
+def _square_axes(figure: go.Figure, size: int, panels: int, dark: bool) -> go.Figure:
     """Square panels with query positions from top to bottom."""
     figure.update_xaxes(title_text="key position", showgrid=False, constrain="domain", range=[-0.5, size - 0.5])
     figure.update_yaxes(showgrid=False, range=[size - 0.5, -0.5], constrain="domain")
-    for column in range(1, 5):
+    for column in range(1, panels + 1):
         x = "x" if column == 1 else f"x{column}"
         figure.update_yaxes(scaleanchor=x, scaleratio=1, row=1, col=column)
     figure.update_yaxes(title_text="query position", row=1, col=1)

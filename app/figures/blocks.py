@@ -23,8 +23,10 @@ def blocks_figure(blocks: pd.DataFrame, dark: bool = False) -> go.Figure:
     count = int(blocks["block"].max()) + 1
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06, figure=sheet(dark, height=680))
     for row, (measure, title) in enumerate(MEASURES.items(), start=1):
-        for lens in ("rounded", "corrected"):
+        for lens in ("rounded", "corrected", "imported"):
             part = blocks[blocks["lens"].eq(lens)].sort_values("block")
+            if part.empty:
+                continue
             values = part[measure].where(np.isfinite(part[measure]))
             figure.add_trace(
                 go.Scatter(

@@ -52,12 +52,12 @@ def weight_figure(
 
 
 def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = False) -> go.Figure:
-    """Share of weights at each level: 2^p plain levels against 2^p + 1 with bit balance."""
+    """Share of weights at each level: 2^p plain levels against 2^p + 1 with bit balance, or those of an import."""
     rows = levels[levels["block"].eq(block) & levels["tensor"].eq(tensor)]
     if rows.empty:
-        return empty_figure("Weights have 16 bits at this precision, so there are no integer levels.", dark)
+        return empty_figure("These weights are not on a grid of integer levels.", dark)
     figure = sheet(dark)
-    for lens in ("rounded", "balanced", "corrected"):
+    for lens in ("rounded", "balanced", "corrected", "imported"):
         part = rows[rows["lens"].eq(lens)]
         if len(part):
             _add_levels(figure, part, lens, dark)
@@ -69,11 +69,11 @@ def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = Fal
 
 
 def paired_figure(histograms: pd.DataFrame, block: int, tensor: str, kind: str, dark: bool = False) -> go.Figure:
-    """Full precision against rounded, and below it against corrected, on the same axes."""
+    """Full precision against rounded, and below it against corrected, on the same axes; or against imported."""
     rows = select(histograms, block, tensor, kind)
     if rows.empty:
         return empty_figure(f"No {kind} histogram is stored for {tensor} in block {block}.", dark)
-    lenses = [lens for lens in ("rounded", "corrected") if rows["lens"].eq(lens).any()]
+    lenses = [lens for lens in ("rounded", "corrected", "imported") if rows["lens"].eq(lens).any()]
     figure = make_subplots(
         rows=max(len(lenses), 1),
         cols=1,

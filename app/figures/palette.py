@@ -1,6 +1,6 @@
 """Colours, dashes and markers of the page.
 
-A lens (full, rounded, corrected, balanced) looks the same everywhere.
+A lens (full, rounded, corrected, balanced, imported) looks the same everywhere.
 """
 
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ LENSES: dict[str, Lens] = {
     "rounded": Lens("Rounded", "#d97706", "#fbbf24", "dash", "square", "/"),
     "corrected": Lens("Corrected", "#0d9488", "#2dd4bf", "solid", "diamond", ""),
     "balanced": Lens("Balanced", "#c026d3", "#e879f9", "dot", "star", "x"),
+    "imported": Lens("Imported", "#2563eb", "#60a5fa", "dashdot", "cross", "."),
 }
 
 

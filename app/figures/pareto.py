@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from abq_core.imports.spec import METHOD as IMPORTED
 from app.figures.base import empty_figure, sheet, style_axes
 from app.figures.palette import lens_colour, palette
 
@@ -15,6 +16,7 @@ METHOD_MARKERS = {
     "smoothquant": "triangle-up",
     "omniquant": "pentagon",
     "abq": "diamond",
+    IMPORTED: "cross",
 }
 LABELS = {
     "abq": "bottom right",
@@ -26,8 +28,8 @@ WIDE = 8  # a ratio from which on an axis is logarithmic
 
 
 def lens_of(method: str) -> str:
-    """A run's lens: full precision, rounded, or corrected by a calibration."""
-    return {"none": "full", "rtn": "rounded"}.get(method, "corrected")
+    """A run's lens: full precision, rounded, corrected by a calibration, or imported."""
+    return {"none": "full", "rtn": "rounded", IMPORTED: "imported"}.get(method, "corrected")
 
 
 def size_column(runs: pd.DataFrame) -> str:

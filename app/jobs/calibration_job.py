@@ -1,60 +1,52 @@
-"""One calibration job from claim to end: calibrate, diagnose, evaluate.
+"""One calibration job from claim to end: calibrate, diagnose, evaluate; and running a claimed job of any kind.
 
 Stores the results of abq_core.
 """
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from abq_core.analysis.diagnostics import DIAGNOSED_SEGMENTS, DIAGNOSED_SEQ_LEN, diagnose
+from abq_core.analysis.block_frames import Frames
+from abq_core.analysis.diagnostics import diagnose
 from abq_core.calibration.calibrate import calibrate
 from abq_core.calibration.calibration_text import read_text
 from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextRead
-from abq_core.models.loading import LoadedModel
-from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
+from abq_core.imports.spec import is_import
+from abq_core.spec import CalibrationSpec
 from abq_core.text.records import TextRecord
-from abq_core.text.segments import SHORTEST_EVALUATION, evaluation_segments
+from abq_core.text.segments import SHORTEST_EVALUATION
 from app.clock import now
+from app.jobs.claimed_job import ClaimedJob, EvaluationPlan, OnProgress
 from app.jobs.error_details import FILE as ERRORS_FILE
 from app.jobs.error_details import is_own, stack_of, write_details
-from app.jobs.lease import JobLease, JobStopped, throttled
+from app.jobs.import_job import ImportJob
+from app.jobs.lease import JobLease, JobStopped
 from app.jobs.progress import Progress
 from app.runs.block_adoption import find_shared_run
 from app.runs.provenance import provenance, what_changed
-from app.runs.run_folder import BlockStore, RunFolder
+from app.runs.run_folder import BlockStore
 from app.secrets import redacted
 from app.services import Services
 from app.services.errors import ServiceError
-from app.services.evaluation import EVALUATION_SEED, EvaluationService, EvaluationText
+from app.services.evaluation import EvaluationService
 from app.services.registry import ModelRegistry
 from app.services.stored import Storage
 from storage.errors import DatabaseError, LostLeaseError
-from storage.jobs import Job
 
-PROGRESS_SECONDS = 0.5
-OnProgress = Callable[[Progress], None]
+__all__ = ["CalibrationJob", "Calibrator", "EvaluationPlan", "run_claimed", "sentence_for"]
+
 Calibrator = Callable[[CalibrationSpec, BlockStore, OnEvent], None]  # computes the blocks that the store lacks
 
 
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """The amount of text that the job's evaluation reads: segments of `seq_len` tokens."""
+class CalibrationJob(ClaimedJob):
+    """The work of one claimed calibration.
 
-    segments: int = EVALUATION_SEGMENTS
-    seq_len: int = EVALUATION_SEQ_LEN
-
-
-class CalibrationJob:
-    """The work of one claimed job.
-
-    runs_dir: the folder of all runs.  plan: the text that the evaluation reads.
     calibrator: computes the blocks, by default in this process. Diagnostics and evaluation always run here.
-    on_progress: called about twice a second, and after every block.
+    The other arguments are those of `ClaimedJob`.
     """
 
     def __init__(
@@ -69,19 +61,10 @@ class CalibrationJob:
         on_progress: OnProgress | None = None,
         calibrator: Calibrator | None = None,
     ) -> None:
-        self._jobs, self._runs = storage.jobs, storage.runs
-        self._registry, self._evaluation = registry, evaluation
-        self._lease = lease
-        self._plan = plan or EvaluationPlan()
-        self._on_progress = on_progress
+        self._spec = CalibrationSpec.from_dict(lease.job.spec)
+        progress = Progress(learns=self._spec.active_epochs > 0)
+        super().__init__(lease, storage, registry, evaluation, runs_dir, progress, plan=plan, on_progress=on_progress)
         self._calibrate = calibrator or self._calibrate_here
-        self._job: Job = lease.job
-        self._spec = CalibrationSpec.from_dict(self._job.spec)
-        self._progress = Progress(learns=self._spec.active_epochs > 0)
-        self._store_progress = throttled(self._write_progress, PROGRESS_SECONDS)
-        self._folder = RunFolder(runs_dir, self._job.run_id)
-        blocks = {block.block: block.sha256 for block in storage.runs.blocks(self._job.run_id)}
-        self._store = BlockStore(self._folder, blocks, lease.assert_owned)
 
     def run(self) -> None:
         """Calibrate, diagnose, evaluate and finish the job. `run_claimed` handles the exceptions."""
@@ -90,8 +73,8 @@ class CalibrationJob:
         self._write_spec()
         self._calibrate(self._spec, self._store, self._on_event)
         self._diagnose()
-        self._evaluate()
-        self._jobs.finish(self._job.id, self._job.epoch, now())
+        self._evaluate(self._spec.model, self._spec.data)
+        self._finish()
 
     @cached_property
     def _provenance(self) -> dict[str, object]:
@@ -102,7 +85,7 @@ class CalibrationJob:
         base = self._registry.full(spec.model)
         self._lease.check()
         text = read_text(base, spec, on_event, store.text_prefix())
-        self._evaluation_text(base, *SHORTEST_EVALUATION)  # before the first block: a text that is too short ends here
+        self._evaluation_text(base, spec.data, *SHORTEST_EVALUATION)  # a text that is too short ends here
         if not store.hashes:
             self._adopt_shared_blocks()
         calibrate(base, spec, store, on_event, text)
@@ -118,7 +101,7 @@ class CalibrationJob:
         self._folder.write_spec(self._provenance)
 
     def _on_event(self, event: Event) -> None:
-        ids = (self._job.id, self._job.epoch, now())
+        ids = self._ids()
         self._progress.calibration_event(event)
         if isinstance(event, EpochDone):
             self._jobs.record_losses(*ids, event.block, event.epoch, dict(event.losses))
@@ -154,7 +137,7 @@ class CalibrationJob:
             return
         losses = self._jobs.losses(shared.job_id)
         for record, data in shared.files():
-            ids = (self._job.id, self._job.epoch, now())
+            ids = self._ids()
             self._store.adopt(record.block, data)
             for loss in losses:
                 if loss.block == record.block:
@@ -165,65 +148,12 @@ class CalibrationJob:
         self._log(f"Blocks adopted from {of}: {len(self._store.hashes)}.")
 
     def _diagnose(self) -> None:
-        self._progress.diagnosing()
-        self._store_progress(force=True)
-        base = self._registry.full(self._spec.model)
-        seq_len = min(DIAGNOSED_SEQ_LEN, self._spec.seq_len)
-        count = min(DIAGNOSED_SEGMENTS, self._spec.segments)
-        text, record = self._evaluation_text(base, count, seq_len)
-        blocks, events = max(len(self._store.hashes), 1), 0
+        base, spec = self._registry.full(self._spec.model), self._spec
 
-        def on_event(event: Event) -> None:  # one Message per block
-            nonlocal events
-            events += 1
-            self._progress.diagnosing(min(events / blocks, 1.0))
-            self._store_progress()
-            self._lease.check()
+        def frames_of(text: Tensor, on_event: OnEvent, prefix: int) -> Frames:
+            return diagnose(base, spec.precision, self._store, text, on_event, prefix)
 
-        frames = diagnose(base, self._spec.precision, self._store, text, on_event, record.prefix_tokens)
-        for name, frame in frames.items():
-            self._folder.write_frame(name, frame)
-
-    def _evaluate(self) -> None:
-        self._progress.evaluating()
-        self._store_progress(force=True)
-        base = self._registry.full(self._spec.model)
-        seq_len = min(self._plan.seq_len, base.context)
-        requested = (self._plan.segments, seq_len)
-        segments, seq_len = self._evaluation_text(base, *requested)[0].shape
-        if (segments, seq_len) != requested:
-            self._log(f"The evaluation text is short: {segments} segments of {seq_len} tokens are read, all it has.")
-        baseline = not self._evaluation.has_full_precision(self._spec.model, self._spec.data, segments, seq_len)
-        parts = [self._spec.model, self._job.run_id] if baseline else [self._job.run_id]
-        for index, part in enumerate(parts):
-
-            def on_step(step: int, steps: int, index: int = index) -> None:
-                self._progress.evaluating((index + step / max(steps, 1)) / len(parts))
-                self._store_progress()
-                self._lease.check()
-
-            self._evaluation.evaluate(part, EvaluationText(self._spec.data, segments, seq_len, held_out=True), on_step)
-
-    def _evaluation_text(self, base: LoadedModel, count: int, seq_len: int) -> tuple[torch.Tensor, TextRecord]:
-        """`count` segments of the evaluation text, or all that a short text has, and their record."""
-        return evaluation_segments(self._spec.data, base.tokenizer, count, seq_len, EVALUATION_SEED)
-
-    def _write_progress(self) -> None:
-        progress = self._progress
-        self._jobs.progress(
-            self._job.id,
-            self._job.epoch,
-            now(),
-            progress.fraction,
-            progress.message,
-            progress.eta_seconds,
-            progress.blocks,
-        )
-        if self._on_progress is not None:
-            self._on_progress(progress)
-
-    def _log(self, text: str) -> None:
-        self._jobs.log(self._job.id, self._job.epoch, now(), redacted(text))
+        self._write_diagnostics(base, spec.data, (spec.segments, spec.seq_len), frames_of)
 
 
 def run_claimed(
@@ -242,16 +172,19 @@ def run_claimed(
     jobs, ids = services.storage.jobs, (lease.job.id, lease.job.epoch)
     try:
         try:
-            CalibrationJob(
-                lease,
-                services.storage,
-                services.registry,
-                services.evaluation,
-                services.settings.runs_dir,
-                plan=plan,
-                on_progress=on_progress,
-                calibrator=calibrator,
-            ).run()
+            if is_import(lease.job.spec):
+                ImportJob(lease, services, plan, on_progress).run()
+            else:
+                CalibrationJob(
+                    lease,
+                    services.storage,
+                    services.registry,
+                    services.evaluation,
+                    services.settings.runs_dir,
+                    plan=plan,
+                    on_progress=on_progress,
+                    calibrator=calibrator,
+                ).run()
         except JobStopped as stop:
             if stop.reason == "cancelled":
                 jobs.end_cancelled(*ids, now())

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from abq_core.events import BlockDone, Event, Started, StepDone
 from app import formatting
@@ -18,13 +19,14 @@ class Progress:
     """The fraction of a job that is done, 0..1, which never decreases.
 
     Blocks that an earlier attempt finished count as done but not towards the rate.  learns: whether the calibration
-    optimises anything, which decides how the job's time is divided.
+    optimises anything, which decides how the job's time is divided.  task: for the messages.
     """
 
     learns: bool
     clock: Callable[[], float] = time.monotonic
     fraction: float = 0.0
-    message: str = "Loading the model; next: calibration."
+    task: Literal["calibration", "import"] = "calibration"
+    message: str = ""
     _weights: dict[str, float] = field(init=False)
     blocks: int | None = None
     _steps: int = 0
@@ -36,6 +38,7 @@ class Progress:
     def __post_init__(self) -> None:
         self._weights = WEIGHTS if self.learns else WEIGHTS_WITHOUT_LEARNING
         self._since = self.clock()
+        self.message = self.message or f"Loading the model; next: {self.task}."
 
     def calibration_event(self, event: Event) -> None:
         """Update the progress and its message from a calibration event."""
@@ -43,7 +46,7 @@ class Progress:
             self._times = StepTimes(event, self.clock)
             self.blocks, self._steps = event.blocks, event.steps_per_block
             self._pass_steps = event.end_to_end_steps
-            self.message = f"Calibrating block 1 of {self.blocks}."
+            self.message = f"{self._doing} block 1 of {self.blocks}."
             self._restart_clock()
         elif isinstance(event, StepDone) and event.block == self.blocks:
             self._calibrated(event.block, 0, event.step)
@@ -51,7 +54,7 @@ class Progress:
         elif isinstance(event, StepDone):
             self._calibrated(event.block, event.step)
             step = f"step {event.step} of {event.steps}"
-            self.message = f"Calibrating block {event.block + 1} of {self.blocks}, {step}; {self._next(event.block)}"
+            self.message = f"{self._doing} block {event.block + 1} of {self.blocks}, {step}; {self._next(event.block)}"
         elif isinstance(event, BlockDone):
             self._calibrated(event.block + 1, 0)
             done = "already stored" if event.adopted else f"done in {formatting.seconds(event.seconds)}"
@@ -65,7 +68,8 @@ class Progress:
         """Update the progress of the diagnostics. part: 0..1."""
         self._times = None
         self._move_to(self._weights["calibrate"] + self._weights["diagnose"] * part)
-        self.message = "Comparing distributions before and after calibration; next: evaluation."
+        between = "before and after calibration" if self.task == "calibration" else "with those of the base model"
+        self.message = f"Comparing distributions {between}; next: evaluation."
 
     def evaluating(self, part: float = 0.0) -> None:
         """Update the progress of the evaluation. part: 0..1."""
@@ -85,6 +89,10 @@ class Progress:
             return calibration.left + calibration.total * (1.0 - done_share) / done_share
         done = self.fraction - self._from
         return None if done < 1e-3 else (self.clock() - self._since) * (1.0 - self.fraction) / done
+
+    @property
+    def _doing(self) -> str:
+        return "Calibrating" if self.task == "calibration" else "Importing"
 
     def _calibrated(self, blocks: int, steps: int, pass_steps: int = 0) -> None:
         per_block = self._steps + BLOCK_OVERHEAD_STEPS

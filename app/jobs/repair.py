@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from abq_core.imports.spec import ImportSpec
 from abq_core.models.errors import ModelError
 from abq_core.spec import CalibrationSpec
 from abq_core.text.errors import DataError
 from app.clock import now
 from app.jobs.foreground import bring_to_end
-from app.runs.provenance import provenance, same_calibration, what_changed
+from app.runs.provenance import import_provenance, provenance, same_calibration, what_changed
 from app.runs.run_check import verify
 from app.runs.run_folder import RunFolderError
+from app.runs.specs import read_spec
 from app.services import Services
 from storage.runs import Run
 
@@ -72,11 +74,11 @@ def _restore_spec(services: Services, run: Run, damaged: list[str]) -> list[str]
     is lost. Otherwise intact blocks stay usable, but blocks made now could differ from them in ways that are unknown.
     Raises RepairError if other files are damaged then.
     """
-    folder, spec = services.runs.folder(run.id), CalibrationSpec.from_dict(run.spec)
+    folder, spec = services.runs.folder(run.id), read_spec(run.spec)
     stored = _readable(folder.read_spec)
     if stored is not None and same_calibration(stored.get("spec"), run.spec):
         return []
-    current = _readable(lambda: provenance(spec))
+    current = _readable(lambda: _provenance(spec))
     if current is not None and _readable(lambda: folder.is_recorded_spec(current)):
         folder.write_spec(current)
         return []
@@ -89,10 +91,11 @@ def _restore_spec(services: Services, run: Run, damaged: list[str]) -> list[str]
 
 def _prepare(services: Services, run: Run, damaged: list[str]) -> None:
     """Check that parts made now fit the others, and remove what cannot be read. Raises RepairError."""
-    folder, spec = services.runs.folder(run.id), CalibrationSpec.from_dict(run.spec)
-    if changed := what_changed(folder.read_spec() or {}, provenance(spec)):
+    folder, spec = services.runs.folder(run.id), read_spec(run.spec)
+    if changed := what_changed(folder.read_spec() or {}, _provenance(spec)):
         raise RepairError(_lost(run, spec, damaged, f"since the run began, {changed}"))
-    _check_texts(services, run, spec, damaged)
+    if isinstance(spec, CalibrationSpec):
+        _check_texts(services, run, spec, damaged)
     folder.discard_unreadable()
 
 
@@ -114,8 +117,18 @@ def _readable(read: Callable[[], Content | None]) -> Content | None:
         return None
 
 
-def _lost(run: Run, spec: CalibrationSpec, damaged: list[str], reason: str) -> str:
+def _provenance(spec: CalibrationSpec | ImportSpec) -> dict[str, object]:
+    """What determines the blocks of the run today. Raises ModelError."""
+    if isinstance(spec, CalibrationSpec):
+        return provenance(spec)
+    from abq_core.imports.opening import open_import
+
+    return import_provenance(spec, open_import(spec.source, spec.model))
+
+
+def _lost(run: Run, spec: CalibrationSpec | ImportSpec, damaged: list[str], reason: str) -> str:
+    again = "Calibrate" if isinstance(spec, CalibrationSpec) else "Import"
     return (
         f"Run {run.id} cannot be repaired: {reason}, so parts made now would not fit the rest. Lost: "
-        f"{' '.join(damaged)} Calibrate it again with: {spec.command_line()}"
+        f"{' '.join(damaged)} {again} it again with: {spec.command_line()}"
     )

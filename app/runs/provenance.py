@@ -7,10 +7,15 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from abq_core.models.reference import fingerprint, stored_weights
+from abq_core.imports.spec import ImportSpec, is_import
+from abq_core.models.reference import files_sha256, fingerprint, stored_weights
 from abq_core.precision import PrecisionError
 from abq_core.spec import CalibrationSpec, SpecError
+
+if TYPE_CHECKING:
+    from abq_core.imports.source import ImportSource
 
 _PACKAGES = ("abq-explorer", "torch", "transformers", "numpy")
 
@@ -26,6 +31,16 @@ def provenance(spec: CalibrationSpec) -> dict[str, object]:
         "fingerprint": fingerprint(spec.model),
         "versions": versions(),
         **({} if stored is None else {"weights": asdict(stored)}),
+    }
+
+
+def import_provenance(spec: ImportSpec, source: "ImportSource") -> dict[str, object]:
+    """The import, the sha256 over the files of its base model and over its own, and the versions of this process."""
+    return {
+        "spec": spec.to_dict(),
+        "fingerprint": fingerprint(spec.model),
+        "source": files_sha256(source.files),
+        "versions": versions(),
     }
 
 
@@ -52,6 +67,8 @@ def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> s
     """
     if before.get("fingerprint") != after["fingerprint"]:
         return "the files of its model changed"
+    if before.get("source") != after.get("source"):
+        return "the imported files changed"
     if not same_calibration(before.get("spec"), after["spec"]):
         return "its calibration is not the one in its spec.json"
     old, new = before.get("versions"), after["versions"]
@@ -62,10 +79,12 @@ def what_changed(before: Mapping[str, object], after: Mapping[str, object]) -> s
 
 
 def same_calibration(one: object, other: object) -> bool:
-    """Whether two stored calibrations are equal.
+    """Whether two stored calibrations or imports are equal.
 
-    Fields that a stored one lacks have their default values.
+    Fields that a stored calibration lacks have their default values.
     """
+    if isinstance(one, Mapping) and is_import(one):
+        return one == other
     try:
         return (
             isinstance(one, Mapping)

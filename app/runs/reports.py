@@ -16,7 +16,6 @@ import plotly.io
 import plotly.offline
 
 from abq_core.models.gguf.weights import StoredWeights
-from abq_core.spec import CalibrationSpec
 from abq_core.text.records import TextRecord
 from app import formatting
 from app.figures.attention import attention_figure
@@ -26,6 +25,7 @@ from app.figures.losses import loss_figure
 from app.figures.palette import DARK, FONT_FAMILY, LIGHT
 from app.figures.pareto import pareto_figure
 from app.jinja import template_environment
+from app.runs.specs import read_spec
 from storage.runs import Run
 
 HEADER = (
@@ -146,7 +146,7 @@ def _section(reported: ReportedRun) -> _Section:
     return _Section(
         title=f"{run.precision} {run.method} of {run.model}",
         run_id=run.id,
-        command=CalibrationSpec.from_dict(run.spec).command_line(),
+        command=read_spec(run.spec).command_line(),
         texts=formatting.texts(reported.texts),
         weights="" if reported.weights is None else formatting.stored_weights(reported.weights),
         tasks=_Table(formatting.TASK_HEADER, [formatting.task_cells(row) for row in reported.tasks.to_dict("records")]),

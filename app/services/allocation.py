@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.mix import MixError
 from abq_core.precision import Precision
 from abq_core.spec import read_precision
@@ -86,6 +87,7 @@ class AllocationService:
         stored = _stored(self._folder, model)
         frame = self._runs.frame()
         frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
+        frame = frame[frame["method"].ne(IMPORTED)]  # other formats have no sensitivities
         rows = []
         for row in frame.to_dict("records"):
             try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas
 
+from abq_core.imports.spec import is_import
 from abq_core.precision import PrecisionError
 from abq_core.spec import read_precision
 from abq_core.text.sources import is_name
@@ -188,7 +189,9 @@ def log_text(lines: Iterable[LogLine]) -> str:
     return "\n".join(f"{line.at.astimezone():%H:%M:%S}  {line.text}" for line in lines)
 
 
-def _bits(values: Mapping[str, object]) -> dict[str, float]:
+def _bits(values: Mapping[str, Any]) -> dict[str, float]:
+    if is_import(values):
+        return {"stored_bits": values["stored_bits"]}
     try:
         parsed = read_precision(values)
     except PrecisionError:  # written by a later version

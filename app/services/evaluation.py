@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pandas
 
+from abq_core.imports.spec import ImportSpec, is_import
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
 from abq_core.text.documents import Split
 from abq_core.text.records import Protocol, TextRecord
@@ -73,9 +74,6 @@ class EvaluationService:
         text. Raises ModelError, DataError, ServiceError.
         """
         from abq_core.evaluation.perplexity import Evaluation, evaluate
-        from abq_core.inference.runtime import weight_bytes
-        from abq_core.models.shape import shape_of
-        from abq_core.planning.size import model_size
 
         text = text or EvaluationText()
         self._sources.check_text(text.data, account)
@@ -88,7 +86,7 @@ class EvaluationService:
             model, precision, method = reference, "FP16", "none"
         else:
             model, precision, method = self._registry.streamed(run.id), run.precision, run.method
-        size = model_size(shape_of(reference.ref, reference.model.config), model.precision)
+        size = _size_of(run, reference, model)
         scores = evaluate(model, None if run is None else reference, ids, on_step, record.unscored)
         result = Evaluation(
             **vars(scores),
@@ -96,10 +94,10 @@ class EvaluationService:
             kl_floor=kl_floor,
             precision=precision,
             method=method,
-            stored_bits=model.precision.stored_bits,
-            weight_bytes=weight_bytes(model),
+            stored_bits=size.stored_bits,
+            weight_bytes=size.weight_bytes,
             bits_per_parameter=size.bits_per_parameter,
-            model_bytes=size.total,
+            model_bytes=size.model_bytes,
             tokens=record.text_tokens,
             segments=ids.shape[0],
             seq_len=ids.shape[1],
@@ -185,6 +183,28 @@ class EvaluationService:
         if not records:
             raise ServiceError(f"There is no evaluation of {ref_or_run!r} to compare with. Run: abq eval {ref_or_run}")
         return records[0]
+
+
+class _Size(NamedTuple):
+    """Sizes of an evaluated model, as in `Evaluation`."""
+
+    stored_bits: float
+    weight_bytes: int
+    bits_per_parameter: float
+    model_bytes: int
+
+
+def _size_of(run: Run | None, reference: "LoadedModel", model: "LoadedModel") -> _Size:
+    """The sizes of a run's model: those of the imported file, or of the run's precision."""
+    from abq_core.inference.runtime import weight_bytes
+    from abq_core.models.shape import shape_of
+    from abq_core.planning.size import model_size
+
+    if run is not None and is_import(run.spec):
+        spec = ImportSpec.from_dict(run.spec)
+        return _Size(spec.stored_bits, spec.weight_bytes, spec.bits_per_parameter, spec.model_bytes)
+    size = model_size(shape_of(reference.ref, reference.model.config), model.precision)
+    return _Size(model.precision.stored_bits, weight_bytes(model), size.bits_per_parameter, size.total)
 
 
 def _read(text: EvaluationText, split: Split, model: "LoadedModel") -> "tuple[Tensor, TextRecord]":

@@ -1,4 +1,4 @@
-"""Calibration jobs: submit, cancel, resume, and what they report."""
+"""Jobs: submit a calibration; cancel, resume and list jobs of all kinds."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 from cachetools import LRUCache
 
+from abq_core.imports.spec import is_import
 from abq_core.mix import ModelPrecision
 from abq_core.spec import read_precision
 from app import formatting
@@ -23,10 +24,10 @@ if TYPE_CHECKING:  # torch takes seconds to import: it is imported with the firs
     from abq_core.calibration.quantized_block import Engine
     from abq_core.models.loading import LoadedModel
 
-Key = tuple[str, str, str]  # model; "" or precision or run id; "full" or the engine
+Key = tuple[str, str, str]  # model; "" or precision or run id; "full", the engine or "imported"
 
 BUILTIN = "builtin"  # that of abq_core.models.reference, which imports transformers
-FULL_COLUMN = "full"
+FULL_COLUMN, IMPORTED = "full", "imported"
 MAX_MODELS = 8
 
 
@@ -77,11 +78,16 @@ class ModelRegistry:
         return self._get((ref, str(precision), engine), lambda: rounded_model(self.full(ref), precision, engine))
 
     def run(self, run_id: str, engine: "Engine") -> "LoadedModel":
-        """A calibrated model. Raises RunNotFoundError, MissingBlockError, ModelError, ServiceError."""
+        """A calibrated model, or an imported one, which computes in float32 with both engines.
+
+        Raises RunNotFoundError, MissingBlockError, ModelError, ServiceError."""
+        from abq_core.imports.model import imported_model
         from abq_core.inference.runtime import quantized_model
 
         run = self._runs.get(run_id)
         store = self._store(run.id)
+        if is_import(run.spec):
+            return self._get((run.model, run.id, IMPORTED), lambda: imported_model(self.full(run.model), store))
         precision = read_precision(run.spec)
         return self._get(
             (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
@@ -92,9 +98,12 @@ class ModelRegistry:
 
         Raises RunNotFoundError, ModelError, ServiceError; evaluating it raises MissingBlockError.
         """
+        from abq_core.imports.model import streamed_import
         from abq_core.inference.runtime import streamed_model
 
         run = self._runs.get(run_id)
+        if is_import(run.spec):
+            return streamed_import(self.full(run.model), self._store(run.id))
         return streamed_model(self.full(run.model), read_precision(run.spec), self._store(run.id))
 
     def column(self, column: str, ref: str) -> "LoadedModel":

@@ -6,6 +6,7 @@ from app.services.allocation import AllocationService
 from app.services.evaluation import EvaluationService
 from app.services.exchange.exports import ExportService
 from app.services.generation import GenerationService
+from app.services.imports import ImportService
 from app.services.jobs import JobService
 from app.services.lenses import LensServices
 from app.services.lenses.bit_planes import BitPlaneService
@@ -35,6 +36,7 @@ class Services:
     models: ModelService
     lenses: LensServices
     jobs: JobService
+    imports: ImportService
     runs: RunService
     evaluation: EvaluationService
     tasks: TaskService
@@ -66,6 +68,7 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
         models=models,
         lenses=LensServices(BitPlaneService(registry, models)),
         jobs=jobs,
+        imports=ImportService(settings, storage, sources),
         runs=runs,
         evaluation=EvaluationService(storage, registry, sources, runs),
         tasks=tasks,

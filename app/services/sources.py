@@ -11,5 +11,9 @@ class Sources:
         """The reference by which a model is read. Raises ServiceError if it may not be read, ModelError."""
         return ref
 
+    def imported(self, ref: str) -> str:
+        """The reference by which an import is read. Raises as `model` does."""
+        return ref
+
     def check_text(self, source: str, account: str | None = None) -> None:
         """Raises ServiceError if the text may not be read. account: of the page's visitor who names it."""

@@ -26,12 +26,37 @@ ARCHITECTURES = {
     "phi3": "phi3",
 }
 PLAIN = ("F32", "F16", "BF16")
-QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+QUANTIZED = (
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ1_S",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ2_S",
+    "IQ3_XXS",
+    "IQ3_S",
+    "IQ4_NL",
+    "IQ4_XS",
+    "TQ1_0",
+    "TQ2_0",
+    "MXFP4",
+)
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 _PERMUTED = ("attn_q.", "attn_k.")
-_SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+_SCALES: dict[str, tuple[int, ...]] = {
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), (0,)),
+}  # fmt: skip
 
 
 def wide_llama() -> PreTrainedModel:
@@ -132,7 +157,7 @@ def _halves(values: np.ndarray, heads: int) -> np.ndarray:
 
 
 def encoded(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values in a storage type, and what they decode to. K-quants, which gguf-py cannot make, get random blocks."""
+    """Values in a storage type, and what they decode to. Types that gguf-py cannot make get random blocks."""
     number = GGMLQuantizationType[kind]
     if kind in _SCALES:
         block, size = gguf.GGML_QUANT_SIZES[number]

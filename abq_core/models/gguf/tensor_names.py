@@ -11,6 +11,7 @@ from torch import Tensor
 from abq_core.models.errors import ModelError
 from abq_core.models.gguf.config import EXTRA_TENSORS
 from abq_core.models.gguf.header import Header
+from abq_core.models.gguf.header import Tensor as StoredTensor
 from abq_core.models.gguf.weights import read_tensor
 
 _BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
@@ -75,6 +76,17 @@ class Layout:
 def parameters_of(header: Header, layout: Layout, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The parameters of a transformers model in float32, by name; tied ones are left out.
 
+    wanted: shapes by name. Raises what `stored_tensors` raises.
+    """
+    return {
+        name: layout.restore(tensor.name, read_tensor(header, tensor))
+        for name, tensor in stored_tensors(header, layout, wanted).items()
+    }
+
+
+def stored_tensors(header: Header, layout: Layout, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    """Where the file stores each parameter of a transformers model, by the parameter's name.
+
     wanted: shapes by name. Raises ModelError if the file lacks one of them, has it in another shape, or has tensors
     that no parameter is made of.
     """
@@ -96,10 +108,7 @@ def parameters_of(header: Header, layout: Layout, wanted: Mapping[str, tuple[int
                 f"{header.file} has '{stored_name}' in the shape {found}, but its metadata describes {wanted[name]}. "
                 "Download it again."
             )
-    return {
-        name: layout.restore(stored_name, read_tensor(header, header.tensors[stored_name]))
-        for name, stored_name in stored.items()
-    }
+    return {name: header.tensors[stored_name] for name, stored_name in stored.items()}
 
 
 def _in_halves(

@@ -6,7 +6,8 @@ from typing import NamedTuple
 class TensorType(NamedTuple):
     """One storage type.
 
-    values, size: of a block, size in bytes.  scales: byte offsets of a block's float16 scales; empty for plain floats.
+    values, size: of a block, size in bytes.  scales: byte offsets of a block's float16 scales; empty for plain floats
+    and for types that store their scales in another form.
     """
 
     name: str
@@ -17,7 +18,7 @@ class TensorType(NamedTuple):
     @property
     def is_quantized(self) -> bool:
         """True if values share scales."""
-        return bool(self.scales)
+        return self.values > 1
 
 
 TENSOR_TYPES = {
@@ -33,5 +34,18 @@ TENSOR_TYPES = {
     12: TensorType("Q4_K", 256, 144, (0, 2)),
     13: TensorType("Q5_K", 256, 176, (0, 2)),
     14: TensorType("Q6_K", 256, 210, (208,)),
+    16: TensorType("IQ2_XXS", 256, 66, (0,)),
+    17: TensorType("IQ2_XS", 256, 74, (0,)),
+    18: TensorType("IQ3_XXS", 256, 98, (0,)),
+    19: TensorType("IQ1_S", 256, 50, (0,)),
+    20: TensorType("IQ4_NL", 32, 18, (0,)),
+    21: TensorType("IQ3_S", 256, 110, (0,)),
+    22: TensorType("IQ2_S", 256, 82, (0,)),
+    23: TensorType("IQ4_XS", 256, 136, (0,)),
+    29: TensorType("IQ1_M", 256, 56),
     30: TensorType("BF16", 1, 2),
+    34: TensorType("TQ1_0", 256, 54, (52,)),
+    35: TensorType("TQ2_0", 256, 66, (64,)),
+    39: TensorType("MXFP4", 32, 17),
+    40: TensorType("NVFP4", 64, 36),
 }  # by the number in the file, `enum ggml_type` of ggml.h

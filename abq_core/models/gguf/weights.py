@@ -30,27 +30,44 @@ def read_tensor(header: Header, tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.
 
     Raises ModelError if the file ends, or without the package gguf.
     """
+    return decoded(header, tensor, read_blocks(header, tensor)).reshape(tensor.shape)
+
+
+def read_blocks(header: Header, tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """The bytes of one tensor as the file stores them, (..., blocks of a row * bytes of a block).
+
+    Raises ModelError if the file ends.
+    """
+    return _bytes(header, tensor).reshape(*tensor.shape[:-1], -1)
+
+
+def decoded(
+    header: Header, tensor: Tensor, blocks: "np.ndarray[Any, np.dtype[np.uint8]]"
+) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """The float32 values that blocks of a tensor's type encode. Raises ModelError without the package gguf."""
     try:
         from gguf import GGMLQuantizationType, dequantize
     except ImportError as error:
         raise ModelError(
             f"Reading {header.file} needs the package gguf. Install it: pip install 'abq-explorer[gguf]'."
         ) from error
-    blocks = _bytes(header, tensor).reshape(*tensor.shape[:-1], -1)
-    values = dequantize(blocks, GGMLQuantizationType[tensor.type.name])
-    return np.ascontiguousarray(values, np.float32).reshape(tensor.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # hostile scales; the caller checks the values
+        return np.ascontiguousarray(dequantize(blocks, GGMLQuantizationType[tensor.type.name]), np.float32)
 
 
 def not_finite(header: Header) -> str | None:
     """The name of the first tensor with a value that is not finite, or None.
 
-    A block is finite if its scales are: its integers and their products with a float16 are far from float32's limits.
+    A block is finite if its float16 scales are: its integers and their products with a float16 are far from float32's
+    limits. Blocks with scales of another form are decoded. Raises ModelError without the package gguf.
     """
     for tensor in header.tensors.values():
         whole = max(1, _BYTES_AT_ONCE // tensor.type.size) * tensor.type.size
         for at in range(0, tensor.size, whole):
             part = _bytes(header, tensor, at, min(whole, tensor.size - at)).reshape(-1, tensor.type.size)
-            if tensor.type.is_quantized:
+            if tensor.type.is_quantized and not tensor.type.scales:
+                finite = bool(np.isfinite(decoded(header, tensor, part)).all())
+            elif tensor.type.is_quantized:
                 scales = (np.ascontiguousarray(part[:, start : start + 2]) for start in tensor.type.scales)
                 finite = all(np.isfinite(scale.view(np.float16)).all() for scale in scales)
             else:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,7 +35,10 @@ class AllowedFolders(Sources):
         """uploads: the folder of the texts that visitors added, each for its own account only (`VisitorTexts`)."""
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self._uploads = uploads
-        self._pinned = cached(TTLCache[str, str](MAX_PINNED, PINNED_SECONDS), lock=threading.Lock())(_pinned)
+        self._pinned, self._pinned_import = (
+            cached(TTLCache[str, str](MAX_PINNED, PINNED_SECONDS), lock=threading.Lock())(pin)
+            for pin in (_pinned, _pinned_import)
+        )
 
     def model(self, ref: str) -> str:
         """The reference of a model, a hub id with its commit if the current folder is not allowed.
@@ -43,13 +46,11 @@ class AllowedFolders(Sources):
         Elsewhere "org/name" means the folder of that name, if the current folder has one. Whether it has one is not
         revealed: the hub answers in both cases. Raises ForbiddenPathError, ModelError.
         """
-        from abq_core.models.hub import is_hub_id
+        return ref if ref == BUILTIN else self._allowed(ref, self._pinned)
 
-        if ref == BUILTIN or self.contains(ref):
-            return ref
-        if not is_hub_id(ref):
-            self._refuse(ref)
-        return self._pinned(ref)
+    def imported(self, ref: str) -> str:
+        """The reference of an import, as for `model`. Raises ForbiddenPathError, ModelError."""
+        return self._allowed(ref, self._pinned_import)
 
     def check_text(self, source: str, account: str | None = None) -> None:
         """Raises ForbiddenPathError."""
@@ -63,6 +64,15 @@ class AllowedFolders(Sources):
         """True if the path, as written and with its symlinks resolved, is inside one of the folders."""
         return _is_inside(path, self.folders, self._uploads)
 
+    def _allowed(self, ref: str, pinned: Callable[[str], str]) -> str:
+        from abq_core.models.hub import is_hub_id
+
+        if self.contains(ref):
+            return ref
+        if not is_hub_id(ref):
+            self._refuse(ref)
+        return pinned(ref)
+
     def _refuse(self, path: str) -> NoReturn:
         folders = ", ".join(str(folder) for folder in self.folders)
         raise ForbiddenPathError(
@@ -75,6 +85,12 @@ def _pinned(ref: str) -> str:
     from abq_core.models.hub import pinned_hub_id
 
     return pinned_hub_id(ref)
+
+
+def _pinned_import(ref: str) -> str:
+    from abq_core.models.hub import pinned_import
+
+    return pinned_import(ref)
 
 
 def _is_inside(path: str, folders: Sequence[Path], without: Path | None) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
+from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.mix import precision_name
 from abq_core.precision import PrecisionError
 
@@ -51,7 +52,7 @@ class Selection:
         return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
 
     def settled(self, runs: pd.DataFrame) -> "Selection":
-        """The selection made consistent: a run sets model and precision.
+        """The selection made consistent: a run sets the model and, unless it is an import, the precision.
 
         Without one, the newest matching run is taken.
         Raises PrecisionError if the precision cannot be parsed.
@@ -60,7 +61,9 @@ class Selection:
             found = runs[runs["run"].eq(self.run)]
             if len(found):
                 row = found.iloc[0]
-                return replace(self, model=str(row["model"]), precision=str(row["precision"]))
+                imported = str(row["method"]) == IMPORTED  # its name is no precision
+                precision = self.precision if imported else str(row["precision"])
+                return replace(self, model=str(row["model"]), precision=precision)
         precision = precision_name(self.precision)
         return replace(self, precision=precision, run=newest_run(runs, self.model, precision))
 

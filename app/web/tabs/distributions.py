@@ -95,7 +95,7 @@ PICTURES = {
     ),
     "Signal to noise": Picture(
         "linears",
-        lambda frame, view: signal_figure(frame, view.dark, lens="corrected"),
+        lambda frame, view: signal_figure(frame, view.dark, lens=_final_lens(frame)),
         "Look for the lightest cells: rounding still loses most there. 6 dB more halves the error.",
         (),
     ),
@@ -110,6 +110,22 @@ PICTURES = {
         "Look at the mass below 1: those rows trade their extremes for a finer step.",
     ),
 }
+
+
+def _final_lens(frame: pd.DataFrame) -> str:
+    """The lens of a run's own weights: corrected, or imported."""
+    return "imported" if frame["lens"].eq("imported").any() else "corrected"
+
+
+OF_IMPORTS = {
+    "Per block": "Look at where the line falls: errors grow with depth, because each block receives those before it.",
+    "Weights": "Look at the tails, and at gaps between the levels of coarse groups.",
+    "Activations": "Look at the width: the inputs of the imported model drift away from those of the base model.",
+    "Block outputs": "Look at how well the outline follows the grey area.",
+    "Attention maps": "In the difference, teal is less attention than in full precision and red is more.",
+    "Levels": "Look at which codes of the file are in use, in steps of each group's own scale.",
+    "Signal to noise": "Look for the lightest cells: the file loses most there. 6 dB more halves the error.",
+}  # captions for runs that were imported
 ATTENTION, BALANCE = "Attention maps", "Balance"
 ATTENTION_GROWS = 0.25  # four square panels in a row
 
@@ -162,7 +178,7 @@ def build_distributions_tab(page: Page) -> None:
         view = View(_within(at, last), str(linear), _within(at_head, heads), lens, selection.dark, tokens)
         return {
             answer: html.answer(_answer(page, selection, blocks)),
-            figure: _framed(selection.run, name, chosen.draw(frame, view)),
+            figure: _framed(selection.run, name, chosen.draw(frame, view), blocks["lens"].eq("imported").any()),
             nothing: gr.update(visible=False),
             block: gr.update(maximum=max(last, 1), value=view.block, visible="block" in chosen.choices),
             tensor: gr.update(
@@ -170,7 +186,7 @@ def build_distributions_tab(page: Page) -> None:
                 label="Pair" if name == BALANCE else "Linear layer",
             ),
             head: gr.update(maximum=max(heads, 1), value=view.head, visible="head" in chosen.choices),
-            against: gr.update(visible=name == ATTENTION),
+            against: gr.update(visible=name == ATTENTION and "corrected" in frame),
         }  # fmt: skip
 
     @callback(answer)
@@ -188,11 +204,12 @@ def build_distributions_tab(page: Page) -> None:
     make.click(start, page.selection, [answer, page.tabs], **PRIVATE)
 
 
-def _framed(run: str, name: str, figure: go.Figure) -> str:
+def _framed(run: str, name: str, figure: go.Figure, imported: bool) -> str:
     picture = PICTURES[name]
+    caption = OF_IMPORTS.get(name, "") if imported else picture.caption
     csv = f"abq/run/{run}/{picture.frame}.csv"
     grows = ATTENTION_GROWS if name == ATTENTION else 0.0
-    return framed(figure, picture.caption, csv, f"{picture.frame}-{run}", grows)
+    return framed(figure, caption, csv, f"{picture.frame}-{run}", grows)
 
 
 def _within(value: float | None, last: int) -> int:
@@ -219,4 +236,4 @@ def _answer(page: Page, selection: Selection, blocks: pd.DataFrame) -> str:
     runs = page.services.runs.newest_frame()
     run = runs[runs["run"].eq(selection.run)].iloc[0]
     cosine = blocks[blocks["block"].eq(blocks["block"].max())].set_index("lens")["cosine"]
-    return html.render("distributions_answer.html", precision=selection.precision, run=run, cosine=cosine)
+    return html.render("distributions_answer.html", run=run, cosine=cosine)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from app.figures.pareto import lens_of
 from app.web import html
 from app.web.limits import MAX_COLUMNS
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
@@ -211,4 +212,4 @@ def _title(page: Page, column: str) -> tuple[str, str]:
     if not means_run(column):
         return f"{column} rounded", "rounded"
     run = page.services.runs.get(column)
-    return f"{run.precision} {run.method}", "rounded" if run.method == "rtn" else "corrected"
+    return f"{run.precision} {run.method}", lens_of(run.method)

@@ -29,7 +29,7 @@ EVALUATION = {
 }  # fmt: skip
 KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "exact", "speedup"}
 COMMANDS = [
-    "app", "calibrate", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
+    "app", "calibrate", "import", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
     "generate", "bench kernels", "bench decode", "bench export", "bench import", "runs list", "runs show",
     "runs delete", "runs export", "runs verify", "runs gc", "db backup", "export", "report",
     "quickstart", "worker", "warmup",

@@ -1,0 +1,95 @@
+"""What a run stores of an import: the decoded parameters of each block, and those outside the blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abq_core.calibration.artifacts import CheckpointStore
+from abq_core.calibration.quantized_block import MissingBlockError
+from abq_core.imports.base_layout import BaseLayout
+from abq_core.imports.source import ImportSource
+
+_SMALLER = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class ImportedPart:
+    """One block, or the parameters outside the blocks.
+
+    parameters: by their name below the block, or in the model, in the smallest dtype that holds the values exactly.
+    By linear of a block: stored_bytes in the imported file; act_bits of its inputs where they are quantized; levels:
+    (values, counts), how many weights are at each level, int64 both.
+    """
+
+    parameters: Mapping[str, Tensor]
+    stored_bytes: Mapping[str, int]
+    act_bits: Mapping[str, int]
+    levels: Mapping[str, tuple[Tensor, Tensor]]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """A flat dictionary for a safetensors file."""
+        tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
+        tensors |= {f"stored_bytes.{name}": torch.tensor(count) for name, count in self.stored_bytes.items()}
+        tensors |= {f"act_bits.{name}": torch.tensor(bits) for name, bits in self.act_bits.items()}
+        for name, (values, counts) in self.levels.items():
+            tensors[f"levels.{name}"] = torch.stack([values, counts])
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "ImportedPart":
+        """The inverse of `to_tensors`."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            parts.setdefault(kind, {})[name] = value
+        return cls(
+            parameters=parts.get("parameters", {}),
+            stored_bytes={name: int(value) for name, value in parts.get("stored_bytes", {}).items()},
+            act_bits={name: int(value) for name, value in parts.get("act_bits", {}).items()},
+            levels={name: (value[0], value[1]) for name, value in parts.get("levels", {}).items()},
+        )
+
+
+def read_block(source: ImportSource, base: BaseLayout, block: int) -> ImportedPart:
+    """Read and decode the parameters of one block. Raises ModelError."""
+    parameters, stored_bytes, act_bits, levels = {}, {}, {}, {}
+    for inside, name in base.blocks[block].items():
+        found = source.read(name)
+        parameters[inside] = compact(found.values)
+        if name not in base.linears:
+            continue
+        linear = inside.removesuffix(".weight")
+        stored_bytes[linear] = source.sizes[name]
+        if name in source.act_bits:
+            act_bits[linear] = source.act_bits[name]
+        if found.levels is not None:
+            values, counts = torch.unique(found.levels, return_counts=True)
+            levels[linear] = (values.long(), counts)
+    return ImportedPart(parameters, stored_bytes, act_bits, levels)
+
+
+def read_outside(source: ImportSource, base: BaseLayout) -> ImportedPart:
+    """Read and decode the parameters outside the blocks, with an own LM head of a tied model. Raises ModelError."""
+    names = dict.fromkeys((*base.outside, *(name for name in (base.head,) if name in source.sizes)))
+    return ImportedPart({name: compact(source.read(name).values) for name in names}, {}, {}, {})
+
+
+def stored_part(store: CheckpointStore, index: int) -> ImportedPart:
+    """A part of a finished run: a block, or at the number of blocks those outside them. Raises MissingBlockError."""
+    tensors = store.load(index)
+    if tensors is None:
+        raise MissingBlockError(
+            f"Part {index} of this import is missing or damaged. If its job has not finished, resume it; otherwise "
+            "make the part again with `abq runs repair RUN`."
+        )
+    return ImportedPart.from_tensors(tensors)
+
+
+def compact(values: Tensor) -> Tensor:
+    """The values in the smallest of float16, bfloat16 and float32 that holds them exactly."""
+    for dtype in _SMALLER:
+        if torch.equal((smaller := values.to(dtype)).float(), values):
+            return smaller
+    return values
