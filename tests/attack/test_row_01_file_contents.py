@@ -14,7 +14,7 @@ import httpx
 import pytest
 from account_cases import PASSWORD
 from attack_cases import command_line
-from page_process import PageProcess, call, page_process, result
+from page_process import PageProcess, call, page_call, page_process, result
 
 pytestmark = pytest.mark.attack(row=1)
 
@@ -107,6 +107,24 @@ def test_no_endpoint_reads_a_model_or_a_text_elsewhere(site: Site, tried: Callab
     tried(len(answers))
     for answer in answers:
         assert "outside the folders" in answer and SECRET not in answer, answer
+
+
+def test_an_import_elsewhere_is_refused_with_the_same_sentence_whether_it_exists_or_not(
+    site: Site, tried: Callable[[int], None]
+) -> None:
+    selection = json.dumps({"model": site.model, "tab": "compare"})
+    paths = [*outside(site)[:-1], str(site.folder), str(site.folder / "missing.gguf"), "/dev/zero", "."]
+    said = set()
+    with site.visitor("bob") as bob:
+        for path in paths:
+            answer = json.dumps(page_call(bob, "start_import", [selection, path]))
+            assert SECRET not in answer and "outside the folders" in answer, answer
+            said.add(answer.partition(" is outside")[2].partition("Copy it")[0])
+        inside = json.dumps(page_call(bob, "start_import", [selection, site.model]))
+        assert "describes no quantization" in inside
+        assert result(call(bob, "jobs")) == []
+    tried(len(paths))
+    assert len(said) == 1
 
 
 def test_an_evaluation_returns_no_losses_of_segments_and_no_positions(site: Site) -> None:

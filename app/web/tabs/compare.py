@@ -23,6 +23,7 @@ from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
 from app.web.tabs.budget_panel import build_budget_panel
 from app.web.tabs.evaluation_form import build_evaluation_form, choices, kl_buckets_picture
+from app.web.tabs.import_panel import build_import_panel
 from app.web.tabs.task_scores import task_table
 
 CAPTION = (
@@ -54,6 +55,7 @@ def build_compare_tab(page: Page) -> None:
             methods = gr.CheckboxGroup(list(METHODS), value=["rtn", "abq"], label="Methods", elem_id="compare-methods")
             sweep = gr.Button("Calibrate all", variant="primary", elem_id="compare-sweep")
             evaluation = build_evaluation_form()
+            imports = build_import_panel()
             links = gr.HTML("", js_on_load=None, elem_id="compare-links")
             actions, note, delete, sure = _build_actions()
             command = gr.HTML("", js_on_load=None)
@@ -134,6 +136,7 @@ def build_compare_tab(page: Page) -> None:
     header = [answer, *page.header.outputs]
     gr.on([page.selection.change, *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **PRIVATE)
     evaluation.on_evaluation(page).then(show, shown_on, outputs, **PRIVATE)
+    imports.wire(page, answer)
     sweep.click(start, form, [answer, page.tabs, *page.header.outputs], **PRIVATE)
     runs_table.select(choose, page.selection, header, **PRIVATE)
     note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, shown_on, outputs, **PRIVATE)
