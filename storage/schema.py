@@ -159,3 +159,26 @@ class ThroughputRow(Base):
     created_at: Mapped[datetime]
     device: Mapped[str] = mapped_column(Text)
     values: Mapped[dict[str, Any]]
+
+
+class VoteRow(Base):
+    """The result of one duel of two generated texts.
+
+    visitor: account, or address without a login.  shown_left, shown_right: the contenders' names.
+    """
+
+    __tablename__ = "votes"
+    __table_args__ = (
+        CheckConstraint("winner IN ('left', 'right', 'equal')", name="winner"),
+        CheckConstraint("shown_left <> shown_right", name="pair"),
+        Index(None, "visitor", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime]
+    visitor: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text, index=True)
+    shown_left: Mapped[str] = mapped_column(Text)
+    shown_right: Mapped[str] = mapped_column(Text)
+    winner: Mapped[Literal["left", "right", "equal"]] = mapped_column(String(8))

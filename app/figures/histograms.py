@@ -61,7 +61,8 @@ def level_figure(levels: pd.DataFrame, block: int, tensor: str, dark: bool = Fal
         part = rows[rows["lens"].eq(lens)]
         if len(part):
             _add_levels(figure, part, lens, dark)
-    figure.update_xaxes(title_text="level, in steps of the row's own scale (zero is 0)")
+    scale = "group's" if rows["lens"].eq("imported").all() else "row's"
+    figure.update_xaxes(title_text=f"level, in steps of the {scale} own scale (zero is 0)")
     _integer_ticks(figure, rows)
     figure.update_yaxes(title_text="% of weights", rangemode="tozero")
     figure.update_layout(barmode="group", uirevision=f"levels-{block}-{tensor}")

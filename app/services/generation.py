@@ -24,16 +24,20 @@ class GenerationService:
         temperature: float = 0.0,
         seed: int = 0,
         model: str = BUILTIN,
+        *,
+        measured: bool = True,
     ) -> "Iterator[Token | Finished]":
         """Stream tokens of all columns in turn.
 
         A column is "full", a run id, or a precision (rounded to nearest).
         prompt: a text is continued, a conversation is answered; a mapping holds one for each column.
         model: the model of "full" and of precisions. Runs bring their own model, which must be equal in all columns.
+        measured: compute the KL divergence of each token from full precision.
         Raises ServiceError, PromptError, ChatTemplateError.
         """
         from abq_core.inference.generate import generate
 
         ref = self._registry.common_model(columns, model)
         loaded = {column: self._registry.column(column, ref) for column in columns}
-        return generate(loaded, self._registry.full(ref), prompt, max_new_tokens, temperature, seed)
+        reference = self._registry.full(ref) if measured else None
+        return generate(loaded, reference, prompt, max_new_tokens, temperature, seed)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.services.allocation import AllocationService
+from app.services.duels import DuelService
 from app.services.evaluation import EvaluationService
 from app.services.exchange.exports import ExportService
 from app.services.generation import GenerationService
@@ -41,6 +42,7 @@ class Services:
     evaluation: EvaluationService
     tasks: TaskService
     generation: GenerationService
+    duels: DuelService
     throughput: ThroughputService
     timings: TimingService
     allocation: AllocationService
@@ -73,6 +75,7 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
         evaluation=EvaluationService(storage, registry, sources, runs),
         tasks=tasks,
         generation=GenerationService(registry),
+        duels=DuelService(storage),
         throughput=ThroughputService(settings, storage.measurements, registry),
         timings=TimingService(storage.measurements),
         allocation=AllocationService(settings, runs, registry, sources),

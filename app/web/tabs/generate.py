@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app.figures.pareto import lens_of
 from app.web import html
 from app.web.limits import MAX_COLUMNS
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.conversation import Conversation
-from app.web.page.selection import Selection, run_choices
+from app.web.page.selection import Selection
 from app.web.page.streams import Streams
+from app.web.tabs.duel_panel import build_duel_panel
+from app.web.tabs.generate_columns import column_choices, column_title
 from app.web.tabs.generate_form import CHAT, CONTINUE, Form, generate_command
-from storage.run_ids import means_run
 
 PROMPT = "When an exception"
 MESSAGE = "What is the capital of France, and what is it known for?"
 SHOW_EVERY_SECONDS = 0.12
+SIDE_BY_SIDE, DUEL = "Side by side", "Duel: which is better?"
 PREPARING, WRITING = "Preparing the columns\N{HORIZONTAL ELLIPSIS}", "Writing\N{HORIZONTAL ELLIPSIS}"
 EMPTY = (
     "Compare text side by side",
@@ -74,8 +75,12 @@ class _Widgets(NamedTuple):
 
 
 def build_generate_tab(page: Page) -> None:
-    """The form on the left, the text on the right."""
-    widgets = _build_widgets()
+    """The form on the left, the text on the right. A second view is the duel."""
+    view = gr.Radio(
+        [SIDE_BY_SIDE, DUEL], value=SIDE_BY_SIDE, show_label=False, container=False, elem_id="generate-view"
+    )
+    widgets, side_by_side = _build_widgets()
+    duel = build_duel_panel()
     form, answer = widgets.form, widgets.answer
 
     @callback(answer, tab="generate")
@@ -84,7 +89,7 @@ def build_generate_tab(page: Page) -> None:
         key = f"{selection.model} {selection.precision} {selection.run}"
         if key == before:
             return {}
-        choices = _choices(page, selection)
+        choices = column_choices(page, selection)
         known = {column for _, column in choices}
         selected = [column for column in ("full", selection.precision, selection.run) if column in known]
         updates = {form.columns: gr.update(choices=choices, value=selected), widgets.shown_for: key}
@@ -105,6 +110,12 @@ def build_generate_tab(page: Page) -> None:
     def start_over(selection: Selection, mode: str) -> Updates:
         return widgets.in_mode(mode)
 
+    @event
+    def choose_generate_view(name: str) -> Updates:
+        return {side_by_side: gr.update(visible=name == SIDE_BY_SIDE), duel.view: gr.update(visible=name == DUEL)}
+
+    view.change(choose_generate_view, view, [side_by_side, duel.view], **PRIVATE)
+    duel.wire(page)
     outputs = [form.columns, widgets.shown_for, form.mode, *widgets.of_mode]
     page.selection.change(offer, [page.selection, widgets.shown_for], outputs, **PRIVATE)
     inputs = [page.selection, widgets.conversation, *form]
@@ -130,7 +141,7 @@ def _write(
         raise ValueError("New tokens or temperature is empty: type a number.")
     page.limits.check_text(request, columns, form.text, form.tokens)
     yield {widgets.answer: html.answer(PREPARING)}
-    titles = {column: _title(page, column) for column in columns}
+    titles = {column: column_title(page, column) for column in columns}
     chat = None
     if form.mode == CHAT:
         chat = Conversation(selection.model, form.system or "", titles).asked(form.message or "", earlier)
@@ -144,16 +155,17 @@ def _write(
     if chat is not None:  # the answers are added to this object, so a stopped answer stays in the conversation
         yield {widgets.conversation: chat, widgets.form.message: "", widgets.streams: shown()}
     shown_at = 0.0
-    for event in events:
-        turn.add(event)
+    for token in events:
+        turn.add(token)
         if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
             shown_at = time.monotonic()
             yield {widgets.answer: html.answer(WRITING), widgets.streams: shown()}
     yield {widgets.answer: html.answer(turn.summary()), widgets.streams: shown()}
 
 
-def _build_widgets() -> _Widgets:
-    with gr.Row(elem_classes="abq-tab"):
+def _build_widgets() -> tuple[_Widgets, gr.Row]:
+    """The widgets of the first view, and its row."""
+    with gr.Row(elem_classes="abq-tab") as view:
         with gr.Column(elem_classes="abq-choices"):
             form = _build_form()
             with gr.Row():
@@ -164,7 +176,7 @@ def _build_widgets() -> _Widgets:
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(html.answer(html.BLANK), elem_id="generate-answer", js_on_load=None)
             streams = gr.HTML(html.empty(*EMPTY), elem_id="generate-streams", js_on_load=None)
-    return _Widgets(form, go, stop, new, command, answer, streams, gr.State(""), gr.State(None))
+    return _Widgets(form, go, stop, new, command, answer, streams, gr.State(""), gr.State(None)), view
 
 
 def _build_form() -> Form:
@@ -193,23 +205,3 @@ def _build_form() -> Form:
         ),
         seed=gr.Number(3, label="Seed", precision=0, elem_id="generate-seed"),
     )  # fmt: skip
-
-
-def _choices(page: Page, selection: Selection) -> list[tuple[str, str]]:
-    runs = page.services.runs.newest_frame()
-    rounded = list(dict.fromkeys([selection.precision, "W8A8", "W4A8", "W4A4", "W2*A8", "W2A8"]))
-    return [
-        ("Full precision", "full"),
-        *((f"{precision} rounded", precision) for precision in rounded),
-        *run_choices(runs[runs["model"].eq(selection.model)]),
-    ]
-
-
-def _title(page: Page, column: str) -> tuple[str, str]:
-    """Title and lens of a column."""
-    if column == "full":
-        return "Full precision", "full"
-    if not means_run(column):
-        return f"{column} rounded", "rounded"
-    run = page.services.runs.get(column)
-    return f"{run.precision} {run.method}", lens_of(run.method)
