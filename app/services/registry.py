@@ -93,6 +93,10 @@ class ModelRegistry:
             (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
         )
 
+    def is_imported(self, column: str) -> bool:
+        """Whether a column is the run of an import. Raises RunNotFoundError."""
+        return means_run(column) and is_import(self._runs.get(column).spec)
+
     def streamed(self, run_id: str) -> "LoadedModel":
         """The simulated model of a run for one evaluation: its blocks are built one by one and not kept.
 

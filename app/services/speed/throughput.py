@@ -86,6 +86,11 @@ class ThroughputService:
             raise ServiceError(
                 f"Nothing to measure: {len(columns)} columns and {tokens} tokens. Use at least 1 column and 2 tokens."
             )
+        if imports := [column for column in columns if self._registry.is_imported(column)]:
+            raise ServiceError(
+                f"{imports[0]} is imported: it computes in float32 here, as fp32 does. Time its file in the runtime that it "
+                "is for."
+            )
         import torch
 
         from abq_core.inference.generate import Finished, generate

@@ -194,7 +194,7 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
     @callback(answer)
     def decode(selection: Selection, *cases: list[str] | None) -> Iterator[Updates]:
         columns = ["fp32", "bf16", "int8", *dict.fromkeys([selection.precision, "W2A8", "W4A4"])]
-        columns += [selection.run] if selection.run else []
+        columns += [selection.run] if selection.run and not page.services.registry.is_imported(selection.run) else []
         yield {answer: html.answer(f"Packing {len(columns)} columns{ELLIPSIS}")}
         bench = page.services.throughput.time_decode
         for done in Steps(lambda report: bench(columns, model=selection.model, on_token=report)):
