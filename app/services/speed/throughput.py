@@ -88,7 +88,7 @@ class ThroughputService:
             )
         if imports := [column for column in columns if self._registry.is_imported(column)]:
             raise ServiceError(
-                f"{imports[0]} is imported: it computes in float32 here, as fp32 does. Time its file in its own runtime."
+                f"{imports[0]} is imported: it computes in float32 here. Time its file in the runtime it is for."
             )
         import torch
 
