@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
 
+from abq_core.imports.spec import is_import
 from abq_core.models.gguf.weights import StoredWeights
 from abq_core.text.records import TextRecord
 from app import formatting
@@ -157,13 +158,17 @@ def _section(reported: ReportedRun) -> _Section:
 def _figures(reported: ReportedRun) -> Iterator[_Figure]:
     """Figures of before and after calibration, for the diagnostics that the run has."""
     frames = reported.diagnostics
+    imported = is_import(reported.run.spec)
     if "blocks" in frames:
         yield _figure(
-            "Block outputs against full precision: the drift of rounding, and how much of it calibration removes.",
+            "Block outputs against full precision, block by block."
+            if imported
+            else "Block outputs against full precision: the drift of rounding, and how much of it calibration removes.",
             lambda dark: blocks_figure(frames["blocks"], dark=dark),
         )
     if "histograms" in frames:
-        yield from _histograms(frames["histograms"], frames.get("levels", pandas.DataFrame()))
+        compared = "in full precision and imported" if imported else "before and after correction"
+        yield from _histograms(frames["histograms"], frames.get("levels", pandas.DataFrame()), compared)
     if "attention" in frames:
         maps, tokens = frames["attention"], frames["attention_tokens"]
         last = int(maps["block"].max()) if len(maps) else 0
@@ -175,8 +180,8 @@ def _figures(reported: ReportedRun) -> Iterator[_Figure]:
         yield _figure("Loss of each block during calibration.", lambda dark: loss_figure(reported.losses, dark=dark))
 
 
-def _histograms(histograms: pandas.DataFrame, levels: pandas.DataFrame) -> Iterator[_Figure]:
-    """One tensor of each kind, of the last block, where errors have accumulated."""
+def _histograms(histograms: pandas.DataFrame, levels: pandas.DataFrame, compared: str) -> Iterator[_Figure]:
+    """One tensor of each kind, of the last block, where errors have accumulated. compared: for the captions."""
     for kind, word in _PLOTTED:
         rows = histograms[histograms["kind"] == kind]
         if rows.empty:
@@ -186,7 +191,7 @@ def _histograms(histograms: pandas.DataFrame, levels: pandas.DataFrame) -> Itera
         tensor = next((name for name in tensors if name.endswith(("down_proj", "fc2"))), tensors[0])
         of = "" if kind == "output" else f" of {tensor}"
         yield _figure(
-            f"The {word}{of} in block {block}, before and after correction.",
+            f"The {word}{of} in block {block}, {compared}.",
             lambda dark, b=block, t=tensor, k=kind: paired_figure(histograms, b, t, k, dark=dark),
         )
         if kind == "weight" and len(levels):
