@@ -32,7 +32,7 @@ def test_a_file_is_imported_compared_and_generated_from(
     expect(row).to_contain_text("succeeded", timeout=STEP_MS)
 
     page.get_by_role("tab", name="Compare").click()
-    expect(page.locator("#compare-figure .main-svg").first).to_contain_text("Q4_1")
+    expect(page.locator("#compare-figure")).to_contain_text("Q4_1")
     page.locator("#compare-runs tr[data-key]", has_text="imported").click()
     page.wait_for_function("location.search.includes('run=r-')")
     expect(page.locator("#abq-precision input")).to_have_value("W4A8")  # the import's name is no precision
@@ -44,6 +44,7 @@ def test_a_file_is_imported_compared_and_generated_from(
     page.get_by_role("tab", name="Explore").click()
     expect(page.locator("#explore-answer")).to_contain_text("W4A8")
     page.get_by_role("tab", name="Generate").click()
+    expect(page.locator("#generate-columns")).to_contain_text("Q4_1 imported")
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator("#generate-answer")).to_contain_text("Q4_1 imported", timeout=STEP_MS)
     assert "Traceback" not in page.content()
