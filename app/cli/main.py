@@ -17,10 +17,9 @@ from app.cli.allocate import allocate
 from app.cli.answers import INTERRUPTED, print_error, report_error
 from app.cli.auth import auth
 from app.cli.bench import bench
-from app.cli.calibrate import calibrate
+from app.cli.calibrate import calibrate, import_model
 from app.cli.database import database
 from app.cli.export import export
-from app.cli.imports import import_model
 from app.cli.jobs import jobs
 from app.cli.measure import evaluate, generate
 from app.cli.quickstart import quickstart

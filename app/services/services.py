@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 from app.services.allocation import AllocationService
-from app.services.duels import DuelService
 from app.services.evaluation import EvaluationService
 from app.services.exchange.exports import ExportService
-from app.services.generation import GenerationService
-from app.services.imports import ImportService
+from app.services.exchange.imports import ImportService
 from app.services.jobs import JobService
 from app.services.lenses import LensServices
 from app.services.lenses.bit_planes import BitPlaneService
@@ -21,6 +19,8 @@ from app.services.speed.timings import TimingService
 from app.services.stored import Storage
 from app.services.sweeps import SweepService
 from app.services.tasks import TaskService
+from app.services.texts.duels import DuelService
+from app.services.texts.generation import GenerationService
 from app.settings import Settings
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from abq_core.imports.spec import is_import
 from abq_core.spec import CalibrationSpec, read_precision
 from app import formatting
 from app.runs.run_folder import BlockStore
@@ -43,6 +44,8 @@ class ExportService:
         run = self._runs.get(run_id)
         if run.state != "succeeded":
             raise ServiceError(f"Run {run.id} is {run.state}: only a finished run can be exported.")
+        if is_import(run.spec):
+            raise ServiceError(f"Run {run.id} is imported: use its file {run.spec['source']}. Export a calibrated run.")
         environment = without_secrets(os.environ)
         step = on_step or (lambda done, total: None)
         return export_run(self._source(run.id), format, target, options or Options(), environment, step)

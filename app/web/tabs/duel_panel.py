@@ -7,7 +7,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from app.formatting import MISSING, count, number, percent
-from app.services.duels import Contender
+from app.services.texts.duels import Contender
 from app.web import html
 from app.web.access.login import visitor_of
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback

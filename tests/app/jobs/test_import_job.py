@@ -195,6 +195,8 @@ def test_the_command(abq: InlineCommand, pair: tuple[Path, Path], tmp_path: Path
     written = json.loads(abq("generate", run, "--prompt", "def", "--max-new-tokens", "4", "--json").stdout)
     assert len(written["tokens"]) == 4
     assert_sentence(abq("bench", "decode", "--columns", f"fp32,{run}"), "computes in float32 here")
+    exported = abq("export", run, "--to", "compressed-tensors", "--out", str(tmp_path / "out"))
+    assert_sentence(exported, "is imported: use its file")
     report = tmp_path / "report.html"
     assert abq("report", run, "--out", str(report)).returncode == 0 and "abq import" in report.read_text("utf-8")
     assert abq("runs", "delete", run, "--yes").returncode == 0

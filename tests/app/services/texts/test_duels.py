@@ -8,9 +8,9 @@ import pytest
 from app_cases import settings_in
 
 from app.services import open_services
-from app.services.duels import MAX_VOTES, Contender, DuelService, standings_of
 from app.services.errors import ServiceError
 from app.services.stored import Storage
+from app.services.texts.duels import MAX_VOTES, Contender, DuelService, standings_of
 from storage.votes import DuelCount
 
 
@@ -58,7 +58,7 @@ def test_contenders_with_one_name_do_not_meet(duels: DuelService) -> None:
 
 
 def test_votes_of_all_visitors_count_and_each_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.duels.MAX_VOTES", 4)
+    monkeypatch.setattr("app.services.texts.duels.MAX_VOTES", 4)
     duels = open_services(settings_in(tmp_path)).duels
     for _ in range(10):
         duels.vote("ada", "builtin", "a", "b", "left")

@@ -1,0 +1,1 @@
+"""Generated texts: side by side, and in duels with votes."""
