@@ -9,7 +9,7 @@ from torch import Tensor
 from abq_core.calibration.artifacts import CheckpointStore
 from abq_core.calibration.quantized_block import MissingBlockError
 from abq_core.imports.base_layout import BaseLayout
-from abq_core.imports.source import ImportSource
+from abq_core.imports.source import ActivationGrid, ImportSource
 
 _SMALLER = (torch.float16, torch.bfloat16)
 
@@ -19,20 +19,20 @@ class ImportedPart:
     """One block, or the parameters outside the blocks.
 
     parameters: by their name below the block, or in the model, in the smallest dtype that holds the values exactly.
-    By linear of a block: stored_bytes in the imported file; act_bits of its inputs where they are quantized; levels:
-    (values, counts), how many weights are at each level, int64 both.
+    By linear of a block: stored_bytes in the imported file; how its inputs are rounded, if they are; levels: (values,
+    counts), how many weights are at each level, int64 both.
     """
 
     parameters: Mapping[str, Tensor]
     stored_bytes: Mapping[str, int]
-    act_bits: Mapping[str, int]
+    activations: Mapping[str, ActivationGrid]
     levels: Mapping[str, tuple[Tensor, Tensor]]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """A flat dictionary for a safetensors file."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
         tensors |= {f"stored_bytes.{name}": torch.tensor(count) for name, count in self.stored_bytes.items()}
-        tensors |= {f"act_bits.{name}": torch.tensor(bits) for name, bits in self.act_bits.items()}
+        tensors |= {f"activations.{name}": torch.tensor([*map(int, grid)]) for name, grid in self.activations.items()}
         for name, (values, counts) in self.levels.items():
             tensors[f"levels.{name}"] = torch.stack([values, counts])
         return tensors
@@ -47,14 +47,17 @@ class ImportedPart:
         return cls(
             parameters=parts.get("parameters", {}),
             stored_bytes={name: int(value) for name, value in parts.get("stored_bytes", {}).items()},
-            act_bits={name: int(value) for name, value in parts.get("act_bits", {}).items()},
+            activations={
+                name: ActivationGrid(int(bits), bool(symmetric))
+                for name, (bits, symmetric) in parts.get("activations", {}).items()
+            },
             levels={name: (value[0], value[1]) for name, value in parts.get("levels", {}).items()},
         )
 
 
 def read_block(source: ImportSource, base: BaseLayout, block: int) -> ImportedPart:
     """Read and decode the parameters of one block. Raises ModelError."""
-    parameters, stored_bytes, act_bits, levels = {}, {}, {}, {}
+    parameters, stored_bytes, activations, levels = {}, {}, {}, {}
     for inside, name in base.blocks[block].items():
         found = source.read(name)
         parameters[inside] = compact(found.values)
@@ -62,12 +65,12 @@ def read_block(source: ImportSource, base: BaseLayout, block: int) -> ImportedPa
             continue
         linear = inside.removesuffix(".weight")
         stored_bytes[linear] = source.sizes[name]
-        if name in source.act_bits:
-            act_bits[linear] = source.act_bits[name]
+        if name in source.activations:
+            activations[linear] = source.activations[name]
         if found.levels is not None:
             values, counts = torch.unique(found.levels, return_counts=True)
             levels[linear] = (values.long(), counts)
-    return ImportedPart(parameters, stored_bytes, act_bits, levels)
+    return ImportedPart(parameters, stored_bytes, activations, levels)
 
 
 def read_outside(source: ImportSource, base: BaseLayout) -> ImportedPart:

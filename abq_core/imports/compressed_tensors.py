@@ -14,7 +14,7 @@ from abq_core.imports.base_layout import Shape
 from abq_core.imports.grouping import FolderError, number_in, spread
 from abq_core.imports.packed_integers import unpack, words_for
 from abq_core.imports.safetensors_files import SafetensorsFiles
-from abq_core.imports.source import StoredTensor
+from abq_core.imports.source import ActivationGrid, StoredTensor
 
 PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mixed-precision", "dense")
@@ -26,13 +26,13 @@ _PLAIN = {torch.int8: "int", torch.float8_e4m3fn: "float"}  # weights that are n
 class Scheme:
     """One config group. kind: "int" or "float".  group_size: None for a scale per row or per tensor.
 
-    act_bits: of dynamic symmetric activations per token, 16 for none.
+    activations: how tokens are rounded, None for not at all.
     """
 
     bits: int
     kind: str
     group_size: int | None
-    act_bits: int
+    activations: ActivationGrid | None
 
 
 @dataclass(frozen=True)
@@ -173,19 +173,22 @@ def _scheme(group: object) -> Scheme:
     if kind == "float" and bits != 8:
         raise FolderError(f"has floats of {bits} bits; 8 are supported")
     size = number_in(weights, "group_size", -1, 1 << 20, -1) if strategy == "group" else -1
-    return Scheme(bits, kind, size if size > 0 else None, _act_bits(group.get("input_activations")))
+    return Scheme(bits, kind, size if size > 0 else None, _activations(group.get("input_activations")))
 
 
-def _act_bits(activations: object) -> int:
-    """Bits of dynamic symmetric activations per token. Raises FolderError for other ones."""
+def _activations(activations: object) -> ActivationGrid | None:
+    """How dynamic integer activations are rounded per token. Raises FolderError for other ones."""
     if activations is None:
-        return 16
+        return None
     if not isinstance(activations, Mapping):
         raise FolderError("has 'input_activations' that are not an object")
-    wanted = {"type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-    defaults = {"type": "int", "symmetric": True}
+    wanted = {"type": "int", "strategy": "token", "dynamic": True}
+    defaults = {"type": "int"}
     for name, value in wanted.items():
         found = activations.get(name, defaults.get(name))
         if found != value:
             raise FolderError(f"has input activations with {name} {str(found)[:40]!r}; {value!r} is supported")
-    return number_in(activations, "num_bits", 2, 8)
+    symmetric = activations.get("symmetric", True)
+    if not isinstance(symmetric, bool):
+        raise FolderError(f"has input activations with symmetric {str(symmetric)[:40]!r}: it must be true or false")
+    return ActivationGrid(number_in(activations, "num_bits", 2, 8), symmetric)

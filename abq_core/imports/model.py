@@ -14,20 +14,16 @@ from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
 from abq_core.models.mapped.lazy_block import LazyBlock
 from abq_core.models.mapped.modules import restore_plain
-from abq_core.precision import FULL
+from abq_core.precision import FULL, FULL_BITS
 from abq_core.quantization.quant_linear import QuantLinear, replace_module
 
 
 class SymmetricLinear(QuantLinear):
-    """A linear whose input is rounded per token to symmetric integers, as compressed-tensors does.
-
-    act_bits: 16 for no rounding.
-    """
+    """A linear whose input is rounded per token to symmetric integers, as compressed-tensors does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) float to (..., out_features)."""
-        inputs = x if self.act_bits == 16 else symmetric_per_token(x, self.act_bits)
-        return nn.functional.linear(inputs, self.weight, self.bias)
+        return nn.functional.linear(symmetric_per_token(x, self.act_bits), self.weight, self.bias)
 
 
 def symmetric_per_token(x: Tensor, bits: int) -> Tensor:
@@ -45,7 +41,9 @@ def imported_block(original: nn.Module, part: ImportedPart, index: int) -> nn.Mo
     block = quantized_block(original, BlockArtifact({}, part.parameters, {}), FULL, index, "simulated")
     for name, count in part.stored_bytes.items():
         linear: Any = block.get_submodule(name)
-        wrapped = SymmetricLinear.wrap(linear, part.act_bits.get(name, 16))
+        grid = part.activations.get(name)
+        kind = SymmetricLinear if grid is not None and grid.symmetric else QuantLinear
+        wrapped = kind.wrap(linear, FULL_BITS if grid is None else grid.bits)
         wrapped.stored_bytes = count
         replace_module(block, name, wrapped)
     return block

@@ -16,7 +16,7 @@ from abq_core.imports.compressed_tensors import CompressedTensors
 from abq_core.imports.gptq import Gptq
 from abq_core.imports.grouping import FolderError
 from abq_core.imports.safetensors_files import SafetensorsFiles
-from abq_core.imports.source import Format, ImportSource, StoredTensor
+from abq_core.imports.source import ActivationGrid, Format, ImportSource, StoredTensor
 from abq_core.models.errors import ModelError
 from abq_core.models.files import CONFIG, OLDER_QUANTIZATION, quantized_config, weight_files
 
@@ -63,7 +63,7 @@ def open_folder(folder: Path, base: BaseLayout) -> ImportSource:
         for place in places.values():
             if place.quantized:
                 decoder.check(files, place.prefix, place.shape)
-        sizes, act_bits = _sizes(files, places, kind), _act_bits(decoder, files, places)
+        sizes, activations = _sizes(files, places, kind), _activations(decoder, files, places)
         name = _name(kind, decoder, files, places, base)
 
     def read(parameter: str) -> StoredTensor:
@@ -78,7 +78,7 @@ def open_folder(folder: Path, base: BaseLayout) -> ImportSource:
             return found
 
     described = [one for one in (folder / CONFIG, folder / OLDER_QUANTIZATION) if one.is_file()]
-    return ImportSource(folder, kind, name, (*described, *paths), sizes, act_bits, read)
+    return ImportSource(folder, kind, name, (*described, *paths), sizes, activations, read)
 
 
 @contextmanager
@@ -167,15 +167,15 @@ def _sizes(files: SafetensorsFiles, places: Mapping[str, _Place], kind: Format) 
     return sizes
 
 
-def _act_bits(
+def _activations(
     decoder: Gptq | CompressedTensors, files: SafetensorsFiles, places: Mapping[str, _Place]
-) -> dict[str, int]:
+) -> dict[str, ActivationGrid]:
     if isinstance(decoder, Gptq):
         return {}
     return {
-        parameter: bits
+        parameter: grid
         for parameter, place in places.items()
-        if place.quantized and (bits := decoder.scheme_of(files, place.prefix, place.shape).act_bits) < 16
+        if place.quantized and (grid := decoder.scheme_of(files, place.prefix, place.shape).activations)
     }
 
 
@@ -198,5 +198,5 @@ def _name(
         raise FolderError("has no quantized linear, so there is nothing to import")
     most = max(weights, key=lambda scheme: weights[scheme])
     letter = "FP" if most.kind == "float" else "W"
-    activations = f"A{most.act_bits}" if most.act_bits < 16 else ""
+    activations = f"A{most.activations.bits}" if most.activations else ""
     return f"{_TITLES[kind]} {letter}{most.bits}{activations}{f'g{most.group_size}' if most.group_size else ''}"

@@ -21,13 +21,20 @@ class StoredTensor(NamedTuple):
     levels: Tensor | None = None
 
 
+class ActivationGrid(NamedTuple):
+    """The integers that each token is rounded to at run time. symmetric: without a zero point."""
+
+    bits: int
+    symmetric: bool
+
+
 @dataclass(frozen=True)
 class ImportSource:
     """A checked file or folder with the parameters of one base model.
 
     name: what the format calls this precision, such as Q4_K_M.  files: those with weights, and the config if the format
     has one.  sizes: bytes of each parameter with its scales and zero points, by its name in the base model.
-    act_bits: of the inputs of these linears, by the name of their weight; a linear without an entry has 16.
+    activations: how the inputs of linears are rounded, by the name of the linear's weight; others are not rounded.
     read: reads and decodes one parameter; raises ModelError for values that are not finite and for damaged files.
     """
 
@@ -36,7 +43,7 @@ class ImportSource:
     name: str
     files: tuple[Path, ...]
     sizes: Mapping[str, int]
-    act_bits: Mapping[str, int]
+    activations: Mapping[str, ActivationGrid]
     read: Callable[[str], StoredTensor]
 
     @property

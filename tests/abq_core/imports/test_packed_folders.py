@@ -74,7 +74,7 @@ def test_compressed_tensors_that_are_not_packed(tiny_llama: Path, tmp_path: Path
     expected = write_compressed(tiny_llama, tmp_path, 8, None, symmetric=symmetric, is_packed=False, act_bits=8)
     check(tiny_llama, tmp_path, expected, 8)
     source = open_import(str(tmp_path), str(tiny_llama))
-    assert source.name == "compressed-tensors W8A8" and dict(source.act_bits) == dict.fromkeys(expected, 8)
+    assert source.name == "compressed-tensors W8A8" and dict(source.activations) == dict.fromkeys(expected, (8, True))
 
 
 def test_fp8(tiny_llama: Path, tmp_path: Path) -> None:
