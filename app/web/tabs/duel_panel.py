@@ -35,12 +35,16 @@ EMPTY = (
 
 @dataclass(frozen=True)
 class Duel:
-    """A duel that waits for a vote. It stays on the server: the page must not know the names."""
+    """A duel that waits for a vote. It stays on the server: the page must not know the names.
+
+    answers: the texts answer the prompt, with the model's chat template; otherwise they continue it.
+    """
 
     model: str
     prompt: str
     left: Contender
     right: Contender
+    answers: bool
     texts: dict[str, str] = field(default_factory=dict)
 
 
@@ -128,8 +132,8 @@ class DuelPanel:
         left, right = page.services.duels.draw(named)
         page.limits.check_text(request, [left.column, right.column], prompt, tokens)
         yield {**self._cleared(), self.answer: html.answer("Two contenders are chosen; they are loading.")}
-        duel = Duel(selection.model, prompt, left, right)
         chat = page.services.models.can_chat(selection.model)
+        duel = Duel(selection.model, prompt, left, right, chat)
         events = page.services.generation.generate(
             [left.column, right.column],
             [{"role": "user", "content": prompt}] if chat else prompt,
@@ -208,7 +212,7 @@ def _shown(duel: Duel, revealed: Page | None) -> str:
     for word, one in (("left", duel.left), ("right", duel.right)):
         title, lens = (word.capitalize(), "") if revealed is None else column_title(revealed, one.column)
         sides.append(_Side(word, title, lens, duel.texts[one.column]))
-    return html.render("duel.html", prompt=duel.prompt, sides=sides)
+    return html.render("duel.html", prompt=duel.prompt, answers=duel.answers, sides=sides)
 
 
 def _standings(page: Page, model: str) -> str:
