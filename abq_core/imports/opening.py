@@ -48,7 +48,7 @@ def _local(ref: str) -> Path | None:
     """The existing file or folder that `ref` names."""
     try:
         path = Path(ref).expanduser()
-        return path if ref != BUILTIN and path.exists() else None
+        return path if ref.strip() and ref != BUILTIN and path.exists() else None
     except (OSError, RuntimeError, ValueError):  # name too long, no home directory, a null byte: not a path
         return None
 

@@ -12,6 +12,7 @@ from abq_core.models.files import (
     WEIGHTS,
     WEIGHTS_INDEX,
     check_settings,
+    quantized_config,
 )
 from abq_core.models.gguf.folder import converted_folder, is_gguf
 
@@ -75,7 +76,7 @@ def pinned_hub_id(ref: str) -> str:
 def import_snapshot(ref: str) -> Path:
     """The .gguf file or the snapshot with a quantized model that a hub id names: its configs and safetensors files.
 
-    Its files are not checked here. Raises ModelNotFoundError, ModelError.
+    The configs are checked before the weights are fetched. Raises UnsafeModelError, ModelNotFoundError, ModelError.
     """
     match = _HUB_ID.fullmatch(ref)
     if match is None:
@@ -85,8 +86,10 @@ def import_snapshot(ref: str) -> Path:
         )
     if match["file"]:
         return _gguf_snapshot(ref, match) / match["file"]
-    files = [CONFIG, OLDER_QUANTIZATION, WEIGHTS_INDEX, WEIGHTS, "model-*.safetensors"]
-    return _download(ref, match["repo"], match["revision"], files)
+    folder = _download(ref, match["repo"], match["revision"], [CONFIG, OLDER_QUANTIZATION, WEIGHTS_INDEX])
+    quantized_config(folder)
+    _download(ref, match["repo"], match["revision"], [WEIGHTS, "model-*.safetensors"])
+    return folder
 
 
 def pinned_import(ref: str) -> str:
