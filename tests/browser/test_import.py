@@ -10,7 +10,7 @@ pytest.importorskip("gguf", reason="needs the extra gguf")
 
 from gguf_cases import family_gguf
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 STEP_MS = 240_000
 expect.set_options(timeout=120_000)
 
@@ -29,7 +29,7 @@ def test_a_file_is_imported_compared_and_generated_from(
     source.fill(str(file))
     page.get_by_role("button", name="Import", exact=True).click()
     row = page.locator("#calibrate-queue tr[data-key]", has_text="Q4_1")
-    expect(row).to_contain_text("succeeded", timeout=STEP_MS)
+    expect(row).to_contain_text("succeeded", timeout=2 * STEP_MS)
 
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#compare-figure")).to_contain_text("Q4_1")
