@@ -83,6 +83,12 @@ def generate(page: Page) -> None:
     ).first.wait_for()
 
 
+def measure_formats(page: Page) -> None:
+    choose("Level sets")(page)
+    page.get_by_role("button", name="Measure perplexity by simulation").click()
+    page.locator("#explore-answer", has_text="of the formats that the engine runs").wait_for()
+
+
 def time_kernels(page: Page) -> None:
     page.get_by_role("button", name="Time the kernels").click()
     page.locator("#throughput-table td", has_text="exact").first.wait_for()
@@ -92,6 +98,7 @@ def time_kernels(page: Page) -> None:
 SHOTS = [
     Shot("explore", "explore", "W2*A8", wait_for_picture),
     Shot("bit-planes", "explore", "W4A8", choose("Bit planes")),
+    Shot("level-sets", "explore", "W2*A8", measure_formats),
     Shot("calibrate", "calibrate", "W4A4", show_losses),
     Shot("distributions", "distributions", "W4A4", wait_for_picture),
     Shot("attention", "distributions", "W4A4", choose("Attention maps")),

@@ -2,9 +2,10 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
@@ -76,6 +77,27 @@ def streamed_model(base: LoadedModel, precision: ModelPrecision, store: Checkpoi
     for index, original in enumerate(blocks_of(base.model)):
         blocks[index] = _lazy(original, precision, index, store)
     return LoadedModel(base.ref, model, base.tokenizer, precision)
+
+
+def with_simulated_weights(base: LoadedModel, rounded: Callable[[Tensor], Tensor]) -> LoadedModel:
+    """A model whose blocks have rounded linears and else full precision, with one block at a time in memory.
+
+    rounded: maps the weight of a linear (rows, k) float32 to the values that it is used with.
+    """
+    model = _sharing_copy(base)
+    blocks = blocks_of(model)
+    for index in range(len(blocks)):
+        blocks[index] = LazyBlock(partial(_simulated_block, base, index, rounded), 0)
+    return LoadedModel(base.ref, model, base.tokenizer, base.precision)
+
+
+@torch.no_grad()
+def _simulated_block(base: LoadedModel, index: int, rounded: Callable[[Tensor], Tensor]) -> nn.Module:
+    with base.block(index) as original:
+        block = copy.deepcopy(original)
+    for linear in linears_of(block).values():
+        linear.weight.copy_(rounded(linear.weight))
+    return block
 
 
 def _lazy(original: nn.Module, precision: ModelPrecision, index: int, store: CheckpointStore) -> LazyBlock:

@@ -9,6 +9,7 @@ from app.services.exchange.imports import ImportService
 from app.services.jobs import JobService
 from app.services.lenses import LensServices
 from app.services.lenses.bit_planes import BitPlaneService
+from app.services.lenses.level_sets import LevelSetService
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from app.services.reports import ReportService
@@ -68,7 +69,7 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
         storage=storage,
         registry=registry,
         models=models,
-        lenses=LensServices(BitPlaneService(registry, models)),
+        lenses=LensServices(BitPlaneService(registry, models), LevelSetService(registry, models)),
         jobs=jobs,
         imports=ImportService(settings, storage, sources),
         runs=runs,

@@ -67,6 +67,12 @@ def _csv_routes(services: Services) -> list[Route]:
         place = Place(block, query.get("tensor", ""), row, column)
         return services.lenses.bit_planes.read(query.get("model", ""), query.get("precision", ""), place).tile
 
+    def level_sets(request: Request) -> pd.DataFrame:
+        query = request.query_params
+        at = (query.get(name, "") for name in ("model", "precision"))
+        block, tensor, own = whole_number(query, "block"), query.get("tensor", ""), query.get("own", "")
+        return services.lenses.level_sets.compare(*at, block, tensor, own)["formats"]
+
     def losses(request: Request) -> pd.DataFrame:
         return services.jobs.losses(request.path_params["job"])
 
@@ -77,6 +83,7 @@ def _csv_routes(services: Services) -> list[Route]:
         _csv_route("/abq/run/{run}/{name}.csv", "{name}-{run}", run_frame),
         _csv_route("/abq/explore/{name}.csv", "{name}", explore_frame),
         _csv_route("/abq/lens/bit-planes.csv", "bit-planes", bit_planes),
+        _csv_route("/abq/lens/level-sets.csv", "level-sets", level_sets),
         _csv_route("/abq/job/{job}/losses.csv", "losses", losses),
         _csv_route("/abq/runs.csv", "runs", lambda request: services.runs.frame()),
         _csv_route("/abq/predictions.csv", "predictions", predictions),

@@ -44,6 +44,12 @@ def choose(page: Page, tab: str, label: str) -> None:
     expect(page.locator(f"#{tab}-figure")).not_to_have_attribute("data-drawn", before or "0")
 
 
+def type_levels(page: Page, text: str) -> None:
+    box = page.locator("#explore-own-levels input, #explore-own-levels textarea").first
+    box.fill(text)
+    box.press("Enter")
+
+
 def test_bit_planes_of_the_page_are_those_of_the_weight(page: Page, address: str, builtin: LoadedModel) -> None:
     page.goto(f"{address}?precision=W4A8")
     expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
@@ -58,4 +64,32 @@ def test_bit_planes_of_the_page_are_those_of_the_weight(page: Page, address: str
     with page.expect_download() as download:
         page.locator("#explore-figure a", has_text="CSV").click()
     assert download.value.suggested_filename == "bit-planes.csv"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_level_sets_of_the_page_have_the_error_of_the_rounded_weight(
+    page: Page, address: str, builtin: LoadedModel
+) -> None:
+    page.goto(f"{address}?precision=W2*A8")
+    expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
+    choose(page, "explore", "Level sets")
+    type_levels(page, "-1 0 1")
+    expect(page.locator("#explore-detail")).to_contain_text("own levels")
+    weight = blocks_of(builtin.model)[0].self_attn.q_proj.weight.detach().double().numpy()
+    scale = np.abs(weight).max(1, keepdims=True)
+    error = weight - np.clip(np.rint(weight / scale), -1, 1) * scale
+    expected = 10 * np.log10((weight**2).sum() / (error**2).sum())
+    (drawn,) = (
+        trace for trace in traces(page, "explore-figure") if trace["name"] == "own (simulated only)"
+        and trace["marker"]["size"] == 6
+    )  # fmt: skip
+    assert drawn["y"][0] == pytest.approx(expected, abs=1e-3)
+    row = page.locator("#explore-detail tr", has_text="own levels")
+    expect(row).to_contain_text(f"{expected:.1f} dB")
+    type_levels(page, "one two")
+    expect(page.locator("#explore-answer [role=alert]")).to_contain_text("'one' is not a level")
+    type_levels(page, "")
+    page.locator("#explore-measure-formats").click()
+    expect(page.locator("#explore-answer")).to_contain_text("of the formats that the engine runs")
+    expect(page.locator("#explore-detail tr", has_text="NF4")).to_contain_text("nats")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

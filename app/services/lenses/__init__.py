@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.services.lenses.bit_planes import BitPlaneService
+from app.services.lenses.level_sets import LevelSetService
 
 
 @dataclass(frozen=True)
@@ -10,3 +11,4 @@ class LensServices:
     """One service per lens."""
 
     bit_planes: BitPlaneService
+    level_sets: LevelSetService

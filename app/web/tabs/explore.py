@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -17,11 +18,12 @@ from app.web.page.callbacks import PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
-from app.web.tabs.lenses import bit_planes
+from app.web.page.table import build_table
+from app.web.tabs.lenses import bit_planes, level_sets
 from app.web.tabs.table_bits import build_table_bits
 
 FRAMES = {"Weights": "histograms", "Levels": "levels", "Signal to noise": "linears", "Outlier channels": "outliers"}
-PICTURES = [*FRAMES, bit_planes.NAME]
+PICTURES = [*FRAMES, bit_planes.NAME, level_sets.NAME]
 CAPTIONS = {
     "Weights": "Look at the spacing of the rounded peaks: every weight moves to the nearest level of its row. "
     "The lower panel shows the share of weights at each level.",
@@ -38,6 +40,7 @@ def build_explore_tab(page: Page) -> None:
             block = gr.Slider(0, 1, value=0, step=1, label="Block", elem_id="explore-block")
             tensor = gr.Dropdown([], label="Linear layer", elem_id="explore-tensor")
             planes = bit_planes.build()
+            sets = level_sets.build(page)
             facts = gr.HTML("", js_on_load=None)
             table_bits = gr.Column()
             calibrate = gr.Button("Calibrate this precision", variant="primary", elem_id="explore-calibrate")
@@ -46,12 +49,12 @@ def build_explore_tab(page: Page) -> None:
                 html.answer("Loading the model\N{HORIZONTAL ELLIPSIS}"), elem_id="explore-answer", js_on_load=None
             )
             figure = build_picture("explore-figure")
-            detail = gr.HTML("", elem_id="explore-detail", js_on_load=None)
+            detail = build_table("explore-detail")
     with table_bits:
         build_table_bits(page, answer)
 
     @callback(answer, tab="explore")
-    def show(selection: Selection, name: str, at: float | None, linear: str | None, *tile: float | None) -> Updates:
+    def show(selection: Selection, name: str, at: float | None, linear: str | None, *values: Any) -> Updates:
         frames = page.services.models.explore(selection.model, selection.precision)
         precision = page.services.models.precision(selection.precision)
         linears = frames["linears"]
@@ -60,25 +63,34 @@ def build_explore_tab(page: Page) -> None:
         number = min(max(int(at or 0), 0), last)
         linear = linear if linear in names else names[0]
         by_linear = name != "Signal to noise"
+        tile, choice = bit_planes.Tile(*values[:-2]), level_sets.Choice(*values[-2:])
+        formats, below = gr.skip(), ""
         if name == bit_planes.NAME:
-            place = bit_planes.Tile(*tile).place(number, linear)
-            drawn, below = bit_planes.shown(page, selection, place, precision.of_linear(number, linear))
+            of_linear = precision.of_linear(number, linear)
+            drawn, below = bit_planes.shown(page, selection, tile.place(number, linear), of_linear)
+        elif name == level_sets.NAME:
+            drawn, below, formats = level_sets.shown(page, selection, number, linear, choice)
         else:
-            drawn, below = _framed(selection, precision, frames, name, number, linear), ""
+            drawn = _framed(selection, precision, frames, name, number, linear)
         return {
             answer: html.answer(_answer(page, selection, precision, linears)),
             figure: drawn,
             detail: below,
             planes.column: gr.update(visible=name == bit_planes.NAME),
+            sets.column: gr.update(visible=name == level_sets.NAME),
+            sets.choice.name: formats,
             facts: _facts(page, selection),
             block: gr.update(maximum=max(last, 1), value=number, interactive=by_linear),
             tensor: gr.update(choices=names, value=linear, interactive=by_linear),
         }
 
-    inputs = [page.selection, picture, block, tensor, *planes.tile]
-    outputs = [answer, figure, detail, facts, block, tensor, planes.column]
+    inputs = [page.selection, picture, block, tensor, *planes.tile, *sets.choice]
+    outputs = [answer, figure, detail, facts, block, tensor, planes.column, sets.column, sets.choice.name]
     page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
-    gr.on([widget.input for widget in inputs[1:]], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    typed = sets.choice.own  # read when it is complete, not at every key
+    edited = [widget.input for widget in inputs[1:] if widget is not typed]
+    gr.on([*edited, typed.submit, typed.blur], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    level_sets.wire(page, sets, answer, detail, [block, tensor])
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)
 
 

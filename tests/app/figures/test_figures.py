@@ -16,6 +16,7 @@ from app.figures.bit_planes import bit_planes_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure, weight_figure
 from app.figures.kl_buckets import kl_buckets_figure
+from app.figures.level_sets import level_sets_figure
 from app.figures.losses import loss_figure
 from app.figures.palette import DARK, LENSES, LIGHT, lens_colour, palette
 from app.figures.pareto import front, pareto_figure
@@ -38,6 +39,7 @@ class Frames:
     losses: pd.DataFrame
     runs: pd.DataFrame
     planes: BitPlanes
+    sets: dict[str, pd.DataFrame]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,8 @@ def frames(finished: tuple[Services, Job]) -> Frames:
     explored = services.models.explore(str(job.spec["model"]), "W2*A8")
     model = str(job.spec["model"])
     planes = services.lenses.bit_planes.read(model, "W4A8", Place(1, "mlp.down_proj", 3, 5, 2))
-    return Frames(run, explored, services.jobs.losses(job.id), services.runs.frame(), planes)
+    sets = services.lenses.level_sets.compare(model, "W4A8g32", 1, "mlp.down_proj", "-1 0 1 4")
+    return Frames(run, explored, services.jobs.losses(job.id), services.runs.frame(), planes, sets)
 
 
 def kernel_rows() -> pd.DataFrame:
@@ -105,6 +108,7 @@ DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
     "roofline": lambda f, dark: roofline_figure(kernel_rows(), dark),
     "decode": lambda f, dark: decode_figure(decode_rows(), dark),
     "bit planes": lambda f, dark: bit_planes_figure(f.planes, dark),
+    "level sets": lambda f, dark: level_sets_figure(f.sets["formats"], f.sets["occupancy"], "own levels", dark),
     "pareto": lambda f, dark: pareto_figure(f.runs, dark),
 }
 
@@ -304,3 +308,15 @@ def test_pictures_of_planes_show_the_bits_of_the_codes_and_the_counts_their_cont
     (bars,) = (trace for trace in figure.data if trace.type == "bar")
     assert list(bars.y) == list(lens.steps["snr_db"])
     assert lens.product is not None and int(pictures[-1].sum()) == lens.product.products
+
+
+def test_formats_of_the_engine_are_filled_and_others_say_that_they_are_simulated(frames: Frames) -> None:
+    figure = level_sets_figure(frames.sets["formats"], frames.sets["occupancy"], "NF4")
+    named = {trace.name: trace for trace in figure.data if trace.type == "scatter" and trace.showlegend}
+    fast = {"uniform", "half-step", "star"}
+    assert set(named) == fast | {f"{name} (simulated only)" for name in ("FP4", "NF4", "BitMoD", "own")}
+    assert all(trace.marker.symbol.endswith("-open") == (name not in fast) for name, trace in named.items())
+    errors = frames.sets["formats"].query("format == 'NF4' and scale == 'least error'").iloc[0]
+    assert (named["NF4 (simulated only)"].x[0], named["NF4 (simulated only)"].y[0]) == (errors.bits, errors.snr_db)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [sum(bar.y) for bar in bars] == pytest.approx([100, 100])

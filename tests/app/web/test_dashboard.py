@@ -186,6 +186,7 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         (f"job/{job.id}/losses.csv", "term"),
         (f"explore/linears.csv?model={tiny_llama}&precision=W4A4", "weight_snr_db"),
         (f"lens/bit-planes.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj", "code"),
+        (f"lens/level-sets.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj&own=-1+0+2", "snr_db"),
         ("runs.csv", "perplexity"),
     ]:
         status, body = fetch(f"{site}abq/{path}")
@@ -207,6 +208,7 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         "run/r-00000000/spec.csv",
         "explore/spec.csv",
         "lens/spec.csv",
+        "lens/level-sets.csv?model=builtin&precision=W4A4&tensor=mlp.up_proj&own=1",
         "lens/bit-planes.csv?model=builtin&precision=W4A4&block=-1&tensor=mlp.up_proj",
         "lens/bit-planes.csv?model=builtin&precision=W4A4&row=1e9&tensor=mlp.up_proj",
         "job/1/losses.csv",

@@ -40,6 +40,8 @@ ADDRESSES = [
     "/abq/run/{}/blocks.csv", "/abq/run/r-0123456789/{}.csv", "/abq/run/{}.zip", "/abq/job/{}/losses.csv",
     "/abq/explore/{}.csv", "/abq/explore/linears.csv?model={}&precision=W2A8", "/abq/report.html?runs={}", "/abq/{}",
     "/abq/lens/bit-planes.csv?model={}&precision=W2A8&tensor=x", "/abq/lens/{}.csv",
+    "/abq/lens/level-sets.csv?model={}&precision=W2A8&tensor=x",
+    "/abq/lens/level-sets.csv?model=builtin&precision=W2A8&own={}",
     "/abq/predictions.csv?model={}", "/gradio_api/file={}", "/gradio_api/file/{}", "/static/{}", "/assets/{}",
     "/svelte/{}", "/gradio_api/proxy={}", "/gradio_api/custom_component/{}/client/component/index.js", "/{}",
     "/?deep_link={}", "/gradio_api/stream/s/1/1/{}", "/gradio_api/heartbeat/{}", "/gradio_api/call/models/{}",

@@ -1,0 +1,46 @@
+"""Error and use of levels of one linear in every format of `quantization.level_sets`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from abq_core.analysis.histograms import snr_db
+from abq_core.quantization.level_sets import Format
+
+MOST_WEIGHTS = 1 << 18  # of a linear that are rounded: evenly spaced rows
+SCALES = {"largest": False, "least error": True}  # how a group finds its scale: its largest weight, or a search
+
+
+def level_set_frames(
+    weight: Tensor, formats: Sequence[Format], group_size: int | None = None
+) -> dict[str, pd.DataFrame]:
+    """Round a weight (rows, k) float in every format, with both scales.
+
+    Returns formats: format, family, fast, levels, scale ("largest" | "least error"), bits, snr_db, rows (that were
+    rounded); and occupancy: format, scale, level, count.
+    """
+    rows, k = weight.shape
+    count = max(1, min(rows, MOST_WEIGHTS // k))
+    sample = weight[np.linspace(0, rows - 1, count).round().astype(int)].float()
+    errors, occupancy = [], []
+    for one in formats:
+        for scale, search in SCALES.items():
+            rounded = one.round(sample, group_size, search)
+            labels = {"format": one.name, "scale": scale}
+            errors.append(
+                {
+                    **labels,
+                    "family": one.family,
+                    "fast": one.is_fast,
+                    "levels": one.levels,
+                    "bits": one.stored_bits(k, group_size),
+                    "snr_db": snr_db(sample, rounded.values),
+                    "rows": count,
+                }
+            )
+            levels, counts = torch.unique(rounded.levels, return_counts=True)
+            occupancy.append(pd.DataFrame({**labels, "level": levels.double().numpy(), "count": counts.numpy()}))
+    return {"formats": pd.DataFrame(errors), "occupancy": pd.concat(occupancy, ignore_index=True)}
