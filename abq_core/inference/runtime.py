@@ -84,7 +84,7 @@ def with_simulated_weights(base: LoadedModel, rounded: Callable[[Tensor], Tensor
 
     rounded: maps the weight of a linear (rows, k) float32 to the values that it is used with.
     """
-    model = _sharing_copy(base)
+    model = sharing_copy(base)
     blocks = blocks_of(model)
     for index in range(len(blocks)):
         blocks[index] = LazyBlock(partial(_simulated_block, base, index, rounded), 0)

@@ -15,11 +15,13 @@ import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
 
+from abq_core.analysis.attention_heads import attention_heads, compared_lens
 from abq_core.imports.spec import is_import
 from abq_core.models.gguf.weights import StoredWeights
 from abq_core.text.records import TextRecord
 from app import formatting
 from app.figures.attention import attention_figure
+from app.figures.attention_heads import heads_figure
 from app.figures.blocks import blocks_figure
 from app.figures.histograms import level_figure, paired_figure
 from app.figures.losses import loss_figure
@@ -172,9 +174,15 @@ def _figures(reported: ReportedRun) -> Iterator[_Figure]:
     if "attention" in frames:
         maps, tokens = frames["attention"], frames["attention_tokens"]
         last = int(maps["block"].max()) if len(maps) else 0
+        heads = attention_heads(maps[maps["block"].eq(last)])
+        worst = int(heads.loc[heads[f"kl_{compared_lens(maps, 'corrected')}"].idxmax(), "head"]) if len(heads) else 0
         yield _figure(
-            f"Attention of the first head of block {last}, and its difference from full precision.",
-            lambda dark: attention_figure(maps, tokens, last, 0, dark=dark),
+            f"The attention heads of block {last}, largest KL divergence from full precision first, and their entropy.",
+            lambda dark: heads_figure(maps, heads, last, worst, dark),
+        )
+        yield _figure(
+            f"Attention of head {worst} of block {last}, and its difference from full precision.",
+            lambda dark: attention_figure(maps, tokens, heads, (last, worst), dark),
         )
     if len(reported.losses):
         yield _figure("Loss of each block during calibration.", lambda dark: loss_figure(reported.losses, dark=dark))

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from abq_core.analysis.attention_heads import attention_heads
 from app.json_values import to_json_text
 from app.services import ServiceError, Services
 from app.services.lenses.bit_planes import Place
@@ -55,6 +56,12 @@ def _csv_routes(services: Services) -> list[Route]:
         check_text_access(services.runs.get(request.path_params["run"]), request)
         return services.runs.diagnostics(request.path_params["run"], request.path_params["name"])
 
+    def heads_frame(request: Request) -> pd.DataFrame:
+        check_text_access(services.runs.get(request.path_params["run"]), request)
+        attention = services.runs.diagnostics(request.path_params["run"], "attention")
+        block = whole_number(request.path_params, "block")
+        return attention_heads(attention[attention["block"].eq(block)])
+
     def explore_frame(request: Request) -> pd.DataFrame:
         name, query = request.path_params["name"], request.query_params
         if name not in EXPLORE_FRAMES:
@@ -81,6 +88,7 @@ def _csv_routes(services: Services) -> list[Route]:
 
     return [
         _csv_route("/abq/run/{run}/{name}.csv", "{name}-{run}", run_frame),
+        _csv_route("/abq/run/{run}/heads/{block}.csv", "heads-{run}-{block}", heads_frame),
         _csv_route("/abq/explore/{name}.csv", "{name}", explore_frame),
         _csv_route("/abq/lens/bit-planes.csv", "bit-planes", bit_planes),
         _csv_route("/abq/lens/level-sets.csv", "level-sets", level_sets),

@@ -2,11 +2,14 @@
 
 import base64
 import json
+import re
+import urllib.request
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
@@ -42,6 +45,12 @@ def choose(page: Page, tab: str, label: str) -> None:
     before = page.locator(f"#{tab}-figure").get_attribute("data-drawn")
     page.get_by_role("radio", name=label, exact=True).check()
     expect(page.locator(f"#{tab}-figure")).not_to_have_attribute("data-drawn", before or "0")
+
+
+def box(element: Locator) -> dict[str, float]:
+    """Where an element is on the page, in pixels."""
+    element.scroll_into_view_if_needed()
+    return element.evaluate("(one) => one.getBoundingClientRect().toJSON()")
 
 
 def type_levels(page: Page, text: str) -> None:
@@ -92,4 +101,33 @@ def test_level_sets_of_the_page_have_the_error_of_the_rounded_weight(
     page.locator("#explore-measure-formats").click()
     expect(page.locator("#explore-answer")).to_contain_text("of the formats that the engine runs")
     expect(page.locator("#explore-detail tr", has_text="NF4")).to_contain_text("nats")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_attention_heads_of_the_page_have_the_entropy_of_their_maps(page: Page, address: str) -> None:
+    submit = {"data": ["builtin", "W4A4", "rtn", "builtin", 2, 64, -1, 0]}
+    request = urllib.request.Request(
+        f"{address}gradio_api/call/submit", json.dumps(submit).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request).close()
+    page.goto(f"{address}?precision=W4A4&tab=distributions")
+    expect(page.locator("#distributions-figure .main-svg").first).to_be_visible(timeout=240_000)
+    choose(page, "distributions", "Attention maps")
+    expect(page.locator("#distributions-heads .main-svg").first).to_be_visible()
+    run = page.evaluate("new URLSearchParams(location.search).get('run')")
+    with urllib.request.urlopen(f"{address}abq/run/{run}/attention.csv") as response:
+        attention = pd.read_csv(response)
+    attention = attention[attention["block"].eq(0)]
+    terms = attention["full"] * np.log(attention["full"].clip(lower=1e-30))
+    by_query = terms.groupby([attention["head"], attention["query"]]).sum()
+    entropy = -by_query.groupby("head").mean()
+    (drawn,) = (trace for trace in traces(page, "distributions-heads") if trace.get("name") == "Full")
+    assert dict(zip(map(int, drawn["x"]), drawn["y"], strict=True)) == pytest.approx(dict(entropy), rel=1e-4)
+
+    panels = [box(panel) for panel in page.locator("#distributions-figure .nsewdrag").all()]
+    assert len(panels) == 4 and min(min(panel["width"], panel["height"]) for panel in panels) >= 420, panels
+    second = box(page.locator("#distributions-heads .x2y2 .nsewdrag"))
+    page.mouse.click(second["x"] + second["width"] / 2, second["y"] + second["height"] / 2)
+    head = str(drawn["x"][1])
+    expect(page.locator("#distributions-head input")).to_have_value(re.compile(f"head {head},"))
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -37,7 +37,7 @@
     };
   }
 
-  function picture(element, props, watch) {
+  function picture(element, props, watch, select) {
     const plot = element.querySelector(".abq-plot");
     let shown = null;
     async function draw() {
@@ -56,7 +56,12 @@
       const layout = frame.figure.layout;
       layout.height += Math.round(frame.grows * Math.max(0, plot.offsetWidth - 900));
       plot.style.minHeight = `${layout.height}px`;
+      const first = !plot.data;
       await library.react(plot, frame.figure.data, layout, configuration(frame.name));
+      if (first) plot.on("plotly_click", ({ points }) => {
+        const key = points[0]?.data.meta?.select;
+        if (key !== undefined) select(key);
+      });
       element.dataset.drawn = String(Number(element.dataset.drawn || 0) + 1);
     }
     watch("value", draw);

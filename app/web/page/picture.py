@@ -13,11 +13,13 @@ from app.web.page.script import PAGE_SCRIPT
 def build_picture(elem_id: str) -> gr.HTML:
     """A component that shows what `framed` returns.
 
-    Plotly.react draws it, so that an update keeps the zoom.
+    Plotly.react draws it, so that an update keeps the zoom. A click on a trace with `meta={"select": key}` sends a
+    `select` event with the key.
     """
+    select = "(key) => trigger('select', {index: 0, value: key})"
     return gr.HTML(
         "", html_template=str(render("picture.html")), head=PAGE_SCRIPT,
-        js_on_load="window.abq.picture(element, props, watch)", apply_default_css=False, elem_id=elem_id,
+        js_on_load=f"window.abq.picture(element, props, watch, {select})", apply_default_css=False, elem_id=elem_id,
     )  # fmt: skip
 
 

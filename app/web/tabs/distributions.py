@@ -10,8 +10,11 @@ import gradio as gr
 import pandas as pd
 import plotly.graph_objects as go
 
+from abq_core.analysis.attention_heads import attention_heads, compared_lens
 from abq_core.spec import CalibrationSpec
+from app.figures.attention import GROWS as ATTENTION_GROWS
 from app.figures.attention import attention_figure
+from app.figures.attention_heads import heads_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure
 from app.figures.signal import signal_figure
@@ -36,6 +39,7 @@ class View(NamedTuple):
     against: str
     dark: bool
     tokens: pd.DataFrame | None = None  # of the attention maps
+    heads: pd.DataFrame | None = None  # their numbers, from `attention_heads`
 
 
 class Picture(NamedTuple):
@@ -82,9 +86,12 @@ PICTURES = {
     ),
     "Attention maps": Picture(
         "attention",
-        lambda frame, view: attention_figure(frame, view.tokens, view.block, view.head, view.dark, view.against),
+        lambda frame, view: attention_figure(
+            frame, view.tokens, view.heads, (view.block, view.head), view.dark, view.against
+        ),
         "Look at the first column and the diagonal: AKL preserves both. In the difference, teal is less attention than "
-        "in full precision and red is more. The colour scale is steep near zero.",
+        "in full precision and red is more. The dotted frame is the attention sink, the key that later tokens attend "
+        "to most. The colour scale is steep near zero.",
         ("block", "head"),
     ),
     "Levels": Picture(
@@ -127,7 +134,11 @@ OF_IMPORTS = {
     "Signal to noise": "Look for the lightest cells: the file loses most there. 6 dB more halves the error.",
 }  # captions for runs that were imported
 ATTENTION, BALANCE = "Attention maps", "Balance"
-ATTENTION_GROWS = 0.25  # four square panels in a row
+HEADS_CAPTION = (
+    "Look at the first maps: these heads differ most from full precision (KL, mean over the queries). A triangle marks "
+    "the attention sink. Entropy says how spread out a head's attention is: 0 nats is a single key. Click a map to "
+    "enlarge it."
+)
 
 
 def build_distributions_tab(page: Page) -> None:
@@ -140,7 +151,7 @@ def build_distributions_tab(page: Page) -> None:
             picture = gr.Radio(list(PICTURES), value="Per block", label="Figure", elem_id="distributions-picture")
             block = gr.Slider(0, 1, value=0, step=1, label="Block", elem_id="distributions-block")
             tensor = gr.Dropdown([], label="Linear layer", elem_id="distributions-tensor")
-            head = gr.Slider(0, 1, value=0, step=1, label="Head", visible=False, elem_id="distributions-head")
+            head = gr.Dropdown([], label="Head, largest KL first", visible=False, elem_id="distributions-head")
             against = gr.Radio(
                 [("Corrected", "corrected"), ("Rounded", "rounded")], value="corrected", label="Difference of",
                 visible=False, elem_id="distributions-against",
@@ -152,6 +163,7 @@ def build_distributions_tab(page: Page) -> None:
                 make = gr.Button(
                     "Calibrate with abq", variant="primary", elem_id="distributions-make", elem_classes="abq-maker"
                 )
+            all_heads = build_picture("distributions-heads")
             figure = build_picture("distributions-figure")
 
     @callback(answer, tab="distributions")
@@ -160,32 +172,36 @@ def build_distributions_tab(page: Page) -> None:
         name: str,
         at: float,
         linear: str | None,
-        at_head: float,
+        at_head: str | None,
         lens: str,
         request: gr.Request,
     ) -> Updates:
         if not selection.run:
             said = html.answer(html.BLANK)
-            return {answer: said, figure: "", nothing: gr.update(visible=True), empty: _empty(selection)}
+            return {answer: said, figure: "", all_heads: "", nothing: gr.update(visible=True), empty: _empty(selection)}
         chosen = PICTURES[name]
         check_text_access(page.services.runs.get(selection.run), request)
         frame = page.services.runs.diagnostics(selection.run, chosen.frame)
         blocks = page.services.runs.diagnostics(selection.run, "blocks")
-        last, heads = int(blocks["block"].max()), int(frame["head"].max()) if name == ATTENTION else 0
+        last = int(blocks["block"].max())
         names = _names(frame, name)
         linear = linear if linear in names else (names[0] if names else None)
-        tokens = page.services.runs.diagnostics(selection.run, "attention_tokens") if name == ATTENTION else None
-        view = View(_within(at, last), str(linear), _within(at_head, heads), lens, selection.dark, tokens)
+        view = View(_within(at, last), str(linear), 0, lens, selection.dark)
+        heads, overview = [], ""
+        if name == ATTENTION:
+            view, heads = _of_heads(page, selection.run, frame, view, at_head)
+            overview = _overview(selection.run, frame, view)
         return {
             answer: html.answer(_answer(page, selection, blocks)),
             figure: _framed(selection.run, name, chosen.draw(frame, view), blocks["lens"].eq("imported").any()),
+            all_heads: overview,
             nothing: gr.update(visible=False),
             block: gr.update(maximum=max(last, 1), value=view.block, visible="block" in chosen.choices),
             tensor: gr.update(
                 choices=names, value=linear, visible="tensor" in chosen.choices,
                 label="Pair" if name == BALANCE else "Linear layer",
             ),
-            head: gr.update(maximum=max(heads, 1), value=view.head, visible="head" in chosen.choices),
+            head: gr.update(choices=heads, value=str(view.head) if heads else None, visible=name == ATTENTION),
             against: gr.update(visible=name == ATTENTION and "corrected" in frame),
         }  # fmt: skip
 
@@ -197,10 +213,11 @@ def build_distributions_tab(page: Page) -> None:
         return {page.tabs: gr.Tabs(selected="calibrate")}
 
     inputs = [page.selection, picture, block, tensor, head, against]
-    outputs = [answer, figure, nothing, empty, block, tensor, head, against]
+    outputs = [answer, figure, all_heads, nothing, empty, block, tensor, head, against]
     page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
     edited = [widget.input for widget in inputs[1:]]
     gr.on(edited, show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    all_heads.select(_clicked, None, head, **PRIVATE).then(show, inputs, outputs, **PRIVATE)
     make.click(start, page.selection, [answer, page.tabs], **PRIVATE)
 
 
@@ -210,6 +227,32 @@ def _framed(run: str, name: str, figure: go.Figure, imported: bool) -> str:
     csv = f"abq/run/{run}/{picture.frame}.csv"
     grows = ATTENTION_GROWS if name == ATTENTION else 0.0
     return framed(figure, caption, csv, f"{picture.frame}-{run}", grows)
+
+
+def _of_heads(
+    page: Page, run: str, frame: pd.DataFrame, view: View, at_head: str | None
+) -> tuple[View, list[tuple[str, str]]]:
+    """The view with the heads' numbers and the chosen head, and the choices: all heads of the block."""
+    tokens = page.services.runs.diagnostics(run, "attention_tokens")
+    heads = attention_heads(frame[frame["block"].eq(view.block)])
+    kl = f"kl_{compared_lens(frame, view.against)}"
+    ordered = heads.sort_values(kl, ascending=False)
+    choices = [
+        (f"head {head}, KL {value:.2g} nats", str(head))
+        for head, value in zip(ordered["head"], ordered[kl], strict=True)
+    ]
+    head = at_head if at_head in {value for _, value in choices} else choices[0][1]
+    return view._replace(head=int(head), tokens=tokens, heads=heads), choices
+
+
+def _overview(run: str, frame: pd.DataFrame, view: View) -> str:
+    """All heads of the block."""
+    figure = heads_figure(frame, view.heads, view.block, view.head, view.dark, view.against)
+    return framed(figure, HEADS_CAPTION, f"abq/run/{run}/heads/{view.block}.csv", f"heads-{run}-{view.block}")
+
+
+def _clicked(event: gr.SelectData) -> str:
+    return str(event.value)
 
 
 def _within(value: float | None, last: int) -> int:

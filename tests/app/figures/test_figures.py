@@ -9,8 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from abq_core.analysis.attention_heads import attention_heads
 from abq_core.analysis.bit_planes import BitPlanes
 from app.figures.attention import attention_figure
+from app.figures.attention_heads import heads_figure
 from app.figures.base import empty_figure
 from app.figures.bit_planes import bit_planes_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
@@ -38,6 +40,7 @@ class Frames:
     explored: dict[str, pd.DataFrame]
     losses: pd.DataFrame
     runs: pd.DataFrame
+    heads: pd.DataFrame
     planes: BitPlanes
     sets: dict[str, pd.DataFrame]
 
@@ -61,7 +64,15 @@ def frames(finished: tuple[Services, Job]) -> Frames:
     model = str(job.spec["model"])
     planes = services.lenses.bit_planes.read(model, "W4A8", Place(1, "mlp.down_proj", 3, 5, 2))
     sets = services.lenses.level_sets.compare(model, "W4A8g32", 1, "mlp.down_proj", "-1 0 1 4")
-    return Frames(run, explored, services.jobs.losses(job.id), services.runs.frame(), planes, sets)
+    return Frames(
+        run,
+        explored,
+        services.jobs.losses(job.id),
+        services.runs.frame(),
+        attention_heads(run["attention"]),
+        planes,
+        sets,
+    )
 
 
 def kernel_rows() -> pd.DataFrame:
@@ -99,7 +110,8 @@ DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
     "paired weights": lambda f, dark: paired_figure(f.run["histograms"], 0, Q, "weight", dark),
     "paired activations": lambda f, dark: paired_figure(f.run["histograms"], 1, Q, "activation", dark),
     "paired outputs": lambda f, dark: paired_figure(f.run["histograms"], 1, "block", "output", dark),
-    "attention": lambda f, dark: attention_figure(f.run["attention"], f.run["attention_tokens"], 0, 1, dark),
+    "attention": lambda f, dark: attention_figure(f.run["attention"], f.run["attention_tokens"], f.heads, (0, 1), dark),
+    "attention heads": lambda f, dark: heads_figure(f.run["attention"], f.heads, 1, 2, dark, "rounded"),
     "blocks": lambda f, dark: blocks_figure(f.run["blocks"], dark),
     "balance": lambda f, dark: balance_figure(f.run["balance"], 0, str(f.run["balance"]["pair"].iloc[0]), dark),
     "clipping": lambda f, dark: clipping_figure(f.run["clipping"], 0, Q, dark),
@@ -224,7 +236,7 @@ def test_hostile_text_is_inert(frames: Frames) -> None:
     tokens = frames.run["attention_tokens"].assign(text=HOSTILE)
     drawn = [
         pareto_figure(runs),
-        attention_figure(frames.run["attention"], tokens, 0, 0),
+        attention_figure(frames.run["attention"], tokens, frames.heads, (0, 0)),
         roofline_figure(kernel_rows()),
         speedup_figure(kernel_rows()),
         decode_figure(decode_rows().assign(column=HOSTILE)),
@@ -320,3 +332,19 @@ def test_formats_of_the_engine_are_filled_and_others_say_that_they_are_simulated
     assert (named["NF4 (simulated only)"].x[0], named["NF4 (simulated only)"].y[0]) == (errors.bits, errors.snr_db)
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert [sum(bar.y) for bar in bars] == pytest.approx([100, 100])
+
+
+def test_small_maps_are_sorted_by_kl_and_select_their_head(frames: Frames) -> None:
+    rows = frames.heads[frames.heads["block"].eq(1)].sort_values("kl_rounded", ascending=False)
+    figure = heads_figure(frames.run["attention"], frames.heads, 1, 2, False, "rounded")
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert [trace.meta["select"] for trace in maps] == [str(head) for head in rows["head"]]
+    titles = [note.text for note in figure.layout.annotations if note.text.startswith("head")]
+    assert titles[0] == f"head {rows['head'].iloc[0]}, KL {rows['kl_rounded'].iloc[0]:.2g}"
+    attention = frames.run["attention"].query(f"block == 1 and head == {rows['head'].iloc[0]}")
+    for one in attention.sample(20, random_state=0).itertuples():
+        assert abs(maps[0].z[one.query][one.key] - 255 * one.rounded) <= 0.5
+    entropies = {trace.name: list(trace.y) for trace in figure.data if trace.name in ("Full", "Rounded", "Corrected")}
+    assert entropies == {LENSES[lens].word: list(rows[f"entropy_{lens}"]) for lens in ("full", "rounded", "corrected")}
+    thick = [axis for axis in figure.select_xaxes() if axis.linewidth == 3]
+    assert len(thick) == 1
