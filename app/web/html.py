@@ -11,6 +11,7 @@ from markupsafe import Markup
 from app import formatting
 from app.jinja import template_environment
 from app.web.glossary import TERMS
+from app.web.questions import NEXT
 
 BLANK = Markup("&nbsp;")
 FILTERS = (
@@ -32,9 +33,9 @@ def term(name: str, text: str | None = None) -> Markup:
     return render("term.html", tooltip=TERMS[name].tooltip, text=text or name)
 
 
-def answer(text: str) -> Markup:
-    """The one-line answer above a figure."""
-    return render("answer.html", text=text)
+def answer(text: str, tab: str | None = None) -> Markup:
+    """The one-line answer above a figure. tab: its own; the line then ends with the next question as a link."""
+    return render("answer.html", text=text, next=None if tab is None else NEXT[tab])
 
 
 def problem(message: object) -> Markup:

@@ -72,11 +72,12 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
 
     open_tab(page, "Calibrate")
     for method in ("abq+", "rtn", "abq+", "abq"):  # the default components need no --switch
-        page.get_by_role("radio", name=method, exact=True).check()
+        page.locator("#calibrate-method").get_by_role("radio", name=f"{method}:").check()
         for _ in range(2):
             own = f"abq calibrate builtin --precision W4A4 --method {method}"
             expect(page.locator("#calibrate-command code")).to_have_text(own)
             page.wait_for_timeout(500)
+    page.get_by_role("button", name="Text, segments, epochs and seed").click()
     for field, value in (("segments", "2"), ("seq-len", "64"), ("epochs", "1")):
         page.locator(f"#calibrate-{field} input").fill(value)
         page.locator(f"#calibrate-{field} input").blur()

@@ -73,6 +73,44 @@
 
   function table(element, watch, select) {
     let sorted = null;
+    let fitted = 0;
+    const chosen = new Map(); // title of a column -> whether the visitor wants to see it
+    const headings = () => [...element.querySelectorAll("th")];
+    const isShown = (heading) => !heading.hidden;
+    function show(column, visible) {
+      element.querySelectorAll("tr").forEach((row) => { if (row.children[column]) row.children[column].hidden = !visible; });
+    }
+    /* Hide optional columns until the table fits, except those that the visitor chose. */
+    function fit() {
+      const scroll = element.querySelector(".abq-scroll");
+      fitted = element.offsetWidth;
+      if (!scroll?.offsetParent) return;
+      headings().forEach((heading, column) => show(column, chosen.get(heading.textContent) ?? true));
+      const optional = headings().map((heading, column) => [Number(heading.dataset.optional ?? 0), column, heading.textContent]);
+      for (const [, column] of optional.filter(([order, , title]) => order && !chosen.has(title)).sort(([a], [b]) => b - a)) {
+        if (scroll.scrollWidth <= scroll.clientWidth) break;
+        show(column, false);
+      }
+      listColumns();
+    }
+    function listColumns() {
+      const list = element.querySelector(".abq-columns");
+      if (!list) return;
+      const hidden = headings().filter((heading) => !isShown(heading)).length;
+      list.querySelector("summary").textContent = hidden ? `Columns (${hidden} hidden)` : "Columns";
+      const boxes = headings().filter((heading) => heading.dataset.optional).map((heading) => {
+        const label = document.createElement("label");
+        const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: isShown(heading) });
+        box.addEventListener("change", () => {
+          chosen.set(heading.textContent, box.checked);
+          fit();
+          [...list.querySelectorAll("input")].find((one) => one.parentElement.textContent === label.textContent)?.focus();
+        });
+        label.append(box, ` ${heading.textContent.trim()}`);
+        return label;
+      });
+      list.querySelector("div").replaceChildren(...boxes);
+    }
     function compare(column, direction) {
       return (one, other) => {
         const [a, b] = [one, other].map((row) => row.children[column]?.dataset.order ?? "");
@@ -104,7 +142,10 @@
       const row = event.target.closest("tr[data-key]");
       if (row && event.target === row && event.key === "Enter") select(row.dataset.key);
     });
-    watch("value", sort);
+    const arrange = () => { sort(); fit(); };
+    watch("value", arrange);
+    new ResizeObserver(() => { if (element.offsetWidth !== fitted) fit(); }).observe(element);
+    arrange();
   }
 
   /* Add a pasted text or a file. Calls chosen(path) with the path of the stored text. */
@@ -143,6 +184,48 @@
       else query.delete(name);
     }
     window.history.replaceState(null, "", `?${query}`);
+    markStep(selection.tab);
+  }
+
+  /* A link within the page changes the address and has the page follow it. Another precision has another run. */
+  function follow() {
+    document.querySelector("#abq-go button, button#abq-go")?.click();
+  }
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("a[data-go]");
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    const change = JSON.parse(link.dataset.go);
+    const query = new URLSearchParams(window.location.search);
+    if (change.precision && change.precision !== query.get("precision")) query.delete("run");
+    for (const [name, value] of Object.entries(change)) query.set(name, value);
+    window.history.pushState(null, "", `?${query}`);
+    follow();
+  });
+  window.addEventListener("popstate", follow);
+
+  /* The three steps for newcomers: the current one is marked, and the line stays away once it is closed. */
+  const CLOSED = "abq-steps-closed";
+
+  function markStep(tab) {
+    document.querySelectorAll(".abq-steps li").forEach((step) => {
+      const current = step.dataset.tabs.split(" ").includes(tab);
+      if (current) step.setAttribute("aria-current", "step");
+      else step.removeAttribute("aria-current");
+    });
+  }
+
+  function steps(element) {
+    const line = element.querySelector(".abq-steps");
+    let closed = false;
+    try { closed = Boolean(window.localStorage.getItem(CLOSED)); } catch { /* storage is blocked: show the line */ }
+    line.hidden = closed;
+    markStep(new URLSearchParams(window.location.search).get("tab") ?? "explore");
+    line.querySelector("button").addEventListener("click", () => {
+      line.hidden = true;
+      try { window.localStorage.setItem(CLOSED, "1"); } catch { /* closed on this page only */ }
+    });
   }
 
   /* The selection with a change; unchanged while the page is still loading. */
@@ -160,5 +243,5 @@
 
   DARK.addEventListener("change", () => document.querySelector("#abq-dark-changed button, button#abq-dark-changed")?.click());
 
-  window.abq = { picture, table, ownText, fromAddress, toAddress, withChange, applyOffer, isDark: () => DARK.matches };
+  window.abq = { picture, table, ownText, steps, fromAddress, toAddress, withChange, applyOffer, isDark: () => DARK.matches };
 })();

@@ -16,8 +16,9 @@ from abq_core.precision import Precision, PrecisionError
 from app.services import Services
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback, event
-from app.web.page.script import READY
+from app.web.page.script import PAGE_SCRIPT, READY
 from app.web.page.selection import Selection, readable, run_choices
+from app.web.questions import STEPS
 
 PRECISIONS = [
     "W8A8",
@@ -54,8 +55,13 @@ class Header:
             )  # fmt: skip
             self.run = gr.Dropdown([NO_RUN], value="", label="Run", elem_id="abq-run", scale=3)
             self.bits = gr.HTML("", elem_id="abq-bits", js_on_load=None, scale=2, min_width=190)
+        gr.HTML(
+            html.render("steps.html", steps=STEPS), head=PAGE_SCRIPT, js_on_load="window.abq.steps(element)",
+            apply_default_css=False, elem_id="abq-steps",
+        )  # fmt: skip
         self.selection = gr.Textbox("", elem_id="abq-selection", elem_classes="abq-hidden")
         self.offer = gr.Textbox("", elem_id="abq-offer", elem_classes="abq-hidden")
+        self.go = gr.Button("go", elem_id="abq-go", elem_classes="abq-hidden")
         self.dark_changed = gr.Button("dark changed", elem_id="abq-dark-changed", elem_classes="abq-hidden")
 
     @property
@@ -103,6 +109,9 @@ class Header:
             [*self.outputs, tabs],
             js=f"async () => {{ {READY} return window.abq.fromAddress(); }}",
             **PRIVATE,
+        )
+        self.go.click(  # a link within the page has changed the address
+            open_page, self.selection, [*self.outputs, tabs], js="() => window.abq.fromAddress()", **PRIVATE
         )
         self.selection.change(None, self.selection, None, js="(text) => window.abq.toAddress(text)", **PRIVATE)
         self.dark_changed.click(

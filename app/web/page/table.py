@@ -30,11 +30,16 @@ class Cell(NamedTuple):
 
 
 class Heading(NamedTuple):
-    """A column. numeric: right-aligned.  wraps: long words break, so that the column can shrink."""
+    """A column. numeric: right-aligned.  wraps: long words break, so that the column can shrink.
+
+    optional: hidden where the table is wider than the page, the largest number first; 0 for a column that always stays.
+    The visitor can show and hide columns under the table.
+    """
 
     title: str
     numeric: bool = False
     wraps: bool = False
+    optional: int = 0
 
 
 class Row(NamedTuple):

@@ -14,6 +14,7 @@ from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.tabs import switches
 from app.web.tabs.jobs_panel import build_jobs_panel
+from app.web.tabs.method_choice import CHOICES, OWN, PRESET_HELP, PRESETS, STANDARD, cost_table, epochs_of
 from app.web.tabs.own_texts import build_text_choice, wire_text_choice
 
 GLOSSARY = [
@@ -40,24 +41,31 @@ def build_calibrate_tab(page: Page) -> None:
     with gr.Row(elem_classes="abq-tab"):
         with gr.Column(elem_classes="abq-choices"):
             method = gr.Radio(
-                list(METHODS), value="abq", label="Method", info=METHOD_TABLE["abq"].help, elem_id="calibrate-method"
+                CHOICES, value="abq", label="Method", info=METHOD_TABLE["abq"].help, elem_id="calibrate-method"
             )
-            boxes = gr.CheckboxGroup(
-                switches.CHOICES, value=switches.to_boxes(METHODS["abq"]), label="Components",
-                info=_components("abq"), elem_id="calibrate-switches",
-            )  # fmt: skip
-            gr.HTML(html.render("glossary.html", terms=GLOSSARY), js_on_load=None)
-            data, add_text, delete_text = build_text_choice()
-            with gr.Row():
-                segments = _whole_number("Segments", 32, "calibrate-segments")
-                seq_len = _whole_number("Tokens each", 256, "calibrate-seq-len")
-            with gr.Row():
-                epochs = _whole_number("Epochs", METHOD_TABLE["abq"].epochs, "calibrate-epochs")
-                seed = _whole_number("Seed", 0, "calibrate-seed")
-            pass_segments = gr.Number(
-                DEFAULT_END_TO_END_SEGMENTS, label=PASS_SEGMENTS, precision=0, visible=False,
-                elem_id="calibrate-pass-segments", info="The end-to-end pass reads each segment once.",
-            )  # fmt: skip
+            gr.HTML(html.render("more_methods.html"), js_on_load=None)
+            costs = gr.HTML("", js_on_load=None, elem_id="calibrate-costs")
+            preset = gr.Radio(
+                [*PRESETS, OWN], value=STANDARD, label="Text and length", info=PRESET_HELP, elem_id="calibrate-preset"
+            )
+            with gr.Accordion("Text, segments, epochs and seed", open=False, elem_id="calibrate-text") as text:
+                data, add_text, delete_text = build_text_choice()
+                with gr.Row():
+                    segments = _whole_number("Segments", 32, "calibrate-segments")
+                    seq_len = _whole_number("Tokens each", 256, "calibrate-seq-len")
+                with gr.Row():
+                    epochs = _whole_number("Epochs", METHOD_TABLE["abq"].epochs, "calibrate-epochs")
+                    seed = _whole_number("Seed", 0, "calibrate-seed")
+                pass_segments = gr.Number(
+                    DEFAULT_END_TO_END_SEGMENTS, label=PASS_SEGMENTS, precision=0, visible=False,
+                    elem_id="calibrate-pass-segments", info="The end-to-end pass reads each segment once.",
+                )  # fmt: skip
+            with gr.Accordion("Components", open=False, elem_id="calibrate-components") as components:
+                boxes = gr.CheckboxGroup(
+                    switches.CHOICES, value=switches.to_boxes(METHODS["abq"]), show_label=False, label="Components",
+                    info=_components("abq"), elem_id="calibrate-switches",
+                )  # fmt: skip
+                gr.HTML(html.render("glossary.html", terms=GLOSSARY), js_on_load=None)
             submit = gr.Button("Calibrate", variant="primary", elem_id="calibrate-submit")
             command = gr.HTML("", js_on_load=None, elem_id="calibrate-command")
         with gr.Column(elem_classes="abq-stage"):
@@ -70,7 +78,11 @@ def build_calibrate_tab(page: Page) -> None:
         spec = _spec(page, selection, Form(*values))
         estimate = page.services.models.estimate_calibration(spec)
         said = html.render("calibrate_answer.html", spec=spec, estimate=estimate)
-        return {answer: html.answer(said), command: html.command(spec.command_line())}
+        return {
+            answer: html.answer(said, "calibrate"),
+            command: html.command(spec.command_line()),
+            costs: cost_table(page, spec),
+        }
 
     @callback(answer)
     def start(selection: Selection, request: gr.Request, *values: object) -> Updates:
@@ -80,28 +92,55 @@ def build_calibrate_tab(page: Page) -> None:
         return {answer: queued, panel.chosen: str(job.id), **page.header.follow(selection, str(job.spec["model"]))}
 
     @event
-    def choose_method(chosen: str) -> Updates:
+    def choose_method(chosen: str, length: str) -> Updates:
         return {
             method: gr.update(info=METHOD_TABLE[chosen].help),
             boxes: gr.update(value=switches.to_boxes(METHODS[chosen]), info=_components(chosen)),
-            epochs: gr.update(value=_default_epochs(chosen)),
+            epochs: gr.update(value=epochs_of(length, chosen)),
             pass_segments: gr.update(visible=METHODS[chosen].end_to_end),
+            components: gr.update(label="Components"),
+        }
+
+    @callback(answer)
+    def choose_preset(selection: Selection, length: str, chosen: str) -> Updates:
+        if length not in PRESETS:
+            return {text: gr.update(open=True)}
+        values = PRESETS[length]
+        return {
+            data: gr.update(value=values.data),
+            segments: gr.update(value=values.segments),
+            seq_len: gr.update(value=min(values.seq_len, page.services.models.shape(selection.model).context)),
+            epochs: gr.update(value=epochs_of(length, chosen)),
+            pass_segments: gr.update(value=values.pass_segments),
         }
 
     @event
     def choose_boxes(chosen: str, ticked: list[str]) -> Updates:
-        info = gr.update(info=_components(chosen, ticked))
-        return {boxes: info, pass_segments: gr.update(visible=switches.END_TO_END in ticked)}
+        info = _components(chosen, ticked)
+        changed = bool(switches.changed_boxes(ticked, chosen))
+        return {
+            boxes: gr.update(info=info),
+            pass_segments: gr.update(visible=switches.END_TO_END in ticked),
+            components: gr.update(label="Components (changed)", open=True)
+            if changed
+            else gr.update(label="Components"),
+        }
 
     form = [page.selection, *widgets]
-    check = {"fn": preflight, "inputs": form, "outputs": [answer, command], **PRIVATE}
+    check = {"fn": preflight, "inputs": form, "outputs": [answer, command, costs], **PRIVATE}
     # A method sets several widgets. One estimate follows when all of them are set: one per widget could arrive in any
     # order.
     edited = [widget.input for widget in widgets if widget is not method]
     gr.on([page.selection.change, *edited], trigger_mode="always_last", **check)
-    method.input(choose_method, method, [method, boxes, epochs, pass_segments], **PRIVATE).then(**check)
-    boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments], **PRIVATE)
-    wire_text_choice(page, answer, data, add_text, delete_text).then(**check)
+    outputs = [method, boxes, epochs, pass_segments, components]
+    method.input(choose_method, [method, preset], outputs, **PRIVATE).then(**check)
+    boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments, components], **PRIVATE)
+    outputs = [answer, data, segments, seq_len, epochs, pass_segments, text]
+    preset.input(choose_preset, [page.selection, preset, method], outputs, **PRIVATE).then(**check)
+    typed = [widget.input for widget in (data, segments, seq_len, epochs, pass_segments)]
+    gr.on(typed, lambda: OWN, None, preset, **PRIVATE)
+    added = wire_text_choice(page, answer, data, add_text, delete_text)
+    added.then(lambda: OWN, None, preset, **PRIVATE).then(**check)
     submit.click(start, form, [answer, panel.chosen, *page.header.outputs], **PRIVATE).then(*panel.refresh, **PRIVATE)
 
 
@@ -127,16 +166,11 @@ def _spec(page: Page, selection: Selection, form: Form) -> CalibrationSpec:
         data=str(form.data or "").strip(),
         segments=_whole(form.segments, "Segments"),
         seq_len=_whole(form.seq_len, "Tokens each"),
-        epochs=None if form.epochs in (None, _default_epochs(method)) else _whole(form.epochs, "Epochs"),
+        epochs=None if form.epochs in (None, epochs_of(STANDARD, method)) else _whole(form.epochs, "Epochs"),
         end_to_end_segments=_whole(form.pass_segments, PASS_SEGMENTS) if components.end_to_end else None,
         seed=_whole(form.seed, "Seed"),
         device=page.services.settings.device,
     )
-
-
-def _default_epochs(method: str) -> int:
-    """Epochs that the form shows for a method; 0 for a method that learns nothing."""
-    return METHOD_TABLE[method].epochs if METHODS[method].learns else 0
 
 
 def _whole(value: object, name: str) -> int:

@@ -79,7 +79,7 @@ def build_compare_tab(page: Page) -> None:
         selected = runs[runs["run"].eq(selection.run)] if selection.run else runs.iloc[:0]
         specs = _specs(page, selection, precisions, methods)
         updates = {
-            answer: html.answer(_answer(runs)),
+            answer: html.answer(_answer(runs), "compare"),
             figure: framed(pareto_figure(runs, selection.dark), CAPTION, "abq/runs.csv", "runs") if len(runs) else "",
             runs_table: _table(runs, selection.run) if len(runs) else html.empty(*EMPTY),
             tasks_table: task_table(page.services.tasks.frame(), selection.model),
@@ -191,8 +191,10 @@ def _table(runs: pd.DataFrame, selected: str) -> str:
     headings = [
         Heading("precision", wraps=True), Heading("method"), Heading(html.term("perplexity"), numeric=True),
         Heading(html.term("KL"), numeric=True), Heading(html.term("same top token"), numeric=True),
-        Heading(html.term("tasks"), numeric=True), Heading(html.render("bits_heading.html"), numeric=True),
-        Heading("linear layers", numeric=True), Heading(html.term("bits per parameter"), numeric=True),
+        Heading(html.term("tasks"), numeric=True, optional=1),
+        Heading(html.render("bits_heading.html"), numeric=True, optional=2),
+        Heading("linear layers", numeric=True, optional=3),
+        Heading(html.term("bits per parameter"), numeric=True, optional=4),
         Heading("run"), Heading("note", wraps=True),
     ]  # fmt: skip
     rows = [(str(run["run"]), _cells(run)) for run in runs.to_dict("records")]

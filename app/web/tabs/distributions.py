@@ -177,7 +177,7 @@ def build_distributions_tab(page: Page) -> None:
         request: gr.Request,
     ) -> Updates:
         if not selection.run:
-            said = html.answer(html.BLANK)
+            said = html.answer(html.BLANK, "distributions")
             return {answer: said, figure: "", all_heads: "", nothing: gr.update(visible=True), empty: _empty(selection)}
         chosen = PICTURES[name]
         check_text_access(page.services.runs.get(selection.run), request)
@@ -192,7 +192,7 @@ def build_distributions_tab(page: Page) -> None:
             view, heads = _of_heads(page, selection.run, frame, view, at_head)
             overview = _overview(selection.run, frame, view)
         return {
-            answer: html.answer(_answer(page, selection, blocks)),
+            answer: html.answer(_answer(page, selection, blocks), "distributions"),
             figure: _framed(selection.run, name, chosen.draw(frame, view), blocks["lens"].eq("imported").any()),
             all_heads: overview,
             nothing: gr.update(visible=False),

@@ -73,7 +73,7 @@ def build_explore_tab(page: Page) -> None:
         else:
             drawn = _framed(selection, precision, frames, name, number, linear)
         return {
-            answer: html.answer(_answer(page, selection, precision, linears)),
+            answer: html.answer(_answer(page, selection, precision, linears), "explore"),
             figure: drawn,
             detail: below,
             planes.column: gr.update(visible=name == bit_planes.NAME),

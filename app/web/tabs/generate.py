@@ -68,7 +68,7 @@ class _Widgets(NamedTuple):
             self.form.system: gr.update(visible=chat),
             self.new: gr.update(visible=chat),
             self.go: gr.update(value="Send" if chat else "Generate"),
-            self.answer: html.answer(html.BLANK),
+            self.answer: html.answer(html.BLANK, "generate"),
             self.streams: html.empty(*(EMPTY_CHAT if chat else EMPTY)),
             self.conversation: None,
         }
@@ -160,7 +160,7 @@ def _write(
         if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
             shown_at = time.monotonic()
             yield {widgets.answer: html.answer(WRITING), widgets.streams: shown()}
-    yield {widgets.answer: html.answer(turn.summary()), widgets.streams: shown()}
+    yield {widgets.answer: html.answer(turn.summary(), "generate"), widgets.streams: shown()}
 
 
 def _build_widgets() -> tuple[_Widgets, gr.Row]:
@@ -174,7 +174,7 @@ def _build_widgets() -> tuple[_Widgets, gr.Row]:
             new = gr.Button("New conversation", size="sm", visible=False, elem_id="generate-new")
             command = gr.HTML("", js_on_load=None)
         with gr.Column(elem_classes="abq-stage"):
-            answer = gr.HTML(html.answer(html.BLANK), elem_id="generate-answer", js_on_load=None)
+            answer = gr.HTML(html.answer(html.BLANK, "generate"), elem_id="generate-answer", js_on_load=None)
             streams = gr.HTML(html.empty(*EMPTY), elem_id="generate-streams", js_on_load=None)
     return _Widgets(form, go, stop, new, command, answer, streams, gr.State(""), gr.State(None)), view
 

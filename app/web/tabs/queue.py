@@ -7,9 +7,9 @@ from app.web import html
 from app.web.page.table import Cell, Heading, sort_number, table
 
 HEADINGS = [
-    Heading("run"), Heading("model", wraps=True), Heading("precision", wraps=True), Heading("method"),
-    Heading("state", wraps=True), Heading("progress"), Heading("time", numeric=True), Heading("left", numeric=True),
-    Heading("now", wraps=True),
+    Heading("run"), Heading("model", wraps=True, optional=1), Heading("precision", wraps=True), Heading("method"),
+    Heading("state", wraps=True), Heading("progress"), Heading("time", numeric=True),
+    Heading("left", numeric=True, optional=2), Heading("now", wraps=True),
 ]  # fmt: skip
 EMPTY = (
     "No jobs yet",

@@ -221,11 +221,11 @@ def _stored(
     choice = {widgets.machine: gr.update(choices=devices, value=device, visible=len(devices) > 1)}
     timings = _timings(stored[stored["machine"].eq(device)], selection.model, device, cases)
     if timings.kernels.empty and timings.decodes.empty:
-        blank = {widgets.answer: html.answer(html.BLANK), widgets.figure: "", widgets.table: ""}
+        blank = {widgets.answer: html.answer(html.BLANK, "throughput"), widgets.figure: "", widgets.table: ""}
         return {**blank, widgets.empty: gr.update(visible=True), **choice}
     table = decode_table(timings.decodes) if picture == WHOLE_MODEL else kernel_table(timings.kernels)
     return {
-        widgets.answer: html.answer(_answer(picture, timings)),
+        widgets.answer: html.answer(_answer(picture, timings), "throughput"),
         widgets.empty: gr.update(visible=False),
         widgets.figure: _framed(picture, timings, selection.dark),
         widgets.table: table,

@@ -29,7 +29,7 @@ CAPTION = (
 FIRST = "star W2*"
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 HEADINGS = [
-    Heading("format"), Heading("levels", numeric=True), Heading("bits with scales", numeric=True),
+    Heading("format"), Heading("levels", numeric=True, optional=1), Heading("bits with scales", numeric=True),
     Heading("SNR, largest weight", numeric=True), Heading("SNR, least error", numeric=True), Heading("runs here as"),
     Heading(html.term("perplexity"), numeric=True), Heading(html.term("KL"), numeric=True),
     Heading(html.term("same top token", "same top"), numeric=True),
