@@ -110,8 +110,10 @@ def test_attention_heads_of_the_page_have_the_entropy_of_their_maps(page: Page, 
         f"{address}gradio_api/call/submit", json.dumps(submit).encode(), {"Content-Type": "application/json"}
     )
     urllib.request.urlopen(request).close()
+    page.goto(f"{address}?precision=W4A4&tab=calibrate")
+    expect(page.locator("#calibrate-queue tr[data-key]")).to_contain_text("succeeded", timeout=240_000)
     page.goto(f"{address}?precision=W4A4&tab=distributions")
-    expect(page.locator("#distributions-figure .main-svg").first).to_be_visible(timeout=240_000)
+    expect(page.locator("#distributions-figure .main-svg").first).to_be_visible()
     choose(page, "distributions", "Attention maps")
     expect(page.locator("#distributions-heads .main-svg").first).to_be_visible()
     run = page.evaluate("new URLSearchParams(location.search).get('run')")
