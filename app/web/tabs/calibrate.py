@@ -12,9 +12,17 @@ from app.web.access.login import account_of
 from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.selection import Selection
-from app.web.tabs import switches
+from app.web.tabs.calibrate_form import switches
+from app.web.tabs.calibrate_form.method_choice import (
+    CHOICES,
+    OWN,
+    PRESET_HELP,
+    PRESETS,
+    STANDARD,
+    cost_table,
+    epochs_of,
+)
 from app.web.tabs.jobs_panel import build_jobs_panel
-from app.web.tabs.method_choice import CHOICES, OWN, PRESET_HELP, PRESETS, STANDARD, cost_table, epochs_of
 from app.web.tabs.own_texts import build_text_choice, wire_text_choice
 
 GLOSSARY = [

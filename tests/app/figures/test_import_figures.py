@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from abq_core.analysis.attention_heads import attention_heads
 from app.figures.attention import attention_figure
+from app.figures.attention_heads import heads_figure
 from app.figures.blocks import blocks_figure
 from app.figures.histograms import level_figure, paired_figure
 from app.figures.palette import LENSES, lens_colour
@@ -66,8 +68,12 @@ def test_attention_is_compared_with_full_precision(against: str) -> None:
         {"block": 0, "head": 0, "query": [0, 1, 1], "key": [0, 0, 1], "full": [1, 0.5, 0.5], LENS: [1, 0.25, 0.75]}
     )
     tokens = pd.DataFrame({"position": [0, 1], "text": ["a", "b"]})
-    figure = attention_figure(attention, tokens, 0, 0, against=against)
+    heads = attention_heads(attention)
+    figure = attention_figure(attention, tokens, heads, (0, 0), against=against)
     titles = [annotation.text for annotation in figure.layout.annotations]
-    assert titles == ["Full", "Imported", "Imported - Full, ±0.25"]
+    words = ["Full, entropy 0.35 nats, sink 50 %", "Imported, KL 0.072, entropy 0.28 nats, sink 25 %"]
+    assert titles == [*words, "Imported - Full, ±0.25"]
+    overview = heads_figure(attention, heads, 0, 0, lens=against)
+    assert [trace.name for trace in overview.data if trace.name] == ["Full", "Imported"]
     assert len(figure.data) == 3
     np.testing.assert_allclose(figure.data[2].z, [[0, np.nan], [-0.25, 0.25]])

@@ -10,7 +10,7 @@ from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.services import Services
 from app.web.page.context import Page
-from app.web.tabs.method_choice import CHOICES, MAIN, PRESETS, STANDARD, cost_table, epochs_of
+from app.web.tabs.calibrate_form.method_choice import CHOICES, MAIN, PRESETS, STANDARD, cost_table, epochs_of
 from storage.jobs import Job
 
 W4A4 = Precision.parse("W4A4")

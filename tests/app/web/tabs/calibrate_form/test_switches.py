@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from abq_core.methods import METHODS, SpecError
-from app.web.tabs import switches
+from app.web.tabs.calibrate_form import switches
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,1 @@
+"""Parts of the form of the Calibrate tab: methods with their cost, presets, and components."""
