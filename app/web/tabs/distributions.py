@@ -235,6 +235,8 @@ def _of_heads(
     """The view with the heads' numbers and the chosen head, and the choices: all heads of the block."""
     tokens = page.services.runs.diagnostics(run, "attention_tokens")
     heads = attention_heads(frame[frame["block"].eq(view.block)])
+    if heads.empty:
+        return view._replace(tokens=tokens, heads=heads), []
     kl = f"kl_{compared_lens(frame, view.against)}"
     ordered = heads.sort_values(kl, ascending=False)
     choices = [
