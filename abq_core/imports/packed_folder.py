@@ -17,7 +17,7 @@ from abq_core.imports.gptq import Gptq
 from abq_core.imports.grouping import FolderError
 from abq_core.imports.safetensors_files import SafetensorsFiles
 from abq_core.imports.source import ActivationGrid, Format, ImportSource, StoredTensor
-from abq_core.models.errors import ModelError
+from abq_core.models.errors import ModelError, ModelNotFoundError
 from abq_core.models.files import CONFIG, OLDER_QUANTIZATION, quantized_config, weight_files
 
 _COMPARED = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -53,7 +53,7 @@ def open_folder(folder: Path, base: BaseLayout) -> ImportSource:
     Raises UnsafeModelError, ModelNotFoundError, and ModelError for a folder of another model or in another format.
     """
     config, quantization = quantized_config(folder)
-    paths = weight_files(folder)
+    paths = _weights(folder)
     with _named(folder):
         kind = _format(quantization)
         _check_same_model(config, base)
@@ -79,6 +79,17 @@ def open_folder(folder: Path, base: BaseLayout) -> ImportSource:
 
     described = [one for one in (folder / CONFIG, folder / OLDER_QUANTIZATION) if one.is_file()]
     return ImportSource(folder, kind, name, (*described, *paths), sizes, activations, read)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files; early GPTQ programs wrote one file with a name of its own. Raises what `weight_files` raises."""
+    try:
+        return weight_files(folder)
+    except ModelNotFoundError:
+        found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+        if len(found) != 1:
+            raise
+        return found
 
 
 @contextmanager

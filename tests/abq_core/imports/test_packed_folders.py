@@ -47,6 +47,12 @@ def test_gptq_with_the_older_config(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "quantize_config.json").write_text(json.dumps(older))
     check(tiny_llama, tmp_path, expected, 4)
+    (tmp_path / "model.safetensors").rename(tmp_path / "gptq_model-4bit-32g.safetensors")
+    source = open_import(str(tmp_path), str(tiny_llama))
+    assert source.name == "GPTQ W4g32" and source.files[-1].name == "gptq_model-4bit-32g.safetensors"
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="has no weights"):
+        open_import(str(tmp_path), str(tiny_llama))
 
 
 @pytest.mark.parametrize(
