@@ -82,7 +82,7 @@ def open_folder(folder: Path, base: BaseLayout) -> ImportSource:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The weight files; early GPTQ programs wrote one file with a name of its own. Raises what `weight_files` raises."""
+    """The weight files; early GPTQ programs wrote one file of another name. Raises as `weight_files` does."""
     try:
         return weight_files(folder)
     except ModelNotFoundError:
