@@ -81,11 +81,7 @@ def calibrate(
         from app.jobs.foreground import bring_to_end
 
         return _ended(services, bring_to_end(services, job, f"{spec.precision} {spec.method}"))
-    from app.jobs.executors.local import start_detached
-
-    start_detached(settings)
-    text = f"Run {job.run_id} is queued (job {job.id}). `abq jobs show {job.id}` shows its progress."
-    return Answer({"run": job.run_id, "job": job.id, "state": job.state}, text)
+    return _queued(settings, job)
 
 
 @answers
@@ -120,7 +116,13 @@ def import_model(
     if wait:
         from app.jobs.foreground import bring_to_end
 
-        return _ended(services, bring_to_end(services, job, f"import {job.spec['precision']}"))
+        sizes = {name: job.spec[name] for name in ("format", "file_bytes")}
+        return _ended(services, bring_to_end(services, job, f"import {job.spec['precision']}"), **sizes)
+    return _queued(settings, job)
+
+
+def _queued(settings: Settings, job: "Job") -> Answer:
+    """The answer of a command whose job a background worker runs."""
     from app.jobs.executors.local import start_detached
 
     start_detached(settings)
@@ -128,9 +130,9 @@ def import_model(
     return Answer({"run": job.run_id, "job": job.id, "state": job.state}, text)
 
 
-def _ended(services: "Services", job: "Job") -> Answer:
-    """The answer of a command whose job has ended: its evaluation, or why it did not succeed."""
-    data: dict[str, Any] = {"run": job.run_id, "job": job.id, "state": job.state}
+def _ended(services: "Services", job: "Job", **more: object) -> Answer:
+    """The answer of a command whose job has ended: its evaluation, or why it did not succeed. more: for --json."""
+    data: dict[str, Any] = {"run": job.run_id, "job": job.id, "state": job.state, **more}
     if job.state != "succeeded":
         reason = job.error or f"The job is {job.state}."
         return Answer(data | {"error": reason}, f"Run {job.run_id} {job.state}: {reason}", FAILURE)

@@ -187,6 +187,7 @@ def test_the_command(abq: InlineCommand, pair: tuple[Path, Path], tmp_path: Path
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["state"] == "succeeded" and (answer["precision"], answer["stored_bits"]) == ("Q4_1", 5.0)
+    assert answer["format"] == "gguf" and answer["file_bytes"] == pair[0].stat().st_size > answer["model_bytes"]
     run = answer["run"]
     shown = json.loads(abq("runs", "show", run, "--json").stdout)
     assert shown["command"] == f"abq import {pair[0]} --base {pair[1]}"
