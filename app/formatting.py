@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # numpy takes a tenth of a second to import
 
 MISSING = "\N{EN DASH}"
 BUCKET_HEADER = ("Confidence of full precision", "Tokens", "KL to full")
+PROFILE_HEADER = ("Operation", "Time", "Share", "Reads", "Of the bandwidth")
 TASK_HEADER = ("Task", "Accuracy", "Normalized", "Other", "Questions", "Shots")
 _UNPRINTABLE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
@@ -172,6 +173,23 @@ def task_cells(row: Mapping[str, Any]) -> list[str]:
         questions,
         str(row["shots"]),
     ]
+
+
+def profile_cells(profile: Mapping[str, Any]) -> list[list[str]]:
+    """A profile of `ThroughputService.profile_decode` as the cells under PROFILE_HEADER: its parts, then their sum."""
+    rows = []
+    for part in profile["parts"]:
+        share = percent(part["seconds"] / profile["seconds"])
+        reached = bandwidth_share(part, profile["read_gb_per_second"])
+        rows.append([part["kind"], seconds(part["seconds"]), share, size(part["nbytes"] or None), percent(reached)])
+    return [*rows, ["one token", seconds(profile["seconds"]), percent(1), MISSING, MISSING]]
+
+
+def bandwidth_share(part: Mapping[str, Any], gb_per_second: float) -> float | None:
+    """The share of the memory bandwidth that a part of a profile reaches; None if it reads next to nothing."""
+    if not part["nbytes"] or not part["seconds"]:
+        return None
+    return float(part["nbytes"] / part["seconds"] / (gb_per_second * 1e9))
 
 
 def stored_weights(stored: "StoredWeights") -> str:

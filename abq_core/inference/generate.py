@@ -13,12 +13,11 @@ from torch import Tensor
 from abq_core.calibration.losses import kl_divergence
 from abq_core.inference.detokenizer import Detokenizer
 from abq_core.inference.errors import GenerationError, PromptError
-from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.prompts import Prompt, Start, end_tokens, starts
+from abq_core.inference.reader import Reader, most_likely
 from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
 from abq_core.models.tokenizer import decode
-from kernels.formats.activations import NotFiniteError
 
 __all__ = ["Finished", "GenerationError", "PromptError", "Token", "generate", "greedy_continuation"]
 
@@ -92,10 +91,10 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
     """
     if not ids:
         raise PromptError("There is nothing to continue: give at least one token of context.")
-    reader, ends = _Reader(model, len(ids) + max_new_tokens), end_tokens(model)
+    reader, ends = Reader(model, len(ids) + max_new_tokens), end_tokens(model)
     following, written, text = list(ids), list[int](), ""
     for _ in range(max_new_tokens):
-        token = _most_likely(reader.read(following))
+        token = most_likely(reader.read(following))
         if token in ends:
             break
         written.append(token)
@@ -135,11 +134,11 @@ class _Column:
         self.ended = self._complete = False
         self._name, self._temperature = name, temperature
         capacity = len(start.ids) + max_new_tokens
-        self._own_reader = _Reader(model, capacity)
+        self._own_reader = Reader(model, capacity)
         self._reference_reader = None
         self._is_reference = reference is not None and reference.model is model.model
         if reference is not None and not self._is_reference and _same_vocabulary(reference, model):
-            self._reference_reader = _Reader(reference, capacity)
+            self._reference_reader = Reader(reference, capacity)
         self._model = model
         self._ends = start.ends
         self._detokenizer = Detokenizer(model.tokenizer, start.ids)
@@ -173,45 +172,6 @@ class _Column:
         return kl_divergence(torch.log_softmax(full, -1), torch.log_softmax(logits, -1)).item()
 
 
-class _Reader:
-    """A model with a KV cache of `capacity` tokens."""
-
-    def __init__(self, model: LoadedModel, capacity: int) -> None:
-        self._model, self._decoder = model, model.decoder
-        kv_bits = None if model.decoder is None else model.decoder.kv_bits
-        self._cache = PreallocatedCache(model.model.config, capacity, kv_bits)
-
-    @torch.inference_mode()
-    def read(self, ids: list[int]) -> Tensor:
-        """Append ids. Returns the logits after the last one, (vocabulary,) float32 on the CPU."""
-        try:
-            logits = self._model.logits(self._hidden(ids)).cpu()
-        except NotFiniteError as error:  # raised by the packed engine; the simulation returns NaN
-            raise self._not_finite() from error
-        if not math.isfinite(sum(end.item() for end in logits.aminmax())):  # both are NaN if any logit is
-            raise self._not_finite()
-        return logits
-
-    def _not_finite(self) -> GenerationError:
-        return GenerationError(
-            f"The {self._model.precision} model of '{self._model.ref}' computes logits that are not finite. Use more "
-            "bits or another method."
-        )
-
-    def _hidden(self, ids: list[int]) -> Tensor:
-        """The last hidden state of the last token, (hidden,)."""
-        if self._decoder is None or self._cache.get_seq_length() == 0:
-            return self._model.hidden(torch.tensor([ids]), self._cache)[0, -1]
-        for token in ids:
-            hidden = self._decoder.hidden(token, self._cache)
-        return hidden
-
-
-def _most_likely(logits: Tensor) -> int:
-    """The first of the largest logits. NumPy finds it in a tenth of torch's time."""
-    return int(logits.numpy().argmax())
-
-
 def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
     """Choose a token: greedy at temperature 0, else by inverse transform sampling.
 
@@ -220,7 +180,7 @@ def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
     same token for the same random number.
     """
     if temperature == 0:
-        return _most_likely(logits)
+        return most_likely(logits)
     weights = logits.double().div_(temperature)
     cumulative = weights.sub_(weights.max()).exp_().cumsum(0)
     position = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from app.cli.session import open_services
 from app.notation import parse_list, parse_shapes, parse_token_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kernels.measurement import KernelMeasurement
 
@@ -138,15 +138,28 @@ def decode(
     model: Annotated[
         str, typer.Option("--model", help="builtin, a folder, a .gguf file or a Hugging Face id.")
     ] = "builtin",
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Show where the time of one token goes instead: by operation, on the CPU."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Time text generation of the whole model.
 
-    Example: abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json
+    Examples:
+
+      abq bench decode --columns fp32,int8,W2A8 --tokens 32 --json
+
+      abq bench decode --columns W4A8h8 --profile
     """
     _check_device(device)
     services = open_services()
     names = parse_list(columns or _DECODE_COLUMNS[device])
+    if profile:
+        if device != "cpu":
+            raise OptionError("--profile is for --device cpu: on a GPU a token is one CUDA graph.")
+        profiles = services.throughput.profile_decode(names, tokens, model)
+        return Answer({"profiles": profiles}, _profile_table(profiles))
     records = services.throughput.time_decode(names, tokens, model, device=device).to_dict("records")
     rows = [
         [
@@ -160,6 +173,12 @@ def decode(
     ]
     header = ["Column", "Path", "Decode", "First token", "Weights"]
     return Answer({"measurements": records}, Table(header, rows))
+
+
+def _profile_table(profiles: "Sequence[Mapping[str, Any]]") -> Table:
+    """One row per column and kind of operation, and one for the whole token."""
+    rows = [[str(one["column"]), *cells] for one in profiles for cells in formatting.profile_cells(one)]
+    return Table(["Column", *formatting.PROFILE_HEADER], rows)
 
 
 def _check_device(device: str) -> None:

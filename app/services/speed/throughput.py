@@ -1,7 +1,8 @@
-"""Speed: the kernel benchmark, and decoding of whole models. Stores what it measures."""
+"""Speed: the kernel benchmark, decoding of whole models and its profile. Stores what it measures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas
@@ -122,6 +123,50 @@ class ThroughputService:
         for row in rows:
             self._measurements.add_throughput(now(), measured_on, {"kind": "decode", **row})
         return pandas.DataFrame(rows, columns=DECODE_COLUMNS)
+
+    def profile_decode(
+        self,
+        columns: Sequence[str],
+        tokens: int = 32,
+        model: str = BUILTIN,
+        on_token: Callable[[str, int], None] | None = None,
+    ) -> list[dict[str, object]]:
+        """Where the time of a decode step goes in every column, on the CPU. Stores all profiles or none.
+
+        Returns a dictionary per column: `seconds` of a step, `positions` that attention reads, `read_gb_per_second` of
+        this machine, and `parts` with `kind`, `seconds` and `nbytes` read.
+        on_token(column, count): may raise to stop.  Raises ServiceError, PromptError.
+        """
+        if not columns or tokens < 2:
+            raise ServiceError(
+                f"Nothing to profile: {len(columns)} columns and {tokens} tokens. Use at least 1 column and 2 tokens."
+            )
+        import torch
+
+        from abq_core.inference.decode_profile import profile_decode
+        from app.services.speed.decode_columns import held_bytes, path_of
+        from kernels.benchmark.bandwidth import read_bandwidth
+
+        ref = self._registry.common_model(columns, model)
+        threads = torch.get_num_threads()
+        profiles: list[dict[str, object]] = []
+        for column, loaded in self._load_columns(columns, ref, None).items():
+            report = None if on_token is None else partial(on_token, column)
+            profile = profile_decode(loaded, PROMPT, tokens, held_bytes(loaded), report)
+            profiles.append(
+                {
+                    "column": column,
+                    "path": path_of(loaded),
+                    "model": ref,
+                    "threads": threads,
+                    "read_gb_per_second": read_bandwidth(threads),
+                    **asdict(profile),
+                    "parts": [asdict(part) for part in profile.parts],
+                }
+            )
+        for one in profiles:
+            self._measurements.add_throughput(now(), this_device(), {"kind": "profile", **one})
+        return profiles
 
     def _load_columns(self, columns: Sequence[str], ref: str, gpu: "CudaDevice | None") -> "dict[str, LoadedModel]":
         from app.services.speed.decode_columns import cpu_column, gpu_column

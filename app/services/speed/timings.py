@@ -19,7 +19,7 @@ from storage.measurements import Measurements, ThroughputRecord
 FORMAT = "abq-timings-1"
 SHIPPED = Path(__file__).parents[2] / "shipped" / "timings"
 _MAX_BYTES, _MAX_TIMINGS, _MAX_CHARACTERS = 16 << 20, 10_000, 200
-_MAX_SHOWN = 1000
+_MAX_SHOWN, _MAX_PARTS = 1000, 20
 
 
 def this_device() -> str:
@@ -39,7 +39,7 @@ class TimingService:
         self._measurements = measurements
 
     def frame(self, shipped: bool = False) -> pandas.DataFrame:
-        """Stored timings, newest first; `kind` is "kernel" or "decode".
+        """Stored timings, newest first; `kind` is "kernel", "decode" or "profile".
 
         shipped: append the timings of other machines that come with the program.
         """
@@ -143,6 +143,16 @@ def _is_speedup(value: object) -> bool:
     return isinstance(value, dict) and all(_is_text(name) and _is_amount(factor) for name, factor in value.items())
 
 
+def _is_parts(value: object) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= _MAX_PARTS and all(map(_is_part, value))
+
+
+def _is_part(value: object) -> bool:
+    if not isinstance(value, dict) or set(value) != {"kind", "seconds", "nbytes"}:
+        return False
+    return _is_text(value["kind"]) and _is_amount(value["seconds"]) and _is_amount(value["nbytes"])
+
+
 _FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
     "kernel": {
         **dict.fromkeys(("precision", "engine", "path", "device"), _is_text),
@@ -160,5 +170,11 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
         **dict.fromkeys(("column", "path", "model"), _is_text),
         **dict.fromkeys(("tokens", "weight_bytes", "threads"), _is_count),
         **dict.fromkeys(("tokens_per_second", "first_token_seconds"), _is_amount),
+    },
+    "profile": {
+        **dict.fromkeys(("column", "path", "model"), _is_text),
+        **dict.fromkeys(("positions", "threads"), _is_count),
+        **dict.fromkeys(("seconds", "read_gb_per_second"), lambda value: _is_amount(value) and value != 0),
+        "parts": _is_parts,
     },
 }

@@ -1,6 +1,6 @@
 """The Throughput tab: the speed on this machine.
 
-Kernels against other engines, roofline, whole-model decoding.
+Kernels against other engines, roofline, whole-model decoding and where the time of one token goes.
 """
 
 import shlex
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import gradio as gr
 import pandas as pd
 
+from app.figures.decode_profile import decode_profile_figure
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
 from app.notation import parse_shapes, parse_token_counts
 from app.services.speed.timings import this_device
@@ -21,6 +22,7 @@ from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
 from app.web.page.steps import Steps
 from app.web.page.table import build_table
+from app.web.tabs.decode_profile import MISSING_PROFILE, Profile, latest_profile, profile_answer, profile_table
 from app.web.tabs.measurements import (
     chosen_kernels,
     decode_table,
@@ -31,8 +33,8 @@ from app.web.tabs.measurements import (
 )
 from kernels.benchmark.peers import PEERS, installed_peers
 
-SPEEDUP, ROOFLINE, WHOLE_MODEL = "Speed-up", "Roofline", "Whole model"
-PICTURES = [SPEEDUP, ROOFLINE, WHOLE_MODEL]
+SPEEDUP, ROOFLINE, WHOLE_MODEL, ONE_TOKEN = "Speed-up", "Roofline", "Whole model", "One token"
+PICTURES = [SPEEDUP, ROOFLINE, WHOLE_MODEL, ONE_TOKEN]
 SHAPES = ["1024x1024", "4096x4096", "11008x4096", "4096x11008"]
 CAPTIONS = {
     SPEEDUP: "Look at the dotted line: bars above it are faster than the named engine. All times include quantizing "
@@ -42,6 +44,8 @@ CAPTIONS = {
     "was cold.",
     WHOLE_MODEL: "Compare the tokens per second of one model, decoded end to end. All columns use real kernels; "
     "simulated quantization is never timed.",
+    ONE_TOKEN: "Look at the gap between bar and mark: the mark is the time to read the same bytes from memory. A bar "
+    "that ends at its mark cannot get faster without fewer bits.",
 }
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 EMPTY = (
@@ -63,13 +67,19 @@ class Cases(NamedTuple):
 class Timings(NamedTuple):
     """The newest timings of one machine. pictured: in the figure.
 
-    elsewhere: its name if it is not this one.
+    profile: of the selected run or precision, if there is one.  elsewhere: its name if it is not this one.
     """
 
     kernels: pd.DataFrame
     pictured: pd.DataFrame
     decodes: pd.DataFrame
+    profile: Profile | None
     elsewhere: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return self.kernels.empty and self.decodes.empty and self.profile is None
 
 
 class Widgets(NamedTuple):
@@ -83,6 +93,7 @@ class Widgets(NamedTuple):
     threads: gr.Number
     time_kernels: gr.Button
     time_decode: gr.Button
+    profile: gr.Button
     stop: gr.Button
     machine: gr.Dropdown
     command: gr.HTML
@@ -132,6 +143,7 @@ def _build_widgets() -> Widgets:
             threads = gr.Number(1, label="Threads", precision=0, minimum=1, elem_id="throughput-threads")
             time_kernels = gr.Button("Time the kernels", variant="primary", elem_id="throughput-kernels")
             time_decode = gr.Button("Time the whole model", elem_id="throughput-decode")
+            profile = gr.Button("Profile one token", elem_id="throughput-profile")
             stop = gr.Button("Stop", elem_id="throughput-stop")
             machine = gr.Dropdown([], label="Timings of", visible=False, elem_id="throughput-machine")
             command = gr.HTML("", js_on_load=None)
@@ -140,8 +152,8 @@ def _build_widgets() -> Widgets:
             empty = gr.HTML(html.empty(*EMPTY), js_on_load=None)
             figure = build_picture("throughput-figure")
             table = build_table("throughput-table")
-    choices = (picture, precisions, shapes, m, peers, threads, time_kernels, time_decode, stop, machine, command)
-    return Widgets(*choices, answer, empty, figure, table)
+    choices = (picture, precisions, shapes, m, peers, threads, time_kernels, time_decode, profile, stop)
+    return Widgets(*choices, machine, command, answer, empty, figure, table)
 
 
 def _wire_stored_timings(page: Page, widgets: Widgets) -> None:
@@ -189,7 +201,9 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
         work = Steps(lambda report: bench(cases.precisions, read, tokens, count, report, peers or []))
         for done, last in enumerate(work, start=1):
             yield {answer: html.answer(f"Timed {done}; last: {last.precision} on {last.path}{ELLIPSIS}")}
-        yield _stored(page, widgets, selection, name if name != WHOLE_MODEL else SPEEDUP, this_device(), cases)
+        yield _stored(
+            page, widgets, selection, SPEEDUP if name in (WHOLE_MODEL, ONE_TOKEN) else name, this_device(), cases
+        )
 
     @callback(answer)
     def decode(selection: Selection, *cases: list[str] | None) -> Iterator[Updates]:
@@ -202,10 +216,22 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
         stored = _stored(page, widgets, selection, WHOLE_MODEL, this_device(), _cases(*cases))
         yield {**stored, widgets.picture: WHOLE_MODEL}
 
+    @callback(answer)
+    def profile(selection: Selection, *cases: list[str] | None) -> Iterator[Updates]:
+        column = _column(selection)
+        yield {answer: html.answer(f"Packing {column}{ELLIPSIS}")}
+        bench = page.services.throughput.profile_decode
+        for done in Steps(lambda report: bench([column], model=selection.model, on_token=lambda _, n: report(n))):
+            yield {answer: html.answer(f"Decoding {column} without and with a clock: token {done}{ELLIPSIS}")}
+        stored = _stored(page, widgets, selection, ONE_TOKEN, this_device(), _cases(*cases))
+        yield {**stored, widgets.picture: ONE_TOKEN}
+
     form = [page.selection, widgets.picture, *widgets.cases, widgets.peers, widgets.threads]
+    whole, shown = [page.selection, *widgets.cases], [*widgets.shown, widgets.picture]
     measuring = [
         widgets.time_kernels.click(measure, form, widgets.shown, **BUSY),
-        widgets.time_decode.click(decode, [page.selection, *widgets.cases], [*widgets.shown, widgets.picture], **BUSY),
+        widgets.time_decode.click(decode, whole, shown, **BUSY),
+        widgets.profile.click(profile, whole, shown, **BUSY),
     ]
     stopped = html.answer("Stopped. Completed timings are kept.")
     widgets.stop.click(lambda: stopped, None, answer, cancels=measuring, **PRIVATE)
@@ -219,16 +245,15 @@ def _stored(
     devices = list(dict.fromkeys([this_device(), *stored["machine"]]))
     device = device if device in devices else devices[0]
     choice = {widgets.machine: gr.update(choices=devices, value=device, visible=len(devices) > 1)}
-    timings = _timings(stored[stored["machine"].eq(device)], selection.model, device, cases)
-    if timings.kernels.empty and timings.decodes.empty:
+    timings = _timings(stored[stored["machine"].eq(device)], selection, device, cases)
+    if timings.is_empty:
         blank = {widgets.answer: html.answer(html.BLANK, "throughput"), widgets.figure: "", widgets.table: ""}
         return {**blank, widgets.empty: gr.update(visible=True), **choice}
-    table = decode_table(timings.decodes) if picture == WHOLE_MODEL else kernel_table(timings.kernels)
     return {
         widgets.answer: html.answer(_answer(picture, timings), "throughput"),
         widgets.empty: gr.update(visible=False),
         widgets.figure: _framed(picture, timings, selection.dark),
-        widgets.table: table,
+        widgets.table: _table(picture, timings),
         **choice,
     }
 
@@ -237,15 +262,32 @@ def _cases(precisions: list[str] | None, shapes: list[str] | None, m: list[str] 
     return Cases(precisions or [], shapes or [], m or [])
 
 
-def _timings(measured: pd.DataFrame, model: str, device: str, cases: Cases) -> Timings:
+def _column(selection: Selection) -> str:
+    """What a profile is of: the selected run, otherwise the selected precision."""
+    return selection.run or selection.precision
+
+
+def _timings(measured: pd.DataFrame, selection: Selection, device: str, cases: Cases) -> Timings:
     elsewhere = "" if device == this_device() else device
     kernels = latest_kernels(measured)
-    return Timings(
-        kernels, chosen_kernels(kernels, *cases), latest_decodes(measured, model, bool(elsewhere)), elsewhere
-    )
+    decodes = latest_decodes(measured, selection.model, bool(elsewhere))
+    profile = latest_profile(measured, selection.model, _column(selection))
+    return Timings(kernels, chosen_kernels(kernels, *cases), decodes, profile, elsewhere)
+
+
+def _table(picture: str, timings: Timings) -> str:
+    if picture == ONE_TOKEN:
+        return "" if timings.profile is None else profile_table(timings.profile)
+    return decode_table(timings.decodes) if picture == WHOLE_MODEL else kernel_table(timings.kernels)
 
 
 def _framed(picture: str, timings: Timings, dark: bool) -> str:
+    if picture == ONE_TOKEN:
+        if timings.profile is None:
+            return ""
+        return framed(
+            decode_profile_figure(timings.profile, dark), CAPTIONS[picture], "abq/throughput.csv", "decode-profile"
+        )
     if picture == WHOLE_MODEL:
         return framed(decode_figure(timings.decodes, dark), CAPTIONS[picture], "abq/throughput.csv", "decode")
     draw = speedup_figure if picture == SPEEDUP else roofline_figure
@@ -255,7 +297,10 @@ def _framed(picture: str, timings: Timings, dark: bool) -> str:
 def _answer(picture: str, timings: Timings) -> str:
     """One sentence about the figure, another machine if selected, and the cases shown."""
     timed, shown = len(timings.kernels), len(timings.pictured)
-    if picture == WHOLE_MODEL:
+    if picture == ONE_TOKEN:
+        timed = shown = 0
+        sentence = MISSING_PROFILE if timings.profile is None else profile_answer(timings.profile)
+    elif picture == WHOLE_MODEL:
         timed = shown = 0
         decodes = timings.decodes
         if decodes.empty:

@@ -257,6 +257,7 @@ def mistakes(tmp_path: Path, tiny: str) -> dict[str, tuple[list[str], str]]:
         "shapes": (["bench", "kernels", "--shapes", "4096"], "4096"),
         "bench precision": (["bench", "kernels", "--precisions", "W9A1", "--shapes", "64x64"], "W9A1"),
         "device": (["bench", "kernels", "--device", "tpu"], "cpu or cuda"),
+        "profile device": (["bench", "decode", "--profile", "--device", "cuda"], "--device cpu"),
         "decode device": (["bench", "decode", "--device", "tpu"], "cpu or cuda"),
         "host": (["app", "--host", "0.0.0.0"], "--auth"),
         "missing option": (["calibrate", tiny], "--precision"),

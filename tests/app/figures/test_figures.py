@@ -16,6 +16,7 @@ from app.figures.attention_heads import heads_figure
 from app.figures.base import empty_figure
 from app.figures.bit_planes import bit_planes_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
+from app.figures.decode_profile import decode_profile_figure
 from app.figures.histograms import level_figure, paired_figure, weight_figure
 from app.figures.kl_buckets import kl_buckets_figure
 from app.figures.level_sets import level_sets_figure
@@ -96,6 +97,15 @@ def kernel_rows() -> pd.DataFrame:
     )
 
 
+def profile(kind: str = "linears") -> dict[str, object]:
+    """A step of 10 ms: 5 ms for 40 MB of linears, 5 ms for the rest; 20 GB/s."""
+    parts = [
+        {"kind": kind, "seconds": 0.005, "nbytes": 40_000_000},
+        {"kind": "Python and the rest", "seconds": 0.005, "nbytes": 0},
+    ]
+    return {"column": "W4A8", "seconds": 0.01, "positions": 12, "read_gb_per_second": 20.0, "parts": parts}
+
+
 def decode_rows() -> pd.DataFrame:
     rows = [("fp32", 40.0, 18 << 20), ("W2A8", 90.0, 2 << 20), ("r-0123456789", 80.0, 3 << 20)]
     return pd.DataFrame(rows, columns=["column", "tokens_per_second", "weight_bytes"])
@@ -119,6 +129,7 @@ DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
     "speed-up": lambda f, dark: speedup_figure(kernel_rows(), dark),
     "roofline": lambda f, dark: roofline_figure(kernel_rows(), dark),
     "decode": lambda f, dark: decode_figure(decode_rows(), dark),
+    "decode profile": lambda f, dark: decode_profile_figure(profile(), dark),
     "bit planes": lambda f, dark: bit_planes_figure(f.planes, dark),
     "level sets": lambda f, dark: level_sets_figure(f.sets["formats"], f.sets["occupancy"], "own levels", dark),
     "pareto": lambda f, dark: pareto_figure(f.runs, dark),
@@ -201,6 +212,12 @@ def test_the_end_to_end_pass_follows_the_blocks() -> None:
     assert len(after.data) == 4
 
 
+def test_a_profile_marks_the_time_that_reading_alone_would_take() -> None:
+    measured, limit = decode_profile_figure(profile()).data
+    assert list(measured.y) == ["Python and the rest", "linears"] and list(measured.x) == [5.0, 5.0]
+    assert list(limit.y) == ["linears"] and list(limit.x) == [2.0]  # 40 MB at 20 GB/s
+
+
 def test_without_data_a_figure_shows_a_sentence() -> None:
     nothing = pd.DataFrame()
     for figure in (blocks_figure(nothing), speedup_figure(nothing), decode_figure(nothing), pareto_figure(nothing)):
@@ -240,6 +257,7 @@ def test_hostile_text_is_inert(frames: Frames) -> None:
         roofline_figure(kernel_rows()),
         speedup_figure(kernel_rows()),
         decode_figure(decode_rows().assign(column=HOSTILE)),
+        decode_profile_figure(profile(HOSTILE)),
     ]
     for figure in drawn:
         assert HOSTILE not in json.dumps(json.loads(figure.to_json()))

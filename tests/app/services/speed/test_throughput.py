@@ -24,3 +24,17 @@ def test_every_decode_column_names_its_path_and_size(finished: tuple[Services, J
 def test_a_benchmark_of_nothing_is_refused(services: Services, columns: list[str], tokens: int) -> None:
     with pytest.raises(ServiceError, match="at least 1 column and 2 tokens"):
         services.throughput.time_decode(columns, tokens)
+
+
+def test_a_profile_is_stored_with_its_parts(finished: tuple[Services, Job]) -> None:
+    services, job = finished
+    seen: list[str] = []
+    model = services.runs.get(job.run_id).model
+    (found,) = services.throughput.profile_decode([job.run_id], 4, model, lambda column, _: seen.append(column))
+    assert set(seen) == {job.run_id}
+    stored = services.timings.frame()
+    row = stored[stored["kind"].eq("profile")].iloc[0]
+    assert row["parts"] == found["parts"] and row["seconds"] == found["seconds"] > 0
+    assert row["column"] == job.run_id and row["model"] == model
+    with pytest.raises(ServiceError, match="at least 1 column and 2 tokens"):
+        services.throughput.profile_decode([], 4)

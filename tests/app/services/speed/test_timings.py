@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from app.services import Services, open_services
 from app.services.errors import ServiceError
 from app.services.speed import timings
 from app.services.speed.timings import this_device
+from app.web.tabs.decode_profile import latest_profile, profile_answer, profile_table
 from app.web.tabs.measurements import READABLE, chosen_kernels, latest_decodes
 
 ROOT = Path(__file__).parents[4]
@@ -226,3 +228,33 @@ def test_models_of_another_machine_are_shown_if_it_lacks_this_one() -> None:
     assert latest_decodes(measured, "builtin").empty
     assert latest_decodes(measured, "builtin", any_model=True)["model"].tolist() == ["llama-7b"]
     assert latest_decodes(measured, "llama-1b", any_model=True)["model"].tolist() == ["llama-1b"]
+
+
+def test_profiles_travel_and_hostile_ones_are_refused(elsewhere: Services, tmp_path: Path) -> None:
+    part = {"kind": "linears", "seconds": 0.1, "nbytes": 2**20}
+    values = {"column": "W4A8", "path": "abq", "model": "builtin", "positions": 9, "threads": 2, "parts": [part]}
+    row: dict[str, Any] = {"created": "2026-11-29T00:00:00+00:00", "device": "AMD EPYC"}
+    path = tmp_path / "profile.json"
+
+    def give(**changes: object) -> None:
+        whole = {"kind": "profile", "seconds": 0.2, "read_gb_per_second": 20.0, **values, **changes}
+        path.write_text(json.dumps({"format": timings.FORMAT, "timings": [{**row, "values": whole}]}))
+
+    for name, wrong in (
+        ("seconds", 0),
+        ("read_gb_per_second", 0),
+        ("parts", []),
+        ("parts", [part] * 21),
+        ("parts", [{**part, "seconds": "fast"}]),
+        ("parts", [{**part, "more": 1}]),
+        ("parts", "linears"),
+    ):
+        give(**{name: wrong})
+        with pytest.raises(ServiceError, match=f"{name} is"):
+            elsewhere.timings.import_from(path)
+    give()
+    assert elsewhere.timings.import_from(path) == (1, 0)
+    stored = latest_profile(elsewhere.timings.frame(), "builtin", "W2A8")
+    assert stored is not None and stored["parts"] == [part]
+    assert latest_profile(elsewhere.timings.frame(), "other", "W4A8") is None
+    assert "50.0 %" in profile_table(stored) and "linears" in profile_answer(stored)
