@@ -74,7 +74,8 @@ class Bench:
             subject = self.abq("calibrate", model, *how, "--wait")["run"]
         text = ("--data", str(options.evaluate_on))
         for protocol in missing:
-            found = {**found, protocol: self.abq("eval", subject, *text, "--protocol", protocol)}
+            part = ("--segments", str(options.segments)) if protocol == "windows" else ()
+            found = {**found, protocol: self.abq("eval", subject, *text, "--protocol", protocol, *part)}
             self.file.add(key, found)
 
     def speed(self, columns: Sequence[str]) -> None:
@@ -123,6 +124,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--segments", type=int, default=32, help="windows of 512 tokens that `windows` reads")
     parser.add_argument("--set", nargs="+", type=_setting, default=[], help="settings of the calibrations: epochs=5")
     parser.add_argument("--speed", action="store_true", help="time decoding instead; needs an idle machine")
     parser.add_argument("--rounds", type=int, default=3, help="timings per column")
