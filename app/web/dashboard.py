@@ -49,7 +49,7 @@ from app.web.tabs.compare import build_compare_tab
 from app.web.tabs.distributions import build_distributions_tab
 from app.web.tabs.explore import build_explore_tab
 from app.web.tabs.generate import build_generate_tab
-from app.web.tabs.throughput import build_throughput_tab
+from app.web.tabs.speed.throughput import build_throughput_tab
 from app.web.texts import text_route
 from app.web.theme import gradio_theme
 

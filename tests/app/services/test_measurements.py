@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from app.figures.throughput import BASELINES, baselines_of, speedup_figure
-from app.web.tabs.measurements import kernel_answer, kernel_table
+from app.web.tabs.speed.measurements import kernel_answer, kernel_table
 from kernels.benchmark.peers import PEERS
 
 

@@ -17,8 +17,8 @@ from app.services import Services, open_services
 from app.services.errors import ServiceError
 from app.services.speed import timings
 from app.services.speed.timings import this_device
-from app.web.tabs.decode_profile import latest_profile, profile_answer, profile_table
-from app.web.tabs.measurements import READABLE, chosen_kernels, latest_decodes
+from app.web.tabs.speed.decode_profile import latest_profile, profile_answer, profile_table
+from app.web.tabs.speed.measurements import READABLE, chosen_kernels, latest_decodes
 
 ROOT = Path(__file__).parents[4]
 Rows = list[dict[str, object]]

@@ -22,8 +22,8 @@ from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
 from app.web.page.steps import Steps
 from app.web.page.table import build_table
-from app.web.tabs.decode_profile import MISSING_PROFILE, Profile, latest_profile, profile_answer, profile_table
-from app.web.tabs.measurements import (
+from app.web.tabs.speed.decode_profile import MISSING_PROFILE, Profile, latest_profile, profile_answer, profile_table
+from app.web.tabs.speed.measurements import (
     chosen_kernels,
     decode_table,
     kernel_answer,

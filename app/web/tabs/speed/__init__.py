@@ -1,0 +1,1 @@
+"""The Throughput tab and the texts and tables that it shows."""
