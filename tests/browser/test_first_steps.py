@@ -21,6 +21,7 @@ def test_three_steps_lead_to_their_views_and_move_along(page: Page, address: str
     line = page.locator(".abq-steps")
     expect(line).to_be_visible()
     expect(line.locator("[aria-current]")).to_have_text("3 See what it buys.")
+    expect(page.locator("#compare-answer .abq-next")).to_be_visible()
     page.evaluate("window.stayed = true")
     for number, step in enumerate(STEPS, start=1):
         line.get_by_role("link", name=f"{number} {step.text}").click()

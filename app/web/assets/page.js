@@ -2,6 +2,7 @@
 (() => {
   const DARK = window.matchMedia("(prefers-color-scheme: dark)");
   let plotly = null;
+  let opened = false; // whether the server has answered with the page's first selection
 
   /* plotly is served by this program and is loaded for the first figure. */
   function loadPlotly() {
@@ -184,6 +185,7 @@
       else query.delete(name);
     }
     window.history.replaceState(null, "", `?${query}`);
+    opened = true;
     markStep(selection.tab);
   }
 
@@ -200,6 +202,7 @@
     const query = new URLSearchParams(window.location.search);
     if (change.precision && change.precision !== query.get("precision")) query.delete("run");
     for (const [name, value] of Object.entries(change)) query.set(name, value);
+    if (!opened) return window.location.assign(`?${query}`); // the first selection is still on its way, and would win
     window.history.pushState(null, "", `?${query}`);
     follow();
   });
