@@ -100,9 +100,9 @@ def _add_map(
     figure.add_trace(
         go.Scatter(
             x=[numbers["sink"]],
-            y=[size + 0.02 * size],
+            y=[size - 0.5],
             mode="markers",
-            marker={"symbol": "triangle-up", "size": 8, "color": palette(dark).more},
+            marker={"symbol": "triangle-up", "size": 10, "color": palette(dark).more},
             cliponaxis=False,
             showlegend=False,
             meta={"select": head},
