@@ -59,7 +59,7 @@ def _csv_routes(services: Services) -> list[Route]:
     def heads_frame(request: Request) -> pd.DataFrame:
         check_text_access(services.runs.get(request.path_params["run"]), request)
         attention = services.runs.diagnostics(request.path_params["run"], "attention")
-        block = whole_number(request.path_params, "block")
+        block = whole_number(request.query_params, "block")
         return attention_heads(attention[attention["block"].eq(block)])
 
     def explore_frame(request: Request) -> pd.DataFrame:
@@ -87,8 +87,8 @@ def _csv_routes(services: Services) -> list[Route]:
         return services.allocation.predictions(request.query_params.get("model", ""))
 
     return [
+        _csv_route("/abq/run/{run}/attention_heads.csv", "attention_heads-{run}", heads_frame),
         _csv_route("/abq/run/{run}/{name}.csv", "{name}-{run}", run_frame),
-        _csv_route("/abq/run/{run}/heads/{block}.csv", "heads-{run}-{block}", heads_frame),
         _csv_route("/abq/explore/{name}.csv", "{name}", explore_frame),
         _csv_route("/abq/lens/bit-planes.csv", "bit-planes", bit_planes),
         _csv_route("/abq/lens/level-sets.csv", "level-sets", level_sets),

@@ -145,7 +145,7 @@ def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site,
         run = made["run"]
         wait_until_done(ada, made["job"])
         paths = [f"/abq/run/{run}/{name}.csv" for name in ("attention_tokens", "attention", "balance", "blocks")]
-        paths += [f"/abq/run/{run}/heads/0.csv", f"/abq/run/{run}.zip"]
+        paths += [f"/abq/run/{run}/attention_heads.csv", f"/abq/run/{run}.zip"]
         tried(len(paths) + 2)
         for path in paths:
             assert bob.get(path).status_code == 404 and "only the account" in bob.get(path).text, path

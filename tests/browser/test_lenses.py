@@ -117,6 +117,9 @@ def test_attention_heads_of_the_page_have_the_entropy_of_their_maps(page: Page, 
     choose(page, "distributions", "Attention maps")
     expect(page.locator("#distributions-heads .main-svg").first).to_be_visible()
     run = page.evaluate("new URLSearchParams(location.search).get('run')")
+    with page.expect_download() as download:
+        page.locator("#distributions-heads a", has_text="CSV").click()
+    assert download.value.suggested_filename == f"attention_heads-{run}.csv"
     with urllib.request.urlopen(f"{address}abq/run/{run}/attention.csv") as response:
         attention = pd.read_csv(response)
     attention = attention[attention["block"].eq(0)]

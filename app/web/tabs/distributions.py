@@ -250,7 +250,9 @@ def _of_heads(
 def _overview(run: str, frame: pd.DataFrame, view: View) -> str:
     """All heads of the block."""
     figure = heads_figure(frame, view.heads, view.block, view.head, view.dark, view.against)
-    return framed(figure, HEADS_CAPTION, f"abq/run/{run}/heads/{view.block}.csv", f"heads-{run}-{view.block}")
+    return framed(
+        figure, HEADS_CAPTION, f"abq/run/{run}/attention_heads.csv?block={view.block}", f"heads-{run}-{view.block}"
+    )
 
 
 def _clicked(event: gr.SelectData) -> str:

@@ -183,7 +183,7 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
     job = finished[1]
     for path, column in [
         (f"run/{job.run_id}/blocks.csv", "cosine"),
-        (f"run/{job.run_id}/heads/1.csv", "kl_corrected"),
+        (f"run/{job.run_id}/attention_heads.csv?block=1", "kl_corrected"),
         (f"job/{job.id}/losses.csv", "term"),
         (f"explore/linears.csv?model={tiny_llama}&precision=W4A4", "weight_snr_db"),
         (f"lens/bit-planes.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj", "code"),
@@ -207,7 +207,7 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
     [
         "run/..%2f..%2fabq.sqlite3/blocks.csv",
         "run/r-00000000/spec.csv",
-        "run/r-00000000/heads/0.csv",
+        "run/r-00000000/attention_heads.csv",
         "explore/spec.csv",
         "lens/spec.csv",
         "lens/level-sets.csv?model=builtin&precision=W4A4&tensor=mlp.up_proj&own=1",
