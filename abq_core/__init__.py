@@ -9,10 +9,13 @@ The method is that of arXiv 2408.08554.
     print(abq.evaluate(quantized, reference=model).perplexity)
 
 Names are imported on first use, so `import abq_core` does not load torch. docs/python.md has a worked example.
+With this import, transformers loads what `abq export RUN --to transformers` wrote.
 """
 
 import importlib
 from typing import TYPE_CHECKING
+
+from abq_core.export.plugin.registration import register_when_imported
 
 if TYPE_CHECKING:
     from abq_core.api import calibrate, evaluate, explore, generate, load
@@ -30,3 +33,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+register_when_imported()

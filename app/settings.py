@@ -63,6 +63,11 @@ class Settings:
         return self.data_dir / "reports"
 
     @property
+    def exports_dir(self) -> Path:
+        """The folder of exports that the page wrote: one folder per run, in it one per format."""
+        return self.data_dir / "exports"
+
+    @property
     def logs_dir(self) -> Path:
         """The folder of log files."""
         return self.data_dir / "logs"

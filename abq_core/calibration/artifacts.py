@@ -112,15 +112,8 @@ class BlockArtifact:
         tensors |= {f"act_clip.{name}": t.contiguous() for name, t in self.act_clips.items()}
         tensors |= {f"hadamard.{name}": torch.tensor(block) for name, block in self.hadamards.items()}
         for name, weight in self.weights.items():
-            rows, k = weight.codes.shape
-            codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
-            codes[:, :k] = weight.codes.cpu().numpy()
-            bits = precisions[name].stored_bits
-            planes = pack_bit_planes(codes if bits > 8 else codes.astype(np.uint8), bits)
-            tensors[f"weights.{name}.planes"] = torch.from_numpy(planes.view(np.uint8))
-            tensors[f"weights.{name}.scale"] = weight.scale
-            tensors[f"weights.{name}.zero"] = weight.zero.to(torch.uint8)
-            tensors[f"weights.{name}.columns"] = torch.tensor([k, weight.group_size, weight.spacing])
+            stored = stored_tensors(weight, precisions[name].stored_bits)
+            tensors |= {f"weights.{name}.{part}": tensor for part, tensor in stored.items()}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     @classmethod
@@ -130,19 +123,39 @@ class BlockArtifact:
         for key in tensors:
             if not key.endswith(".planes"):
                 continue
-            prefix = key.removesuffix(".planes")
-            k, group_size, *spacing = tensors[
-                f"{prefix}.columns"
-            ].tolist()  # runs of the first versions have no spacing
-            planes = np.ascontiguousarray(tensors[key].numpy()).view(np.uint64)
-            codes = unpack_bit_planes(planes, k).astype(np.int16)
-            zero = tensors[f"{prefix}.zero"].to(torch.int16)
-            weights[prefix.removeprefix("weights.")] = QuantizedWeight(
-                torch.from_numpy(codes), tensors[f"{prefix}.scale"], zero, group_size, *spacing
-            )
+            prefix = key.removesuffix("planes")
+            weights[prefix.removeprefix("weights.").removesuffix(".")] = weight_of(_with_prefix(tensors, prefix))
         parameters, learned = _with_prefix(tensors, "parameters."), _with_prefix(tensors, "learned.")
         hadamards = {name: int(block) for name, block in _with_prefix(tensors, "hadamard.").items()}
         return cls(weights, parameters, learned, _with_prefix(tensors, "act_clip."), hadamards)
+
+
+def stored_tensors(weight: QuantizedWeight, bits: int) -> dict[str, Tensor]:
+    """A quantized weight as it is stored, with `bits` bit planes: planes, scale, zero, columns.
+
+    planes: (rows, bits, bytes) uint8.  scale: (rows, groups) float32.  zero: (rows, groups) uint8.
+    columns: (3,) int64: columns, group size, spacing.
+    """
+    rows, k = weight.codes.shape
+    codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
+    codes[:, :k] = weight.codes.cpu().numpy()
+    planes = pack_bit_planes(codes if bits > 8 else codes.astype(np.uint8), bits)
+    return {
+        "planes": torch.from_numpy(planes.view(np.uint8)),
+        "scale": weight.scale,
+        "zero": weight.zero.to(torch.uint8),
+        "columns": torch.tensor([k, weight.group_size, weight.spacing]),
+    }
+
+
+def weight_of(stored: Mapping[str, Tensor]) -> QuantizedWeight:
+    """The inverse of `stored_tensors`, bit for bit."""
+    k, group_size, *spacing = stored["columns"].tolist()  # runs of the first versions have no spacing
+    planes = np.ascontiguousarray(stored["planes"].numpy()).view(np.uint64)
+    codes = unpack_bit_planes(planes, k).astype(np.int16)
+    return QuantizedWeight(
+        torch.from_numpy(codes), stored["scale"], stored["zero"].to(torch.int16), group_size, *spacing
+    )
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,9 +10,11 @@ from abq_core.export import compressed_tensors
 from abq_core.export.compressed_tensors import Activations, write_compressed_tensors
 from abq_core.export.errors import ExportError
 from abq_core.export.folder import export_target, folder_bytes, new_folder
+from abq_core.export.gguf import writer as gguf_writer
 from abq_core.export.model_card import README, Card, Loading, public_name
 from abq_core.export.model_files import licence
-from abq_core.export.proof import TRANSFORMERS, Proof, Runtime, prove
+from abq_core.export.plugin import writer as plugin_writer
+from abq_core.export.proof import LLAMA_CPP, PLUGIN, TRANSFORMERS, Proof, Runtime, prove
 from abq_core.export.source import ExportSource
 from abq_core.inference.runtime import streamed_model
 from abq_core.models.hub import hub_repository
@@ -24,17 +26,22 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of an export. activations: of compressed-tensors, "run" or "symmetric" (as vLLM requires)."""
+    """Choices of an export.
+
+    activations: of compressed-tensors, "run" or "symmetric" (as vLLM requires).
+    nearest: of gguf, round again what no storage type holds exactly.
+    """
 
     activations: Activations = "run"
+    nearest: bool = False
 
     @classmethod
-    def read(cls, activations: str = "run") -> "Options":
+    def read(cls, activations: str = "run", nearest: bool = False) -> "Options":
         """Options from text. Raises ExportError."""
         if activations not in get_args(Activations):
             kinds = " or ".join(get_args(Activations))
             raise ExportError(f"--activations is {activations[:60]!r}: use {kinds}.")
-        return cls(cast(Activations, activations))
+        return cls(cast(Activations, activations), nearest)
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,15 @@ def _write_compressed_tensors(source: ExportSource, folder: Path, options: Optio
     return Written(dropped, weight_bytes)
 
 
+def _write_gguf(source: ExportSource, folder: Path, options: Options, on_step: OnStep) -> Written:
+    dropped, weight_bytes = gguf_writer.write_gguf(source, folder, options.nearest, on_step)
+    return Written(dropped, weight_bytes, gguf_writer.FILE)
+
+
+def _write_packed(source: ExportSource, folder: Path, options: Options, on_step: OnStep) -> Written:
+    return Written([], plugin_writer.write_packed(source, folder, on_step))
+
+
 FORMATS: Mapping[str, Format] = {
     one.name: one
     for one in (
@@ -150,6 +166,22 @@ FORMATS: Mapping[str, Format] = {
             2,
             TRANSFORMERS,
             compressed_tensors.loading,
+        ),
+        Format(
+            gguf_writer.NAME,
+            "for llama.cpp, Ollama and LM Studio",
+            _write_gguf,
+            2,
+            LLAMA_CPP,
+            gguf_writer.loading,
+        ),
+        Format(
+            plugin_writer.NAME,
+            "for transformers with abq_core: the packed engine, nothing dropped",
+            _write_packed,
+            1,
+            PLUGIN,
+            plugin_writer.loading,
         ),
     )
 }

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from abq_core.evaluation.block_pass import last_hidden_states
 from abq_core.models.loading import LoadedModel
+from abq_core.models.tokenizer import encode
 from abq_core.text.segments import recorded_segments
 
 SEGMENTS, SEQ_LEN = 4, 24
 PROMPT_TOKENS, NEW_TOKENS = 8, 20
+TEXT = "It's 12:30, and 4567 people said:\n\n  def open(path):\treturn {1: path}?! na\u00efve \u6587\u5b57 \U0001f600"
 TIME_OUT_SECONDS = 1800
 _MOST_ERROR_CHARACTERS = 300
 
@@ -102,7 +104,7 @@ def prove(
     prompt = ids[0, :PROMPT_TOKENS]
     with tempfile.TemporaryDirectory(prefix="abq-proof-") as name:
         try:
-            answer = _ask(runtime, export, ids, prompt, run.vocabulary, Path(name), environment)
+            answer = _ask(runtime, export, _request(run, ids, prompt), Path(name), environment)
         except _RuntimeFailedError as error:
             return Proof(runtime.name, False, str(error))
         on_step()
@@ -113,25 +115,26 @@ class _RuntimeFailedError(Exception):
     """The process of the runtime ended with an error."""
 
 
+def _request(run: LoadedModel, ids: Tensor, prompt: Tensor) -> dict[str, object]:
+    """What the scripts of `runtimes` read."""
+    return {
+        "ids": ids.numpy(),
+        "prompt": prompt.numpy(),
+        "new_tokens": NEW_TOKENS,
+        "vocabulary": run.vocabulary,
+        "threads": torch.get_num_threads(),
+        "text": TEXT,
+        "plain": encode(run.tokenizer, ["a"], False)[0][-1],
+        "text_ids": np.array(encode(run.tokenizer, [TEXT], True)[0]),
+    }
+
+
 def _ask(
-    runtime: Runtime,
-    export: Path,
-    ids: Tensor,
-    prompt: Tensor,
-    vocabulary: int,
-    folder: Path,
-    environment: Mapping[str, str],
+    runtime: Runtime, export: Path, asked: Mapping[str, object], folder: Path, environment: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """The answer of the runtime's script. Raises _RuntimeFailedError."""
     request, answer = folder / "request.npz", folder / "answer.npz"
-    np.savez(
-        request,
-        ids=ids.numpy(),
-        prompt=prompt.numpy(),
-        new_tokens=NEW_TOKENS,
-        vocabulary=vocabulary,
-        threads=torch.get_num_threads(),
-    )
+    np.savez(request, **asked)  # type: ignore[arg-type]
     script = Path(__file__).parent / "runtimes" / runtime.script
     words = [sys.executable, "-P", str(script), str(export), str(request), str(answer)]
     offline = {**environment, "HF_HUB_OFFLINE": "1", "PYTHONPATH": _import_path()}

@@ -11,11 +11,13 @@ from app.cli.answers import Answer, JsonOption, answers
 from app.cli.options import RunId
 from app.cli.session import open_services
 
+FORMATS = "compressed-tensors (vLLM, transformers), gguf (llama.cpp, Ollama, LM Studio), transformers (with abq_core)."
+
 
 @answers
 def export(
     run: RunId,
-    to: Annotated[str, typer.Option("--to", help="compressed-tensors (vLLM, transformers).")],
+    to: Annotated[str, typer.Option("--to", help="compressed-tensors (vLLM, transformers), gguf (llama.cpp, Ollama).")],
     out: Annotated[Path, typer.Option("--out", help="The new folder. Its parent must exist; nothing is replaced.")],
     activations: Annotated[
         str,
@@ -24,6 +26,13 @@ def export(
             help="For compressed-tensors. run: with a zero point per token, as the run; symmetric: as vLLM requires.",
         ),
     ] = "run",
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="For gguf: round again what no storage type holds exactly.")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="ORG/NAME", help="Upload the folder to a private repository of the hub."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
     """Write a run as a checkpoint for another runtime, load it there, and say how far it is from the run.
@@ -32,18 +41,26 @@ def export(
     """
     from abq_core.export.formats import Options
     from abq_core.export.model_card import proof_sentence
+    from abq_core.export.push import check_repository
+    from abq_core.export.push import push as push_folder
     from app.jobs.progress_line import ProgressLine
+
+    if push is not None:
+        check_repository(push)
 
     line = ProgressLine()
     try:
         done = open_services().exports.export(
-            run, to, out, Options.read(activations), lambda step, total: line.show(to, step / total, "", None)
+            run, to, out, Options.read(activations, nearest), lambda step, total: line.show(to, step / total, "", None)
         )
     finally:
         line.close()
+    address = None if push is None else push_folder(out.expanduser().absolute(), push)
     lines = [
         f"{done.path}: {formatting.size(done.bytes)}, {formatting.bits(done.bits_per_parameter)} bits per parameter.",
         proof_sentence(done.proof),
         *(f"Not kept: {sentence}" for sentence in done.dropped),
     ]
-    return Answer({"run": run, **asdict(done)}, "\n".join(lines))
+    if address is not None:
+        lines.append(f"Pushed to {address}.")
+    return Answer({"run": run, **asdict(done), "pushed": address}, "\n".join(lines))

@@ -79,6 +79,7 @@ class RunService:
         folder = self.folder(run_id)
         self._runs.delete(folder.run_id)
         folder.delete()
+        shutil.rmtree(self._settings.exports_dir / folder.run_id, ignore_errors=True)
         self._registry.forget(folder.run_id)
 
     def export(self, run_id: str, target: Path) -> Path:

@@ -82,5 +82,5 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
         allocation=AllocationService(settings, runs, registry, sources),
         sweeps=SweepService(storage.runs, models, jobs, sources),
         reports=ReportService(runs, jobs, tasks),
-        exports=ExportService(storage, registry, runs),
+        exports=ExportService(settings, storage, registry, models, runs),
     )

@@ -30,7 +30,9 @@ def main(folder: str, request_file: str, answer_file: str, plugin: str = "") -> 
     if wrong:
         raise ValueError(f"weights that are missing or have no place: {', '.join(wrong[:5])}")
     _apply_transforms(model, Path(folder))
-    AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if (found := tokenizer(str(request["text"]))["input_ids"]) != request["text_ids"].tolist():
+        raise ValueError(f"AutoTokenizer makes {len(found)} other tokens of a text than the run's tokenizer")
     model.eval()
     with torch.inference_mode():
         logits = [model(torch.from_numpy(ids)[None]).logits[0].float() for ids in request["ids"]]

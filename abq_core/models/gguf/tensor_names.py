@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +72,16 @@ class Layout:
         elif self.family == "gemma3_text" and name.endswith("norm.weight"):
             values = values - np.float32(1)
         return torch.from_numpy(values)
+
+    def stored_rows(self, name: str, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
+        """The row of the parameter at each row of the tensor called `name` in the file; None if they are the same.
+
+        The inverse of what `restore` does to rows.
+        """
+        heads = self.heads if ".attn_q." in name else self.kv_heads if ".attn_k." in name else None
+        if self.family != "llama" or heads is None:
+            return None
+        return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
 def parameters_of(header: Header, layout: Layout, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

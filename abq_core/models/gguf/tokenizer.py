@@ -4,13 +4,26 @@ The result is checked like every other tokenizer, in a process with limits, befo
 BPE ("gpt2" in the file) and SentencePiece's BPE ("llama" in the file).
 """
 
+from collections.abc import Mapping
+from enum import IntEnum
 from typing import Any
 
 from abq_core.models.errors import ModelError
 from abq_core.models.gguf.header import MAX_TOKENS, Header
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # kinds of tokens in llama.cpp
-_SPACE = "\u2581"  # SentencePiece's mark for a space
+
+class TokenKind(IntEnum):
+    """Kinds of tokens in llama.cpp."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+SPACE = "\u2581"  # SentencePiece's mark for a space
 _MAX_MERGED_CHARACTERS = 64  # of a token that merges can make; longer ones are never cut in two
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 _NOT_STRIPPED = frozenset(
@@ -40,8 +53,9 @@ _SPLITS = {
     "gpt-4o": _GPT4O,
     "tekken": _TEKKEN,
 }
-_DIGITS = frozenset({"smollm", "starcoder", "refact", "codeshell"})  # every digit apart, then as GPT-2
-_GPT2 = frozenset({"gpt-2", "gpt2"})
+_DIGITS_NAME, _GPT2_NAME = "smollm", "gpt-2"
+_DIGITS = frozenset({_DIGITS_NAME, "starcoder", "refact", "codeshell"})  # every digit apart, then as GPT-2
+_GPT2 = frozenset({_GPT2_NAME, "gpt2"})
 _WHOLE_TOKENS = frozenset({"llama-bpe", "llama-v3", "llama3", "tekken"})  # a text that is a token is not merged
 _BOS_BY_DEFAULT = _WHOLE_TOKENS
 
@@ -53,7 +67,7 @@ def tokenizer_files(header: Header) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     kind = header.text("tokenizer.ggml.model")
     tokens: list[str] = header.items("tokenizer.ggml.tokens", str)
-    kinds: list[int] = header.items("tokenizer.ggml.token_type", int, [_NORMAL] * len(tokens))
+    kinds: list[int] = header.items("tokenizer.ggml.token_type", int, [TokenKind.NORMAL] * len(tokens))
     if not 0 < len(tokens) <= MAX_TOKENS or len(kinds) != len(tokens):
         raise ModelError(
             f"{header.file} has {len(tokens):,} tokens and {len(kinds):,} kinds of tokens: there must be as many of "
@@ -63,7 +77,7 @@ def tokenizer_files(header: Header) -> tuple[dict[str, Any], dict[str, Any]]:
         parts = _byte_level(header, tokens, kinds)
         bos = header.text("tokenizer.ggml.pre", "") in _BOS_BY_DEFAULT
     elif kind == "llama":
-        tokens = [_SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
+        tokens = [SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
         parts = _sentencepiece(header, tokens, kinds)
         bos = True
     else:
@@ -85,6 +99,24 @@ def tokenizer_files(header: Header) -> tuple[dict[str, Any], dict[str, Any]]:
         "post_processor": _frame(header, tokens, bos),
     }
     return content, _settings(header, roles)
+
+
+def rule_of(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
+    """The name in `tokenizer.ggml.pre` of how a byte-level tokenizer.json cuts texts; None if it has none here."""
+    content = pre_tokenizer or {}
+    parts = content["pretokenizers"] if content.get("type") == "Sequence" else [content]
+    *before, level = parts
+    if level.get("type") != "ByteLevel" or level.get("add_prefix_space"):
+        return None
+    kinds = [part.get("type") for part in before]
+    if kinds == ["Split"] and not level.get("use_regex", True):
+        pattern = before[0]["pattern"].get("Regex")
+        return next((name for name, known in _SPLITS.items() if known == pattern), None)
+    if not level.get("use_regex", True):
+        return None
+    if kinds == ["Digits"] and before[0].get("individual_digits"):
+        return _DIGITS_NAME
+    return _GPT2_NAME if not kinds else None
 
 
 def _settings(header: Header, roles: dict[str, str | None]) -> dict[str, Any]:
@@ -143,17 +175,17 @@ def _split(pattern: dict[str, str]) -> dict[str, Any]:
 def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> dict[str, Any]:
     """SentencePiece's BPE: the merges follow from the tokens and their scores."""
     prefix = header.flag("tokenizer.ggml.add_space_prefix", True)
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    before = [{"type": "Prepend", "prepend": _SPACE}] if prefix else []
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    before = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     after = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN), None)
+    unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenKind.UNKNOWN), None)
     return {
         "normalizer": {"type": "Sequence", "normalizers": [*before, replace]},
         "pre_tokenizer": None,
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
                 *after,
@@ -163,7 +195,7 @@ def _sentencepiece(header: Header, tokens: list[str], kinds: list[int]) -> dict[
             "type": "BPE",
             "unk_token": unknown,
             "fuse_unk": True,
-            "byte_fallback": _BYTE in kinds,
+            "byte_fallback": TokenKind.BYTE in kinds,
             "merges": _merges(header, tokens, kinds),
         },
     }
@@ -182,7 +214,7 @@ def _merges(header: Header, tokens: list[str], kinds: list[int]) -> list[tuple[s
     numbers = {
         token: number
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in (_NORMAL, _USER_DEFINED, _UNUSED)
+        if kind in (TokenKind.NORMAL, TokenKind.USER_DEFINED, TokenKind.UNUSED)
     }
     found: list[tuple[float, int, int, int, str, str]] = []
     for token, number in numbers.items():
@@ -204,12 +236,12 @@ def _added_tokens(header: Header, tokens: list[str], kinds: list[int]) -> list[d
             "content": token,
             "single_word": False,
             "lstrip": False,
-            "rstrip": strips and kind == _CONTROL and token not in _NOT_STRIPPED,
+            "rstrip": strips and kind == TokenKind.CONTROL and token not in _NOT_STRIPPED,
             "normalized": False,
-            "special": kind != _USER_DEFINED,
+            "special": kind != TokenKind.USER_DEFINED,
         }
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED) and token
+        if kind in (TokenKind.UNKNOWN, TokenKind.CONTROL, TokenKind.USER_DEFINED) and token
     ]
 
 

@@ -1,32 +1,45 @@
 """Exports of runs to formats that other runtimes load."""
 
+import json
 import os
+import shutil
+import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abq_core.imports.spec import is_import
 from abq_core.spec import CalibrationSpec, read_precision
 from app import formatting
+from app.files import write_atomically
+from app.json_values import to_json_text
 from app.runs.run_folder import BlockStore
 from app.secrets import without_secrets
 from app.services.errors import ServiceError
+from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.services.stored import Storage
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from abq_core.export.formats import Exported, Options
+    from abq_core.export.loading_table import LoadFact
     from abq_core.export.source import ExportSource
 
+_ANSWER = "answer.json"  # next to a kept export: what `export` returned
 OnStep = Callable[[int, int], None]
 
 
 class ExportService:
     """Writes finished runs in the formats of `abq_core.export`."""
 
-    def __init__(self, storage: Storage, registry: ModelRegistry, runs: RunService) -> None:
-        self._storage, self._registry, self._runs = storage, registry, runs
+    def __init__(
+        self, settings: Settings, storage: Storage, registry: ModelRegistry, models: ModelService, runs: RunService
+    ) -> None:
+        self._settings, self._storage, self._registry = settings, storage, registry
+        self._models, self._runs = models, runs
 
     def export(
         self, run_id: str, format: str, target: Path, options: "Options | None" = None, on_step: OnStep | None = None
@@ -49,6 +62,55 @@ class ExportService:
         environment = without_secrets(os.environ)
         step = on_step or (lambda done, total: None)
         return export_run(self._source(run.id), format, target, options or Options(), environment, step)
+
+    def keep(self, run_id: str, format: str, options: "Options | None", on_step: OnStep) -> dict[str, Any]:
+        """Export a run into the data folder, in place of an earlier export in this format.
+
+        Returns what `kept` returns. Raises as `export` does.
+        """
+        folder = self._kept_folder(run_id, format)
+        waiting = folder.with_name(f"new-{format}")
+        shutil.rmtree(waiting, ignore_errors=True)  # of a process that was killed
+        waiting.mkdir(parents=True)
+        try:
+            done = self.export(run_id, format, waiting / f"{run_id}-{format}", options, on_step)
+            answer = {**asdict(done), "path": Path(done.path).name}
+            write_atomically(waiting / _ANSWER, to_json_text(answer).encode())
+            shutil.rmtree(folder, ignore_errors=True)
+            waiting.rename(folder)
+        finally:
+            shutil.rmtree(waiting, ignore_errors=True)
+        return answer
+
+    def kept(self, run_id: str, format: str) -> dict[str, Any] | None:
+        """The fields of `Exported` of a kept export; None without one. Raises RunNotFoundError, ExportError."""
+        file = self._kept_folder(run_id, format) / _ANSWER
+        return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+    def archive(self, run_id: str, format: str, folder: Path) -> Path:
+        """A kept export as a zip file in `folder`. Raises ServiceError without one, RunNotFoundError, ExportError."""
+        if self.kept(run_id, format) is None:
+            raise ServiceError(f"Run {run_id} is not exported to {format} yet: press Export on the Compare tab.")
+        kept = self._kept_folder(run_id, format)
+        path = folder / f"{run_id}-{format}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
+            for file in sorted(kept.rglob("*")):
+                if file.is_file() and file != kept / _ANSWER:
+                    archive.write(file, file.relative_to(kept))
+        return path
+
+    def loading_table(self, run_id: str) -> "list[LoadFact]":
+        """Where a run loads, one row per runtime. Raises RunNotFoundError, ModelError."""
+        from abq_core.export.loading_table import loading_table
+
+        spec = CalibrationSpec.from_dict(self._runs.get(run_id).spec)
+        return loading_table(spec, self._models.shape(spec.model).family)
+
+    def _kept_folder(self, run_id: str, format: str) -> Path:
+        """The folder of a kept export. The run and the format exist, so no input can name another folder."""
+        from abq_core.export.formats import format_named
+
+        return self._settings.exports_dir / self._runs.get(run_id).id / format_named(format).name
 
     def _source(self, run_id: str) -> "ExportSource":
         from abq_core.export.source import ExportSource

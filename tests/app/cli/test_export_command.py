@@ -29,7 +29,7 @@ def test_an_export_answers_with_its_proof(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("--to", "compressed-tensors", "--out", str(tmp_path / "out"), "--json")
     answer = json.loads(out)
     assert code == 0
-    assert answer.keys() == {"run", "path", "format", "bytes", "bits_per_parameter", "dropped", "proof"}
+    assert answer.keys() == {"run", "path", "format", "bytes", "bits_per_parameter", "dropped", "proof", "pushed"}
     assert (answer["path"], answer["format"]) == (str(tmp_path / "out"), "compressed-tensors")
     files = [file for file in (tmp_path / "out").iterdir()]
     assert answer["bytes"] == sum(file.stat().st_size for file in files)

@@ -1,0 +1,1 @@
+"""Runs as GGUF files, which llama.cpp, Ollama and LM Studio load."""

@@ -1,0 +1,78 @@
+"""Where a run loads: the facts of load_facts.json that fit it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from abq_core.export.gguf.names import ARCHITECTURES
+from abq_core.mix import PrecisionMix
+from abq_core.spec import CalibrationSpec
+
+_FILE = Path(__file__).parent / "load_facts.json"
+
+FOLDER = "DIR"  # the target in the commands of the table
+_KV_BITS = "KV bits"
+
+
+class LoadFact(NamedTuple):
+    """What one runtime does with a run. loads: yes, no, or on which condition.  how: "run" or "read"."""
+
+    runtime: str
+    version: str
+    format: str
+    loads: str
+    kernel: str
+    drops: Sequence[str]
+    serve: str
+    how: str
+    sources: Sequence[str]
+
+
+def loading_table(spec: CalibrationSpec, family: str) -> list[LoadFact]:
+    """One row per runtime. family: the model type of the run's model."""
+    features = _features(spec, family)
+    rows: dict[tuple[str, str], LoadFact] = {}
+    for fact in _facts():
+        key = fact["runtime"], fact["format"]
+        if key not in rows and all(features[name] in allowed for name, allowed in fact["when"].items()):
+            drops = [drop for drop in fact["drops"] if _applies(drop, spec)]
+            values = {name: fact[name] for name in LoadFact._fields if name not in ("drops", "serve")}
+            rows[key] = LoadFact(**values, drops=drops, serve=fact["serve"].replace("{path}", FOLDER))
+    return list(rows.values())
+
+
+@cache
+def _facts() -> list[dict[str, Any]]:
+    facts: list[dict[str, Any]] = json.loads(_FILE.read_text("utf-8"))["facts"]
+    return facts
+
+
+def _features(spec: CalibrationSpec, family: str) -> Mapping[str, object]:
+    """What conditions of the facts can name."""
+    precision, switches = spec.precision, spec.active_switches
+    weight_bits: int = (
+        max(one.precision.weight_bits for one in precision.linears)
+        if isinstance(precision, PrecisionMix)
+        else precision.weight_bits
+    )
+    return {
+        "act_bits": precision.act_bits,
+        "weight_bits": weight_bits,
+        "symmetric": switches.symmetric,
+        "hadamard": switches.hadamard,
+        "experts": family in ("mixtral", "qwen2_moe", "qwen3_moe"),
+        "gguf_family": family in ARCHITECTURES,
+    }
+
+
+def _applies(drop: str, spec: CalibrationSpec) -> bool:
+    """Whether the run has what a runtime drops; facts name more than one run has."""
+    if drop == _KV_BITS:
+        return spec.precision.kv_bits is not None
+    if drop == "learned activation clipping":
+        return spec.active_switches.act_clipping
+    if drop.startswith(("activation", "zero points of activations")):
+        return spec.precision.quantizes_activations
+    return True

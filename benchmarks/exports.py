@@ -1,0 +1,122 @@
+"""Export models in every format and write the table of docs/export.md.
+
+    python benchmarks/exports.py builtin:abq:2 /models/SmolLM2-135M-Instruct:rtn
+
+Each argument is MODEL:METHOD[:EPOCHS]. Runs are short, because a table of exports needs no good run. Results are kept
+in benchmarks/results/exports.json; rows of other models stay. `--speed` adds tokens/s, on an idle machine.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from abq_core.calibration.artifacts import MemoryStore
+from abq_core.calibration.calibrate import calibrate
+from abq_core.export.errors import ExportError
+from abq_core.export.formats import FORMATS, Options, export_run
+from abq_core.export.model_card import public_name
+from abq_core.export.source import ExportSource
+from abq_core.methods import METHODS
+from abq_core.mix import resolve_tables
+from abq_core.models.loading import load_model
+from abq_core.models.shape import has_tied_tables
+from abq_core.precision import Precision
+from abq_core.spec import CalibrationSpec
+from app.formatting import size
+
+PRECISIONS = ("W4A8", "W2A8", "W2*A8", "W3A8", "W8A8", "W4A16g64")
+SYMMETRIC = "W8A8"  # also with symmetric levels, which 8-bit formats require
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "exports.json", ROOT / "docs" / "export.md"
+START, END = "<!-- table of benchmarks/exports.py -->\n", "<!-- end of the table -->\n"
+Row = Mapping[str, Any]
+
+
+def rows_of(ref: str, method: str, epochs: int | None, precisions: tuple[str, ...]) -> Iterator[Row]:
+    """One row per precision and format."""
+    base = load_model(ref)
+    for text in precisions:
+        for symmetric in (False, True) if text == SYMMETRIC else (False,):
+            switches = replace(METHODS[method], symmetric=symmetric)
+            precision = resolve_tables(Precision.parse(text), has_tied_tables(base.model))
+            store = MemoryStore()
+            amount = {"segments": 8, "seq_len": 128, "epochs": epochs}
+            calibrate(base, CalibrationSpec(ref, precision, method, switches, **amount), store)  # type: ignore[arg-type]
+            source = ExportSource(base, precision, store, {"method": method})
+            name = f"{text}, symmetric" if symmetric else text
+            for format in FORMATS:
+                yield {"model": public_name(ref), "method": method, "precision": name, **exported(source, format)}
+
+
+def exported(source: ExportSource, format: str) -> Row:
+    """The result of one export; one that is refused is tried again with `nearest`."""
+    with tempfile.TemporaryDirectory(prefix="abq-exports-") as folder:
+        for nearest in (False, True):
+            try:
+                done = export_run(
+                    source, format, Path(folder) / "out", Options(nearest=nearest), dict(os.environ), _ignore
+                )
+            except ExportError:
+                if nearest:
+                    raise
+                continue
+            return {"format": f"{format} --nearest" if nearest else format, **asdict(done), "path": ""}
+    raise AssertionError
+
+
+def _ignore(done: int, total: int) -> None:
+    """Do nothing at a step."""
+
+
+def table(rows: list[Row], speed: bool) -> str:
+    """The Markdown of all rows."""
+    header = ["model", "method", "precision", "format", "loads", "size", "bits per parameter"]
+    header += ["largest logit difference", "its median", "KL in nats", "equal greedy tokens"]
+    lines = [header + ["tokens/s"] * speed]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows:
+        proof = row["proof"]
+        cells = [row["model"], f"`{row['method']}`", row["precision"].replace("*", "\\*"), f"`{row['format']}`"]
+        cells += ["yes" if proof["checked"] else f"not checked: {proof['reason']}", size(row["bytes"])]
+        cells += [f"{row['bits_per_parameter']:.2f}"]
+        if proof["checked"]:
+            cells += [
+                f"{proof['largest_logit_difference']:.2g} of {proof['logit_range']:.0f}",
+                f"{proof['median_logit_difference']:.2g}",
+                f"{proof['kl']:.1e}",
+                f"{proof['greedy_tokens']} of {proof['new_tokens']}",
+            ]
+            cells += [f"{proof['tokens_per_second']:.0f}"] * speed
+        else:
+            cells += [""] * (len(lines[0]) - len(cells))
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def main() -> None:
+    """Measure, keep the results, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL:METHOD[:EPOCHS]")
+    parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--speed", action="store_true", help="with tokens/s, which need an idle machine")
+    arguments = parser.parse_args()
+    rows: list[Row] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else []
+    for text in arguments.models:
+        ref, method, *epochs = text.split(":")
+        for row in rows_of(ref, method, int(epochs[0]) if epochs else None, tuple(arguments.precisions.split(","))):
+            same = ("model", "method", "precision", "format")
+            rows = [old for old in rows if any(old[name] != row[name] for name in same)] + [row]
+            print(json.dumps({name: row[name] for name in same} | row["proof"]), flush=True)
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    before, _, rest = PAGE.read_text("utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{START}{table(rows, arguments.speed)}{END}{after}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
