@@ -1,4 +1,4 @@
-"""Downloads of the page: CSV data of the figures, reports, exported runs, plotly.
+"""Downloads of the page: CSV data of the figures, reports, runs, exports, plotly.
 
 A request names a run or job id and one of a fixed set of names, never a path.
 """
@@ -138,7 +138,16 @@ def _file_routes(services: Services) -> list[Route]:
         run_ids = [run for run in request.query_params.get("runs", "").split(",") if run]
         return services.reports.write(run_ids, folder / "abq-report.html", lambda run: may_see_text(run, request))
 
-    return [_file_route("/abq/run/{run}.zip", archive), _file_route("/abq/report.html", report)]
+    def export(request: Request, folder: Path) -> Path:
+        run, format = request.path_params["run"], request.path_params["format"]
+        check_text_access(services.runs.get(run), request)
+        return services.exports.archive(run, format, folder)
+
+    return [
+        _file_route("/abq/run/{run}/export/{format}.zip", export),
+        _file_route("/abq/run/{run}.zip", archive),
+        _file_route("/abq/report.html", report),
+    ]
 
 
 def _remove_positions(path: Path) -> None:

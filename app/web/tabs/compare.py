@@ -23,6 +23,7 @@ from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
 from app.web.tabs.budget_panel import build_budget_panel
 from app.web.tabs.evaluation_form import build_evaluation_form, choices, kl_buckets_picture
+from app.web.tabs.export_panel import build_export_panel
 from app.web.tabs.import_panel import build_import_panel
 from app.web.tabs.task_scores import task_table
 
@@ -30,7 +31,6 @@ CAPTION = (
     "Look at the dotted Pareto front: no measured run is both smaller and better than its points. Error bars are "
     "standard errors, a larger marker decodes faster, and a magenta outline means bit balance."
 )
-LOADS_IN = [("ABQ Explorer", "yes"), ("transformers, vLLM, llama.cpp", "not yet")]
 MOST_JOBS = 24
 ALL_RUNS, BUDGET = "All runs", "Bits under a budget"
 EMPTY = (
@@ -65,7 +65,7 @@ def build_compare_tab(page: Page) -> None:
             runs_table = build_table("compare-runs")
             kl_figure = build_picture("compare-kl")
             tasks_table = build_table("compare-tasks")
-    budget = build_budget_panel(page, visible=False)
+    budget = _build_panels(page)
     noted = gr.State("")  # the run whose note the box holds: typing is not overwritten until another run is selected
 
     @callback(answer, tab="compare")
@@ -142,6 +142,13 @@ def build_compare_tab(page: Page) -> None:
     note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, shown_on, outputs, **PRIVATE)
     delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)
     sure.click(remove, page.selection, header, **PRIVATE)
+
+
+def _build_panels(page: Page) -> gr.Row:
+    """The hidden view of bits under a budget, and below all views the export of the selected run. Returns the first."""
+    budget = build_budget_panel(page, visible=False)
+    build_export_panel(page)
+    return budget
 
 
 def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button]:
@@ -237,6 +244,5 @@ def _links(runs: pd.DataFrame, selected: pd.DataFrame) -> str:
         finished=finished,
         report_command=html.command(shlex.join(["abq", "report", *finished])),
         run=run,
-        loads_in=html.facts(LOADS_IN),
         export_command=html.command(shlex.join(["abq", "runs", "export", run])),
     )

@@ -216,6 +216,8 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         "job/1/losses.csv",
         "run/..%2f..%2fabq.zip",
         "run/r-00000000.zip",
+        "run/r-00000000/export/gguf.zip",
+        "run/..%2f..%2fx/export/..%2f..%2fabq.zip",
     ],
 )
 def test_downloads_accept_no_paths(site: str, path: str) -> None:
