@@ -14,7 +14,7 @@ from abq_core.export.gguf import writer as gguf_writer
 from abq_core.export.model_card import README, Card, Loading, public_name
 from abq_core.export.model_files import licence
 from abq_core.export.plugin import writer as plugin_writer
-from abq_core.export.proof import LLAMA_CPP, PLUGIN, TRANSFORMERS, Proof, Runtime, prove
+from abq_core.export.proof import LLAMA_CPP, PLUGIN, SEGMENTS, TRANSFORMERS, Proof, Runtime, prove
 from abq_core.export.source import ExportSource
 from abq_core.inference.runtime import streamed_model
 from abq_core.models.hub import hub_repository
@@ -98,7 +98,7 @@ def export_run(
     remains. Raises ExportError, MissingBlockError.
     """
     format, path = format_named(name), export_target(target)
-    total, done = (format.steps + 1) * source.blocks + 1, 0
+    total, done = (format.steps + SEGMENTS + 1) * source.blocks + 1, 0
 
     def proven() -> None:
         nonlocal done

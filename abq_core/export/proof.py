@@ -18,7 +18,7 @@ from abq_core.models.loading import LoadedModel
 from abq_core.models.tokenizer import encode
 from abq_core.text.segments import recorded_segments
 
-SEGMENTS, SEQ_LEN = 4, 24
+SEGMENTS, SEQ_LEN = 2, 48
 PROMPT_TOKENS, NEW_TOKENS = 8, 20
 TEXT = "It's 12:30, and 4567 people said:\n\n  def open(path):\treturn {1: path}?! na\u00efve \u6587\u5b57 \U0001f600"
 TIME_OUT_SECONDS = 1800
@@ -168,11 +168,8 @@ def _compared(
     answer: Mapping[str, np.ndarray], ids: Tensor, prompt: Tensor, run: LoadedModel, on_step: Callable[[], None]
 ) -> Proof:
     generated = torch.from_numpy(answer["generated"])
-    continued = torch.cat([prompt, generated])[None]
-    hidden = last_hidden_states(run, _padded(ids, continued), on_step)
-    head = run.float_head()
-    expected = torch.stack([run.logits(states[: ids.shape[1]], head) for states in hidden[: len(ids)]])
-    after_prompt = run.logits(hidden[len(ids)][len(prompt) - 1 : continued.shape[1] - 1], head).argmax(-1)
+    expected = torch.stack([_logits(run, row, on_step) for row in ids])
+    after_prompt = _logits(run, torch.cat([prompt, generated]), on_step)[len(prompt) - 1 : -1].argmax(-1)
     equal = (after_prompt.cpu() == generated).tolist()
     spread = expected.amax(-1) - expected.amin(-1)
     wanted = expected.log_softmax(-1).double().cpu()
@@ -194,8 +191,9 @@ def _compared(
     )
 
 
-def _padded(ids: Tensor, continued: Tensor) -> Tensor:
-    """Segments of the same length: the last tokens are repeated, which changes nothing before them."""
-    length = max(ids.shape[1], continued.shape[1])
-    rows = [torch.cat([row, row[-1:].expand(length - len(row))]) for row in (*ids, *continued)]
-    return torch.stack(rows)
+def _logits(run: LoadedModel, row: Tensor, on_step: Callable[[], None]) -> Tensor:
+    """Logits, (tokens, vocabulary), of one row of ids, without others in a batch, as the runtimes compute them.
+
+    The order of float sums depends on the batch, and a sum at a tie moves an activation by a whole level.
+    """
+    return run.logits(last_hidden_states(run, row[None], on_step)[0], run.float_head())

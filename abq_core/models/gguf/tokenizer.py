@@ -67,7 +67,7 @@ def tokenizer_files(header: Header) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     kind = header.text("tokenizer.ggml.model")
     tokens: list[str] = header.items("tokenizer.ggml.tokens", str)
-    kinds: list[int] = header.items("tokenizer.ggml.token_type", int, [TokenKind.NORMAL] * len(tokens))
+    kinds: list[int] = header.items("tokenizer.ggml.token_type", int, [int(TokenKind.NORMAL)] * len(tokens))
     if not 0 < len(tokens) <= MAX_TOKENS or len(kinds) != len(tokens):
         raise ModelError(
             f"{header.file} has {len(tokens):,} tokens and {len(kinds):,} kinds of tokens: there must be as many of "
