@@ -21,6 +21,7 @@ from abq_core.calibration.losses import akl_loss, dlc_loss, head_mean
 from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.mix import ModelPrecision
 from abq_core.models.attention import attention_maps, attention_modules, set_kv_bits
+from abq_core.models.autocast import bfloat16_products
 from abq_core.quantization.quant_linear import wrap_linears
 from abq_core.spec import CalibrationSpec, Switches
 
@@ -146,9 +147,9 @@ def _loss_terms(
         return torch.stack([stored[segment] for segment in batch.tolist()]).to(device_of(block))
 
     parameters = quantizer.quantized_parameters()
-    with attention_maps(working, switches.akl) as maps:
+    with bfloat16_products(device_of(block)), attention_maps(working, switches.akl) as maps:
         result = functional_call(working, parameters, (of_batch(targets.quantized_input),), arguments)
-    output = block_output(result)
+    output = block_output(result).float()
     full, full_on_quantized = of_batch(targets.full), of_batch(targets.full_on_quantized)
     terms = {}
     if switches.dlc:
@@ -175,7 +176,7 @@ def _maps_only(block: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> l
 
     hooks = [module.register_forward_hook(stop) for module in attention_modules(block)]
     try:
-        with attention_maps(block) as maps, contextlib.suppress(_Attended):
+        with bfloat16_products(hidden.device), attention_maps(block) as maps, contextlib.suppress(_Attended):
             block(hidden, **arguments)
     finally:
         for hook in hooks:
@@ -188,7 +189,7 @@ class _Attended(Exception):
 
 
 def _comparable(maps: list[Tensor], switches: Switches) -> Tensor:
-    joined = maps[0] if len(maps) == 1 else torch.cat(maps)
+    joined = (maps[0] if len(maps) == 1 else torch.cat(maps)).float()
     return joined if switches.akl_per_head else head_mean(joined)
 
 

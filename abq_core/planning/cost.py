@@ -32,7 +32,7 @@ _LEARNING = 2.75  # a block that learns: balance folded in (linears of two pairs
 _LINEAR = 6.5  # copies of the largest linear, while its gradients are computed
 _VALUES = 1.6  # copies of what a block's linears read and write
 _OFFSET = 0.5  # of all weights: their rounding offsets in float16, until the end-to-end pass is done
-_BFLOAT16 = 0.5  # of a block's weights: that pass multiplies in bfloat16 where that is fast
+_BFLOAT16 = 0.5  # of a block's weights: learning multiplies in bfloat16 where that is fast
 _STEPPED = 2.0  # offsets of a block in float32, and their gradients
 _LOGITS = 6  # copies of the logits of one step of that pass
 _DIAGNOSED_MAPS = 9  # copies of the diagnosed segments' attention maps: three models, compared
@@ -197,7 +197,7 @@ def _block_bytes(shape: ModelShape, sizes: _Sizes, work: Work) -> int:
     if work.epochs == 0:
         return round((_ROUNDING * max(sizes.weights) + _LINEAR * sizes.largest + values) * _FLOAT_BYTES)
     cost = work.switches.cost
-    copies = _LEARNING + cost.learned_copies
+    copies = _LEARNING + _BFLOAT16 + cost.learned_copies
     maps = cost.map_copies * shape.heads * work.batch * work.seq_len**2
     return round((copies * max(sizes.weights) + _LINEAR * sizes.largest + values + maps) * _FLOAT_BYTES)
 
