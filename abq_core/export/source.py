@@ -1,7 +1,7 @@
 """The quantized model that an export writes: blocks of a run, embedding, LM head and everything around them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,8 +60,14 @@ class ExportSource:
         return next(name for name, module in self.base.model.named_modules() if module is blocks)
 
     def artifact(self, block: int) -> BlockArtifact:
-        """The quantized block. Raises MissingBlockError."""
-        return stored_artifact(self.store, block)
+        """The quantized block, its weights and parameters by name. Raises MissingBlockError.
+
+        Sorted, because a stored block has another order whenever it is read, and writers read each more than once.
+        """
+        found = stored_artifact(self.store, block)
+        return replace(
+            found, weights=dict(sorted(found.weights.items())), parameters=dict(sorted(found.parameters.items()))
+        )
 
     def linear_names(self, block: int) -> list[str]:
         """The linears of a block, by their names below it."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import gguf_cases
@@ -10,6 +11,7 @@ import torch
 from export_cases import export_source
 from tiny_tokenizers import chat_folder, chat_tokenizer
 
+from abq_core.calibration.artifacts import MemoryStore
 from abq_core.export.errors import ExportError
 from abq_core.export.formats import Options, export_run
 from abq_core.export.gguf.tokenizer import vocabulary_of
@@ -78,6 +80,25 @@ def test_types_are_the_smallest_that_are_exact(tmp_path: Path) -> None:
     assert header.fields["general.architecture"] == "llama"
     assert header.fields["tokenizer.chat_template"] == base.tokenizer.chat_template
     assert header.fields["tokenizer.ggml.add_bos_token"] is True
+
+
+class ShuffledStore(MemoryStore):
+    """Returns the tensors of a block in another order at each call, as safetensors does."""
+
+    def load(self, block: int) -> dict[str, torch.Tensor] | None:
+        """The tensors of a block, the last first, then the first first."""
+        self.blocks[block] = dict(reversed(self.blocks[block].items()))
+        return self.blocks[block]
+
+
+def test_the_order_of_stored_tensors_does_not_matter(tmp_path: Path, tiny_llama: Path) -> None:
+    source = export_source(load_model(str(tiny_llama)), "W4A8")
+    shuffled = ShuffledStore()
+    shuffled.blocks = source.store.blocks  # type: ignore[attr-defined]
+    for name, store in (("one", source.store), ("other", shuffled)):
+        (tmp_path / name).mkdir()
+        write_gguf(replace(source, store=store), tmp_path / name, False, ignore)
+    assert (tmp_path / "one" / "model.gguf").read_bytes() == (tmp_path / "other" / "model.gguf").read_bytes()
 
 
 def test_a_transform_is_refused_with_the_ways_out(tmp_path: Path, tiny_llama: Path) -> None:
