@@ -65,7 +65,7 @@ def exported(source: ExportSource, format: str) -> Row:
                 if nearest:
                     raise
                 continue
-            return {"format": f"{format} --nearest" if nearest else format, **asdict(done), "path": ""}
+            return {**asdict(done), "path": "", "format": f"{format} --nearest" if nearest else format}
     raise AssertionError
 
 
