@@ -144,7 +144,7 @@ def _file_routes(services: Services) -> list[Route]:
         return services.exports.archive(run, format, folder)
 
     return [
-        _file_route("/abq/run/{run}/export/{format}.zip", export),
+        _file_route("/abq/export/{run}/{format}.zip", export),
         _file_route("/abq/run/{run}.zip", archive),
         _file_route("/abq/report.html", report),
     ]

@@ -150,7 +150,7 @@ def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site,
         for path in paths:
             assert bob.get(path).status_code == 404 and "only the account" in bob.get(path).text, path
             assert ada.get(path).status_code == 200, path
-        export = f"/abq/run/{run}/export/transformers.zip"
+        export = f"/abq/export/{run}/transformers.zip"
         assert "only the account" in bob.get(export).text and "not exported" in ada.get(export).text
         assert "only the account" in call(bob, "diagnostics", run, "attention_tokens")
         assert "event: complete" in call(ada, "diagnostics", run, "attention_tokens")

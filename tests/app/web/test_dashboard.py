@@ -202,6 +202,14 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
     assert {f"{job.run_id}/{name}" for name in files} <= names
 
 
+def test_an_export_of_the_page_is_downloaded(site: str, finished: tuple[Services, Job]) -> None:
+    services, run = finished[0], finished[1].run_id
+    services.exports.keep(run, "transformers", None, lambda done, total: None)
+    status, body = fetch(f"{site}abq/export/{run}/transformers.zip")
+    assert status == 200
+    assert f"{run}-transformers/model.abq.safetensors" in zipfile.ZipFile(io.BytesIO(body)).namelist()
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -216,8 +224,8 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         "job/1/losses.csv",
         "run/..%2f..%2fabq.zip",
         "run/r-00000000.zip",
-        "run/r-00000000/export/gguf.zip",
-        "run/..%2f..%2fx/export/..%2f..%2fabq.zip",
+        "export/r-00000000/gguf.zip",
+        "export/..%2f..%2fx/..%2f..%2fabq.zip",
     ],
 )
 def test_downloads_accept_no_paths(site: str, path: str) -> None:

@@ -37,8 +37,8 @@ ENDPOINTS: dict[str, list[Any]] = {  # "PATH" is replaced by a path
     "delete": ["PATH"],
 }
 ADDRESSES = [
-    "/abq/run/{}/blocks.csv", "/abq/run/r-0123456789/{}.csv", "/abq/run/{}.zip", "/abq/run/{}/export/gguf.zip",
-    "/abq/run/r-0123456789/export/{}.zip", "/abq/job/{}/losses.csv",
+    "/abq/run/{}/blocks.csv", "/abq/run/r-0123456789/{}.csv", "/abq/run/{}.zip", "/abq/export/{}/gguf.zip",
+    "/abq/export/r-0123456789/{}.zip", "/abq/job/{}/losses.csv",
     "/abq/explore/{}.csv", "/abq/explore/linears.csv?model={}&precision=W2A8", "/abq/report.html?runs={}", "/abq/{}",
     "/abq/lens/bit-planes.csv?model={}&precision=W2A8&tensor=x", "/abq/lens/{}.csv",
     "/abq/lens/level-sets.csv?model={}&precision=W2A8&tensor=x",

@@ -14,7 +14,7 @@ KEPT = {"bytes": 3 << 20, "bits_per_parameter": 5.25, "dropped": ["8-bit activat
 
 def test_a_kept_export_shows_its_proof_and_a_download() -> None:
     text = _answer("r-0123456789", "gguf", {**KEPT, "proof": asdict(PROOF)})
-    assert 'href="abq/run/r-0123456789/export/gguf.zip"' in text
+    assert 'href="abq/export/r-0123456789/gguf.zip"' in text
     assert "3.00 MiB" in text and "5.25" in text and "8-bit activations" in text
     assert "KL 0.002 nats, same most likely token 97.0 %" in text
     assert "abq export r-0123456789 --to gguf" in text
