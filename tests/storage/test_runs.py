@@ -81,6 +81,7 @@ def test_delete_removes_everything_of_the_run_and_nothing_else(
         "job_log": 0,
         "evaluations": 1,
         "throughput": 1,
+        "votes": 0,
     }
     assert [run.id for run in runs.list()] == [kept.run_id]
 
