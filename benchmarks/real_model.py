@@ -1,7 +1,6 @@
 """Quantize a real model in several ways: size, perplexity by two protocols, KL and decoding speed of each.
 
-    python benchmarks/real_model.py ~/models/smollm2-135m --calibrate-on valid.txt --evaluate-on test.txt \
-        --markdown docs/real-models.md
+    python benchmarks/real_model.py ~/models/smollm2-135m --calibrate-on valid.txt --evaluate-on test.txt
 
 Every step is a command of the command line in a process of its own, and is printed. Rows are stored as they finish;
 runs and evaluations stay in the data folder (--data-dir). `--speed` times the models, which needs an idle machine: they
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pages.measured_part import replace_measured
+from pages.measured_part import BEGIN, END, replace_measured
 from pages.real_model_page import tables
 from row_file import RowFile
 
@@ -94,7 +93,7 @@ def wanted(precisions: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing, and write the page."""
+    """Measure what is missing, and print all rows as tables."""
     options = _options(arguments)
     bench = Bench(options)
     if options.speed:
@@ -105,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bench.quality(precision, method)
             except CommandError as error:
                 print(error, file=sys.stderr, flush=True)
+    page = tables(bench.file.rows())
+    print(page)
     if options.markdown is not None:
-        replace_measured(options.markdown, tables(bench.file.rows()))
+        replace_measured(options.markdown, page)
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -130,7 +131,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="timings per column")
     parser.add_argument("--data-dir", type=Path, default=Path("build/real-model-data"))
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--markdown", type=Path, help="the page that shows the rows")
+    parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {BEGIN} and {END}")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/real-models.md, from the rows of `real_model.py`."""
+"""The tables of `real_model.py`, from its rows."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
