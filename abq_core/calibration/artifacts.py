@@ -131,7 +131,7 @@ class BlockArtifact:
 
 
 def stored_tensors(weight: QuantizedWeight, bits: int) -> dict[str, Tensor]:
-    """A quantized weight as it is stored, with `bits` bit planes: planes, scale, zero, columns.
+    """The stored tensors of a quantized weight with `bits` bit planes: planes, scale, zero, columns.
 
     planes: (rows, bits, bytes) uint8.  scale: (rows, groups) float32.  zero: (rows, groups) uint8.
     columns: (3,) int64: columns, group size, spacing.

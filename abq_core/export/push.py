@@ -13,7 +13,9 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.
 def check_repository(name: str) -> str:
     """The name of a repository, ORG/NAME. Raises ExportError for other text."""
     if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
-        raise ExportError(f"{name[:100]!r} is no name of a repository: use ORG/NAME, such as my-name/smollm2-w4a8.")
+        raise ExportError(
+            f"{name[:100]!r} is not the name of a repository: use ORG/NAME, such as my-name/smollm2-w4a8."
+        )
     return name
 
 

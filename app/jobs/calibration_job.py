@@ -32,9 +32,6 @@ from app.runs.run_folder import BlockStore
 from app.secrets import redacted
 from app.services import Services
 from app.services.errors import ServiceError
-from app.services.evaluation import EvaluationService
-from app.services.registry import ModelRegistry
-from app.services.stored import Storage
 from storage.errors import DatabaseError, LostLeaseError
 
 __all__ = ["CalibrationJob", "Calibrator", "EvaluationPlan", "run_claimed", "sentence_for"]
@@ -52,18 +49,14 @@ class CalibrationJob(ClaimedJob):
     def __init__(
         self,
         lease: JobLease,
-        storage: Storage,
-        registry: ModelRegistry,
-        evaluation: EvaluationService,
-        runs_dir: Path,
-        *,
+        services: Services,
         plan: EvaluationPlan | None = None,
         on_progress: OnProgress | None = None,
         calibrator: Calibrator | None = None,
     ) -> None:
         self._spec = CalibrationSpec.from_dict(lease.job.spec)
         progress = Progress(learns=self._spec.active_epochs > 0)
-        super().__init__(lease, storage, registry, evaluation, runs_dir, progress, plan=plan, on_progress=on_progress)
+        super().__init__(lease, services, progress, plan, on_progress)
         self._calibrate = calibrator or self._calibrate_here
 
     def run(self) -> None:
@@ -175,16 +168,7 @@ def run_claimed(
             if is_import(lease.job.spec):
                 ImportJob(lease, services, plan, on_progress).run()
             else:
-                CalibrationJob(
-                    lease,
-                    services.storage,
-                    services.registry,
-                    services.evaluation,
-                    services.settings.runs_dir,
-                    plan=plan,
-                    on_progress=on_progress,
-                    calibrator=calibrator,
-                ).run()
+                CalibrationJob(lease, services, plan, on_progress, calibrator).run()
         except JobStopped as stop:
             if stop.reason == "cancelled":
                 jobs.end_cancelled(*ids, now())

@@ -1,8 +1,8 @@
 """What the jobs of all kinds have in common: lease, progress, log, and the evaluation at the end."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +19,8 @@ from app.jobs.lease import JobLease, throttled
 from app.jobs.progress import Progress
 from app.runs.run_folder import BlockStore, RunFolder
 from app.secrets import redacted
-from app.services.evaluation import EVALUATION_SEED, EvaluationService, EvaluationText
-from app.services.registry import ModelRegistry
-from app.services.stored import Storage
+from app.services import Services
+from app.services.evaluation import EVALUATION_SEED, EvaluationText
 
 PROGRESS_SECONDS = 0.5
 OnProgress = Callable[[Progress], None]
@@ -35,38 +34,34 @@ class EvaluationPlan:
     seq_len: int = EVALUATION_SEQ_LEN
 
 
-class ClaimedJob:
+class ClaimedJob(ABC):
     """One claimed job of a run.
 
-    runs_dir: the folder of all runs.  plan: the text that the evaluation reads.
+    plan: the text that the evaluation reads.
     on_progress: called about twice a second, and after every block.
     """
 
     def __init__(
         self,
         lease: JobLease,
-        storage: Storage,
-        registry: ModelRegistry,
-        evaluation: EvaluationService,
-        runs_dir: Path,
+        services: Services,
         progress: Progress,
-        *,
         plan: EvaluationPlan | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self._jobs, self._runs = storage.jobs, storage.runs
-        self._registry, self._evaluation = registry, evaluation
+        self._jobs, self._runs = services.storage.jobs, services.storage.runs
+        self._registry, self._evaluation = services.registry, services.evaluation
         self._lease, self._job, self._progress = lease, lease.job, progress
         self._plan = plan or EvaluationPlan()
         self._on_progress = on_progress
         self._store_progress = throttled(self._write_progress, PROGRESS_SECONDS)
-        self._folder = RunFolder(runs_dir, self._job.run_id)
-        blocks = {block.block: block.sha256 for block in storage.runs.blocks(self._job.run_id)}
+        self._folder = RunFolder(services.settings.runs_dir, self._job.run_id)
+        blocks = {block.block: block.sha256 for block in self._runs.blocks(self._job.run_id)}
         self._store = BlockStore(self._folder, blocks, lease.assert_owned)
 
+    @abstractmethod
     def run(self) -> None:
         """Do the work and finish the job. `run_claimed` handles the exceptions."""
-        raise NotImplementedError
 
     def _write_diagnostics(
         self,

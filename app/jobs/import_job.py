@@ -29,16 +29,7 @@ class ImportJob(ClaimedJob):
         plan: EvaluationPlan | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        super().__init__(
-            lease,
-            services.storage,
-            services.registry,
-            services.evaluation,
-            services.settings.runs_dir,
-            Progress(learns=False, task="import"),
-            plan=plan,
-            on_progress=on_progress,
-        )
+        super().__init__(lease, services, Progress(learns=False, task="import"), plan, on_progress)
         self._spec = ImportSpec.from_dict(self._job.spec)
 
     def run(self) -> None:

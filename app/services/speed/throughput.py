@@ -149,6 +149,7 @@ class ThroughputService:
 
         ref = self._registry.common_model(columns, model)
         threads = torch.get_num_threads()
+        bandwidth = read_bandwidth(threads)
         profiles: list[dict[str, object]] = []
         for column, loaded in self._load_columns(columns, ref, None).items():
             report = None if on_token is None else partial(on_token, column)
@@ -159,7 +160,7 @@ class ThroughputService:
                     "path": path_of(loaded),
                     "model": ref,
                     "threads": threads,
-                    "read_gb_per_second": read_bandwidth(threads),
+                    "read_gb_per_second": bandwidth,
                     **asdict(profile),
                     "parts": [asdict(part) for part in profile.parts],
                 }

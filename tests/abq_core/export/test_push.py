@@ -95,5 +95,5 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["model", "a/b/c", "../x", "me/../you", "me/mod el", "me/", "/x", "me/-x", "me/a--b"])
 def test_names_that_are_no_repository(name: str) -> None:
-    with pytest.raises(ExportError, match="is no name of a repository"):
+    with pytest.raises(ExportError, match="is not the name of a repository"):
         check_repository(name)
