@@ -159,7 +159,7 @@ SELECTIONS = [
 def typed(part: dict[str, Any], selection: str) -> Any:
     """A value of the right type that fits nothing."""
     props = part["props"]
-    values = {"textbox": "nosuch", "number": -1, "slider": -1, "checkboxgroup": [], "state": None}
+    values = {"textbox": "nosuch", "number": -1, "slider": -1, "checkbox": True, "checkboxgroup": [], "state": None}
     if props.get("elem_id") == "abq-selection":
         return selection
     if part["type"] == "radio":
