@@ -123,6 +123,7 @@ def wrong_for(part: dict[str, Any]) -> list[Any]:
         "dropdown": lambda value: type(value) is (list if part["props"].get("multiselect") else str),
         "number": lambda value: isinstance(value, int | float) and type(value) is not bool,
         "slider": lambda value: isinstance(value, int | float) and type(value) is not bool,
+        "checkbox": lambda value: type(value) is bool,
         "checkboxgroup": lambda value: value == [],
         "radio": lambda value: False,
         "state": lambda value: True,

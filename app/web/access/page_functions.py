@@ -81,6 +81,8 @@ def _type(kind: str, props: Mapping[str, Any]) -> Any:
         return Text | None
     if kind in ("number", "slider"):
         return Finite | None
+    if kind == "checkbox":
+        return bool
     if kind == "dropdown":
         return (list[Text] if props.get("multiselect") else Text) | None
     if kind in ("radio", "checkboxgroup"):
