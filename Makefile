@@ -10,7 +10,7 @@ ALLOW ?=
 PROCESSES ?= 2
 ABQ_REAL_MODEL ?=
 
-.PHONY: venv app test real extras browser check bench peers attack soak screenshots clean
+.PHONY: venv app test real extras vllm browser check bench peers attack soak screenshots clean
 
 venv: $(VENV)/.ready
 
@@ -31,18 +31,30 @@ real: venv  ## a user's path with a real chat model: make real ABQ_REAL_MODEL=fo
 
 extras: venv  ## the tests that optional packages are needed for: CUDA's compiler, other engines, Ray, exports
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tasks,gpu,peers,ray,exports]"
-	$(BIN)/python -m pytest tests/kernels/cuda/test_compile.py tests/kernels/benchmark/test_peers.py \
+	$(BIN)/python -m pytest tests/kernels/cuda/test_compile.py tests/kernels/benchmark/test_peers.py tests/benchmarks/test_decode_peers.py \
 		tests/app/jobs/test_ray_jobs.py tests/app/services/test_sweeps.py tests/abq_core/export \
 		tests/app/cli/test_export_command.py -m "not slow" --numprocesses $(PROCESSES)
+
+vllm: .venv-vllm/.ready  ## the tests of exports that need vLLM's CPU build
+	.venv-vllm/bin/python -m pytest tests/abq_core/export/test_vllm.py
+
+# torchvision and its like come as builds for CUDA, beside which transformers does not start with torch's CPU build.
+.venv-vllm/.ready: tests/abq_core/export/vllm-requirements.txt pyproject.toml
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< --editable ".[dev]"
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec torchvision
+	touch $@
 
 browser: venv  ## a person's path through the page, in Chromium
 	$(BIN)/python -m pytest -m browser
 
-check: venv  ## format, lint, types, import contracts, browser tests
+check: venv  ## format, lint, types, import contracts, the container's files, browser tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint deploy/Dockerfile
 	$(MAKE) --no-print-directory browser
 
 bench: venv  ## kernels of this machine against torch
@@ -67,4 +79,4 @@ screenshots: venv  ## docs/images, from the running page
 	$(BIN)/python scripts/screenshots.py
 
 clean:
-	rm -rf $(VENV) .venv-peers build *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-vllm build *.egg-info

@@ -64,6 +64,17 @@ def read_user_text(path: Path, limit: int, error: type[Exception] = UserFileErro
         ) from failure
 
 
+def make_durable(path: Path) -> None:
+    """Write a file or the entries of a folder to the disk. Raises OSError."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and its renames are durable without it
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def kind_of_file(mode: int) -> str:
     """What a file's mode says that it is, such as "a FIFO"."""
     kinds = {

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from abq_core.user_files import kind_of_file, user_path
+from abq_core.user_files import kind_of_file, make_durable, user_path
 
 ANYONE, OWNER_ONLY = 0o666, 0o600  # permissions of a new file, before the process's umask
 
@@ -51,7 +51,7 @@ def write_atomically(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    make_durable(path.parent)
 
 
 def require_replaceable(path: Path) -> None:
@@ -95,13 +95,3 @@ def write_output(path: Path, data: bytes, force: bool) -> None:
         output_path(path, force)
 
     write_atomically(path, data, still_free, make_parents=False)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders, and its renames are durable without it
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

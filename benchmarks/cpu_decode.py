@@ -8,7 +8,6 @@ import argparse
 import ctypes
 import gc
 import json
-import multiprocessing
 import os
 import platform
 import subprocess
@@ -27,6 +26,7 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 
 import psutil
 import torch
+from column_process import ColumnProcess, answer_rounds, in_turn
 from pages.measured_part import BEGIN, END, replace_measured
 from random_models import CONFIGS, one_block_model, repeat_block
 
@@ -44,10 +44,6 @@ COLUMNS = (*TORCH_COLUMNS, "W2A8", "W2*A8", "W4A4", "W4A8", "W6A6", "W8A8")
 RESULT = Path(__file__).parent / "results" / "cpu-decode.json"
 _PROMPT = PROMPT + " those of the module that it was made for," * 2
 _STARTS = 8
-
-
-class ColumnError(RuntimeError):
-    """The process of a column ended early."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,25 +92,10 @@ def measure(name: str, columns: Sequence[str], rounds: int, tokens: int) -> dict
     """Measure every column of one model: {"prompt_tokens", "columns": [row, ...]}. fp32, the largest, runs alone."""
     alone = [column for column in columns if column == "fp32"]
     rest = [column for column in columns if column != "fp32"]
-    return _summary([row for group in (alone, rest) for row in _in_turn(name, group, rounds, tokens)])
-
-
-def _in_turn(name: str, columns: Sequence[str], rounds: int, tokens: int) -> list[dict[str, Any]]:
-    """Load the columns one after the other, because building needs memory.
-
-    Then generate in turn.
-    """
-    workers: list[_Worker] = []
-    try:
-        for column in columns:
-            workers.append(_Worker(name, column))
-        for _ in range(rounds):
-            for worker in workers:
-                worker.write(tokens)
-        return [worker.row for worker in workers]
-    finally:
-        for worker in workers:
-            worker.stop()
+    rows = []
+    for group in (alone, rest):
+        rows += in_turn((ColumnProcess(f"{name} {one}", _serve, name, one) for one in group), rounds, tokens)
+    return _summary(rows)
 
 
 def table(name: str, measured: dict[str, Any]) -> str:
@@ -139,41 +120,6 @@ def table(name: str, measured: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-class _Worker:
-    """The process of one column. `row` describes it and holds its `rounds`."""
-
-    def __init__(self, name: str, column: str) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # imports once for all columns
-        self._pipe, other = context.Pipe()
-        self._column = column
-        self._process = context.Process(target=_serve, args=(other, name, column), daemon=True)
-        self._process.start()
-        other.close()
-        self.row: dict[str, Any] = {**self._answer(), "rounds": []}
-        print(f"{name} {column} is loaded", file=sys.stderr, flush=True)
-
-    def write(self, tokens: int) -> None:
-        """Generate this many tokens."""
-        self._pipe.send(tokens)
-        self.row["rounds"].append(self._answer())
-
-    def stop(self) -> None:
-        self._pipe.close()
-        self._process.join()
-
-    def _answer(self) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = self._pipe.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            raise ColumnError(
-                f"The process of {self._column} ended with exit code {self._process.exitcode} (-9: out of memory). "
-                "Free some memory, or measure fewer --columns."
-            ) from None
-        return answer
-
-
 def _serve(pipe: Connection, name: str, column: str) -> None:
     torch.set_num_threads(thread_count())
     before = psutil.Process().memory_info().rss
@@ -181,13 +127,8 @@ def _serve(pipe: Connection, name: str, column: str) -> None:
     _write(model, 3)  # compiles kernels and allocates buffers
     _release_memory()
     held = held_bytes(model)
-    pipe.send({"column": column, "path": path_of(model), "weight_bytes": held, "empty_process_bytes": before})
-    while True:
-        try:
-            tokens = pipe.recv()
-        except (EOFError, ConnectionError):
-            return
-        pipe.send(_write(model, tokens))
+    row = {"column": column, "path": path_of(model), "weight_bytes": held, "empty_process_bytes": before}
+    answer_rounds(pipe, row, lambda tokens: _write(model, tokens))
 
 
 def _release_memory() -> None:

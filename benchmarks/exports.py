@@ -3,17 +3,21 @@
     python benchmarks/exports.py builtin:abq:2 /models/SmolLM2-135M-Instruct:rtn
 
 Each argument is MODEL:METHOD[:EPOCHS]. Runs are short, because a table of exports needs no good run. Results are kept
-in benchmarks/results/exports.json; rows of other models stay. `--speed` adds tokens/s, on an idle machine.
+in benchmarks/results/exports.json; rows of other models stay, and several processes may add to them. `--speed` adds
+tokens/s, on an idle machine.
 """
 
 import argparse
-import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from pages.measured_part import replace_measured
+from row_file import RowFile
 
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
@@ -33,12 +37,12 @@ PRECISIONS = ("W4A8", "W2A8", "W2*A8", "W3A8", "W8A8", "W4A16g64")
 SYMMETRIC = "W8A8"  # also with symmetric levels, which 8-bit formats require
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "exports.json", ROOT / "docs" / "export.md"
-START, END = "<!-- table of benchmarks/exports.py -->\n", "<!-- end of the table -->\n"
+PASS_SEGMENTS = 32  # of the end-to-end pass
 Row = Mapping[str, Any]
 
 
-def rows_of(ref: str, method: str, epochs: int | None, precisions: tuple[str, ...]) -> Iterator[Row]:
-    """One row per precision and format."""
+def rows_of(ref: str, method: str, epochs: int | None, precisions: tuple[str, ...]) -> Iterator[tuple[Row, Row]]:
+    """The key and the results of each precision and format."""
     base = load_model(ref)
     for text in precisions:
         for symmetric in (False, True) if text == SYMMETRIC else (False,):
@@ -46,27 +50,30 @@ def rows_of(ref: str, method: str, epochs: int | None, precisions: tuple[str, ..
             precision = resolve_tables(Precision.parse(text), has_tied_tables(base.model))
             store = MemoryStore()
             amount = {"segments": 8, "seq_len": 128, "epochs": epochs}
+            if switches.end_to_end:
+                amount["end_to_end_segments"] = PASS_SEGMENTS
             calibrate(base, CalibrationSpec(ref, precision, method, switches, **amount), store)  # type: ignore[arg-type]
             source = ExportSource(base, precision, store, {"method": method})
             name = f"{text}, symmetric" if symmetric else text
             for format in FORMATS:
-                yield {"model": public_name(ref), "method": method, "precision": name, **exported(source, format)}
+                key = {"model": public_name(ref), "method": method, "precision": name, "format": format}
+                yield key, exported(source, format)
 
 
 def exported(source: ExportSource, format: str) -> Row:
     """The result of one export; one that is refused is tried again with `nearest`."""
+    refused = ""
     with tempfile.TemporaryDirectory(prefix="abq-exports-") as folder:
         for nearest in (False, True):
             try:
                 done = export_run(
                     source, format, Path(folder) / "out", Options(nearest=nearest), dict(os.environ), _ignore
                 )
-            except ExportError:
-                if nearest:
-                    raise
+            except ExportError as error:
+                refused = str(error)
                 continue
-            return {**asdict(done), "path": "", "format": f"{format} --nearest" if nearest else format}
-    raise AssertionError
+            return {**asdict(done), "path": "", "nearest": nearest}
+    return {"refused": refused}
 
 
 def _ignore(done: int, total: int) -> None:
@@ -76,26 +83,45 @@ def _ignore(done: int, total: int) -> None:
 def table(rows: list[Row], speed: bool) -> str:
     """The Markdown of all rows."""
     header = ["model", "method", "precision", "format", "loads", "size", "bits per parameter"]
-    header += ["largest logit difference", "its median", "KL in nats", "equal greedy tokens"]
+    header += ["largest logit difference", "its median", "KL in nats", "of float noise", "equal greedy tokens"]
     lines = [header + ["tokens/s"] * speed]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
-        proof = row["proof"]
-        cells = [row["model"], f"`{row['method']}`", row["precision"].replace("*", "\\*"), f"`{row['format']}`"]
-        cells += ["yes" if proof["checked"] else f"not checked: {proof['reason']}", size(row["bytes"])]
-        cells += [f"{row['bits_per_parameter']:.2f}"]
-        if proof["checked"]:
-            cells += [
-                f"{proof['largest_logit_difference']:.2g} of {proof['logit_range']:.0f}",
-                f"{proof['median_logit_difference']:.2g}",
-                f"{proof['kl']:.1e}",
-                f"{proof['greedy_tokens']} of {proof['new_tokens']}",
-            ]
-            cells += [f"{proof['tokens_per_second']:.0f}"] * speed
-        else:
-            cells += [""] * (len(lines[0]) - len(cells))
-        lines.append(cells)
+        cells = [row["model"], f"`{row['method']}`", row["precision"].replace("*", "\\*")]
+        cells += _refused(row) if "refused" in row else _exported(row, speed)
+        lines.append(cells + [""] * (len(lines[0]) - len(cells)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _refused(row: Row) -> list[str]:
+    reason = row["refused"].partition(". ")[0]
+    return [f"`{row['format']}`", f"refused: {reason}"]
+
+
+def _exported(row: Row, speed: bool) -> list[str]:
+    """Format, whether it loads, size, and the numbers of the proof."""
+    proof = row["proof"]
+    cells = [f"`{row['format']}{' --nearest' if row['nearest'] else ''}`"]
+    cells += ["yes" if proof["checked"] else f"not checked: {proof['reason']}", size(row["bytes"])]
+    cells += [f"{row['bits_per_parameter']:.2f}"]
+    if not proof["checked"]:
+        return cells
+    cells += [
+        f"{proof['largest_logit_difference']:.2g} of {proof['logit_range']:.0f}",
+        f"{proof['median_logit_difference']:.2g}",
+        f"{proof['kl']:.1e}",
+        f"{proof['kl_of_float_noise']:.1e}",
+        f"{proof['greedy_tokens']} of {proof['new_tokens']}",
+    ]
+    return cells + [f"{proof['tokens_per_second']:.0f}"] * speed
+
+
+def _place(row: Row) -> tuple[bool, str, int, int, str]:
+    """The place of a stored row: the built-in model first, then by method, in the order of the precisions."""
+    asked = row["asked"]
+    precision, _, symmetric = asked["precision"].partition(", ")
+    order = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
+    return asked["model"] != "builtin", asked["model"], list(METHODS).index(asked["method"]), order, symmetric
 
 
 def main() -> None:
@@ -105,17 +131,16 @@ def main() -> None:
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--speed", action="store_true", help="with tokens/s, which need an idle machine")
     arguments = parser.parse_args()
-    rows: list[Row] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else []
+    file = RowFile(RESULTS)
     for text in arguments.models:
         ref, method, *epochs = text.split(":")
-        for row in rows_of(ref, method, int(epochs[0]) if epochs else None, tuple(arguments.precisions.split(","))):
-            same = ("model", "method", "precision", "format")
-            rows = [old for old in rows if any(old[name] != row[name] for name in same)] + [row]
-            print(json.dumps({name: row[name] for name in same} | row["proof"]), flush=True)
-            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-    before, _, rest = PAGE.read_text("utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}{table(rows, arguments.speed)}{END}{after}", "utf-8")
+        for key, found in rows_of(
+            ref, method, int(epochs[0]) if epochs else None, tuple(arguments.precisions.split(","))
+        ):
+            print(key, found.get("proof"), file=sys.stderr, flush=True)
+            file.add(key, found)
+    rows = [{**row["found"], **row["asked"]} for row in sorted(file.rows(), key=_place)]
+    replace_measured(PAGE, table(rows, arguments.speed))
 
 
 if __name__ == "__main__":

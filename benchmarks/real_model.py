@@ -13,7 +13,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pages.measured_part import BEGIN, END, replace_measured
 from pages.real_model_page import tables
 from row_file import RowFile
 
+from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.precision import FULL
 
 PRECISIONS = ("W8A8", "W4A8", "W4A8h8", "W4A8h8e8", "W4A4", "W2*A8h8")
@@ -52,26 +54,38 @@ class Bench:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    def row(self, precision: str, method: str) -> Key:
-        """The key of a row; what a row depends on besides the code."""
+    def full(self) -> None:
+        """Evaluate the model at full precision."""
+        self._evaluate(self._key(str(FULL), "none"), lambda: str(self.options.model))
+
+    def calibrated(self, precision: str, method: str) -> None:
+        """Calibrate and evaluate."""
+        options = self.options
+
+        def run() -> str:
+            data = ("--data", str(options.calibrate_on))
+            settings = [f"--{name}={value}" for name, value in options.set]
+            how = ("--precision", precision, "--method", method, *data, *settings)
+            return str(self.abq("calibrate", str(options.model), *how, "--wait")["run"])
+
+        self._evaluate(self._key(precision, method) | dict(options.set), run)
+
+    def imported(self, file: Path) -> None:
+        """Import and evaluate a file that another program has quantized."""
+        base = ("--base", str(self.options.model))
+        self._evaluate(self._key(file.name, IMPORTED), lambda: str(self.abq("import", str(file), *base)["run"]))
+
+    def _key(self, precision: str, method: str) -> Key:
+        """The key of a row: what it depends on besides the code and the settings."""
         options = self.options
         texts = {"calibrated": options.calibrate_on.name, "evaluated": options.evaluate_on.name}
-        return {"model": options.model.name, "precision": precision, "method": method, **texts, **dict(options.set)}
+        return {"model": options.model.name, "precision": precision, "method": method, **texts}
 
-    def quality(self, precision: str, method: str) -> None:
-        """Calibrate (unless full precision), and evaluate by the protocols that the row lacks."""
-        key, options = self.row(precision, method), self.options
-        found = self.file.find(key) or {}
+    def _evaluate(self, key: Key, make: Callable[[], str]) -> None:
+        """Evaluate by the protocols that the row lacks.  make: returns the model or the run, if any is missing."""
+        options, found = self.options, self.file.find(key) or {}
         missing = [protocol for protocol in options.protocols if protocol not in found]
-        if not missing:
-            return
-        model = subject = str(options.model)
-        if precision != str(FULL):
-            data = ("--data", str(options.calibrate_on))
-            extra = [f"--{name}={value}" for name, value in options.set]
-            how = ("--precision", precision, "--method", method, *data, *extra)
-            subject = self.abq("calibrate", model, *how, "--wait")["run"]
-        text = ("--data", str(options.evaluate_on))
+        subject, text = make() if missing else "", ("--data", str(options.evaluate_on))
         for protocol in missing:
             part = ("--segments", str(options.segments)) if protocol == "windows" else ()
             found = {**found, protocol: self.abq("eval", subject, *text, "--protocol", protocol, *part)}
@@ -84,12 +98,14 @@ class Bench:
         self.file.add({"model": self.options.model.name, "speed": list(columns)}, {"rounds": rounds})
 
 
-def wanted(precisions: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Full precision, then each method at every precision."""
-    yield str(FULL), "none"
-    for method in methods:
-        for precision in precisions:
-            yield precision, method
+def rows(bench: Bench, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """What measures each row: full precision, the imported files, then each method at every precision."""
+    yield bench.full
+    for file in options.gguf:
+        yield partial(bench.imported, file)
+    for method in options.methods:
+        for precision in options.precisions:
+            yield partial(bench.calibrated, precision, method)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,9 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.speed:
         bench.speed(["bf16", *options.precisions])
     else:
-        for precision, method in wanted(options.precisions, options.methods):
+        for measure in rows(bench, options):
             try:
-                bench.quality(precision, method)
+                measure()
             except CommandError as error:
                 print(error, file=sys.stderr, flush=True)
     page = tables(bench.file.rows())
@@ -123,7 +139,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibrate-on", type=Path, required=True, help="a .txt file")
     parser.add_argument("--evaluate-on", type=Path, required=True, help="a .txt file")
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--gguf", nargs="+", type=Path, default=[], help="files of llama.cpp to import and evaluate")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--segments", type=int, default=32, help="windows of 512 tokens that `windows` reads")
     parser.add_argument("--set", nargs="+", type=_setting, default=[], help="settings of the calibrations: epochs=5")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kernels.cpu.paths import DEQUANTIZED
 from kernels.cuda.device_tensors import DeviceWeight
+from kernels.fake_quant import rounding_errors
 from kernels.formats.activations import NotFiniteError, quantize_activations, refuse_not_finite
 from kernels.formats.planes import ShapeError
 from kernels.formats.weight import PackedWeight
@@ -58,6 +59,17 @@ def linear(
     if act_bits == 16:
         return _transform_and_multiply(x, weight, _dequantized_linear)
     return _transform_and_multiply(x, weight, _numpy_linear, act_bits)
+
+
+def linear_in_two_parts(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> NDArray[np.float32]:
+    """`linear` of x (m, k) and of what rounding to act_bits (1..8) leaves of it: activations of twice as many bits.
+
+    The second part is a second token of the same product, so the weight is read once. Returns (m, n) float32. Raises
+    what `linear` raises.
+    """
+    x = _checked(x, weight)
+    y = linear(np.concatenate([x, rounding_errors(x, act_bits)]), weight, act_bits)
+    return y[: len(x)] + y[len(x) :]
 
 
 @overload

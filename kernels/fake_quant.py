@@ -65,6 +65,16 @@ def _array(offset: _Floats | None) -> _Floats:
     return np.empty((0, 0), np.float32) if offset is None else offset
 
 
+def rounding_errors(x: _Floats, bits: int) -> _Floats:
+    """x (m, k) minus its values on the grids of 2^bits levels per row that the engine rounds activations to.
+
+    Rows that are not finite are copied.
+    """
+    out = np.empty_like(x)
+    _compiled().rounding_errors(x, bits, out)
+    return out
+
+
 @cache
 def _compiled() -> ModuleType:
     """The compiled functions, imported on first use: importing Numba takes a second."""

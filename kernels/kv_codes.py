@@ -6,6 +6,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cpu.token.rows import code_layer
 from kernels.formats.activations import quantize_activations
 
 _Floats = NDArray[np.float32]
@@ -41,15 +42,9 @@ class KvCodes:
             if not _compiled().write(np.ascontiguousarray(x), self.bits, self.width, start, *self._arrays(index)):
                 quantize_activations(x.reshape(-1, x.shape[2]), self.bits)  # raises NotFiniteError with the position
 
-    def attend(self, query: _Floats, first: int, last: int, scale: float) -> _Floats:
-        """Softmax attention of query (heads, d) over positions first .. last - 1.
-
-        Returns (1, heads * d).
-        """
-        out = np.empty(query.shape, np.float32)
-        keys, values = self._arrays(0), self._arrays(1)
-        _compiled().attend(query, keys, values, self.width, first, last, np.float32(scale), out)
-        return out.reshape(1, -1)
+    def row(self, window: int | None) -> NDArray[np.int64]:
+        """The layer of a KV cache that a token program reads and writes. window: as in `float_layer`."""
+        return code_layer(self._codes, self._scale, self._zero, self.bits, self.width, window)
 
     def _arrays(self, index: int) -> tuple[NDArray[np.uint8], _Floats, _Floats]:
         """(codes, scale, zero) of the keys (0) or the values (1)."""
@@ -59,6 +54,6 @@ class KvCodes:
 @cache
 def _compiled() -> ModuleType:
     """The compiled functions, imported on first use: importing Numba takes a second."""
-    from kernels.cpu import kv_codes
+    from kernels.cpu.token import kv_codes
 
     return kv_codes

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import decode_ops, dispatch, fake_quant, hadamard
+from kernels import dispatch, fake_quant, hadamard, half_products
 from kernels.formats.weight import pack_weight
 from kernels.host.priority import lower_priority
 from kernels.kv_codes import KvCodes
 from kernels.precision_names import parse_precision
+from kernels.token_program import Memory, Operation, Program, buffer_sizes, float_layer
 
 EVERY_PATH = ("W2A8", "W2A2", "W4A16")  # one precision per kernel for one token
 _TOKENS = (1, 2, 16)
@@ -60,23 +61,19 @@ def _multiply(planes: int, act_bits: int) -> list[str]:
 
 
 def _decode_a_token() -> None:
-    heads, d = 2, 8
-    x, cache = np.ones(heads * d, np.float32), np.ones((1, 4, d), np.float32)
-    decode_ops.add_norm(x, x, x, 1e-6)
-    decode_ops.gated(x)
-    query = x.reshape(heads, d)
-    decode_ops.rotate(query, cache[0, 0], cache[0, 0])
-    decode_ops.attend(query, cache, cache, 0, 4, 1.0)
-    for product in (decode_ops.bfloat16_product, decode_ops.float16_product):
-        product(np.ones((4, x.size), np.uint16), x, 1)
-    codes = KvCodes(1, 4, d, 4)
-    codes.write(0, cache, cache)
-    codes.attend(query, 0, 4, 1.0)
+    d = 8
+    operation = Operation.attend(0, 2, 1, d, 1.0)
+    keys, values = np.ones((2, 1, 4, d), np.float32)
+    Program([operation]).run(Memory(buffer_sizes([operation]), float_layer(keys, values, None)[None]), 1)
+    KvCodes(1, 4, d, 4).write(0, keys, values)
+    for product in (half_products.bfloat16_product, half_products.float16_product):
+        product(np.ones((4, d), np.uint16), np.ones(d, np.float32), 1)
 
 
 def _fake_quantize_a_row() -> None:
     x = np.ones((1, 64), np.float32)
     low, high, _ = fake_quant.ends(x)
+    fake_quant.rounding_errors(x, 8)
     fake_quant.on_grid_gradients(x, fake_quant.on_grid(x, high, low, x, 3), high, low, x, 3)
 
 

@@ -83,10 +83,39 @@ def generate(page: Page) -> None:
     ).first.wait_for()
 
 
+def candidates(page: Page) -> None:
+    """Columns that follow the first one, and the candidates of a token."""
+    page.locator("#generate-columns", has_text="Full precision").wait_for()
+    page.locator("#generate-follow input").check()
+    page.get_by_role("button", name="Generate").click()
+    page.locator("#generate-answer", has_text="would choose").wait_for()
+    page.locator("#generate-streams .abq-text").first.locator("[data-top]").nth(12).hover()
+    page.locator(".abq-candidates").wait_for()
+
+
+def measure_document(page: Page) -> None:
+    """A document that full precision and the columns read."""
+    page.locator("#generate-columns", has_text="Full precision").wait_for()
+    page.get_by_role("radio", name="Document: where does it differ?").check()
+    page.get_by_role("button", name="Measure", exact=True).click()
+    page.locator("#document-answer", has_text="Read:").wait_for()
+
+
 def measure_formats(page: Page) -> None:
     choose("Level sets")(page)
     page.get_by_role("button", name="Measure perplexity by simulation").click()
     page.locator("#explore-answer", has_text="of the formats that the engine runs").wait_for()
+
+
+def measure_transform(page: Page) -> None:
+    """The transform of the linear with the strongest outliers, with its time."""
+    choose("Hadamard transform")(page)
+    before = drawn(page)
+    page.locator("#explore-tensor input").fill("mlp.down_proj")
+    page.locator("#explore-tensor input").press("Enter")
+    page.wait_for_function("(before) => document.querySelector('#explore-figure').dataset.drawn !== before", arg=before)
+    page.get_by_role("button", name="Measure its time here").click()
+    page.locator("#explore-answer", has_text="it adds").wait_for()
 
 
 def time_kernels(page: Page) -> None:
@@ -99,10 +128,13 @@ SHOTS = [
     Shot("explore", "explore", "W2*A8", wait_for_picture),
     Shot("bit-planes", "explore", "W4A8", choose("Bit planes")),
     Shot("level-sets", "explore", "W2*A8", measure_formats),
+    Shot("transform", "explore", "W4A4", measure_transform),
     Shot("calibrate", "calibrate", "W4A4", show_losses),
     Shot("distributions", "distributions", "W4A4", wait_for_picture),
     Shot("attention", "distributions", "W4A4", choose("Attention maps")),
     Shot("generate", "generate", "W4A4", generate),
+    Shot("candidates", "generate", "W4A4", candidates),
+    Shot("document", "generate", "W4A4", measure_document),
     Shot("throughput", "throughput", "W2*A8", time_kernels),
     Shot("compare", "compare", "W4A4", wait_for_picture),
 ]

@@ -18,9 +18,10 @@ from storage.errors import JobSpecError, JobStateError, QueueFullError
 from storage.history import LogLine, LossRecord, add_log, read_log, read_losses
 from storage.lifecycle import end_attempt, end_job, find_job, own_job, queue_again, set_progress
 from storage.runs import BlockRecord, Runs
-from storage.schema import BlockRow, JobRow, JobState, LossRow, RunRow
+from storage.schema import BlockRow, ExampleRow, JobRow, JobState, LossRow, RunRow
 
 LEASE = timedelta(seconds=30)
+_OF_NO_EXAMPLE = JobRow.run_id.not_in(select(ExampleRow.run_id))
 POSTGRESQL_QUEUE_LOCK = 0x414252  # advisory lock key; every process of an installation must use the same
 
 
@@ -107,17 +108,17 @@ class Jobs:
         return self.get(Runs(self._database).get(run_id).job_id)
 
     def list(self, state: JobState | None = None, limit: int = 100) -> Sequence[Job]:
-        """At most `limit` jobs, newest first; with a state, only jobs in that state."""
-        query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+        """At most `limit` jobs, newest first; with a state, only jobs in that state. Without those of examples."""
+        query = select(JobRow).where(_OF_NO_EXAMPLE).order_by(JobRow.number.desc()).limit(limit)
         if state is not None:
             query = query.where(JobRow.state == state)
         with self._database.reading() as session:
             return [_job(row) for row in session.scalars(query)]
 
     def counts(self) -> dict[JobState, int]:
-        """Number of jobs in each state. States without jobs are left out."""
+        """Number of jobs in each state, without those of examples. States without jobs are left out."""
         with self._database.reading() as session:
-            rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+            rows = session.execute(select(JobRow.state, func.count()).where(_OF_NO_EXAMPLE).group_by(JobRow.state))
             return {state: count for state, count in rows}
 
     def logs(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[LogLine]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, select, type_coerce
+from sqlalchemy import JSON, ColumnElement, and_, or_, select, type_coerce
 
 from storage.database import Database
 from storage.errors import RunNotFoundError
-from storage.schema import EvaluationRow, RunRow, ThroughputRow
+from storage.schema import EvaluationRow, ExampleRow, RunRow, ThroughputRow
 
+BASELINE = "baseline"
 _KIND = type_coerce(EvaluationRow.values, JSON)["kind"].as_string()  # None: perplexity and distances
 
 
@@ -53,9 +54,15 @@ class Measurements:
         """
         return self._add(run_id, model, now, dict(values))
 
-    def evaluations(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
-        """Evaluations, newest first: all, or those of one run."""
-        return self._list(_KIND.is_(None), run_id, limit)
+    def evaluations(
+        self, run_id: str | None = None, limit: int | None = None, *, examples: bool = True
+    ) -> Sequence[EvaluationRecord]:
+        """Evaluations, newest first: all, or those of one run.
+
+        examples: False leaves out those of runs that came with the program.
+        """
+        here = or_(EvaluationRow.run_id.is_(None), EvaluationRow.run_id.not_in(select(ExampleRow.run_id)))
+        return self._list(_KIND.is_(None) if examples else and_(_KIND.is_(None), here), run_id, limit)
 
     def add_task_score(
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]
@@ -65,6 +72,14 @@ class Measurements:
         Raises RunNotFoundError.
         """
         return self._add(run_id, model, now, {**values, "kind": "task"})
+
+    def example_baselines(self) -> Sequence[EvaluationRecord]:
+        """Evaluations of full-precision models that came with visible examples, newest first.
+
+        run_id: of the example. `evaluations` leaves them out: they were not measured by this installation.
+        """
+        visible = select(ExampleRow.run_id).where(ExampleRow.hidden.is_(False))
+        return self._list(and_(_KIND == BASELINE, EvaluationRow.run_id.in_(visible)), None, None)
 
     def task_scores(self, run_id: str | None = None, limit: int | None = None) -> Sequence[EvaluationRecord]:
         """Task scores, newest first: all, or those of one run."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from storage.database import Database
 from storage.errors import RunBusyError, RunNotFoundError
-from storage.schema import BlockRow, JobRow, JobState, RunRow
+from storage.schema import BlockRow, ExampleRow, JobRow, JobState, RunRow
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Run:
     """A snapshot of a run. State, finish time and block counts are those of its newest job.
 
     account: the account that queued it on a page with a login, else None.
+    example: it came with the program.  hidden: it is an example that the page does not list.
     """
 
     id: str
@@ -28,6 +29,8 @@ class Run:
     created_at: datetime
     note: str
     account: str | None
+    example: bool
+    hidden: bool
     job_id: str
     state: JobState
     finished_at: datetime | None
@@ -60,9 +63,13 @@ class Runs:
         with self._database.reading() as session:
             return _find(session, run_id)
 
-    def list(self, state: JobState | None = None, limit: int | None = None) -> Sequence[Run]:
-        """Runs, newest first; with a state, only runs in that state."""
+    def list(self, state: JobState | None = None, limit: int | None = None, *, examples: bool = True) -> Sequence[Run]:
+        """Runs, newest first; with a state, only runs in that state.
+
+        examples: False leaves out those that came with the program.
+        """
         where = [] if state is None else [JobRow.state == state]
+        where += [] if examples else [ExampleRow.run_id.is_(None)]
         with self._database.reading() as session:
             return _select(session, *where, limit=limit)
 
@@ -105,9 +112,10 @@ def _select(session: Session, *where: ColumnElement[bool], limit: int | None = N
     """
     other = aliased(JobRow)
     newest = select(func.max(other.number)).where(other.run_id == RunRow.id).correlate(RunRow).scalar_subquery()
-    query = select(RunRow, JobRow).join(JobRow, JobRow.number == newest).where(*where)
+    query = select(RunRow, JobRow, ExampleRow).select_from(RunRow).join(JobRow, JobRow.number == newest)
+    query = query.outerjoin(ExampleRow, ExampleRow.run_id == RunRow.id).where(*where)
     query = query.order_by(RunRow.created_at.desc(), JobRow.number.desc()).limit(limit)
-    return [_run(run, job) for run, job in session.execute(query)]
+    return [_run(run, job, example) for run, job, example in session.execute(query)]
 
 
 def _find(session: Session, run_id: str) -> Run:
@@ -124,7 +132,7 @@ def _row(session: Session, run_id: str) -> RunRow:
     return run
 
 
-def _run(run: RunRow, job: JobRow) -> Run:
+def _run(run: RunRow, job: JobRow, example: ExampleRow | None) -> Run:
     return Run(
         id=run.id,
         model=run.model,
@@ -134,6 +142,8 @@ def _run(run: RunRow, job: JobRow) -> Run:
         created_at=run.created_at,
         note=run.note,
         account=run.account,
+        example=example is not None,
+        hidden=example is not None and example.hidden,
         job_id=job.id,
         state=job.state,
         finished_at=job.finished_at,

@@ -49,6 +49,18 @@ class RunRow(Base):
     account: Mapped[str | None] = mapped_column(Text)
 
 
+class ExampleRow(Base):
+    """One run that came with the program. The row outlives the run, so that a deleted example does not come back.
+
+    hidden: the page does not list it.
+    """
+
+    __tablename__ = "examples"
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    hidden: Mapped[bool] = mapped_column(default=False)
+
+
 class JobRow(Base):
     """One job of a run.
 

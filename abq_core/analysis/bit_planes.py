@@ -119,10 +119,7 @@ def _read(quantized: QuantizedWeight, planes: int, count: int, levels: int) -> T
     below = (1 << (planes - count)) - 1
     lowest = quantized.codes & ~below
     middle = (lowest + torch.clamp(lowest + below, max=levels - 1)).float() / 2
-    k = middle.shape[1]
-    scale = quantized.scale.repeat_interleave(quantized.group_size, dim=1)[:, :k]
-    zero = quantized.zero.repeat_interleave(quantized.group_size, dim=1)[:, :k]
-    return (quantized.spacing * middle - zero) * scale
+    return (quantized.spacing * middle - quantized.per_column(quantized.zero)) * quantized.per_column(quantized.scale)
 
 
 def _product(

@@ -21,12 +21,9 @@ from abq_core.analysis.histograms import (
 )
 from abq_core.analysis.lens_pass import LensPass
 from abq_core.calibration.artifacts import BlockArtifact
-from abq_core.calibration.balance import Balance
-from abq_core.calibration.block_quantizer import before_rounding
+from abq_core.calibration.compact_block import unrounded_parameters
 from abq_core.calibration.losses import attention_kl, mean_cosine
 from abq_core.mix import ModelPrecision
-from abq_core.models.architectures import architecture_of
-from abq_core.models.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.hadamard import hadamard
 from abq_core.quantization.quant_linear import linears_of
@@ -93,8 +90,10 @@ def linear_frames(block: ComparedBlock) -> Frames:
     A linear without input rows, such as an expert without tokens, has weights only.
     """
     unrounded: dict[str, dict[str, Tensor]] = {
-        lens: _balanced_parameters(block) if lens == "corrected" else dict(block.modules["full"].named_parameters())
-        for lens in block.artifacts
+        lens: unrounded_parameters(block.base, block.modules["full"], artifact)
+        if lens == "corrected"
+        else dict(block.modules["full"].named_parameters())
+        for lens, artifact in block.artifacts.items()
     }
     weights = {
         lens: {name: linear.weight.detach().float() for name, linear in linears_of(module).items()}
@@ -146,20 +145,6 @@ def _quantized_input(block: ComparedBlock, name: str, lens: str, x: Tensor) -> T
     if lens == "full" or not block.precision.quantizes_activations:
         return x
     return fake_quant_activation(x, block.precision.act_bits, block.artifacts[lens].act_clips.get(name, 1.0))
-
-
-@torch.no_grad()
-def _balanced_parameters(block: ComparedBlock) -> dict[str, Tensor]:
-    """The corrected lens before rounding: parameters with learned balance and compensation."""
-    artifact, full = block.artifacts["corrected"], block.modules["full"]
-    learned = artifact.learned
-    values = {name.removeprefix("balance."): s for name, s in learned.items() if name.startswith("balance.")}
-    compensation = None
-    if "compensation_out" in learned:
-        compensation = (learned["compensation_out"], learned["compensation_in"])
-    balance = Balance(architecture_of(block.base.model), HeadLayout.of(block.base.model.config), full)
-    parameters = {name: p.detach().float() for name, p in full.named_parameters()}
-    return before_rounding(balance, parameters, values, compensation, artifact.hadamards)
 
 
 def learned_frames(index: int, artifact: BlockArtifact) -> Frames:

@@ -40,9 +40,7 @@ def level_counts(weight: QuantizedWeight, labels: Mapping[str, object]) -> pd.Da
 
     Columns: the labels, level (float64), count.
     """
-    k = weight.codes.shape[1]
-    zero = weight.zero.repeat_interleave(weight.group_size, dim=1)[:, :k]
-    levels, counts = torch.unique(weight.spacing * weight.codes - zero, return_counts=True)
+    levels, counts = torch.unique(weight.levels(), return_counts=True)
     return pd.DataFrame({**labels, "level": levels.numpy() / weight.spacing, "count": counts.numpy()})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from abq_core.analysis.histograms import snr_db
@@ -22,9 +23,7 @@ def level_set_frames(
     Returns formats: format, family, fast, levels, scale ("largest" | "least error"), bits, snr_db, rows (that were
     rounded); and occupancy: format, scale, level, count.
     """
-    rows, k = weight.shape
-    count = max(1, min(rows, MOST_WEIGHTS // k))
-    sample = weight[np.linspace(0, rows - 1, count).round().astype(int)].float()
+    at, sample = evenly_spaced_rows(weight)
     errors, occupancy = [], []
     for one in formats:
         for scale, search in SCALES.items():
@@ -36,11 +35,19 @@ def level_set_frames(
                     "family": one.family,
                     "fast": one.is_fast,
                     "levels": one.levels,
-                    "bits": one.stored_bits(k, group_size),
+                    "bits": one.stored_bits(weight.shape[1], group_size),
                     "snr_db": snr_db(sample, rounded.values),
-                    "rows": count,
+                    "rows": len(at),
                 }
             )
             levels, counts = torch.unique(rounded.levels, return_counts=True)
             occupancy.append(pd.DataFrame({**labels, "level": levels.double().numpy(), "count": counts.numpy()}))
     return {"formats": pd.DataFrame(errors), "occupancy": pd.concat(occupancy, ignore_index=True)}
+
+
+def evenly_spaced_rows(weight: Tensor) -> tuple[NDArray[np.int64], Tensor]:
+    """Rows of a weight (rows, k) float, at most MOST_WEIGHTS values: their numbers, and the rows in float32."""
+    rows, k = weight.shape
+    count = max(1, min(rows, MOST_WEIGHTS // k))
+    at = np.linspace(0, rows - 1, count).round().astype(np.int64)
+    return at, weight[at].float()

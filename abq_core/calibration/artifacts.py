@@ -130,6 +130,11 @@ class BlockArtifact:
         return cls(weights, parameters, learned, _with_prefix(tensors, "act_clip."), hadamards)
 
 
+def padded_columns(k: int) -> int:
+    """Columns of a stored bit plane of k columns: whole machine words."""
+    return -(-k // _WORD) * _WORD
+
+
 def stored_tensors(weight: QuantizedWeight, bits: int) -> dict[str, Tensor]:
     """The stored tensors of a quantized weight with `bits` bit planes: planes, scale, zero, columns.
 
@@ -137,7 +142,7 @@ def stored_tensors(weight: QuantizedWeight, bits: int) -> dict[str, Tensor]:
     columns: (3,) int64: columns, group size, spacing.
     """
     rows, k = weight.codes.shape
-    codes = np.zeros((rows, -(-k // _WORD) * _WORD), dtype=np.uint16)
+    codes = np.zeros((rows, padded_columns(k)), dtype=np.uint16)
     codes[:, :k] = weight.codes.cpu().numpy()
     planes = pack_bit_planes(codes if bits > 8 else codes.astype(np.uint8), bits)
     return {

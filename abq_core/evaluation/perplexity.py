@@ -100,11 +100,11 @@ def evaluate(
         if on_step is not None:
             on_step(done, total)
 
-    sides = [_Side.of(one, segments, advance) for one in (model, compared) if one is not None]
+    sides = [Side.of(one, segments, advance) for one in (model, compared) if one is not None]
     for batch in batches:
         loss, tokens = _score_batch(sides, segments[batch], batch, unscored)
         if not loss.mean() < _MAX_NATS:
-            raise _too_large(model, float(loss.mean()))
+            raise too_large(model, float(loss.mean()))
         losses.append(loss.double().mean(1))
         compared_tokens.append(tokens)
         advance()
@@ -124,7 +124,8 @@ def evaluate(
     )
 
 
-def _too_large(model: LoadedModel, nats: float) -> EvaluationError:
+def too_large(model: LoadedModel, nats: float) -> EvaluationError:
+    """The error of a model whose loss is not usable."""
     return EvaluationError(
         f"The {model.precision} model of '{model.ref}' loses {nats:.3g} nats per token, so its perplexity is not "
         "usable. Use more bits or another method."
@@ -158,7 +159,13 @@ def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor, 
         raise EvaluationError(
             f"Segments of {segments.shape[1]:,} tokens are longer than the context of '{model.ref}', {model.context:,}."
         )
-    if reference is not None and reference.vocabulary != model.vocabulary:
+    if reference is not None:
+        check_vocabulary(model, reference)
+
+
+def check_vocabulary(model: LoadedModel, reference: LoadedModel) -> None:
+    """Raises EvaluationError unless both models predict the same tokens."""
+    if reference.vocabulary != model.vocabulary:
         raise EvaluationError(
             f"'{model.ref}' has {model.vocabulary:,} tokens and '{reference.ref}' {reference.vocabulary:,}: they "
             "cannot be compared token by token. Use the full-precision original as the reference."
@@ -166,22 +173,23 @@ def _check(model: LoadedModel, reference: LoadedModel | None, segments: Tensor, 
 
 
 @dataclass(frozen=True)
-class _Side:
-    """A model with its LM head and its last hidden states of all segments."""
+class Side:
+    """A model with its LM head and its last hidden states of all segments, (segments, tokens, hidden)."""
 
     model: LoadedModel
     head: nn.Module
     hidden: HiddenStates
 
     @classmethod
-    def of(cls, model: LoadedModel, segments: Tensor, on_block: Callable[[], None]) -> "_Side":
+    def of(cls, model: LoadedModel, segments: Tensor, on_block: Callable[[], None]) -> "Side":
         """Raises EvaluationError if a value is not finite."""
         try:
             return cls(model, model.float_head(), last_hidden_states(model, segments, on_block))
         except NotFiniteError as error:  # raised by the packed engine
-            raise _too_large(model, math.nan) from error
+            raise too_large(model, math.nan) from error
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """Of the next token, (..., vocabulary), for last hidden states (..., hidden)."""
         return torch.log_softmax(self.model.logits(hidden.to(self.model.model.device), self.head), dim=-1)
 
 
@@ -193,7 +201,7 @@ class _Compared(NamedTuple):
     confidence: Tensor
 
 
-def _score_batch(sides: Sequence[_Side], ids: Tensor, batch: slice, unscored: int) -> tuple[Tensor, _Compared]:
+def _score_batch(sides: Sequence[Side], ids: Tensor, batch: slice, unscored: int) -> tuple[Tensor, _Compared]:
     """Score ids (b, t), segments `batch`, without materializing all logits of the batch.
 
     sides: the model, and the reference if there is one. Returns losses (b, n) in nats and the comparison of the

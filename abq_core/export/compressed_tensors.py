@@ -1,8 +1,9 @@
 """Write a run as compressed-tensors, the format of vLLM and of transformers with the package of that name.
 
 Every grid of the project is re-expressed without loss: as symmetric integers of few bits (`pack-quantized`), or as
-bytes with zero points (`int-quantized`) where those would need more than 8 bits. Activations are rounded at run time,
-per token. Format: https://github.com/vllm-project/compressed-tensors.
+bytes (`int-quantized`): with zero points where those integers would need more than 8 bits, and without where weights
+and activations have 8 bits, because vLLM has int8 kernels for these. Activations are rounded at run time, per token.
+Format: https://github.com/vllm-project/compressed-tensors.
 """
 
 import re
@@ -21,8 +22,9 @@ from abq_core.export.integers import MOST_BITS, IntegerWeight, symmetric, with_z
 from abq_core.export.model_card import Loading
 from abq_core.export.model_files import config_dict, copy_tokenizer, write_json
 from abq_core.export.shards import ShardWriter
-from abq_core.export.source import ExportSource, narrowest, require_plain_blocks
+from abq_core.export.source import ExportSource, require_plain_blocks
 from abq_core.precision import FULL_BITS
+from abq_core.quantization.exact_dtype import narrowest
 from abq_core.quantization.quantizers import QuantizedWeight
 
 NAME = "compressed-tensors"
@@ -36,18 +38,20 @@ class _Scheme:
     """How one group of linears is stored. bits: of a weight, None if it is not quantized.
 
     group_size: None for one scale per row.  act_bits: None if activations are not quantized.
+    zero_points: whether weights have some, which only bytes do.
     """
 
     format: str
     bits: int | None
     group_size: int | None
     act_bits: int | None
+    zero_points: bool = False
 
     def to_dict(self, targets: list[str], symmetric_activations: bool) -> dict[str, Any]:
         """The config group of compressed-tensors."""
         weights = activations = None
         if self.bits is not None:
-            weights = _arguments(self.bits, self.format == _PACKED, "channel", dynamic=False)
+            weights = _arguments(self.bits, not self.zero_points, "channel", dynamic=False)
             if self.group_size is not None:
                 weights |= {"strategy": "group", "group_size": self.group_size}
         if self.act_bits is not None:
@@ -87,17 +91,19 @@ class _Layout:
                 f"{name} has {int(weight.codes.max()) + 1} levels with zero points of {weight.spacing} positions per "
                 f"level, which 8 bits of {NAME} cannot hold. Use fewer bits, or --switch half_zero=false."
             )
-        self.schemes[name] = _Scheme(_BYTES, MOST_BITS, bytes_.group_size, act_bits)
+        self.schemes[name] = _Scheme(_BYTES, MOST_BITS, bytes_.group_size, act_bits, zero_points=True)
 
     def share_bits(self, precision_of: Mapping[str, str]) -> None:
-        """Give all linears of one precision the most bits that any of them needs."""
+        """Give all linears of one precision the most bits that any of them needs; 8 of them are bytes for W8A8."""
         most: dict[tuple[object, ...], int] = defaultdict(int)
         keys = {name: (precision_of[name], s.format, s.group_size) for name, s in self.schemes.items()}
         for name, scheme in self.schemes.items():
             most[keys[name]] = max(most[keys[name]], scheme.bits or 0)
         for name, scheme in self.schemes.items():
             if scheme.bits is not None:
-                self.schemes[name] = replace(scheme, bits=most[keys[name]])
+                bits = most[keys[name]]
+                whole = (bits, scheme.group_size, scheme.act_bits) == (MOST_BITS, None, MOST_BITS)
+                self.schemes[name] = replace(scheme, bits=bits, format=_BYTES if whole else scheme.format)
 
 
 @torch.no_grad()
@@ -185,14 +191,14 @@ def _write_block(source: ExportSource, block: int, schemes: Mapping[str, _Scheme
 
 def _write_linear(name: str, weight: QuantizedWeight, scheme: _Scheme, writer: ShardWriter) -> None:
     assert scheme.bits is not None
-    integers: IntegerWeight | None = symmetric(weight) if scheme.format == _PACKED else with_zero_points(weight)
+    integers: IntegerWeight | None = with_zero_points(weight) if scheme.zero_points else symmetric(weight)
     assert integers is not None
     if scheme.format == _PACKED:
         writer.add(f"{name}.weight_packed", pack(integers.values, scheme.bits))
         writer.add(f"{name}.weight_shape", torch.tensor(integers.values.shape))
     else:
-        assert integers.zero is not None
         writer.add(f"{name}.weight", integers.values.to(torch.int8))
+    if integers.zero is not None:
         writer.add(f"{name}.weight_zero_point", integers.zero.to(torch.int8))
     writer.add(f"{name}.weight_scale", integers.scale)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from abq_core.export.errors import ExportError
-from abq_core.user_files import kind_of_file, user_path
+from abq_core.user_files import kind_of_file, make_durable, user_path
 
 
 def export_target(text: str | Path) -> Path:
@@ -46,13 +46,13 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
+            make_durable(file)
+        make_durable(temporary)
         try:
             os.rename(temporary, export_target(target))
         except OSError as error:
             raise ExportError(f"{target} cannot be written ({error.strerror}). Name another folder.") from error
-        _sync(target.parent)
+        make_durable(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -68,14 +68,3 @@ def _mode(path: Path) -> int | None:
         return path.lstat().st_mode
     except FileNotFoundError:
         return None
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder durable."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

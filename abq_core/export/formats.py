@@ -14,7 +14,7 @@ from abq_core.export.gguf import writer as gguf_writer
 from abq_core.export.model_card import README, Card, Loading, public_name
 from abq_core.export.model_files import licence
 from abq_core.export.plugin import writer as plugin_writer
-from abq_core.export.proof import LLAMA_CPP, PLUGIN, SEGMENTS, TRANSFORMERS, Proof, Runtime, prove
+from abq_core.export.proof import LLAMA_CPP, PLUGIN, TRANSFORMERS, VLLM, Proof, Runtime, forward_passes, prove
 from abq_core.export.source import ExportSource
 from abq_core.inference.runtime import streamed_model
 from abq_core.models.hub import hub_repository
@@ -58,13 +58,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Format:
-    """One format. write(source, folder, options, on_step) fills an empty folder; steps: of a block in `write`."""
+    """One format. write(source, folder, options, on_step) fills an empty folder; steps: of a block in `write`.
+
+    runtimes: that load it; the first one's proof is the main one.
+    """
 
     name: str
     help: str
     write: Callable[[ExportSource, Path, Options, OnStep], Written]
     steps: int
-    runtime: Runtime
+    runtimes: Sequence[Runtime]
     loading: Callable[[ExportSource, str], Loading]
 
 
@@ -73,7 +76,8 @@ class Exported:
     """A finished export. path: the folder, or the file for a format of one file.  bytes: of all files.
 
     bits_per_parameter: bytes of all tensors, in bits, per parameter of the model (a tied table counts once).
-    dropped: what the format does not keep of the run.
+    dropped: what the format does not keep of the run.  proof: in the format's first runtime.
+    more_proofs: in its others.
     """
 
     path: str
@@ -82,6 +86,7 @@ class Exported:
     bits_per_parameter: float
     dropped: Sequence[str]
     proof: Proof
+    more_proofs: Sequence[Proof] = ()
 
 
 def export_run(
@@ -92,13 +97,13 @@ def export_run(
     environment: Mapping[str, str],
     on_step: OnStep,
 ) -> Exported:
-    """Write a run in a format to the new folder `target`, load it in its runtime, and describe it.
+    """Write a run in a format to the new folder `target`, load it in its runtimes, and describe it.
 
-    environment: of the runtime's process, without secrets.  on_step(done, total): may raise to stop; then nothing
+    environment: of the runtimes' processes, without secrets.  on_step(done, total): may raise to stop; then nothing
     remains. Raises ExportError, MissingBlockError.
     """
     format, path = format_named(name), export_target(target)
-    total, done = (format.steps + SEGMENTS + 1) * source.blocks + 1, 0
+    total, done = (format.steps + forward_passes(len(format.runtimes))) * source.blocks + 1, 0
 
     def proven() -> None:
         nonlocal done
@@ -108,13 +113,13 @@ def export_run(
     with new_folder(path) as folder:
         written = format.write(source, folder, options, lambda step, _: on_step(step, total))
         run = streamed_model(source.base, source.precision, source.store)
-        proof = prove(format.runtime, folder / written.file, run, environment, proven)
+        proofs = prove(format.runtimes, folder / written.file, run, environment, proven)
         bits = 8 * written.weight_bytes / source.parameters
-        (folder / PROOF_FILE).write_text(json.dumps(asdict(proof), indent=2) + "\n", "utf-8")
-        card = _card(source, format, path.name, written, proof, bits)
+        (folder / PROOF_FILE).write_text(json.dumps([asdict(proof) for proof in proofs], indent=2) + "\n", "utf-8")
+        card = _card(source, format, path.name, written, proofs, bits)
         (folder / README).write_text(card.render(), "utf-8")
         size = folder_bytes(folder)
-    return Exported(str(path / written.file), name, size, bits, written.dropped, proof)
+    return Exported(str(path / written.file), name, size, bits, written.dropped, proofs[0], proofs[1:])
 
 
 def format_named(name: str) -> Format:
@@ -125,7 +130,9 @@ def format_named(name: str) -> Format:
     return found
 
 
-def _card(source: ExportSource, format: Format, folder: str, written: Written, proof: Proof, bits: float) -> Card:
+def _card(
+    source: ExportSource, format: Format, folder: str, written: Written, proofs: Sequence[Proof], bits: float
+) -> Card:
     ref, record = source.base.ref, source.record
     facts = [(name, str(value)) for name, value in record.items() if name not in ("precision", "method")]
     return Card(
@@ -137,7 +144,7 @@ def _card(source: ExportSource, format: Format, folder: str, written: Written, p
         method=str(record["method"]),
         facts=[*facts, ("bits per parameter of this export", f"{bits:.2f}")],
         dropped=written.dropped,
-        proof=proof,
+        proofs=proofs,
         loading=format.loading(source, folder),
     )
 
@@ -164,7 +171,7 @@ FORMATS: Mapping[str, Format] = {
             "for vLLM, and for transformers with the package compressed-tensors",
             _write_compressed_tensors,
             2,
-            TRANSFORMERS,
+            (TRANSFORMERS, VLLM),
             compressed_tensors.loading,
         ),
         Format(
@@ -172,7 +179,7 @@ FORMATS: Mapping[str, Format] = {
             "for llama.cpp, Ollama and LM Studio",
             _write_gguf,
             2,
-            LLAMA_CPP,
+            (LLAMA_CPP,),
             gguf_writer.loading,
         ),
         Format(
@@ -180,7 +187,7 @@ FORMATS: Mapping[str, Format] = {
             "for transformers with abq_core: the packed engine, nothing dropped",
             _write_packed,
             1,
-            PLUGIN,
+            (PLUGIN,),
             plugin_writer.loading,
         ),
     )

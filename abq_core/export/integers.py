@@ -47,8 +47,7 @@ def symmetric(weight: QuantizedWeight) -> IntegerWeight:
     p bits become p + 1, with half-step zero points p + 2, with a star or symmetric levels as few as they need.
     """
     weight = even_groups(weight)
-    zero = weight.zero.repeat_interleave(weight.group_size, dim=1)[:, : weight.codes.shape[1]]
-    return IntegerWeight(weight.spacing * weight.codes - zero, weight.scale, None, _group_size(weight))
+    return IntegerWeight(weight.levels(), weight.scale, None, _group_size(weight))
 
 
 def with_zero_points(weight: QuantizedWeight) -> IntegerWeight | None:

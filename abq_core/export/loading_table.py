@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from abq_core.export.gguf.names import ARCHITECTURES
+from abq_core.methods import Switches
 from abq_core.mix import PrecisionMix
+from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 
 _FILE = Path(__file__).parent / "load_facts.json"
@@ -52,19 +54,24 @@ def _facts() -> list[dict[str, Any]]:
 def _features(spec: CalibrationSpec, family: str) -> Mapping[str, object]:
     """What conditions of the facts can name."""
     precision, switches = spec.precision, spec.active_switches
-    weight_bits: int = (
-        max(one.precision.weight_bits for one in precision.linears)
-        if isinstance(precision, PrecisionMix)
-        else precision.weight_bits
-    )
+    linears = [one.precision for one in precision.linears] if isinstance(precision, PrecisionMix) else [precision]
     return {
         "act_bits": precision.act_bits,
-        "weight_bits": weight_bits,
+        "weight_bits": max(one.weight_bits for one in linears),
+        "integer_bits": max(one.weight_bits + _more_bits(one, switches) for one in linears),
+        "grouped": any(one.group_size is not None for one in linears),
         "symmetric": switches.symmetric,
         "hadamard": switches.hadamard,
         "experts": family in ("mixtral", "qwen2_moe", "qwen3_moe"),
         "gguf_family": family in ARCHITECTURES,
     }
+
+
+def _more_bits(precision: Precision, switches: Switches) -> int:
+    """How many more bits the levels need as symmetric integers, `integers.symmetric`."""
+    if precision.balanced:
+        return 1
+    return 0 if switches.symmetric else 2 if switches.half_zero else 1
 
 
 def _applies(drop: str, spec: CalibrationSpec) -> bool:

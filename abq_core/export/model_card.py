@@ -38,7 +38,7 @@ class Card:
     method: str
     facts: Sequence[tuple[str, str]]
     dropped: Sequence[str]
-    proof: Proof
+    proofs: Sequence[Proof]
     loading: Loading
 
     def render(self) -> str:
@@ -53,7 +53,7 @@ class Card:
         values = vars(self) | {
             "licence": self.licence or _UNKNOWN_LICENCE,
             "facts": [(_cell(name), _cell(value)) for name, value in self.facts],
-            "proof_rows": proof_rows(self.proof),
+            "proofs": [(proof, proof_rows(proof)) for proof in self.proofs],
         }
         return environment.get_template("card.md").render(values)
 
@@ -67,6 +67,7 @@ def proof_rows(proof: Proof) -> list[tuple[str, str]]:
         ("largest logit difference", f"{proof.largest_logit_difference:.3g} (logits span {proof.logit_range:.3g})"),
         ("median over tokens of the largest logit difference", f"{proof.median_logit_difference:.3g}"),
         ("KL from the run to the export", f"{proof.kl:.3g} nats"),
+        ("KL of the run to itself after float32 noise", f"{proof.kl_of_float_noise:.3g} nats"),
         ("same most likely token", f"{100 * (proof.same_top or 0):.1f} %"),
         ("equal greedy tokens", f"the first {proof.greedy_tokens} of {proof.new_tokens}"),
     ]
@@ -75,9 +76,11 @@ def proof_rows(proof: Proof) -> list[tuple[str, str]]:
 def proof_sentence(proof: Proof) -> str:
     """The proof in one sentence."""
     if not proof.checked:
-        return f"Not checked here: {proof.reason}"
+        return f"Not checked in {proof.runtime}: {proof.reason}"
+    known = proof.kl_of_float_noise is not None  # stored proofs may be older than this number
+    noise = f" (float32 noise alone: {proof.kl_of_float_noise:.2g})" if known else ""
     return (
-        f"Checked in {proof.runtime} on {proof.tokens:,} tokens: KL {proof.kl:.2g} nats, same most likely token "
+        f"Checked in {proof.runtime} on {proof.tokens:,} tokens: KL {proof.kl:.2g} nats{noise}, same most likely token "
         f"{100 * (proof.same_top or 0):.1f} %, largest logit difference {proof.largest_logit_difference:.2g} of "
         f"{proof.logit_range:.3g}, first {proof.greedy_tokens} of {proof.new_tokens} greedy tokens equal."
     )

@@ -1,17 +1,18 @@
-"""The proof of an export: the runtime that it is for, in a process of its own, compared with the run."""
+"""The proofs of an export: each runtime that it is for, in a process of its own, compared with the run."""
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abq_core.evaluation.block_pass import last_hidden_states
 from abq_core.models.loading import LoadedModel
@@ -29,13 +30,13 @@ _MOST_ERROR_CHARACTERS = 300
 class Runtime:
     """A runtime of exports. packages: imported by its script, and how pip calls them.
 
-    plugin: a module that the script imports before it loads the export.
+    install: what pip installs for it.  plugin: a module that the script imports before it loads the export.
     """
 
     name: str
     script: str
     packages: Mapping[str, str]
-    extra: str
+    install: str = "'abq-explorer[exports]'"
     plugin: str = ""
 
     def missing(self) -> list[str]:
@@ -47,12 +48,12 @@ TRANSFORMERS = Runtime(
     "transformers with compressed-tensors",
     "transformers_runtime.py",
     {"transformers": "transformers", "compressed_tensors": "compressed-tensors"},
-    "exports",
 )
 PLUGIN = Runtime(
-    "transformers with abq_core", "transformers_runtime.py", {"transformers": "transformers"}, "exports", "abq_core"
+    "transformers with abq_core", "transformers_runtime.py", {"transformers": "transformers"}, plugin="abq_core"
 )
-LLAMA_CPP = Runtime("llama.cpp", "llama_cpp_runtime.py", {"xllamacpp": "xllamacpp"}, "exports")
+LLAMA_CPP = Runtime("llama.cpp", "llama_cpp_runtime.py", {"xllamacpp": "xllamacpp"})
+VLLM = Runtime("vLLM", "vllm_runtime.py", {"vllm": "vllm"}, install="vllm")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Proof:
     median_logit_difference: the median over tokens of each token's largest difference.
     logit_range: largest minus smallest logit of the run, the mean over tokens.
     kl: KL(run || export) in nats, the mean over tokens.
+    kl_of_float_noise: the same of the run and itself with every embedding value moved by one float32 rounding, 2^-23 of
+    it, up or down. Rounded activations can amplify that, so no runtime with another order of sums is closer.
     same_top: share of tokens with the same most likely next token.
     greedy_tokens: how many of the first `new_tokens` greedy tokens of the export are those of the run.
     tokens_per_second: of a greedy continuation with a KV cache.
@@ -77,38 +80,61 @@ class Proof:
     median_logit_difference: float | None = None
     logit_range: float | None = None
     kl: float | None = None
+    kl_of_float_noise: float | None = None
     same_top: float | None = None
     greedy_tokens: int | None = None
     new_tokens: int = NEW_TOKENS
     tokens_per_second: float | None = None
 
 
-def prove(
-    runtime: Runtime, export: Path, run: LoadedModel, environment: Mapping[str, str], on_step: Callable[[], None]
-) -> Proof:
-    """Load the export in its runtime and compare it with the run.
+def forward_passes(runtimes: int) -> int:
+    """How often `prove` runs the model: the segments, again with noise, and a greedy continuation per runtime."""
+    return 2 * SEGMENTS + runtimes
 
-    export: the folder or file that the runtime loads.  run: the simulated model, whose blocks are needed one by one.
-    environment: of the process, without secrets.  on_step: called after the runtime and after each block; may raise to
-    stop. A runtime that is missing or fails gives an answer too, not an error.
+
+def prove(
+    runtimes: Sequence[Runtime],
+    export: Path,
+    run: LoadedModel,
+    environment: Mapping[str, str],
+    on_step: Callable[[], None],
+) -> list[Proof]:
+    """Load the export in each runtime and compare it with the run.
+
+    export: the folder or file that the runtimes load.  run: the simulated model, whose blocks are needed one by one.
+    environment: of the processes, without secrets.  on_step: called after the runtimes and after each of
+    `forward_passes` * blocks; may raise to stop. A runtime that is missing or fails gives an answer too, not an error.
     """
+    seq_len = min(SEQ_LEN, run.context)
+    ids, _ = recorded_segments("builtin", run.tokenizer, SEGMENTS, seq_len, 0, "evaluation")
+    prompt = ids[0, :PROMPT_TOKENS]
+    request = _request(run, ids, prompt)
+    answers = [_answer(runtime, export, request, environment) for runtime in runtimes]
+    on_step()
+    if not any(isinstance(answer, dict) for answer in answers):
+        return [answer for answer in answers if isinstance(answer, Proof)]
+    expected = _Expected.of(run, ids, on_step)
+    return [
+        answer if isinstance(answer, Proof) else _compared(answer, expected, prompt, run, on_step) for answer in answers
+    ]
+
+
+def _answer(
+    runtime: Runtime, export: Path, request: Mapping[str, object], environment: Mapping[str, str]
+) -> dict[str, np.ndarray] | Proof:
+    """What the runtime computed, or a proof that says why it could not be asked."""
     if missing := runtime.missing():
         return Proof(
             runtime.name,
             False,
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed here. Install with: "
-            f"pip install 'abq-explorer[{runtime.extra}]'.",
+            f"pip install {runtime.install}.",
         )
-    seq_len = min(SEQ_LEN, run.context)
-    ids, _ = recorded_segments("builtin", run.tokenizer, SEGMENTS, seq_len, 0, "evaluation")
-    prompt = ids[0, :PROMPT_TOKENS]
     with tempfile.TemporaryDirectory(prefix="abq-proof-") as name:
         try:
-            answer = _ask(runtime, export, _request(run, ids, prompt), Path(name), environment)
+            return _ask(runtime, export, request, Path(name), environment)
         except _RuntimeFailedError as error:
             return Proof(runtime.name, False, str(error))
-        on_step()
-        return _compared(answer, ids, prompt, run, on_step)
 
 
 class _RuntimeFailedError(Exception):
@@ -163,32 +189,77 @@ def _import_path() -> str:
     return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """What the run computes. log_probabilities: (segments, tokens, vocabulary) float64.
+
+    logit_range: largest minus smallest logit, the mean over tokens.  kl_of_float_noise: of Proof.
+    """
+
+    log_probabilities: Tensor
+    logit_range: float
+    kl_of_float_noise: float
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, run: LoadedModel, ids: Tensor, on_step: Callable[[], None]) -> "_Expected":
+        """From two passes over the segments `ids` (segments, tokens)."""
+        logits = torch.stack([_logits(run, row, on_step) for row in ids])
+        wanted = logits.log_softmax(-1).double().cpu()
+        with _float_noise(run.model.get_input_embeddings()):
+            noisy = torch.stack([_logits(run, row, on_step) for row in ids]).log_softmax(-1).double().cpu()
+        return cls(wanted, float((logits.amax(-1) - logits.amin(-1)).mean()), _mean_kl(wanted, noisy))
+
+
 @torch.inference_mode()
 def _compared(
-    answer: Mapping[str, np.ndarray], ids: Tensor, prompt: Tensor, run: LoadedModel, on_step: Callable[[], None]
+    answer: Mapping[str, np.ndarray],
+    expected: _Expected,
+    prompt: Tensor,
+    run: LoadedModel,
+    on_step: Callable[[], None],
 ) -> Proof:
     generated = torch.from_numpy(answer["generated"])
-    expected = torch.stack([_logits(run, row, on_step) for row in ids])
     after_prompt = _logits(run, torch.cat([prompt, generated]), on_step)[len(prompt) - 1 : -1].argmax(-1)
     equal = (after_prompt.cpu() == generated).tolist()
-    spread = expected.amax(-1) - expected.amin(-1)
-    wanted = expected.log_softmax(-1).double().cpu()
+    wanted = expected.log_probabilities
     found = torch.from_numpy(answer["log_probabilities"]).double()
     difference = (wanted - found).abs().amax(-1)
-    kl = (wanted.exp() * (wanted - found)).sum(-1)
     return Proof(
         runtime=str(answer["runtime"]),
         checked=True,
-        tokens=ids.numel(),
+        tokens=difference.numel(),
         largest_logit_difference=float(difference.max()),
         median_logit_difference=float(difference.median()),
-        logit_range=float(spread.mean()),
-        kl=float(kl.mean().clamp(min=0)),
+        logit_range=expected.logit_range,
+        kl=_mean_kl(wanted, found),
+        kl_of_float_noise=expected.kl_of_float_noise,
         same_top=float((wanted.argmax(-1) == found.argmax(-1)).double().mean()),
         greedy_tokens=equal.index(False) if False in equal else len(equal),
         new_tokens=len(equal),
         tokens_per_second=len(equal) / float(answer["seconds"]),
     )
+
+
+def _mean_kl(wanted: Tensor, found: Tensor) -> float:
+    """KL(wanted || found) in nats of log-probabilities (..., vocabulary) float64, the mean over tokens."""
+    return float((wanted.exp() * (wanted - found)).sum(-1).mean().clamp(min=0))
+
+
+@contextmanager
+def _float_noise(embedding: nn.Module) -> Iterator[None]:
+    """Move every value of an embedding's output by one float32 rounding, up or down by chance."""
+    generator = torch.Generator().manual_seed(0)
+
+    def move(_module: nn.Module, _arguments: object, output: Tensor) -> Tensor:
+        up = torch.randint(0, 2, output.shape, generator=generator).to(output.device)
+        return output * (1 + torch.finfo(torch.float32).eps * (2 * up - 1))
+
+    handle = embedding.register_forward_hook(move)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _logits(run: LoadedModel, row: Tensor, on_step: Callable[[], None]) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
@@ -118,11 +117,3 @@ def _table(module: nn.Module, bits: int | None) -> QuantizedWeight | Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.detach() if bits is None else quantize_table(weight.detach(), bits)
-
-
-def narrowest(values: Tensor) -> Tensor:
-    """The tensor in bfloat16 or float16 if that changes no value, otherwise in float32."""
-    for dtype in (torch.bfloat16, torch.float16):
-        if values.dtype == dtype or torch.equal(values.to(dtype).float(), values.float()):
-            return values.to(dtype)
-    return values.float()

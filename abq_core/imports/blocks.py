@@ -10,8 +10,7 @@ from abq_core.calibration.artifacts import CheckpointStore
 from abq_core.calibration.quantized_block import MissingBlockError
 from abq_core.imports.base_layout import BaseLayout
 from abq_core.imports.source import ActivationGrid, ImportSource
-
-_SMALLER = (torch.float16, torch.bfloat16)
+from abq_core.quantization.exact_dtype import narrowest
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def read_block(source: ImportSource, base: BaseLayout, block: int) -> ImportedPa
     parameters, stored_bytes, activations, levels = {}, {}, {}, {}
     for inside, name in base.blocks[block].items():
         found = source.read(name)
-        parameters[inside] = compact(found.values)
+        parameters[inside] = narrowest(found.values)
         if name not in base.linears:
             continue
         linear = inside.removesuffix(".weight")
@@ -76,7 +75,7 @@ def read_block(source: ImportSource, base: BaseLayout, block: int) -> ImportedPa
 def read_outside(source: ImportSource, base: BaseLayout) -> ImportedPart:
     """Read and decode the parameters outside the blocks, with an own LM head of a tied model. Raises ModelError."""
     names = dict.fromkeys((*base.outside, *(name for name in (base.head,) if name in source.sizes)))
-    return ImportedPart({name: compact(source.read(name).values) for name in names}, {}, {}, {})
+    return ImportedPart({name: narrowest(source.read(name).values) for name in names}, {}, {}, {})
 
 
 def stored_part(store: CheckpointStore, index: int) -> ImportedPart:
@@ -88,11 +87,3 @@ def stored_part(store: CheckpointStore, index: int) -> ImportedPart:
             "make the part again with `abq runs repair RUN`."
         )
     return ImportedPart.from_tensors(tensors)
-
-
-def compact(values: Tensor) -> Tensor:
-    """The values in the smallest of float16, bfloat16 and float32 that holds them exactly."""
-    for dtype in _SMALLER:
-        if torch.equal((smaller := values.to(dtype)).float(), values):
-            return smaller
-    return values

@@ -1,11 +1,13 @@
-"""Decode one token of a packed model on the CPU by compiled functions, without torch.
+"""Decode one token of a packed model on the CPU by a token program, without torch.
 
 `decoder.py` decides which models use it, and `decode_profile.py` times its operations.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,17 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from abq_core.inference.graph_decoder import has_fixed_rope
 from abq_core.inference.kv_cache import PreallocatedCache, PreallocatedLayer
 from abq_core.inference.linear_stacks import stack_linears
 from abq_core.models.architectures import blocks_of
 from abq_core.quantization.quant_linear import PackedLinear
-from kernels.decode_ops import add_norm, gated, rotate
-from kernels.dispatch import linear
+from kernels.dispatch import look_up
 from kernels.formats.weight import PackedWeight
+from kernels.token_program import (
+    ADDED,
+    ATTENDED,
+    COS,
+    GATE_UP,
+    GATED,
+    NORMED,
+    QKV,
+    SIN,
+    Memory,
+    Operation,
+    Program,
+    X,
+    buffer_sizes,
+)
 
 _Floats = NDArray[np.float32]
 
-
+_Run = Callable[[Memory, int], None]
 ChangeOperation = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 LINEARS, ATTENTION, NORMS, EMBEDDING = "linears", "attention", "norms and gates", "embedding"
 
@@ -33,122 +50,107 @@ class CpuDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Stack the weights that read the same input, in place."""
-        self._embed = _Embedding(model).at
-        self._blocks = [_Block(block) for block in blocks_of(model)]
-        self.kv_bits = self._blocks[0].kv_bits
-        self._norm = _Norm(model.base_model.norm).add_and_norm
+        blocks: Any = blocks_of(model)
+        self._operations = [pair for index, block in enumerate(blocks) for pair in _block_operations(index, block)]
+        self._operations.append((NORMS, _norm(model.base_model.norm, has_added=True)))
+        self.kv_bits: int | None = blocks[0].self_attn.kv_bits
+        operations = [operation for _, operation in self._operations]
+        self._sizes = buffer_sizes(operations)
+        self._runs: list[_Run] = [Program(operations).run]
+        self._enter = _Entrance(model).enter
+        self._memories: WeakKeyDictionary[PreallocatedCache, Memory] = WeakKeyDictionary()
 
     def with_operations(self, change: ChangeOperation) -> "CpuDecoder":
-        """A decoder with the same weights, whose operations are `change(kind, operation)`.
+        """A decoder with the same weights, whose operations are `change(kind, operation)`, each called on its own.
 
         kind: LINEARS, ATTENTION, NORMS or EMBEDDING.
         """
         changed = copy.copy(self)
-        changed._embed, changed._norm = change(EMBEDDING, self._embed), change(NORMS, self._norm)
-        changed._blocks = [block.with_operations(change) for block in self._blocks]
+        changed._enter = change(EMBEDDING, self._enter)
+        changed._alone = [(kind, change(kind, run)) for kind, run in self._alone]
+        changed._runs = [run for _, run in changed._alone]
         return changed
+
+    @cached_property
+    def _alone(self) -> list[tuple[str, _Run]]:
+        """Each operation as a program of its own, with its kind."""
+        return [(kind, Program([operation]).run) for kind, operation in self._operations]
 
     @torch.inference_mode()
     def hidden(self, token: int, cache: PreallocatedCache) -> Tensor:
         """Append one token to a non-empty cache. Returns the last hidden state, (hidden,) float32.
 
-        Raises CacheFullError.
+        Raises CacheFullError, NotFiniteError.
         """
-        x, cos, sin = self._embed(token, cache.next_position())
-        added = np.empty(0, np.float32)
-        for block, layer in zip(self._blocks, cache.layers, strict=True):
-            added = block.run(x, added, cos, sin, layer)
-        return torch.from_numpy(self._norm(x, added)[0])
+        position = cache.next_position()
+        if (memory := self._memories.get(cache)) is None:
+            memory = self._memories[cache] = Memory(self._sizes, np.stack([layer.row() for layer in _layers(cache)]))
+        self._enter(token, position, cache.capacity, memory)
+        for run in self._runs:
+            run(memory, position)
+        for layer in _layers(cache):
+            layer.length += 1
+        return torch.from_numpy(memory.values[NORMED].copy())
 
 
-class _Embedding:
-    """Embedding and rotary modules, called for one token."""
+def _layers(cache: PreallocatedCache) -> Iterator[PreallocatedLayer]:
+    return (layer for layer in cache.layers if isinstance(layer, PreallocatedLayer))
+
+
+class _Entrance:
+    """What enters the first block: the embedding of a token, and the rotary embedding of its position."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
+        self._packed = getattr(self._embedding, "packed", None)
+        self._is_fixed = has_fixed_rope(model)
+        self._rows: tuple[_Floats, _Floats] = (np.empty((0, 0), np.float32),) * 2
 
-    def at(self, token: int, position: int) -> tuple[_Floats, _Floats, _Floats]:
-        """The token's embedding, (hidden,), to be overwritten; cos and sin of its position, (d,)."""
-        embedded = self._embedding(torch.tensor([[token]]))
-        cos, sin = (part[0, 0].numpy() for part in self._rotary(embedded, torch.tensor([[position]])))
-        return embedded[0, 0].numpy().copy(), cos, sin
+    def enter(self, token: int, position: int, capacity: int, memory: Memory) -> None:
+        """Fill the buffers X, COS and SIN. capacity: the number of positions in the cache."""
+        memory.values[X][:] = self._embedded(token)
+        rows, row = self._rows, position
+        if not self._is_fixed:
+            rows, row = self._rotary_rows(position, position + 1), 0
+        elif position >= len(rows[0]):
+            rows = self._rows = self._rotary_rows(0, capacity)
+        memory.values[COS][:], memory.values[SIN][:] = rows[0][row], rows[1][row]
 
+    def _embedded(self, token: int) -> _Floats:
+        if isinstance(self._packed, PackedWeight):
+            return look_up(self._packed, np.array([token]))[0]
+        embedded: Tensor = self._embedding(torch.tensor([token]))[0]
+        return embedded.numpy()
 
-class _Norm:
-    """An RMSNorm module as NumPy arrays."""
-
-    def __init__(self, norm: Any) -> None:
-        self._weight, self._epsilon = norm.weight.detach().numpy(), float(norm.variance_epsilon)
-
-    def add_and_norm(self, x: _Floats, added: _Floats) -> _Floats:
-        """x += added, in place. Returns the norm of x, (1, hidden)."""
-        return add_norm(x, added, self._weight, self._epsilon)
-
-
-class _Stack:
-    """Linears with a common input, multiplied at once if their settings agree."""
-
-    def __init__(self, linears: list[PackedLinear]) -> None:
-        self._products = [(_weight_of(linear), linear.act_bits) for linear in stack_linears(linears)]
-
-    def multiply(self, x: _Floats) -> _Floats:
-        """x (1, k) float32 -> the concatenated outputs, (n,) float32."""
-        outputs = [linear(x, weight, bits)[0] for weight, bits in self._products]
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+    def _rotary_rows(self, first: int, last: int) -> tuple[_Floats, _Floats]:
+        """cos and sin of positions first .. last - 1, (positions, d) each."""
+        cos, sin = self._rotary(torch.empty(0), torch.arange(first, last)[None])  # only the tensor's type is read
+        return cos[0].numpy(), sin[0].numpy()
 
 
-def _weight_of(linear: PackedLinear) -> PackedWeight:
-    assert isinstance(linear.packed, PackedWeight)
-    return linear.packed
+def _block_operations(index: int, block: Any) -> Iterator[tuple[str, Operation]]:
+    """The operations of one block, with their kinds."""
+    attention, mlp = block.self_attn, block.mlp
+    d = attention.head_dim
+    heads, kv_heads = attention.q_proj.out_features // d, attention.k_proj.out_features // d
+    yield NORMS, _norm(block.input_layernorm, has_added=index > 0)
+    yield from _products([attention.q_proj, attention.k_proj, attention.v_proj], NORMED, QKV)
+    yield ATTENTION, Operation.attend(index, heads, kv_heads, d, float(attention.scaling))
+    yield from _products([attention.o_proj], ATTENDED, ADDED)
+    yield NORMS, _norm(block.post_attention_layernorm, has_added=True)
+    yield from _products([mlp.gate_proj, mlp.up_proj], NORMED, GATE_UP)
+    yield NORMS, Operation.gate(mlp.up_proj.out_features)
+    yield from _products([mlp.down_proj], GATED, ADDED)
 
 
-class _Block:
-    """One block: attention and MLP of one token."""
-
-    def __init__(self, block: Any) -> None:
-        attention, mlp = block.self_attn, block.mlp
-        self._attention_norm = _Norm(block.input_layernorm).add_and_norm
-        self._mlp_norm = _Norm(block.post_attention_layernorm).add_and_norm
-        self._qkv = _Stack([attention.q_proj, attention.k_proj, attention.v_proj]).multiply
-        self._attend = _Attention(attention).attend
-        self._out = _Stack([attention.o_proj]).multiply
-        self._gate_up = _Stack([mlp.gate_proj, mlp.up_proj]).multiply
-        self._gated = gated
-        self._down = _Stack([mlp.down_proj]).multiply
-        self.kv_bits: int | None = attention.kv_bits
-
-    def with_operations(self, change: ChangeOperation) -> "_Block":
-        """As `CpuDecoder.with_operations`."""
-        changed = copy.copy(self)
-        changed._qkv, changed._out = change(LINEARS, self._qkv), change(LINEARS, self._out)
-        changed._gate_up, changed._down = change(LINEARS, self._gate_up), change(LINEARS, self._down)
-        changed._attend = change(ATTENTION, self._attend)
-        changed._attention_norm, changed._mlp_norm = change(NORMS, self._attention_norm), change(NORMS, self._mlp_norm)
-        changed._gated = change(NORMS, self._gated)
-        return changed
-
-    def run(self, x: _Floats, added: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
-        """Add `added` and attention to the residual x (hidden,), in place. Returns the MLP output.
-
-        added: the previous block's MLP output, empty for the first block.
-        """
-        qkv = self._qkv(self._attention_norm(x, added))
-        attended = self._out(self._attend(qkv, cos, sin, layer))
-        return self._down(self._gated(self._gate_up(self._mlp_norm(x, attended))))
+def _norm(norm: Any, has_added: bool) -> Operation:
+    return Operation.norm(norm.weight.detach().numpy(), float(norm.variance_epsilon), has_added)
 
 
-class _Attention:
-    """The attention of one block between its products."""
-
-    def __init__(self, attention: Any) -> None:
-        self._heads = attention.q_proj.out_features // attention.head_dim
-        self._kv_heads = attention.k_proj.out_features // attention.head_dim
-        self._scale = float(attention.scaling)
-
-    def attend(self, qkv: _Floats, cos: _Floats, sin: _Floats, layer: PreallocatedLayer) -> _Floats:
-        """Rotate the token's queries and keys, cache keys and values, and attend: (1, heads * d)."""
-        heads, kv_heads = self._heads, self._kv_heads
-        rows = qkv.reshape(heads + 2 * kv_heads, -1)
-        rotate(rows[: heads + kv_heads], cos, sin)
-        layer.append(rows[heads : heads + kv_heads], rows[heads + kv_heads :])
-        return layer.attend(rows[:heads], self._scale)
+def _products(linears: Sequence[PackedLinear], source: int, target: int) -> Iterator[tuple[str, Operation]]:
+    """Linears with a common input, multiplied at once if their settings agree; their outputs follow one another."""
+    start = 0
+    for linear in stack_linears(linears):
+        assert isinstance(linear.packed, PackedWeight)
+        yield LINEARS, Operation.product(linear.packed, linear.act_bits, source, target, start)
+        start += linear.out_features

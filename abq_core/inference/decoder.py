@@ -14,6 +14,7 @@ from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import Decoder
 from abq_core.quantization.quant_linear import PackedLinear
 from kernels.formats.weight import PackedWeight
+from kernels.token_program import is_runnable
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 _LINEARS = (
@@ -25,22 +26,24 @@ _LINEARS = (
 def decoder_of(model: PreTrainedModel) -> Decoder | None:
     """The decoder of a model with LLaMA-style blocks, or None.
 
-    `CpuDecoder` if all linears are packed in memory and the rest is float32; `GraphDecoder` if the model is on a GPU
-    and a CUDA graph can hold its linears.
+    `CpuDecoder` if all linears are packed in memory, on paths that work here, and the rest is float32; `GraphDecoder`
+    if the model is on a GPU and a CUDA graph can hold its linears.
     """
     if model.config.model_type not in _FAMILIES or model.config.hidden_act != "silu":
         return None
     linears = [block.get_submodule(name) for block in blocks_of(model) for name in _LINEARS]
     is_float32 = model.base_model.norm.weight.dtype == torch.float32  # the dtype of the compiled functions
-    if is_float32 and all(_is_packed_in_memory(linear) for linear in linears):
+    if is_float32 and all(_fits_a_program(linear) for linear in linears):
         return CpuDecoder(model)
     if model.device.type == "cuda" and has_fixed_rope(model) and all(_fits_a_graph(linear) for linear in linears):
         return GraphDecoder(model)
     return None
 
 
-def _is_packed_in_memory(linear: nn.Module) -> bool:
-    return isinstance(linear, PackedLinear) and isinstance(linear.packed, PackedWeight)
+def _fits_a_program(linear: nn.Module) -> bool:
+    if not (isinstance(linear, PackedLinear) and isinstance(linear.packed, PackedWeight)):
+        return False
+    return is_runnable(linear.packed, linear.act_bits)
 
 
 def _fits_a_graph(linear: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,15 @@ from abq_core.inference.runtime import weight_bytes
 from abq_core.models.loading import LoadedModel
 from abq_core.models.tokenizer import decode
 
-__all__ = ["Finished", "GenerationError", "PromptError", "Token", "generate", "greedy_continuation"]
+__all__ = ["Candidate", "Finished", "GenerationError", "PromptError", "Token", "generate", "greedy_continuation"]
+
+
+class Candidate(NamedTuple):
+    """A token that a column might write next. probability: at temperature 1."""
+
+    id: int
+    text: str
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Token:
     """One generated token.
 
     text: empty while a character is incomplete.  kl: KL(full || column) in nats, None without a reference.
-    seconds: compute time of this column so far.
+    seconds: compute time of this column so far.  chosen: the id that the column itself chose; another one than `id` if
+    the column follows the first one.  candidates: the most likely tokens, most likely first.
     """
 
     column: str
@@ -36,6 +46,8 @@ class Token:
     text: str
     kl: float | None
     seconds: float
+    chosen: int
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,9 @@ def generate(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    *,
+    follow: bool = False,
+    candidates: int = 0,
 ) -> Iterator[Token | Finished]:
     """Stream the tokens of all columns round-robin, and a `Finished` when a column ends.
 
@@ -68,8 +83,10 @@ def generate(
     template and answered, up to the end of the turn. A mapping holds one of these per column.
     temperature: 0 for greedy decoding.  Otherwise step i of every column samples with the same random number, so that
     equal distributions produce equal tokens.  reference: evaluated on each column's own text for `Token.kl`; its time
-    does not count.  Raises PromptError and ChatTemplateError immediately, not at the first token; iterating raises
-    GenerationError.
+    does not count.  follow: all columns read the text of the first one, so that their distributions at each token have
+    the same context.  candidates: how many each token has; they do not count in the time.
+
+    Raises PromptError and ChatTemplateError immediately, not at the first token; iterating raises GenerationError.
     """
     if not columns:
         raise PromptError("No models to generate with: choose at least one.")
@@ -77,11 +94,14 @@ def generate(
         raise PromptError(f"The temperature is {temperature}: use a number from 0 (greedy) to 10.")
     if max_new_tokens < 1:
         raise PromptError(f"The number of new tokens is {max_new_tokens}: use 1 or more.")
+    first = next(iter(columns.values()))
+    if follow and not all(_same_vocabulary(first, model) for model in columns.values()):
+        raise PromptError("A column has another vocabulary than the first one, so it cannot follow its text.")
     started = [
-        _Column(name, columns[name], reference, start, max_new_tokens, temperature)
+        _Column(name, columns[name], reference, start, max_new_tokens, temperature, candidates)
         for name, start in starts(columns, prompt, max_new_tokens).items()
     ]
-    return _round_robin(started, max_new_tokens, random.Random(seed))
+    return _round_robin(started, max_new_tokens, random.Random(seed), follow)
 
 
 def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: int, stops: Sequence[str]) -> str:
@@ -105,12 +125,18 @@ def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: 
     return text
 
 
-def _round_robin(columns: list["_Column"], max_new_tokens: int, rng: random.Random) -> Iterator[Token | Finished]:
+def _round_robin(
+    columns: list["_Column"], max_new_tokens: int, rng: random.Random, follow: bool
+) -> Iterator[Token | Finished]:
     running = columns
     for step in range(max_new_tokens):
-        uniform = rng.random()
+        uniform, leader = rng.random(), None
         for column in running:
-            yield column.advance(uniform, last=step + 1 == max_new_tokens)
+            last = step + 1 == max_new_tokens or (leader is not None and columns[0].ended)
+            token = column.advance(uniform, last, None if leader is None else leader.id)
+            if follow and leader is None:
+                leader = token
+            yield token
         for column in running:
             if column.ended:
                 yield column.finished()
@@ -130,9 +156,10 @@ class _Column:
         start: Start,
         max_new_tokens: int,
         temperature: float,
+        candidates: int,
     ) -> None:
         self.ended = self._complete = False
-        self._name, self._temperature = name, temperature
+        self._name, self._temperature, self._candidates = name, temperature, candidates
         capacity = len(start.ids) + max_new_tokens
         self._own_reader = Reader(model, capacity)
         self._reference_reader = None
@@ -145,23 +172,34 @@ class _Column:
         self._next = start.ids
         self._seconds: list[float] = []  # per token
 
-    def advance(self, uniform: float, last: bool) -> Token:
-        """Generate one token. uniform: the random number of this step."""
+    def advance(self, uniform: float, last: bool, followed: int | None) -> Token:
+        """Generate one token. uniform: the random number of this step.  followed: the token that is read instead."""
         started = time.perf_counter()
         logits = self._own_reader.read(self._next)
         chosen = _choose(logits, self._temperature, uniform)
         self._seconds.append(time.perf_counter() - started)
         kl = self._kl(logits)
-        self._complete = chosen in self._ends
+        written = chosen if followed is None else followed
+        self._complete = written in self._ends
         self.ended = last or self._complete
-        text = self._detokenizer.add(chosen, self.ended)
-        self._next = [chosen]
-        return Token(self._name, len(self._seconds) - 1, chosen, text, kl, sum(self._seconds))
+        text = self._detokenizer.add(written, self.ended)
+        self._next = [written]
+        at, seconds = len(self._seconds) - 1, sum(self._seconds)
+        return Token(self._name, at, written, text, kl, seconds, chosen, self._most_likely(logits))
 
     def finished(self) -> Finished:
         first, *others = self._seconds
         rate = 1 / median(others) if others else 0.0
         return Finished(self._name, len(self._seconds), rate, first, weight_bytes(self._model), self._complete)
+
+    def _most_likely(self, logits: Tensor) -> tuple[Candidate, ...]:
+        if not self._candidates:
+            return ()
+        values, ids = torch.softmax(logits, -1).topk(min(self._candidates, len(logits)))
+        return tuple(
+            Candidate(token, decode(self._model.tokenizer, [token]), probability)
+            for token, probability in zip(ids.tolist(), values.tolist(), strict=True)
+        )
 
     def _kl(self, logits: Tensor) -> float | None:
         if self._is_reference:

@@ -4,7 +4,6 @@ It extends transformers' cache classes by their public methods (transformers 5).
 not fit here: it passes the whole capacity to attention, and cannot hold quantized keys and values.
 """
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from kernels.decode_ops import attend
 from kernels.kv_codes import KvCodes
+from kernels.token_program import float_layer
 
 
 class CacheFullError(RuntimeError):
@@ -26,7 +25,7 @@ class PreallocatedLayer(CacheLayerMixin):
 
     window: size of the sliding window, the token itself included; None for full attention.
     bits: store keys and values as integers of this many bits (batch 1, CPU). Then `update` accepts only the first
-    tokens; later ones come through `append` and `attend`.
+    tokens; later ones come through a token program.
     """
 
     is_compileable = False
@@ -64,26 +63,11 @@ class PreallocatedLayer(CacheLayerMixin):
         self.length = end
         return self.keys[:, :, start:end], self.values[:, :, start:end]
 
-    def append(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        """Append one token's keys and values, (kv_heads, d), to an initialized layer. CPU, batch 1."""
+    def row(self) -> NDArray[np.int64]:
+        """This layer, once initialized, in a token program's table of layers. CPU, batch 1."""
         if self.bits is not None:
-            self.codes.write(self.length, keys[:, None], values[:, None])
-        else:
-            cached_keys, cached_values = self._arrays
-            cached_keys[:, self.length], cached_values[:, self.length] = keys, values
-        self.length += 1
-
-    def attend(self, query: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-        """Attention of the newest token, query (heads, d): (1, heads * d) float32. CPU, batch 1."""
-        first = 0 if self.window is None else max(0, self.length - self.window)
-        if self.bits is not None:
-            return self.codes.attend(query, first, self.length, scale)
-        return attend(query, *self._arrays, first, self.length, scale)
-
-    @cached_property
-    def _arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Keys and values of batch 1 as NumPy views."""
-        return self.keys[0].numpy(), self.values[0].numpy()
+            return self.codes.row(self.window)
+        return float_layer(self.keys[0].numpy(), self.values[0].numpy(), self.window)
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-PACKED_PREFIX = "abq_"  # of the model type of a folder in this project's own format, before the family
 Part = Literal["query", "key", "value", "up"]
 
 
@@ -211,9 +210,10 @@ PARTLY_ROTATED = frozenset({"gpt_neox", "phi", "phi3"})  # families that use `pa
 
 def architecture_of(model: PreTrainedModel) -> Architecture:
     """The table row of a model; for a family that is not in the table, a row without pairs."""
-    family = model.config.model_type.removeprefix(PACKED_PREFIX)
+    config = model.config
+    family = getattr(config, "base_model_type", config.model_type)  # the first is that of the project's own format
     row = _TABLE.get(family)
-    return Architecture(family) if row is None else row(model.config)
+    return Architecture(family) if row is None else row(config)
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from abq_core.precision import Precision
-from abq_core.quantization.quantizers import fake_quant_weight, quantize_weight
+from abq_core.quantization.quantizers import least_error_clipping, quantize_weight
 from abq_core.quantization.weight_grid import SCALE_BYTES, WeightGrid, grouped, weight_groups
 
 SCALE_BITS = 32  # of a set of levels, as the engine stores its scales
@@ -145,15 +145,9 @@ def _with_groups(group_size: int | None) -> Precision:
 
 def _round_on_grid(weight: Tensor, precision: Precision, grid: WeightGrid, factors: Sequence[float]) -> Rounded:
     """Round on a grid of the engine, each group clipped by the factor with the least squared error."""
-    best = least = torch.full((weight.shape[0], weight_groups(weight.shape[1], precision)), torch.inf)
-    for factor in factors:
-        clip = torch.full_like(best, factor)
-        values = fake_quant_weight(weight, precision, replace(grid, clip_low=clip, clip_high=clip))
-        error = grouped((values - weight) ** 2, precision).sum(-1)
-        best, least = torch.where(error < least, clip, best), torch.minimum(error, least)
-    quantized = quantize_weight(weight, precision, replace(grid, clip_low=best, clip_high=best))
-    zero = quantized.zero.repeat_interleave(quantized.group_size, dim=1)[:, : weight.shape[1]]
-    return Rounded(quantized.dequantize(), (quantized.spacing * quantized.codes - zero) / quantized.spacing)
+    clip = least_error_clipping(weight, precision, grid, factors)
+    quantized = quantize_weight(weight, precision, replace(grid, clip_low=clip, clip_high=clip))
+    return Rounded(quantized.dequantize(), quantized.levels() / quantized.spacing)
 
 
 def _round_to_levels(

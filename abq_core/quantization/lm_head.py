@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.quantization.quantizers import fake_quant_activation
-from kernels.dispatch import linear
+from kernels.dispatch import linear, linear_in_two_parts
 from kernels.formats.weight import PackedWeight
 from kernels.gpu import DeviceWeight
 
@@ -57,12 +57,11 @@ class PackedHead(nn.Module):
         Raises NotFiniteError on the CPU for an input that is not finite.
         """
         rows = x.detach().reshape(-1, self.in_features).float()
-        _, rest = in_two_parts(rows)
-        parts = torch.cat([rows, rest])  # the engine rounds the first part itself, to the same values
         if isinstance(self.packed, DeviceWeight):
-            products = linear(parts, self.packed, PART_BITS)
+            _, rest = in_two_parts(rows)
+            products = linear(torch.cat([rows, rest]), self.packed, PART_BITS)  # rounds the first part itself
+            y = products[: len(rows)] + products[len(rows) :]
         else:
-            products = torch.from_numpy(linear(parts.numpy(), self.packed, PART_BITS))
-        y = products[: len(rows)] + products[len(rows) :]
+            y = torch.from_numpy(linear_in_two_parts(rows.numpy(), self.packed, PART_BITS))
         y = y if self.bias is None else y + self.bias.float()
         return y.view(*x.shape[:-1], self.out_features)

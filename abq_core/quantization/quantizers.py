@@ -3,6 +3,7 @@
 Weights per output channel or group, activations per token; `weight_grid.py` defines the grids.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from abq_core.precision import Precision
 from abq_core.quantization.grid import fake_quant_rows, row_range
 from abq_core.quantization.weight_grid import NEAREST, WeightGrid, affine_grid, grouped, weight_groups
+
+CLIPPING_FACTORS: tuple[float, ...] = tuple(torch.linspace(0.3, 1.0, 29).tolist())
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,15 @@ class QuantizedWeight:
 
     def dequantize(self) -> Tensor:
         """(rows, k) float32."""
-        k = self.codes.shape[1]
-        scale = self.scale.repeat_interleave(self.group_size, dim=1)[:, :k]
-        zero = self.zero.repeat_interleave(self.group_size, dim=1)[:, :k]
-        return (self.spacing * self.codes - zero).float() * scale
+        return self.levels().float() * self.per_column(self.scale)
+
+    def levels(self) -> Tensor:
+        """spacing * codes - zero, (rows, k) int16: the weight in units of its scale."""
+        return self.spacing * self.codes - self.per_column(self.zero)
+
+    def per_column(self, of_groups: Tensor) -> Tensor:
+        """Values of the groups, (rows, groups), repeated for each of their columns: (rows, k)."""
+        return of_groups.repeat_interleave(self.group_size, dim=1)[:, : self.codes.shape[1]]
 
 
 def fake_quant_activation(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> Tensor:
@@ -80,17 +88,19 @@ def quantize_weight(weight: Tensor, precision: Precision, grid: WeightGrid = NEA
 
 
 @torch.no_grad()
-def least_error_clipping(weight: Tensor, precision: Precision, grid: WeightGrid = NEAREST) -> Tensor:
-    """Search the clipping factor of each group with the least squared rounding error.
+def least_error_clipping(
+    weight: Tensor, precision: Precision, grid: WeightGrid = NEAREST, factors: Sequence[float] = CLIPPING_FACTORS
+) -> Tensor:
+    """Search the clipping factor of each group with the least squared rounding error: one of `factors`.
 
-    Returns (rows, groups), in 0.3..1.
+    Returns (rows, groups).
 
     One factor scales both the minimum and the maximum. At 2 bits it is far below 1: clipping the outermost weights pays
     for a finer grid.
     """
     shape = (weight.shape[0], weight_groups(weight.shape[1], precision))
     best = least = torch.full(shape, torch.inf, device=weight.device)
-    for factor in torch.linspace(0.3, 1.0, 29).tolist():
+    for factor in factors:
         clip = torch.full_like(best, factor)
         rounded = fake_quant_weight(weight, precision, replace(grid, clip_low=clip, clip_high=clip))
         error = grouped((rounded - weight) ** 2, precision).sum(-1)

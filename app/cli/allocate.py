@@ -8,9 +8,9 @@ import typer
 from abq_core.mix import MIX_SUFFIX
 from abq_core.user_files import read_user_text, user_path
 from app import formatting
-from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, ForceOption, OptionError, SeedOption
 from app.cli.session import open_services
+from app.cli.terminal.answers import Answer, JsonOption, Table, answers
 from app.json_values import to_json_text
 from app.notation import parse_list
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from abq_core.user_files import user_path
-from app.cli.answers import Answer, JsonOption, Table, answers
+from app.cli.terminal.answers import Answer, JsonOption, Table, answers
 
 auth = typer.Typer(no_args_is_help=True, help="Accounts that may log in to the page: set-password, list, remove.")
 FileOption = Annotated[Path, typer.Option("--file", help="The password file.")]

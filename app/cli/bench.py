@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import formatting
-from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import ForceOption, OptionError
 from app.cli.session import open_services
+from app.cli.terminal.answers import Answer, JsonOption, Table, answers
 from app.notation import parse_list, parse_shapes, parse_token_counts
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from abq_core.precision import NOTATION
 from abq_core.spec import CalibrationSpec
 from app import formatting
 from app.cli.allocate import read_precision_option
-from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.options import DataOption, SeedOption, switch_option
 from app.cli.session import open_services, tell_stored_weights
+from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from app import formatting
-from app.cli.answers import Answer, JsonOption, answers
 from app.cli.options import ForceOption
+from app.cli.terminal.answers import Answer, JsonOption, answers
 from app.settings import Settings
 from kernels.environment import check_environment
 

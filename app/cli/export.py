@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from app import formatting
-from app.cli.answers import Answer, JsonOption, answers
 from app.cli.options import RunId
 from app.cli.session import open_services
+from app.cli.terminal.answers import Answer, JsonOption, answers
 
 FORMATS = "compressed-tensors (vLLM, transformers), gguf (llama.cpp, Ollama, LM Studio), transformers (with abq_core)."
 
@@ -58,7 +58,7 @@ def export(
     address = None if push is None else push_folder(out.expanduser().absolute(), push)
     lines = [
         f"{done.path}: {formatting.size(done.bytes)}, {formatting.bits(done.bits_per_parameter)} bits per parameter.",
-        proof_sentence(done.proof),
+        *(proof_sentence(proof) for proof in (done.proof, *done.more_proofs)),
         *(f"Not kept: {sentence}" for sentence in done.dropped),
     ]
     if address is not None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import formatting
-from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.options import JobId
 from app.cli.session import open_services
+from app.cli.terminal.answers import Answer, JsonOption, Table, answers
 
 if TYPE_CHECKING:
     from storage.jobs import Job

@@ -14,7 +14,6 @@ import typer
 from typer.exceptions import TyperException
 
 from app.cli.allocate import allocate
-from app.cli.answers import INTERRUPTED, print_error, report_error
 from app.cli.auth import auth
 from app.cli.bench import bench
 from app.cli.calibrate import calibrate, import_model
@@ -25,8 +24,10 @@ from app.cli.measure import evaluate, generate
 from app.cli.quickstart import quickstart
 from app.cli.runs import report, runs
 from app.cli.serve import serve, work
-from app.cli.streams import discard_unwritten_output, require_usable_streams
 from app.cli.sweep import sweep
+from app.cli.terminal.answers import INTERRUPTED, print_error, report_error
+from app.cli.terminal.streams import discard_unwritten_output, require_usable_streams
+from app.cli.texts import texts
 from app.cli.warmup import warmup
 from kernels.host.threads import THREADS_WAIT
 
@@ -43,6 +44,7 @@ app.command("app")(serve)
 app.command()(calibrate)
 app.command("import")(import_model)
 app.command()(sweep)
+app.command()(texts)
 app.command()(allocate)
 app.add_typer(jobs, name="jobs")
 app.command("eval")(evaluate)

@@ -11,10 +11,10 @@ from abq_core.spec import EVALUATION_SEGMENTS
 from abq_core.text.records import Protocol
 from abq_core.text.sources import is_name
 from app import formatting
-from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import DataOption, OptionError, RunOrModel, SeedOption
 from app.cli.session import open_services, tell_stored_weights
+from app.cli.terminal.answers import Answer, JsonOption, Table, answers
 from app.notation import parse_list
 from storage.run_ids import means_run
 

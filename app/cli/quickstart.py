@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import formatting
-from app.cli.answers import Answer, JsonOption, Table, answers
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.session import open_services
+from app.cli.terminal.answers import Answer, JsonOption, Table, answers
 
 if TYPE_CHECKING:
     from app.services import Services

@@ -8,12 +8,12 @@ import typer
 
 from abq_core.imports.spec import is_import
 from app import formatting
-from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers, confirm
 from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import ForceOption, RunId
 from app.cli.session import open_services
+from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers, confirm
 
-runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, verify, repair, delete, export, gc.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, mixes, verify, repair, delete, export, gc.")
 
 
 @runs.command("list")
@@ -28,7 +28,7 @@ def list_runs(as_json: JsonOption = False) -> Answer:
             row["state"],
             *evaluation_cells(row),
             formatting.task_average(row),
-            row["note"],
+            f"example. {row['note']}".strip() if row["example"] else row["note"],
         ]
         for row in records
     ]
@@ -77,6 +77,26 @@ def show(run: RunId, as_json: JsonOption = False) -> Answer:
         else f"Calibrated on {formatting.texts(texts)}.\n{command}\n",
     ]
     return Answer(data, pieces)
+
+
+@runs.command()
+@answers
+def mixes(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `abq runs list` shows it.")],
+    as_json: JsonOption = False,
+) -> Answer:
+    """Tell whether each mix of precisions is better than the best single precision of its size.
+
+    Both were calibrated with the same method and evaluated on the same text. Example: abq runs mixes builtin
+    """
+    from app.services.local_path import local_path
+
+    services = open_services()
+    checks = services.allocation.mix_checks(local_path(model))
+    rows = [[str(check.mix["run"]), *evaluation_cells(check.mix), check.verdict] for check in checks]
+    shown = Table(["Run", *EVALUATION_HEADER, "Verdict"], rows)
+    content = {"model": model, "mixes": [check.to_dict() for check in checks]}
+    return Answer(content, shown if rows else f"No mix of {model} was calibrated yet. Make one with abq allocate.")
 
 
 @runs.command()

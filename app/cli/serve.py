@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from abq_core.user_files import user_path
-from app.cli.answers import Answer, answers
 from app.cli.session import open_services
+from app.cli.terminal.answers import Answer, answers
 from app.settings import Settings
 from app.web.access.accounts import Accounts
 from app.web.access.addresses import LOOPBACK, Proxies, ProxyAddressError

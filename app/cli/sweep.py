@@ -10,8 +10,8 @@ import typer
 
 from abq_core.planning.sweep import read_sweep
 from app import formatting
-from app.cli.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.cli.session import open_services
+from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers
 from app.settings import Settings
 
 if TYPE_CHECKING:

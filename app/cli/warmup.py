@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app import formatting
-from app.cli.answers import Answer, JsonOption, answers
+from app.cli.terminal.answers import Answer, JsonOption, answers
 from app.notation import parse_list
 from kernels.environment import check_environment
 

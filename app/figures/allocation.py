@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
 from app.figures.palette import lens_colour, middle_scale, palette
-from app.figures.pareto import METHOD_MARKERS, lens_of
+from app.figures.pareto import METHOD_MARKERS
+from app.figures.run_lenses import lens_of
 from app.figures.signal import LABELLED_CELLS
 
 PALE = 0.55  # share of the colour scale up to which dark text is easier to read

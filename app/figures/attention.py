@@ -47,7 +47,7 @@ def attention_figure(
         rows=2,
         cols=2,
         horizontal_spacing=0.02,
-        vertical_spacing=0.045,
+        vertical_spacing=0.035,
         subplot_titles=titles,
         figure=sheet(dark, height=2 * SIDE + 184, legend=False),
     )

@@ -8,6 +8,7 @@ from app.figures.base import bar_style, empty_figure, sheet, style_axes
 from app.figures.palette import palette
 
 HEIGHT = 300
+RIGHT_OF_FLOOR = 66  # pixels, for the label beside the bars
 
 
 def kl_buckets_figure(
@@ -37,8 +38,9 @@ def kl_buckets_figure(
         figure.add_hline(
             y=floor,
             line={"dash": "dot", "width": 1.2, "color": palette(dark).muted},
-            annotation={"text": "floor: bfloat16", "xanchor": "left", "x": 0},
+            annotation={"text": "floor:<br>bfloat16", "xanchor": "left", "yanchor": "middle", "align": "left", "x": 1},
         )
+        figure.update_layout(margin_r=RIGHT_OF_FLOOR)
     figure.update_xaxes(title_text="highest probability of full precision", showgrid=False)
     figure.update_yaxes(title_text="mean KL in nats", rangemode="tozero")
     figure.update_layout(uirevision="kl-buckets")

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from abq_core.imports.spec import METHOD as IMPORTED
 from app.figures.base import empty_figure, sheet, style_axes
 from app.figures.palette import lens_colour, palette
+from app.figures.run_lenses import lens_of
 
 METHOD_MARKERS = {
     "none": "circle",
@@ -19,17 +20,13 @@ METHOD_MARKERS = {
     IMPORTED: "cross",
 }
 LABELS = {
-    "abq": "bottom right",
+    "abq": "middle right",
+    "abq+": "bottom right",
     "smoothquant": "top left",
     "omniquant": "bottom left",
 }  # labels of runs with equal sizes stay apart
 SMALLEST, LARGEST = 11.0, 30.0  # marker sizes in pixels
 WIDE = 8  # a ratio from which on an axis is logarithmic
-
-
-def lens_of(method: str) -> str:
-    """A run's lens: full precision, rounded, corrected by a calibration, or imported."""
-    return {"none": "full", "rtn": "rounded", IMPORTED: "imported"}.get(method, "corrected")
 
 
 def size_column(runs: pd.DataFrame) -> str:

@@ -38,10 +38,10 @@ def find_shared_run(
     """The run that shares the most leading blocks with this one, or None.
 
     spec, provenance and folder are those of this run. A run of exactly the same calibration does not count: submitting
-    it again means computing it again.
+    it again means computing it again. Nor does an example: another machine made it.
     """
     texts, best = folder.read_texts(), None
-    for run in runs.list():
+    for run in runs.list(examples=False):
         if run.id == folder.run_id or run.model != spec.model:
             continue
         shared = _shared_block_count(run, spec, run.blocks_done)

@@ -4,7 +4,7 @@ The file loads nothing from the network: plotly, styles and data are in it.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,6 @@ import plotly.io
 import plotly.offline
 
 from abq_core.analysis.attention_heads import attention_heads, compared_lens
-from abq_core.imports.spec import is_import
 from abq_core.models.gguf.weights import StoredWeights
 from abq_core.text.records import TextRecord
 from app import formatting
@@ -27,6 +26,7 @@ from app.figures.histograms import level_figure, paired_figure
 from app.figures.losses import loss_figure
 from app.figures.palette import DARK, FONT_FAMILY, LIGHT
 from app.figures.pareto import pareto_figure
+from app.figures.run_lenses import lens_of, under_its_lens
 from app.jinja import template_environment
 from app.runs.specs import read_spec
 from storage.runs import Run
@@ -109,8 +109,16 @@ def render_report(report: Report) -> str:
         answer=_answer(report.table),
         overview=_Table(HEADER, [_overview_cells(row) for row in report.table.to_dict("records")]),
         pareto=_figure("Left is smaller, lower is better.", lambda dark: pareto_figure(report.table, dark=dark)),
+        colours=_colours({lens_of(run.run.method) for run in report.runs}),
         sections=[_section(run) for run in report.runs],
     )
+
+
+def _colours(lenses: Collection[str]) -> str:
+    """One sentence about the colours of these runs."""
+    words = {"rounded": "amber rounded only", "corrected": "teal corrected", "imported": "blue imported"}
+    shown = [text for lens, text in words.items() if lens in lenses or (lens == "rounded" and "corrected" in lenses)]
+    return f"Grey is full precision, {', '.join(shown)}."
 
 
 def _overview_cells(row: Mapping[str, Any]) -> list[str]:
@@ -159,17 +167,17 @@ def _section(reported: ReportedRun) -> _Section:
 
 def _figures(reported: ReportedRun) -> Iterator[_Figure]:
     """Figures of before and after calibration, for the diagnostics that the run has."""
-    frames = reported.diagnostics
-    imported = is_import(reported.run.spec)
+    lens = lens_of(reported.run.method)
+    frames = {name: under_its_lens(frame, reported.run.method) for name, frame in reported.diagnostics.items()}
     if "blocks" in frames:
         yield _figure(
-            "Block outputs against full precision, block by block."
-            if imported
-            else "Block outputs against full precision: the drift of rounding, and how much of it calibration removes.",
+            "Block outputs against full precision: the drift of rounding, and how much of it calibration removes."
+            if lens == "corrected"
+            else "Block outputs against full precision, block by block.",
             lambda dark: blocks_figure(frames["blocks"], dark=dark),
         )
     if "histograms" in frames:
-        compared = "in full precision and imported" if imported else "before and after correction"
+        compared = "before and after correction" if lens == "corrected" else f"in full precision and {lens}"
         yield from _histograms(frames["histograms"], frames.get("levels", pandas.DataFrame()), compared)
     if "attention" in frames:
         maps, tokens = frames["attention"], frames["attention_tokens"]

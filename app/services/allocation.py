@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from abq_core.imports.spec import METHOD as IMPORTED
-from abq_core.mix import MixError
+from abq_core.mix import MixError, ModelPrecision
 from abq_core.precision import Precision
 from abq_core.spec import read_precision
 from abq_core.text.sources import BUILTIN_TEXT
 from app.files import write_atomically
 from app.services.local_path import local_path
+from app.services.mix_checks import MixCheck, check_mixes
 from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.services.sources import Sources
@@ -85,18 +86,26 @@ class AllocationService:
         from abq_core.planning.allocate import predicted_kl
 
         stored = _stored(self._folder, model)
-        frame = self._runs.frame()
-        frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
-        frame = frame[frame["method"].ne(IMPORTED)]  # other formats have no sensitivities
         rows = []
-        for row in frame.to_dict("records"):
+        for row, precision in self._evaluated(model):
             try:
-                predicted = predicted_kl(stored, read_precision(self._runs.get(row["run"]).spec))
+                predicted = predicted_kl(stored, precision)
             except MixError:  # the model has changed since this run
                 continue
             if predicted is not None:
                 rows.append({**row, "predicted_kl": predicted})
         return pandas.DataFrame(rows, columns=PREDICTION_COLUMNS)
+
+    def mix_checks(self, model: str) -> list[MixCheck]:
+        """Each evaluated mix of the model beside the best single precision of its size."""
+        return check_mixes(self._evaluated(model))
+
+    def _evaluated(self, model: str) -> list[tuple[dict[str, Any], ModelPrecision]]:
+        """The model's evaluated runs as rows of `runs_frame`, with their precisions; no imports."""
+        frame = self._runs.frame()
+        frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
+        rows = frame[frame["method"].ne(IMPORTED)].to_dict("records")  # the names of other formats are no precisions
+        return [(row, read_precision(self._runs.get(row["run"]).spec)) for row in rows]
 
     def _measure(
         self, model: str, candidates: Sequence[Precision], text: SensitivityText, on_step: OnStep | None

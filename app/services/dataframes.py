@@ -24,7 +24,7 @@ JOB_COLUMNS = [
 RUN_COLUMNS = [
     "run", "model", "precision", "method", "state", "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99",
     "kl_floor", "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes",
-    "bits_per_parameter", "model_bytes", "protocol", "data", "segments", "seq_len", "created", "note",
+    "bits_per_parameter", "model_bytes", "protocol", "data", "segments", "seq_len", "created", "note", "example",
 ]  # fmt: skip
 EVALUATED = [
     "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "kl_floor", "same_top", "weight_bytes",
@@ -68,16 +68,23 @@ def jobs_frame(jobs: Sequence[Job], now: datetime) -> pandas.DataFrame:
 
 
 def runs_frame(
-    runs: Iterable[Run], evaluations: Iterable[EvaluationRecord], task_scores: Sequence[EvaluationRecord] = ()
+    runs: Iterable[Run],
+    evaluations: Iterable[EvaluationRecord],
+    task_scores: Sequence[EvaluationRecord] = (),
+    baselines: Iterable[EvaluationRecord] = (),
 ) -> pandas.DataFrame:
     """One row per run with its latest evaluation, and rows of models at full precision.
 
     A model at full precision has run "" and method "none", and one row for each protocol with which its runs were
     evaluated last, so that an evaluation on another text replaces no row that runs are compared with.
+    baselines: of models at full precision that came with examples; they count where this installation measured none.
+    example: the row came with the program.
     tasks: number of tasks.  task_score: mean of their latest accuracies, 0 to 1.  task_stderr: of that mean.
     """
     latest: dict[str, EvaluationRecord] = {}
     full: dict[str, dict[Protocol, EvaluationRecord]] = {}
+    for record in baselines:
+        full.setdefault(record.model, {})[protocol(record.values)] = record
     for record in sorted(evaluations, key=lambda record: record.id):
         if record.run_id is not None:
             latest[record.run_id] = record
@@ -100,6 +107,7 @@ def runs_frame(
             **_task_average(scores.get((run.id, run.model), [])),
             "created": run.created_at,
             "note": run.note,
+            "example": run.example,
         }
         for run in runs
     ]
@@ -115,7 +123,7 @@ def runs_frame(
         for (run_id, model), tasks in scores.items()
         if not run_id and model not in full
     ]
-    return pandas.DataFrame(rows, columns=RUN_COLUMNS)
+    return pandas.DataFrame(rows, columns=RUN_COLUMNS).astype({"example": bool})  # also without rows: it is a mask
 
 
 def protocol(values: Mapping[str, Any]) -> Protocol:
@@ -156,6 +164,7 @@ def _full_row(
         **_task_average(tasks),
         "created": record.created_at,
         "note": "",
+        "example": record.run_id is not None,
     }
 
 

@@ -166,7 +166,7 @@ class EvaluationService:
         from abq_core.evaluation.noise_floor import kl_floor
 
         wanted = protocol(_key(data, ids, record))
-        for stored in self._measurements.evaluations():
+        for stored in self._measurements.evaluations(examples=False):
             floor = stored.values.get("kl_floor")
             if floor is not None and stored.model == reference.ref and protocol(stored.values) == wanted:
                 return float(floor)

@@ -33,7 +33,7 @@ class ReportService:
     ) -> Path:
         """Write one self-contained HTML file about these runs.
 
-        Without run ids, about all runs that succeeded.
+        Without run ids, about all runs that succeeded, without examples.
 
         may_show(run): False leaves out the figures and the text of a run.  force: replace an existing file.
         A run that is named twice is reported once.
@@ -61,7 +61,7 @@ class ReportService:
         """Rows of the reported runs, after those of their models at full precision."""
         frame = self._runs.frame()
         chosen = list(dict.fromkeys(self._runs.get(run_id).id for run_id in run_ids)) or list(
-            frame.loc[(frame["state"] == "succeeded") & (frame["run"] != ""), "run"]
+            frame.loc[(frame["state"] == "succeeded") & (frame["run"] != "") & ~frame["example"], "run"]
         )
         if not chosen:
             raise ServiceError("There are no finished runs. Make one with `abq calibrate`; see `abq jobs list`.")

@@ -43,7 +43,7 @@ class RunService:
         return self._read_frame(None)
 
     def newest_frame(self, measured_on: str = "") -> pandas.DataFrame:
-        """`frame` of the newest MAX_RECENT_RUNS runs.
+        """`frame` of the newest MAX_RECENT_RUNS runs, without hidden ones.
 
         measured_on: one of `texts_of`: only evaluations on this text count; "" for the latest of each run.
         Cached: writes of other processes show after STALE_SECONDS.
@@ -107,10 +107,13 @@ class RunService:
 
     def _read_frame(self, limit: int | None, measured_on: str = "") -> pandas.DataFrame:
         runs, scored = self._runs.list(limit=limit), None if limit is None else EVALUATIONS_PER_RUN * limit
-        evaluations = self._measurements.evaluations(limit=scored)
+        evaluations, baselines = self._measurements.evaluations(limit=scored), self._measurements.example_baselines()
+        if limit is not None:
+            runs = [run for run in runs if not run.hidden]
         if measured_on:
             evaluations = [record for record in evaluations if dataframes.text_label(record.values) == measured_on]
-        return dataframes.runs_frame(runs, evaluations, self._measurements.task_scores(limit=scored))
+            baselines = [record for record in baselines if dataframes.text_label(record.values) == measured_on]
+        return dataframes.runs_frame(runs, evaluations, self._measurements.task_scores(limit=scored), baselines)
 
     def _read_labels(self, model: str) -> list[str]:
         records = self._measurements.evaluations(limit=EVALUATIONS_PER_RUN * MAX_RECENT_RUNS)

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 from app.services.allocation import AllocationService
 from app.services.evaluation import EvaluationService
+from app.services.exchange.examples import ExampleService
 from app.services.exchange.exports import ExportService
 from app.services.exchange.imports import ImportService
 from app.services.jobs import JobService
 from app.services.lenses import LensServices
-from app.services.lenses.bit_planes import BitPlaneService
-from app.services.lenses.level_sets import LevelSetService
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from app.services.reports import ReportService
@@ -20,8 +19,10 @@ from app.services.speed.timings import TimingService
 from app.services.stored import Storage
 from app.services.sweeps import SweepService
 from app.services.tasks import TaskService
+from app.services.texts.documents import DocumentService
 from app.services.texts.duels import DuelService
 from app.services.texts.generation import GenerationService
+from app.services.texts.text_lab import TextLab
 from app.settings import Settings
 
 
@@ -43,13 +44,16 @@ class Services:
     evaluation: EvaluationService
     tasks: TaskService
     generation: GenerationService
+    documents: DocumentService
     duels: DuelService
     throughput: ThroughputService
     timings: TimingService
     allocation: AllocationService
     sweeps: SweepService
+    text_lab: TextLab
     reports: ReportService
     exports: ExportService
+    examples: ExampleService
 
 
 def open_services(settings: Settings, sources: Sources | None = None) -> Services:
@@ -64,23 +68,28 @@ def open_services(settings: Settings, sources: Sources | None = None) -> Service
     jobs = JobService(settings, storage, models, sources)
     tasks = TaskService(storage, registry)
     runs = RunService(settings, storage, registry, tasks)
+    evaluation = EvaluationService(storage, registry, sources, runs)
+    sweeps = SweepService(storage.runs, models, jobs, sources)
     return Services(
         settings=settings,
         storage=storage,
         registry=registry,
         models=models,
-        lenses=LensServices(BitPlaneService(registry, models), LevelSetService(registry, models)),
+        lenses=LensServices.of(registry, models),
         jobs=jobs,
         imports=ImportService(settings, storage, sources),
         runs=runs,
-        evaluation=EvaluationService(storage, registry, sources, runs),
+        evaluation=evaluation,
         tasks=tasks,
         generation=GenerationService(registry),
+        documents=DocumentService(registry, sources),
         duels=DuelService(storage),
         throughput=ThroughputService(settings, storage.measurements, registry),
         timings=TimingService(storage.measurements),
         allocation=AllocationService(settings, runs, registry, sources),
-        sweeps=SweepService(storage.runs, models, jobs, sources),
+        sweeps=sweeps,
+        text_lab=TextLab(storage, sweeps, evaluation),
         reports=ReportService(runs, jobs, tasks),
         exports=ExportService(settings, storage, registry, models, runs),
+        examples=ExampleService(settings, storage, registry),
     )

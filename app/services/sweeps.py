@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedCalibration:
-    """One calibration of a sweep. run: the newest run with an equal spec, or None."""
+    """One calibration of a sweep. run: the newest run with an equal spec, or None; never an example."""
 
     spec: CalibrationSpec
     run: Run | None
@@ -41,12 +41,15 @@ class SweepService:
     def __init__(self, runs: Runs, models: ModelService, jobs: JobService, sources: Sources) -> None:
         self._runs, self._models, self._jobs, self._sources = runs, models, jobs, sources
 
-    def plan(self, specs: Sequence[CalibrationSpec]) -> list[PlannedCalibration]:
-        """The cost of each calibration and the run that it already has. Raises ModelError."""
+    def plan(self, specs: Sequence[CalibrationSpec], account: str | None = None) -> list[PlannedCalibration]:
+        """The cost of each calibration and the run that it already has. Raises ModelError, ServiceError.
+
+        account: of the page's visitor who names the texts.
+        """
         from abq_core.models.reference import pinned
 
         for spec in specs:
-            self._sources.check_text(spec.data)
+            self._sources.check_text(spec.data, account)
         models = {spec.model: pinned(local_path(self._sources.model(spec.model))) for spec in specs}
         specs = [
             replace(
@@ -58,26 +61,36 @@ class SweepService:
             for spec in specs
         ]
         runs: dict[CalibrationSpec, Run] = {}
-        for run in self._runs.list():  # newest first
+        for run in self._runs.list(examples=False):  # newest first
             with contextlib.suppress(ValueError):  # written by a version with other fields: equals no current spec
                 runs.setdefault(CalibrationSpec.from_dict(run.spec), run)
         return [PlannedCalibration(spec, runs.get(spec), self._models.estimate_calibration(spec)) for spec in specs]
 
-    def queue(self, planned: Sequence[PlannedCalibration], on_cluster: bool = False) -> list[str]:
+    def queue(
+        self,
+        planned: Sequence[PlannedCalibration],
+        account: str | None = None,
+        max_queued: int | None = None,
+        *,
+        on_cluster: bool = False,
+    ) -> list[str]:
         """Queue the pending calibrations, new or resumed.
 
         Returns the run id of every calibration, in order. If one of them cannot run, none is queued.
-        on_cluster: as for `JobService.check`. Raises ModelError, EstimateError, DataError, ServiceError.
+        account, max_queued, on_cluster: as for `JobService.submit`. Raises ModelError, EstimateError, DataError,
+        ServiceError, QueueFullError.
         """
         for one in planned:
             if one.is_pending:
-                self._jobs.check(one.spec, on_cluster)
+                self._jobs.check(one.spec, on_cluster, account)
+        specs = [one.spec for one in planned if one.run is None]
+        new = iter(self._jobs.submit_all(specs, account, max_queued, on_cluster=on_cluster) if specs else ())
         run_ids = []
         for one in planned:
             if one.run is None:
-                run_ids.append(self._jobs.submit(one.spec, on_cluster=on_cluster).run_id)
+                run_ids.append(next(new).run_id)
                 continue
             if one.is_pending:
-                self._jobs.resume(one.run.id)
+                self._jobs.resume(one.run.id, max_queued)
             run_ids.append(one.run.id)
         return run_ids

@@ -45,7 +45,7 @@ from app.web.page.context import Page
 from app.web.page.header import Header
 from app.web.page.selection import Selection
 from app.web.tabs.calibrate import build_calibrate_tab
-from app.web.tabs.compare import build_compare_tab
+from app.web.tabs.compare.tab import build_compare_tab
 from app.web.tabs.distributions import build_distributions_tab
 from app.web.tabs.explore import build_explore_tab
 from app.web.tabs.generate import build_generate_tab
@@ -216,14 +216,15 @@ def is_shutdown_cancellation(record: logging.LogRecord) -> bool:
 
 
 def _warm_up(services: Services) -> None:
-    """Load torch and the model of the first tab, then compile the CPU kernels.
+    """Load the model of the first tab, add the examples to a new data folder, then compile the CPU kernels.
 
     Compilation runs in its own process: in this one it would hold the GIL and delay responses.
     """
     try:
         services.models.explore(Selection.model, Selection.precision)
+        services.examples.add_to_new_folder()
     except EXPECTED:
-        logger.exception("The built-in model could not be explored.")
+        logger.exception("The built-in model could not be explored, or its examples could not be added.")
     subprocess.run([sys.executable, "-m", "kernels.warm_up"], check=False, start_new_session=True)
 
 

@@ -13,11 +13,14 @@ import pandas as pd
 import plotly
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from abq_core.analysis.attention_heads import attention_heads
+from app.figures.run_lenses import under_its_lens
 from app.json_values import to_json_text
 from app.services import ServiceError, Services
 from app.services.lenses.bit_planes import Place
@@ -29,6 +32,7 @@ EXPLORE_FRAMES = frozenset({"histograms", "levels", "linears", "outliers"})
 CACHE_ONE_DAY = {"Cache-Control": "max-age=86400"}
 NO_CACHE = {"Cache-Control": "no-cache"}
 MOST_DIGITS = 9
+COMPRESSION = 4  # of gzip: 4 % larger than with 9, in a third of the time
 ERRORS = (ValueError, RuntimeError, OSError)  # answered with 404 and the message
 
 
@@ -46,19 +50,22 @@ def _script_route(url: str, path: Path, headers: dict[str, str]) -> Route:
     async def script(request: Request) -> Response:
         return FileResponse(path, media_type="text/javascript", headers=headers)
 
-    return Route(url, script)
+    return Route(url, script, middleware=[Middleware(GZipMiddleware, compresslevel=COMPRESSION)])
 
 
 def _csv_routes(services: Services) -> list[Route]:
     """The data behind the figures and tables."""
 
+    def diagnostics(request: Request, name: str) -> pd.DataFrame:
+        run = services.runs.get(request.path_params["run"])
+        check_text_access(run, request)
+        return under_its_lens(services.runs.diagnostics(run.id, name), run.method)
+
     def run_frame(request: Request) -> pd.DataFrame:
-        check_text_access(services.runs.get(request.path_params["run"]), request)
-        return services.runs.diagnostics(request.path_params["run"], request.path_params["name"])
+        return diagnostics(request, request.path_params["name"])
 
     def heads_frame(request: Request) -> pd.DataFrame:
-        check_text_access(services.runs.get(request.path_params["run"]), request)
-        attention = services.runs.diagnostics(request.path_params["run"], "attention")
+        attention = diagnostics(request, "attention")
         block = whole_number(request.query_params, "block")
         return attention_heads(attention[attention["block"].eq(block)])
 
@@ -80,6 +87,11 @@ def _csv_routes(services: Services) -> list[Route]:
         block, tensor, own = whole_number(query, "block"), query.get("tensor", ""), query.get("own", "")
         return services.lenses.level_sets.compare(*at, block, tensor, own)["formats"]
 
+    def transform(request: Request) -> pd.DataFrame:
+        query = request.query_params
+        at = (query.get(name, "") for name in ("model", "precision"))
+        return services.lenses.transform.compare(*at, whole_number(query, "block"), query.get("tensor", ""))["rows"]
+
     def losses(request: Request) -> pd.DataFrame:
         return services.jobs.losses(request.path_params["job"])
 
@@ -92,6 +104,7 @@ def _csv_routes(services: Services) -> list[Route]:
         _csv_route("/abq/explore/{name}.csv", "{name}", explore_frame),
         _csv_route("/abq/lens/bit-planes.csv", "bit-planes", bit_planes),
         _csv_route("/abq/lens/level-sets.csv", "level-sets", level_sets),
+        _csv_route("/abq/lens/transform.csv", "transform", transform),
         _csv_route("/abq/job/{job}/losses.csv", "losses", losses),
         _csv_route("/abq/runs.csv", "runs", lambda request: services.runs.frame()),
         _csv_route("/abq/predictions.csv", "predictions", predictions),

@@ -23,6 +23,7 @@ class Term(NamedTuple):
 
 TERMS = {
     "stored bits": Term("Bits per weight in memory: the bits of the notation, plus one with bit balance."),
+    "example": Term("A run of the built-in model that came with the program and was measured on another machine."),
     "information bits": Term("log2 of the number of levels, the size of an ideal code: 2.32 for the 5 levels of W2*."),
     "bits per parameter": Term(
         "Bytes of the whole model over its parameters: linear layers with scales and zero points, LM head, embedding, "

@@ -4,31 +4,39 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from abq_core.imports.spec import METHOD as IMPORTED
+from abq_core.methods import METHODS
+from abq_core.precision import FULL_BITS, Precision
+
 Row = Mapping[str, Any]
+
+_ALWAYS = {"model", "precision", "method", "calibrated", "evaluated"}  # of a row's key; the others are settings
 
 
 def tables(rows: Sequence[Row]) -> str:
     """Format quality, KL by confidence and speed as Markdown tables; a part without rows is left out."""
-    evaluated = [row for row in rows if "windows" in row["found"]]
+    evaluated = sorted((row for row in rows if "windows" in row["found"]), key=_place)
     timed = [row["found"]["rounds"] for row in rows if "rounds" in row["found"]]
     parts = [_quality(evaluated), _buckets(evaluated)] if evaluated else []
     parts += [_speed(rounds) for rounds in timed]
     return "\n\n".join(parts) + "\n"
 
 
+def _place(row: Row) -> tuple[float, ...]:
+    """The place of a row: more bits first, the methods of a precision one below the other, imported files last."""
+    asked = row["asked"]
+    if asked["method"] == IMPORTED:
+        return 0, -row["found"]["windows"]["bits_per_parameter"]
+    precision = Precision.parse(asked["precision"])
+    method = list(METHODS).index(asked["method"]) if asked["method"] in METHODS else -1
+    return -precision.weight_bits, -precision.act_bits, -(precision.head_bits or FULL_BITS), method
+
+
 def _quality(rows: Sequence[Row]) -> str:
     first = rows[0]["found"]["windows"]
-    tokens = max((row["found"]["paper"]["tokens"] for row in rows if "paper" in row["found"]), default=0)
-    head = [
-        "precision",
-        "method",
-        "bits/parameter",
-        "MiB",
-        "perplexity, windows",
-        "perplexity, paper",
-        "KL",
-        "same top",
-    ]
+    by_paper = [row["found"]["paper"] for row in rows if "paper" in row["found"]]
+    protocols = ["perplexity, windows", *["perplexity, paper"] * bool(by_paper)]
+    head = ["precision", "method", "bits/parameter", "MiB", *protocols, "KL", "same top"]
     lines = []
     for row in rows:
         windows, paper = row["found"]["windows"], row["found"].get("paper")
@@ -38,18 +46,22 @@ def _quality(rows: Sequence[Row]) -> str:
                 *_name(row),
                 f"{windows['bits_per_parameter']:.2f}",
                 f"{windows['model_bytes'] / 2**20:.1f}",
-                f"{windows['perplexity']:.2f}",
-                f"{paper['perplexity']:.2f}" if paper else "",
+                f"{windows['perplexity']:,.2f}",
+                *[f"{paper['perplexity']:,.2f}" if paper else ""] * bool(by_paper),
                 "" if full else f"{windows['kl_mean']:.4f}",
                 "" if full else f"{windows['same_top']:.1%}",
             ]
         )
     texts = (
         f"Calibrated on `{rows[0]['asked']['calibrated']}`, evaluated on `{rows[0]['asked']['evaluated']}`: "
-        f"{first['tokens']:,} tokens by `windows`, {tokens:,} by `paper`. "
+        f"{first['tokens']:,} tokens by `windows`{_and_by(by_paper)}. "
         f"KL by `windows`, in nats per token; its floor (bfloat16) is {first['kl_floor']:.4f}."
     )
     return f"{_table(head, lines)}\n\n{texts}"
+
+
+def _and_by(paper: Sequence[Row]) -> str:
+    return f", {paper[0]['tokens']:,} by `paper`" if paper else ""
 
 
 def _buckets(rows: Sequence[Row]) -> str:
@@ -83,8 +95,10 @@ def _speed(rounds: Sequence[Sequence[Row]]) -> str:
 
 def _name(row: Row) -> tuple[str, str]:
     asked = row["asked"]
-    method = "" if asked["method"] == "none" else f"`{asked['method']}`"
-    return asked["precision"].replace("*", "\\*"), method
+    settings = ", ".join(f"{name}={value}" for name, value in asked.items() if name not in _ALWAYS)
+    method = "" if asked["method"] == "none" else " ".join(filter(None, (f"`{asked['method']}`", settings)))
+    precision = row["found"]["windows"]["precision"] if asked["method"] == IMPORTED else asked["precision"]
+    return precision.replace("*", "\\*"), method
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

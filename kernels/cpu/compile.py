@@ -55,11 +55,11 @@ def compilations() -> int:
 def source_hash() -> str:
     """Hash of every file that compiled code depends on.
 
-    This folder, and the files that describe the processor.
+    This folder with its subfolders, and the files that describe the processor.
     """
     digest = hashlib.sha256()
     folder = Path(__file__).parent
     host = [folder.parent / "host" / name for name in ("numba_internals.py", "processor.py")]
-    for file in (*sorted(folder.glob("*.py")), *host):
+    for file in (*sorted(folder.rglob("*.py")), *host):
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kernels.cpu.arguments import Tokens, weight_fields
 from kernels.cpu.crossover import ALWAYS_UNPACKED, CrossoverTable
 from kernels.cpu.decode import decode
-from kernels.cpu.paths import DEQUANTIZED, GEMM
+from kernels.cpu.paths import DEQUANTIZED, GEMM, PANEL_STEP, WORTH_A_THREAD
 from kernels.cpu.prefill import prefill
 from kernels.cpu.quantize import quantize_tokens
 from kernels.cpu.tile_loops import FLOAT_TILE_TOKENS, TILE_TOKENS
@@ -31,8 +31,6 @@ DOT = target().name
 BIT_SERIAL = f"{DOT.partition('-')[0]}-bitserial"
 PATHS = (DOT, BIT_SERIAL, GEMM, DEQUANTIZED) if target().serial_products else (DOT, GEMM, DEQUANTIZED)
 
-_PANEL_STEP = 6  # a multiple of every loop's panels
-_WORTH_A_THREAD = 1 << 23  # multiplications; smaller products finish before another thread wakes up
 _TIMED_N, _TIMED_K, _TIMED_ROUNDS = 768, 2048, 5
 _NO_INTEGERS = np.empty((0, 0, 0), np.int32)
 
@@ -159,8 +157,8 @@ def linear_dequantized(x: NDArray[np.float32], weight: PackedWeight, threads: in
 
 
 def _run_threaded(run: Callable[[int, int], None], weight: PackedWeight, m: int, threads: int | None) -> None:
-    many = weight.n * weight.k * m >= _WORTH_A_THREAD
-    run_ranges(run, weight.panels, _PANEL_STEP, thread_count(threads) if many else 1)
+    many = weight.n * weight.k * m >= WORTH_A_THREAD
+    run_ranges(run, weight.panels, PANEL_STEP, thread_count(threads) if many else 1)
 
 
 @cache

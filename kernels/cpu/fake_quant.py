@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
-from kernels.cpu.quantize import row_range
+from kernels.cpu.quantize import row_grid, row_range
 
 
 @compiled
@@ -86,3 +86,20 @@ def on_grid_gradients(
             outside += within - upstream
         for_scale[row] = by_code - by_value / step
         for_zero[row] = outside * step
+
+
+@compiled
+def rounding_errors(x: Array, bits: int, out: Array) -> None:
+    """out = x minus its values on a grid of 2^bits levels per row, the grid of `quantize_tokens`.
+
+    x, out: (m, k) float32. Rows that are not finite are copied.
+    """
+    top = np.float32((1 << bits) - 1)
+    for t in range(x.shape[0]):
+        step, offset, finite = row_grid(x[t], np.float32(1), top)
+        if not finite:
+            out[t] = x[t]
+            continue
+        for i in range(x.shape[1]):
+            code = min(max(np.rint(x[t, i] / step) + offset, np.float32(0)), top)
+            out[t, i] = x[t, i] - (code - offset) * step

@@ -35,6 +35,21 @@ def row_range(row: Array) -> tuple[np.float32, np.float32, bool]:
     return values[0], values[1], np.isfinite(values[0]) and np.isfinite(values[1])
 
 
+@inlined
+def row_grid(row: Array, clip: np.float32, levels: np.float32) -> tuple[np.float32, np.float32, bool]:
+    """Return (step, zero point, finite): the grid of levels + 1 codes over the clipped range of a row of float32.
+
+    finite: False for a row with NaN, infinity, or a range that overflows float32. A row of zeros has step 1.
+    """
+    low, high, finite = row_range(row)
+    low, high = low * clip, high * clip
+    step = (high - low) / levels
+    finite = finite and np.isfinite(step)
+    if not step > np.float32(0):
+        step = np.float32(1)
+    return step, np.rint(-low / step), finite
+
+
 class Grid(NamedTuple):
     """The integer grid of one row."""
 
@@ -87,14 +102,9 @@ def quantize_tokens(x: Array, bits: int, clip: np.float32, segment: int, tile_to
         out = act.codes[t // tile_tokens] if tile_tokens == 1 else buffer
         out[k:] = 0
         if t < m:
-            low, high, finite = row_range(x[t])
-            low, high = low * clip, high * clip
-            step = (high - low) / levels
-            if not (finite and np.isfinite(step)):
+            step, offset, finite = row_grid(x[t], clip, levels)
+            if not finite:
                 return t
-            if not step > np.float32(0):
-                step = np.float32(1)
-            offset = np.rint(-low / step)
             act.scale[t], act.zero[t] = step, np.int32(offset) - shift
             grid = Grid(step, offset, levels, shift)
             for g in range(act.sums.shape[1]):

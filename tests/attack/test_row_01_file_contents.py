@@ -103,6 +103,7 @@ def test_no_endpoint_reads_a_model_or_a_text_elsewhere(site: Site, tried: Callab
             bob.get("/abq/explore/linears.csv", params={"model": elsewhere, "precision": "W2A8"}).text,
             bob.get("/abq/lens/bit-planes.csv", params={"model": elsewhere, "precision": "W2A8"}).text,
             bob.get("/abq/lens/level-sets.csv", params={"model": elsewhere, "precision": "W2A8"}).text,
+            bob.get("/abq/lens/transform.csv", params={"model": elsewhere, "precision": "W2A8"}).text,
         ]
         assert result(call(bob, "jobs")) == []
     tried(len(answers))

@@ -93,7 +93,7 @@ def test_a_panic_on_one_text_is_an_answer_of_the_page(
     text.write_text("q" * 20_000)
     folder = with_tokenizer(tiny_llama, tmp_path / "model", lambda content: content.update(pre_tokenizer=rule))
     model, selection = str(folder), json.dumps({"model": str(folder), "precision": "W4A4", "tab": "generate"})
-    written = [selection, None, "Continue a text", "q" * 900, "", "", ["full", "W4A4"], 8, 0.0, 0]
+    written = [selection, None, "Continue a text", "q" * 900, "", "", ["full", "W4A4"], False, 8, 0.0, 0]
     with page_process(tmp_path / "data", "--allow", str(tmp_path)) as page, page.client() as client:
         answers = [
             call(client, "generate", ["full"], "q" * 900, 4, 0.0, 0, model),

@@ -6,6 +6,7 @@ from typing import Any
 
 import cpu_peers
 import pytest
+from instruction_sets import MAY_SATURATE
 from pages.cpu_peers_page import TARGETS, bandwidth_text, page, ratio
 
 from kernels.benchmark import matmul, timing
@@ -108,7 +109,7 @@ def test_a_small_run_writes_results_and_page(
     content = json.loads(figures.read_text())
     assert {row["m"] for row in content["measurements"]} == {1, 3}
     assert {row["engine"] for row in content["measurements"]} >= {"abq", "torch-bf16", "torch-int8"}
-    assert all(row["exact"] for row in content["measurements"])
+    assert all(row["exact"] or row["engine"] in MAY_SATURATE for row in content["measurements"])
     assert set(content["machine"]) >= {"cpu", "flags", "versions", "read_gb_per_second", "issue_gb_per_second"}
     _, _, rows = written.read_text().partition("## All measurements")
     assert rows.count("| 64x128 |") == len(content["measurements"])

@@ -29,7 +29,7 @@ def test_rows_are_measured_once_and_fill_the_page(tmp_path: Path) -> None:
     for row in (full, rounded):
         assert f"| {row['found']['windows']['perplexity']:.2f} | {row['found']['paper']['perplexity']:.2f} |" in written
     kl = rounded["found"]["windows"]["kl_buckets"][0]["kl_mean"]
-    assert f"| W4A8h8 | `rtn` | {kl:.4f} |" in written
+    assert f"| W4A8h8 | `rtn` segments=2 | {kl:.4f} |" in written
 
     rounded["found"]["windows"]["perplexity"] = 123.0  # a second call shows what is stored and measures nothing
     out.write_text(json.dumps([full, rounded]))

@@ -54,3 +54,8 @@ def test_each_answer_ends_with_the_next_question(page: Page, address: str) -> No
         expect(page).to_have_url(re.compile(f"tab={tab}"))
         expect(page.get_by_role("tab", name=tab.capitalize())).to_have_attribute("aria-selected", "true")
     assert tab == "explore", "the questions lead through all tabs"
+
+
+def test_an_address_with_the_bits_of_one_tied_table_shows_those_of_both(page: Page, address: str) -> None:
+    page.goto(f"{address}?precision=W4A8h8&tab=explore")
+    expect(page.locator("#abq-precision input")).to_have_value("W4A8h8e8")

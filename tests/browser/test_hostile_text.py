@@ -99,3 +99,32 @@ def test_a_prompt_is_only_text(watched: Page, address: str, record_property: Cal
         expect(watched.locator("#generate-streams .abq-prompt").first).to_have_text(text)
         expect(watched.locator("#generate-answer")).to_contain_text("W4A4")
     unharmed(watched)
+
+
+def test_a_document_and_its_candidates_are_only_text(watched: Page, address: str) -> None:
+    watched.goto(f"{address}?tab=generate&precision=W4A4")
+    expect(watched.locator("#generate-columns")).to_contain_text("W4A4 rounded")
+    watched.locator("#generate-tokens input[type=number]").fill("8")
+    watched.locator("#generate-tokens input[type=number]").blur()
+    watched.locator("#generate-follow input").check()
+    watched.get_by_role("button", name="Generate").click()
+    expect(watched.locator("#generate-answer")).to_contain_text("would choose another token at")
+    texts = watched.locator("#generate-streams .abq-text")
+    texts.nth(1).locator("[data-top]").nth(2).evaluate(
+        "(token, text) => { token.dataset.top = JSON.stringify([[text, 0.5, true]]); token.textContent = text; }",
+        HOSTILE[1],
+    )
+    texts.nth(1).locator("[data-top]").nth(2).hover()
+    expect(watched.locator(".abq-candidates")).to_contain_text("onerror")
+    assert watched.locator(".abq-candidates img").count() == 0
+    watched.get_by_role("radio", name="Document: where does it differ?").check()
+    watched.locator("#document-own-text summary").click()
+    watched.locator("#document-own-text textarea").fill("\n".join(HOSTILE))
+    watched.get_by_role("button", name="Add the pasted text").last.click()
+    expect(watched.locator("#document-data input")).to_have_value("pasted.txt (your text)")
+    watched.locator("#document-go").click()
+    expect(watched.locator("#document-answer")).to_contain_text("Read:")
+    expect(watched.locator("#document-worst mark").first).to_be_visible()
+    expect(watched.locator("#document-figure .main-svg").first).to_be_visible()
+    assert watched.locator("#document-worst img, #document-worst script, #document-figure img").count() == 0
+    unharmed(watched)

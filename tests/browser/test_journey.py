@@ -2,9 +2,9 @@
 
 import json
 import re
-import urllib.request
 
 import pytest
+from page_calls import submit_rounding
 from playwright.sync_api import Page, expect
 
 from app.web.page.header import WATCH_SECONDS
@@ -67,8 +67,12 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
     tables.get_by_label("16", exact=True).check()
     expect(page).to_have_url(re.compile("precision=W4A4&"))
 
+    choose_precision(page, "W3A8")
+    expect(page).to_have_url(re.compile("precision=W3A8&"))
     open_tab(page, "Distributions")
-    expect(page.locator(".abq-empty:visible")).to_contain_text("No run of builtin at W4A4 yet")
+    expect(page.locator(".abq-empty:visible")).to_contain_text("No run of builtin at W3A8 yet")
+    choose_precision(page, "W4A4")
+    expect(page).to_have_url(re.compile("precision=W4A4&"))
 
     open_tab(page, "Calibrate")
     for method in ("abq+", "rtn", "abq+", "abq"):  # the default components need no --switch
@@ -118,7 +122,9 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
     assert tables_fit(page)
 
     open_tab(page, "Compare")
-    expect(page.locator("#compare-runs tbody tr")).to_have_count(2)
+    rows = page.locator("#compare-runs tbody tr")
+    expect(rows).to_have_count(9)
+    expect(rows.filter(has_not_text="example")).to_have_count(2)  # this run, and full precision as measured here
     expect(page.locator("#compare-figure .main-svg").first).to_be_visible()
     page.locator("#compare-note textarea, #compare-note input").first.fill("<img src=x onerror=alert(1)> kept")
     page.locator("#compare-note textarea, #compare-note input").first.press("Enter")
@@ -140,11 +146,7 @@ def test_a_page_that_waits_for_a_run_selects_it_and_other_pages_stay_unchanged(p
     page.goto(f"{address}?tab=distributions&precision=W8A8")
     page.wait_for_function("location.search.includes('precision=W8A8')")
     page.wait_for_timeout(2 * 1000 * WATCH_SECONDS)  # the page has checked once: later runs are new
-    submit = {"data": ["builtin", "W8A8", "rtn", "builtin", 2, 32, -1, 0]}
-    request = urllib.request.Request(
-        f"{address}gradio_api/call/submit", json.dumps(submit).encode(), {"Content-Type": "application/json"}
-    )
-    urllib.request.urlopen(request).close()
+    submit_rounding(address, "W8A8", 32)
     expect(page).to_have_url(re.compile(r"run=r-[0-9a-f]{10}"), timeout=240_000)
     expect(page.locator("#abq-run input")).to_have_value(re.compile("W8A8 rtn"))
     expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens", timeout=240_000)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from page_calls import submit_rounding
 from playwright.sync_api import Locator, Page, expect
+from scipy.linalg import hadamard
 
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
@@ -104,16 +106,41 @@ def test_level_sets_of_the_page_have_the_error_of_the_rounded_weight(
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_the_transform_of_the_page_is_that_of_the_matrix(page: Page, address: str, builtin: LoadedModel) -> None:
+    page.goto(f"{address}?precision=W4A4")
+    expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
+    choose(page, "explore", "Hadamard transform")
+    expect(page.locator("#explore-hadamard-block input")).to_have_value("256 (all channels)")
+    weight = blocks_of(builtin.model)[0].self_attn.q_proj.weight.detach().double().numpy()
+    mixed = weight @ hadamard(256) / 16
+    peaks = [trace["y"] for trace in traces(page, "explore-figure") if "channel %{x}" in trace["hovertemplate"]]
+    assert peaks[2] == pytest.approx(np.abs(weight).max(0), rel=1e-4)
+    assert peaks[3] == pytest.approx(np.abs(mixed).max(0), rel=1e-4)
+    medians = [trace["y"] for trace in traces(page, "explore-figure") if trace["hovertemplate"].startswith("median")]
+    kurtosis = [np.median(((x.T - x.mean(1)) ** 4).mean(0) / x.var(1) ** 2) for x in (weight, mixed)]
+    assert medians[2][[0, -1]] == pytest.approx(kurtosis, rel=1e-3)
+    assert medians[3][[0, -1]] == pytest.approx([np.median(np.ptp(x, axis=1)) for x in (weight, mixed)], rel=1e-3)
+    last = page.locator("#explore-detail tr", has=page.locator("td", has_text=re.compile("^256$")))
+    expect(last).to_contain_text(f"{kurtosis[1]:.2f}")
+    page.locator("#explore-measure-transform").click()
+    expect(page.locator("#explore-answer")).to_contain_text("it adds")
+    expect(last).to_contain_text("%")
+    with page.expect_download() as download:
+        page.locator("#explore-figure a", has_text="CSV").click()
+    assert download.value.suggested_filename == "transform.csv"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_attention_heads_of_the_page_have_the_entropy_of_their_maps(page: Page, address: str) -> None:
-    submit = {"data": ["builtin", "W4A4", "rtn", "builtin", 2, 64, -1, 0]}
-    request = urllib.request.Request(
-        f"{address}gradio_api/call/submit", json.dumps(submit).encode(), {"Content-Type": "application/json"}
-    )
-    urllib.request.urlopen(request).close()
+    submit_rounding(address, "W4A4", 64)
     page.goto(f"{address}?precision=W4A4&tab=calibrate")
     expect(page.locator("#calibrate-queue tr[data-key]")).to_contain_text("succeeded", timeout=240_000)
     page.goto(f"{address}?precision=W4A4&tab=distributions")
     expect(page.locator("#distributions-figure .main-svg").first).to_be_visible()
+    for figure in ("Weights", "Activations", "Block outputs", "Levels", "Signal to noise"):
+        choose(page, "distributions", figure)
+        shown = page.locator("#distributions-answer, #distributions-figure").all_inner_texts()
+        assert "orrected" not in " ".join(shown)
     choose(page, "distributions", "Attention maps")
     expect(page.locator("#distributions-heads .main-svg").first).to_be_visible()
     run = page.evaluate("new URLSearchParams(location.search).get('run')")
@@ -130,7 +157,8 @@ def test_attention_heads_of_the_page_have_the_entropy_of_their_maps(page: Page, 
     assert dict(zip(map(int, drawn["x"]), drawn["y"], strict=True)) == pytest.approx(dict(entropy), rel=1e-4)
 
     panels = [box(panel) for panel in page.locator("#distributions-figure .nsewdrag").all()]
-    assert len(panels) == 4 and min(min(panel["width"], panel["height"]) for panel in panels) >= 420, panels
+    assert "orrected" not in " ".join(page.locator("#distributions-answer, .abq-picture:visible").all_inner_texts())
+    assert len(panels) == 3 and min(min(panel["width"], panel["height"]) for panel in panels) >= 420, panels
     second = box(page.locator("#distributions-heads .x2y2 .nsewdrag"))
     page.mouse.click(second["x"] + second["width"] / 2, second["y"] + second["height"] / 2)
     head = str(drawn["x"][1])

@@ -1,7 +1,13 @@
-"""Random arrays and reference attention for the tests of decode operations on the CPU."""
+"""Random arrays, programs of one operation and reference attention for the tests of decode steps on the CPU."""
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kernels.cpu.token.rows import LAYER_SIZE
+from kernels.kv_codes import KvCodes
+from kernels.token_program import ATTENDED, COS, QKV, SIN, Memory, Operation, Program, buffer_sizes, float_layer
 
 Floats = NDArray[np.float32]
 RANDOM = np.random.default_rng(7)
@@ -18,3 +24,38 @@ def attention(query: Floats, keys: Floats, values: Floats, scale: float) -> NDAr
     scores = np.einsum("hd,htd->ht", query, keys) * scale
     weights = np.exp(scores - scores.max(1, keepdims=True))
     return np.einsum("ht,htd->hd", weights / weights.sum(1, keepdims=True), values).reshape(1, -1)
+
+
+def run_one(
+    operation: Operation,
+    inputs: Mapping[int, Floats],
+    layers: NDArray[np.int64] | None = None,
+    position: int = 0,
+) -> Memory:
+    """Run one operation on these buffers."""
+    memory = Memory(buffer_sizes([operation]), np.zeros((0, LAYER_SIZE), np.int64) if layers is None else layers)
+    for buffer, values in inputs.items():
+        memory.values[buffer][: values.size] = values.ravel()
+    Program([operation]).run(memory, position)
+    return memory
+
+
+def attended(
+    query: Floats, keys: Floats, values: Floats, first: int, scale: float, bits: int | None = None
+) -> NDArray[np.float32]:
+    """Attention of a query without rotation: the last of keys and values (kv_heads, tokens, d) is that of the token."""
+    kv_heads, tokens, d = keys.shape
+    window = tokens - first
+    if bits is None:
+        cache = keys.copy(), values.copy()
+        for cached in cache:
+            cached[:, -1] = 0
+        layer = float_layer(*cache, window)
+    else:
+        codes = KvCodes(kv_heads, tokens, d, bits)
+        codes.write(0, keys[:, :-1], values[:, :-1])
+        layer = codes.row(window)
+    rows = {QKV: np.concatenate([query, keys[:, -1], values[:, -1]]), COS: np.ones(d, np.float32)}
+    operation = Operation.attend(0, len(query), kv_heads, d, scale)
+    memory = run_one(operation, {**rows, SIN: np.zeros(d, np.float32)}, layer[None], tokens - 1)
+    return memory.values[ATTENDED][None].copy()

@@ -67,12 +67,16 @@ def page_process(
         process.wait()
 
 
+HEARTBEAT = "event: heartbeat\ndata: null\n\n"  # while a slow machine works on an answer
+
+
 def call(client: httpx.Client, endpoint: str, *data: Any) -> str:
-    """Everything that an endpoint returns, as its event stream or as the text of a refusal."""
+    """Everything that an endpoint returns, as its event stream or as the text of a refusal; without heartbeats."""
     submitted = client.post(f"/gradio_api/call/{endpoint}", json={"data": list(data)})
     if submitted.status_code != 200:
         return submitted.text
-    return client.get(f"/gradio_api/call/{endpoint}/{submitted.json()['event_id']}").text
+    answer = client.get(f"/gradio_api/call/{endpoint}/{submitted.json()['event_id']}").text
+    return answer.replace(HEARTBEAT, "")
 
 
 def page_call(client: httpx.Client, name: str, data: Sequence[Any]) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from cpu_decode_cases import attended, run_one
 from instruction_sets import OTHERS, run_with
 from numpy.typing import NDArray
 
-from kernels import decode_ops, dispatch
+from kernels import dispatch, half_products
 from kernels.cpu import engine
 from kernels.dispatch import DEQUANTIZED, NUMPY
 from kernels.formats.activations import NotFiniteError
 from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.kv_codes import KvCodes
+from kernels.token_program import GATE_UP, GATED, Operation, X
 
 Floats = NDArray[np.float32]
 RANDOM = np.random.default_rng(11)
@@ -76,7 +78,7 @@ def test_a_range_beyond_float32_is_refused(path: str, act_bits: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_error_comes_from_every_thread(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.setattr(engine, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(engine, "WORTH_A_THREAD", 0)
     weight, x = packed(64, False), np.ones((1, 64), np.float32)
     x[0, 3] = np.nan
     for act_bits in (8, 16):
@@ -101,7 +103,7 @@ def test_norm_refuses_nan_and_infinity(bad: np.float32, column: int) -> None:
     x = np.ones(257, np.float32)
     x[column] = bad
     with pytest.raises(NotFiniteError, match="more bits or another method"):
-        decode_ops.add_norm(x, np.empty(0, np.float32), np.ones(257, np.float32), 1e-6)
+        run_one(Operation.norm(np.ones(257, np.float32), 1e-6, has_added=False), {X: x})
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -113,7 +115,7 @@ def test_attention_propagates_nan_and_infinity(bad: np.float32, part: str, posit
         query[:, position % 16] = bad
     else:
         (keys if part == "key" else values)[0, position, 3] = bad
-    seen = decode_ops.attend(query, keys, values, 0, 19, 1.0)
+    seen = attended(query, keys, values, 0, 1.0)
     assert not np.isfinite(seen.reshape(2, 16)[:, 3]).any()
 
 
@@ -122,10 +124,10 @@ def test_gate_and_bfloat16_product_propagate_nan_and_infinity(bad: np.float32) -
     for column in (0, 40):  # in the gate, and in the other factor
         x = np.ones(80, np.float32)
         x[column] = bad
-        assert not np.isfinite(decode_ops.gated(x)[0, 0])
+        assert not np.isfinite(run_one(Operation.gate(40), {GATE_UP: x}).values[GATED][0])
     x = np.ones(70, np.float32)
     x[69] = bad
-    assert not np.isfinite(decode_ops.bfloat16_product(np.ones((5, 70), np.uint16), x)).any()
+    assert not np.isfinite(half_products.bfloat16_product(np.ones((5, 70), np.uint16), x)).any()
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -137,9 +139,7 @@ def test_quantized_keys_and_values_refuse_nan_and_infinity(bad: np.float32, colu
     for keys, values in ((wrong, good), (good, wrong)):
         with pytest.raises(NotFiniteError, match=f"Row 5 .* has {bad} in column {column}"):
             KvCodes(2, 5, 19, 4).write(0, keys, values)
-    codes = KvCodes(2, 5, 19, 4)
-    codes.write(0, good, good)
     query = np.ones((2, 19), np.float32)
     query[0, column] = bad
-    seen = codes.attend(query, 0, 3, 1.0).reshape(2, 19)
+    seen = attended(query, good, good, 0, 1.0, bits=4).reshape(2, 19)
     assert not np.isfinite(seen[0]).any() and np.isfinite(seen[1]).all()

@@ -56,7 +56,7 @@ def value(database: Database, statement: str) -> object:
 def test_a_new_database_has_the_schema_of_the_models(database: Database) -> None:
     with database.reading() as session:
         context = MigrationContext.configure(session.connection())
-        assert context.get_current_revision() == "0003"
+        assert context.get_current_revision() == "0004"
         assert compare_metadata(context, Base.metadata) == []
 
 

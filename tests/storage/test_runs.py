@@ -82,6 +82,7 @@ def test_delete_removes_everything_of_the_run_and_nothing_else(
         "evaluations": 1,
         "throughput": 1,
         "votes": 0,
+        "examples": 0,
     }
     assert [run.id for run in runs.list()] == [kept.run_id]
 

@@ -16,11 +16,12 @@ from abq_core.export.gguf.metadata import add_metadata, architecture, rope_facto
 from abq_core.export.gguf.tokenizer import add_tokenizer, vocabulary_of
 from abq_core.export.model_card import Loading, public_name
 from abq_core.export.model_files import end_tokens, licence
-from abq_core.export.source import ExportSource, narrowest
+from abq_core.export.source import ExportSource
 from abq_core.models.gguf.config import ROPE_FACTORS
 from abq_core.models.gguf.tensor_names import Layout
 from abq_core.models.reference import model_folder
 from abq_core.precision import FULL_BITS
+from abq_core.quantization.exact_dtype import narrowest
 from abq_core.quantization.quantizers import QuantizedWeight
 
 NAME = "gguf"

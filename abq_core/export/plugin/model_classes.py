@@ -1,24 +1,13 @@
-"""Config and model class of each family for transformers' Auto classes."""
-
-from __future__ import annotations
+"""Config and model class of each family in the project's own format."""
 
 from functools import cache
 from typing import Any, cast
 
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-from abq_core.export.plugin.names import VARIANT
-from abq_core.models.architectures import PACKED_PREFIX
-
-
-class PackedConfig(PreTrainedConfig):
-    """Of every family's config: reading one registers the family's model class."""
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
-        """Read a config, as transformers does."""
-        model_class(cls.model_type.removeprefix(PACKED_PREFIX))
-        return super().from_dict(config_dict, **options)
+from abq_core.export.plugin.names import METHOD, VARIANT
+from abq_core.export.plugin.quantizer import FolderError
+from abq_core.models.architectures import SUPPORTED_FAMILIES
 
 
 class PackedModel:
@@ -40,26 +29,22 @@ class PackedModel:
         super().save_pretrained(*arguments, **{"variant": VARIANT, **options})  # type: ignore[misc]
 
 
-@cache
-def config_class(family: str) -> Any:
-    """The config class of a family, whose model type is `abq_<family>`."""
-    base = CONFIG_MAPPING[family]
-    return type(
-        f"Abq{base.__name__}", (PackedConfig, base), {"model_type": f"{PACKED_PREFIX}{family}", "__module__": __name__}
-    )
+def config_class(family: object) -> Any:
+    """The config class of a family; AutoModelForCausalLM knows the model class of it. Raises FolderError."""
+    if not isinstance(family, str) or family not in SUPPORTED_FAMILIES:
+        raise FolderError(
+            f"The folder's base_model_type is {family!r}, which is none of: {', '.join(sorted(SUPPORTED_FAMILIES))}."
+        )
+    return model_class(family).config_class
 
 
 @cache
 def model_class(family: str) -> Any:
-    """The model class of a family, registered with AutoModelForCausalLM."""
-    config, base = config_class(family), MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[family]]
+    """The model class of a supported family, registered with AutoModelForCausalLM."""
+    base_config = CONFIG_MAPPING[family]
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
+    config = type(f"Abq{base_config.__name__}", (base_config,), {"model_type": METHOD, "__module__": __name__})
     members = {"config_class": config, "__module__": __name__}
     made = type(f"Abq{base.__name__}", (PackedModel, base), members)
     AutoModelForCausalLM.register(config, made, exist_ok=True)
     return made
-
-
-def register_configs(families: Any) -> None:
-    """Make AutoConfig know the model types of these families."""
-    for family in families:
-        AutoConfig.register(f"{PACKED_PREFIX}{family}", config_class(family), exist_ok=True)

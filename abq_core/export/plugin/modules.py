@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abq_core.calibration.artifacts import stored_tensors, weight_of
+from abq_core.calibration.artifacts import padded_columns, stored_tensors, weight_of
 from abq_core.precision import FULL_BITS, Precision
 from abq_core.quantization.lm_head import PackedHead
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module
@@ -19,7 +19,6 @@ from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.gpu import DeviceWeight, upload
 
 _ROWS = 8192  # of a weight that are unpacked at a time
-_WORD = 64  # values of a bit plane that share a machine word
 
 
 class StoredWeight(nn.Module):
@@ -33,7 +32,7 @@ class StoredWeight(nn.Module):
         self.precision = precision
         groups = weight_groups(k, precision)
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "planes": ((rows, precision.stored_bits, -(-k // _WORD) * _WORD // 8), torch.uint8),
+            "planes": ((rows, precision.stored_bits, padded_columns(k) // 8), torch.uint8),
             "scale": ((rows, groups), torch.float32),
             "zero": ((rows, groups), torch.uint8),
             "columns": ((3,), torch.int64),

@@ -1,7 +1,7 @@
 """Registers the format with transformers when both this package and transformers are imported.
 
 `import abq_core` must not import transformers, which takes seconds. So if transformers is not imported yet, a finder
-waits for the module of its Auto classes and registers the format after it.
+waits for the module of its AutoConfig and registers the format after it.
 """
 
 import importlib.util
@@ -11,31 +11,31 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+_AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 
 
 def register_when_imported() -> None:
-    """Register the format now, or as soon as transformers' Auto classes are imported."""
-    if _AUTO_CLASSES in sys.modules:
+    """Register the format now, or as soon as transformers' AutoConfig is imported."""
+    if _AUTO_CONFIG in sys.modules:
         register()
     else:
         sys.meta_path.insert(0, _Finder())
 
 
 def register() -> None:
-    """Register quantizer, quantization config and model types with transformers. Called once per process."""
-    from abq_core.export.plugin import quantizer  # noqa: F401 - its classes register themselves
-    from abq_core.export.plugin.model_classes import register_configs
-    from abq_core.models.architectures import SUPPORTED_FAMILIES
+    """Register the format's config with transformers; the rest follows when a folder is read."""
+    from transformers.models.auto.configuration_auto import AutoConfig
 
-    register_configs(sorted(SUPPORTED_FAMILIES))
+    from abq_core.export.plugin.packed_config import PackedConfig
+
+    AutoConfig.register(PackedConfig.model_type, PackedConfig, exist_ok=True)
 
 
 class _Finder(MetaPathFinder):
-    """Finds the module of the Auto classes once, with a loader that registers the format after it."""
+    """Finds the module of AutoConfig once, with a loader that registers the format after it."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _AUTO_CLASSES:
+        if name != _AUTO_CONFIG:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -15,10 +15,10 @@ from abq_core.export.plugin.model_classes import model_class
 from abq_core.export.plugin.modules import activation_tensors
 from abq_core.export.plugin.names import FORMAT_VERSION, METHOD, VARIANT
 from abq_core.export.shards import ShardWriter
-from abq_core.export.source import ExportSource, narrowest
+from abq_core.export.source import ExportSource
 from abq_core.mix import PrecisionMix
-from abq_core.models.architectures import PACKED_PREFIX
 from abq_core.models.files import TOKENIZER_CONFIG
+from abq_core.quantization.exact_dtype import narrowest
 from abq_core.quantization.quantizers import QuantizedWeight
 
 NAME = "transformers"
@@ -43,7 +43,8 @@ def write_packed(source: ExportSource, folder: Path, on_step: OnStep) -> int:
     if isinstance(source.precision, PrecisionMix):
         quantization["mix"] = source.precision.to_dict()
     own: dict[str, Any] = {
-        "model_type": f"{PACKED_PREFIX}{family}",
+        "model_type": METHOD,
+        "base_model_type": family,
         "architectures": [model_class(family).__name__],
         "quantization_config": quantization,
     }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.quantization.quant_linear import replace_module
-from kernels.decode_ops import bfloat16_product, float16_product
+from kernels.half_products import bfloat16_product, float16_product
 
 _PRODUCTS = {torch.bfloat16: bfloat16_product, torch.float16: float16_product}
 _PART = 1 << 26  # weights converted to float32 at a time

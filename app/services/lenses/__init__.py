@@ -3,12 +3,29 @@
 from dataclasses import dataclass
 
 from app.services.lenses.bit_planes import BitPlaneService
+from app.services.lenses.inputs import LensInputs
 from app.services.lenses.level_sets import LevelSetService
+from app.services.lenses.transform import TransformService
+from app.services.models import ModelService
+from app.services.registry import ModelRegistry
 
 
 @dataclass(frozen=True)
 class LensServices:
-    """One service per lens."""
+    """One service per lens. inputs: the tokens that the lenses show."""
 
+    inputs: LensInputs
     bit_planes: BitPlaneService
     level_sets: LevelSetService
+    transform: TransformService
+
+    @classmethod
+    def of(cls, registry: ModelRegistry, models: ModelService) -> "LensServices":
+        """The services of these models."""
+        inputs = LensInputs(registry)
+        return cls(
+            inputs,
+            BitPlaneService(registry, models, inputs),
+            LevelSetService(registry, models),
+            TransformService(registry, models, inputs),
+        )

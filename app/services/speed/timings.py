@@ -87,10 +87,11 @@ def read_timings(path: Path) -> list[tuple[datetime, str, dict[str, Any]]]:
 def shipped_timings() -> tuple[ThroughputRecord, ...]:
     """Timings of other machines that come with the program, outside the database.
 
-    scripts/ship_timings.py writes them.
+    scripts/ship_timings.py writes them. A machine with this machine's processor is named apart.
     """
     found = [timing for path in sorted(SHIPPED.glob("*.json")) for timing in read_timings(path)]
-    return tuple(ThroughputRecord(0, *timing) for timing in found if timing[1] != this_device())
+    names = {device: f"another {device}" if device == this_device() else device for _, device, _ in found}
+    return tuple(ThroughputRecord(0, created, names[device], values) for created, device, values in found)
 
 
 def _rows(path: Path) -> list[Any]:

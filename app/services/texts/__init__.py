@@ -1,1 +1,1 @@
-"""Generated texts: side by side, and in duels with votes."""
+"""Texts: generated side by side and in duels with votes, and documents that models read."""

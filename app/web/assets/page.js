@@ -244,6 +244,94 @@
     return [withChange(text, { run }), update({ choices: models }), update({ choices: runs, value })];
   }
 
+  /* The candidates of a token, in every column: shown for the token under the pointer, or the one with the focus. */
+  const box = Object.assign(document.createElement("div"), { className: "abq-candidates", hidden: true });
+  box.setAttribute("role", "status");
+  const make = (name, className, text) => Object.assign(document.createElement(name), { className, textContent: text });
+  const tokensOf = (text) => [...text.querySelectorAll("[data-top]")];
+  const textsBeside = (text) => [...text.closest(".abq-streams").querySelectorAll(`.abq-text[data-turn="${text.dataset.turn}"]`)];
+  const visible = (text) => text.replace(/ /g, "\u2423").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";
+
+  function candidatesOf(text, at) {
+    const part = make("section", `abq-${text.dataset.lens}`, "");
+    part.append(make("h4", "", text.dataset.title));
+    const token = tokensOf(text)[at];
+    if (!token) {
+      part.append(make("p", "", "No token here."));
+      return part;
+    }
+    const other = text.dataset.differs !== undefined && at > Number(text.dataset.differs);
+    part.append(make("p", "", `${token.dataset.kl ? `KL ${token.dataset.kl} nats` : "no KL"}${other ? ", after another text" : ""}`));
+    const list = make("ol", "", "");
+    for (const [candidate, probability, written] of JSON.parse(token.dataset.top)) {
+      const line = make("li", written ? "abq-written" : "", "");
+      line.style.setProperty("--share", `${100 * probability}%`);
+      line.append(make("code", "", visible(candidate)), make("b", "", `${(100 * probability).toFixed(1)} %`));
+      list.append(line);
+    }
+    part.append(list);
+    return part;
+  }
+
+  function showCandidates(token) {
+    const text = token.closest(".abq-text");
+    const at = tokensOf(text).indexOf(token);
+    const title = make("h3", "", `Token ${at + 1}: `);
+    title.append(make("code", "", visible(token.textContent)));
+    const columns = make("div", "", "");
+    columns.append(...textsBeside(text).map((one) => candidatesOf(one, at)));
+    box.replaceChildren(title, columns);
+    if (!box.isConnected) document.body.append(box);
+    box.hidden = false;
+    const place = token.getBoundingClientRect();
+    const below = place.bottom + 8 + box.offsetHeight <= window.innerHeight;
+    box.style.left = `${Math.max(8, Math.min(place.left, window.innerWidth - box.offsetWidth - 8))}px`;
+    box.style.top = `${below ? place.bottom + 8 : Math.max(8, place.top - box.offsetHeight - 8)}px`;
+  }
+
+  const tokenAt = (event) => event.target.closest?.(".abq-text [data-top]");
+  const hideCandidates = () => { box.hidden = true; };
+  document.addEventListener("pointerover", (event) => {
+    const token = tokenAt(event);
+    if (token) showCandidates(token);
+    else if (!document.activeElement?.closest(".abq-text")) hideCandidates();
+  });
+  document.addEventListener("focusin", (event) => {
+    const text = event.target.closest?.(".abq-text");
+    const token = tokenAt(event) ?? (text && tokensOf(text)[0]);
+    if (token) showCandidates(token);
+    else hideCandidates();
+  });
+  document.addEventListener("focusout", hideCandidates);
+  document.addEventListener("scroll", () => {
+    const token = document.activeElement?.closest("[data-top]");
+    if (token && !box.hidden) showCandidates(token); // an arrow key scrolled to it
+    else hideCandidates();
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    const text = event.target.closest?.(".abq-text");
+    if (!text) return;
+    if (event.key === "Escape") return hideCandidates();
+    const tokens = tokensOf(text);
+    const at = tokens.indexOf(tokenAt(event));
+    const texts = textsBeside(text);
+    const column = texts.indexOf(text);
+    const next = {
+      ArrowRight: () => tokens[Math.min(at + 1, tokens.length - 1)],
+      ArrowLeft: () => tokens[Math.max(at - 1, 0)],
+      ArrowDown: () => tokensOf(texts[Math.min(column + 1, texts.length - 1)])[Math.max(at, 0)],
+      ArrowUp: () => tokensOf(texts[Math.max(column - 1, 0)])[Math.max(at, 0)],
+      Home: () => tokens[0],
+      End: () => tokens.at(-1),
+    }[event.key]?.();
+    if (!next) return;
+    event.preventDefault();
+    next.tabIndex = -1;
+    next.focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest" });
+    showCandidates(next);
+  });
+
   DARK.addEventListener("change", () => document.querySelector("#abq-dark-changed button, button#abq-dark-changed")?.click());
 
   window.abq = { picture, table, ownText, steps, fromAddress, toAddress, withChange, applyOffer, isDark: () => DARK.matches };

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from app.web.html import render
-from app.web.page.streams import FULL_SHADE_NATS, Streams
+from app.web.page.streams import FULL_SHADE, Streams
 
 
 @dataclass(frozen=True)
@@ -14,22 +14,24 @@ class Conversation:
     """The turns of one conversation, oldest first.
 
     Each column has a conversation of its own: it reads its own earlier answers, as it would if it were the only model.
-    titles: column -> (title, lens).  turns: a message and the answers of all columns, which grow while they stream.
+    titles: column -> (title, lens).  follow: all columns read the answer of the first one.
+    turns: a message and the answers of all columns, which grow while they stream.
     """
 
     model: str
     system: str
     titles: Mapping[str, tuple[str, str]]
+    follow: bool = False
     turns: tuple[Streams, ...] = ()
 
     def asked(self, message: str, earlier: "Conversation | None") -> "Conversation":
         """This conversation with a new turn.
 
-        The turns of `earlier` come first if it has the same model, system prompt and columns.
+        The turns of `earlier` come first if it has the same model, system prompt, columns and `follow`.
         """
         goes_on = earlier is not None and replace(earlier, turns=()) == replace(self, turns=())
         turns = earlier.turns if earlier is not None and goes_on else ()
-        return replace(self, turns=(*turns, Streams(message, self.titles)))
+        return replace(self, turns=(*turns, Streams(message, self.titles, self.follow)))
 
     def messages(self) -> dict[str, list[dict[str, str]]]:
         """What each column reads: the system prompt, its own earlier turns, and the newest message."""
@@ -56,5 +58,6 @@ class Conversation:
             columns=list(self.newest.columns.values()),
             system=self.system.strip(),
             turns=[(turn.prompt, turn.compared()) for turn in self.turns],
-            full_shade=f"{FULL_SHADE_NATS:g}",
+            follow=self.follow,
+            full_shade=FULL_SHADE,
         )

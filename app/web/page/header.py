@@ -12,8 +12,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from abq_core.mix import is_mix_name, precision_name
+from abq_core.models.errors import ModelError
 from abq_core.precision import Precision, PrecisionError
 from app.services import Services
+from app.services.errors import ServiceError
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.script import PAGE_SCRIPT, READY
@@ -61,6 +63,7 @@ class Header:
         )  # fmt: skip
         self.selection = gr.Textbox("", elem_id="abq-selection", elem_classes="abq-hidden")
         self.offer = gr.Textbox("", elem_id="abq-offer", elem_classes="abq-hidden")
+        self.known = gr.State(None)  # the finished runs that the page knows
         self.go = gr.Button("go", elem_id="abq-go", elem_classes="abq-hidden")
         self.dark_changed = gr.Button("dark changed", elem_id="abq-dark-changed", elem_classes="abq-hidden")
 
@@ -101,17 +104,19 @@ class Header:
             if not readable(selection.precision):
                 gr.Warning(f"The precision in the address cannot be read; showing {Selection.precision} instead.")
                 selection = replace(selection, precision=Selection.precision)
-            return {**self.show_settled(selection), tabs: gr.Tabs(selected=selection.tab)}
+            known = self._finished_runs(self.services.runs.newest_frame())
+            shown = self.show_settled(self._resolved(selection))
+            return {**shown, tabs: gr.Tabs(selected=selection.tab), self.known: known}
 
         blocks.load(
             open_page,
             self.selection,
-            [*self.outputs, tabs],
+            [*self.outputs, tabs, self.known],
             js=f"async () => {{ {READY} return window.abq.fromAddress(); }}",
             **PRIVATE,
         )
         self.go.click(  # a link within the page has changed the address
-            open_page, self.selection, [*self.outputs, tabs], js="() => window.abq.fromAddress()", **PRIVATE
+            open_page, self.selection, [*self.outputs, tabs, self.known], js="() => window.abq.fromAddress()", **PRIVATE
         )
         self.selection.change(None, self.selection, None, js="(text) => window.abq.toAddress(text)", **PRIVATE)
         self.dark_changed.click(
@@ -129,15 +134,14 @@ class Header:
     def _wire_choices(self) -> None:
         @callback()
         def choose_model(selection: Selection, model: str | None) -> Updates:
-            return self.show_settled(replace(selection, model=(model or "").strip() or Selection.model, run=""))
+            chosen = replace(selection, model=(model or "").strip() or Selection.model, run="")
+            return self.show_settled(self._resolved(chosen))
 
         @callback()
         def choose_precision(selection: Selection, precision: str | None) -> Updates:
             try:
                 name = precision_name(precision or "")
-                if not is_mix_name(name):
-                    name = str(self.services.models.resolved(selection.model, Precision.parse(name)))
-                return self.show_settled(replace(selection, precision=name, run=""))
+                return self.show_settled(self._resolved(replace(selection, precision=name, run="")))
             except PrecisionError as error:
                 gr.Warning(str(Markup.escape(str(error))))
                 return self.show(selection)
@@ -153,8 +157,6 @@ class Header:
         self.run.input(choose_run, [self.selection, self.run], self.outputs, **PRIVATE)
 
     def _wire_finished_runs(self) -> None:
-        finished = gr.State(None)
-
         @event
         def watch(text: str, before: str | None) -> Updates:
             """Offer new choices and the awaited run after a run finished or was deleted.
@@ -162,26 +164,37 @@ class Header:
             The browser applies the offer only if the selection is still the same (page.js, applyOffer).
             """
             runs = self.services.runs.newest_frame()
-            now = ",".join(value for _, value in run_choices(runs))
-            if now == before:
+            now = self._finished_runs(runs)
+            if before is None or now == before:  # None: the page is still opening
                 return gr.skip()
-            if before is None or not text:
-                return {finished: now}
             selection = Selection.from_json(text)
-            settled = selection.settled(runs)
+            settled = selection.after(runs, before.split(","))
             offer = {
                 "selection": asdict(selection),
                 "run": settled.run,
                 "runs": self._run_choices(settled, runs),
                 "models": [(model, model) for model in self._model_choices(settled)],
             }
-            return {finished: now, self.offer: json.dumps(offer)}
+            return {self.known: now, self.offer: json.dumps(offer)}
 
-        gr.Timer(WATCH_SECONDS).tick(watch, [self.selection, finished], [finished, self.offer], **PRIVATE)
+        gr.Timer(WATCH_SECONDS).tick(watch, [self.selection, self.known], [self.known, self.offer], **PRIVATE)
         self.offer.change(
             None, [self.offer, self.selection], [self.selection, self.model, self.run],
             js="(offer, text) => window.abq.applyOffer(offer, text)", **PRIVATE,
         )  # fmt: skip
+
+    def _resolved(self, selection: Selection) -> Selection:
+        """The selection with the bits of LM head and embedding that hold for its model, as in the names of its runs.
+
+        Unchanged if the model cannot be read: the tabs say why.
+        """
+        if is_mix_name(selection.precision):
+            return selection
+        try:
+            precision = self.services.models.resolved(selection.model, Precision.parse(selection.precision))
+        except (ModelError, ServiceError):
+            return selection
+        return replace(selection, precision=str(precision))
 
     def _bits(self, precision: str) -> str:
         try:
@@ -191,6 +204,10 @@ class Header:
 
     def _model_choices(self, selection: Selection) -> list[str]:
         return list(dict.fromkeys([*self.services.models.names(), selection.model]))
+
+    @staticmethod
+    def _finished_runs(runs: pd.DataFrame) -> str:
+        return ",".join(value for _, value in run_choices(runs))
 
     @staticmethod
     def _run_choices(selection: Selection, runs: pd.DataFrame) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ The address bar holds it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
@@ -67,14 +67,21 @@ class Selection:
         precision = precision_name(self.precision)
         return replace(self, precision=precision, run=newest_run(runs, self.model, precision))
 
+    def after(self, runs: pd.DataFrame, known: Collection[str]) -> "Selection":
+        """The settled selection when runs that are not in `known` have finished: they replace a selected example."""
+        new = runs[~runs["run"].isin(known) & ~runs["example"]]
+        replaces = runs.loc[runs["run"].eq(self.run), "example"].any() and newest_run(new, self.model, self.precision)
+        return (replace(self, run="") if replaces else self).settled(runs)
+
 
 def newest_run(runs: pd.DataFrame, model: str, precision: str) -> str:
     """The newest finished run of a model and precision, "" without one.
 
-    Runs of `abq` take precedence.
+    Runs made here take precedence over examples, then runs of `abq`.
     """
     found = runs[runs["model"].eq(model) & runs["precision"].eq(precision) & runs["state"].eq("succeeded")]
     found = found[found["run"].ne("")]
+    found = found[~found["example"]] if (~found["example"]).any() else found
     best = found[found["method"].eq("abq")]
     return str((best if len(best) else found)["run"].iloc[0]) if len(found) else ""
 
@@ -82,7 +89,11 @@ def newest_run(runs: pd.DataFrame, model: str, precision: str) -> str:
 def run_choices(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """Finished runs as (label, run id) for a dropdown."""
     finished = runs[runs["run"].ne("") & runs["state"].eq("succeeded")]
-    return [(f"{row.precision} {row.method} ({row.run})", str(row.run)) for row in finished.itertuples()]
+    return [(_run_label(row), str(row["run"])) for row in finished.to_dict("records")]
+
+
+def _run_label(row: Mapping[str, object]) -> str:
+    return f"{row['precision']} {row['method']} ({'example' if row['example'] else row['run']})"
 
 
 def readable(precision: str) -> bool:

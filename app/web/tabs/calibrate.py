@@ -57,7 +57,8 @@ def build_calibrate_tab(page: Page) -> None:
                 [*PRESETS, OWN], value=STANDARD, label="Text and length", info=PRESET_HELP, elem_id="calibrate-preset"
             )
             with gr.Accordion("Text, segments, epochs and seed", open=False, elem_id="calibrate-text") as text:
-                data, add_text, delete_text = build_text_choice()
+                text_choice = build_text_choice("calibrate", "Calibration text")
+                data = text_choice.data
                 with gr.Row():
                     segments = _whole_number("Segments", 32, "calibrate-segments")
                     seq_len = _whole_number("Tokens each", 256, "calibrate-seq-len")
@@ -147,7 +148,7 @@ def build_calibrate_tab(page: Page) -> None:
     preset.input(choose_preset, [page.selection, preset, method], outputs, **PRIVATE).then(**check)
     typed = [widget.input for widget in (data, segments, seq_len, epochs, pass_segments)]
     gr.on(typed, lambda: OWN, None, preset, **PRIVATE)
-    added = wire_text_choice(page, answer, data, add_text, delete_text)
+    added = wire_text_choice(page, answer, text_choice, "calibrate")
     added.then(lambda: OWN, None, preset, **PRIVATE).then(**check)
     submit.click(start, form, [answer, panel.chosen, *page.header.outputs], **PRIVATE).then(*panel.refresh, **PRIVATE)
 

@@ -17,6 +17,7 @@ from app.figures.attention import attention_figure
 from app.figures.attention_heads import heads_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.histograms import level_figure, paired_figure
+from app.figures.run_lenses import under_its_lens
 from app.figures.signal import signal_figure
 from app.web import html
 from app.web.access.login import account_of
@@ -120,8 +121,8 @@ PICTURES = {
 
 
 def _final_lens(frame: pd.DataFrame) -> str:
-    """The lens of a run's own weights: corrected, or imported."""
-    return "imported" if frame["lens"].eq("imported").any() else "corrected"
+    """The lens of a run's own weights: imported, corrected or rounded."""
+    return next(lens for lens in ("imported", "corrected", "rounded") if frame["lens"].eq(lens).any())
 
 
 OF_IMPORTS = {
@@ -133,6 +134,17 @@ OF_IMPORTS = {
     "Levels": "Look at which codes of the file are in use, in steps of each group's own scale.",
     "Signal to noise": "Look for the lightest cells: the file loses most there. 6 dB more halves the error.",
 }  # captions for runs that were imported
+OF_ROUNDED = {
+    "Per block": "Look at where the line falls: errors grow with depth, because each block receives those before it.",
+    "Weights": "Look at the spacing of the peaks: every weight moves to the nearest level of its row.",
+    "Activations": "Look at the width: a few outlier channels stretch the range that all values of a token share.",
+    "Block outputs": "Look at how well the outline follows the grey area. Calibration with abq pulls it there.",
+    "Attention maps": "In the difference, teal is less attention than in full precision and red is more. The dotted "
+    "frame is the attention sink, the key that later tokens attend to most. The colour scale is steep near zero.",
+    "Levels": "Look at which levels are in use: one large weight stretches the range of its row.",
+    "Signal to noise": "Look for the lightest cells: rounding loses most there. 6 dB more halves the error.",
+}  # captions for runs that only round
+CAPTIONS = {"imported": OF_IMPORTS, "rounded": OF_ROUNDED}  # by lens; else those of PICTURES
 ATTENTION, BALANCE = "Attention maps", "Balance"
 HEADS_CAPTION = (
     "Look at the first maps: these heads differ most from full precision (KL, mean over the queries). A triangle marks "
@@ -180,9 +192,12 @@ def build_distributions_tab(page: Page) -> None:
             said = html.answer(html.BLANK, "distributions")
             return {answer: said, figure: "", all_heads: "", nothing: gr.update(visible=True), empty: _empty(selection)}
         chosen = PICTURES[name]
-        check_text_access(page.services.runs.get(selection.run), request)
-        frame = page.services.runs.diagnostics(selection.run, chosen.frame)
-        blocks = page.services.runs.diagnostics(selection.run, "blocks")
+        run = page.services.runs.get(selection.run)
+        check_text_access(run, request)
+        frame, blocks = (
+            under_its_lens(page.services.runs.diagnostics(run.id, part), run.method)
+            for part in (chosen.frame, "blocks")
+        )
         last = int(blocks["block"].max())
         names = _names(frame, name)
         linear = linear if linear in names else (names[0] if names else None)
@@ -193,7 +208,7 @@ def build_distributions_tab(page: Page) -> None:
             overview = _overview(selection.run, frame, view)
         return {
             answer: html.answer(_answer(page, selection, blocks), "distributions"),
-            figure: _framed(selection.run, name, chosen.draw(frame, view), blocks["lens"].eq("imported").any()),
+            figure: _framed(selection.run, name, chosen.draw(frame, view), _final_lens(blocks)),
             all_heads: overview,
             nothing: gr.update(visible=False),
             block: gr.update(maximum=max(last, 1), value=view.block, visible="block" in chosen.choices),
@@ -221,9 +236,10 @@ def build_distributions_tab(page: Page) -> None:
     make.click(start, page.selection, [answer, page.tabs], **PRIVATE)
 
 
-def _framed(run: str, name: str, figure: go.Figure, imported: bool) -> str:
+def _framed(run: str, name: str, figure: go.Figure, lens: str) -> str:
+    """lens: of the run."""
     picture = PICTURES[name]
-    caption = OF_IMPORTS.get(name, "") if imported else picture.caption
+    caption = CAPTIONS[lens].get(name, "") if lens in CAPTIONS else picture.caption
     csv = f"abq/run/{run}/{picture.frame}.csv"
     grows = ATTENTION_GROWS if name == ATTENTION else 0.0
     return framed(figure, caption, csv, f"{picture.frame}-{run}", grows)

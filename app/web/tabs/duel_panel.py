@@ -14,7 +14,7 @@ from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
-from app.web.tabs.generate_columns import column_choices, column_title
+from app.web.tabs.generate_columns import column_title, offer_of
 from storage.votes import Winner
 
 PROMPT = "The easiest way to learn a language is"
@@ -80,15 +80,12 @@ class DuelPanel:
 
         @callback(self.answer, tab="generate")
         def offer_contenders(selection: Selection, before: str) -> Updates:
-            key = f"{selection.model} {selection.precision} {selection.run}"
+            offered = offer_of(page, selection, before)
             shown = {self.standings: _standings(page, selection.model)}
-            if key == before:
+            if offered is None:
                 return shown
-            choices = column_choices(page, selection)
-            known = {column for _, column in choices}
-            chosen = [column for column in ("full", selection.precision, selection.run) if column in known]
-            updates = {**shown, self.contenders: gr.update(choices=choices, value=chosen), self.shown_for: key}
-            if before.startswith(f"{selection.model} "):
+            updates = {**shown, self.contenders: offered.update, self.shown_for: offered.key}
+            if not offered.new_model:
                 return updates
             chat = page.services.models.can_chat(selection.model)
             return {**updates, self.prompt: MESSAGE if chat else PROMPT, **self._cleared()}

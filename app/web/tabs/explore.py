@@ -19,11 +19,11 @@ from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
 from app.web.page.table import build_table
-from app.web.tabs.lenses import bit_planes, level_sets
+from app.web.tabs.lenses import bit_planes, level_sets, transform
 from app.web.tabs.table_bits import build_table_bits
 
 FRAMES = {"Weights": "histograms", "Levels": "levels", "Signal to noise": "linears", "Outlier channels": "outliers"}
-PICTURES = [*FRAMES, bit_planes.NAME, level_sets.NAME]
+PICTURES = [*FRAMES, bit_planes.NAME, level_sets.NAME, transform.NAME]
 CAPTIONS = {
     "Weights": "Look at the spacing of the rounded peaks: every weight moves to the nearest level of its row. "
     "The lower panel shows the share of weights at each level.",
@@ -41,6 +41,7 @@ def build_explore_tab(page: Page) -> None:
             tensor = gr.Dropdown([], label="Linear layer", elem_id="explore-tensor")
             planes = bit_planes.build()
             sets = level_sets.build(page)
+            mixing = transform.build()
             facts = gr.HTML("", js_on_load=None)
             table_bits = gr.Column()
             calibrate = gr.Button("Calibrate this precision", variant="primary", elem_id="explore-calibrate")
@@ -63,13 +64,15 @@ def build_explore_tab(page: Page) -> None:
         number = min(max(int(at or 0), 0), last)
         linear = linear if linear in names else names[0]
         by_linear = name != "Signal to noise"
-        tile, choice = bit_planes.Tile(*values[:-2]), level_sets.Choice(*values[-2:])
-        formats, below = gr.skip(), ""
+        tile, choice, size = bit_planes.Tile(*values[:3]), level_sets.Choice(*values[3:5]), values[5]
+        formats, sizes, below = gr.skip(), gr.skip(), ""
         if name == bit_planes.NAME:
             of_linear = precision.of_linear(number, linear)
             drawn, below = bit_planes.shown(page, selection, tile.place(number, linear), of_linear)
         elif name == level_sets.NAME:
             drawn, below, formats = level_sets.shown(page, selection, number, linear, choice)
+        elif name == transform.NAME:
+            drawn, below, sizes = transform.shown(page, selection, number, linear, size)
         else:
             drawn = _framed(selection, precision, frames, name, number, linear)
         return {
@@ -78,19 +81,23 @@ def build_explore_tab(page: Page) -> None:
             detail: below,
             planes.column: gr.update(visible=name == bit_planes.NAME),
             sets.column: gr.update(visible=name == level_sets.NAME),
+            mixing.column: gr.update(visible=name == transform.NAME),
             sets.choice.name: formats,
+            mixing.size: sizes,
             facts: _facts(page, selection),
             block: gr.update(maximum=max(last, 1), value=number, interactive=by_linear),
             tensor: gr.update(choices=names, value=linear, interactive=by_linear),
         }
 
-    inputs = [page.selection, picture, block, tensor, *planes.tile, *sets.choice]
-    outputs = [answer, figure, detail, facts, block, tensor, planes.column, sets.column, sets.choice.name]
+    inputs = [page.selection, picture, block, tensor, *planes.tile, *sets.choice, mixing.size]
+    outputs = [answer, figure, detail, facts, block, tensor, planes.column, sets.column, mixing.column,
+               sets.choice.name, mixing.size]  # fmt: skip
     page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
     typed = sets.choice.own  # read when it is complete, not at every key
     edited = [widget.input for widget in inputs[1:] if widget is not typed]
     gr.on([*edited, typed.submit, typed.blur], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     level_sets.wire(page, sets, answer, detail, [block, tensor])
+    transform.wire(page, mixing, answer, detail, [block, tensor])
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)
 
 

@@ -4,7 +4,7 @@ Shows the effect of quantization on text.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -16,19 +16,19 @@ from app.web.page.context import Page
 from app.web.page.conversation import Conversation
 from app.web.page.selection import Selection
 from app.web.page.streams import Streams
+from app.web.tabs.document_panel import build_document_panel
 from app.web.tabs.duel_panel import build_duel_panel
-from app.web.tabs.generate_columns import column_choices, column_title
-from app.web.tabs.generate_form import CHAT, CONTINUE, Form, generate_command
+from app.web.tabs.generate_columns import column_title, offer_of
+from app.web.tabs.generate_form import CHAT, CONTINUE, FIRST, Form, generate_command
 
-PROMPT = "When an exception"
-MESSAGE = "What is the capital of France, and what is it known for?"
 SHOW_EVERY_SECONDS = 0.12
-SIDE_BY_SIDE, DUEL = "Side by side", "Duel: which is better?"
+SIDE_BY_SIDE, DUEL, DOCUMENT = "Side by side", "Duel: which is better?", "Document: where does it differ?"
 PREPARING, WRITING = "Preparing the columns\N{HORIZONTAL ELLIPSIS}", "Writing\N{HORIZONTAL ELLIPSIS}"
 EMPTY = (
     "Compare text side by side",
     "Press Generate to decode the prompt in all columns at once. The first token that differs is marked, and every "
-    "token is shaded by the KL divergence of its column from full precision.",
+    "token is shaded by the KL divergence of its column from full precision. Hover over a token, or use the arrow "
+    "keys, to see its candidates in every column.",
 )
 EMPTY_CHAT = (
     "Chat side by side",
@@ -75,28 +75,26 @@ class _Widgets(NamedTuple):
 
 
 def build_generate_tab(page: Page) -> None:
-    """The form on the left, the text on the right. A second view is the duel."""
+    """The form on the left, the text on the right. Two more views: the duel, and the document."""
     view = gr.Radio(
-        [SIDE_BY_SIDE, DUEL], value=SIDE_BY_SIDE, show_label=False, container=False, elem_id="generate-view"
+        [SIDE_BY_SIDE, DUEL, DOCUMENT], value=SIDE_BY_SIDE, show_label=False, container=False, elem_id="generate-view"
     )
     widgets, side_by_side = _build_widgets()
-    duel = build_duel_panel()
+    duel, document = build_duel_panel(), build_document_panel()
     form, answer = widgets.form, widgets.answer
 
     @callback(answer, tab="generate")
     def offer(selection: Selection, before: str) -> Updates:
         """Offer the columns and modes of this selection, and select its own when it changes."""
-        key = f"{selection.model} {selection.precision} {selection.run}"
-        if key == before:
+        offered = offer_of(page, selection, before)
+        if offered is None:
             return {}
-        choices = column_choices(page, selection)
-        known = {column for _, column in choices}
-        selected = [column for column in ("full", selection.precision, selection.run) if column in known]
-        updates = {form.columns: gr.update(choices=choices, value=selected), widgets.shown_for: key}
-        if before.startswith(f"{selection.model} "):
+        updates = {form.columns: offered.update, widgets.shown_for: offered.key}
+        if not offered.new_model:
             return updates
         mode = CHAT if page.services.models.can_chat(selection.model) else CONTINUE
-        return {**updates, form.mode: gr.update(value=mode, visible=mode == CHAT), **widgets.in_mode(mode)}
+        updates |= {form.mode: gr.update(value=mode, visible=mode == CHAT), **widgets.in_mode(mode)}
+        return updates | _example_text(page, widgets, selection, offered.update["value"])
 
     @callback(answer)
     def write(selection: Selection, request: gr.Request, earlier: Any, *values: Any) -> Iterator[Updates]:
@@ -112,10 +110,12 @@ def build_generate_tab(page: Page) -> None:
 
     @event
     def choose_generate_view(name: str) -> Updates:
-        return {side_by_side: gr.update(visible=name == SIDE_BY_SIDE), duel.view: gr.update(visible=name == DUEL)}
+        return {one: gr.update(visible=name == label) for label, one in views.items()}
 
-    view.change(choose_generate_view, view, [side_by_side, duel.view], **PRIVATE)
+    views = {SIDE_BY_SIDE: side_by_side, DUEL: duel.view, DOCUMENT: document.view}
+    view.change(choose_generate_view, view, [*views.values()], **PRIVATE)
     duel.wire(page)
+    document.wire(page)
     outputs = [form.columns, widgets.shown_for, form.mode, *widgets.of_mode]
     page.selection.change(offer, [page.selection, widgets.shown_for], outputs, **PRIVATE)
     inputs = [page.selection, widgets.conversation, *form]
@@ -128,6 +128,20 @@ def build_generate_tab(page: Page) -> None:
     edited = [widget.change for widget in form]
     inputs = [page.selection, *form]
     gr.on(edited, show_command, inputs, [answer, widgets.command], trigger_mode="always_last", **PRIVATE)
+
+
+def _example_text(page: Page, widgets: _Widgets, selection: Selection, columns: Sequence[str]) -> Updates:
+    """The text that came with the examples, if these columns wrote it."""
+    from app.services.texts.example_text import ExampleText
+
+    text = ExampleText.read()
+    if not text.is_of(selection.model, columns):
+        return {}
+    streams = Streams(text.prompt, {column: column_title(page, column) for column in columns}, recorded=True)
+    for token in text.tokens:
+        streams.add(token)
+    said = html.render("example_text.html", summary=streams.summary())
+    return {widgets.answer: html.answer(said, "generate"), widgets.streams: streams.html()}
 
 
 def _write(
@@ -144,13 +158,19 @@ def _write(
     titles = {column: column_title(page, column) for column in columns}
     chat = None
     if form.mode == CHAT:
-        chat = Conversation(selection.model, form.system or "", titles).asked(form.message or "", earlier)
+        chat = Conversation(selection.model, form.system or "", titles, form.follow).asked(form.message or "", earlier)
         prompt, turn, shown = chat.messages(), chat.newest, chat.html
     else:
-        turn = Streams(form.prompt or "", titles)
+        turn = Streams(form.prompt or "", titles, form.follow)
         prompt, shown = turn.prompt, turn.html
     events = page.services.generation.generate(
-        columns, prompt, int(form.tokens), float(form.temperature), int(form.seed or 0), selection.model
+        columns,
+        prompt,
+        int(form.tokens),
+        float(form.temperature),
+        int(form.seed or 0),
+        selection.model,
+        follow=form.follow,
     )
     if chat is not None:  # the answers are added to this object, so a stopped answer stays in the conversation
         yield {widgets.conversation: chat, widgets.form.message: "", widgets.streams: shown()}
@@ -183,25 +203,29 @@ def _build_form() -> Form:
     """The widgets of the form. A model without a chat template shows only the prompt."""
     return Form(
         mode=gr.Radio(
-            [CHAT, CONTINUE], value=CONTINUE, label="Mode", visible=False, elem_id="generate-mode",
+            [CHAT, CONTINUE], value=FIRST.mode, label="Mode", visible=False, elem_id="generate-mode",
             info="Chat uses the model's chat template.",
         ),
-        prompt=gr.Textbox(PROMPT, label="Prompt", lines=5, max_lines=12, elem_id="generate-prompt"),
+        prompt=gr.Textbox(FIRST.prompt, label="Prompt", lines=5, max_lines=12, elem_id="generate-prompt"),
         message=gr.Textbox(
-            MESSAGE, label="Message", lines=1, max_lines=12, visible=False, elem_id="generate-message",
+            FIRST.message, label="Message", lines=1, max_lines=12, visible=False, elem_id="generate-message",
             info="Enter sends, Shift+Enter starts a new line.",
         ),
         system=gr.Textbox(
-            "", label="System prompt", lines=1, max_lines=8, visible=False, elem_id="generate-system",
+            FIRST.system, label="System prompt", lines=1, max_lines=8, visible=False, elem_id="generate-system",
             placeholder="The default of the template",
         ),
         columns=gr.Dropdown(
             [], label="Columns (2 to 4)", multiselect=True, max_choices=MAX_COLUMNS, elem_id="generate-columns"
         ),
-        tokens=gr.Slider(8, 256, value=64, step=8, label="New tokens", elem_id="generate-tokens"),
+        follow=gr.Checkbox(
+            FIRST.follow, label="Follow the first column", elem_id="generate-follow",
+            info="All columns read its text, so that KL compares token by token.",
+        ),
+        tokens=gr.Slider(8, 256, value=FIRST.tokens, step=8, label="New tokens", elem_id="generate-tokens"),
         temperature=gr.Slider(
-            0, 1.5, value=0.4, step=0.1, label="Temperature", info="0 takes the most likely token.",
+            0, 1.5, value=FIRST.temperature, step=0.1, label="Temperature", info="0 takes the most likely token.",
             elem_id="generate-temperature",
         ),
-        seed=gr.Number(3, label="Seed", precision=0, elem_id="generate-seed"),
+        seed=gr.Number(FIRST.seed, label="Seed", precision=0, elem_id="generate-seed"),
     )  # fmt: skip

@@ -17,6 +17,7 @@ class Form(NamedTuple):
     message: Any
     system: Any
     columns: Any
+    follow: Any
     tokens: Any
     temperature: Any
     seed: Any
@@ -27,9 +28,25 @@ class Form(NamedTuple):
         return (self.system or "") + (self.message or "") if self.mode == CHAT else self.prompt or ""
 
 
+FIRST = Form(
+    mode=CONTINUE,
+    prompt="When an exception",
+    message="What is the capital of France, and what is it known for?",
+    system="",
+    columns=[],
+    follow=False,
+    tokens=64,
+    temperature=0.4,
+    seed=3,
+)  # the values on the first visit
+
+
 def generate_command(model: str, form: Form) -> str:
-    """One line per column that the command line can generate from: the model and runs."""
-    columns = form.columns or []
+    """One line per column that the command line can generate from: the model and runs.
+
+    Columns that follow the first one have no line of their own.
+    """
+    columns = (form.columns or [])[: 1 if form.follow else None]
     sources = [model if column == "full" else column for column in columns if column == "full" or means_run(column)]
     options = ["--max-new-tokens", str(int(form.tokens or 0)), "--temperature", f"{form.temperature or 0:g}"]
     options += ["--seed", str(int(form.seed or 0))]

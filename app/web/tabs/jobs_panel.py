@@ -44,30 +44,32 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
         look = gr.Button("Show distributions", size="sm", elem_id="calibrate-look")
     figure = build_picture("calibrate-figure")
     log = gr.HTML("", elem_id="calibrate-log", js_on_load=None)
-    chosen, seen = gr.State(""), gr.State("")
+    chosen, seen, drawn = gr.State(""), gr.State(""), gr.State("")  # drawn: what the figure shows
 
     @callback(answer, tab="calibrate")
-    def refresh(selection: Selection, job_id: str, before: str) -> Updates:
-        """Update the panel if anything changed since `before`."""
+    def refresh(selection: Selection, job_id: str, before: str, drawn_before: str) -> Updates:
+        """Update what changed since `before` and `drawn_before`: the time of a running job, but seldom its losses."""
         jobs = page.services.jobs.frame()
         jobs["job"] = jobs["job"].astype(str)
         if jobs.empty:
             shown = {queue: queue_table(jobs, ""), actions: gr.update(visible=False), figure: "", log: ""}
-            return {**shown, seen: "empty"} if before != "empty" else {}
+            return {**shown, seen: "empty", drawn: ""} if before != "empty" else {}
         if job_id not in set(jobs["job"]):
             job_id = str(jobs.iloc[0]["job"])
         losses, text = page.services.jobs.losses(job_id), page.services.jobs.log(job_id)
-        now = json.dumps([jobs.to_json(date_format="iso"), job_id, len(losses), text, selection.dark])
+        job = jobs[jobs["job"].eq(job_id)].iloc[0]
+        figure_now = json.dumps([job_id, number(job["blocks_total"]), len(losses), selection.dark])
+        now = json.dumps([jobs.to_json(date_format="iso"), figure_now, text])
         if now == before:
             return {}
-        job = jobs[jobs["job"].eq(job_id)].iloc[0]
+        new_figure = figure_now != drawn_before
         return {
+            **({figure: _losses(job, losses, selection.dark), drawn: figure_now} if new_figure else {}),
             queue: queue_table(jobs, job_id),
             actions: gr.update(visible=True),
             cancel: gr.update(interactive=job["state"] in ("queued", "running")),
             resume: gr.update(interactive=job["state"] in ("failed", "cancelled")),
             look: gr.update(interactive=job["state"] == "succeeded"),
-            figure: _losses(job, losses, selection.dark),
             log: html.render("log.html", text=text) if text else "",
             seen: now,
         }
@@ -89,8 +91,8 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
         shown = page.header.show_settled(replace(selection, run=run, tab="distributions"))
         return {**shown, page.tabs: gr.Tabs(selected="distributions")}
 
-    outputs = [answer, queue, actions, cancel, resume, look, figure, log, seen]
-    again = (refresh, [page.selection, chosen, seen], outputs)
+    outputs = [answer, queue, actions, cancel, resume, look, figure, log, seen, drawn]
+    again = (refresh, [page.selection, chosen, seen, drawn], outputs)
     inputs = [page.selection, chosen]
     queue.select(_key, None, chosen, **PRIVATE).then(*again, **PRIVATE)
     cancel.click(stop, inputs, answer, **PRIVATE).then(*again, **PRIVATE)

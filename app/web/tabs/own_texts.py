@@ -1,4 +1,6 @@
-"""The choice of a calibration text, among them texts that the visitor pastes or uploads."""
+"""The choice of a text, among them texts that the visitor pastes or uploads."""
+
+from typing import NamedTuple
 
 import gradio as gr
 from gradio.events import Dependency
@@ -12,12 +14,21 @@ from app.web.page.context import Page
 from app.web.page.script import PAGE_SCRIPT
 from app.web.page.selection import Selection
 
+FILES = "A name from the list, or a .txt or .jsonl file in an allowed folder."
 
-def build_text_choice() -> tuple[gr.Dropdown, gr.HTML, gr.Button]:
+
+class TextChoice(NamedTuple):
     """The dropdown, the panel that adds a text, and the button that deletes the chosen one."""
+
+    data: gr.Dropdown
+    add: gr.HTML
+    delete: gr.Button
+
+
+def build_text_choice(prefix: str, label: str, info: str = FILES) -> TextChoice:
+    """Build the widgets in the current column. prefix: of their ids."""
     data = gr.Dropdown(
-        list(NAMES), value=BUILTIN_TEXT, allow_custom_value=True, elem_id="calibrate-data", label="Calibration text",
-        info="A name from the list, or a .txt or .jsonl file in an allowed folder.",
+        list(NAMES), value=BUILTIN_TEXT, allow_custom_value=True, elem_id=f"{prefix}-data", label=label, info=info,
     )  # fmt: skip
     add = gr.HTML(
         html.render(
@@ -26,14 +37,18 @@ def build_text_choice() -> tuple[gr.Dropdown, gr.HTML, gr.Button]:
         ),
         head=PAGE_SCRIPT,
         js_on_load="window.abq.ownText(element, (path) => trigger('select', {index: 0, value: path}))",
-        elem_id="calibrate-own-text",
+        elem_id=f"{prefix}-own-text",
     )  # fmt: skip
-    delete = gr.Button("Delete this text", size="sm", visible=False, elem_id="calibrate-delete-text")
-    return data, add, delete
+    delete = gr.Button("Delete this text", size="sm", visible=False, elem_id=f"{prefix}-delete-text")
+    return TextChoice(data, add, delete)
 
 
-def wire_text_choice(page: Page, answer: gr.HTML, data: gr.Dropdown, add: gr.HTML, delete: gr.Button) -> Dependency:
-    """List the visitor's own texts in the dropdown. Returns the event that chooses a text that was just added."""
+def wire_text_choice(page: Page, answer: gr.HTML, choice: TextChoice, tab: str) -> Dependency:
+    """List the visitor's own texts in the dropdown. Returns the event that chooses a text that was just added.
+
+    tab: the one that has the widgets.
+    """
+    data, add, delete = choice
 
     def shown(request: gr.Request, chosen: str | None, **changes: object) -> Updates:
         own = page.texts.of(account_of(request))
@@ -41,7 +56,7 @@ def wire_text_choice(page: Page, answer: gr.HTML, data: gr.Dropdown, add: gr.HTM
         is_own = chosen in {path for _, path in own}
         return {data: gr.update(choices=choices, **changes), delete: gr.update(visible=is_own)}
 
-    @callback(answer, tab="calibrate")
+    @callback(answer, tab=tab)
     def show(_: Selection, chosen: str | None, request: gr.Request) -> Updates:
         return shown(request, chosen)
 

@@ -15,7 +15,7 @@ from abq_core.export.formats import Options, export_run
 from abq_core.export.proof import TRANSFORMERS
 from abq_core.models.loading import load_model
 
-EXACT = ["W4A8", "W2A8+half_zero", "W2*A8", "W8A8", "W8A8+symmetric", "W4A16g32", "W4A8g96"]
+EXACT = ["W4A8", "W2A8+half_zero", "W2*A8", "W6A8+half_zero", "W8A8", "W8A8+symmetric", "W4A16g32", "W4A8g96"]
 
 
 def ignore(done: int, total: int) -> None:
@@ -54,6 +54,17 @@ def test_transformers_computes_what_the_run_computes(text: str, tiny_llama: Path
     assert proof.median_logit_difference <= 1e-3 * proof.logit_range
     assert proof.kl <= 1e-3
     assert done.dropped == []
+
+
+def test_float_noise_matters_only_where_activations_are_rounded(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    noise = []
+    for text in ("W4A16", "W4A4"):
+        source = export_source(load_model(str(tiny_llama)), text)
+        proof = export_run(source, "compressed-tensors", tmp_path / text, Options(), dict(os.environ), ignore).proof
+        assert f"| {proof.kl_of_float_noise:.3g} nats |" in (tmp_path / text / "README.md").read_text("utf-8")
+        noise.append(proof.kl_of_float_noise or 0.0)
+    assert noise[0] < 1e-9 < noise[1]
 
 
 def test_a_transform_is_described_and_applied(tiny_llama: Path, tmp_path: Path) -> None:
@@ -105,12 +116,29 @@ def test_levels_that_do_not_fit_are_refused_by_name(tiny_llama: Path, tmp_path: 
 def test_without_the_runtime_the_answer_says_so(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(TRANSFORMERS), "missing", lambda self: ["compressed-tensors"])
+    monkeypatch.setattr(type(TRANSFORMERS), "missing", lambda self: list(self.packages.values())[-1:])
     source = export_source(load_model(str(tiny_llama)), "W4A8")
     done = export_run(source, "compressed-tensors", tmp_path / "out", Options(), {}, ignore)
     assert not done.proof.checked
     assert done.proof.reason.startswith("compressed-tensors is not installed here.")
-    assert "Not checked here: compressed-tensors is not installed" in (tmp_path / "out" / "README.md").read_text()
+    assert [proof.reason for proof in done.more_proofs] == [
+        "vllm is not installed here. Install with: pip install vllm."
+    ]
+    assert "Not checked in vLLM: vllm is not installed" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["W8A8+symmetric", "W6A8+half_zero"])
+def test_eight_bits_of_a_row_are_plain_bytes(text: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """vLLM has int8 kernels for these."""
+    write_compressed_tensors(export_source(load_model(str(tiny_llama)), text), tmp_path, "run", ignore)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj"
+    assert {key.removeprefix(f"{name}.") for key in tensors if key.startswith(name)} == {"weight", "weight_scale"}
+    assert tensors[f"{name}.weight"].dtype == torch.int8
+    (group,) = json.loads((tmp_path / "config.json").read_text("utf-8"))["quantization_config"][
+        "config_groups"
+    ].values()
+    assert (group["format"], group["weights"]["symmetric"]) == ("int-quantized", True)
 
 
 def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ FACTS = json.loads(module._FILE.read_text("utf-8"))["facts"]
 
 
 def rows(precision: str, method: str = "abq", family: str = "llama", **switches: bool) -> dict[str, LoadFact]:
-    """The table of a run, by the first word of the runtime and the format."""
+    """The table of a run, by runtime and format."""
     spec = CalibrationSpec("builtin", Precision.parse(precision), method, replace(METHODS[method], **switches))
     found = loading_table(spec, family)
-    return {f"{row.runtime.split()[0].strip(',')} {row.format}": row for row in found}
+    return {f"{row.runtime.split(',')[0]} {row.format}": row for row in found}
 
 
 def test_every_fact_has_a_source_and_a_version() -> None:
@@ -42,12 +42,19 @@ def test_every_runtime_has_one_row_whatever_the_run() -> None:
         ("W4A8", {}, "vLLM compressed-tensors", "exported with --activations symmetric"),
         ("W4A16g64", {}, "vLLM compressed-tensors", "yes"),
         ("W8A8", {}, "vLLM compressed-tensors", "no"),
-        ("W8A8", {"symmetric": True}, "vLLM compressed-tensors", "exported with --activations symmetric"),
+        ("W8A8", {"symmetric": True}, "vLLM compressed-tensors", "yes"),
+        ("W8A8", {"symmetric": True}, "vLLM on a CPU compressed-tensors", "yes"),
+        ("W8A8g64", {"symmetric": True}, "vLLM on a CPU compressed-tensors", "no"),
+        ("W4A8", {"symmetric": True}, "vLLM on a CPU compressed-tensors", "exported with --activations symmetric"),
+        ("W3A8", {}, "vLLM on a CPU compressed-tensors", "exported with --activations symmetric"),
+        ("W2A16", {"half_zero": True}, "vLLM on a CPU compressed-tensors", "yes"),
+        ("W6A8", {"half_zero": True}, "vLLM on a CPU compressed-tensors", "yes"),
+        ("W2A8", {}, "vLLM on a CPU compressed-tensors", "no"),
         ("W6A6", {}, "vLLM compressed-tensors", "no"),
         ("W4A8", {"hadamard": True}, "llama.cpp gguf", "no"),
         ("W8A8", {}, "llama.cpp gguf", "with --nearest"),
         ("W4A8", {}, "llama.cpp gguf", "yes"),
-        ("W4A8", {}, "ABQ transformers", "yes"),
+        ("W4A8", {}, "ABQ Explorer transformers", "yes"),
     ],
 )
 def test_what_fits_a_run(precision: str, switches: dict[str, bool], runtime: str, loads: str) -> None:

@@ -102,6 +102,28 @@ def test_the_order_of_imports_does_not_matter(first: str, tiny_llama: Path, tmp_
     assert done.stdout.strip() == "AbqLlamaForCausalLM"
 
 
+def test_the_registration_imports_no_family_and_no_quantizer() -> None:
+    """It runs while transformers is being imported: modules that another thread is importing would be a deadlock."""
+    code = """if True:
+        import sys, abq_core
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        assert "abq" in CONFIG_MAPPING
+        unwanted = ("transformers.models.llama", "transformers.quantizers", "abq_core.models")
+        print([name for name in sys.modules if name.startswith(unwanted)])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("family", ["no_such_family", None, ["llama"]])
+def test_an_unknown_family_is_refused(family: object, tiny_llama: Path, tmp_path: Path) -> None:
+    written(tiny_llama, "W4A8", tmp_path / "out")
+    file = tmp_path / "out" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"base_model_type": family}))
+    with pytest.raises(ValueError, match=r"base_model_type is .* which is none of: .*llama"):
+        loaded(tmp_path / "out")
+
+
 def test_another_version_of_the_format_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     written(tiny_llama, "W4A8", tmp_path / "out")
     file = tmp_path / "out" / "config.json"

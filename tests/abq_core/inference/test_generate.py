@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from abq_core.inference.generate import Finished, GenerationError, PromptError, Token, generate
+from abq_core.inference.prompts import starts
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel, load_model
@@ -50,6 +51,27 @@ def run(
         else:
             ends[event.column] = event
     return tokens, ends
+
+
+def test_columns_that_follow_read_the_text_of_the_first_one(base: LoadedModel, rounded: LoadedModel) -> None:
+    columns = {"full": base, "q": rounded}
+    tokens, ends = run(columns, base, follow=True, candidates=5)
+    alone, _ = run({"full": base}, base)
+    assert [t.id for t in tokens["full"]] == [t.id for t in alone["full"]] == [t.id for t in tokens["q"]]
+    assert [t.text for t in tokens["q"]] == [t.text for t in tokens["full"]] and ends["q"].tokens == len(tokens["q"])
+    assert all(t.chosen == t.id for t in tokens["full"])
+    ids = starts(columns, PROMPT, 12)["full"].ids
+    for step, token in enumerate(tokens["q"]):
+        read = [*ids, *(t.id for t in tokens["full"][:step])]
+        full, own = (prefix_log_probabilities(model, read) for model in (base, rounded))
+        assert token.kl == pytest.approx(float((full.exp() * (full - own)).sum()), abs=1e-4)
+        assert token.chosen == int(own.argmax())
+        values, top = own.exp().topk(5)
+        assert [candidate.id for candidate in token.candidates] == top.tolist()
+        assert [candidate.probability for candidate in token.candidates] == pytest.approx(values.tolist(), abs=1e-4)
+    own, _ = run({"q": rounded}, base)
+    differs = [t.id for t in own["q"]] != [t.id for t in tokens["q"]]
+    assert any(t.chosen != t.id for t in tokens["q"]) == differs
 
 
 def prefix_log_probabilities(model: LoadedModel, ids: list[int]) -> torch.Tensor:
@@ -223,3 +245,5 @@ def test_models_with_different_vocabularies_have_no_kl(llama: LoadedModel) -> No
     column = LoadedModel("x", copy.deepcopy(llama.model), other, llama.precision)
     token = next(generate({"a": column}, llama, PROMPT, 1))
     assert isinstance(token, Token) and token.kl is None
+    with pytest.raises(PromptError, match="another vocabulary"):
+        generate({"full": llama, "a": column}, llama, PROMPT, 1, follow=True)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from cpu_decode_cases import run_one
 from decoder_cases import CAPACITY, FOLLOWING, PROMPT, by_decoder, by_modules, load_families
 from family_cases import CONFIGS
 
@@ -12,6 +14,7 @@ from abq_core.inference.kv_cache import CacheFullError, PreallocatedCache, Preal
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
+from kernels.token_program import ATTENDED, COS, QKV, SIN, Operation
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +81,20 @@ def test_a_sliding_window_limits_what_a_token_sees(window: int | None, visible: 
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("bits", [None, 8])
-def test_append_and_attend_are_softmax_attention(bits: int | None, window: int | None) -> None:
+def test_a_program_attends_to_a_layer(bits: int | None, window: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
     heads, kv_heads, d, tokens, scale = 4, 2, 16, len(PROMPT), 0.3
     keys, values = torch.randn((2, 1, kv_heads, tokens + 1, d), generator=generator)
     query = torch.randn((heads, d), generator=generator)
     layer = PreallocatedLayer(tokens + len(FOLLOWING), window, bits)
     layer.update(keys[:, :, :tokens], values[:, :, :tokens])
-    layer.append(keys[0, :, tokens].numpy(), values[0, :, tokens].numpy())
+    newest = [part[0, :, tokens].numpy() for part in (keys, values)]
+    inputs = {QKV: np.concatenate([query.numpy(), *newest]), COS: np.ones(d, np.float32), SIN: np.zeros(d, np.float32)}
+    memory = run_one(Operation.attend(0, heads, kv_heads, d, scale), inputs, layer.row()[None], tokens)
     first = 0 if window is None else tokens + 1 - window
     grouped = query.view(kv_heads, -1, d)
     weights = torch.softmax(grouped @ keys[0, :, first:].transpose(1, 2) * scale, -1)
     expected = (weights @ values[0, :, first:]).reshape(1, -1)
     tolerance = 1e-5 if bits is None else 3e-2
-    found = torch.from_numpy(layer.attend(query.numpy(), scale))
+    found = torch.from_numpy(memory.values[ATTENDED])[None]
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

@@ -29,12 +29,25 @@ def test_an_export_answers_with_its_proof(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("--to", "compressed-tensors", "--out", str(tmp_path / "out"), "--json")
     answer = json.loads(out)
     assert code == 0
-    assert answer.keys() == {"run", "path", "format", "bytes", "bits_per_parameter", "dropped", "proof", "pushed"}
+    assert answer.keys() == {
+        "run",
+        "path",
+        "format",
+        "bytes",
+        "bits_per_parameter",
+        "dropped",
+        "proof",
+        "more_proofs",
+        "pushed",
+    }
     assert (answer["path"], answer["format"]) == (str(tmp_path / "out"), "compressed-tensors")
     files = [file for file in (tmp_path / "out").iterdir()]
     assert answer["bytes"] == sum(file.stat().st_size for file in files)
     assert answer["proof"]["checked"] or "not installed" in answer["proof"]["reason"]
-    assert json.loads((tmp_path / "out" / "proof.json").read_text("utf-8")) == answer["proof"]
+    assert json.loads((tmp_path / "out" / "proof.json").read_text("utf-8")) == [
+        answer["proof"],
+        *answer["more_proofs"],
+    ]
 
 
 def test_the_card_tells_the_run_and_no_path_of_this_machine(

@@ -17,6 +17,7 @@ from app.figures.base import empty_figure
 from app.figures.bit_planes import bit_planes_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.decode_profile import decode_profile_figure
+from app.figures.document_strip import LINE, document_figure
 from app.figures.histograms import level_figure, paired_figure, weight_figure
 from app.figures.kl_buckets import kl_buckets_figure
 from app.figures.level_sets import level_sets_figure
@@ -25,6 +26,7 @@ from app.figures.palette import DARK, LENSES, LIGHT, lens_colour, palette
 from app.figures.pareto import front, pareto_figure
 from app.figures.signal import outlier_figure, signal_figure
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
+from app.figures.transform import transform_figure
 from app.services import Services
 from app.services.lenses.bit_planes import Place
 from storage.jobs import Job
@@ -44,6 +46,7 @@ class Frames:
     heads: pd.DataFrame
     planes: BitPlanes
     sets: dict[str, pd.DataFrame]
+    mixed: dict[str, pd.DataFrame]
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +76,7 @@ def frames(finished: tuple[Services, Job]) -> Frames:
         attention_heads(run["attention"]),
         planes,
         sets,
+        services.lenses.transform.compare(model, "W4A4", 1, "mlp.down_proj", 16),
     )
 
 
@@ -106,6 +110,10 @@ def profile(kind: str = "linears") -> dict[str, object]:
     return {"column": "W4A8", "seconds": 0.01, "positions": 12, "read_gb_per_second": 20.0, "parts": parts}
 
 
+def document_rows() -> pd.DataFrame:
+    return pd.DataFrame({"position": np.arange(200), "kl": np.linspace(0, 2, 200)})
+
+
 def decode_rows() -> pd.DataFrame:
     rows = [("fp32", 40.0, 18 << 20), ("W2A8", 90.0, 2 << 20), ("r-0123456789", 80.0, 3 << 20)]
     return pd.DataFrame(rows, columns=["column", "tokens_per_second", "weight_bytes"])
@@ -132,6 +140,12 @@ DRAWN: dict[str, Callable[[Frames, bool], go.Figure]] = {
     "decode profile": lambda f, dark: decode_profile_figure(profile(), dark),
     "bit planes": lambda f, dark: bit_planes_figure(f.planes, dark),
     "level sets": lambda f, dark: level_sets_figure(f.sets["formats"], f.sets["occupancy"], "own levels", dark),
+    "transform": lambda f, dark: transform_figure(
+        f.mixed["rows"], f.mixed["channels"], f.mixed["levels"], (HOSTILE,) * 16, dark
+    ),
+    "document": lambda f, dark: document_figure(
+        {"W2A8": document_rows(), "W4A8": document_rows()}, {"W2A8": HOSTILE, "W4A8": "W4A8"}, [HOSTILE] * 200, dark
+    ),
     "pareto": lambda f, dark: pareto_figure(f.runs, dark),
 }
 
@@ -258,6 +272,8 @@ def test_hostile_text_is_inert(frames: Frames) -> None:
         speedup_figure(kernel_rows()),
         decode_figure(decode_rows().assign(column=HOSTILE)),
         decode_profile_figure(profile(HOSTILE)),
+        document_figure({"a": document_rows()}, {"a": HOSTILE}, [HOSTILE] * 200),
+        transform_figure(frames.mixed["rows"], frames.mixed["channels"], frames.mixed["levels"], (HOSTILE,) * 16),
     ]
     for figure in drawn:
         assert HOSTILE not in json.dumps(json.loads(figure.to_json()))
@@ -322,7 +338,7 @@ def test_kl_by_confidence_has_one_bar_per_bucket_and_the_floor() -> None:
     (bars,) = figure.data
     assert list(bars.x) == ["below 50 %", "50 to 90 %", "90 to 99 %"] and list(bars.y) == [0.3, 0.2, 0.1]
     assert list(bars.text) == ["40.0 % of tokens", "35.0 % of tokens", "25.0 % of tokens"]
-    assert (figure.layout.shapes[0].y0, figure.layout.annotations[0].text) == (0.05, "floor: bfloat16")
+    assert (figure.layout.shapes[0].y0, figure.layout.annotations[0].text) == (0.05, "floor:<br>bfloat16")
     assert not kl_buckets_figure(buckets).layout.shapes
     assert "evaluate the run again" in kl_buckets_figure(buckets.iloc[:0]).layout.annotations[0].text
 
@@ -366,3 +382,14 @@ def test_small_maps_are_sorted_by_kl_and_select_their_head(frames: Frames) -> No
     assert entropies == {LENSES[lens].word: list(rows[f"entropy_{lens}"]) for lens in ("full", "rounded", "corrected")}
     thick = [axis for axis in figure.select_xaxes() if axis.linewidth == 3]
     assert len(thick) == 1
+
+
+def test_a_document_has_a_cell_per_token_in_lines_of_a_page() -> None:
+    rows = document_rows().query("position > 0")
+    tokens = [f"t{at} " for at in range(200)]
+    figure = document_figure({"a": rows}, {"a": "W2A8"}, tokens)
+    cells = figure.data[0].z.ravel()
+    assert figure.data[0].z.shape == (2, LINE) and np.isnan(cells[0]) and np.isnan(cells[200:]).all()
+    assert cells[1:200] == pytest.approx(rows["kl"].to_numpy(), rel=1e-6)
+    assert figure.data[0].text[1, 3] == "token 131: t127 t128 t129 t130 <b>t131 </b>"
+    assert "mean 1.005 nats" in figure.layout.annotations[0].text

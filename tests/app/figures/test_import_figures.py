@@ -10,7 +10,8 @@ from app.figures.attention_heads import heads_figure
 from app.figures.blocks import blocks_figure
 from app.figures.histograms import level_figure, paired_figure
 from app.figures.palette import LENSES, lens_colour
-from app.figures.pareto import lens_of, pareto_figure
+from app.figures.pareto import pareto_figure
+from app.figures.run_lenses import lens_of
 from app.figures.signal import signal_figure
 
 LENS = "imported"

@@ -15,8 +15,8 @@ from app_cases import SpecMaker, settings_in, work_on
 
 from abq_core.mix import MixError, PrecisionMix
 from abq_core.planning.allocate import BudgetError
-from abq_core.precision import PrecisionError
-from abq_core.spec import read_precision
+from abq_core.precision import Precision, PrecisionError
+from abq_core.spec import CalibrationSpec, read_precision
 from app.cli.main import main
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.services import Services, open_services
@@ -24,7 +24,7 @@ from app.services.allocation import SensitivityText
 from app.web import html
 from app.web.page.selection import Selection, readable
 from app.web.page.steps import Steps
-from app.web.tabs.budget_panel import Mix
+from app.web.tabs.compare.budget_panel import Mix, mix_table
 from storage.jobs import Job
 
 CANDIDATES = ["W2A8", "W4A8", "W16A8"]
@@ -135,6 +135,30 @@ def test_sensitivities_are_measured_once_and_predict_kl(
     row = predictions.set_index("run").loc[job.run_id]
     assert row["predicted_kl"] == pytest.approx(again.predicted_kl) and row["kl_mean"] > 0
     assert services.allocation.predictions("elsewhere").empty
+
+
+def test_a_mix_is_compared_with_a_single_precision_of_its_size(
+    mixed: tuple[Services, Job, PrecisionMix],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    services, job, mix = mixed
+    model = str(job.spec["model"])
+    (alone,) = services.allocation.mix_checks(model)
+    assert alone.mix["run"] == job.run_id and alone.kept is None
+    spec = dataclasses.replace(CalibrationSpec.from_dict(job.spec), precision=Precision.parse("W2A8"))
+    single = work_on(services, services.jobs.submit(spec))
+    (check,) = services.allocation.mix_checks(model)
+    assert check.single is not None and check.single["run"] == single.run_id
+    assert check.kept is (check.mix["kl_mean"] < check.single["kl_mean"])
+    assert str(mix) in mix_table([check]) and check.verdict in mix_table([check])
+    monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
+    assert main(["runs", "mixes", model, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["mixes"]
+    assert (told["run"], told["single_run"], told["kept"]) == (job.run_id, single.run_id, check.kept)
+    assert main(["runs", "mixes", model]) == 0 and check.verdict in " ".join(capsys.readouterr().out.split())
+    assert main(["runs", "mixes", "elsewhere"]) == 0 and "abq allocate" in capsys.readouterr().out
+    services.runs.delete(single.run_id)
 
 
 def test_an_impossible_budget_is_refused_before_anything_is_measured(services: Services, tiny_llama: Path) -> None:

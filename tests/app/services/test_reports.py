@@ -31,6 +31,17 @@ def test_a_report_has_the_table_and_the_figures(finished: tuple[Services, Job], 
     assert {"Full", "Rounded", "Corrected"} <= names
 
 
+def test_a_report_of_rtn_says_rounded_and_never_corrected(
+    services: Services, tiny_spec: SpecMaker, tmp_path: Path
+) -> None:
+    job = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn")))
+    page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")
+    figures = data_of(page)
+    names = {trace.get("name") for themes in figures.values() for trace in themes["light"]["data"]}
+    assert len(figures) >= 7 and {"Full", "Rounded"} <= names
+    assert "correct" not in page.split("<body>")[1].lower()
+
+
 def test_a_report_loads_nothing(finished: tuple[Services, Job], tmp_path: Path) -> None:
     services, job = finished
     page = services.reports.write([job.run_id], tmp_path / "report.html").read_text("utf-8")

@@ -11,7 +11,7 @@ from abq_core.evaluation.task_errors import TaskError
 from app import formatting
 from app.cli.main import main
 from app.services import Services
-from app.web.tabs.task_scores import task_table
+from app.web.tabs.compare.task_scores import task_table
 from storage.jobs import Job
 
 pytest.importorskip("lm_eval", reason="the extra `tasks` is not installed")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import http.client
 import io
 import json
@@ -24,6 +25,7 @@ from served import served
 from app.services import Services, open_services
 from app.web import dashboard
 from app.web.dashboard import PortInUseError, launch
+from app.web.downloads import PLOTLY
 from storage.jobs import Job
 
 PUBLIC = {
@@ -188,6 +190,7 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
         (f"explore/linears.csv?model={tiny_llama}&precision=W4A4", "weight_snr_db"),
         (f"lens/bit-planes.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj", "code"),
         (f"lens/level-sets.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj&own=-1+0+2", "snr_db"),
+        (f"lens/transform.csv?model={tiny_llama}&precision=W4A4&block=1&tensor=mlp.up_proj", "kurtosis"),
         ("runs.csv", "perplexity"),
     ]:
         status, body = fetch(f"{site}abq/{path}")
@@ -200,6 +203,15 @@ def test_downloads(site: str, finished: tuple[Services, Job], tiny_llama: Path) 
     names = set(zipfile.ZipFile(io.BytesIO(body)).namelist())
     files = {"spec.json", "evaluation.json", "blocks/000.safetensors", "diagnostics/blocks.parquet"}
     assert {f"{job.run_id}/{name}" for name in files} <= names
+
+
+def test_scripts_are_compressed_for_browsers(site: str) -> None:
+    request = urllib.request.Request(f"{site}abq/plotly.min.js", headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request) as answer:
+        body = answer.read()
+        assert answer.headers["Content-Encoding"] == "gzip"
+    plain = gzip.decompress(body)
+    assert plain == PLOTLY.read_bytes() and len(body) < 0.35 * len(plain)
 
 
 def test_an_export_of_the_page_is_downloaded(site: str, finished: tuple[Services, Job]) -> None:

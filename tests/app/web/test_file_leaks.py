@@ -42,6 +42,7 @@ ADDRESSES = [
     "/abq/explore/{}.csv", "/abq/explore/linears.csv?model={}&precision=W2A8", "/abq/report.html?runs={}", "/abq/{}",
     "/abq/lens/bit-planes.csv?model={}&precision=W2A8&tensor=x", "/abq/lens/{}.csv",
     "/abq/lens/level-sets.csv?model={}&precision=W2A8&tensor=x",
+    "/abq/lens/transform.csv?model={}&precision=W2A8&tensor=x",
     "/abq/lens/level-sets.csv?model=builtin&precision=W2A8&own={}",
     "/abq/predictions.csv?model={}", "/gradio_api/file={}", "/gradio_api/file/{}", "/static/{}", "/assets/{}",
     "/svelte/{}", "/gradio_api/proxy={}", "/gradio_api/custom_component/{}/client/component/index.js", "/{}",

@@ -185,7 +185,7 @@ def test_a_path_that_fails_its_self_test_is_named_and_disabled(monkeypatch: pyte
 
 
 def test_threads_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(engine, "WORTH_A_THREAD", 0)
     for bits, act_bits, m in ((2, 8, 1), (1, 1, 2), (4, 4, 9), (2, 16, 3)):
         weight, x = random_weight(1, 333, 500, bits, act_bits=act_bits), tokens(1, m, 500)
         assert np.array_equal(dispatch.linear(x, weight, act_bits, 1), dispatch.linear(x, weight, act_bits, 2))

@@ -7,7 +7,8 @@ import gradio as gr
 
 from abq_core.precision import Precision
 from app.figures.bit_planes import bit_planes_figure
-from app.services.lenses.bit_planes import TOKENS, Place
+from app.services.lenses.bit_planes import Place
+from app.services.lenses.inputs import TOKENS
 from app.web import html
 from app.web.page.context import Page
 from app.web.page.picture import framed
@@ -76,7 +77,7 @@ def shown(page: Page, selection: Selection, place: Place, precision: Precision) 
     if lens.product is None:
         text = "This expert reads none of the tokens. Choose another linear layer to see a product."
         return figure, html.empty("No product", text)
-    tokens = page.services.lenses.bit_planes.inputs(selection.model, place.block).tokens
+    tokens = page.services.lenses.inputs.of_block(selection.model, place.block).tokens
     token = min(place.token, len(tokens) - 1)
     detail = html.render(
         "bit_product.html",

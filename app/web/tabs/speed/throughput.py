@@ -240,10 +240,11 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
 def _stored(
     page: Page, widgets: Widgets, selection: Selection, picture: str, device: str | None, cases: Cases
 ) -> Updates:
-    """Show the stored timings of a machine, by default of this one."""
+    """Show the stored timings of a machine, by default of this one, or of another one until this one is timed."""
     stored = page.services.timings.frame(shipped=True)
     devices = list(dict.fromkeys([this_device(), *stored["machine"]]))
-    device = device if device in devices else devices[0]
+    timed = [device for device in devices if device in set(stored["machine"])]
+    device = device if device in devices else (timed or devices)[0]
     choice = {widgets.machine: gr.update(choices=devices, value=device, visible=len(devices) > 1)}
     timings = _timings(stored[stored["machine"].eq(device)], selection, device, cases)
     if timings.is_empty:

@@ -7,14 +7,15 @@ import pytest
 
 from abq_core.precision import PrecisionError
 from app.services import ServiceError, Services
-from app.services.lenses.bit_planes import TOKENS, Place
+from app.services.lenses.bit_planes import Place
+from app.services.lenses.inputs import TOKENS
 
 
 def test_a_product_is_with_the_input_of_the_token(services: Services, tiny_llama: Path) -> None:
     ref = str(tiny_llama)
     lens = services.lenses.bit_planes.read(ref, "W4A8", Place(1, "mlp.up_proj", row=9, token=3))
-    inputs = services.lenses.bit_planes.inputs(ref, 1)
-    assert len(inputs.tokens) == TOKENS and inputs is services.lenses.bit_planes.inputs(ref, 1)
+    inputs = services.lenses.inputs.of_block(ref, 1)
+    assert len(inputs.tokens) == TOKENS and inputs is services.lenses.inputs.of_block(ref, 1)
     weight = services.registry.full(ref).model.model.layers[1].mlp.up_proj.weight[9].detach().double().numpy()
     expected = float(inputs.rows["mlp.up_proj"][3].double().numpy() @ weight)
     assert lens.product is not None and lens.product.full == pytest.approx(expected)

@@ -11,7 +11,9 @@ TITLES = {"full": ("Full precision", "full"), "W2A8": ("W2A8 rounded", "rounded"
 def answered(chat: Conversation, *texts: str, complete: bool = True) -> Conversation:
     """Add one token per column to the newest turn, and end it."""
     for column, text in zip(TITLES, texts, strict=True):
-        chat.newest.add(SimpleNamespace(column=column, id=len(text), text=text, kl=0.1))
+        chat.newest.add(
+            SimpleNamespace(column=column, id=len(text), text=text, kl=0.1, chosen=len(text), candidates=())
+        )
         end = {"tokens_per_second": 2.0, "first_token_seconds": 1.0, "weight_bytes": 1 << 20, "complete": complete}
         chat.newest.add(SimpleNamespace(column=column, **end))
     return chat
@@ -33,7 +35,7 @@ def test_each_column_reads_its_own_answers() -> None:
 def test_another_model_system_prompt_or_column_starts_a_new_conversation() -> None:
     first = Conversation("m", "", TITLES).asked("One", None)
     assert len(Conversation("m", "", dict(TITLES)).asked("Two", first).turns) == 2
-    for change in ({"model": "other"}, {"system": "Be brief."}, {"titles": {"full": TITLES["full"]}}):
+    for change in ({"model": "other"}, {"system": "Be brief."}, {"titles": {"full": TITLES["full"]}}, {"follow": True}):
         other = replace(Conversation("m", "", TITLES), **change).asked("Two", first)
         assert len(other.turns) == 1
         assert "One" not in [message["content"] for message in other.messages()["full"]]

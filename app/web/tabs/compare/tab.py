@@ -11,7 +11,8 @@ import pandas as pd
 
 from abq_core.methods import METHODS
 from abq_core.spec import CalibrationSpec
-from app.figures.pareto import front, lens_of, pareto_figure, size_column
+from app.figures.pareto import front, pareto_figure, size_column
+from app.figures.run_lenses import lens_of
 from app.formatting import MISSING, bits, kl, number, percent, perplexity, size, task_average
 from app.web import html
 from app.web.access.login import account_of
@@ -21,18 +22,20 @@ from app.web.page.header import PRECISIONS
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
-from app.web.tabs.budget_panel import build_budget_panel
-from app.web.tabs.evaluation_form import build_evaluation_form, choices, kl_buckets_picture
-from app.web.tabs.export_panel import build_export_panel
-from app.web.tabs.import_panel import build_import_panel
-from app.web.tabs.task_scores import task_table
+from app.web.tabs.compare.budget_panel import build_budget_panel
+from app.web.tabs.compare.evaluation_form import build_evaluation_form, choices, kl_buckets_picture
+from app.web.tabs.compare.example_switch import ExampleSwitch, build_example_switch
+from app.web.tabs.compare.export_panel import build_export_panel
+from app.web.tabs.compare.import_panel import build_import_panel
+from app.web.tabs.compare.task_scores import task_table
+from app.web.tabs.compare.text_lab_panel import build_text_lab_panel
 
 CAPTION = (
     "Look at the dotted Pareto front: no measured run is both smaller and better than its points. Error bars are "
     "standard errors, a larger marker decodes faster, and a magenta outline means bit balance."
 )
 MOST_JOBS = 24
-ALL_RUNS, BUDGET = "All runs", "Bits under a budget"
+ALL_RUNS, BUDGET, TEXTS = "All runs", "Bits under a budget", "Calibration text"
 EMPTY = (
     "No runs yet",
     "This tab compares all runs of a model: size, perplexity with its standard error, and distance to full precision. "
@@ -43,9 +46,11 @@ EMPTY = (
 def build_compare_tab(page: Page) -> None:
     """Build the tab: a sweep and actions on the selected run left, front and runs right.
 
-    A second view shows bits under a budget.
+    Two more views show bits under a budget, and which text to calibrate on.
     """
-    view = gr.Radio([ALL_RUNS, BUDGET], value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view")
+    view = gr.Radio(
+        [ALL_RUNS, BUDGET, TEXTS], value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view"
+    )
     with gr.Row(elem_classes="abq-tab") as all_runs:
         with gr.Column(elem_classes="abq-choices"):
             precisions = gr.Dropdown(
@@ -57,7 +62,7 @@ def build_compare_tab(page: Page) -> None:
             evaluation = build_evaluation_form()
             imports = build_import_panel()
             links = gr.HTML("", js_on_load=None, elem_id="compare-links")
-            actions, note, delete, sure = _build_actions()
+            actions, note, delete, sure, examples = _build_actions()
             command = gr.HTML("", js_on_load=None)
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(html.answer(html.BLANK), elem_id="compare-answer", js_on_load=None)
@@ -65,7 +70,7 @@ def build_compare_tab(page: Page) -> None:
             runs_table = build_table("compare-runs")
             kl_figure = build_picture("compare-kl")
             tasks_table = build_table("compare-tasks")
-    budget = _build_panels(page)
+    _build_panels(page, view, all_runs)
     noted = gr.State("")  # the run whose note the box holds: typing is not overwritten until another run is selected
 
     @callback(answer, tab="compare")
@@ -79,6 +84,7 @@ def build_compare_tab(page: Page) -> None:
         selected = runs[runs["run"].eq(selection.run)] if selection.run else runs.iloc[:0]
         specs = _specs(page, selection, precisions, methods)
         updates = {
+            **examples.shown(page),
             answer: html.answer(_answer(runs), "compare"),
             figure: framed(pareto_figure(runs, selection.dark), CAPTION, "abq/runs.csv", "runs") if len(runs) else "",
             runs_table: _table(runs, selection.run) if len(runs) else html.empty(*EMPTY),
@@ -91,9 +97,8 @@ def build_compare_tab(page: Page) -> None:
             sure: gr.update(visible=False),
             command: html.command(spec.command_line() for spec in specs),
         }
-        if selection.run != noted_run:
-            updates[note] = str(selected.iloc[0]["note"]) if len(selected) else ""
-        return updates
+        noted_now = str(selected.iloc[0]["note"]) if len(selected) else ""
+        return updates if selection.run == noted_run else {**updates, note: noted_now}
 
     @callback(answer)
     def start(selection: Selection, precisions: list[str], methods: list[str], request: gr.Request) -> Updates:
@@ -122,20 +127,16 @@ def build_compare_tab(page: Page) -> None:
         deleted = html.answer(f"Run {selection.run} and its files are deleted.")
         return {answer: deleted, **page.header.show_settled(replace(selection, run=""))}
 
-    @event
-    def choose_view(name: str) -> Updates:
-        return {all_runs: gr.update(visible=name == ALL_RUNS), budget: gr.update(visible=name == BUDGET)}
-
-    view.change(choose_view, view, [all_runs, budget], **PRIVATE)
     form = [page.selection, precisions, methods]
     shown_on = [*form, evaluation.measured_on, noted]
     outputs = [
         answer, figure, runs_table, kl_figure, tasks_table, links, actions, note, noted, sure, command,
-        evaluation.measured_on,
+        evaluation.measured_on, examples.button,
     ]  # fmt: skip
     header = [answer, *page.header.outputs]
     gr.on([page.selection.change, *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **PRIVATE)
     evaluation.on_evaluation(page).then(show, shown_on, outputs, **PRIVATE)
+    examples.on_switch(page, answer).then(show, shown_on, outputs, **PRIVATE)
     imports.wire(page, answer)
     sweep.click(start, form, [answer, page.tabs, *page.header.outputs], **PRIVATE)
     runs_table.select(choose, page.selection, header, **PRIVATE)
@@ -144,20 +145,29 @@ def build_compare_tab(page: Page) -> None:
     sure.click(remove, page.selection, header, **PRIVATE)
 
 
-def _build_panels(page: Page) -> gr.Row:
-    """The hidden view of bits under a budget, and below all views the export of the selected run. Returns the first."""
-    budget = build_budget_panel(page, visible=False)
+def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
+    """The two hidden views, what switches between all three, and below them the export of the selected run."""
+    rows = {
+        ALL_RUNS: all_runs,
+        BUDGET: build_budget_panel(page, visible=False),
+        TEXTS: build_text_lab_panel(page, view, TEXTS),
+    }
     build_export_panel(page)
-    return budget
+
+    @event
+    def choose_view(name: str) -> Updates:
+        return {row: gr.update(visible=name == title) for title, row in rows.items()}
+
+    view.change(choose_view, view, list(rows.values()), **PRIVATE)
 
 
-def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button]:
-    """Actions on the selected run: their column, the note, and deletion with its confirmation."""
+def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button, ExampleSwitch]:
+    """Actions on the selected run: their column, the note, deletion with its confirmation; and on the examples."""
     with gr.Column(visible=False) as actions:
         note = gr.Textbox(label="Note on the selected run", max_length=500, elem_id="compare-note")
         delete = gr.Button("Delete the selected run", elem_id="compare-delete")
         sure = gr.Button("Yes, delete it and its files", variant="stop", visible=False, elem_id="compare-sure")
-    return actions, note, delete, sure
+    return actions, note, delete, sure, build_example_switch()
 
 
 def _specs(page: Page, selection: Selection, precisions: list[str], methods: list[str]) -> list[CalibrationSpec]:
@@ -190,6 +200,7 @@ def _answer(runs: pd.DataFrame) -> str:
         evaluated=len(evaluated),
         best=on_front.iloc[0].to_dict(),
         best_bytes=on_front.iloc[0][size_column(evaluated)],
+        examples=int((evaluated["example"] & evaluated["run"].ne("")).sum()),
         texts=len(evaluated[["protocol", "data", "segments", "seq_len"]].drop_duplicates()),
     )
 
@@ -212,7 +223,7 @@ def _cells(run: dict[str, object]) -> list[Cell]:
     precision, evaluated = str(run["precision"]), number(run["kl_mean"]) is not None
     return [
         Cell(html.render("lens_mark.html", lens=lens_of(str(run["method"])), text=precision), precision),
-        Cell("full precision" if run["method"] == "none" else str(run["method"])),
+        Cell(_method(run)),
         Cell(
             perplexity(run["perplexity"], run["perplexity_stderr"]) if evaluated else str(run["state"]),
             sort_number(run["perplexity"]),
@@ -226,6 +237,11 @@ def _cells(run: dict[str, object]) -> list[Cell]:
         Cell(str(run["run"]) or MISSING),
         Cell(str(run["note"])),
     ]
+
+
+def _method(run: dict[str, object]) -> str:
+    method = "full precision" if run["method"] == "none" else str(run["method"])
+    return f"{method}, example" if run["example"] else method
 
 
 def _kl_lines(run: dict[str, object]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from app.cli.streams import discard_unwritten_output
+from app.cli.terminal.streams import discard_unwritten_output
 from app.formatting import printable
 from app.json_values import to_json_text
 from app.settings import Settings, SettingsError

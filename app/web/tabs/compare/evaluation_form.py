@@ -11,7 +11,7 @@ from gradio.events import Dependency
 from abq_core.text.records import Protocol
 from abq_core.text.sources import NAMES, is_name
 from app.figures.kl_buckets import kl_buckets_figure
-from app.figures.pareto import lens_of
+from app.figures.run_lenses import lens_of
 from app.formatting import count, kl, percent, perplexity
 from app.services.evaluation import EvaluationText
 from app.web import html

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -12,7 +12,8 @@ import pandas as pd
 from abq_core.methods import METHODS
 from abq_core.spec import CalibrationSpec
 from app.figures.allocation import allocation_figure, prediction_figure
-from app.formatting import number
+from app.formatting import MISSING, bits, nats, number
+from app.services.mix_checks import MixCheck
 from app.web import html
 from app.web.access.login import account_of
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
@@ -21,6 +22,7 @@ from app.web.page.header import PRECISIONS
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
 from app.web.page.steps import Steps
+from app.web.page.table import Cell, Heading, build_table, sort_number, table
 
 CANDIDATES = ["W2A8", "W2*A8", "W3A8", "W4A8"]
 FILE = "mix.json"
@@ -33,6 +35,17 @@ PREDICTED = (
     "Look at the dotted line: on it the prediction, the sum over the linear layers, equals the measurement. Rounded "
     "runs lie near it; calibration moves runs below it. An outline marks a mix. The prediction ignores the KV cache."
 )
+MIX_CAPTION = "Mixes after calibration, beside the best single precision that is no larger"
+MIX_HEADINGS = [
+    Heading("mix"),
+    Heading("method", optional=2),
+    Heading("bits/parameter", numeric=True),
+    Heading("KL", numeric=True),
+    Heading("single precision"),
+    Heading("its bits/parameter", numeric=True, optional=1),
+    Heading("its KL", numeric=True),
+    Heading("verdict", wraps=True),
+]
 EMPTY = (
     "No mix of precisions yet",
     "Each linear layer is quantized by itself to each candidate, and the KL divergence from full precision is "
@@ -69,7 +82,9 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
     """
     with gr.Row(elem_classes="abq-tab", visible=visible) as row:
         with gr.Column(elem_classes="abq-choices"):
-            bits = gr.Slider(1, 8, value=2.5, step=0.05, label="Stored bits per weight, at most", elem_id="budget-bits")
+            limit = gr.Slider(
+                1, 8, value=2.5, step=0.05, label="Stored bits per weight, at most", elem_id="budget-bits"
+            )
             candidates = gr.Dropdown(
                 PRECISIONS, value=CANDIDATES, multiselect=True, allow_custom_value=True,
                 label="Candidates for each linear layer", elem_id="budget-candidates",
@@ -84,6 +99,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             empty = gr.HTML(html.empty(*EMPTY), js_on_load=None)
             figure = build_picture("budget-figure")
             predictions = build_picture("budget-predictions")
+            mixes = build_table("budget-mixes")
     stored = gr.State("")  # the last mix as JSON
 
     def shown(selection: Selection, mix: Mix | None) -> Updates:
@@ -95,6 +111,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             empty: gr.update(visible=mix is None),
             figure: "" if mix is None else framed(allocation_figure(mix.linears, selection.dark), CHOSEN, name="bits"),
             predictions: framed(predicted, PREDICTED, csv, "predictions") if len(runs) else "",
+            mixes: mix_table(page.services.allocation.mix_checks(selection.model)),
             calibrate: gr.update(interactive=mix is not None),
         }
 
@@ -107,10 +124,10 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         return {command: html.command(_command_lines(selection.model, *values))}
 
     @callback(answer)
-    def measure(selection: Selection, limit: float | None, names: list[str] | None) -> Iterator[Updates]:
+    def measure(selection: Selection, most: float | None, names: list[str] | None) -> Iterator[Updates]:
         """Measure sensitivities, then allocate the bits, and report progress."""
         yield {answer: html.answer(f"Loading the model{ELLIPSIS}")}
-        budget, found = _budget(limit), None
+        budget, found = _budget(most), None
 
         def work(report: Callable[[object], None]) -> None:
             report(
@@ -139,26 +156,45 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, page.tabs: gr.Tabs(selected="calibrate")}
 
-    outputs = [answer, empty, figure, predictions, calibrate]
-    form = [bits, candidates, method]
+    outputs = [answer, empty, figure, predictions, mixes, calibrate]
+    form = [limit, candidates, method]
     page.selection.change(show, [page.selection, stored], outputs, **PRIVATE)
     edited = [page.selection.change, *(widget.change for widget in form)]
     gr.on(edited, show_command, [page.selection, *form], [answer, command], trigger_mode="always_last", **PRIVATE)
-    measuring = choose.click(measure, [page.selection, bits, candidates], [*outputs, stored], **BUSY)
+    measuring = choose.click(measure, [page.selection, limit, candidates], [*outputs, stored], **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
     calibrate.click(start, [page.selection, stored, method], [answer, page.tabs], **PRIVATE)
     return row
 
 
-def _budget(bits: object) -> float:
-    limit = number(bits)
-    if limit is None:
+def mix_table(checks: Sequence[MixCheck]) -> str:
+    """Each evaluated mix beside the best single precision of its size; "" without a mix."""
+    rows = []
+    for check in checks:
+        mix, single = check.mix, check.single or {}
+        cells = [
+            Cell(str(mix["precision"])),
+            Cell(str(mix["method"])),
+            Cell(bits(mix["bits_per_parameter"]), sort_number(mix["bits_per_parameter"])),
+            Cell(nats(mix["kl_mean"]), sort_number(mix["kl_mean"])),
+            Cell(str(single.get("precision", MISSING))),
+            Cell(bits(single.get("bits_per_parameter")), sort_number(single.get("bits_per_parameter"))),
+            Cell(nats(single.get("kl_mean")), sort_number(single.get("kl_mean"))),
+            Cell(check.verdict),
+        ]
+        rows.append((str(mix["run"]), cells))
+    return table(MIX_HEADINGS, rows, MIX_CAPTION, selectable=False) if rows else ""
+
+
+def _budget(value: object) -> float:
+    most = number(value)
+    if most is None:
         raise ValueError("The budget is empty: enter a number of bits, such as 2.5.")
-    return limit
+    return most
 
 
-def _command_lines(model: str, bits: float | None, candidates: list[str] | None, method: str) -> list[str]:
+def _command_lines(model: str, limit: float | None, candidates: list[str] | None, method: str) -> list[str]:
     names = ",".join(candidates or [])
-    choose = ["abq", "allocate", model, "--bits", f"{number(bits) or 0:g}", "--candidates", names, "--out", FILE]
+    choose = ["abq", "allocate", model, "--bits", f"{number(limit) or 0:g}", "--candidates", names, "--out", FILE]
     calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
     return [shlex.join(choose), shlex.join(calibrate)]

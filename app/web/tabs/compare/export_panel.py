@@ -1,8 +1,8 @@
 """Take a run away: export it with a proof, download it, and see where it loads."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from markupsafe import Markup
@@ -33,18 +33,22 @@ def build_export_panel(page: Page) -> None:
         gr.HTML(html.render("heading.html", text="Take the run away"), js_on_load=None)
         with gr.Row():
             format = gr.Radio(FORMATS, value=FORMATS[0], label="Format", elem_id="export-format")
-            nearest = gr.Checkbox(label="gguf: round again what is not exact", elem_id="export-nearest")
+            symmetric = gr.Checkbox(label="activations without zero points, for vLLM", elem_id="export-symmetric")
+            nearest = gr.Checkbox(label="round again what is not exact", elem_id="export-nearest", visible=False)
             start = gr.Button("Export", variant="primary", elem_id="export-start")
             stop = gr.Button("Stop", elem_id="export-stop")
         answer = gr.HTML("", js_on_load=None, elem_id="export-answer")
         gr.HTML(html.render("heading.html", text="Where will it load?"), js_on_load=None)
         where = build_table("export-where")
 
-    def shown(selection: Selection, name: str) -> Markup:
-        return _answer(selection.run, name, page.services.exports.kept(selection.run, name))
+    asked = [format, symmetric, nearest]
+
+    def shown(selection: Selection, name: str, plain: bool, again: bool) -> Markup:
+        kept = page.services.exports.kept(selection.run, name)
+        return _answer(selection.run, name, kept, _options(name, plain, again))
 
     @callback(answer, tab="compare")
-    def show(selection: Selection, name: str, request: gr.Request) -> Updates:
+    def show(selection: Selection, name: str, plain: bool, again: bool, request: gr.Request) -> Updates:
         if not selection.run:
             return {panel: gr.update(visible=False)}
         run = page.services.runs.get(selection.run)
@@ -52,10 +56,16 @@ def build_export_panel(page: Page) -> None:
             return {panel: gr.update(visible=False)}
         check_text_access(run, request)
         rows = page.services.exports.loading_table(run.id)
-        return {panel: gr.update(visible=True), answer: shown(selection, name), where: _table(rows)}
+        return {
+            panel: gr.update(visible=True),
+            symmetric: gr.update(visible=name == "compressed-tensors"),
+            nearest: gr.update(visible=name == "gguf"),
+            answer: shown(selection, name, plain, again),
+            where: _table(rows),
+        }
 
     @callback(answer)
-    def export(selection: Selection, name: str, round_again: bool, request: gr.Request) -> Iterator[Updates]:
+    def export(selection: Selection, name: str, plain: bool, again: bool, request: gr.Request) -> Iterator[Updates]:
         """Export in a thread and report progress."""
         from abq_core.export.formats import Options
 
@@ -63,34 +73,49 @@ def build_export_panel(page: Page) -> None:
         yield {answer: html.render("lines.html", lines=[f"Loading the model{ELLIPSIS}"])}
 
         def work(report: Callable[[tuple[int, int]], None]) -> None:
-            options = Options(nearest=bool(round_again))
+            options = Options.read(**_options(name, plain, again))
             page.services.exports.keep(selection.run, name, options, lambda done, total: report((done, total)))
 
         for done, total in Steps[tuple[int, int]](work):
-            part = "Writing, then loading it in its runtime" if done < total else "Done"
+            part = "Writing, then loading it in its runtimes" if done < total else "Done"
             yield {answer: html.render("lines.html", lines=[f"{part}{ELLIPSIS} {100 * done // total} %"])}
-        yield {answer: shown(selection, name)}
+        yield {answer: shown(selection, name, plain, again)}
 
-    gr.on([page.selection.change, format.input], show, [page.selection, format], [panel, answer, where], **PRIVATE)
-    exporting = start.click(export, [page.selection, format, nearest], answer, **BUSY)
+    gr.on(
+        [page.selection.change, *(one.input for one in asked)],
+        show,
+        [page.selection, *asked],
+        [panel, symmetric, nearest, answer, where],
+        **PRIVATE,
+    )
+    exporting = start.click(export, [page.selection, *asked], answer, **BUSY)
     stop.click(lambda: html.render("lines.html", lines=["Stopped."]), None, answer, cancels=[exporting], **PRIVATE)
 
 
-def _answer(run: str, name: str, kept: dict[str, object] | None) -> Markup:
-    """What is known of one format: the kept export with its proof, or how to make one."""
+def _options(name: str, symmetric: bool, nearest: bool) -> dict[str, Any]:
+    """The arguments of Options that a format has, from the boxes."""
+    if name == "compressed-tensors" and symmetric:
+        return {"activations": "symmetric"}
+    return {"nearest": True} if name == "gguf" and nearest else {}
+
+
+def _answer(run: str, name: str, kept: dict[str, Any] | None, options: Mapping[str, Any]) -> Markup:
+    """What is known of one format: the kept export with its proofs, or how to make one."""
     from abq_core.export.formats import format_named
     from abq_core.export.model_card import proof_sentence
     from abq_core.export.proof import Proof
 
-    command = shlex.join(["abq", "export", run, "--to", name, "--out", f"{run}-{name}"])
-    proof = kept["proof"] if kept else None
+    words = [word for key, value in options.items() for word in (f"--{key}", value) if word is not True]
+    command = shlex.join(["abq", "export", run, "--to", name, *words, "--out", f"{run}-{name}"])
+    # What was kept by an older version has one proof.
+    proofs = [kept["proof"], *kept.get("more_proofs", [])] if kept else []
     return html.render(
         "export_answer.html",
         run=run,
         format=name,
         help=format_named(name).help,
         kept=kept,
-        sentence=proof_sentence(Proof(**proof)) if isinstance(proof, dict) else "",
+        sentences=[proof_sentence(Proof(**proof)) for proof in proofs],
         command=html.command(command),
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
-from kernels.cpu.decode_ops import softmax
-from kernels.cpu.quantize import row_range
+from kernels.cpu.quantize import row_grid
+from kernels.cpu.token.operations import softmax
 
 
 @compiled
@@ -26,13 +26,9 @@ def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Arra
     levels, part = np.float32((1 << bits) - 1), codes.shape[2]
     for h in range(heads):
         for t in range(tokens):
-            low, high, finite = row_range(x[h, t])
-            step = (high - low) / levels
-            if not (finite and np.isfinite(step)):
+            step, offset, finite = row_grid(x[h, t], np.float32(1), levels)
+            if not finite:
                 return False
-            if not step > np.float32(0):
-                step = np.float32(1)
-            offset = np.rint(-low / step)
             scale[h, start + t], zero[h, start + t] = step, offset
             codes[h, start + t] = 0
             for i in range(d):
@@ -52,7 +48,7 @@ def attend(
     scale: np.float32,
     out: Array,
 ) -> None:
-    """Attention (`decode_ops.attend`) on quantized keys and values.
+    """Attention (`operations.attend`) on quantized keys and values.
 
     Keys and values: each (codes, scale, zero).
     """

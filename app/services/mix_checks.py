@@ -1,0 +1,69 @@
+"""Whether a mix of precisions is worth it: its measured KL against the best single precision of its size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from abq_core.mix import ModelPrecision, PrecisionMix
+from app.formatting import bits, nats
+from app.services.dataframes import same_evaluation
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MixCheck:
+    """An evaluated run of a mix, and the best run with one precision for all linears that is no larger.
+
+    mix, single: rows of `runs_frame`. single is None if there is none of the same method, activation and KV bits that
+    was evaluated on the same text.
+    """
+
+    mix: Row
+    single: Row | None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the mix has the lower KL; None if there is nothing to compare it with."""
+        return None if self.single is None else bool(self.mix["kl_mean"] < self.single["kl_mean"])
+
+    @property
+    def verdict(self) -> str:
+        """What to do, in one sentence."""
+        mix, single = self.mix, self.single
+        if single is None:
+            return (
+                f"Not compared: no single precision of at most {bits(mix['bits_per_parameter'])} bits per parameter "
+                f"was calibrated with {mix['method']} and evaluated on the same text."
+            )
+        both = f"{nats(mix['kl_mean'])} against {nats(single['kl_mean'])}"
+        if self.kept:
+            return f"Keep the mix: its KL is {both} of {single['precision']}."
+        return f"Take {single['precision']}, which is no larger: the mix has a KL of {both}."
+
+    def to_dict(self) -> dict[str, object]:
+        """The runs, their bits and KL, `kept` and `verdict`, ready for JSON."""
+        names = ("run", "precision", "bits_per_parameter", "kl_mean")
+        single = {f"single_{name}": None if self.single is None else self.single[name] for name in names}
+        of_mix = {name: self.mix[name] for name in (*names, "method")}
+        return {**of_mix, **single, "kept": self.kept, "verdict": self.verdict}
+
+
+def check_mixes(rows: Sequence[tuple[Row, ModelPrecision]]) -> list[MixCheck]:
+    """One check per mix, in order.  rows: evaluated runs of one model with their precisions."""
+    mixes = [(row, precision) for row, precision in rows if isinstance(precision, PrecisionMix)]
+    return [MixCheck(row, _best_single(row, precision, rows)) for row, precision in mixes]
+
+
+def _best_single(mix: Row, precision: PrecisionMix, rows: Sequence[tuple[Row, ModelPrecision]]) -> Row | None:
+    """The comparable run with the lowest KL that is no larger than the mix."""
+    comparable = [
+        row
+        for row, other in rows
+        if not isinstance(other, PrecisionMix)
+        and (other.act_bits, other.kv_bits) == (precision.act_bits, precision.kv_bits)
+        and row["method"] == mix["method"]
+        and same_evaluation(row, mix)
+        and row["model_bytes"] <= mix["model_bytes"]
+    ]
+    return min(comparable, key=lambda row: float(row["kl_mean"]), default=None)

@@ -1,0 +1,97 @@
+"""Which text to calibrate on: one run per text, each evaluated on every text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from abq_core.spec import EVALUATION_SEGMENTS, CalibrationSpec
+from abq_core.text.sources import is_name
+from app.services.dataframes import WINDOWS
+from app.services.errors import ServiceError
+from app.services.evaluation import EvaluationService, EvaluationText
+from app.services.local_path import local_path
+from app.services.stored import Storage
+from app.services.sweeps import PlannedCalibration, SweepService
+
+COLUMNS = ["calibrated_on", "evaluated_on", "run", "kl_mean", "perplexity"]
+MOST_TEXTS = 8
+
+OnStep = Callable[[int, int], None]
+
+
+class TextLab:
+    """The runs that differ only in their calibration text, and their KL on each of the texts."""
+
+    def __init__(self, storage: Storage, sweeps: SweepService, evaluation: EvaluationService) -> None:
+        self._measurements, self._sweeps, self._evaluation = storage.measurements, sweeps, evaluation
+
+    def plan(self, spec: CalibrationSpec, texts: Sequence[str], account: str | None = None) -> list[PlannedCalibration]:
+        """One calibration per text, otherwise as `spec`, with the run that it already has.
+
+        account: of the page's visitor who names the texts. Raises ServiceError for fewer than two texts or more than
+        MOST_TEXTS, and what `SweepService.plan` raises.
+        """
+        different = list(dict.fromkeys(texts))
+        if not 2 <= len(different) <= MOST_TEXTS:
+            raise ServiceError(f"{len(different)} texts are chosen: choose 2 to {MOST_TEXTS} different ones.")
+        return self._sweeps.plan([replace(spec, data=text) for text in different], account)
+
+    def matrix(self, planned: Sequence[PlannedCalibration]) -> pandas.DataFrame:
+        """One row per pair of texts: COLUMNS. run "" or kl_mean NaN: that part is not there yet."""
+        texts = [one.spec.data for one in planned]
+        runs = [one.run.id if one.run is not None and one.state == "succeeded" else "" for one in planned]
+        found = [self._evaluations(run) if run else {} for run in runs]
+        rows = []
+        for text in texts:
+            most = max((_amount(one[text]) for one in found if text in one), default=None)
+            for own, run, evaluations in zip(texts, runs, found, strict=True):
+                values = evaluations.get(text, {})
+                same = bool(values) and _amount(values) == most  # a column compares equal amounts of a text
+                rows.append([own, text, run, *(values[name] if same else None for name in ("kl_mean", "perplexity"))])
+        return pandas.DataFrame(rows, columns=COLUMNS).astype({"kl_mean": float, "perplexity": float})
+
+    def measure(
+        self, planned: Sequence[PlannedCalibration], on_step: OnStep | None = None, account: str | None = None
+    ) -> pandas.DataFrame:
+        """Evaluate the finished runs on the texts that they lack, and return the matrix.
+
+        Of a file every run reads the last tenth, as the run that was calibrated on it must. on_step(done, total): in
+        hundredths of an evaluation; may raise to stop.  account: of the page's visitor. Raises as `evaluate` does.
+        """
+        for _ in range(
+            2
+        ):  # if the first pass reads more of a text than an earlier evaluation did, that one is repeated
+            cells = self.matrix(planned)
+            missing = cells[cells["run"].ne("") & cells["kl_mean"].isna()]
+            for at, (run, text) in enumerate(zip(missing["run"], missing["evaluated_on"], strict=True)):
+
+                def on_part(done: int, total: int, at: int = at, count: int = len(missing)) -> None:
+                    if on_step is not None:
+                        on_step(100 * at + 100 * done // max(total, 1), 100 * count)
+
+                self._evaluation.evaluate(run, EvaluationText(text, held_out=True), on_part, account)
+        return self.matrix(planned)
+
+    def _evaluations(self, run: str) -> Mapping[str, Mapping[str, Any]]:
+        """The newest evaluation of a run on the held-out part of each text, if it read no more than the default."""
+        newest: dict[str, Mapping[str, Any]] = {}
+        for record in self._measurements.evaluations(run):  # newest first
+            values = record.values
+            split = (values.get("text") or {}).get("split")
+            windows = values.get("protocol", WINDOWS) == WINDOWS and values["segments"] <= EVALUATION_SEGMENTS
+            if windows and split == "evaluation":
+                newest.setdefault(local_path(str(values.get("data"))), values)
+        return newest
+
+
+def short_names(texts: Sequence[str]) -> dict[str, str]:
+    """A name for each text: of a file its name, or its path if two have the same name."""
+    names = {text: text if is_name(text) else Path(text).name for text in texts}
+    return {text: name if list(names.values()).count(name) == 1 else text for text, name in names.items()}
+
+
+def _amount(values: Mapping[str, Any]) -> tuple[int, int]:
+    return values["seq_len"], values["segments"]

@@ -1,0 +1,45 @@
+"""A column of `decode_peers.py`: a model on this program's integer engine."""
+
+import os
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+from kernels.host.threads import THREADS_WAIT
+
+os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
+
+import torch
+from column_process import answer_rounds
+from decode_round import Request, answer
+
+from abq_core.inference.generate import Token, generate
+from abq_core.inference.runtime import rounded_model
+from abq_core.models.loading import load_model
+from abq_core.models.shape import shape_of
+from abq_core.planning.size import model_size
+from abq_core.precision import Precision
+from kernels.host.threads import thread_count
+
+
+def serve(pipe: Connection, folder: str, column: str) -> None:
+    """Round the model of a folder to a precision, and answer rounds."""
+    torch.set_num_threads(thread_count())
+    full = load_model(folder)
+    model = rounded_model(full, Precision.parse(column), "packed")
+    model.model.generation_config.eos_token_id = None
+    model.tokenizer.eos_token = None  # the requested number of tokens is generated
+    size = model_size(shape_of(full.ref, full.model.config), model.precision)
+    del full
+
+    def run(ids: list[int], tokens: int) -> tuple[float, list[float]]:
+        prompt = model.tokenizer.decode(ids)
+        if model.tokenizer(prompt)["input_ids"] != ids:
+            raise ValueError(f"A prompt of {len(ids)} tokens becomes others when it is read as text: change --prompt.")
+        walls = [event.seconds for event in generate({"": model}, None, prompt, tokens) if isinstance(event, Token)]
+        return walls[0], [later - earlier for earlier, later in pairwise(walls)]
+
+    def measure(request: Request) -> dict[str, Any]:
+        return answer(request, run(request.long, 1)[0], run(request.short, request.tokens + 1)[1])
+
+    answer_rounds(pipe, {"engine": "abq", "weights": column, "bytes": size.total}, measure)

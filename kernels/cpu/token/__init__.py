@@ -1,0 +1,1 @@
+"""A decode step: its operations, and the program that runs them."""

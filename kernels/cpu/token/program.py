@@ -1,0 +1,177 @@
+"""The operations of a decode step, worked through by one compiled call.
+
+Called one by one from Python, the operations of a small model take as long to call as to compute. So they are rows of a
+table (`rows.py`), and `run` is a loop over it.
+"""
+
+import numpy as np
+
+from kernels.cpu.arguments import Array
+from kernels.cpu.compile import compiled
+from kernels.cpu.decode import decode
+from kernels.cpu.hadamard import transform
+from kernels.cpu.token import kv_codes, operations
+from kernels.cpu.token.addresses import array_at, float_of
+from kernels.cpu.token.rows import (
+    ACT_BITS,
+    ACT_CLIP,
+    ADDED,
+    ATTEND,
+    BIAS,
+    BIAS_SIZE,
+    BIT_PLANES,
+    BITS,
+    BLOCK,
+    CAPACITY,
+    COS,
+    DATA,
+    DATA_SIZE,
+    EPSILON,
+    FIELDS,
+    HAS_ADDED,
+    HEADS,
+    INPUT,
+    INPUT_SIZE,
+    KEY_SCALE,
+    KEY_ZERO,
+    KEYS,
+    KV_HEADS,
+    LAYER,
+    NORM,
+    NORM_WEIGHT,
+    OPERATION,
+    OUTPUT,
+    OUTPUT_SIZE,
+    OUTPUT_START,
+    PADDED,
+    PANELS,
+    PATH,
+    PRODUCT,
+    ROOT,
+    SCALE,
+    SCALING,
+    SEGMENT,
+    SIDE_SIZE,
+    SIN,
+    SPACING,
+    SUMS,
+    VALUE_SCALE,
+    VALUE_ZERO,
+    VALUES,
+    WEIGHT_ONLY,
+    WIDTH,
+    WIDTHS,
+    WINDOW,
+    ZERO,
+)  # fmt: skip
+from kernels.cpu.weight_only import weight_only
+
+
+@compiled
+def run(table: Array, buffers: Array, layers: Array, position: int) -> int:
+    """Work through a table with one thread, for the token at `position`.
+
+    table: (operations, ROW_SIZE).  buffers: (BUFFERS,) addresses of float32 values.  layers: (layers, LAYER_SIZE).
+    Returns the number of rows, or that of the first row whose input is not finite; then its output is not written.
+    """
+    for index in range(table.shape[0]):
+        row = table[index]
+        operation = row[OPERATION]
+        if operation == PRODUCT:
+            finite = multiply(row, buffers, 0, row[PANELS])
+        elif operation == NORM:
+            finite = _norm(row, buffers)
+        elif operation == ATTEND:
+            finite = _attend(row, buffers, layers[row[LAYER]], position)
+        else:
+            operations.gated(_input(row, buffers), _output(row, buffers))
+            finite = True
+        if not finite:
+            return index
+    return table.shape[0]
+
+
+@compiled
+def multiply(row: Array, buffers: Array, first_panel: int, last_panel: int) -> bool:
+    """Panels first_panel .. last_panel - 1 of a product. Returns whether its input is finite."""
+    fields = (
+        array_at(row[DATA], np.uint32, row[DATA_SIZE]),
+        array_at(row[WIDTHS], np.int64, row[FIELDS]),
+        row[SEGMENT],
+        np.int32(row[SPACING]),
+        float_of(row[ACT_CLIP]),
+        array_at(row[SCALE], np.float32, row[SIDE_SIZE]),
+        array_at(row[ZERO], np.int16, row[SIDE_SIZE]),
+        array_at(row[SUMS], np.int32, row[SIDE_SIZE]),
+        array_at(row[BIAS], np.float32, row[BIAS_SIZE]),
+    )
+    k, padded = row[INPUT_SIZE], row[PADDED]
+    x = array_at(buffers[row[INPUT]], np.float32, padded)
+    if row[BLOCK] > 1:
+        mixed = np.empty(padded, np.float32)
+        transform(x[:k].reshape(1, k), row[BLOCK], float_of(row[ROOT]), mixed[:k].reshape(1, k), 0, 1)
+        x = mixed
+    start = row[OUTPUT_START]
+    out = array_at(buffers[row[OUTPUT]] + 4 * start, np.float32, row[OUTPUT_SIZE]).reshape(1, row[OUTPUT_SIZE])
+    if row[PATH] == WEIGHT_ONLY:
+        x[k:] = 0
+        weight_only(fields, x.reshape(1, padded), first_panel, last_panel, out)
+        return np.isfinite(out[0, 16 * first_panel])  # NaN or infinity in the input spreads to every output
+    tokens, no_integers = x[:k].reshape(1, k), np.empty((0, 0, 0), np.int32)
+    by_planes = row[PATH] == BIT_PLANES
+    return decode(tokens, row[ACT_BITS], by_planes, fields, first_panel, last_panel, out, no_integers) == 1
+
+
+@compiled
+def _norm(row: Array, buffers: Array) -> bool:
+    size = row[INPUT_SIZE]
+    x, weight = _input(row, buffers), array_at(row[NORM_WEIGHT], np.float32, size)
+    added = array_at(buffers[ADDED], np.float32, size if row[HAS_ADDED] else 0)
+    return np.isfinite(operations.add_norm(x, added, weight, float_of(row[EPSILON]), _output(row, buffers)))
+
+
+@compiled
+def _attend(row: Array, buffers: Array, layer: Array, position: int) -> bool:
+    heads, kv_heads = row[HEADS], row[KV_HEADS]
+    d = row[OUTPUT_SIZE] // heads
+    qkv = _input(row, buffers).reshape(heads + 2 * kv_heads, d)
+    rotated = qkv[: heads + kv_heads]
+    operations.rotate(rotated, array_at(buffers[COS], np.float32, d), array_at(buffers[SIN], np.float32, d))
+    query, new_keys, new_values = qkv[:heads], qkv[heads : heads + kv_heads], qkv[heads + kv_heads :]
+    out, scaling = _output(row, buffers).reshape(heads, d), float_of(row[SCALING])
+    first = max(0, position + 1 - layer[WINDOW]) if layer[WINDOW] else 0
+    capacity, bits, width = layer[CAPACITY], layer[BITS], layer[WIDTH]
+    if bits == 0:
+        keys = array_at(layer[KEYS], np.float32, kv_heads * capacity * d).reshape(kv_heads, capacity, d)
+        values = array_at(layer[VALUES], np.float32, kv_heads * capacity * d).reshape(kv_heads, capacity, d)
+        keys[:, position], values[:, position] = new_keys, new_values
+        operations.attend(query, keys, values, first, position + 1, scaling, out)
+        return True
+    stored_keys = _codes(layer[KEYS], layer[KEY_SCALE], layer[KEY_ZERO], kv_heads, capacity, d * width // 8)
+    stored_values = _codes(layer[VALUES], layer[VALUE_SCALE], layer[VALUE_ZERO], kv_heads, capacity, d * width // 8)
+    one = (kv_heads, 1, d)
+    written = kv_codes.write(new_keys.reshape(one), bits, width, position, *stored_keys)
+    if not (written and kv_codes.write(new_values.reshape(one), bits, width, position, *stored_values)):
+        return False
+    kv_codes.attend(query, stored_keys, stored_values, width, first, position + 1, scaling, out)
+    return True
+
+
+@compiled
+def _codes(codes: int, scale: int, zero: int, kv_heads: int, capacity: int, octets: int) -> tuple[Array, Array, Array]:
+    """Codes, scales and zero points at their addresses, as `kv_codes` takes them."""
+    return (
+        array_at(codes, np.uint8, kv_heads * capacity * octets).reshape(kv_heads, capacity, octets),
+        array_at(scale, np.float32, kv_heads * capacity).reshape(kv_heads, capacity),
+        array_at(zero, np.float32, kv_heads * capacity).reshape(kv_heads, capacity),
+    )
+
+
+@compiled
+def _input(row: Array, buffers: Array) -> Array:
+    return array_at(buffers[row[INPUT]], np.float32, row[INPUT_SIZE])
+
+
+@compiled
+def _output(row: Array, buffers: Array) -> Array:
+    return array_at(buffers[row[OUTPUT]], np.float32, row[OUTPUT_SIZE])

@@ -1,0 +1,121 @@
+"""The operations of a token program, compared with NumPy in float64, and programs as a whole."""
+
+import numpy as np
+import pytest
+from cpu_decode_cases import Floats, attended, attention, normal, run_one
+
+from kernels import dispatch
+from kernels.formats.activations import NotFiniteError
+from kernels.formats.weight import PackedWeight, pack_weight
+from kernels.token_program import (
+    ADDED,
+    ATTENDED,
+    COS,
+    GATE_UP,
+    GATED,
+    NORMED,
+    QKV,
+    SIN,
+    Memory,
+    Operation,
+    Program,
+    X,
+    buffer_sizes,
+    float_layer,
+)
+
+PRODUCTS = [("W4A8", 1), ("W2A8", 1), ("W2A2", 1), ("W4A16", 1), ("W9A16", 1), ("W4A8", 32), ("W3A16", 16)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 257])
+def test_norm_adds_first(size: int) -> None:
+    x, added, weight = normal(size), normal(size), normal(size)
+    total = (x + added).astype(np.float64)
+    expected = weight * total / np.sqrt((total**2).mean() + 1e-5)
+    memory = run_one(Operation.norm(weight, 1e-5, has_added=True), {X: x, ADDED: added})
+    np.testing.assert_allclose(memory.values[NORMED], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(memory.values[X], total, rtol=1e-6)
+    alone = run_one(Operation.norm(weight, 1e-5, has_added=False), {X: x, ADDED: added})
+    assert np.array_equal(alone.values[X], x)
+
+
+def test_gate_for_small_and_large_arguments() -> None:
+    gate = np.concatenate([np.linspace(-20, 20, 333), [-1e4, -100, -88, 88, 100, 1e4]]).astype(np.float32)
+    up = normal(gate.size)
+    wide = gate.astype(np.float64)
+    with np.errstate(over="ignore"):
+        expected = wide / (1 + np.exp(-wide)) * up
+    memory = run_one(Operation.gate(gate.size), {GATE_UP: np.concatenate([gate, up])})
+    np.testing.assert_allclose(memory.values[GATED], expected, rtol=1e-5, atol=1e-30)
+
+
+def test_rotation_pairs_channel_i_with_i_plus_half() -> None:
+    query, key, value, angle = normal(2, 8), normal(1, 8), normal(1, 8), normal(4)
+    cos, sin = np.tile(np.cos(angle), 2), np.tile(np.sin(angle), 2)
+    both = np.concatenate([query, key])
+    expected = both * cos + np.concatenate([-both[:, 4:], both[:, :4]], axis=1) * sin
+    keys, values = np.zeros((2, 1, 3, 8), np.float32)
+    layer = float_layer(keys, values, None)[None]
+    inputs = {QKV: np.concatenate([both, value]), COS: cos, SIN: sin}
+    run_one(Operation.attend(0, 2, 1, 8, 1.0), inputs, layer, 1)
+    np.testing.assert_allclose(keys[0, 1], expected[2], rtol=1e-5, atol=1e-6)
+    assert np.array_equal(values[0, 1], value[0]) and not keys[0, [0, 2]].any()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(4, 2, 16), (3, 3, 5), (8, 1, 64)])
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 40), (13, 29)])
+def test_attention_over_part_of_a_cache(heads: int, kv_heads: int, d: int, first: int, last: int) -> None:
+    query, keys, values = normal(heads, d) * 3, normal(kv_heads, last, d), normal(kv_heads, last, d)
+    expected = attention(query, keys[:, first:], values[:, first:], 0.3)
+    np.testing.assert_allclose(attended(query, keys, values, first, 0.3), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "block"), PRODUCTS)
+@pytest.mark.parametrize(("n", "k"), [(40, 64), (17, 96), (300, 160)])
+def test_a_product_is_that_of_the_engine(name: str, block: int, n: int, k: int) -> None:
+    weight, act_bits = packed(name, n, k, block)
+    x = normal(1, k)
+    memory = run_one(Operation.product(weight, act_bits, NORMED, QKV, 5), {NORMED: x})
+    assert np.array_equal(memory.values[QKV][5:], dispatch.linear(x, weight, act_bits)[0])
+    assert not memory.values[QKV][:5].any()
+
+
+def test_a_large_product_runs_between_small_operations() -> None:
+    weight, act_bits = packed("W4A8", 4096, 2080, 1)
+    large = Operation.product(weight, act_bits, NORMED, ADDED, 0)
+    small, after = packed("W4A8", 2080, 64, 1), packed("W4A8", 48, 4096, 1)
+    operations = [
+        Operation.product(*small, X, NORMED, 0),
+        large,
+        Operation.product(*after, ADDED, ATTENDED, 0),
+    ]
+    assert large.large and not operations[0].large
+    memory = Memory(buffer_sizes(operations), np.zeros((0, 1), np.int64))
+    x = normal(1, 64)
+    memory.values[X][:] = x[0]
+    Program(operations).run(memory, 0)
+    expected = x
+    for weight_and_bits in (small, (weight, act_bits), after):
+        expected = dispatch.linear(expected, *weight_and_bits)
+    assert np.array_equal(memory.values[ATTENDED], expected[0])
+
+
+@pytest.mark.parametrize("name", ["W4A8", "W2A2", "W4A16"])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_product_names_an_input_that_is_not_finite(name: str, large: bool) -> None:
+    weight, act_bits = packed(name, 9000 if large else 32, 960, 1)
+    x = normal(1, 960)
+    x[0, 70] = np.nan
+    operation = Operation.product(weight, act_bits, NORMED, QKV, 0)
+    assert operation.large == large
+    with pytest.raises(NotFiniteError, match=r"input \(1, 960\) has nan in column 70"):
+        run_one(operation, {NORMED: x})
+
+
+def packed(name: str, n: int, k: int, block: int) -> tuple[PackedWeight, int]:
+    """A random weight and the bits of its activations."""
+    planes, act_bits = (int(part) for part in name[1:].split("A"))
+    random = np.random.default_rng(n)
+    scale: Floats = random.uniform(0.5, 1.5, n).astype(np.float32)
+    codes, zero = random.integers(0, 1 << planes, (n, k), dtype=np.uint16), random.integers(0, 1 << planes, n)
+    return pack_weight(codes, planes, scale, zero, act_bits=act_bits, hadamard=block), act_bits
