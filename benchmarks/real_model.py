@@ -13,10 +13,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pages.measured_part import BEGIN, END, replace_measured
 from pages.real_model_page import tables
@@ -30,6 +32,13 @@ METHODS = ("rtn", "abq")
 PROTOCOLS = ("windows", "paper")
 RESULT = Path(__file__).parent / "results" / "real-model.json"
 Key = dict[str, Any]
+
+
+class Subject(NamedTuple):
+    """A model or a run, by what `abq eval` takes.  measured: of its calibration: {"seconds": 12.5}."""
+
+    name: str
+    measured: Mapping[str, float] = MappingProxyType({})
 
 
 class CommandError(RuntimeError):
@@ -56,24 +65,28 @@ class Bench:
 
     def full(self) -> None:
         """Evaluate the model at full precision."""
-        self._evaluate(self._key(str(FULL), "none"), lambda: str(self.options.model))
+        self._evaluate(self._key(str(FULL), "none"), lambda: Subject(str(self.options.model)))
 
     def calibrated(self, precision: str, method: str) -> None:
         """Calibrate and evaluate."""
         options = self.options
 
-        def run() -> str:
+        def run() -> Subject:
             data = ("--data", str(options.calibrate_on))
             settings = [f"--{name}={value}" for name, value in options.set]
             how = ("--precision", precision, "--method", method, *data, *settings)
-            return str(self.abq("calibrate", str(options.model), *how, "--wait")["run"])
+            done = self.abq("calibrate", str(options.model), *how, "--wait")
+            job = self.abq("jobs", "show", done["job"])
+            took = datetime.fromisoformat(job["finished_at"]) - datetime.fromisoformat(job["started_at"])
+            return Subject(done["run"], {"seconds": took.total_seconds()})
 
         self._evaluate(self._key(precision, method) | dict(options.set), run)
 
     def imported(self, file: Path) -> None:
         """Import and evaluate a file that another program has quantized."""
         base = ("--base", str(self.options.model))
-        self._evaluate(self._key(file.name, IMPORTED), lambda: str(self.abq("import", str(file), *base)["run"]))
+        key = self._key(file.name, IMPORTED)
+        self._evaluate(key, lambda: Subject(self.abq("import", str(file), *base)["run"]))
 
     def _key(self, precision: str, method: str) -> Key:
         """The key of a row: what it depends on besides the code and the settings."""
@@ -81,14 +94,17 @@ class Bench:
         texts = {"calibrated": options.calibrate_on.name, "evaluated": options.evaluate_on.name}
         return {"model": options.model.name, "precision": precision, "method": method, **texts}
 
-    def _evaluate(self, key: Key, make: Callable[[], str]) -> None:
-        """Evaluate by the protocols that the row lacks.  make: returns the model or the run, if any is missing."""
+    def _evaluate(self, key: Key, make: Callable[[], Subject]) -> None:
+        """Evaluate by the protocols that the row lacks.  make: is called if one is missing."""
         options, found = self.options, self.file.find(key) or {}
         missing = [protocol for protocol in options.protocols if protocol not in found]
-        subject, text = make() if missing else "", ("--data", str(options.evaluate_on))
+        if not missing:
+            return
+        subject, text = make(), ("--data", str(options.evaluate_on))
+        found |= subject.measured
         for protocol in missing:
             part = ("--segments", str(options.segments)) if protocol == "windows" else ()
-            found = {**found, protocol: self.abq("eval", subject, *text, "--protocol", protocol, *part)}
+            found[protocol] = self.abq("eval", subject.name, *text, "--protocol", protocol, *part)
             self.file.add(key, found)
 
     def speed(self, columns: Sequence[str]) -> None:

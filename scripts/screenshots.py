@@ -27,7 +27,7 @@ FLAGS = ["--no-sandbox", "--headless", "--disable-gpu", "--disable-background-ne
 HEIGHTS = {1280: 880, 1920: 1080}
 STARTED_WITHIN_SECONDS = 120
 WAIT_MS = 180_000
-DEMO = [("W4A4", "rtn"), ("W4A4", "abq"), ("W2*A8", "rtn"), ("W2*A8", "abq")]
+DEMO = [("W8A8", "rtn"), ("W4A4", "rtn"), ("W4A4", "abq"), ("W2*A8", "rtn"), ("W2*A8", "abq")]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,31 @@ def time_kernels(page: Page) -> None:
     page.locator("#throughput-answer", has_text="times").wait_for()
 
 
+def read_planes(page: Page) -> None:
+    """A run of 8 bits, read at every width; the slider at 3."""
+    page.locator("#compare-runs tbody tr", has_text="W8A8").first.click()
+    page.get_by_role("radio", name="Fewer planes").check()
+    page.locator("#planes-answer", has_text="Not measured yet at 8 of 8").wait_for()
+    page.get_by_role("button", name="Read at every width").click()
+    page.locator("#planes-reads tbody tr").nth(6).wait_for()
+    page.locator("#planes-slider input[type=number]").fill("3")
+    page.locator("#planes-slider input[type=number]").press("Enter")
+    page.locator("#planes-answer", has_text="At 3 of 8 planes").wait_for()
+
+
+def measure_texts(page: Page) -> None:
+    """Two texts, each calibrated and measured on both."""
+    page.get_by_role("radio", name="Calibration text").check()
+    page.locator("#texts-method").get_by_label("rtn", exact=True).check()
+    page.locator("#texts-answer", has_text="of 2 texts").wait_for()
+    page.get_by_role("button", name="Calibrate on each text").click()
+    page.locator("#calibrate-queue").get_by_text("succeeded").nth(1).wait_for()
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#texts-answer", has_text="2 of 2 texts").wait_for()
+    page.get_by_role("button", name="Measure every run on every text").click()
+    page.locator("#texts-answer", has_text="4 of 4 pairs").wait_for()
+
+
 SHOTS = [
     Shot("explore", "explore", "W2*A8", wait_for_picture),
     Shot("bit-planes", "explore", "W4A8", choose("Bit planes")),
@@ -137,6 +162,8 @@ SHOTS = [
     Shot("document", "generate", "W4A4", measure_document),
     Shot("throughput", "throughput", "W2*A8", time_kernels),
     Shot("compare", "compare", "W4A4", wait_for_picture),
+    Shot("planes", "compare", "W8A8", read_planes),
+    Shot("texts", "compare", "W4A4", measure_texts),
 ]
 
 

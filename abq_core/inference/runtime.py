@@ -28,6 +28,8 @@ from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linear
 from abq_core.quantization.weight_grid import linear_bytes
 from kernels.dispatch import path_for
 
+ArtifactOf = Callable[[int], BlockArtifact]  # of the block with this number
+
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -39,16 +41,24 @@ def quantized_model(
     engine: "simulated" for dequantized weights and fake-quantized activations; "packed" for bit planes on the integer
     engine.  Raises MissingBlockError if a block is not in the store, PrecisionError if a tied table has two numbers.
     """
-    return _with_blocks(base, precision, engine, lambda index: stored_artifact(store, index))
+    return model_of_artifacts(base, precision, engine, partial(stored_artifact, store))
 
 
 def rounded_model(base: LoadedModel, precision: ModelPrecision, engine: Engine) -> LoadedModel:
     """A model with weights rounded to nearest, without calibration; `base` is not modified."""
-    return _with_blocks(base, precision, engine, lambda index: rounded_artifact(base, index, precision))
+    return model_of_artifacts(base, precision, engine, lambda index: rounded_artifact(base, index, precision))
 
 
-def _with_blocks(
-    base: LoadedModel, precision: ModelPrecision, engine: Engine, artifact_of: Callable[[int], BlockArtifact]
+def streamed_model(base: LoadedModel, precision: ModelPrecision, store: CheckpointStore) -> LoadedModel:
+    """The simulated model of `quantized_model`, with one block at a time in memory.
+
+    A block is built whenever it runs: for one pass over many segments, not for generation.
+    """
+    return streamed_model_of_artifacts(base, precision, partial(stored_artifact, store))
+
+
+def model_of_artifacts(
+    base: LoadedModel, precision: ModelPrecision, engine: Engine, artifact_of: ArtifactOf
 ) -> LoadedModel:
     """A copy of `base` whose blocks are replaced one by one, then embedding and LM head.
 
@@ -65,17 +75,14 @@ def _with_blocks(
     return LoadedModel(base.ref, model, base.tokenizer, precision, decoder_of(model))
 
 
-def streamed_model(base: LoadedModel, precision: ModelPrecision, store: CheckpointStore) -> LoadedModel:
-    """The simulated model of `quantized_model`, with one block at a time in memory.
-
-    A block is built whenever it runs: for one pass over many segments, not for generation.
-    """
+def streamed_model_of_artifacts(base: LoadedModel, precision: ModelPrecision, artifact_of: ArtifactOf) -> LoadedModel:
+    """The simulated model of `model_of_artifacts`, as in `streamed_model`."""
     precision = resolve_tables(precision, has_tied_tables(base.model))
     model = sharing_copy(base)
     quantize_tables(model, precision, "simulated")
     blocks = blocks_of(model)
     for index, original in enumerate(blocks_of(base.model)):
-        blocks[index] = _lazy(original, precision, index, store)
+        blocks[index] = _lazy(original, precision, index, artifact_of)
     return LoadedModel(base.ref, model, base.tokenizer, precision)
 
 
@@ -100,9 +107,9 @@ def _simulated_block(base: LoadedModel, index: int, rounded: Callable[[Tensor], 
     return block
 
 
-def _lazy(original: nn.Module, precision: ModelPrecision, index: int, store: CheckpointStore) -> LazyBlock:
+def _lazy(original: nn.Module, precision: ModelPrecision, index: int, artifact_of: ArtifactOf) -> LazyBlock:
     def build() -> nn.Module:
-        return quantized_block(original, stored_artifact(store, index), precision, index, "simulated")
+        return quantized_block(original, artifact_of(index), precision, index, "simulated")
 
     linears = linears_of(original).items()
     sizes = (

@@ -13,7 +13,7 @@ from app.cli.options import ForceOption, RunId
 from app.cli.session import open_services
 from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers, confirm
 
-runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, mixes, verify, repair, delete, export, gc.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, mixes, planes, verify, repair, delete, export, gc.")
 
 
 @runs.command("list")
@@ -97,6 +97,39 @@ def mixes(
     shown = Table(["Run", *EVALUATION_HEADER, "Verdict"], rows)
     content = {"model": model, "mixes": [check.to_dict() for check in checks]}
     return Answer(content, shown if rows else f"No mix of {model} was calibrated yet. Make one with abq allocate.")
+
+
+@runs.command()
+@answers
+def planes(
+    run: RunId,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text that every width continues.")] = "Once upon a time",
+    as_json: JsonOption = False,
+) -> Answer:
+    """Read a run at fewer bits, by leaving out the lowest bit planes of its weights.
+
+    Nothing is calibrated again. Example: abq runs planes r-0123456789 --json
+    """
+    service = open_services().lenses.plane_reads
+    reads = [service.read(run, width, prompt) for width in service.widths(run)]
+    sizes = [service.bits_per_parameter(run, read.precision) for read in reads]
+    rows = [
+        [
+            str(read.planes),
+            formatting.bits(bits),
+            formatting.size(read.weight_bytes),
+            formatting.perplexity(read.scores.perplexity, read.scores.perplexity_stderr),
+            formatting.nats(read.scores.kl_mean),
+            formatting.nats(read.rounded.kl_mean),
+            formatting.percent(read.scores.same_top),
+            formatting.tokens_per_second(read.tokens_per_second),
+            " ".join(read.text.split()),
+        ]
+        for read, bits in zip(reads, sizes, strict=True)
+    ]
+    header = ["Planes", "Bits (model)", "Weights", "Perplexity", "KL", "KL rounded", "Same top", "Speed", "Text"]
+    found = [read.to_dict() | {"bits_per_parameter": bits} for read, bits in zip(reads, sizes, strict=True)]
+    return Answer({"run": run, "prompt": prompt, "reads": found}, Table(header, rows))
 
 
 @runs.command()

@@ -134,6 +134,14 @@ class ModelRegistry:
             )
         return models.pop() if models else default
 
+    def parts(self, run_id: str) -> "tuple[LoadedModel, ModelPrecision, BlockStore]":
+        """What a calibrated model is made of: its full-precision model, its precision, and its blocks.
+
+        Raises RunNotFoundError, ModelError, ServiceError.
+        """
+        run = self._runs.get(run_id)
+        return self.full(run.model), read_precision(run.spec), self._store(run.id)
+
     def forget(self, run_id: str) -> None:
         """Evict the models of a run."""
         with self._lock:

@@ -36,7 +36,7 @@ def _quality(rows: Sequence[Row]) -> str:
     first = rows[0]["found"]["windows"]
     by_paper = [row["found"]["paper"] for row in rows if "paper" in row["found"]]
     protocols = ["perplexity, windows", *["perplexity, paper"] * bool(by_paper)]
-    head = ["precision", "method", "bits/parameter", "MiB", *protocols, "KL", "same top"]
+    head = ["precision", "method", "bits/parameter", "MiB", *protocols, "KL", "same top", "minutes"]
     lines = []
     for row in rows:
         windows, paper = row["found"]["windows"], row["found"].get("paper")
@@ -50,6 +50,7 @@ def _quality(rows: Sequence[Row]) -> str:
                 *[f"{paper['perplexity']:,.2f}" if paper else ""] * bool(by_paper),
                 "" if full else f"{windows['kl_mean']:.4f}",
                 "" if full else f"{windows['same_top']:.1%}",
+                f"{row['found']['seconds'] / 60:.1f}" if "seconds" in row["found"] else "",
             ]
         )
     texts = (

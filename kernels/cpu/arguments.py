@@ -23,7 +23,7 @@ class Weight(NamedTuple):
     data: Array  # uint32 words, panels of 16 rows
     widths: Array  # int64, bits of each field, low bits first
     segment: int  # columns per scale
-    spacing: np.int32  # distance of neighbouring levels in scales, 1 or 2
+    spacing: np.int32  # distance of neighbouring levels in scales, a power of two
     act_clip: np.float32  # factor on each token's range
     scale: Array  # float32, (groups, n_padded) flat
     zero: Array  # int16, the same

@@ -27,6 +27,15 @@ class Scratch(NamedTuple):
 
 
 @inlined
+def doublings(spacing: np.int32) -> int:
+    """The base-2 logarithm of a spacing, which is a power of two."""
+    count = 0
+    while spacing >> count > 1:
+        count += 1
+    return count
+
+
+@inlined
 def multiply_group(
     weight: Weight, panels: Panels, group: int, x: Array, tokens: Rows, scratch: Scratch, y: Array
 ) -> None:
@@ -49,7 +58,7 @@ def multiply_group(
         for low in range(0, planes_of(weight.widths), 8):
             for p in range(panels.size):
                 unpack_block(weight, panels.first + p, k, Columns(begin, count), low, codes, p * stride)
-            offsets, shift = zeros if low == 0 else no_zeros, np.int32(low + weight.spacing - 1)
+            offsets, shift = zeros if low == 0 else no_zeros, np.int32(low + doublings(weight.spacing))
             for t in range(0, tokens.size, FLOAT_TILE_TOKENS):
                 x_start, y_start = (tokens.first + t) * k + begin, t * ROWS
                 if x.shape[0] == 1:

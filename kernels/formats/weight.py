@@ -19,6 +19,7 @@ from kernels.formats.planes import ShapeError
 PANEL_ROWS = 16
 COLUMN_STEP = 32
 MAX_PLANES = 9
+MAX_LEVEL = 1 << 14  # spacing times levels; zero points are int16
 FIELD_WIDTHS = (8, 4, 2, 1)
 _SUMMED_ROWS = 256
 
@@ -155,11 +156,12 @@ def pack_weight(  # noqa: PLR0913 - one parameter per field of a packed weight
     """Pack integer codes for the engine.
 
     codes: (n, k) integers in 0 .. 2**planes - 1.  planes: 1..9 (p, or p + 1 for a starred weight).  scale, zero:
-    (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight), or with spacing 2 the sum of two.
+    (n, groups) or (n,); zero is itself a code (2^(p-1) for a starred weight), or with spacing 2 the sum of two. With a
+    larger spacing it may lie up to half a level outside the levels, as in a weight without its lowest planes.
     group_size: a multiple of 32, or None for one scale per row.  bias: (n,) float32.  act_bits: activation bits the
     layout is optimized for (others work, but slower).  act_clip: factor in (0, 1] on each token's range.  hadamard:
     block size of the transform that was applied to the weight and will be applied to each token; 1 for none.
-    spacing: 1 or 2, in w = (spacing code - zero) * scale.  Raises ShapeError for arguments that do not fit together.
+    spacing: a power of two, in w = (spacing code - zero) * scale.  Raises ShapeError for arguments that do not fit.
     """
     codes = np.asarray(codes)
     _check_codes(codes, planes)
@@ -216,11 +218,16 @@ def _check_codes(codes: NDArray[np.integer], planes: int) -> None:
 
 
 def _check_zero(zero: NDArray[np.integer], planes: int, spacing: int) -> None:
-    if spacing not in (1, 2):
-        raise ShapeError(f"spacing is {spacing}; use 1, or 2 for zero points halfway between two levels")
-    largest = spacing * ((1 << planes) - 1)
-    if zero.size and (int(zero.min()) < 0 or int(zero.max()) > largest):
-        raise ShapeError(f"zero points {zero.min()}..{zero.max()} are not among the levels 0..{largest}")
+    if not 1 <= spacing <= MAX_LEVEL >> planes or spacing & (spacing - 1):
+        raise ShapeError(
+            f"spacing is {spacing}; use 1, 2 for zero points halfway between two levels, or a power of two up to "
+            f"{MAX_LEVEL >> planes} for a weight without its lowest planes"
+        )
+    largest, outside = spacing * ((1 << planes) - 1), spacing // 2 if spacing > 2 else 0
+    if zero.size and (int(zero.min()) < -outside or int(zero.max()) > largest + outside):
+        raise ShapeError(
+            f"zero points {zero.min()}..{zero.max()} are not among the levels {-outside}..{largest + outside}"
+        )
 
 
 def _check_activations(act_clip: float, hadamard: int, k: int) -> None:
@@ -250,7 +257,8 @@ def _check_finite(name: str, values: NDArray[Any]) -> None:
 
 def most_columns(planes: int, spacing: int) -> int:
     """Columns whose sum of (qa - za)(spacing qw - zw) cannot leave int32."""
-    return (2**31 - 1) // (255 * spacing * ((1 << planes) - 1))
+    largest = (spacing << planes) - (spacing if spacing <= 2 else spacing // 2)
+    return (2**31 - 1) // (255 * largest)
 
 
 def _segment(k: int, planes: int, group_size: int | None, spacing: int) -> int:

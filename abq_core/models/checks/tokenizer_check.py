@@ -19,7 +19,7 @@ from abq_core.models.errors import ModelError, UnsafeModelError
 
 __all__ = ["MAX_ADDED_TOKENS", "check_tokenizer"]
 
-# Of processor time. A BPE of 254,000 tokens needs 0.2 s a MiB on an idle core, three times that on a slow or shared one.
+# Of processor time. A BPE of 254,000 tokens needs 0.2 s per MiB on an idle core, and more on a slow or shared one.
 _SECONDS, _SECONDS_PER_MIB = 2.0, 1.0
 # Needed: 23 MiB by the built-in model's; 341 MiB by 8.4 MiB of a BPE with 254,000 short tokens and 504,000 merges.
 _BYTES, _BYTES_PER_BYTE = 96 << 20, 32

@@ -1,13 +1,15 @@
-"""Services behind the lenses of the Explore tab: one linear looked at closely."""
+"""Services behind the lenses: one linear looked at closely, and a run read at fewer bits."""
 
 from dataclasses import dataclass
 
 from app.services.lenses.bit_planes import BitPlaneService
 from app.services.lenses.inputs import LensInputs
 from app.services.lenses.level_sets import LevelSetService
+from app.services.lenses.plane_reads import PlaneReadService
 from app.services.lenses.transform import TransformService
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
+from storage.runs import Runs
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,16 @@ class LensServices:
     bit_planes: BitPlaneService
     level_sets: LevelSetService
     transform: TransformService
+    plane_reads: PlaneReadService
 
     @classmethod
-    def of(cls, registry: ModelRegistry, models: ModelService) -> "LensServices":
-        """The services of these models."""
+    def of(cls, registry: ModelRegistry, models: ModelService, runs: Runs) -> "LensServices":
+        """The services of these models and runs."""
         inputs = LensInputs(registry)
         return cls(
             inputs,
             BitPlaneService(registry, models, inputs),
             LevelSetService(registry, models),
             TransformService(registry, models, inputs),
+            PlaneReadService(registry, models, runs),
         )

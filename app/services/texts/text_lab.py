@@ -61,9 +61,7 @@ class TextLab:
         Of a file every run reads the last tenth, as the run that was calibrated on it must. on_step(done, total): in
         hundredths of an evaluation; may raise to stop.  account: of the page's visitor. Raises as `evaluate` does.
         """
-        for _ in range(
-            2
-        ):  # if the first pass reads more of a text than an earlier evaluation did, that one is repeated
+        for _ in range(2):  # the second pass repeats evaluations that had read less of a text than the first pass did
             cells = self.matrix(planned)
             missing = cells[cells["run"].ne("") & cells["kl_mean"].isna()]
             for at, (run, text) in enumerate(zip(missing["run"], missing["evaluated_on"], strict=True)):

@@ -73,9 +73,10 @@ def irregular_case(seed: int) -> tuple[np.ndarray, PackedWeight, int]:
     m, n, k = int(random.integers(1, 20)), int(random.integers(1, 120)), int(random.integers(1, 700))
     top, groups = (1 << bits) - 1 + int(starred), 1 if group_size is None else -(-k // group_size)
     codes = random.choice([0, top], (n, k)) if extreme else random.integers(0, top + 1, (n, k))
-    spacing = int(random.integers(1, 3))
-    last = spacing * top
-    zero = random.choice([0, last], (n, groups)) if extreme else random.integers(0, last + 1, (n, groups))
+    spacing = int(random.choice([1, 2, 1 << random.integers(2, 11 - bits)]))
+    outside = spacing // 2 if spacing > 2 else 0
+    ends = -outside, spacing * top + outside
+    zero = random.choice(ends, (n, groups)) if extreme else random.integers(*ends, (n, groups), endpoint=True)
     scale = random.uniform(1e-3, 10, (n, groups)).astype(np.float32)
     bias = random.standard_normal(n, np.float32) if random.random() < 0.5 else None
     clip = float(random.choice([1.0, 0.7]))
@@ -146,7 +147,20 @@ def test_extreme_values_on_long_rows_do_not_overflow(bits: int, starred: bool, m
 def test_16_bit_activations_use_the_float_product(
     bits: int, starred: bool, group_size: int | None, m: int, n: int, k: int, seed: int
 ) -> None:
-    weight, x = random_weight(seed, n, k, bits, starred, group_size, 16), tokens(seed, m, k)
+    assert_float_product(random_weight(seed, n, k, bits, starred, group_size, 16), tokens(seed, m, k))
+
+
+def test_16_bit_activations_and_a_weight_without_its_lowest_planes() -> None:
+    random = np.random.default_rng(0)
+    codes, zero = random.integers(0, 8, (40, 90)), random.integers(-32, 481, (40, 1))
+    weight = pack_weight(codes, 3, np.full((40, 1), 0.01, np.float32), zero, spacing=64)
+    for m in (1, 5):
+        assert_float_product(weight, tokens(m, m, 90))
+
+
+def assert_float_product(weight: PackedWeight, x: np.ndarray) -> None:
+    """The product of float tokens is that of the dequantized weight."""
+    m = len(x)
     assert dispatch.path_for(weight, m, 16) == "dequantized-fp32"
     expected = x.astype(np.float64) @ weight.dequantize().T.astype(np.float64)
     expected += 0 if weight.bias is None else weight.bias

@@ -27,6 +27,7 @@ from app.web.tabs.compare.evaluation_form import build_evaluation_form, choices,
 from app.web.tabs.compare.example_switch import ExampleSwitch, build_example_switch
 from app.web.tabs.compare.export_panel import build_export_panel
 from app.web.tabs.compare.import_panel import build_import_panel
+from app.web.tabs.compare.plane_panel import build_plane_panel
 from app.web.tabs.compare.task_scores import task_table
 from app.web.tabs.compare.text_lab_panel import build_text_lab_panel
 
@@ -35,7 +36,7 @@ CAPTION = (
     "standard errors, a larger marker decodes faster, and a magenta outline means bit balance."
 )
 MOST_JOBS = 24
-ALL_RUNS, BUDGET, TEXTS = "All runs", "Bits under a budget", "Calibration text"
+ALL_RUNS, BUDGET, TEXTS, PLANES = "All runs", "Bits under a budget", "Calibration text", "Fewer planes"
 EMPTY = (
     "No runs yet",
     "This tab compares all runs of a model: size, perplexity with its standard error, and distance to full precision. "
@@ -46,10 +47,10 @@ EMPTY = (
 def build_compare_tab(page: Page) -> None:
     """Build the tab: a sweep and actions on the selected run left, front and runs right.
 
-    Two more views show bits under a budget, and which text to calibrate on.
+    Three more views show bits under a budget, which text to calibrate on, and a run read at fewer bits.
     """
     view = gr.Radio(
-        [ALL_RUNS, BUDGET, TEXTS], value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view"
+        [ALL_RUNS, BUDGET, TEXTS, PLANES], value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view"
     )
     with gr.Row(elem_classes="abq-tab") as all_runs:
         with gr.Column(elem_classes="abq-choices"):
@@ -146,11 +147,12 @@ def build_compare_tab(page: Page) -> None:
 
 
 def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
-    """The two hidden views, what switches between all three, and below them the export of the selected run."""
+    """The hidden views, what switches between all of them, and below them the export of the selected run."""
     rows = {
         ALL_RUNS: all_runs,
         BUDGET: build_budget_panel(page, visible=False),
         TEXTS: build_text_lab_panel(page, view, TEXTS),
+        PLANES: build_plane_panel(page, view, PLANES),
     }
     build_export_panel(page)
 

@@ -1,0 +1,146 @@
+"""Fewer planes: the selected run read at every number of its bit planes, and what it then predicts and writes."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import gradio as gr
+import pandas as pd
+
+from app.figures.plane_reads import plane_reads_figure
+from app.formatting import bits, nats, percent, perplexity, size, tokens_per_second
+from app.services import ServiceError
+from app.services.lenses.plane_reads import NEW_TOKENS
+from app.services.models import COST_SEGMENTS, COST_SEQ_LEN
+from app.web import html
+from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.context import Page
+from app.web.page.picture import build_picture, framed
+from app.web.page.selection import Selection
+from app.web.page.table import Cell, Heading, build_table, sort_number, table
+from app.web.tabs.generate_form import FIRST
+
+if TYPE_CHECKING:
+    from abq_core.evaluation.plane_cost import PlaneRead
+
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+CAPTION = (
+    "Look at the low bits: nothing is calibrated again when planes are left out. The dotted line rounds the model anew; "
+    "its outer levels are a row's smallest and largest weight, while those of the planes lie inside that range."
+)
+NOTE = (
+    f"Perplexity, KL and same top token on {COST_SEGMENTS} segments of {COST_SEQ_LEN} held-out tokens, simulated; text "
+    f"and tokens/s of {NEW_TOKENS} tokens by the packed engine, which reads only these planes."
+)
+EMPTY = (
+    "No width is measured yet",
+    "The codes of a weight are bit planes. Without the lowest ones the same run is a smaller model: 8 bits become 7, "
+    "and so on down to 2. Select a run of more than 2 bits without a star, and measure all its widths once.",
+)
+HEADINGS = [
+    Heading("planes", numeric=True), Heading("linear layers", numeric=True, optional=1),
+    Heading(html.term("bits per parameter"), numeric=True, optional=2), Heading(html.term("perplexity"), numeric=True),
+    Heading(html.term("KL"), numeric=True), Heading("KL, rounded anew", numeric=True),
+    Heading(html.term("same top token", "same top"), numeric=True), Heading("tokens/s", numeric=True),
+]  # fmt: skip
+
+
+def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
+    """Build the hidden panel: prompt and slider left; figure, text and table right.
+
+    view: the choice of views; the panel is filled while its value is `title`.
+    """
+    with gr.Row(elem_classes="abq-tab", visible=False) as row:
+        with gr.Column(elem_classes="abq-choices"):
+            planes = gr.Slider(2, 8, value=8, step=1, label="Bit planes read", elem_id="planes-slider")
+            prompt = gr.Textbox(FIRST.prompt, label="Prompt", max_length=500, elem_id="planes-prompt")
+            measure = gr.Button("Read at every width", variant="primary", elem_id="planes-measure")
+            stop = gr.Button("Stop", elem_id="planes-stop")
+            command = gr.HTML("", js_on_load=None, elem_id="planes-command")
+        with gr.Column(elem_classes="abq-stage"):
+            answer = gr.HTML(html.answer(html.BLANK), elem_id="planes-answer", js_on_load=None)
+            empty = gr.HTML(html.empty(*EMPTY), js_on_load=None, elem_id="planes-empty")
+            figure = build_picture("planes-figure")
+            text = gr.HTML("", js_on_load=None, elem_id="planes-text")
+            reads = build_table("planes-reads")
+
+    def shown(selection: Selection, widths: Sequence[int], chosen: float | None, prompt: str | None) -> Updates:
+        at = min(max(int(chosen or 0), widths[-1]), widths[0])
+        service = page.services.lenses.plane_reads
+        found = [service.known(selection.run, width, prompt or "") for width in widths]
+        known = [read for read in found if read is not None]
+        here = next((read for read in known if read.planes == at), None)
+        words = ["abq", "runs", "planes", selection.run, "--prompt", prompt or ""]
+        drawn = framed(plane_reads_figure(reads_frame(known), at, selection.dark), CAPTION, name="planes")
+        return {
+            answer: html.answer(html.render("planes_answer.html", at=at, here=here, whole=widths[0])),
+            empty: gr.update(visible=not known),
+            figure: drawn if known else "",
+            text: html.render("planes_text.html", prompt=prompt or "", here=here, whole=found[0]) if here else "",
+            reads: _table(page, selection.run, known, at) if known else "",
+            planes: gr.update(minimum=widths[-1], maximum=widths[0], value=at),
+            command: html.command(shlex.join(words)),
+        }
+
+    @callback(answer, tab="compare")
+    def show(selection: Selection, name: str, chosen: float | None, prompt: str | None) -> Updates:
+        if name != title:
+            return {}
+        nothing = {empty: gr.update(visible=True), figure: "", text: "", reads: "", command: ""}
+        if not selection.run:
+            return {**nothing, answer: html.answer("Select a run in the head of the page.")}
+        try:
+            widths = page.services.lenses.plane_reads.widths(selection.run)
+        except ServiceError as error:
+            return {**nothing, answer: html.answer(str(error))}
+        return shown(selection, widths, chosen, prompt)
+
+    @callback(answer)
+    def read_all(selection: Selection, chosen: float | None, prompt: str | None) -> Iterator[Updates]:
+        if not selection.run:
+            raise ValueError("Select a run in the head of the page first.")
+        service = page.services.lenses.plane_reads
+        widths = service.widths(selection.run)
+        for width in widths:
+            yield {answer: html.answer(f"Reading {width} of {widths[0]} planes{ELLIPSIS}")}
+            service.read(selection.run, width, prompt or "")
+            yield shown(selection, widths, chosen, prompt)
+
+    outputs = [answer, empty, figure, text, reads, planes, command]
+    edited = [page.selection.change, view.change, planes.input, prompt.submit]
+    gr.on(edited, show, [page.selection, view, planes, prompt], outputs, trigger_mode="always_last", **PRIVATE)
+    measuring = measure.click(read_all, [page.selection, planes, prompt], outputs, **BUSY)
+    stopped = html.answer("Stopped. The measured widths are kept.")
+    stop.click(lambda: stopped, None, answer, cancels=[measuring], **PRIVATE)
+    return row
+
+
+def reads_frame(reads: "Sequence[PlaneRead]") -> pd.DataFrame:
+    """One row per width, for the figure."""
+    columns = ["planes", "kl_mean", "perplexity", "rounded_kl", "rounded_perplexity"]
+    rows = [
+        [one.planes, one.scores.kl_mean, one.scores.perplexity, one.rounded.kl_mean, one.rounded.perplexity]
+        for one in reads
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _table(page: Page, run: str, reads: "Sequence[PlaneRead]", chosen: int) -> str:
+    bits_of = page.services.lenses.plane_reads.bits_per_parameter
+    rows = [(str(read.planes), _cells(read, bits_of(run, read.precision))) for read in reads]
+    made = table(HEADINGS, rows, "Widths of this run", str(chosen), selectable=False)
+    return html.render("noted_table.html", table=made, note=NOTE)
+
+
+def _cells(read: "PlaneRead", bits_per_parameter: float) -> list[Cell]:
+    scores = read.scores
+    return [
+        Cell(str(read.planes), read.planes),
+        Cell(size(read.weight_bytes), read.weight_bytes),
+        Cell(bits(bits_per_parameter), sort_number(bits_per_parameter)),
+        Cell(perplexity(scores.perplexity, scores.perplexity_stderr), sort_number(scores.perplexity)),
+        Cell(nats(scores.kl_mean), sort_number(scores.kl_mean)),
+        Cell(nats(read.rounded.kl_mean), sort_number(read.rounded.kl_mean)),
+        Cell(percent(scores.same_top), sort_number(scores.same_top)),
+        Cell(tokens_per_second(read.tokens_per_second), read.tokens_per_second),
+    ]

@@ -1,0 +1,54 @@
+"""A run at fewer planes: the packed engine computes what the simulation does, and all planes are the run itself."""
+
+import pytest
+import torch
+from tiny_runs import calibrated
+from torch import Tensor
+
+from abq_core.calibration.artifacts import MemoryStore
+from abq_core.evaluation.perplexity import evaluate
+from abq_core.evaluation.plane_cost import artifact_reader, plane_read
+from abq_core.inference.runtime import model_of_artifacts, quantized_model, rounded_model
+from abq_core.models.loading import LoadedModel
+from abq_core.precision import Precision
+from abq_core.quantization.plane_reading import fewer_planes
+
+W8 = Precision.parse("W8A8h8")
+PROMPT = "the module"
+
+
+@pytest.fixture(scope="module")
+def store(base: LoadedModel) -> MemoryStore:
+    return calibrated(base, str(W8))
+
+
+def test_all_planes_are_the_run_and_fewer_are_further_away(base: LoadedModel, store: MemoryStore, ids: Tensor) -> None:
+    reads = [plane_read(base, W8, store, planes, ids, 0, PROMPT, 4) for planes in fewer_planes(W8)]
+    run = evaluate(quantized_model(base, W8, store, "simulated"), base, ids)
+    assert reads[0].scores == run
+    kl = [read.scores.kl_mean for read in reads]
+    assert kl == sorted(kl) and kl[-1] > 10 * kl[0]
+    sizes = [read.weight_bytes for read in reads]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+    assert all(read.text and read.tokens_per_second > 0 for read in reads)
+    w3 = next(read for read in reads if read.planes == 3)
+    assert str(w3.precision) == "W3A8h8"
+    nearest = evaluate(rounded_model(base, w3.precision, "simulated"), base, ids)
+    assert w3.rounded.kl_mean == pytest.approx(nearest.kl_mean, rel=1e-5)
+    assert w3.to_dict()["rounded_kl_mean"] == w3.rounded.kl_mean
+
+
+@pytest.mark.parametrize("text", ["W8A8", "W4A8g32", "W6A16"])
+@pytest.mark.parametrize("method", ["rtn", "abq+"])
+def test_the_packed_engine_reads_the_same_planes(base: LoadedModel, ids: Tensor, text: str, method: str) -> None:
+    precision = Precision.parse(text)
+    store = calibrated(base, text, method=method, epochs=1, end_to_end_segments=4 if method == "abq+" else None)
+    for planes in fewer_planes(precision):
+        read = Precision(planes, precision.act_bits, group_size=precision.group_size)
+        artifact_of = artifact_reader(store, precision.weight_bits - planes)
+        packed, simulated = (model_of_artifacts(base, read, engine, artifact_of) for engine in ("packed", "simulated"))
+        with torch.inference_mode():
+            for part in (ids, ids[:1, :1]):
+                expected = simulated.hidden(part)
+                error = (packed.hidden(part) - expected).abs().max() / expected.abs().max()
+                assert error < 0.02  # the packed model's embedding is in bfloat16

@@ -1,0 +1,28 @@
+"""The plane slider: an example run read at every width, and the slider moves through them."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+expect.set_options(timeout=120_000)
+
+
+def test_a_run_is_read_at_fewer_planes(page: Page, address: str) -> None:
+    page.goto(f"{address}?precision=W4A4&tab=compare")
+    expect(page.locator("#compare-runs tbody tr").first).to_be_visible()
+    page.locator("#compare-runs tbody tr", has_text="W4A4").first.click()
+    page.get_by_role("radio", name="Fewer planes").check()
+    expect(page.locator("#planes-answer")).to_contain_text("Not measured yet at 4 of 4 planes")
+    page.get_by_role("button", name="Read at every width").click()
+    expect(page.locator("#planes-reads tbody tr")).to_have_count(3, timeout=300_000)
+    expect(page.locator("#planes-answer")).to_contain_text("At 4 of 4 planes")
+    slider = page.locator("#planes-slider input[type=range]")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#planes-answer")).to_contain_text("At 3 of 4 planes")
+    expect(page.locator("#planes-text h3")).to_have_count(2)
+    expect(page.locator("#planes-command")).to_contain_text("abq runs planes r-")
+    data = page.evaluate("document.querySelector('#planes-figure .abq-plot').data")
+    assert data[2]["x"] == [3] and len(data[0]["y"]) == 3
+    page.get_by_role("textbox", name="Prompt").last.press("End")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
