@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 CAPTION = (
-    "Look at the low bits: nothing is calibrated again when planes are left out. The dotted line rounds the model anew; "
-    "its outer levels are a row's smallest and largest weight, while those of the planes lie inside that range."
+    "Look at the low bits: nothing is calibrated again when planes are left out. The dotted line rounds the model "
+    "anew; its outer levels are a row's smallest and largest weight, while those of the planes lie inside that range."
 )
 NOTE = (
     f"Perplexity, KL and same top token on {COST_SEGMENTS} segments of {COST_SEQ_LEN} held-out tokens, simulated; text "
