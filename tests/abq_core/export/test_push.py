@@ -1,17 +1,24 @@
 """Pushing an export: a private repository, and named errors. The hub is a server of this process."""
 
+import base64
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from export_cases import export_source
 from huggingface_hub import HfApi
 
 from abq_core.export import push as push_module
 from abq_core.export.errors import ExportError
+from abq_core.export.plugin.writer import write_packed
 from abq_core.export.push import check_repository, push
+from abq_core.models.loading import load_model
 
 
 class FakeHub:
@@ -85,6 +92,28 @@ def test_a_folder_is_pushed_to_a_private_repository(hub: FakeHub, tmp_path: Path
     (created,) = hub.created
     assert created["visibility"] == "private" and created["organization"] == "me" and created["name"] == "model"
     assert hub.committed.keys() == {"README.md", "config.json"}
+
+
+PUSHES = """
+import sys
+import abq_core
+from transformers import AutoModelForCausalLM
+AutoModelForCausalLM.from_pretrained(sys.argv[1]).push_to_hub("me/model", token="hf_test", private=True)
+"""
+
+
+def test_transformers_pushes_a_loaded_export_in_the_same_format(hub: FakeHub, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_packed(export_source(load_model(str(tiny_llama)), "W2*A8"), folder, lambda done, total: None)
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    subprocess.run([sys.executable, "-c", PUSHES, str(folder)], env=environment, check=True)
+    (created,) = hub.created
+    assert created["visibility"] == "private"
+    config = json.loads(base64.b64decode(str(hub.committed["config.json"])))
+    assert (config["model_type"], config["quantization_config"]["quant_method"]) == ("abq", "abq")
+    weights = base64.b64decode(str(hub.committed["model.abq.safetensors"]))
+    assert len(weights) == pytest.approx((folder / "model.abq.safetensors").stat().st_size, rel=0.01)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
