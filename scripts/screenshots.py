@@ -136,6 +136,12 @@ def read_planes(page: Page) -> None:
     page.locator("#planes-answer", has_text="At 3 of 8 planes").wait_for()
 
 
+def measure_caches(page: Page) -> None:
+    page.get_by_role("radio", name="KV cache").check()
+    page.get_by_role("button", name="Measure smaller caches").click()
+    page.locator("#kv-answer", has_text="The smallest cache within").wait_for()
+
+
 def measure_texts(page: Page) -> None:
     """Two texts, each calibrated and measured on both."""
     page.get_by_role("radio", name="Calibration text").check()
@@ -163,6 +169,7 @@ SHOTS = [
     Shot("throughput", "throughput", "W2*A8", time_kernels),
     Shot("compare", "compare", "W4A4", wait_for_picture),
     Shot("planes", "compare", "W8A8", read_planes),
+    Shot("kv-cache", "compare", "W4A4", measure_caches),
     Shot("texts", "compare", "W4A4", measure_texts),
 ]
 

@@ -91,19 +91,31 @@ def with_simulated_weights(base: LoadedModel, rounded: Callable[[Tensor], Tensor
 
     rounded: maps the weight of a linear (rows, k) float32 to the values that it is used with.
     """
+
+    def change(block: nn.Module) -> None:
+        for linear in linears_of(block).values():
+            linear.weight = nn.Parameter(rounded(linear.weight), requires_grad=False)
+
+    return with_changed_blocks(base, change)
+
+
+def with_changed_blocks(base: LoadedModel, change: Callable[[nn.Module], None]) -> LoadedModel:
+    """A model with blocks that `change` was called with, one at a time in memory; `base` is not modified.
+
+    change: may replace parameters and set attributes, but must not write into parameters, which are those of `base`.
+    """
     model = sharing_copy(base)
     blocks = blocks_of(model)
     for index in range(len(blocks)):
-        blocks[index] = LazyBlock(partial(_simulated_block, base, index, rounded), 0)
+        blocks[index] = LazyBlock(partial(_changed_block, base, index, change), 0)
     return LoadedModel(base.ref, model, base.tokenizer, base.precision)
 
 
 @torch.no_grad()
-def _simulated_block(base: LoadedModel, index: int, rounded: Callable[[Tensor], Tensor]) -> nn.Module:
+def _changed_block(base: LoadedModel, index: int, change: Callable[[nn.Module], None]) -> nn.Module:
     with base.block(index) as original:
-        block = copy.deepcopy(original)
-    for linear in linears_of(block).values():
-        linear.weight.copy_(rounded(linear.weight))
+        block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
+    change(block)
     return block
 
 

@@ -1,4 +1,4 @@
-"""The attention function of every family; quantizes K and V, records attention maps.
+"""The attention function of every family; quantizes K and V, forgets tokens, records attention maps.
 
 Registered with transformers under the name "abq" (`registration.py`). It receives query, key and value after the
 position embedding.
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abq_core.models.cache_budget import CacheBudget
 from abq_core.quantization.quantizers import fake_quant_activation
 
 ATTENTION = "abq"
@@ -38,21 +39,23 @@ def abq_attention(
 
     query: (batch, heads, q, d).  key, value: (batch, kv_heads, k, d).
 
-    `module.kv_bits` (int or None) quantizes K and V per token and head. While `attention_maps` is active on the module,
-    the probabilities (batch, heads, q, k) are appended to its list. Returns (batch, q, heads, d) and None for the
-    attention weights.
+    `module.kv_bits` (int or None) quantizes K and V per token and head. `module.cache_budget` (CacheBudget or None)
+    hides the tokens that a cache of that size would have dropped; the call must then read a whole text. While
+    `attention_maps` is active on the module, the probabilities (batch, heads, q, k) are appended to its list. Returns
+    (batch, q, heads, d) and None for the attention weights.
     """
     kv_bits = getattr(module, "kv_bits", None)
     if kv_bits is not None:
         key, value = fake_quant_activation(key, kv_bits), fake_quant_activation(value, kv_bits)
+    budget: CacheBudget | None = getattr(module, "cache_budget", None)
     maps: list[Tensor] | None = getattr(module, "captured_maps", None)
     mask = attention_mask[..., : key.shape[-2]] if attention_mask is not None else None
-    if maps is None and softcap is None:
+    if maps is None and softcap is None and budget is None:
         output = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
         return output.transpose(1, 2).contiguous(), None
-    repeats = query.shape[1] // key.shape[1]
+    kv_heads, repeats = key.shape[1], query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scores = query @ key.transpose(2, 3)
     scores *= scaling if scaling is not None else query.shape[-1] ** -0.5  # in place: the scores of all heads are large
@@ -60,6 +63,8 @@ def abq_attention(
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores += mask
+    if budget is not None:
+        scores.masked_fill_(~budget.kept(scores, kv_heads), -torch.inf)
     probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if maps is not None:
         maps.append(probabilities)
@@ -87,6 +92,18 @@ def set_kv_bits(parent: nn.Module, bits: int | None) -> None:
         )
     for module in modules:
         module.kv_bits = bits
+
+
+def set_cache_budget(parent: nn.Module, budget: CacheBudget | None) -> None:
+    """Let every attention below `parent` forget tokens as a cache of this size does; None for a cache of all tokens.
+
+    Raises AttentionError if `parent` contains no attention.
+    """
+    modules = attention_modules(parent)
+    if budget is not None and not modules:
+        raise AttentionError(f"{type(parent).__name__} has no attention whose KV cache could be limited.")
+    for module in modules:
+        module.cache_budget = budget
 
 
 @contextmanager

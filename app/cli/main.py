@@ -20,6 +20,7 @@ from app.cli.calibrate import calibrate, import_model
 from app.cli.database import database
 from app.cli.export import export
 from app.cli.jobs import jobs
+from app.cli.kv import kv
 from app.cli.measure import evaluate, generate
 from app.cli.quickstart import quickstart
 from app.cli.runs import report, runs
@@ -49,6 +50,7 @@ app.command()(allocate)
 app.add_typer(jobs, name="jobs")
 app.command("eval")(evaluate)
 app.command()(generate)
+app.command()(kv)
 app.add_typer(bench, name="bench")
 app.command()(warmup)
 app.add_typer(runs, name="runs")

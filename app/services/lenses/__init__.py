@@ -1,9 +1,10 @@
-"""Services behind the lenses: one linear looked at closely, and a run read at fewer bits."""
+"""Services behind the lenses: one linear looked at closely, runs at fewer bits, smaller KV caches."""
 
 from dataclasses import dataclass
 
 from app.services.lenses.bit_planes import BitPlaneService
 from app.services.lenses.inputs import LensInputs
+from app.services.lenses.kv_cache import KvCacheService
 from app.services.lenses.level_sets import LevelSetService
 from app.services.lenses.plane_reads import PlaneReadService
 from app.services.lenses.transform import TransformService
@@ -21,6 +22,7 @@ class LensServices:
     level_sets: LevelSetService
     transform: TransformService
     plane_reads: PlaneReadService
+    kv_cache: KvCacheService
 
     @classmethod
     def of(cls, registry: ModelRegistry, models: ModelService, runs: Runs) -> "LensServices":
@@ -32,4 +34,5 @@ class LensServices:
             LevelSetService(registry, models),
             TransformService(registry, models, inputs),
             PlaneReadService(registry, models, runs),
+            KvCacheService(registry, models, runs),
         )

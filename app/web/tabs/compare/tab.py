@@ -27,6 +27,7 @@ from app.web.tabs.compare.evaluation_form import build_evaluation_form, choices,
 from app.web.tabs.compare.example_switch import ExampleSwitch, build_example_switch
 from app.web.tabs.compare.export_panel import build_export_panel
 from app.web.tabs.compare.import_panel import build_import_panel
+from app.web.tabs.compare.kv_panel import build_kv_panel
 from app.web.tabs.compare.plane_panel import build_plane_panel
 from app.web.tabs.compare.task_scores import task_table
 from app.web.tabs.compare.text_lab_panel import build_text_lab_panel
@@ -36,7 +37,8 @@ CAPTION = (
     "standard errors, a larger marker decodes faster, and a magenta outline means bit balance."
 )
 MOST_JOBS = 24
-ALL_RUNS, BUDGET, TEXTS, PLANES = "All runs", "Bits under a budget", "Calibration text", "Fewer planes"
+ALL_RUNS, BUDGET, TEXTS = "All runs", "Bits under a budget", "Calibration text"
+PLANES, KV_CACHE = "Fewer planes", "KV cache"
 EMPTY = (
     "No runs yet",
     "This tab compares all runs of a model: size, perplexity with its standard error, and distance to full precision. "
@@ -47,11 +49,10 @@ EMPTY = (
 def build_compare_tab(page: Page) -> None:
     """Build the tab: a sweep and actions on the selected run left, front and runs right.
 
-    Three more views show bits under a budget, which text to calibrate on, and a run read at fewer bits.
+    The other views show bits under a budget, which text to calibrate on, a run at fewer bits, and smaller KV caches.
     """
-    view = gr.Radio(
-        [ALL_RUNS, BUDGET, TEXTS, PLANES], value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view"
-    )
+    views = [ALL_RUNS, BUDGET, TEXTS, PLANES, KV_CACHE]
+    view = gr.Radio(views, value=ALL_RUNS, show_label=False, container=False, elem_id="compare-view")
     with gr.Row(elem_classes="abq-tab") as all_runs:
         with gr.Column(elem_classes="abq-choices"):
             precisions = gr.Dropdown(
@@ -153,6 +154,7 @@ def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
         BUDGET: build_budget_panel(page, visible=False),
         TEXTS: build_text_lab_panel(page, view, TEXTS),
         PLANES: build_plane_panel(page, view, PLANES),
+        KV_CACHE: build_kv_panel(page, view, KV_CACHE),
     }
     build_export_panel(page)
 
