@@ -29,7 +29,7 @@ class BudgetError(ValueError):
 class Allocation:
     """The result of an allocation.
 
-    precision: a mix, or a single precision if all linears have the same.  predicted_kl: sum of the linears' distances,
+    precision: a mix, or a uniform precision if all linears have the same.  predicted_kl: sum of the linears' distances,
     in nats.  stored_bits: mean bit planes per weight, without scales.  stored_bytes: of the blocks' linears, with
     scales and zero points.  chosen: one per linear, in the order of measurement.  uniform: predicted KL of
     each candidate if all linears have it.
@@ -190,7 +190,7 @@ def _solve(losses: Sequence[float], costs: Sequence[int], places: Sequence[Seque
 
 
 def _precision(chosen: Sequence[Sensitivity]) -> ModelPrecision:
-    """The mix, or the single precision if all linears have the same."""
+    """The mix, or the uniform precision if all linears have the same."""
     if len({one.precision for one in chosen}) == 1:
         return chosen[0].precision
     return PrecisionMix(tuple(MixedLinear(one.block, one.name, one.precision, one.weights) for one in chosen))

@@ -27,7 +27,7 @@ def export(
         ),
     ] = "run",
     nearest: Annotated[
-        bool, typer.Option("--nearest", help="For gguf: round again what no storage type holds exactly.")
+        bool, typer.Option("--nearest", help="For gguf: round tensors that no type holds exactly to Q8_0.")
     ] = False,
     push: Annotated[
         str | None,

@@ -85,7 +85,7 @@ def mixes(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `abq runs list` shows it.")],
     as_json: JsonOption = False,
 ) -> Answer:
-    """Tell whether each mix of precisions is better than the best single precision of its size.
+    """Tell whether each mix of precisions is better than the best uniform precision of its size.
 
     Both were calibrated with the same method and evaluated on the same text. Example: abq runs mixes builtin
     """
@@ -238,7 +238,7 @@ def export(
     ),
     as_json: JsonOption = False,
 ) -> Answer:
-    """Copy a run's spec, blocks, diagnostics and evaluation.
+    """Copy a run's own files: spec, blocks, diagnostics, evaluation. For a checkpoint of another runtime: abq export.
 
     Example: abq runs export r-0123456789 --to out
     """

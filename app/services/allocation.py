@@ -97,7 +97,7 @@ class AllocationService:
         return pandas.DataFrame(rows, columns=PREDICTION_COLUMNS)
 
     def mix_checks(self, model: str) -> list[MixCheck]:
-        """Each evaluated mix of the model beside the best single precision of its size."""
+        """Each evaluated mix of the model beside the best uniform precision of its size."""
         return check_mixes(self._evaluated(model))
 
     def _evaluated(self, model: str) -> list[tuple[dict[str, Any], ModelPrecision]]:

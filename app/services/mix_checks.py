@@ -1,4 +1,4 @@
-"""Whether a mix of precisions is worth it: its measured KL against the best single precision of its size."""
+"""Whether a mix of precisions is worth it: its measured KL against the best uniform precision of its size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,47 +15,47 @@ Row = Mapping[str, Any]
 class MixCheck:
     """An evaluated run of a mix, and the best run with one precision for all linears that is no larger.
 
-    mix, single: rows of `runs_frame`. single is None if there is none of the same method, activation and KV bits that
+    mix, uniform: rows of `runs_frame`. uniform is None if there is none of the same method, activation and KV bits that
     was evaluated on the same text.
     """
 
     mix: Row
-    single: Row | None
+    uniform: Row | None
 
     @property
     def kept(self) -> bool | None:
         """Whether the mix has the lower KL; None if there is nothing to compare it with."""
-        return None if self.single is None else bool(self.mix["kl_mean"] < self.single["kl_mean"])
+        return None if self.uniform is None else bool(self.mix["kl_mean"] < self.uniform["kl_mean"])
 
     @property
     def verdict(self) -> str:
         """What to do, in one sentence."""
-        mix, single = self.mix, self.single
-        if single is None:
+        mix, uniform = self.mix, self.uniform
+        if uniform is None:
             return (
-                f"Not compared: no single precision of at most {bits(mix['bits_per_parameter'])} bits per parameter "
+                f"Not compared: no uniform precision of at most {bits(mix['bits_per_parameter'])} bits per parameter "
                 f"was calibrated with {mix['method']} and evaluated on the same text."
             )
-        both = f"{nats(mix['kl_mean'])} against {nats(single['kl_mean'])}"
+        both = f"{nats(mix['kl_mean'])} against {nats(uniform['kl_mean'])}"
         if self.kept:
-            return f"Keep the mix: its KL is {both} of {single['precision']}."
-        return f"Take {single['precision']}, which is no larger: the mix has a KL of {both}."
+            return f"Keep the mix: its KL is {both} of {uniform['precision']}."
+        return f"Take {uniform['precision']}, which is no larger: the mix has a KL of {both}."
 
     def to_dict(self) -> dict[str, object]:
         """The runs, their bits and KL, `kept` and `verdict`, ready for JSON."""
         names = ("run", "precision", "bits_per_parameter", "kl_mean")
-        single = {f"single_{name}": None if self.single is None else self.single[name] for name in names}
+        uniform = {f"uniform_{name}": None if self.uniform is None else self.uniform[name] for name in names}
         of_mix = {name: self.mix[name] for name in (*names, "method")}
-        return {**of_mix, **single, "kept": self.kept, "verdict": self.verdict}
+        return {**of_mix, **uniform, "kept": self.kept, "verdict": self.verdict}
 
 
 def check_mixes(rows: Sequence[tuple[Row, ModelPrecision]]) -> list[MixCheck]:
     """One check per mix, in order.  rows: evaluated runs of one model with their precisions."""
     mixes = [(row, precision) for row, precision in rows if isinstance(precision, PrecisionMix)]
-    return [MixCheck(row, _best_single(row, precision, rows)) for row, precision in mixes]
+    return [MixCheck(row, _best_uniform(row, precision, rows)) for row, precision in mixes]
 
 
-def _best_single(mix: Row, precision: PrecisionMix, rows: Sequence[tuple[Row, ModelPrecision]]) -> Row | None:
+def _best_uniform(mix: Row, precision: PrecisionMix, rows: Sequence[tuple[Row, ModelPrecision]]) -> Row | None:
     """The comparable run with the lowest KL that is no larger than the mix."""
     comparable = [
         row

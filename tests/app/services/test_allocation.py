@@ -137,7 +137,7 @@ def test_sensitivities_are_measured_once_and_predict_kl(
     assert services.allocation.predictions("elsewhere").empty
 
 
-def test_a_mix_is_compared_with_a_single_precision_of_its_size(
+def test_a_mix_is_compared_with_a_uniform_precision_of_its_size(
     mixed: tuple[Services, Job, PrecisionMix],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -147,18 +147,18 @@ def test_a_mix_is_compared_with_a_single_precision_of_its_size(
     (alone,) = services.allocation.mix_checks(model)
     assert alone.mix["run"] == job.run_id and alone.kept is None
     spec = dataclasses.replace(CalibrationSpec.from_dict(job.spec), precision=Precision.parse("W2A8"))
-    single = work_on(services, services.jobs.submit(spec))
+    uniform = work_on(services, services.jobs.submit(spec))
     (check,) = services.allocation.mix_checks(model)
-    assert check.single is not None and check.single["run"] == single.run_id
-    assert check.kept is (check.mix["kl_mean"] < check.single["kl_mean"])
+    assert check.uniform is not None and check.uniform["run"] == uniform.run_id
+    assert check.kept is (check.mix["kl_mean"] < check.uniform["kl_mean"])
     assert str(mix) in mix_table([check]) and check.verdict in mix_table([check])
     monkeypatch.setenv("ABQ_DATA_DIR", str(services.settings.data_dir))
     assert main(["runs", "mixes", model, "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["mixes"]
-    assert (told["run"], told["single_run"], told["kept"]) == (job.run_id, single.run_id, check.kept)
+    assert (told["run"], told["uniform_run"], told["kept"]) == (job.run_id, uniform.run_id, check.kept)
     assert main(["runs", "mixes", model]) == 0 and check.verdict in " ".join(capsys.readouterr().out.split())
     assert main(["runs", "mixes", "elsewhere"]) == 0 and "abq allocate" in capsys.readouterr().out
-    services.runs.delete(single.run_id)
+    services.runs.delete(uniform.run_id)
 
 
 def test_an_impossible_budget_is_refused_before_anything_is_measured(services: Services, tiny_llama: Path) -> None:

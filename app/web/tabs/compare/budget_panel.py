@@ -35,13 +35,13 @@ PREDICTED = (
     "Look at the dotted line: on it the prediction, the sum over the linear layers, equals the measurement. Rounded "
     "runs lie near it; calibration moves runs below it. An outline marks a mix. The prediction ignores the KV cache."
 )
-MIX_CAPTION = "Mixes after calibration, beside the best single precision that is no larger"
+MIX_CAPTION = "Mixes after calibration, compared with the best uniform precision that is no larger"
 MIX_HEADINGS = [
     Heading("mix"),
     Heading("method", optional=2),
     Heading("bits/parameter", numeric=True),
     Heading("KL", numeric=True),
-    Heading("single precision"),
+    Heading("uniform precision"),
     Heading("its bits/parameter", numeric=True, optional=1),
     Heading("its KL", numeric=True),
     Heading("verdict", wraps=True),
@@ -49,7 +49,7 @@ MIX_HEADINGS = [
 EMPTY = (
     "No mix of precisions yet",
     "Each linear layer is quantized by itself to each candidate, and the KL divergence from full precision is "
-    "measured. Then the layers get the bits that minimize the sum. The first time takes about a minute per candidate.",
+    "measured. Then the layers get the bits that minimize the sum. Measurements are kept.",
 )
 
 
@@ -168,18 +168,18 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
 
 
 def mix_table(checks: Sequence[MixCheck]) -> str:
-    """Each evaluated mix beside the best single precision of its size; "" without a mix."""
+    """Each evaluated mix beside the best uniform precision of its size; "" without a mix."""
     rows = []
     for check in checks:
-        mix, single = check.mix, check.single or {}
+        mix, uniform = check.mix, check.uniform or {}
         cells = [
             Cell(str(mix["precision"])),
             Cell(str(mix["method"])),
             Cell(bits(mix["bits_per_parameter"]), sort_number(mix["bits_per_parameter"])),
             Cell(nats(mix["kl_mean"]), sort_number(mix["kl_mean"])),
-            Cell(str(single.get("precision", MISSING))),
-            Cell(bits(single.get("bits_per_parameter")), sort_number(single.get("bits_per_parameter"))),
-            Cell(nats(single.get("kl_mean")), sort_number(single.get("kl_mean"))),
+            Cell(str(uniform.get("precision", MISSING))),
+            Cell(bits(uniform.get("bits_per_parameter")), sort_number(uniform.get("bits_per_parameter"))),
+            Cell(nats(uniform.get("kl_mean")), sort_number(uniform.get("kl_mean"))),
             Cell(check.verdict),
         ]
         rows.append((str(mix["run"]), cells))

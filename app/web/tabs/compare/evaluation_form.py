@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from abq_core.evaluation.perplexity import Evaluation
 
 RUN, FULL = "Selected run", "Full precision"
-PROTOCOLS = [("windows: sampled segments", "windows"), ("paper: all of it, as GPTQ", "paper")]
+PROTOCOLS = [("windows: sampled segments", "windows"), ("paper: the whole text, as in GPTQ's script", "paper")]
 LATEST = ("the latest text of each run", "")
 CAPTION = (
     "Look at the right: tokens that full precision is sure of should keep their predictions. Below the dotted line, a "

@@ -30,11 +30,13 @@ _HEADINGS = (
 def build_export_panel(page: Page) -> None:
     """Build the panel: shown while a finished run is selected."""
     with gr.Column(visible=False, elem_id="export-panel") as panel:
-        gr.HTML(html.render("heading.html", text="Take the run away"), js_on_load=None)
+        gr.HTML(html.render("heading.html", text="Export this run"), js_on_load=None)
         with gr.Row():
             format = gr.Radio(FORMATS, value=FORMATS[0], label="Format", elem_id="export-format")
             symmetric = gr.Checkbox(label="activations without zero points, for vLLM", elem_id="export-symmetric")
-            nearest = gr.Checkbox(label="round again what is not exact", elem_id="export-nearest", visible=False)
+            nearest = gr.Checkbox(
+                label="round tensors that GGUF cannot hold exactly to Q8_0", elem_id="export-nearest", visible=False
+            )
             start = gr.Button("Export", variant="primary", elem_id="export-start")
             stop = gr.Button("Stop", elem_id="export-stop")
         answer = gr.HTML("", js_on_load=None, elem_id="export-answer")

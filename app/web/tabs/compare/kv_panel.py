@@ -57,7 +57,7 @@ def build_kv_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
 
     def subject_of(selection: Selection, with_run: bool | None, most: float | None) -> Subject:
         if with_run and not selection.run:
-            raise ValueError("Select a run in the head of the page first, or measure full precision.")
+            raise ValueError("Select a run at the top of the page first, or measure full precision.")
         measured = selection.run if with_run else selection.model
         return page.services.lenses.kv_cache.subject(measured, int(number(most) or MOST_TOKENS))
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 CAPTION = (
-    "Look at the low bits: nothing is calibrated again when planes are left out. The dotted line rounds the model "
-    "anew; its outer levels are a row's smallest and largest weight, while those of the planes lie inside that range."
+    "Look at the low bits: nothing is calibrated again. The dotted line rounds the original weights to nearest; its "
+    "levels are farther apart, because the outer two are the row's smallest and largest weight."
 )
 NOTE = (
     f"Perplexity, KL and same top token on {COST_SEGMENTS} segments of {COST_SEQ_LEN} held-out tokens, simulated; text "
@@ -40,7 +40,7 @@ EMPTY = (
 HEADINGS = [
     Heading("planes", numeric=True), Heading("linear layers", numeric=True, optional=1),
     Heading(html.term("bits per parameter"), numeric=True, optional=2), Heading(html.term("perplexity"), numeric=True),
-    Heading(html.term("KL"), numeric=True), Heading("KL, rounded anew", numeric=True),
+    Heading(html.term("KL"), numeric=True), Heading("KL, rounded to nearest", numeric=True),
     Heading(html.term("same top token", "same top"), numeric=True), Heading("tokens/s", numeric=True),
 ]  # fmt: skip
 
@@ -88,7 +88,7 @@ def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
             return {}
         nothing = {empty: gr.update(visible=True), figure: "", text: "", reads: "", command: ""}
         if not selection.run:
-            return {**nothing, answer: html.answer("Select a run in the head of the page.")}
+            return {**nothing, answer: html.answer("Select a run at the top of the page.")}
         try:
             widths = page.services.lenses.plane_reads.widths(selection.run)
         except ServiceError as error:
@@ -98,7 +98,7 @@ def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
     @callback(answer)
     def read_all(selection: Selection, chosen: float | None, prompt: str | None) -> Iterator[Updates]:
         if not selection.run:
-            raise ValueError("Select a run in the head of the page first.")
+            raise ValueError("Select a run at the top of the page first.")
         service = page.services.lenses.plane_reads
         widths = service.widths(selection.run)
         for width in widths:
