@@ -23,7 +23,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder AUTH=accounts ALLOW="folder ..."
 	$(if $(DATA),ABQ_DATA_DIR=$(DATA) )$(BIN)/abq app --host $(HOST) --port $(PORT)$(if $(AUTH), --auth $(AUTH))$(foreach folder,$(ALLOW), --allow $(folder))
 
+# The kernels are compiled once, not by every test process.
 test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
+	$(BIN)/python -m kernels.warm_up
 	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not attack and not real_model" --numprocesses $(PROCESSES) --dist worksteal
 
 real: venv  ## a user's workflow with a real chat model: make real ABQ_REAL_MODEL=folder

@@ -10,6 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from abq_core.user_files import UserFileError, user_path
+from kernels.host.priority import NICENESS
 
 
 class SettingsError(ValueError):
@@ -20,17 +21,18 @@ class SettingsError(ValueError):
 class Settings:
     """Data location, threads and device of one process.
 
-    threads: CPU threads, at least 1.  device: cpu, cuda or cuda:N.
+    threads: CPU threads, at least 1.  device: cpu, cuda or cuda:N.  niceness: of the jobs of the page, 0 to 19.
     """
 
     data_dir: Path
     database_url: str
     threads: int
     device: str
+    niceness: int = NICENESS
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS and ABQ_DEVICE. Raises SettingsError."""
+        """Read the variables that `to_environment` writes. Raises SettingsError."""
         variables = os.environ if environment is None else environment
         data_dir = _data_dir(variables.get("ABQ_DATA_DIR", "").strip())
         url = variables.get("ABQ_DATABASE_URL", "").strip() or f"sqlite:///{data_dir / 'abq.sqlite3'}"
@@ -40,7 +42,11 @@ class Settings:
                 "Use sqlite:////absolute/path/abq.sqlite3 or postgresql://user@host/name."
             )
         return cls(
-            data_dir, url, _threads(variables.get("ABQ_THREADS", "").strip()), _device(variables.get("ABQ_DEVICE", ""))
+            data_dir,
+            url,
+            _threads(variables.get("ABQ_THREADS", "").strip()),
+            _device(variables.get("ABQ_DEVICE", "")),
+            _niceness(variables.get("ABQ_NICENESS", "").strip()),
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -50,6 +56,7 @@ class Settings:
             "ABQ_DATABASE_URL": self.database_url,
             "ABQ_THREADS": str(self.threads),
             "ABQ_DEVICE": self.device,
+            "ABQ_NICENESS": str(self.niceness),
         }
 
     @property
@@ -116,3 +123,11 @@ def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", device):
         raise SettingsError(f"ABQ_DEVICE is {text[:80]!r}. Use cpu, cuda or cuda:0.")
     return device
+
+
+def _niceness(text: str) -> int:
+    if not text:
+        return NICENESS
+    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > NICENESS:
+        raise SettingsError(f"ABQ_NICENESS is {text[:80]!r}. Use a whole number from 0 to {NICENESS}.")
+    return int(text)

@@ -1,7 +1,7 @@
 """What `decode_peers.py` asks of a column in one round, and the column's answer."""
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import psutil
@@ -16,9 +16,9 @@ class Request(NamedTuple):
 
 
 def answer(request: Request, prompt: float, between: Sequence[float]) -> dict[str, Any]:
-    """Seconds per token, and the resident memory of this process.
+    """Mean seconds per token, and the resident memory of this process.
 
     prompt: seconds of the long prompt.  between: seconds between decoded tokens, empty if they are not timed.
     """
-    resident, decode = psutil.Process().memory_info().rss, median(between) if between else None
+    resident, decode = psutil.Process().memory_info().rss, fmean(between) if between else None
     return {"prompt": prompt / len(request.long), "between": decode, "resident_bytes": resident}

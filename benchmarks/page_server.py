@@ -18,7 +18,7 @@ FLAGS = [
     "--no-sandbox", "--headless", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync",
 ]  # fmt: skip
-STARTED_WITHIN_SECONDS = 120
+STARTED_WITHIN_SECONDS = 600
 
 
 @contextmanager

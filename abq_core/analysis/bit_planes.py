@@ -14,6 +14,7 @@ from torch import Tensor
 
 from abq_core.analysis.histograms import snr_db
 from abq_core.precision import Precision
+from abq_core.quantization.plane_reading import without_lowest_planes
 from abq_core.quantization.quantizers import QuantizedWeight, quantize_weight
 from kernels.formats.activations import quantize_activations
 
@@ -116,6 +117,8 @@ def _read(quantized: QuantizedWeight, planes: int, count: int, levels: int) -> T
 
     The codes that agree in those planes are adjacent; the middle of them stands for all.
     """
+    if levels == 1 << planes:
+        return without_lowest_planes(quantized, planes - count).dequantize()
     below = (1 << (planes - count)) - 1
     lowest = quantized.codes & ~below
     middle = (lowest + torch.clamp(lowest + below, max=levels - 1)).float() / 2

@@ -37,13 +37,12 @@ class CacheSize:
 def kv_cost(model: LoadedModel, full: LoadedModel, size: CacheSize, ids: Tensor, unscored: int = 0) -> Scores:
     """Score `model` with a KV cache of this size, against `full` with all of it, on ids (segments, tokens).
 
-    model: at full precision, or a simulated run of `full`.  unscored: as for `evaluate`. Raises EvaluationError,
-    AttentionError.
+    model: at full precision, or a simulated run of `full`, whose own bits of K and V do not count.  unscored: as for
+    `evaluate`. Raises EvaluationError, AttentionError.
     """
 
     def change(block: nn.Module) -> None:
-        if size.bits != FULL_BITS:
-            set_kv_bits(block, size.bits)
+        set_kv_bits(block, None if size.bits == FULL_BITS else size.bits)
         set_cache_budget(block, size.budget)
 
     return evaluate(with_changed_blocks(model, change), full, ids, unscored=unscored)

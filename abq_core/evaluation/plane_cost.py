@@ -9,7 +9,7 @@ from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import rounded_artifact, stored_artifact
 from abq_core.evaluation.perplexity import Scores, evaluate
 from abq_core.inference.generate import Finished, generate
-from abq_core.inference.prompts import Prompt
+from abq_core.inference.prompts import Prompt, starts
 from abq_core.inference.runtime import model_of_artifacts, streamed_model_of_artifacts, weight_bytes
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
@@ -17,12 +17,11 @@ from abq_core.quantization.plane_reading import without_lowest_planes
 
 
 @dataclass(frozen=True)
-class PlaneRead:
-    """A run read at `planes` bit planes.
+class PlaneScores:
+    """A run read at `planes` bit planes, on a text.
 
-    precision: with as many weight bits.  scores: of the run.  rounded: of the model rounded to nearest at `precision`.
-    weight_bytes: of the blocks' linears.  text: the prompt's greedy continuation by the packed engine, at
-    `tokens_per_second`.
+    precision: the run's, with `planes` weight bits.  scores: of the run.  rounded: of the model rounded to nearest at
+    `precision`.  weight_bytes: of the blocks' linears.
     """
 
     planes: int
@@ -30,58 +29,51 @@ class PlaneRead:
     scores: Scores
     rounded: Scores
     weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The greedy continuation of a prompt by the packed engine."""
+
     text: str
     tokens_per_second: float
 
-    def to_dict(self) -> dict[str, object]:
-        """The numbers and the text, ready for JSON."""
-        scores = {
-            name: getattr(self.scores, name) for name in ("perplexity", "perplexity_stderr", "kl_mean", "same_top")
-        }
-        return {
-            "planes": self.planes,
-            "precision": str(self.precision),
-            **scores,
-            "rounded_perplexity": self.rounded.perplexity,
-            "rounded_kl_mean": self.rounded.kl_mean,
-            "weight_bytes": self.weight_bytes,
-            "text": self.text,
-            "tokens_per_second": self.tokens_per_second,
-        }
 
+def plane_scores(
+    base: LoadedModel, precision: Precision, store: CheckpointStore, planes: int, ids: Tensor, unscored: int = 0
+) -> PlaneScores:
+    """Read the run in `store` at one of `fewer_planes(precision)`, and score it on ids (segments, tokens).
 
-def plane_read(
-    base: LoadedModel,
-    precision: Precision,
-    store: CheckpointStore,
-    planes: int,
-    ids: Tensor,
-    unscored: int,
-    prompt: Prompt,
-    new_tokens: int,
-) -> PlaneRead:
-    """Read the run in `store` at one of `fewer_planes(precision)`, and score and continue with it.
-
-    ids: (segments, tokens) to score.  unscored: as for `evaluate`.  Raises MissingBlockError, EvaluationError,
-    GenerationError, PromptError.
+    unscored: as for `evaluate`. Raises MissingBlockError, EvaluationError.
     """
     read = replace(precision, weight_bits=planes)
-    artifact_of = artifact_reader(store, precision.weight_bits - planes)
-    scores = evaluate(streamed_model_of_artifacts(base, read, artifact_of), base, ids, unscored=unscored)
+    run = streamed_model_of_artifacts(base, read, artifact_reader(store, precision.weight_bits - planes))
     nearest = streamed_model_of_artifacts(base, read, lambda index: rounded_artifact(base, index, read))
-    rounded = evaluate(nearest, base, ids, unscored=unscored)
-    packed = model_of_artifacts(base, read, "packed", artifact_of)
+    scores, rounded = (evaluate(model, base, ids, unscored=unscored) for model in (run, nearest))
+    return PlaneScores(planes, read, scores, rounded, weight_bytes(run))
+
+
+def plane_continuation(
+    base: LoadedModel, precision: Precision, store: CheckpointStore, planes: int, prompt: Prompt, new_tokens: int
+) -> Continuation:
+    """Continue a prompt with the run in `store`, read at one of `fewer_planes(precision)`.
+
+    Raises PromptError before the run is read; MissingBlockError, GenerationError.
+    """
+    starts({"": base}, prompt, new_tokens)
+    read = replace(precision, weight_bits=planes)
+    packed = model_of_artifacts(base, read, "packed", artifact_reader(store, precision.weight_bits - planes))
     pieces, rate = list[str](), 0.0
-    for step in generate({"read": packed}, None, prompt, new_tokens):
+    for step in generate({"": packed}, None, prompt, new_tokens):
         if isinstance(step, Finished):
             rate = step.tokens_per_second
         else:
             pieces.append(step.text)
-    return PlaneRead(planes, read, scores, rounded, weight_bytes(packed), "".join(pieces), rate)
+    return Continuation("".join(pieces), rate)
 
 
 def artifact_reader(store: CheckpointStore, dropped: int) -> Callable[[int], BlockArtifact]:
-    """What gives the artifact of a block, without the `dropped` lowest planes of its weights."""
+    """A function that returns a block's artifact, without the `dropped` lowest planes of its weights."""
 
     def artifact_of(index: int) -> BlockArtifact:
         artifact = stored_artifact(store, index)

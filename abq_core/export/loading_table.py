@@ -61,7 +61,7 @@ def _features(spec: CalibrationSpec, family: str) -> Mapping[str, object]:
         "integer_bits": max(one.weight_bits + _more_bits(one, switches) for one in linears),
         "grouped": any(one.group_size is not None for one in linears),
         "symmetric": switches.symmetric,
-        "hadamard": switches.hadamard,
+        "hadamard": switches.hadamard and precision.quantizes_activations,  # otherwise there is nothing to transform
         "experts": family in ("mixtral", "qwen2_moe", "qwen3_moe"),
         "gguf_family": family in ARCHITECTURES,
     }

@@ -55,7 +55,7 @@ class CpuDecoder:
         self._operations.append((NORMS, _norm(model.base_model.norm, has_added=True)))
         self.kv_bits: int | None = blocks[0].self_attn.kv_bits
         operations = [operation for _, operation in self._operations]
-        self._sizes = buffer_sizes(operations)
+        self._sizes, self._width = buffer_sizes(operations), model.base_model.norm.weight.numel()
         self._runs: list[_Run] = [Program(operations).run]
         self._enter = _Entrance(model).enter
         self._memories: WeakKeyDictionary[PreallocatedCache, Memory] = WeakKeyDictionary()
@@ -90,7 +90,7 @@ class CpuDecoder:
             run(memory, position)
         for layer in _layers(cache):
             layer.length += 1
-        return torch.from_numpy(memory.values[NORMED].copy())
+        return torch.from_numpy(memory.values[NORMED][: self._width].copy())  # the buffer has whole columns
 
 
 def _layers(cache: PreallocatedCache) -> Iterator[PreallocatedLayer]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from app.cli.calibrate import EVALUATION_HEADER, evaluation_cells
 from app.cli.options import ForceOption, RunId
 from app.cli.session import open_services
 from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers, confirm
+
+if TYPE_CHECKING:
+    from app.services.lenses.plane_reads import PlaneRead
 
 runs = typer.Typer(no_args_is_help=True, help="Runs: list, show, mixes, planes, verify, repair, delete, export, gc.")
 
@@ -103,33 +106,42 @@ def mixes(
 @answers
 def planes(
     run: RunId,
-    prompt: Annotated[str, typer.Option("--prompt", help="The text that every width continues.")] = "Once upon a time",
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="A text to continue at each number of planes.")
+    ] = "Once upon a time",
     as_json: JsonOption = False,
 ) -> Answer:
     """Read a run at fewer bits, by leaving out the lowest bit planes of its weights.
 
     Nothing is calibrated again. Example: abq runs planes r-0123456789 --json
     """
-    service = open_services().lenses.plane_reads
-    reads = [service.read(run, width, prompt) for width in service.widths(run)]
-    sizes = [service.bits_per_parameter(run, read.precision) for read in reads]
-    rows = [
-        [
-            str(read.planes),
-            formatting.bits(bits),
-            formatting.size(read.weight_bytes),
-            formatting.perplexity(read.scores.perplexity, read.scores.perplexity_stderr),
-            formatting.nats(read.scores.kl_mean),
-            formatting.nats(read.rounded.kl_mean),
-            formatting.percent(read.scores.same_top),
-            formatting.tokens_per_second(read.tokens_per_second),
-            " ".join(read.text.split()),
-        ]
-        for read, bits in zip(reads, sizes, strict=True)
-    ]
+    from app.jobs.progress_line import ProgressLine
+
+    service, line, reads = open_services().lenses.plane_reads, ProgressLine(), []
+    counts = service.counts(run)
+    for done, count in enumerate(counts):
+        line.show("planes", done / len(counts), f"Reading {count} of {counts[0]} bit planes.", None)
+        reads.append(service.read(run, count, prompt))
+    line.close()
+    rows = [_plane_cells(read) for read in reads]
     header = ["Planes", "Bits (model)", "Weights", "Perplexity", "KL", "KL rounded", "Same top", "Speed", "Text"]
-    found = [read.to_dict() | {"bits_per_parameter": bits} for read, bits in zip(reads, sizes, strict=True)]
+    found = [read.to_dict() for read in reads]
     return Answer({"run": run, "prompt": prompt, "reads": found}, Table(header, rows))
+
+
+def _plane_cells(read: "PlaneRead") -> list[str]:
+    at, scores = read.at, read.at.scores
+    return [
+        str(at.planes),
+        formatting.bits(read.bits_per_parameter),
+        formatting.size(at.weight_bytes),
+        formatting.perplexity(scores.perplexity, scores.perplexity_stderr),
+        formatting.nats(scores.kl_mean),
+        formatting.nats(at.rounded.kl_mean),
+        formatting.percent(scores.same_top),
+        formatting.tokens_per_second(read.written.tokens_per_second),
+        " ".join(read.written.text.split()),
+    ]
 
 
 @runs.command()

@@ -6,13 +6,13 @@ import plotly.graph_objects as go
 from app.figures.base import empty_figure, sheet, style_axes
 from app.figures.palette import lens_colour, palette
 
-LINES = {"kl_mean": ("this run, its highest planes", "corrected"), "rounded_kl": ("rounded to nearest", "rounded")}
+LINES = {"kl_mean": ("this run, its highest planes", "corrected"), "rounded_kl_mean": ("rounded to nearest", "rounded")}
 
 
 def plane_reads_figure(reads: pd.DataFrame, chosen: int, dark: bool = False) -> go.Figure:
     """KL (log) over planes, most first; a ring around the `chosen` number.
 
-    reads: planes, kl_mean, rounded_kl, perplexity, rounded_perplexity.
+    reads: planes, kl_mean, rounded_kl_mean, perplexity, rounded_perplexity.
     """
     if reads.empty:
         return empty_figure("No number of planes is measured yet.", dark)

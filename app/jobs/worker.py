@@ -14,7 +14,7 @@ from app.clock import now
 from app.jobs.lease import JobLease
 from app.jobs.parent_watchdog import ParentWatchdog, Stoppable
 from app.settings import Settings
-from kernels.host.priority import NICENESS, lower_priority
+from kernels.host.priority import lower_priority
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,17 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app.jobs.worker", description=__doc__)
     parser.add_argument("--name", required=True, help="name of this worker in the queue")
     parser.add_argument("--parent", type=int, default=None, help="process id of the parent; the worker ends with it")
-    parser.add_argument("--nice", type=int, default=NICENESS, help="niceness, so that the dashboard stays responsive")
     options = parser.parse_args(arguments)
-    return run_one(Settings.from_environment(), options.name, options.parent, options.nice)
+    return run_one(Settings.from_environment(), options.name, options.parent)
 
 
-def run_one(settings: Settings, name: str, parent: int | None, niceness: int = 0) -> int:
+def run_one(settings: Settings, name: str, parent: int | None) -> int:
     """Claim one job and run it to its end.
 
     parent: process id; the worker ends when that process is gone. None: it may outlive its parent.
-    niceness: applied once the job is claimed, so that the dashboard stays responsive while jobs use all cores. Not
-    earlier: start-up takes seconds, in which the watchdog must get its share of the processor.
+    The niceness of the settings applies once the job is claimed, so that the dashboard stays responsive while jobs use
+    all cores. Not earlier: start-up takes seconds, in which the watchdog must get its share of the processor.
     """
     watchdog = None if parent is None else ParentWatchdog(parent)
     if watchdog is not None:
@@ -49,7 +48,7 @@ def run_one(settings: Settings, name: str, parent: int | None, niceness: int = 0
     with stop_on_signals(lease), lease:  # the heartbeat runs while torch is imported
         from app.jobs.calibration_job import run_claimed
 
-        lower_priority(niceness)
+        lower_priority(settings.niceness)
         run_claimed(services, lease)
     return 0
 

@@ -101,8 +101,8 @@ class AllocationService:
         return check_mixes(self._evaluated(model))
 
     def _evaluated(self, model: str) -> list[tuple[dict[str, Any], ModelPrecision]]:
-        """The model's evaluated runs as rows of `runs_frame`, with their precisions; no imports."""
-        frame = self._runs.frame()
+        """The model's evaluated runs as rows of `newest_frame`, with their precisions; no imports."""
+        frame = self._runs.newest_frame()
         frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
         rows = frame[frame["method"].ne(IMPORTED)].to_dict("records")  # the names of other formats are no precisions
         return [(row, read_precision(self._runs.get(row["run"]).spec)) for row in rows]

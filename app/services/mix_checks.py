@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abq_core.mix import ModelPrecision, PrecisionMix
-from app.formatting import bits, nats
+from app.formatting import bits, nats, number
 from app.services.dataframes import same_evaluation
 
 Row = Mapping[str, Any]
@@ -64,6 +64,12 @@ def _best_uniform(mix: Row, precision: PrecisionMix, rows: Sequence[tuple[Row, M
         and (other.act_bits, other.kv_bits) == (precision.act_bits, precision.kv_bits)
         and row["method"] == mix["method"]
         and same_evaluation(row, mix)
-        and row["model_bytes"] <= mix["model_bytes"]
+        and _bytes(row, mix) <= _bytes(mix, row)
     ]
     return min(comparable, key=lambda row: float(row["kl_mean"]), default=None)
+
+
+def _bytes(one: Row, other: Row) -> float:
+    """Bytes of the whole model; of its linears if one evaluation is of an earlier version, which has only those."""
+    whole = [number(row["model_bytes"]) for row in (one, other)]
+    return float(one["weight_bytes"] if None in whole else one["model_bytes"])

@@ -14,6 +14,7 @@ from app.web.glossary import TERMS
 from app.web.questions import NEXT
 
 BLANK = Markup("&nbsp;")
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 FILTERS = (
     formatting.bits, formatting.percent, formatting.perplexity, formatting.seconds, formatting.size,
     formatting.tokens_per_second,

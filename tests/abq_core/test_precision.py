@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abq_core.precision import FULL, Precision, PrecisionError
@@ -70,6 +70,7 @@ def precisions() -> st.SearchStrategy[Precision]:
     )
 
 
+@settings(deadline=None)
 @given(precisions())
 def test_text_and_value_are_the_same_thing(precision: Precision) -> None:
     assert Precision.parse(str(precision)) == precision
@@ -81,6 +82,7 @@ def test_the_tables_belong_to_the_model_and_not_to_its_linears() -> None:
     assert not Precision.parse("W16A16h8").is_full and not Precision.parse("W16A16e8").is_full
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_gives_a_precision_or_a_named_error(text: str) -> None:
     try:

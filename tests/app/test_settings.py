@@ -26,6 +26,8 @@ def test_a_child_process_sees_the_same_settings(tmp_path: Path) -> None:
         ("ABQ_THREADS", "0"),
         ("ABQ_THREADS", "-1"),
         ("ABQ_DEVICE", "tpu"),
+        ("ABQ_NICENESS", "20"),
+        ("ABQ_NICENESS", "-1"),
         ("ABQ_DATABASE_URL", "abq.sqlite3"),
         ("ABQ_DATA_DIR", __file__),
     ],

@@ -139,7 +139,6 @@ def test_an_evaluation_returns_no_losses_of_segments_and_no_positions(site: Site
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # the job runs at a low priority
 def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site, tried: Callable[[int], None]) -> None:
     with site.visitor("bob") as bob, site.visitor("ada") as ada:
         made = result(call(ada, "submit", site.model, "W4A4", "rtn", site.text, 2, 32, -1, 0))
@@ -163,7 +162,6 @@ def test_texts_of_a_file_are_shown_to_the_account_that_named_it_only(site: Site,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # the job runs at a low priority
 def test_a_text_that_a_visitor_adds_is_for_that_account_only(site: Site, tried: Callable[[int], None]) -> None:
     with site.visitor("bob") as bob, site.visitor("ada") as ada, site.page.client() as stranger:
         path = ada.post("/abq/texts/notes.txt", content=f"The password is {SECRET}. " * 400).json()["text"]

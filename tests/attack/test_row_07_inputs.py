@@ -19,7 +19,7 @@ READERS = {
 }
 SUFFIXES = {"mix": ".json", "text": ".txt", "task": ".yaml"}
 MEMORY = 6 << 30  # address space; the libraries alone reserve more than 2 GiB
-SECONDS = 60.0  # on a busy machine; the imports take most of it
+SECONDS = 300.0  # on a busy machine; the imports take most of it
 
 
 def hostile(folder: Path, suffix: str) -> dict[str, Path]:

@@ -45,7 +45,7 @@ def test_odd_arguments_get_a_sentence(
     commands: list[list[str]], abq_many: Commands, tried: Callable[[int], None]
 ) -> None:
     wrong = []
-    for words, done in zip(commands, abq_many(*commands, memory=12 << 30, timeout=240), strict=True):
+    for words, done in zip(commands, abq_many(*commands, memory=12 << 30, timeout=900), strict=True):
         try:
             assert_sentence(done)
         except AssertionError as error:

@@ -11,7 +11,7 @@ from page_process import PageProcess
 
 pytestmark = pytest.mark.attack(row=18)
 
-CLOSED_WITHIN_SECONDS = 5
+CLOSED_WITHIN_SECONDS = 30
 
 
 def test_the_stream_of_a_removed_account_is_closed(page: PageProcess, accounts: Path) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from page_limits import STEP_MS
 from page_server import CHROMIUM, FLAGS, page_server
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-STEP_MS = 120_000
+expect.set_options(timeout=STEP_MS)
 
 
 @pytest.fixture(scope="module")

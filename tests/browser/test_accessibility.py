@@ -2,9 +2,10 @@
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from page_limits import STEP_MS, TEST_SECONDS
 from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 TABS = ("explore", "calibrate", "distributions", "generate", "throughput", "compare")
 SERIOUS = {"serious", "critical"}
 
@@ -12,7 +13,7 @@ SERIOUS = {"serious", "critical"}
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_tab_has_a_serious_accessibility_fault(browser: Browser, address: str, scheme: str) -> None:
     page = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}).new_page()  # type: ignore[arg-type]
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(STEP_MS)
     found = []
     for tab in TABS:
         page.goto(f"{address}?tab={tab}&__theme={scheme}")

@@ -6,10 +6,10 @@ Candidates, the map of linear layers, and the calibration of the mix.
 import re
 
 import pytest
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-STEP_MS = 240_000
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def test_a_budget_becomes_a_mix_and_the_mix_a_run(page: Page, address: str) -> None:
@@ -21,22 +21,22 @@ def test_a_budget_becomes_a_mix_and_the_mix_a_run(page: Page, address: str) -> N
         page.locator("#budget-candidates .token", has_text=candidate).locator("button, .token-remove").first.click()
     expect(page.locator("#budget-command code")).to_contain_text("--candidates W2A8,W4A8 --out mix.json")
     page.get_by_role("button", name="Choose the bits").click()
-    expect(page.locator("#budget-answer")).to_contain_text(re.compile(r"W2\.\d+A8mix-[0-9a-f]{6}"), timeout=STEP_MS)
+    expect(page.locator("#budget-answer")).to_contain_text(re.compile(r"W2\.\d+A8mix-[0-9a-f]{6}"))
     expect(page.locator("#budget-figure .main-svg").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
     page.locator("#budget-bits input[type=number]").fill("1")
     page.locator("#budget-bits input[type=number]").blur()
     page.get_by_role("button", name="Choose the bits").click()
-    expect(page.locator("#budget-answer")).to_contain_text("smallest possible is 2 bits per weight", timeout=STEP_MS)
+    expect(page.locator("#budget-answer")).to_contain_text("smallest possible is 2 bits per weight")
     assert "Traceback" not in page.content()
 
     page.locator("#budget-method").get_by_role("radio", name="rtn", exact=True).check()
     page.get_by_role("button", name="Calibrate this mix").click()
     row = page.locator("#calibrate-queue tr[data-key]", has_text="mix-")
-    expect(row).to_contain_text("succeeded", timeout=STEP_MS)
+    expect(row).to_contain_text("succeeded", timeout=JOB_MS)
     page.get_by_role("button", name="Show distributions").click()
-    expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens", timeout=STEP_MS)
+    expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens")
     expect(page.locator("#abq-precision input")).to_have_value(re.compile("mix-"))
     page.get_by_role("tab", name="Explore").click()
-    expect(page.locator("#explore-answer")).to_contain_text("assigns a precision to each of", timeout=STEP_MS)
+    expect(page.locator("#explore-answer")).to_contain_text("assigns a precision to each of")

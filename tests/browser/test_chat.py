@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 from tiny_tokenizers import chat_folder
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-STEP_MS = 120_000
-expect.set_options(timeout=STEP_MS)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def test_a_chat_has_turns_and_a_model_without_a_template_only_a_prompt(

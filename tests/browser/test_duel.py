@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-STEP_MS = 240_000
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 NAMES = re.compile("Full precision|W3A8 rounded")
 
 
@@ -19,7 +19,7 @@ def test_votes_are_blind_and_add_up(page: Page, address: str) -> None:
     page.locator("#duel-tokens input[type=number]").blur()
     for number in range(1, 6):
         page.get_by_role("button", name="New duel").click()
-        expect(page.locator("#duel-answer")).to_contain_text("after your vote", timeout=STEP_MS)
+        expect(page.locator("#duel-answer")).to_contain_text("after your vote")
         texts = page.locator("#duel-texts")
         expect(texts.locator("h3")).to_have_text(["Left", "Right"])
         assert not NAMES.search(texts.inner_html())

@@ -4,12 +4,10 @@ import re
 
 import pytest
 from page_calls import submit_rounding
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-from app.web.page.header import WATCH_SECONDS
-
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -71,7 +69,6 @@ def test_examples_are_hidden_shown_and_deleted(page: Page, address: str) -> None
 def test_a_run_made_here_replaces_the_selected_example(page: Page, address: str) -> None:
     page.goto(f"{address}?tab=distributions&precision=W4A4")
     expect(page.locator("#abq-run input")).to_have_value("W4A4 abq (example)")
-    page.wait_for_timeout(2 * 1000 * WATCH_SECONDS)  # the page has checked once: later runs are new
     submit_rounding(address, "W4A4", 32)
-    expect(page.locator("#abq-run input")).to_have_value(re.compile(r"W4A4 rtn \(r-"), timeout=480_000)
+    expect(page.locator("#abq-run input")).to_have_value(re.compile(r"W4A4 rtn \(r-"), timeout=JOB_MS)
     expect(page.locator("#distributions-answer")).not_to_contain_text("example")

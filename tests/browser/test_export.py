@@ -6,10 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def test_a_run_is_exported_checked_and_downloaded(page: Page, address: str) -> None:
@@ -27,7 +27,7 @@ def test_a_run_is_exported_checked_and_downloaded(page: Page, address: str) -> N
     expect(answer).to_contain_text("Not exported to transformers yet")
     expect(page.locator("#export-symmetric")).to_be_hidden()
     page.get_by_role("button", name="Export", exact=True).click()
-    expect(answer).to_contain_text("Checked in transformers", timeout=400_000)
+    expect(answer).to_contain_text("Checked in transformers", timeout=JOB_MS)
     expect(answer).to_contain_text("same most likely token")
     with page.expect_download() as download:
         answer.get_by_role("link", name="Download the export").click()

@@ -3,12 +3,12 @@
 import re
 
 import pytest
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 
 from app.web.questions import NEXT, STEPS
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 SEEN = {
     "explore": ("#explore-answer", "W2*A8 rounds every weight to one of 5 levels"),
     "distributions": (".abq-empty:visible, #distributions-answer", "W2*A8"),

@@ -4,15 +4,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 
 pytest.importorskip("gguf", reason="needs the extra gguf")
 
 from gguf_cases import family_gguf
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-STEP_MS = 120_000
-expect.set_options(timeout=STEP_MS)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("Q4_1", "Q4_1, 5.0 bits a weight"), ("F16", "F16, 16.0 bits a weight")])

@@ -10,13 +10,12 @@ from urllib.parse import quote
 
 import pytest
 from gradio_client import Client
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 
 from abq_core.models.reference import BUILTIN_FOLDER
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-STEP_MS = 120_000
-expect.set_options(timeout=STEP_MS)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 SET = "window.pwned=1"
 HOSTILE = [

@@ -4,15 +4,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
 pytest.importorskip("gguf", reason="needs the extra gguf")
 
 from gguf_cases import family_gguf
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
-STEP_MS = 240_000
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def test_a_file_is_imported_compared_and_generated_from(
@@ -29,7 +28,7 @@ def test_a_file_is_imported_compared_and_generated_from(
     source.fill(str(file))
     page.get_by_role("button", name="Import", exact=True).click()
     row = page.locator("#calibrate-queue tr[data-key]", has_text="Q4_1")
-    expect(row).to_contain_text("succeeded", timeout=2 * STEP_MS)
+    expect(row).to_contain_text("succeeded", timeout=JOB_MS)
 
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator("#compare-figure")).to_contain_text("Q4_1")
@@ -46,5 +45,5 @@ def test_a_file_is_imported_compared_and_generated_from(
     page.get_by_role("tab", name="Generate").click()
     expect(page.locator("#generate-columns")).to_contain_text("Q4_1 imported")
     page.get_by_role("button", name="Generate", exact=True).click()
-    expect(page.locator("#generate-answer")).to_contain_text("Q4_1 imported", timeout=STEP_MS)
+    expect(page.locator("#generate-answer")).to_contain_text("Q4_1 imported")
     assert "Traceback" not in page.content()

@@ -5,13 +5,10 @@ import re
 
 import pytest
 from page_calls import submit_rounding
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-from app.web.page.header import WATCH_SECONDS
-
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-STEP_MS = 120_000
-expect.set_options(timeout=STEP_MS)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -90,7 +87,7 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
     page.get_by_role("button", name="Calibrate", exact=True).click()
     expect(page.locator("#calibrate-answer")).to_contain_text("Queued as run")
     row = page.locator("#calibrate-queue tr[data-key]")
-    expect(row).to_contain_text("succeeded", timeout=300_000)
+    expect(row).to_contain_text("succeeded", timeout=JOB_MS)
     expect(page.locator("#calibrate-figure .main-svg").first).to_be_visible()
     expect(page.locator("#calibrate-log")).to_contain_text("Block 6 of 6")
 
@@ -145,11 +142,10 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
 def test_a_page_that_waits_for_a_run_selects_it_and_other_pages_stay_unchanged(page: Page, address: str) -> None:
     page.goto(f"{address}?tab=distributions&precision=W8A8")
     page.wait_for_function("location.search.includes('precision=W8A8')")
-    page.wait_for_timeout(2 * 1000 * WATCH_SECONDS)  # the page has checked once: later runs are new
     submit_rounding(address, "W8A8", 32)
-    expect(page).to_have_url(re.compile(r"run=r-[0-9a-f]{10}"), timeout=240_000)
+    expect(page).to_have_url(re.compile(r"run=r-[0-9a-f]{10}"), timeout=JOB_MS)
     expect(page.locator("#abq-run input")).to_have_value(re.compile("W8A8 rtn"))
-    expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens", timeout=240_000)
+    expect(page.locator("#distributions-answer")).to_contain_text("of the top tokens", timeout=JOB_MS)
 
     offer = page.locator("#abq-offer textarea, #abq-offer input").first.input_value()
     changed = {"model": "another", "precision": "W2A8", "run": "r-0123456789"}

@@ -1,10 +1,10 @@
 """The KV cache view: smaller caches measured from the page."""
 
 import pytest
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def test_smaller_caches_are_measured(page: Page, address: str) -> None:
@@ -16,7 +16,7 @@ def test_smaller_caches_are_measured(page: Page, address: str) -> None:
     page.keyboard.press("Home")
     expect(page.locator("#kv-command")).to_contain_text("--tokens 64")
     page.get_by_role("button", name="Measure smaller caches").click()
-    expect(page.locator("#kv-answer")).to_contain_text("The smallest cache within", timeout=600_000)
+    expect(page.locator("#kv-answer")).to_contain_text("The smallest cache within", timeout=JOB_MS)
     expect(page.locator("#kv-sizes tbody tr")).to_have_count(28)
     expect(page.locator("#kv-figure .main-svg").first).to_be_visible()
     assert page.evaluate("document.querySelector('#kv-figure .abq-plot').data.length") == 8

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from page_calls import submit_rounding
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Locator, Page, expect
 from scipy.linalg import hadamard
 
@@ -18,8 +19,7 @@ from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.quantization.quantizers import quantize_weight
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_the_transform_of_the_page_is_that_of_the_matrix(page: Page, address: st
 def test_attention_heads_of_the_page_have_the_entropy_of_their_maps(page: Page, address: str) -> None:
     submit_rounding(address, "W4A4", 64)
     page.goto(f"{address}?precision=W4A4&tab=calibrate")
-    expect(page.locator("#calibrate-queue tr[data-key]")).to_contain_text("succeeded", timeout=240_000)
+    expect(page.locator("#calibrate-queue tr[data-key]")).to_contain_text("succeeded", timeout=JOB_MS)
     page.goto(f"{address}?precision=W4A4&tab=distributions")
     expect(page.locator("#distributions-figure .main-svg").first).to_be_visible()
     for figure in ("Weights", "Activations", "Block outputs", "Levels", "Signal to noise"):

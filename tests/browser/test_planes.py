@@ -1,10 +1,10 @@
 """The plane slider: an example run read at every width, and the slider moves through them."""
 
 import pytest
+from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def test_a_run_is_read_at_fewer_planes(page: Page, address: str) -> None:
@@ -13,8 +13,8 @@ def test_a_run_is_read_at_fewer_planes(page: Page, address: str) -> None:
     page.locator("#compare-runs tbody tr", has_text="W4A4").first.click()
     page.get_by_role("radio", name="Fewer planes").check()
     expect(page.locator("#planes-answer")).to_contain_text("Not measured yet at 4 of 4 planes")
-    page.get_by_role("button", name="Read at every width").click()
-    expect(page.locator("#planes-reads tbody tr")).to_have_count(3, timeout=300_000)
+    page.get_by_role("button", name="Read at every number of planes").click()
+    expect(page.locator("#planes-reads tbody tr")).to_have_count(3, timeout=JOB_MS)
     expect(page.locator("#planes-answer")).to_contain_text("At 4 of 4 planes")
     slider = page.locator("#planes-slider input[type=range]")
     slider.focus()

@@ -1,10 +1,10 @@
 """Tables fit at every width: optional columns give way, and the visitor can bring them back."""
 
 import pytest
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 TABLE = "#throughput-table"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from page_limits import TEST_SECONDS
 from playwright.sync_api import Page, expect
 
 from abq_core.inference.runtime import rounded_model
@@ -13,8 +14,7 @@ from abq_core.models.tokenizer import encode, text_prefix
 from abq_core.precision import Precision
 from abq_core.text.sources import read_text
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-expect.set_options(timeout=120_000)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TEST_SECONDS)]
 PROMPT = "When an exception"
 
 

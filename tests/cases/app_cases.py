@@ -15,7 +15,7 @@ SpecMaker = Callable[..., CalibrationSpec]
 
 
 def settings_in(folder: Path) -> Settings:
-    return Settings.from_environment({"ABQ_DATA_DIR": str(folder), "ABQ_THREADS": "1"})
+    return Settings.from_environment({"ABQ_DATA_DIR": str(folder), "ABQ_THREADS": "1", "ABQ_NICENESS": "0"})
 
 
 def work_on(services: Services, job: Job) -> Job:

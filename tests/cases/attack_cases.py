@@ -35,7 +35,7 @@ def command_line(data: Path, *words: str, **options: object) -> "subprocess.Comp
     options: of `subprocess.run`; `env` is added to the environment of this process.
     """
     variables = {**environment(data), **dict(options.pop("env", None) or {})}  # type: ignore[call-overload]
-    arguments = {"timeout": 120, "cwd": ROOT, "text": True, "errors": "backslashreplace", **options}
+    arguments = {"timeout": 600, "cwd": ROOT, "text": True, "errors": "backslashreplace", **options}
     if "stdout" not in arguments:
         arguments["stdout"] = subprocess.PIPE
     if "stdin" not in arguments and "input" not in arguments:
@@ -84,7 +84,7 @@ json.dump(done, sys.stdout)
 
 
 def command_lines(
-    data: Path, commands: Sequence[Sequence[str]], timeout: float = 120, memory: int | None = None
+    data: Path, commands: Sequence[Sequence[str]], timeout: float = 600, memory: int | None = None
 ) -> "list[subprocess.CompletedProcess[str]]":
     """Run several command lines of `abq` one after the other in one process, which saves the time of its imports.
 

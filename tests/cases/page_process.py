@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 
 ROOT = Path(__file__).parents[2]
-STARTED_WITHIN_SECONDS = 120
+STARTED_WITHIN_SECONDS = 600
 
 
 class PageProcess(NamedTuple):
@@ -27,7 +27,7 @@ class PageProcess(NamedTuple):
         """A client of this page, with a name as that account. source: its address, on Linux any 127.x.y.z."""
         transport = httpx.HTTPTransport(verify=False, local_address=source)  # no TLS: no certificates to load
         auth = (name, password) if name else None
-        return httpx.Client(base_url=self.address, auth=auth, transport=transport, timeout=120)
+        return httpx.Client(base_url=self.address, auth=auth, transport=transport, timeout=600)
 
     def connect(self, sent: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
         """A connection on which these bytes were sent."""

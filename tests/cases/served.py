@@ -12,7 +12,7 @@ from app.services import Services
 from app.web.access.accounts import Accounts
 from app.web.dashboard import web_application
 
-BUILT_WITHIN_SECONDS = 120
+BUILT_WITHIN_SECONDS = 600
 
 
 @contextlib.contextmanager

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
-
 from abq_core.text.sources import BUILTIN_TEXT
+from app.services.lenses.measured import Measured
 from app.services.registry import ModelRegistry
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class LensInputs:
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
-        self._inputs: LRUCache[tuple[str, int], LensInput] = LRUCache(MAX_INPUTS)
+        self._inputs: Measured[tuple[str, int], LensInput] = Measured(MAX_INPUTS)
 
     def of_block(self, ref: str, block: int) -> LensInput:
         """The inputs of a block's linears for TOKENS tokens. Raises ModelError, ServiceError."""

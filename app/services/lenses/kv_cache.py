@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas
-from cachetools import LRUCache
 
 from abq_core.precision import FULL_BITS
 from abq_core.text.sources import BUILTIN_TEXT
 from app import formatting
 from app.services.errors import ServiceError
+from app.services.lenses.measured import Measured
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from storage.run_ids import means_run
@@ -48,7 +48,7 @@ class KvCacheService:
 
     def __init__(self, registry: ModelRegistry, models: ModelService, runs: Runs) -> None:
         self._registry, self._models, self._runs = registry, models, runs
-        self._tables: LRUCache[Subject, pandas.DataFrame] = LRUCache(MAX_TABLES)
+        self._tables: Measured[Subject, pandas.DataFrame] = Measured(MAX_TABLES)
 
     def subject(self, model_or_run: str, tokens: int = MOST_TOKENS) -> Subject:
         """What a model or a run means here. Raises RunNotFoundError, ServiceError for too few or too many tokens."""

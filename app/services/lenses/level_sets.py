@@ -10,6 +10,7 @@ from abq_core.text.sources import BUILTIN_TEXT
 from app import formatting
 from app.services.errors import ServiceError
 from app.services.lenses.linears import linear_weight
+from app.services.lenses.measured import Measured
 from app.services.models import COST_SEGMENTS, COST_SEQ_LEN, ModelService
 from app.services.registry import ModelRegistry
 
@@ -28,7 +29,7 @@ class LevelSetService:
 
     def __init__(self, registry: ModelRegistry, models: ModelService) -> None:
         self._registry, self._models = registry, models
-        self._costs: LRUCache[tuple[str, Format, int | None], Scores] = LRUCache(MAX_COSTS)
+        self._costs: Measured[tuple[str, Format, int | None], Scores] = Measured(MAX_COSTS)
         # Single flight: concurrent calls for the same linear wait for one computation.
         self._compare_once = cached(LRUCache(MAX_COMPARED), condition=threading.Condition())(self._compare)
 

@@ -1,9 +1,8 @@
 """A run read at fewer bits, by its highest bit planes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from cachetools import LRUCache
 
 from abq_core.imports.spec import is_import
 from abq_core.precision import Precision
@@ -11,16 +10,40 @@ from abq_core.spec import read_precision
 from abq_core.text.sources import BUILTIN_TEXT
 from app import formatting
 from app.services.errors import ServiceError
+from app.services.lenses.measured import Measured
 from app.services.models import COST_SEGMENTS, COST_SEQ_LEN, ModelService
 from app.services.registry import ModelRegistry
 from storage.runs import Runs
 
 if TYPE_CHECKING:
-    from abq_core.evaluation.plane_cost import PlaneRead
+    from abq_core.evaluation.plane_cost import Continuation, PlaneScores
 
 MAX_READS = 64  # that stay in memory
-MOST_PARAMETERS = 500_000_000  # of the model; each width is simulated twice
+MOST_PARAMETERS = 500_000_000  # of the model; each number of planes is simulated twice
 NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class PlaneRead:
+    """A run read at some of its bit planes. bits_per_parameter: of the whole model."""
+
+    at: "PlaneScores"
+    written: "Continuation"
+    bits_per_parameter: float
+
+    def to_dict(self) -> dict[str, object]:
+        """The numbers and the text, ready for JSON."""
+        names = ("perplexity", "perplexity_stderr", "kl_mean", "same_top")
+        return {
+            "planes": self.at.planes,
+            "precision": str(self.at.precision),
+            "bits_per_parameter": self.bits_per_parameter,
+            "weight_bytes": self.at.weight_bytes,
+            **{name: getattr(self.at.scores, name) for name in names},
+            **{f"rounded_{name}": getattr(self.at.rounded, name) for name in names},
+            "text": self.written.text,
+            "tokens_per_second": self.written.tokens_per_second,
+        }
 
 
 class PlaneReadService:
@@ -28,9 +51,10 @@ class PlaneReadService:
 
     def __init__(self, registry: ModelRegistry, models: ModelService, runs: Runs) -> None:
         self._registry, self._models, self._runs = registry, models, runs
-        self._reads: LRUCache[tuple[str, int, str], PlaneRead] = LRUCache(MAX_READS)
+        self._scores: Measured[tuple[str, int], PlaneScores] = Measured(MAX_READS)
+        self._texts: Measured[tuple[str, int, str], Continuation] = Measured(MAX_READS)
 
-    def widths(self, run_id: str) -> Sequence[int]:
+    def counts(self, run_id: str) -> Sequence[int]:
         """The numbers of planes at which a run can be read, most first.
 
         Raises ServiceError for a run that has none, RunNotFoundError.
@@ -39,8 +63,8 @@ class PlaneReadService:
 
         run = self._runs.get(run_id)
         precision = None if is_import(run.spec) else read_precision(run.spec)
-        widths = fewer_planes(precision) if isinstance(precision, Precision) else range(0)
-        if not widths:
+        counts = fewer_planes(precision) if isinstance(precision, Precision) else range(0)
+        if not counts:
             raise ServiceError(
                 f"Run {run_id} ({run.precision}) cannot be read at fewer bits. Take a run with one precision for all "
                 f"linears, more than {FEWEST_PLANES} bits and no star, such as W8A8."
@@ -50,33 +74,36 @@ class PlaneReadService:
                 f"This model has {formatting.count(parameters)} parameters. Runs of at most "
                 f"{formatting.count(MOST_PARAMETERS)} are read at fewer bits."
             )
-        return widths
+        return counts
 
-    def read(self, run_id: str, planes: int, prompt: str) -> "PlaneRead":
-        """The run at so many planes: scores on COST_SEGMENTS segments of held-out text, and the prompt continued.
+    def read(self, run_id: str, planes: int, prompt: str) -> PlaneRead:
+        """Read a run at `planes` bit planes: scores on COST_SEGMENTS segments of held-out text, the prompt continued.
 
-        Measured once. Raises ServiceError, ModelError, MissingBlockError, PromptError.
+        Both are measured once. Raises ServiceError, ModelError, MissingBlockError, PromptError.
         """
-        from abq_core.evaluation.plane_cost import plane_read
+        from abq_core.evaluation.plane_cost import plane_continuation, plane_scores
         from abq_core.text.segments import recorded_segments
 
-        widths = self.widths(run_id)
-        if planes not in widths:
-            raise ServiceError(f"{planes} planes: run {run_id} can be read at {widths[-1]} to {widths[0]}.")
-        found = self.known(run_id, planes, prompt)
-        if found is None:
-            base, precision, store = self._registry.parts(run_id)
-            assert isinstance(precision, Precision)
+        counts = self.counts(run_id)
+        if planes not in counts:
+            raise ServiceError(f"{planes} planes: run {run_id} can be read at {counts[-1]} to {counts[0]}.")
+        base, precision, store = self._registry.parts(run_id)
+        assert isinstance(precision, Precision)
+        at, written = self._scores.get((run_id, planes)), self._texts.get((run_id, planes, prompt))
+        if written is None:
+            written = plane_continuation(base, precision, store, planes, prompt, NEW_TOKENS)
+            self._texts[run_id, planes, prompt] = written
+        if at is None:
             seq_len = min(COST_SEQ_LEN, base.context)
             ids, record = recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
-            found = plane_read(base, precision, store, planes, ids, record.unscored, prompt, NEW_TOKENS)
-            self._reads[run_id, planes, prompt] = found
-        return found
+            at = self._scores[run_id, planes] = plane_scores(base, precision, store, planes, ids, record.unscored)
+        return self._read(run_id, at, written)
 
-    def bits_per_parameter(self, run_id: str, precision: Precision) -> float:
-        """Bits per parameter of the run's whole model at the precision of a read."""
-        return self._models.estimate(self._runs.get(run_id).model, precision).bits_per_parameter
-
-    def known(self, run_id: str, planes: int, prompt: str) -> "PlaneRead | None":
+    def known(self, run_id: str, planes: int, prompt: str) -> PlaneRead | None:
         """What `read` measured before, or None."""
-        return self._reads.get((run_id, planes, prompt))
+        at, written = self._scores.get((run_id, planes)), self._texts.get((run_id, planes, prompt))
+        return None if at is None or written is None else self._read(run_id, at, written)
+
+    def _read(self, run_id: str, at: "PlaneScores", written: "Continuation") -> PlaneRead:
+        estimate = self._models.estimate(self._runs.get(run_id).model, at.precision)
+        return PlaneRead(at, written, estimate.bits_per_parameter)

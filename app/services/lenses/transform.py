@@ -9,6 +9,7 @@ from cachetools import LRUCache, cached
 from app.services.errors import ServiceError
 from app.services.lenses.inputs import LensInputs
 from app.services.lenses.linears import linear_weight
+from app.services.lenses.measured import Measured
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 
@@ -28,7 +29,7 @@ class TransformService:
 
     def __init__(self, registry: ModelRegistry, models: ModelService, inputs: LensInputs) -> None:
         self._registry, self._models, self._inputs = registry, models, inputs
-        self._times: LRUCache[tuple[str, str, int, str], list[TransformTime]] = LRUCache(MAX_TIMES)
+        self._times: Measured[tuple[str, str, int, str], list[TransformTime]] = Measured(MAX_TIMES)
         # Single flight: concurrent calls for the same linear wait for one computation.
         self._compare_once = cached(LRUCache(MAX_COMPARED), condition=threading.Condition())(self._compare)
 
@@ -62,7 +63,7 @@ class TransformService:
 
     def known_times(self, ref: str, precision: str, block: int, tensor: str) -> "list[TransformTime]":
         """What `time` measured before; empty if it did not."""
-        return self._times.get((ref, precision, block, tensor), [])
+        return self._times.get((ref, precision, block, tensor)) or []
 
     def _compare(self, ref: str, group_size: int | None, block: int, tensor: str, size: int) -> Frames:
         from abq_core.analysis.transform import block_sizes, transform_frames

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas
 
-from abq_core.spec import EVALUATION_SEGMENTS, CalibrationSpec
+from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 from abq_core.text.sources import is_name
 from app.services.dataframes import WINDOWS
 from app.services.errors import ServiceError
@@ -15,6 +14,7 @@ from app.services.evaluation import EvaluationService, EvaluationText
 from app.services.local_path import local_path
 from app.services.stored import Storage
 from app.services.sweeps import PlannedCalibration, SweepService
+from storage.measurements import EvaluationRecord
 
 COLUMNS = ["calibrated_on", "evaluated_on", "run", "kl_mean", "perplexity"]
 MOST_TEXTS = 8
@@ -34,7 +34,7 @@ class TextLab:
         account: of the page's visitor who names the texts. Raises ServiceError for fewer than two texts or more than
         MOST_TEXTS, and what `SweepService.plan` raises.
         """
-        different = list(dict.fromkeys(texts))
+        different = list(dict.fromkeys(map(local_path, texts)))
         if not 2 <= len(different) <= MOST_TEXTS:
             raise ServiceError(f"{len(different)} texts are chosen: choose 2 to {MOST_TEXTS} different ones.")
         return self._sweeps.plan([replace(spec, data=text) for text in different], account)
@@ -46,11 +46,13 @@ class TextLab:
         found = [self._evaluations(run) if run else {} for run in runs]
         rows = []
         for text in texts:
-            most = max((_amount(one[text]) for one in found if text in one), default=None)
+            column = [one[text] for one in found if text in one]
+            best = max(column, key=lambda record: (*_amount(record), record.created_at), default=None)
             for own, run, evaluations in zip(texts, runs, found, strict=True):
-                values = evaluations.get(text, {})
-                same = bool(values) and _amount(values) == most  # a column compares equal amounts of a text
-                rows.append([own, text, run, *(values[name] if same else None for name in ("kl_mean", "perplexity"))])
+                record = evaluations.get(text)
+                same = record is not None and best is not None and _read(record) == _read(best)
+                values = record.values if record is not None and same else {}
+                rows.append([own, text, run, values.get("kl_mean"), values.get("perplexity")])
         return pandas.DataFrame(rows, columns=COLUMNS).astype({"kl_mean": float, "perplexity": float})
 
     def measure(
@@ -73,15 +75,16 @@ class TextLab:
                 self._evaluation.evaluate(run, EvaluationText(text, held_out=True), on_part, account)
         return self.matrix(planned)
 
-    def _evaluations(self, run: str) -> Mapping[str, Mapping[str, Any]]:
+    def _evaluations(self, run: str) -> Mapping[str, EvaluationRecord]:
         """The newest evaluation of a run on the held-out part of each text, if it read no more than the default."""
-        newest: dict[str, Mapping[str, Any]] = {}
+        newest: dict[str, EvaluationRecord] = {}
         for record in self._measurements.evaluations(run):  # newest first
             values = record.values
             split = (values.get("text") or {}).get("split")
-            windows = values.get("protocol", WINDOWS) == WINDOWS and values["segments"] <= EVALUATION_SEGMENTS
-            if windows and split == "evaluation":
-                newest.setdefault(local_path(str(values.get("data"))), values)
+            windows = values.get("protocol", WINDOWS) == WINDOWS
+            usual = values["segments"] <= EVALUATION_SEGMENTS and values["seq_len"] <= EVALUATION_SEQ_LEN
+            if windows and usual and split == "evaluation":
+                newest.setdefault(local_path(str(values.get("data"))), record)
         return newest
 
 
@@ -91,5 +94,10 @@ def short_names(texts: Sequence[str]) -> dict[str, str]:
     return {text: name if list(names.values()).count(name) == 1 else text for text, name in names.items()}
 
 
-def _amount(values: Mapping[str, Any]) -> tuple[int, int]:
-    return values["seq_len"], values["segments"]
+def _amount(record: EvaluationRecord) -> tuple[int, int]:
+    return record.values["seq_len"], record.values["segments"]
+
+
+def _read(record: EvaluationRecord) -> tuple[object, ...]:
+    """What a column compares: equal amounts of a text with the same content."""
+    return *_amount(record), (record.values.get("text") or {}).get("sha256")

@@ -105,8 +105,7 @@ class Header:
                 gr.Warning(f"The precision in the address cannot be read; showing {Selection.precision} instead.")
                 selection = replace(selection, precision=Selection.precision)
             known = self._finished_runs(self.services.runs.newest_frame())
-            shown = self.show_settled(self._resolved(selection))
-            return {**shown, tabs: gr.Tabs(selected=selection.tab), self.known: known}
+            return {**self._show_possible(selection), tabs: gr.Tabs(selected=selection.tab), self.known: known}
 
         blocks.load(
             open_page,
@@ -135,7 +134,7 @@ class Header:
         @callback()
         def choose_model(selection: Selection, model: str | None) -> Updates:
             chosen = replace(selection, model=(model or "").strip() or Selection.model, run="")
-            return self.show_settled(self._resolved(chosen))
+            return self._show_possible(chosen)
 
         @callback()
         def choose_precision(selection: Selection, precision: str | None) -> Updates:
@@ -183,10 +182,18 @@ class Header:
             js="(offer, text) => window.abq.applyOffer(offer, text)", **PRIVATE,
         )  # fmt: skip
 
+    def _show_possible(self, selection: Selection) -> Updates:
+        """Show a selection, with the default precision if its own is not possible for its model."""
+        try:
+            return self.show_settled(self._resolved(selection))
+        except PrecisionError as error:  # two numbers for tied tables
+            gr.Warning(str(Markup.escape(f"{error} Showing {Selection.precision} instead.")))
+            return self.show_settled(replace(selection, precision=Selection.precision))
+
     def _resolved(self, selection: Selection) -> Selection:
         """The selection with the bits of LM head and embedding that hold for its model, as in the names of its runs.
 
-        Unchanged if the model cannot be read: the tabs say why.
+        Unchanged if the model cannot be read: the tabs say why. Raises PrecisionError for two numbers for tied tables.
         """
         if is_mix_name(selection.precision):
             return selection

@@ -25,7 +25,6 @@ WORST = 20  # tokens in the table
 BEFORE, AFTER = 8, 4  # tokens around one in the table
 LONGEST = 12  # characters of an expected token
 LINE_END = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 CAPTION = (
     "Look for red cells: there the next-token distribution differs most from full precision. A line is 128 tokens, and "
     "all columns read the same text. Hover over a cell for its text."
@@ -89,11 +88,11 @@ class DocumentPanel:
         if not 1 <= len(columns) <= MAX_COLUMNS:
             raise ValueError(f"{len(columns)} columns are selected: select 1 to {MAX_COLUMNS}.")
         titles = {column: column_title(page, column)[0] for column in columns}
-        yield {self.answer: html.answer(f"Reading the text, {len(columns)} columns and full precision{ELLIPSIS}")}
+        yield {self.answer: html.answer(f"Reading the text, {len(columns)} columns and full precision{html.ELLIPSIS}")}
         for found in page.services.documents.measure(columns, source, selection.model, account):
             figure = document_figure(found.rows, titles, found.tokens, selection.dark)
             yield {
-                self.answer: html.answer(f"Reading the text, {len(found.rows)} of {len(columns)} columns{ELLIPSIS}"),
+                self.answer: html.answer(f"Reading: {len(found.rows)} of {len(columns)} columns{html.ELLIPSIS}"),
                 self.figure: framed(figure, CAPTION, name="document-kl"),
                 self.worst: _worst(found, titles),
             }

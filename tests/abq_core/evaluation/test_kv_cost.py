@@ -32,6 +32,13 @@ def test_bits_are_those_of_a_precision(base: LoadedModel, ids: Tensor, bits: int
     assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-4)
 
 
+def test_the_bits_of_a_run_do_not_count(base: LoadedModel, ids: Tensor) -> None:
+    run = rounded_model(base, Precision.parse("W4A8kv2"), "simulated")
+    without = rounded_model(base, Precision.parse("W4A8"), "simulated")
+    found, expected = (kv_cost(model, base, CacheSize(16), ids) for model in (run, without))
+    assert found.kl_mean == pytest.approx(expected.kl_mean, rel=1e-4)
+
+
 @pytest.mark.parametrize("by_mass", [False, True])
 def test_fewer_tokens_cost_more_and_leave_the_model_alone(base: LoadedModel, ids: Tensor, by_mass: bool) -> None:
     kl = [

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.evaluation.perplexity import evaluate
-from abq_core.evaluation.plane_cost import artifact_reader, plane_read
+from abq_core.evaluation.plane_cost import artifact_reader, plane_continuation, plane_scores
+from abq_core.inference.errors import PromptError
 from abq_core.inference.runtime import model_of_artifacts, quantized_model, rounded_model
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
@@ -23,19 +24,25 @@ def store(base: LoadedModel) -> MemoryStore:
 
 
 def test_all_planes_are_the_run_and_fewer_are_further_away(base: LoadedModel, store: MemoryStore, ids: Tensor) -> None:
-    reads = [plane_read(base, W8, store, planes, ids, 0, PROMPT, 4) for planes in fewer_planes(W8)]
+    reads = [plane_scores(base, W8, store, planes, ids) for planes in fewer_planes(W8)]
     run = evaluate(quantized_model(base, W8, store, "simulated"), base, ids)
     assert reads[0].scores == run
     kl = [read.scores.kl_mean for read in reads]
     assert kl == sorted(kl) and kl[-1] > 10 * kl[0]
     sizes = [read.weight_bytes for read in reads]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
-    assert all(read.text and read.tokens_per_second > 0 for read in reads)
     w3 = next(read for read in reads if read.planes == 3)
     assert str(w3.precision) == "W3A8h8"
     nearest = evaluate(rounded_model(base, w3.precision, "simulated"), base, ids)
     assert w3.rounded.kl_mean == pytest.approx(nearest.kl_mean, rel=1e-5)
-    assert w3.to_dict()["rounded_kl_mean"] == w3.rounded.kl_mean
+
+
+def test_a_prompt_is_continued_and_one_that_is_empty_refused_first(base: LoadedModel, store: MemoryStore) -> None:
+    for planes in fewer_planes(W8):
+        written = plane_continuation(base, W8, store, planes, PROMPT, 4)
+        assert written.text and written.tokens_per_second > 0
+    with pytest.raises(PromptError):
+        plane_continuation(base, W8, MemoryStore(), 4, "", 4)
 
 
 @pytest.mark.parametrize("text", ["W8A8", "W4A8g32", "W6A16"])

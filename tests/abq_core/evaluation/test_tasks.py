@@ -228,7 +228,7 @@ def test_named_tasks_read_their_data_from_the_hub_and_then_from_the_cache(tiny_l
     with serve_hub(hub) as endpoint:
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint}
         command = [sys.executable, "-c", RUN_NAMED_TASKS, str(tiny_llama)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr
     online, offline = (json.loads(line) for line in done.stdout.splitlines())
     assert online == offline and list(online) == list(NAMED_TASKS)

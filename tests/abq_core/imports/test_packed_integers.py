@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_cases import packed
 
@@ -15,6 +15,7 @@ from abq_core.imports.packed_integers import unpack, words_for
 RECORDED = json.loads((Path(__file__).parent / "packed_words.json").read_text())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 70), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_unpacking_undoes_packing(bits: int, count: int, rows: int, random: object) -> None:
     codes = torch.tensor([[random.randrange(1 << bits) for _ in range(count)] for _ in range(rows)])  # type: ignore[attr-defined]

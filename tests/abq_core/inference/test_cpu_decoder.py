@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from decoder_cases import CAPACITY, DECODED, by_decoder, by_modules, load_families
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from abq_core.inference.cpu_decoder import CpuDecoder
+from abq_core.inference.generate import Token, generate
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.mix import MixedLinear, ModelPrecision, PrecisionMix
 from abq_core.models.architectures import blocks_of
-from abq_core.models.loading import LoadedModel
+from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import PackedLinear, linears_of
 
@@ -33,6 +35,18 @@ def assert_decodes_as_its_modules(base: LoadedModel, precision: ModelPrecision) 
 @pytest.mark.parametrize("case", DECODED)
 def test_hidden_states_equal_those_of_the_modules(case: str, precision: str, models: dict[str, LoadedModel]) -> None:
     assert_decodes_as_its_modules(models[case], Precision.parse(precision))
+
+
+def test_a_width_that_is_no_multiple_of_packed_columns(tmp_path: Path, tiny_llama: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_llama)
+    config.hidden_size, config.head_dim = 48, 12
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    base = load_model(str(tmp_path))
+    assert_decodes_as_its_modules(base, Precision.parse("W4A16"))
+    packed = rounded_model(base, Precision.parse("W4A8h8"), "packed")
+    assert sum(isinstance(step, Token) for step in generate({"": packed}, None, "def open", 3)) == 3
 
 
 def test_a_mix_of_precisions(models: dict[str, LoadedModel]) -> None:

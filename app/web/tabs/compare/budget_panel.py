@@ -26,7 +26,6 @@ from app.web.page.table import Cell, Heading, build_table, sort_number, table
 
 CANDIDATES = ["W2A8", "W2*A8", "W3A8", "W4A8"]
 FILE = "mix.json"
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 CHOSEN = (
     "Look for the dark cells: these linear layers are most sensitive to low bits, so they get more of them. Hover for "
     "the KL divergence when only that layer is quantized."
@@ -126,7 +125,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
     @callback(answer)
     def measure(selection: Selection, most: float | None, names: list[str] | None) -> Iterator[Updates]:
         """Measure sensitivities, then allocate the bits, and report progress."""
-        yield {answer: html.answer(f"Loading the model{ELLIPSIS}")}
+        yield {answer: html.answer(f"Loading the model{html.ELLIPSIS}")}
         budget, found = _budget(most), None
 
         def work(report: Callable[[object], None]) -> None:
@@ -138,7 +137,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
 
         for step in Steps[object](work):
             if isinstance(step, tuple):
-                said = f"Quantizing one linear layer at a time: {step[0]} of {step[1]} measured{ELLIPSIS}"
+                said = f"Quantizing one linear layer at a time: {step[0]} of {step[1]} measured{html.ELLIPSIS}"
                 yield {answer: html.answer(said)}
             else:
                 found = step

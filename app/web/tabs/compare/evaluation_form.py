@@ -32,7 +32,6 @@ CAPTION = (
     "Look at the right: tokens that full precision is sure of should keep their predictions. Below the dotted line, a "
     "difference is no larger than that of bfloat16."
 )
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class EvaluationForm:
             target = selection.run if subject == RUN else selection.model
             if not target:
                 raise ValueError("No run is selected: select a row of the table, or choose Full precision.")
-            yield {answer: html.answer(f"Loading the model{ELLIPSIS}")}
+            yield {answer: html.answer(f"Loading the model{html.ELLIPSIS}")}
             wanted, account = EvaluationText(data or "", protocol=cast("Protocol", protocol)), account_of(request)
 
             def work(report: Callable[[object], None]) -> None:
@@ -67,7 +66,7 @@ class EvaluationForm:
             for step in Steps[object](work):
                 if isinstance(step, tuple):
                     done = percent(step[0] / max(step[1], 1))
-                    yield {answer: html.answer(f"Measuring perplexity: {done}{ELLIPSIS}")}
+                    yield {answer: html.answer(f"Measuring perplexity: {done}{html.ELLIPSIS}")}
                 else:
                     found = step
             yield {answer: html.answer(_sentence(target, found))}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from abq_core.export.loading_table import LoadFact
 
 FORMATS = ["compressed-tensors", "gguf", "transformers"]
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _HEADINGS = (
     Heading("Runtime", wraps=True), Heading("loads", wraps=True), Heading("kernel", wraps=True, optional=1),
     Heading("does not keep", wraps=True), Heading("served by", wraps=True),
@@ -72,7 +71,7 @@ def build_export_panel(page: Page) -> None:
         from abq_core.export.formats import Options
 
         check_text_access(page.services.runs.get(selection.run), request)
-        yield {answer: html.render("lines.html", lines=[f"Loading the model{ELLIPSIS}"])}
+        yield {answer: html.render("lines.html", lines=[f"Loading the model{html.ELLIPSIS}"])}
 
         def work(report: Callable[[tuple[int, int]], None]) -> None:
             options = Options.read(**_options(name, plain, again))
@@ -80,7 +79,7 @@ def build_export_panel(page: Page) -> None:
 
         for done, total in Steps[tuple[int, int]](work):
             part = "Writing, then loading it in its runtimes" if done < total else "Done"
-            yield {answer: html.render("lines.html", lines=[f"{part}{ELLIPSIS} {100 * done // total} %"])}
+            yield {answer: html.render("lines.html", lines=[f"{part}{html.ELLIPSIS} {100 * done // total} %"])}
         yield {answer: shown(selection, name, plain, again)}
 
     gr.on(

@@ -17,7 +17,6 @@ from app.web.page.selection import Selection
 from app.web.page.steps import Steps
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
 
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 NEAR = 0.05  # nats: a cache with at most this KL more than the whole one is called near
 CAPTION = (
     "Look for the lowest line at a size: a cache of half the bytes can have fewer bits, or fewer tokens. Solid lines "
@@ -79,14 +78,14 @@ def build_kv_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
     @callback(answer)
     def measure_all(selection: Selection, with_run: bool | None, most: float | None) -> Iterator[Updates]:
         subject = subject_of(selection, with_run, most)
-        yield {answer: html.answer(f"Loading the model{ELLIPSIS}")}
+        yield {answer: html.answer(f"Loading the model{html.ELLIPSIS}")}
 
         def work(report: Callable[[object], None]) -> None:
             page.services.lenses.kv_cache.measure(subject, lambda *step: report(step))
 
         for step in Steps[object](work):
             if isinstance(step, tuple):
-                yield {answer: html.answer(f"Measuring size {step[0] + 1} of {step[1]}{ELLIPSIS}")}
+                yield {answer: html.answer(f"Measuring size {step[0] + 1} of {step[1]}{html.ELLIPSIS}")}
         yield shown(selection, subject)
 
     outputs = [answer, empty, figure, sizes, command]

@@ -23,7 +23,6 @@ from app.web.page.steps import Steps
 
 Plan = Sequence[PlannedCalibration]
 
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 CAPTION = (
     "Look along a column: the calibration text with the lowest KL on that text has an outline. The diagonal is usually "
     "best; a text whose row is pale everywhere is a safe choice."
@@ -88,14 +87,14 @@ def build_text_lab_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         plan = _plan(page, selection, chosen, method, account)
         if not any(one.state == "succeeded" for one in plan):
             raise ValueError("No text has a finished run yet: press Calibrate on each text first.")
-        yield {answer: html.answer(f"Loading the models{ELLIPSIS}")}
+        yield {answer: html.answer(f"Loading the models{html.ELLIPSIS}")}
 
         def work(report: Callable[[object], None]) -> None:
             report(page.services.text_lab.measure(plan, lambda *step: report(step), account))
 
         for step in Steps[object](work):
             if isinstance(step, tuple):
-                said = f"Measuring every run on every text: {percent(step[0] / max(step[1], 1))}{ELLIPSIS}"
+                said = f"Measuring every run on every text: {percent(step[0] / max(step[1], 1))}{html.ELLIPSIS}"
                 yield {answer: html.answer(said)}
             else:
                 cells = step

@@ -27,7 +27,6 @@ CAPTION = (
     "each group, small ones the scale of the group's largest weight. The group size is that of the precision above."
 )
 FIRST = "star W2*"
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 HEADINGS = [
     Heading("format"), Heading("levels", numeric=True, optional=1), Heading("bits with scales", numeric=True),
     Heading("SNR, largest weight", numeric=True), Heading("SNR, least error", numeric=True), Heading("runs here as"),
@@ -99,7 +98,7 @@ def wire(page: Page, widgets: Widgets, answer: gr.HTML, detail: gr.HTML, place: 
         size = service.group_size(selection.precision, block, str(tensor))
         formats = service.formats(typed)
         for done, one in enumerate(formats, start=1):
-            said = f"Simulating {one.name}, {done} of {len(formats)}: all linear layers{ELLIPSIS}"
+            said = f"Simulating {one.name}, {done} of {len(formats)}: all linear layers{html.ELLIPSIS}"
             yield {answer: html.answer(said)}
             service.cost(selection.model, one, size)
             yield {detail: _table(page, selection, block, str(tensor), typed)}

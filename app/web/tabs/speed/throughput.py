@@ -47,7 +47,6 @@ CAPTIONS = {
     ONE_TOKEN: "Look at the gap between bar and mark: the mark is the time to read the same bytes from memory. A bar "
     "that ends at its mark cannot get faster without fewer bits.",
 }
-ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 EMPTY = (
     "No timings on this machine yet",
     "This tab compares the packed engine with torch and other installed engines on the shapes you choose. Every result "
@@ -196,11 +195,11 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
     ) -> Iterator[Updates]:
         cases = _cases(precisions, shapes, m)
         read, tokens, count = parse_shapes(cases.shapes), parse_token_counts(cases.m), int(threads or 1)
-        yield {answer: html.answer(f"Checking every path against integer arithmetic before timing{ELLIPSIS}")}
+        yield {answer: html.answer(f"Checking every path against integer arithmetic before timing{html.ELLIPSIS}")}
         bench = page.services.throughput.time_kernels
         work = Steps(lambda report: bench(cases.precisions, read, tokens, count, report, peers or []))
         for done, last in enumerate(work, start=1):
-            yield {answer: html.answer(f"Timed {done}; last: {last.precision} on {last.path}{ELLIPSIS}")}
+            yield {answer: html.answer(f"Timed {done}; last: {last.precision} on {last.path}{html.ELLIPSIS}")}
         yield _stored(
             page, widgets, selection, SPEEDUP if name in (WHOLE_MODEL, ONE_TOKEN) else name, this_device(), cases
         )
@@ -209,20 +208,20 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
     def decode(selection: Selection, *cases: list[str] | None) -> Iterator[Updates]:
         columns = ["fp32", "bf16", "int8", *dict.fromkeys([selection.precision, "W2A8", "W4A4"])]
         columns += [selection.run] if selection.run and not page.services.registry.is_imported(selection.run) else []
-        yield {answer: html.answer(f"Packing {len(columns)} columns{ELLIPSIS}")}
+        yield {answer: html.answer(f"Packing {len(columns)} columns{html.ELLIPSIS}")}
         bench = page.services.throughput.time_decode
         for done in Steps(lambda report: bench(columns, model=selection.model, on_token=report)):
-            yield {answer: html.answer(f"Decoding {len(columns)} columns in turn: token {done}{ELLIPSIS}")}
+            yield {answer: html.answer(f"Decoding {len(columns)} columns in turn: token {done}{html.ELLIPSIS}")}
         stored = _stored(page, widgets, selection, WHOLE_MODEL, this_device(), _cases(*cases))
         yield {**stored, widgets.picture: WHOLE_MODEL}
 
     @callback(answer)
     def profile(selection: Selection, *cases: list[str] | None) -> Iterator[Updates]:
         column = _column(selection)
-        yield {answer: html.answer(f"Packing {column}{ELLIPSIS}")}
+        yield {answer: html.answer(f"Packing {column}{html.ELLIPSIS}")}
         bench = page.services.throughput.profile_decode
         for done in Steps(lambda report: bench([column], model=selection.model, on_token=lambda _, n: report(n))):
-            yield {answer: html.answer(f"Decoding {column} without and with a clock: token {done}{ELLIPSIS}")}
+            yield {answer: html.answer(f"Decoding {column} without and with a clock: token {done}{html.ELLIPSIS}")}
         stored = _stored(page, widgets, selection, ONE_TOKEN, this_device(), _cases(*cases))
         yield {**stored, widgets.picture: ONE_TOKEN}
 

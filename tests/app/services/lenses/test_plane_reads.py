@@ -20,18 +20,20 @@ def test_each_width_is_measured_once_and_drawn(
 ) -> None:
     services, job = finished
     service = services.lenses.plane_reads
-    assert list(service.widths(job.run_id)) == [4, 3, 2]
+    assert list(service.counts(job.run_id)) == [4, 3, 2]
     assert service.known(job.run_id, 3, "def open") is None
     reads = [service.read(job.run_id, planes, "def open") for planes in (4, 3, 2)]
-    assert service.read(job.run_id, 3, "def open") is reads[1] is service.known(job.run_id, 3, "def open")
-    assert service.bits_per_parameter(job.run_id, reads[0].precision) > service.bits_per_parameter(
-        job.run_id, reads[1].precision
-    )
+    again = service.read(job.run_id, 3, "def open")
+    assert again == service.known(job.run_id, 3, "def open") and again.at is reads[1].at
+    other = service.read(job.run_id, 3, "the module")
+    assert other.at is again.at and other.written is not again.written
+    sizes = [read.bits_per_parameter for read in reads]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
     frame = reads_frame(reads)
     for dark in (False, True):
         of_run, rounded, ring = plane_reads_figure(frame, 3, dark).data
-        assert np.array_equal(of_run.y, [read.scores.kl_mean for read in reads])
-        assert np.array_equal(rounded.y, [read.rounded.kl_mean for read in reads])
+        assert np.array_equal(of_run.y, [read.at.scores.kl_mean for read in reads])
+        assert np.array_equal(rounded.y, [read.at.rounded.kl_mean for read in reads])
         assert list(ring.x) == [3]
     assert not plane_reads_figure(frame.iloc[:0], 3).data
     with pytest.raises(ServiceError, match=r"5 planes: run .* can be read at 2 to 4"):
@@ -47,8 +49,8 @@ def test_the_command_line_prints_every_width(
     told = json.loads(capsys.readouterr().out)
     expected = services.lenses.plane_reads.read(job.run_id, 2, "def open")
     assert [read["planes"] for read in told["reads"]] == [4, 3, 2]
-    assert told["reads"][-1]["kl_mean"] == pytest.approx(expected.scores.kl_mean, rel=1e-5)
-    assert told["reads"][-1]["text"] == expected.text
+    assert told["reads"][-1]["kl_mean"] == pytest.approx(expected.at.scores.kl_mean, rel=1e-5)
+    assert told["reads"][-1]["text"] == expected.written.text
     assert main(["runs", "planes", "r-0000000000"]) == 2 and "r-0000000000" in capsys.readouterr().err
 
 
@@ -56,7 +58,7 @@ def test_the_command_line_prints_every_width(
 def test_a_run_without_lower_planes_is_refused(services: Services, tiny_spec: SpecMaker, precision: str) -> None:
     run = services.jobs.submit(tiny_spec(precision, "rtn")).run_id
     with pytest.raises(ServiceError, match="cannot be read at fewer bits"):
-        services.lenses.plane_reads.widths(run)
+        services.lenses.plane_reads.counts(run)
 
 
 def test_large_models_and_unknown_runs_are_refused(
@@ -67,4 +69,4 @@ def test_large_models_and_unknown_runs_are_refused(
     with pytest.raises(ServiceError, match="at most 1,000"):
         services.lenses.plane_reads.read(run, 3, "def open")
     with pytest.raises(RunNotFoundError):
-        services.lenses.plane_reads.widths("r-0000000000")
+        services.lenses.plane_reads.counts("r-0000000000")
