@@ -129,7 +129,7 @@ def read_planes(page: Page) -> None:
     page.locator("#compare-runs tbody tr", has_text="W8A8").first.click()
     page.get_by_role("radio", name="Fewer planes").check()
     page.locator("#planes-answer", has_text="Not measured yet at 8 of 8").wait_for()
-    page.get_by_role("button", name="Read at every number of planes").click()
+    page.get_by_role("button", name="Read with fewer planes").click()
     page.locator("#planes-reads tbody tr").nth(6).wait_for()
     page.locator("#planes-slider input[type=number]").fill("3")
     page.locator("#planes-slider input[type=number]").press("Enter")

@@ -4,11 +4,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import empty_figure, sheet, style_axes
-from app.figures.palette import sequential_scale
+from app.figures.palette import palette
 from app.formatting import size
 
 ALL = "all tokens"
-STYLES = {"attention mass": ("solid", "circle"), "window and sinks": ("dot", "square")}  # dash and marker
+STYLES = {"attention mass": ("solid", ""), "window and sinks": ("dot", "-open")}  # dash, suffix of the marker
+MARKERS = ("triangle-up", "diamond", "circle", "square")  # by bits, fewest first
 
 
 def kv_cache_figure(sizes: pd.DataFrame, dark: bool = False) -> go.Figure:
@@ -20,11 +21,10 @@ def kv_cache_figure(sizes: pd.DataFrame, dark: bool = False) -> go.Figure:
         return empty_figure("No size of the cache is measured yet.", dark)
     figure = sheet(dark, height=420)
     widths = sorted(sizes["bits"].unique())
-    shades = sequential_scale(dark)
-    for place, bits in enumerate(widths):
-        colour = shades[round((len(shades) - 1) * (0.4 + 0.6 * (place + 1) / len(widths)))][1]
+    shades = palette(dark).sequential[-len(MARKERS) :]
+    for bits, colour, marker in zip(widths, shades, MARKERS, strict=False):
         whole = sizes[sizes["bits"].eq(bits) & sizes["kept"].eq(ALL)]
-        for kept, (dash, marker) in STYLES.items():
+        for kept, (dash, suffix) in STYLES.items():
             rows = pd.concat([whole, sizes[sizes["bits"].eq(bits) & sizes["kept"].eq(kept)]])
             rows = rows.sort_values("bytes", ascending=False)
             figure.add_trace(
@@ -34,7 +34,7 @@ def kv_cache_figure(sizes: pd.DataFrame, dark: bool = False) -> go.Figure:
                     name=f"{bits} bits, {kept}",
                     mode="lines+markers",
                     line={"color": colour, "dash": dash, "width": 2},
-                    marker={"color": colour, "symbol": marker, "size": 8},
+                    marker={"color": colour, "symbol": marker + suffix, "size": 9},
                     customdata=list(zip(rows["tokens"], rows["bytes"].map(size), rows["perplexity"], strict=True)),
                     hovertemplate=f"{bits} bits, {kept}<br>%{{customdata[0]}} tokens, %{{customdata[1]}}<br>KL "
                     "<b>%{y:.4f} nats</b>, perplexity %{customdata[2]:.2f}<extra></extra>",

@@ -13,7 +13,7 @@ def test_a_run_is_read_at_fewer_planes(page: Page, address: str) -> None:
     page.locator("#compare-runs tbody tr", has_text="W4A4").first.click()
     page.get_by_role("radio", name="Fewer planes").check()
     expect(page.locator("#planes-answer")).to_contain_text("Not measured yet at 4 of 4 planes")
-    page.get_by_role("button", name="Read at every number of planes").click()
+    page.get_by_role("button", name="Read with fewer planes").click()
     expect(page.locator("#planes-reads tbody tr")).to_have_count(3, timeout=JOB_MS)
     expect(page.locator("#planes-answer")).to_contain_text("At 4 of 4 planes")
     slider = page.locator("#planes-slider input[type=range]")

@@ -119,7 +119,7 @@ DieAt = tuple[str, int]  # ("inside" | "before" its record | "after" it, block)
 
 
 def settings_in(folder: Path) -> Settings:
-    return Settings.from_environment({"ABQ_DATA_DIR": str(folder), "ABQ_THREADS": "1"})
+    return Settings.from_environment({"ABQ_DATA_DIR": str(folder), "ABQ_THREADS": "1", "ABQ_NICENESS": "0"})
 
 
 def _start(target: Callable[..., None], *arguments: Any) -> BaseProcess:

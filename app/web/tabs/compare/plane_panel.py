@@ -49,7 +49,7 @@ def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         with gr.Column(elem_classes="abq-choices"):
             planes = gr.Slider(2, 8, value=8, step=1, label="Bit planes read", elem_id="planes-slider")
             prompt = gr.Textbox(FIRST.prompt, label="Prompt", max_length=500, elem_id="planes-prompt")
-            measure = gr.Button("Read at every number of planes", variant="primary", elem_id="planes-measure")
+            measure = gr.Button("Read with fewer planes", variant="primary", elem_id="planes-measure")
             stop = gr.Button("Stop", elem_id="planes-stop")
             command = gr.HTML("", js_on_load=None, elem_id="planes-command")
         with gr.Column(elem_classes="abq-stage"):
