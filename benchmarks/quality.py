@@ -16,6 +16,7 @@ from pathlib import Path
 
 from conditions import Conditions, add_options
 from measure_missing import measure_missing
+from pages.measured_part import replace_measured
 from pages.quality_page import page
 from peer_weights import PEERS, is_peer, supports
 from row_file import RowFile
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--symmetric", action="store_true", help="symmetric weights, for our methods and the peers")
     parser.add_argument("--again", nargs="+", default=[], help="methods to measure again even if the file has them")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/quality.json")
-    parser.add_argument("--markdown", type=Path, help="the page to write, such as docs/results.md; default: none")
+    parser.add_argument("--markdown", type=Path, help="page whose measured part to replace, such as docs/results.md")
     add_options(parser)
     arguments = parser.parse_args()
     precisions = [str(Precision.parse(text)) for text in arguments.precisions]
@@ -74,7 +75,7 @@ def main() -> None:
     known = measure_missing(specs, RowFile(arguments.json), arguments.again)
     if arguments.markdown is not None:
         command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
-        arguments.markdown.write_text(page(known, conditions, command))
+        replace_measured(arguments.markdown, page(known, conditions, command))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ _RIVALS = ("W2*A8", "W3A8")  # both store three planes per weight
 
 
 def page(known: Mapping[RowSpec, Found], conditions: Conditions, command: str) -> str:
-    """Format the whole page."""
+    """Format the measured part of a page."""
     models = list(dict.fromkeys(spec.model for spec in known))
     parts = [_introduction(conditions, {spec.method for spec in known})]
     parts += [ModelSection(model, {q: f for q, f in known.items() if q.model == model}).text() for model in models]
@@ -181,7 +181,6 @@ def _introduction(conditions: Conditions, methods: Collection[str]) -> str:
         if METHODS[name].end_to_end
     ]
     return (
-        "# Results\n\n"
         f"This page compares {'our methods and their peers' if peers else 'our methods'} on the same models, "
         "calibration segments and held-out text. The same code evaluates all of them on the simulated engine, with "
         "weights quantized per output channel, activations per token at run time, and embedding, norms and LM head in "

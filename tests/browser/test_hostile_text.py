@@ -3,6 +3,7 @@
 20 strings as model names, prompts and notes run no script and break no figure.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,13 @@ def watched(page: Page) -> Page:
 def unharmed(page: Page) -> None:
     assert page.evaluate("window.pwned") is None
     assert "Traceback" not in page.content()
+
+
+def test_an_address_whose_precision_is_impossible_for_its_model_shows_another(watched: Page, address: str) -> None:
+    watched.goto(f"{address}?tab=explore&precision=W4A8h8e4")  # the model's two tables are one
+    expect(watched.locator("#abq-precision input")).to_have_value(re.compile("W2"))
+    expect(watched.locator("#explore-figure .main-svg").first).to_be_visible()
+    unharmed(watched)
 
 
 def test_names_and_notes_are_shown_literally(
