@@ -62,10 +62,10 @@ def linear(
 
 
 def linear_in_two_parts(x: NDArray[np.float32], weight: PackedWeight, act_bits: int) -> NDArray[np.float32]:
-    """`linear` of x (m, k) and of what rounding to act_bits (1..8) leaves of it: activations of twice as many bits.
+    """`linear` of x (m, k) rounded to act_bits (1..8), plus `linear` of its rounding error: twice as many bits.
 
-    The second part is a second token of the same product, so the weight is read once. Returns (m, n) float32. Raises
-    what `linear` raises.
+    The error is a second token of the same product, so the weight is read once. weight: without a Hadamard transform
+    and with an act_clip of 1. Returns (m, n) float32. Raises what `linear` raises.
     """
     x = _checked(x, weight)
     y = linear(np.concatenate([x, rounding_errors(x, act_bits)]), weight, act_bits)
