@@ -1,5 +1,7 @@
 """The plane slider: an example run read at every width, and the slider moves through them."""
 
+import csv
+
 import pytest
 from page_limits import JOB_MS, TEST_SECONDS
 from playwright.sync_api import Page, expect
@@ -24,5 +26,11 @@ def test_a_run_is_read_at_fewer_planes(page: Page, address: str) -> None:
     expect(page.locator("#planes-command")).to_contain_text("abq runs planes r-")
     data = page.evaluate("document.querySelector('#planes-figure .abq-plot').data")
     assert data[2]["x"] == [3] and len(data[0]["y"]) == 3
+    with page.expect_download() as download:
+        page.locator("#planes-figure .abq-csv").click()
+    assert download.value.suggested_filename == "abq-planes.csv"
+    rows = list(csv.DictReader(download.value.path().open()))
+    assert [row["planes"] for row in rows] == ["4", "3", "2"]
+    assert [float(row["kl_mean"]) for row in rows] == pytest.approx(data[0]["y"])
     page.get_by_role("textbox", name="Prompt").last.press("End")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

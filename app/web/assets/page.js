@@ -52,6 +52,7 @@
       const link = element.querySelector(".abq-csv");
       link.hidden = !frame.csv;
       if (frame.csv) link.href = frame.csv;
+      link.download = `${frame.name}.csv`; // an address names its file itself
       const library = await loadPlotly();
       if (shown !== props.value) return;
       const layout = frame.figure.layout;

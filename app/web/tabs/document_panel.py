@@ -93,7 +93,7 @@ class DocumentPanel:
             figure = document_figure(found.rows, titles, found.tokens, selection.dark)
             yield {
                 self.answer: html.answer(f"Reading: {len(found.rows)} of {len(columns)} columns{html.ELLIPSIS}"),
-                self.figure: framed(figure, CAPTION, name="document-kl"),
+                self.figure: framed(figure, CAPTION, _tokens(found, titles), "document-kl"),
                 self.worst: _worst(found, titles),
             }
         lenses = {column: column_title(page, column)[1] for column in columns}
@@ -124,6 +124,13 @@ def build_document_panel() -> DocumentPanel:
 def _share(rows: pd.DataFrame) -> float:
     """The share of tokens for which both expect the same one."""
     return float(rows["top"].eq(rows["full_top"]).mean())
+
+
+def _tokens(found: DocumentKl, titles: dict[str, str]) -> pd.DataFrame:
+    """One row per token and column, for the CSV."""
+    rows = pd.concat([one.assign(column=titles[name]) for name, one in found.rows.items()])
+    rows["token"] = [found.tokens[at] for at in rows["position"]]
+    return rows[["column", "position", "token", "kl", "full_probability", "probability"]]
 
 
 def _worst(found: DocumentKl, titles: dict[str, str]) -> str:

@@ -66,7 +66,7 @@ def build_kv_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         return {
             answer: html.answer(html.BLANK if found is None else _answer(found)),
             empty: gr.update(visible=found is None),
-            figure: "" if found is None else framed(kv_cache_figure(found, selection.dark), CAPTION, name="kv-cache"),
+            figure: "" if found is None else framed(kv_cache_figure(found, selection.dark), CAPTION, found, "kv-cache"),
             sizes: "" if found is None else _table(found),
             command: html.command(shlex.join(words)),
         }

@@ -66,7 +66,8 @@ def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         known = [read for read in found if read is not None]
         here = next((read for read in known if read.at.planes == at), None)
         words = ["abq", "runs", "planes", selection.run, "--prompt", prompt or ""]
-        drawn = framed(plane_reads_figure(reads_frame(known), at, selection.dark), CAPTION, name="planes")
+        frame = reads_frame(known)
+        drawn = framed(plane_reads_figure(frame, at, selection.dark), CAPTION, frame, "planes")
         return {
             answer: html.answer(html.render("planes_answer.html", at=at, here=here, whole=counts[0])),
             empty: gr.update(visible=not known),

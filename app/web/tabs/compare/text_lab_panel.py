@@ -122,7 +122,7 @@ def _picture(plan: Plan, cells: pd.DataFrame, dark: bool) -> str:
         return ""
     names = short_names([one.spec.data for one in plan])
     named = cells.assign(**{name: cells[name].map(names) for name in ("calibrated_on", "evaluated_on")})
-    return framed(text_matrix_figure(named, dark), CAPTION, name="texts")
+    return framed(text_matrix_figure(named, dark), CAPTION, named, "texts")
 
 
 def _state(plan: Plan, cells: pd.DataFrame) -> str:
