@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from abq_core.inference.decoder import decoder_of
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
 from abq_core.models.loading import LoadedModel
 from abq_core.models.reference import BUILTIN_FOLDER
 from abq_core.models.registration import register_attention

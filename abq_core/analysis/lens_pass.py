@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from abq_core.calibration.block_inputs import block_output, linear_inputs
 from abq_core.calibration.hidden_states import HiddenStates
-from abq_core.models.attention import attention_maps
+from abq_core.models.attention.function import attention_maps
 
 SAMPLED_TOKENS = 512  # of each linear's input, kept for its distribution
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.models.architectures import Architecture, Rows
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.quantization.quant_linear import linears_of
 
 _FLOOR = 1e-5

@@ -20,7 +20,7 @@ from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import akl_loss, dlc_loss, head_mean
 from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.mix import ModelPrecision
-from abq_core.models.attention import attention_maps, attention_modules, set_kv_bits
+from abq_core.models.attention.function import attention_maps, attention_modules, set_kv_bits
 from abq_core.models.autocast import bfloat16_products
 from abq_core.quantization.quant_linear import wrap_linears
 from abq_core.spec import CalibrationSpec, Switches

@@ -11,7 +11,7 @@ from abq_core.calibration.artifacts import BlockArtifact
 from abq_core.calibration.balance import Balance
 from abq_core.calibration.sign_descent import SignDescent
 from abq_core.models.architectures import Architecture
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.precision import Precision
 from abq_core.quantization.hadamard import hadamard
 from abq_core.quantization.quant_linear import linears_of

@@ -33,7 +33,7 @@ from abq_core.calibration.quantized_block import quantized_block
 from abq_core.events import BlockDone, Message, OnEvent, Started, ignore
 from abq_core.mix import block_precisions
 from abq_core.models.architectures import architecture_of, blocks_of
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.spec import CalibrationSpec

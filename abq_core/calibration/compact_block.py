@@ -14,7 +14,7 @@ from abq_core.calibration.balance import Balance
 from abq_core.calibration.block_quantizer import before_rounding
 from abq_core.mix import block_precisions
 from abq_core.models.architectures import architecture_of
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import linears_of

@@ -10,8 +10,8 @@ from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.mix import ModelPrecision, block_precisions
 from abq_core.models.architectures import architecture_of
-from abq_core.models.attention import set_kv_bits
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.function import set_kv_bits
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
 from abq_core.quantization.weight_grid import linear_bytes

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
 from abq_core.models.checks.config_fields import check_sizes
 from abq_core.models.errors import STOPS, ModelError
 from abq_core.models.experts import split_experts

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from abq_core.models.attention import abq_attention
+from abq_core.models.attention.function import abq_attention
 from abq_core.models.transformers_internals import FalconAttention, FalconLinear, apply_rotary_pos_emb, split_heads
 from abq_core.quantization.quant_linear import replace_module
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from abq_core.mix import ModelPrecision
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
 from abq_core.models.building import checked_files, empty_model, parameter_count, read_config, use_plain_linears
 from abq_core.models.checks.weight_values import check_values
 from abq_core.models.devices import usable_device

@@ -2,7 +2,7 @@
 
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from abq_core.models.attention import ATTENTION, abq_attention
+from abq_core.models.attention.function import ATTENTION, abq_attention
 from abq_core.models.falcon import InterfaceFalconAttention
 from abq_core.models.transformers_internals import eager_mask, register_falcon
 

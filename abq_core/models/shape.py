@@ -6,11 +6,11 @@ from typing import Any
 
 from abq_core.models import hub
 from abq_core.models.architectures import blocks_of
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.building import checked_files, empty_model, parameter_count, read_config
 from abq_core.models.files import check_config
 from abq_core.models.gguf.folder import header_in
 from abq_core.models.gguf.weights import StoredWeights, stored_weights
-from abq_core.models.head_layout import HeadLayout
 from abq_core.models.mapped.weights import MAPPED_BYTES
 from abq_core.models.reference import local_folder
 from abq_core.quantization.quant_linear import linears_of

@@ -52,7 +52,7 @@ class AbqQuantizer(HfQuantizer):
 
     def update_attn_implementation(self, config: Any) -> Any:
         """Use the project's attention where K and V are quantized."""
-        from abq_core.models.attention import ATTENTION
+        from abq_core.models.attention.function import ATTENTION
         from abq_core.models.registration import register_attention
 
         if self.quantization_config.model_precision().kv_bits is not None:
@@ -87,7 +87,7 @@ class AbqQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         from abq_core.export.plugin.modules import EngineEmbedding, EngineHead, StoredWeight, wrap_unquantized
         from abq_core.models.architectures import blocks_of
-        from abq_core.models.attention import set_kv_bits
+        from abq_core.models.attention.function import set_kv_bits
         from abq_core.quantization.quant_linear import replace_module
 
         precision = self.quantization_config.model_precision()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
 from abq_core.models.building import use_plain_linears
 from abq_core.models.files import GENERATION_CONFIG
 from abq_core.models.mapped.modules import keep_stored

@@ -103,7 +103,7 @@ class KvCacheService:
 def _sizes(tokens: int) -> "list[tuple[str, CacheSize]]":
     """Every size that is measured, with how it chooses the tokens that it holds."""
     from abq_core.evaluation.kv_cost import CacheSize
-    from abq_core.models.cache_budget import CacheBudget
+    from abq_core.models.attention.cache_budget import CacheBudget
 
     sizes = [(ALL, CacheSize(bits)) for bits in BITS]
     for kept in (WINDOW, MASS):

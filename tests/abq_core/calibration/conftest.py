@@ -12,7 +12,7 @@ from abq_core.calibration.block_inputs import capture_block_inputs, input_peaks,
 from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.methods import METHODS, Switches
 from abq_core.models.architectures import architecture_of, blocks_of
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import linears_of

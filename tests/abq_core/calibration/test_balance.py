@@ -10,9 +10,9 @@ from torch import nn
 from abq_core.calibration.balance import Balance
 from abq_core.calibration.block_inputs import capture_block_inputs, input_peaks
 from abq_core.models.architectures import architecture_of, blocks_of
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.experts import split_experts
-from abq_core.models.head_layout import HeadLayout
 from abq_core.models.registration import register_attention
 
 

@@ -9,8 +9,8 @@ from abq_core.evaluation.perplexity import evaluate
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import attention_maps, set_cache_budget
-from abq_core.models.cache_budget import CacheBudget
+from abq_core.models.attention.cache_budget import CacheBudget
+from abq_core.models.attention.function import attention_maps, set_cache_budget
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 

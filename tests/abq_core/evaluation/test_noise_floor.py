@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from abq_core.evaluation import noise_floor as module
 from abq_core.evaluation.noise_floor import kl_floor
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
 from abq_core.models.loading import load_model
 
 TEXT = torch.randint(1, 300, (6, 24), generator=torch.Generator().manual_seed(0))

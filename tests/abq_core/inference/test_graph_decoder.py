@@ -20,7 +20,7 @@ from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import set_kv_bits
+from abq_core.models.attention.function import set_kv_bits
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 from abq_core.quantization.quantizers import fake_quant_activation

@@ -9,7 +9,7 @@ from family_cases import family_model
 from torch import Tensor, nn
 
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import AttentionError, abq_attention, attention_maps, set_kv_bits
+from abq_core.models.attention.function import AttentionError, abq_attention, attention_maps, set_kv_bits
 from abq_core.quantization.quantizers import fake_quant_activation
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from abq_core.models.cache_budget import CacheBudget
+from abq_core.models.attention.cache_budget import CacheBudget
 
 LENGTH = 40
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import ATTENTION
+from abq_core.models.attention.function import ATTENTION
 from abq_core.models.falcon import InterfaceFalconAttention, replace_falcon_linears
 from abq_core.models.registration import register_attention
 from abq_core.quantization.quant_linear import linears_of

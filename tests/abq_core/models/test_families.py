@@ -22,8 +22,8 @@ from abq_core.events import BlockDone, Event, Message
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.runtime import quantized_model, rounded_model, weight_bytes
 from abq_core.models.architectures import SUPPORTED_FAMILIES, architecture_of, blocks_of
-from abq_core.models.attention import ATTENTION, attention_maps, set_kv_bits
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.function import ATTENTION, attention_maps, set_kv_bits
+from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.shape import model_shape
 from abq_core.planning.estimate import estimate

@@ -5,7 +5,7 @@ import torch
 from family_cases import CONFIGS
 
 from abq_core.models.architectures import Rows
-from abq_core.models.head_layout import HeadLayout
+from abq_core.models.attention.head_layout import HeadLayout
 
 
 @pytest.mark.parametrize(

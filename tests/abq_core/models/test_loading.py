@@ -16,7 +16,7 @@ from transformers.utils import is_kernels_available
 
 import abq_core
 from abq_core.models.architectures import blocks_of
-from abq_core.models.attention import attention_maps
+from abq_core.models.attention.function import attention_maps
 from abq_core.models.errors import ModelError, ModelNotFoundError
 from abq_core.models.files import WEIGHTS, WEIGHTS_INDEX, check_config
 from abq_core.models.loading import load_model

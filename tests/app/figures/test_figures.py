@@ -14,19 +14,19 @@ from abq_core.analysis.bit_planes import BitPlanes
 from app.figures.attention import attention_figure
 from app.figures.attention_heads import heads_figure
 from app.figures.base import empty_figure
-from app.figures.bit_planes import bit_planes_figure
 from app.figures.blocks import balance_figure, blocks_figure, clipping_figure
 from app.figures.decode_profile import decode_profile_figure
 from app.figures.document_strip import LINE, document_figure
 from app.figures.histograms import level_figure, paired_figure, weight_figure
 from app.figures.kl_buckets import kl_buckets_figure
-from app.figures.level_sets import level_sets_figure
+from app.figures.lenses.bit_planes import bit_planes_figure
+from app.figures.lenses.level_sets import level_sets_figure
+from app.figures.lenses.transform import transform_figure
 from app.figures.losses import loss_figure
 from app.figures.palette import DARK, LENSES, LIGHT, lens_colour, palette
 from app.figures.pareto import front, pareto_figure
 from app.figures.signal import outlier_figure, signal_figure
 from app.figures.throughput import decode_figure, roofline_figure, speedup_figure
-from app.figures.transform import transform_figure
 from app.services import Services
 from app.services.lenses.bit_planes import Place
 from storage.jobs import Job

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import gradio as gr
 import pandas as pd
 
-from app.figures.kv_cache import kv_cache_figure
+from app.figures.lenses.kv_cache import kv_cache_figure
 from app.formatting import nats, number, percent, perplexity, size
 from app.services.lenses.kv_cache import FEWEST_TOKENS, MOST_TOKENS, SEGMENTS, Subject
 from app.web import html

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import gradio as gr
 import pandas as pd
 
-from app.figures.plane_reads import plane_reads_figure
+from app.figures.lenses.plane_reads import plane_reads_figure
 from app.formatting import bits, nats, percent, perplexity, size, tokens_per_second
 from app.services import ServiceError
 from app.services.lenses.plane_reads import NEW_TOKENS, PlaneRead

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from abq_core.precision import Precision
-from app.figures.bit_planes import bit_planes_figure
+from app.figures.lenses.bit_planes import bit_planes_figure
 from app.services.lenses.bit_planes import Place
 from app.services.lenses.inputs import TOKENS
 from app.web import html

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import gradio as gr
 import pandas as pd
 
-from app.figures.level_sets import level_sets_figure
+from app.figures.lenses.level_sets import level_sets_figure
 from app.formatting import MISSING, count, nats, percent, perplexity
 from app.services.models import COST_SEGMENTS, COST_SEQ_LEN
 from app.web import html

@@ -8,7 +8,7 @@ import gradio as gr
 import pandas as pd
 
 from abq_core.precision import Precision
-from app.figures.transform import transform_figure
+from app.figures.lenses.transform import transform_figure
 from app.formatting import MISSING, number, percent, seconds
 from app.services.lenses.transform import TIMED_TOKENS
 from app.web import html

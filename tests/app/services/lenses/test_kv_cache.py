@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.main import main
-from app.figures.kv_cache import kv_cache_figure
+from app.figures.lenses.kv_cache import kv_cache_figure
 from app.services import ServiceError, Services
 from app.services.lenses import kv_cache
 from app.services.lenses.kv_cache import ALL, BITS, MASS, PARTS, WINDOW

@@ -7,7 +7,7 @@ import pytest
 from app_cases import SpecMaker, work_on
 
 from app.cli.main import main
-from app.figures.plane_reads import plane_reads_figure
+from app.figures.lenses.plane_reads import plane_reads_figure
 from app.services import ServiceError, Services
 from app.services.lenses import plane_reads
 from app.web.tabs.compare.plane_panel import reads_frame

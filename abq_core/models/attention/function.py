@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abq_core.models.cache_budget import CacheBudget
+from abq_core.models.attention.cache_budget import CacheBudget
 from abq_core.quantization.quantizers import fake_quant_activation
 
 ATTENTION = "abq"
