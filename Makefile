@@ -48,8 +48,9 @@ vllm: .venv-vllm/.ready  ## the tests of exports that need vLLM's CPU build
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec torchvision
 	touch $@
 
+# Each file has a page of its own, so files can run side by side.
 browser: venv  ## a person's path through the page, in Chromium
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser --numprocesses $(PROCESSES) --dist loadfile --durations 10
 
 check: venv  ## format, lint, types, import contracts, the container's files, browser tests
 	$(BIN)/ruff format --check .
