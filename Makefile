@@ -26,7 +26,7 @@ app: venv  ## serve the dashboard: make app HOST=127.0.0.1 PORT=7860 DATA=folder
 # The kernels are compiled once, not by every test process.
 test: venv  ## unit, property, contract and process tests: make test PROCESSES=4
 	$(BIN)/python -m kernels.warm_up
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not attack and not real_model" --numprocesses $(PROCESSES) --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not attack and not real_model" --numprocesses $(PROCESSES) --dist worksteal --durations 15
 
 real: venv  ## a user's workflow with a real chat model: make real ABQ_REAL_MODEL=folder
 	$(if $(ABQ_REAL_MODEL),ABQ_REAL_MODEL="$(abspath $(ABQ_REAL_MODEL))" )$(BIN)/python -m pytest -m real_model tests/app/test_model_path.py
