@@ -12,6 +12,7 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 import torch
 from column_process import answer_rounds
 from decode_round import Request, answer
+from endless import without_end
 
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.runtime import rounded_model
@@ -26,9 +27,7 @@ def serve(pipe: Connection, folder: str, column: str) -> None:
     """Round the model of a folder to a precision, and answer rounds."""
     torch.set_num_threads(thread_count())
     full = load_model(folder)
-    model = rounded_model(full, Precision.parse(column), "packed")
-    model.model.generation_config.eos_token_id = None
-    model.tokenizer.eos_token = None  # the requested number of tokens is generated
+    model = without_end(rounded_model(full, Precision.parse(column), "packed"))
     size = model_size(shape_of(full.ref, full.model.config), model.precision)
     del full
 

@@ -27,6 +27,7 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 import psutil
 import torch
 from column_process import ColumnProcess, answer_rounds, in_turn
+from endless import without_end
 from pages.measured_part import BEGIN, END, replace_measured
 from random_models import CONFIGS, one_block_model, repeat_block
 
@@ -149,9 +150,7 @@ def _column(name: str, column: str) -> LoadedModel:
         model = rounded_model(model, Precision.parse(column), "packed")
     if name != BUILTIN:
         model = repeat_block(model, CONFIGS[name].num_hidden_layers)
-    model.model.generation_config.eos_token_id = None
-    model.tokenizer.eos_token = None  # every column generates the requested number of tokens
-    return model
+    return without_end(model)
 
 
 def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:

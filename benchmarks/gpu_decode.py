@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from endless import without_end
 from gpu_machine import describe_gpu
 from random_models import CONFIGS, one_block_model, repeat_block
 
@@ -89,9 +90,7 @@ def column_model(name: str, blocks: int, column: str, place: str) -> LoadedModel
     if column not in (FP16, INT8):
         model = rounded_model(model, Precision.parse(column), "packed")
     model = to_device(model, place, torch.float16)
-    model = repeat_block(to_int8(model) if column == INT8 else model, blocks)
-    model.model.generation_config.eos_token_id = None
-    model.tokenizer.eos_token = None  # every column generates the requested number of tokens
+    model = without_end(repeat_block(to_int8(model) if column == INT8 else model, blocks))
     return replace(model, decoder=model.decoder if place != "cpu" else GraphDecoder(model.model))
 
 

@@ -85,13 +85,11 @@ class ModelRegistry:
         from abq_core.inference.runtime import quantized_model
 
         run = self._runs.get(run_id)
-        store = self._store(run.id)
         if is_import(run.spec):
-            return self._get((run.model, run.id, IMPORTED), lambda: imported_model(self.full(run.model), store))
-        precision = read_precision(run.spec)
-        return self._get(
-            (run.model, run.id, engine), lambda: quantized_model(self.full(run.model), precision, store, engine)
-        )
+            return self._get(
+                (run.model, run.id, IMPORTED), lambda: imported_model(self.full(run.model), self._store(run.id))
+            )
+        return self._get((run.model, run.id, engine), lambda: quantized_model(*self.parts(run.id), engine))
 
     def is_imported(self, column: str) -> bool:
         """Whether a column is the run of an import. Raises RunNotFoundError."""
@@ -108,7 +106,7 @@ class ModelRegistry:
         run = self._runs.get(run_id)
         if is_import(run.spec):
             return streamed_import(self.full(run.model), self._store(run.id))
-        return streamed_model(self.full(run.model), read_precision(run.spec), self._store(run.id))
+        return streamed_model(*self.parts(run.id))
 
     def column(self, column: str, ref: str) -> "LoadedModel":
         """The model of a column: "full", a run id, or a precision (rounded to nearest).
