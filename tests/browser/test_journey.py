@@ -54,12 +54,12 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
         page.locator("#explore-figure a", has_text="CSV").click()
     assert download.value.suggested_filename == "outliers.csv"
 
-    tables = page.locator("#explore-table-bits")
+    tables, costs = page.locator("#explore-table-bits"), page.locator("#explore-table-costs")
+    expect(costs.get_by_role("row", name=re.compile(r"8 4\.87"))).to_be_visible()  # the choice now shows W4A4 as well
     tables.get_by_label("8", exact=True).check()
     expect(page).to_have_url(re.compile("precision=W4A4h8e8&"))
     expect(page.locator("#explore-answer")).to_contain_text("the whole model has 4.87 bits per parameter")
     page.get_by_role("button", name="Measure their cost in KL").click()
-    costs = page.locator("#explore-table-costs")
     expect(costs.get_by_role("row", name=re.compile(r"8 4\.87 0\.0001 nats 9\d\.\d %"))).to_be_visible()
     tables.get_by_label("16", exact=True).check()
     expect(page).to_have_url(re.compile("precision=W4A4&"))
