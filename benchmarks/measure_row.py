@@ -8,21 +8,18 @@ from typing import Any
 
 import torch
 import transformers
-from peer_weights import is_peer, run_peer
+from peer_weights import PeerText, is_peer, peer_tokens, run_peer
 from peers.exchange import peak_mib
 from row_spec import FULL_PRECISION, RowSpec
-from torch import Tensor
 from transformers.utils import logging
 
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
-from abq_core.calibration.calibration_text import read_text
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.inference.runtime import quantized_model, weight_bytes
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import FULL, Precision
-from abq_core.spec import CalibrationSpec
-from abq_core.text.segments import recorded_segments, segments
+from abq_core.text.segments import recorded_segments
 
 
 def measure(spec: RowSpec) -> dict[str, Any]:
@@ -92,7 +89,8 @@ def _quantized(base: LoadedModel, spec: RowSpec) -> tuple[LoadedModel, dict[str,
         assert precision == FULL
         return base, {}
     if is_peer(spec.method):
-        name, tokens = _peer_tokens(base, spec)
+        text = PeerText(conditions.data, conditions.segments, conditions.seq_len, conditions.seed)
+        name, tokens = peer_tokens(base, spec.method, text)
         options = {"steps": conditions.steps, "seed": conditions.seed, "symmetric": spec.symmetric}
         result = run_peer(name, conditions.peer_python, base, precision, tokens, options)
         return quantized_model(base, precision, result.store, "simulated"), result.record
@@ -104,25 +102,3 @@ def _quantized(base: LoadedModel, spec: RowSpec) -> tuple[LoadedModel, dict[str,
         "peak_mib": peak_mib(),
     }
     return quantized_model(base, precision, store, "simulated"), cost
-
-
-def _peer_tokens(base: LoadedModel, spec: RowSpec) -> tuple[str, Tensor]:
-    """The peer's name and its calibration segments: ours, or `count` segments of the end-to-end pass (`name@count`)."""
-    conditions = spec.conditions
-    name, _, count = spec.method.partition("@")
-    if not count:
-        return name, segments(
-            conditions.data, base.tokenizer, conditions.segments, conditions.seq_len, conditions.seed, "calibration"
-        )
-    calibration = CalibrationSpec(
-        spec.model,
-        Precision.parse(spec.precision),
-        "abq+",
-        data=conditions.data,
-        seq_len=conditions.seq_len,
-        end_to_end_segments=int(count),
-        seed=conditions.seed,
-    )
-    text = read_text(base, calibration)
-    assert text.end_to_end is not None
-    return name, text.end_to_end

@@ -19,16 +19,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from abq_core.calibration.artifacts import BlockArtifact, MemoryStore
+from abq_core.calibration.calibration_text import read_text
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.quantization.quantizers import QuantizedWeight
+from abq_core.spec import CalibrationSpec
+from abq_core.text.segments import segments
 
 ROOT = Path(__file__).parent.parent
 PEERS = ("gptq", "autoround")
 PEER_PYTHON = ROOT / ".venv-peers/bin/python"
 _FOLDER = Path(__file__).parent / "peers"
+_ANY = "W4A8"  # the text of a calibration is the same at every precision
 _TOLERANCE = 1e-3  # largest distance of a value from its level, in steps
 _LARGEST_SHIFT = 0.3  # largest mean shift of a linear's weights in steps; a wrong zero point shifts by 1
 _SHOWN = 2000  # characters of a failed peer's output in the message
@@ -36,6 +40,16 @@ _SHOWN = 2000  # characters of a failed peer's output in the message
 
 class PeerError(RuntimeError):
     """A peer failed, or its weights do not fit the request."""
+
+
+@dataclass(frozen=True)
+class PeerText:
+    """The calibration text of a peer: a name or a file, and its segments of `seq_len` tokens."""
+
+    data: str
+    segments: int
+    seq_len: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,28 @@ def run_peer(
             record = json.loads(file.metadata()["record"])
             weights = {key: file.get_tensor(key) for key in file.keys()}
     return PeerResult(stored_blocks(base, precision, weights), record)
+
+
+def peer_tokens(base: LoadedModel, method: str, text: PeerText) -> tuple[str, Tensor]:
+    """The peer's name and its calibration tokens, (segments, length) int64.
+
+    They are those of our blocks; with `@` and a number in `method`, so many segments of our end-to-end pass.
+    """
+    name, _, count = method.partition("@")
+    if not count:
+        return name, segments(text.data, base.tokenizer, text.segments, text.seq_len, text.seed, "calibration")
+    spec = CalibrationSpec(
+        base.ref,
+        Precision.parse(_ANY),
+        "abq+",
+        data=text.data,
+        seq_len=text.seq_len,
+        end_to_end_segments=int(count),
+        seed=text.seed,
+    )
+    tokens = read_text(base, spec).end_to_end
+    assert tokens is not None
+    return name, tokens
 
 
 def is_peer(method: str) -> bool:

@@ -2,7 +2,8 @@
 
     python benchmarks/real_model.py ~/models/smollm2-135m --calibrate-on valid.txt --evaluate-on test.txt
 
-Every step is a command of the command line in a process of its own, and is printed. Rows are stored as they finish;
+Every step is a command of the command line in a process of its own, and is printed; a peer (`make peers`) runs in a
+process of its own, too. Rows are stored as they finish;
 runs and evaluations stay in the data folder (--data-dir). `--speed` times the models, which needs an idle machine: they
 decode in turn in one process.
 """
@@ -22,10 +23,12 @@ from typing import Any, NamedTuple
 
 from pages.measured_part import BEGIN, END, replace_measured
 from pages.real_model_page import tables
+from peer_row import PeerRow
+from peer_weights import PEER_PYTHON, PeerError, is_peer, supports
 from row_file import RowFile
 
 from abq_core.imports.spec import METHOD as IMPORTED
-from abq_core.precision import FULL
+from abq_core.precision import FULL, Precision
 
 PRECISIONS = ("W8A8", "W4A8", "W4A8h8", "W4A8h8e8", "W4A4", "W2*A8h8")
 METHODS = ("rtn", "abq")
@@ -88,6 +91,15 @@ class Bench:
         key = self._key(file.name, IMPORTED)
         self._evaluate(key, lambda: Subject(self.abq("import", str(file), *base)["run"]))
 
+    def peer(self, precision: str, method: str) -> None:
+        """Let a peer quantize the model, and evaluate it.  Raises PeerError."""
+        options = self.options
+        key = self._key(precision, method) | ({"steps": str(options.steps)} if method.startswith("autoround") else {})
+        if self.file.find(key) is None:
+            print(f"{method} {precision}", file=sys.stderr, flush=True)
+            row = PeerRow(options.model, precision, method, options.calibrate_on, options.steps, options.peer_python)
+            self.file.add(key, row.evaluated(options.evaluate_on, options.protocols, options.segments))
+
     def _key(self, precision: str, method: str) -> Key:
         """The key of a row: what it depends on besides the code and the settings."""
         options = self.options
@@ -115,10 +127,14 @@ class Bench:
 
 
 def rows(bench: Bench, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
-    """What measures each row: full precision, the imported files, then each method at every precision."""
+    """What measures each row: full precision, the imported files, the peers, then each method at every precision."""
     yield bench.full
     for file in options.gguf:
         yield partial(bench.imported, file)
+    for peer in options.peers:
+        for precision in options.precisions:
+            if supports(Precision.parse(precision)):
+                yield partial(bench.peer, precision, peer)
     for method in options.methods:
         for precision in options.precisions:
             yield partial(bench.calibrated, precision, method)
@@ -134,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for measure in rows(bench, options):
             try:
                 measure()
-            except CommandError as error:
+            except (CommandError, PeerError) as error:
                 print(error, file=sys.stderr, flush=True)
     page = tables(bench.file.rows())
     print(page)
@@ -149,6 +165,12 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _peer(text: str) -> str:
+    if not is_peer(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not gptq or autoround, alone or as autoround@256")
+    return text
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model folder or a .gguf file")
@@ -157,6 +179,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--gguf", nargs="+", type=Path, default=[], help="files of llama.cpp to import and evaluate")
+    parser.add_argument(
+        "--peers", nargs="+", type=_peer, default=[], help="gptq, autoround, or with more text: gptq@256"
+    )
+    parser.add_argument("--steps", type=int, default=200, help="of AutoRound, each with 8 segments")
+    parser.add_argument("--peer-python", type=Path, default=PEER_PYTHON, help="with the peers' packages (make peers)")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--segments", type=int, default=32, help="windows of 512 tokens that `windows` reads")
     parser.add_argument("--set", nargs="+", type=_setting, default=[], help="settings of the calibrations: epochs=5")

@@ -87,7 +87,6 @@ def evaluate(
     for note in _notes(evaluation, text):
         typer.echo(note, err=True)
     result = asdict(evaluation)
-    del result["segment_losses"]  # stored in the database, for paired comparisons of runs
     buckets = [formatting.bucket_cells(row) for row in result["kl_buckets"]]
     pieces: list[str | Table] = [
         Table(EVALUATION_HEADER, [evaluation_cells(result)]),

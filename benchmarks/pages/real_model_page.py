@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from abq_core.evaluation.perplexity import perplexity_gap
 from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.methods import METHODS
 from abq_core.precision import FULL_BITS, Precision
 
 Row = Mapping[str, Any]
 
+BEST = "abq+"
 _ALWAYS = {"model", "precision", "method", "calibrated", "evaluated"}  # of a row's key; the others are settings
 
 
@@ -17,7 +19,7 @@ def tables(rows: Sequence[Row]) -> str:
     """Format quality, KL by confidence and speed as Markdown tables; a part without rows is left out."""
     evaluated = sorted((row for row in rows if "windows" in row["found"]), key=_place)
     timed = [row["found"]["rounds"] for row in rows if "rounds" in row["found"]]
-    parts = [_quality(evaluated), _buckets(evaluated)] if evaluated else []
+    parts = [_quality(evaluated), *_gaps(evaluated), _buckets(evaluated)] if evaluated else []
     parts += [_speed(rounds) for rounds in timed]
     return "\n\n".join(parts) + "\n"
 
@@ -28,7 +30,8 @@ def _place(row: Row) -> tuple[float, ...]:
     if asked["method"] == IMPORTED:
         return 0, -row["found"]["windows"]["bits_per_parameter"]
     precision = Precision.parse(asked["precision"])
-    method = list(METHODS).index(asked["method"]) if asked["method"] in METHODS else -1
+    order = ["none", *METHODS]
+    method = order.index(asked["method"]) if asked["method"] in order else len(order)
     return -precision.weight_bits, -precision.act_bits, -(precision.head_bits or FULL_BITS), method
 
 
@@ -63,6 +66,26 @@ def _quality(rows: Sequence[Row]) -> str:
 
 def _and_by(paper: Sequence[Row]) -> str:
     return f", {paper[0]['tokens']:,} by `paper`" if paper else ""
+
+
+def _gaps(rows: Sequence[Row]) -> list[str]:
+    """How much lower the perplexity of `abq+` is than that of the others, where the losses of segments are stored."""
+    kept = [row for row in rows if "segment_losses" in row["found"]["windows"]]
+    best = {row["asked"]["precision"]: row for row in kept if row["asked"]["method"] == BEST}
+    others = [row for row in kept if row["asked"]["precision"] in best and row["asked"]["method"] != BEST]
+    if not others:
+        return []
+    lines = []
+    for row in others:
+        ours, theirs = (one["found"]["windows"]["segment_losses"] for one in (best[row["asked"]["precision"]], row))
+        gap, stderr = perplexity_gap(ours, theirs)
+        text = f"{gap:,.2f} ± {stderr:,.2f}"
+        lines.append([*_name(row), f"**{text}**" if abs(gap) > 2 * stderr else text])
+    said = (
+        f"How much lower the perplexity of `{BEST}` is at the same precision, by `windows`, with the standard error of "
+        "the paired difference; bold: more than two standard errors:"
+    )
+    return [f"{said}\n\n{_table(['precision', 'method', f'`{BEST}` is lower by'], lines)}"]
 
 
 def _buckets(rows: Sequence[Row]) -> str:
