@@ -201,6 +201,15 @@ class Switches:
             "Weights without a star get levels around a fixed zero point, as some engines require.",
         ),
     )
+    nested: bool = field(
+        default=False,
+        metadata=_about(
+            "nested planes",
+            "What is learned must also be good without the lowest bit planes: every other step reads weights of 3 to "
+            "8 bits without a star at fewer planes, down to 2.",
+            cost=SwitchCost(weight_step_seconds=1.0e-8),
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, info in SWITCHES.items():

@@ -85,6 +85,7 @@ def learn_block(
         sums: dict[str, float] = {}
         batches = torch.randperm(count, generator=order).split(spec.batch)
         for batch in batches:
+            quantizer.begin_step(step)
             terms = _loss_terms(block, working, quantizer, targets, arguments, batch, spec.active_switches)
             total = torch.stack(list(terms.values())).sum()
             take_step(optimizer, total, f"block {index}", f"epoch {epoch + 1}")

@@ -14,8 +14,9 @@ from abq_core.models.architectures import Architecture
 from abq_core.models.attention.head_layout import HeadLayout
 from abq_core.precision import Precision
 from abq_core.quantization.hadamard import hadamard
+from abq_core.quantization.plane_reading import fake_quant_fewer_planes, planes_to_drop
 from abq_core.quantization.quant_linear import linears_of
-from abq_core.quantization.quantizers import fake_quant_weight, least_error_clipping, quantize_weight
+from abq_core.quantization.quantizers import least_error_clipping, quantize_weight
 from abq_core.quantization.weight_grid import WeightGrid, weight_groups
 from abq_core.spec import Switches
 from kernels.formats.hadamard_block import block_of
@@ -51,6 +52,8 @@ class BlockQuantizer:
     ) -> None:
         self.precisions = precisions
         self._levels = WeightGrid(symmetric=switches.symmetric, half_zero=switches.half_zero)
+        self._nested = switches.nested
+        self._step = 0
         self.hold(block)
         self._device = next(iter(self.originals.values())).device
         self.quantized = [name for name in linears_of(block) if precisions[name].quantizes_weights]
@@ -135,6 +138,10 @@ class BlockQuantizer:
         for clip in self.act_clips.values():
             clip.clamp_(_SMALLEST_ACT_CLIP, 1)
 
+    def begin_step(self, step: int) -> None:
+        """Read weights at fewer planes in this optimizer step if it is one for that, with the switch `nested`."""
+        self._step = step
+
     def float_parameters(self) -> dict[str, Tensor]:
         """The block's parameters before rounding; see `before_rounding`."""
         values = {name: s.exp() for name, s in self.log_balance.items()}
@@ -148,7 +155,9 @@ class BlockQuantizer:
         parameters = self.float_parameters() | {f"{name}.act_clip": clip for name, clip in self.act_clips.items()}
         for name in self.quantized:
             key = f"{name}.weight"
-            parameters[key] = fake_quant_weight(parameters[key], self.precisions[name], self._grid(name, signs))
+            precision = self.precisions[name]
+            dropped = planes_to_drop(precision, self._step) if self._nested else 0
+            parameters[key] = fake_quant_fewer_planes(parameters[key], precision, self._grid(name, signs), dropped)
         return parameters
 
     def shrink_offsets(self) -> None:

@@ -65,6 +65,8 @@ def learn_together(
     sums: dict[str, float] = {}
     reported = 0
     for step, batch in enumerate(ids.to(base.model.device).split(segments_per_step(ids.shape[1])), start=1):
+        for quantizer in quantizers:
+            quantizer.begin_step(step)
         with torch.no_grad(), bfloat16_products(batch.device), block_outputs(teachers) as targets:
             full = base.logits(base.hidden(batch))
         with bfloat16_products(batch.device), block_outputs(learners) as outputs:

@@ -78,7 +78,11 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
             own = f"abq calibrate builtin --precision W4A4 --method {method}"
             expect(page.locator("#calibrate-command code")).to_have_text(own)
             page.wait_for_timeout(500)
+    page.locator("#calibrate-length input[type=range]").fill("30")
+    expect(page.locator("#calibrate-command code")).to_have_text(f"{own} --epochs 6")
+    expect(page.locator("#calibrate-length")).to_contain_text(re.compile(r"About \d.* No run of abq at W4A4 was made"))
     page.get_by_role("button", name="Text, segments, epochs and seed").click()
+    expect(page.locator("#calibrate-epochs input")).to_have_value("6")
     for field, value in (("segments", "2"), ("seq-len", "64"), ("epochs", "1")):
         page.locator(f"#calibrate-{field} input").fill(value)
         page.locator(f"#calibrate-{field} input").blur()

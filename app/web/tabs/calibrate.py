@@ -13,6 +13,7 @@ from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.tabs.calibrate_form import switches
+from app.web.tabs.calibrate_form.length import build_length, expectation, percent_of, wire_length
 from app.web.tabs.calibrate_form.method_choice import (
     CHOICES,
     OWN,
@@ -56,6 +57,7 @@ def build_calibrate_tab(page: Page) -> None:
             preset = gr.Radio(
                 [*PRESETS, OWN], value=STANDARD, label="Text and length", info=PRESET_HELP, elem_id="calibrate-preset"
             )
+            length = build_length()
             with gr.Accordion("Text, segments, epochs and seed", open=False, elem_id="calibrate-text") as text:
                 text_choice = build_text_choice("calibrate", "Calibration text")
                 data = text_choice.data
@@ -91,6 +93,9 @@ def build_calibrate_tab(page: Page) -> None:
             answer: html.answer(said, "calibrate"),
             command: html.command(spec.command_line()),
             costs: cost_table(page, spec),
+            length: gr.update(
+                info=expectation(page, spec, estimate.expected_seconds), interactive=spec.active_switches.learns
+            ),
         }
 
     @callback(answer)
@@ -101,25 +106,27 @@ def build_calibrate_tab(page: Page) -> None:
         return {answer: queued, panel.chosen: str(job.id), **page.header.follow(selection, str(job.spec["model"]))}
 
     @event
-    def choose_method(chosen: str, length: str) -> Updates:
+    def choose_method(chosen: str, text_and_length: str) -> Updates:
         return {
+            length: gr.update(value=percent_of(epochs_of(text_and_length, chosen), chosen)),
             method: gr.update(info=METHOD_TABLE[chosen].help),
             boxes: gr.update(value=switches.to_boxes(METHODS[chosen]), info=_components(chosen)),
-            epochs: gr.update(value=epochs_of(length, chosen)),
+            epochs: gr.update(value=epochs_of(text_and_length, chosen)),
             pass_segments: gr.update(visible=METHODS[chosen].end_to_end),
             components: gr.update(label="Components"),
         }
 
     @callback(answer)
-    def choose_preset(selection: Selection, length: str, chosen: str) -> Updates:
-        if length not in PRESETS:
+    def choose_preset(selection: Selection, name: str, chosen: str) -> Updates:
+        if name not in PRESETS:
             return {text: gr.update(open=True)}
-        values = PRESETS[length]
+        values = PRESETS[name]
         return {
+            length: gr.update(value=percent_of(epochs_of(name, chosen), chosen)),
             data: gr.update(value=values.data),
             segments: gr.update(value=values.segments),
             seq_len: gr.update(value=min(values.seq_len, page.services.models.shape(selection.model).context)),
-            epochs: gr.update(value=epochs_of(length, chosen)),
+            epochs: gr.update(value=epochs_of(name, chosen)),
             pass_segments: gr.update(value=values.pass_segments),
         }
 
@@ -136,16 +143,20 @@ def build_calibrate_tab(page: Page) -> None:
         }
 
     form = [page.selection, *widgets]
-    check = {"fn": preflight, "inputs": form, "outputs": [answer, command, costs], **PRIVATE}
+    check = {"fn": preflight, "inputs": form, "outputs": [answer, command, costs, length], **PRIVATE}
     # A method sets several widgets. One estimate follows when all of them are set: one per widget could arrive in any
     # order.
     edited = [widget.input for widget in widgets if widget is not method]
     gr.on([page.selection.change, *edited], trigger_mode="always_last", **check)
-    outputs = [method, boxes, epochs, pass_segments, components]
-    method.input(choose_method, [method, preset], outputs, **PRIVATE).then(**check)
+    method.input(
+        choose_method, [method, preset], [method, boxes, length, epochs, pass_segments, components], **PRIVATE
+    ).then(**check)
     boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments, components], **PRIVATE)
-    outputs = [answer, data, segments, seq_len, epochs, pass_segments, text]
-    preset.input(choose_preset, [page.selection, preset, method], outputs, **PRIVATE).then(**check)
+    preset.input(
+        choose_preset, [page.selection, preset, method],
+        [answer, data, length, segments, seq_len, epochs, pass_segments, text], **PRIVATE,
+    ).then(**check)  # fmt: skip
+    wire_length(length, method, epochs, pass_segments, preset).then(**check)
     typed = [widget.input for widget in (data, segments, seq_len, epochs, pass_segments)]
     gr.on(typed, lambda: OWN, None, preset, **PRIVATE)
     added = wire_text_choice(page, answer, text_choice, "calibrate")

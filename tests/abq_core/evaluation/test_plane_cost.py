@@ -1,5 +1,7 @@
 """A run at fewer planes: the packed engine computes what the simulation does, and all planes are the run itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_runs import calibrated
@@ -10,6 +12,7 @@ from abq_core.evaluation.perplexity import evaluate
 from abq_core.evaluation.plane_cost import artifact_reader, plane_continuation, plane_scores
 from abq_core.inference.errors import PromptError
 from abq_core.inference.runtime import model_of_artifacts, quantized_model, rounded_model
+from abq_core.methods import METHODS
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import Precision
 from abq_core.quantization.plane_reading import fewer_planes
@@ -35,6 +38,24 @@ def test_all_planes_are_the_run_and_fewer_are_further_away(base: LoadedModel, st
     assert str(w3.precision) == "W3A8h8"
     nearest = evaluate(rounded_model(base, w3.precision, "simulated"), base, ids)
     assert w3.rounded.kl_mean == pytest.approx(nearest.kl_mean, rel=1e-5)
+
+
+def test_a_nested_run_is_nearer_at_fewer_planes(base: LoadedModel, ids: Tensor) -> None:
+    w4 = Precision.parse("W4A16")
+    stores = [_nested(base, str(w4), nested) for nested in (False, True)]
+    ordinary, nested = (plane_scores(base, w4, store, 2, ids).scores.kl_mean for store in stores)
+    assert nested < ordinary
+
+
+def test_without_fewer_planes_a_nested_run_is_an_ordinary_one(base: LoadedModel) -> None:
+    ordinary, nested = (_nested(base, "W2*A8", nested).blocks for nested in (False, True))
+    for index, tensors in ordinary.items():
+        assert all(torch.equal(tensor, nested[index][name]) for name, tensor in tensors.items())
+
+
+def _nested(base: LoadedModel, precision: str, nested: bool) -> MemoryStore:
+    switches = replace(METHODS["abq+"], nested=nested)
+    return calibrated(base, precision, method="abq+", switches=switches, epochs=2, end_to_end_segments=4)
 
 
 def test_a_prompt_is_continued_and_one_that_is_empty_refused_first(base: LoadedModel, store: MemoryStore) -> None:

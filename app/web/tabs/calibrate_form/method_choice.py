@@ -54,28 +54,29 @@ def cost_table(page: Page, spec: CalibrationSpec) -> str:
 
     Raises ModelError.
     """
-    runs = page.services.runs.newest_frame()
-    runs = runs[~runs["example"]]  # another machine made them
-    runs = runs[runs["model"].eq(spec.model) & runs["precision"].eq(str(spec.precision)) & runs["kl_mean"].notna()]
+    runs = runs_made_here(page, spec)
     rows = []
     for method in MAIN:
         epochs = spec.epochs if method == spec.method else None
         plain = replace(spec, method=method, switches=None, epochs=epochs, end_to_end_segments=None)
         expected = page.services.models.estimate_calibration(plain).expected_seconds
         time = MISSING if expected is None else seconds(expected)
-        rows.append((method, time, _range(runs, method), method == spec.method))
+        rows.append((method, time, _range(runs[runs["method"].eq(method)]), method == spec.method))
     return html.render("method_costs.html", rows=rows)
 
 
-def _range(runs: pd.DataFrame, method: str) -> str:
-    """The KL of a method's runs that were evaluated as the newest run was: one value, or the least and the largest."""
+def runs_made_here(page: Page, spec: CalibrationSpec) -> pd.DataFrame:
+    """The runs of a model and precision that were evaluated as the newest of them was; examples do not count."""
+    runs = page.services.runs.newest_frame()
+    runs = runs[~runs["example"]]  # another machine made them
+    runs = runs[runs["model"].eq(spec.model) & runs["precision"].eq(str(spec.precision)) & runs["kl_mean"].notna()]
+    same = [same_evaluation(row, runs.iloc[0]) for row in runs.to_dict("records")]
+    return runs[pd.Series(same, index=runs.index, dtype=bool)]
+
+
+def _range(runs: pd.DataFrame) -> str:
+    """The KL of runs: one value, or the least and the largest."""
     if runs.empty:
         return MISSING
-    newest = runs.iloc[0]
-    same = [
-        row["kl_mean"] for row in runs.to_dict("records") if row["method"] == method and same_evaluation(row, newest)
-    ]
-    if not same:
-        return MISSING
-    low, high = f"{min(same):.2f}", f"{max(same):.2f}"
+    low, high = f"{runs['kl_mean'].min():.2f}", f"{runs['kl_mean'].max():.2f}"
     return low if low == high else f"{low} to {high}"
