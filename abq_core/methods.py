@@ -207,7 +207,7 @@ class Switches:
             "nested planes",
             "What is learned must also be good without the lowest bit planes: every other step reads weights of 3 to "
             "8 bits without a star at fewer planes, down to 2.",
-            cost=SwitchCost(weight_step_seconds=1.0e-8),
+            cost=SwitchCost(weight_step_seconds=6.6e-9),
         ),
     )
 

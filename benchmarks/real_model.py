@@ -27,12 +27,14 @@ from peer_row import PeerRow
 from peer_weights import PEER_PYTHON, PeerError, is_peer, supports
 from row_file import RowFile
 
+from abq_core.evaluation.perplexity import EvaluationError
 from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.precision import FULL, Precision
 
 PRECISIONS = ("W8A8", "W4A8", "W4A8h8", "W4A8h8e8", "W4A4", "W2*A8h8")
 METHODS = ("rtn", "abq")
 PROTOCOLS = ("windows", "paper")
+SEGMENTS = 32
 RESULT = Path(__file__).parent / "results" / "real-model.json"
 Key = dict[str, Any]
 
@@ -83,7 +85,7 @@ class Bench:
             took = datetime.fromisoformat(job["finished_at"]) - datetime.fromisoformat(job["started_at"])
             return Subject(done["run"], {"seconds": took.total_seconds()})
 
-        self._evaluate(self._key(precision, method) | dict(options.set), run)
+        self._evaluate(self._key(precision, method) | settings_key(options.set), run)
 
     def imported(self, file: Path) -> None:
         """Import and evaluate a file that another program has quantized."""
@@ -104,7 +106,8 @@ class Bench:
         """The key of a row: what it depends on besides the code and the settings."""
         options = self.options
         texts = {"calibrated": options.calibrate_on.name, "evaluated": options.evaluate_on.name}
-        return {"model": options.model.name, "precision": precision, "method": method, **texts}
+        read = {} if options.segments == SEGMENTS else {"windows": options.segments}
+        return {"model": options.model.name, "precision": precision, "method": method, **texts, **read}
 
     def _evaluate(self, key: Key, make: Callable[[], Subject]) -> None:
         """Evaluate by the protocols that the row lacks.  make: is called if one is missing."""
@@ -124,6 +127,12 @@ class Bench:
         words = ("bench", "decode", "--model", str(self.options.model), "--columns", ",".join(columns))
         rounds = [self.abq(*words)["measurements"] for _ in range(self.options.rounds)]
         self.file.add({"model": self.options.model.name, "speed": list(columns)}, {"rounds": rounds})
+
+
+def settings_key(settings: Sequence[tuple[str, str]]) -> Key:
+    """The settings by name; a name that occurs more than once has all its values: {"switch": "a=true, b=true"}."""
+    names = dict.fromkeys(name for name, _ in settings)
+    return {name: ", ".join(sorted(value for other, value in settings if other == name)) for name in names}
 
 
 def rows(bench: Bench, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
@@ -150,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for measure in rows(bench, options):
             try:
                 measure()
-            except (CommandError, PeerError) as error:
+            except (CommandError, PeerError, EvaluationError) as error:
                 print(error, file=sys.stderr, flush=True)
     page = tables(bench.file.rows())
     print(page)
@@ -185,7 +194,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200, help="of AutoRound, each with 8 segments")
     parser.add_argument("--peer-python", type=Path, default=PEER_PYTHON, help="with the peers' packages (make peers)")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
-    parser.add_argument("--segments", type=int, default=32, help="windows of 512 tokens that `windows` reads")
+    parser.add_argument("--segments", type=int, default=SEGMENTS, help="windows of 512 tokens that `windows` reads")
     parser.add_argument("--set", nargs="+", type=_setting, default=[], help="settings of the calibrations: epochs=5")
     parser.add_argument("--speed", action="store_true", help="time decoding instead; needs an idle machine")
     parser.add_argument("--rounds", type=int, default=3, help="timings per column")

@@ -8,7 +8,7 @@ files: it reports progress to `on_event` and stores results in a CheckpointStore
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -156,17 +156,26 @@ class _Walk:
         return quantizers
 
     def store_blocks(self, ids: Tensor, quantizers: list[BlockQuantizer], seconds: float) -> None:
-        """Round and store the blocks after they learned together for `seconds`."""
+        """Round and store the blocks after they learned together for `seconds`.
 
-        def store(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
+        Nothing is stored before all are rounded: a block that is stored has no draft any more, and to resume without
+        a draft means to learn the block and the pass once more.
+        """
+        rounded: list[dict[str, Tensor]] = []
+
+        def round_block(index: int, block: nn.Module, streams: _Streams, arguments: dict[str, Any]) -> _Passed:
             quantizers[index].hold(block)
             artifact = quantizers[index].artifact()
             quantizers[index].release()
-            sha256 = self._store.save(index, self._tensors(index, artifact))
+            quantizers[index].offsets.clear()  # the rounded weights are smaller
+            rounded.append(self._tensors(index, artifact))
             full = self._run_full(block, streams, arguments, learns=False)
-            return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), sha256)
+            return _Passed(_Streams(full, self._run(index, block, artifact, streams, arguments)), None)
 
-        self._pass_through(ids, store, seconds / len(quantizers))
+        done = list(self._passed(ids, round_block))
+        for event, tensors in zip(done, rounded, strict=True):
+            sha256 = self._store.save(event.block, tensors)
+            self._on_event(replace(event, seconds=seconds / len(done), sha256=sha256))
 
     def adopt_blocks(self, ids: Tensor) -> bool:
         """Announce the blocks of a store that has them all.
@@ -188,17 +197,19 @@ class _Walk:
             return False
         return True
 
-    def _pass_through(self, ids: Tensor, work: _Work, seconds: float | None = None) -> None:
-        """Do `work` on one block after another, and announce each.
+    def _pass_through(self, ids: Tensor, work: _Work) -> None:
+        """Do `work` on one block after another, and announce each."""
+        for event in self._passed(ids, work):
+            self._on_event(event)
 
-        seconds: announced per block; measured if None.
-        """
+    def _passed(self, ids: Tensor, work: _Work) -> Iterator[BlockDone]:
+        """Do `work` on one block after another; yields what is to be announced of each."""
         streams, block_arguments = self._entering(ids)
         for index, arguments in enumerate(block_arguments):
             started = time.perf_counter()
             streams, sha256 = self._on_device(work, index, streams, arguments)
-            elapsed = time.perf_counter() - started if seconds is None else seconds
-            self._on_event(BlockDone(index, elapsed, sha256, _distances(streams.quantized, streams.full)))
+            elapsed = time.perf_counter() - started
+            yield BlockDone(index, elapsed, sha256, _distances(streams.quantized, streams.full))
 
     def _learn(
         self,

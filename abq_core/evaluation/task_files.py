@@ -7,7 +7,7 @@ rendered in a sandbox (`lm_eval_internals.sandbox_templates`).
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ def _plain_yaml(path: Path, text: str) -> dict[str, Any]:
             if depth > _MAX_DEPTH:
                 raise TaskFileError(f"'{path}' was refused: it is nested more than {_MAX_DEPTH} deep.")
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except TaskFileError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise TaskFileError(f"'{path}' is not valid YAML: {' '.join(str(error).split())[:200]}.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise TaskFileError(f"'{path}' is not a task: a task file is a mapping with 'task', 'dataset_path' and so on.")
@@ -128,18 +130,22 @@ def _check_list(
     for entry in entries:
         _check_keys(path, key, entry, known)
         for name, allowed in values.items():
-            if entry.get(name) not in allowed:
+            if not _is_one_of(entry.get(name), allowed):
                 raise TaskFileError(
                     f"'{path}' was refused: {key} has the {name} {str(entry.get(name))[:60]!r}, and lm-eval would load "
                     f"an unknown one as a script. Use {', '.join(sorted(allowed))}."
                 )
 
 
+def _is_one_of(value: object, allowed: Collection[str]) -> bool:
+    return isinstance(value, str) and value in allowed
+
+
 def _check_filters(path: Path, config: Mapping[str, Any]) -> None:
     _check_list(path, config, "filter_list", frozenset({"name", "filter"}), {})
     for entry in config.get("filter_list", []):
         for step in _sequence(entry.get("filter")):
-            if not isinstance(step, Mapping) or step.get("function") not in _FILTERS:
+            if not isinstance(step, Mapping) or not _is_one_of(step.get("function"), _FILTERS):
                 raise TaskFileError(
                     f"'{path}' was refused: filter_list has the step {str(step)[:60]!r}; each step needs a 'function', "
                     f"one of {', '.join(sorted(_FILTERS))}."

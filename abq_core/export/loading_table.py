@@ -59,6 +59,7 @@ def _features(spec: CalibrationSpec, family: str) -> Mapping[str, object]:
         "act_bits": precision.act_bits,
         "weight_bits": max(one.weight_bits for one in linears),
         "integer_bits": max(one.weight_bits + _more_bits(one, switches) for one in linears),
+        "table_bits": max(precision.head_bits or 0, precision.embedding_bits or 0),
         "grouped": any(one.group_size is not None for one in linears),
         "symmetric": switches.symmetric,
         "hadamard": switches.hadamard and precision.quantizes_activations,  # otherwise there is nothing to transform

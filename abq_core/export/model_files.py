@@ -1,6 +1,7 @@
 """The files of an export that are not weights: config, tokenizer, chat template, licence."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from abq_core.models.reference import model_folder
 
 _PRIVATE = ("_name_or_path", "name_or_path")  # a folder of this machine
 _MOST_README_BYTES = 1 << 20
+_LICENCE = re.compile(r"[\w.+-]{1,60}")
 
 
 def config_dict(model: LoadedModel) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def licence(ref: str) -> str | None:
         return None
     try:
         found = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         return None
     name = found.get("license") if isinstance(found, dict) else None
-    return name[:60] if isinstance(name, str) else None
+    return name if isinstance(name, str) and _LICENCE.fullmatch(name) else None

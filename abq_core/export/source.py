@@ -97,7 +97,7 @@ class ExportSource:
         tables = {f"{name}.weight" for name in self.table_names()}
         for name, parameter in self.base.model.named_parameters():
             if not name.startswith(inside) and name not in tables:
-                yield name, parameter.detach()
+                yield name, parameter.detach().cpu()
 
 
 def require_plain_blocks(source: ExportSource, format: str) -> None:
@@ -116,4 +116,5 @@ def require_plain_blocks(source: ExportSource, format: str) -> None:
 def _table(module: nn.Module, bits: int | None) -> QuantizedWeight | Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.detach() if bits is None else quantize_table(weight.detach(), bits)
+    values = weight.detach().cpu()
+    return values if bits is None else quantize_table(values, bits)

@@ -120,7 +120,7 @@ def _timed_step(reader: Reader, model: LoadedModel, clock: _Clock, following: li
     """What `Reader.read` does, with a clock around the LM head and the choice of the token."""
     hidden = reader.hidden(following)
     logits: Tensor = clock.around(HEAD, model.logits)(hidden)
-    token: int = clock.around(SAMPLING, lambda logits: most_likely(reader.checked(logits)))(logits)
+    token: int = clock.around(SAMPLING, lambda logits: most_likely(reader.checked(logits).cpu()))(logits)
     return token
 
 

@@ -13,7 +13,9 @@ from abq_core.calibration.end_to_end import STEP_TOKENS, segments_per_step
 from abq_core.calibration.hidden_states import IN_MEMORY_BYTES
 from abq_core.evaluation.perplexity import LOGITS_AT_ONCE
 from abq_core.methods import METHOD_TABLE, METHODS, Switches
+from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.models.shape import ModelShape
+from abq_core.quantization.plane_reading import fewer_planes
 from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 
 HOST = "cpu"
@@ -79,6 +81,8 @@ class Work:
         switches = spec.active_switches
         if not spec.precision.quantizes_activations:  # then nothing is transformed
             switches = replace(switches, hadamard=False)
+        if not _can_be_nested(spec.precision):
+            switches = replace(switches, nested=False)
         return cls(
             segments=spec.segments,
             seq_len=spec.seq_len,
@@ -100,6 +104,12 @@ class Work:
     def stores_drafts(self) -> bool:
         """True if the rounding offsets of all blocks are kept until the end-to-end pass."""
         return self.end_to_end_segments > 0 and self.switches.rounding
+
+
+def _can_be_nested(precision: ModelPrecision) -> bool:
+    """Whether the weights of any linear can be read at fewer planes."""
+    linears = [one.precision for one in precision.linears] if isinstance(precision, PrecisionMix) else [precision]
+    return any(fewer_planes(one) for one in linears)
 
 
 @dataclass(frozen=True)

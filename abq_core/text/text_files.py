@@ -14,6 +14,7 @@ from abq_core.user_files import UserFileError, read_user_text, require_readable
 
 _CALIBRATION_SHARE = 0.9
 _MAX_FILE_BYTES = 512 << 20
+_BYTE_ORDER_MARK = "\ufeff"
 _DOCUMENTS = ".jsonl"
 _SUFFIXES = (".txt", _DOCUMENTS)
 
@@ -44,7 +45,8 @@ def file_text(path: Path, split: Split) -> Text:
     text = read_user_text(path, _MAX_FILE_BYTES, DataError)
     revision = f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
     if holds_documents(path.name):
-        lines = [_jsonl_text(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        numbered = enumerate(text.removeprefix(_BYTE_ORDER_MARK).split("\n"), 1)  # strings may hold other line ends
+        lines = [_jsonl_text(path, number, line) for number, line in numbered if line.strip()]
         return Text(lines[_part(split, len(lines))], str(path), revision)
     return Text([text[_part(split, len(text))]], str(path), revision)
 

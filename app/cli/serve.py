@@ -63,7 +63,7 @@ def serve(
     accounts = None if auth is None else Accounts(user_path(auth))
     if accounts is not None and not accounts.names():
         raise ServeError(f"{auth} has no accounts: add one with abq auth set-password NAME --file {auth}.")
-    folders = [folder.expanduser() for folder in allow or []]
+    folders = [user_path(folder, ServeError) for folder in allow or []]
     for folder in folders:
         if not folder.is_dir():
             raise ServeError(f"--allow {folder} is not a folder. Create it, or name another one.")

@@ -32,7 +32,7 @@ from app.runs.run_folder import BlockStore
 from app.secrets import redacted
 from app.services import Services
 from app.services.errors import ServiceError
-from storage.errors import DatabaseError, LostLeaseError
+from storage.errors import DatabaseError, JobNotFoundError, LostLeaseError
 
 __all__ = ["CalibrationJob", "Calibrator", "EvaluationPlan", "run_claimed", "sentence_for"]
 
@@ -128,7 +128,10 @@ class CalibrationJob(ClaimedJob):
         shared = find_shared_run(self._runs, self._spec, self._provenance, self._folder)
         if shared is None:
             return
-        losses = self._jobs.losses(shared.job_id)
+        try:
+            losses = self._jobs.losses(shared.job_id)
+        except JobNotFoundError:  # the run was deleted meanwhile
+            return
         for record, data in shared.files():
             ids = self._ids()
             self._store.adopt(record.block, data)

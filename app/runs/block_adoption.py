@@ -3,6 +3,7 @@
 Mixes with a common prefix share them.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from abq_core.spec import CalibrationSpec, SpecError
 from abq_core.text.records import TextRecord
 from app.runs.provenance import same_inputs
 from app.runs.run_folder import RunFolder
+from storage.errors import RunNotFoundError
 from storage.runs import BlockRecord, Run, Runs
 
 
@@ -47,7 +49,8 @@ def find_shared_run(
         shared = _shared_block_count(run, spec, run.blocks_done)
         other = RunFolder(folder.path.parent, run.id)
         if shared > (len(best.blocks) if best else 0) and _same_inputs(other, provenance, texts):
-            best = SharedRun(other, run.job_id, list(runs.blocks(run.id))[:shared])
+            with contextlib.suppress(RunNotFoundError):  # deleted meanwhile
+                best = SharedRun(other, run.job_id, list(runs.blocks(run.id))[:shared])
     return best
 
 

@@ -140,11 +140,12 @@ def _overview_cells(row: Mapping[str, Any]) -> list[str]:
 
 def _answer(table: pandas.DataFrame) -> str:
     """One sentence about the run that keeps most of the top tokens."""
-    runs = table[(table["run"] != "") & table["same_top"].notna()]
     full = table[table["run"] == ""]
-    if runs.empty or full.empty:
+    runs = table[(table["run"] != "") & table["same_top"].notna() & table["model"].isin(full["model"])]
+    if runs.empty:
         return "These runs were not evaluated against full precision."
     best = runs.sort_values("same_top").iloc[-1]
+    full = full[full["model"].eq(best["model"])]
     ratio = full.iloc[0]["weight_bytes"] / best["weight_bytes"]
     return (
         f"{best['precision']} with {best['method']} keeps {formatting.percent(best['same_top'])} of the top tokens, "

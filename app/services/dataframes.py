@@ -24,7 +24,8 @@ JOB_COLUMNS = [
 RUN_COLUMNS = [
     "run", "model", "precision", "method", "state", "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99",
     "kl_floor", "same_top", "task_score", "task_stderr", "tasks", "stored_bits", "information_bits", "weight_bytes",
-    "bits_per_parameter", "model_bytes", "protocol", "data", "segments", "seq_len", "created", "note", "example",
+    "bits_per_parameter", "model_bytes", "protocol", "data", "split", "segments", "seq_len", "created", "note",
+    "example",
 ]  # fmt: skip
 EVALUATED = [
     "perplexity", "perplexity_stderr", "kl_mean", "kl_median", "kl_p99", "kl_floor", "same_top", "weight_bytes",
@@ -38,6 +39,8 @@ ACCURACIES = ("acc", "acc_norm", "exact_match")  # metrics that are averaged ove
 LOSS_COLUMNS = ["block", "epoch", "term", "value"]
 BUCKET_COLUMNS = ["low", "high", "share", "kl_mean"]
 WINDOWS = "windows"  # the default protocol
+MEASURED_ON = ["protocol", "data", "split", "segments", "seq_len"]  # columns: the text of an evaluation
+_PARTS = {"evaluation": " (last tenth)"}
 Protocol = tuple[object, ...]  # see `protocol`
 
 
@@ -138,15 +141,23 @@ def protocol(values: Mapping[str, Any]) -> Protocol:
 
 
 def text_label(values: Mapping[str, Any]) -> str:
-    """What an evaluation was measured on, for people: protocol, amount and source, of a file its name."""
+    """What an evaluation was measured on, for people: protocol, amount and source, of a file its name and the part."""
     name, data, segments, seq_len, _ = protocol(values)
-    source = str(data) if is_name(str(data)) else Path(str(data)).name
+    source = str(data) if is_name(str(data)) else Path(str(data)).name + _PARTS.get(_split(values), "")
     return f"{name}, {segments} x {seq_len}, {source}"
 
 
 def same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two rows of `runs_frame` are of one model, evaluated on the same amount of the same text."""
-    return all(one[name] == other[name] for name in ("model", "protocol", "data", "segments", "seq_len"))
+    return one["model"] == other["model"] and all(one[name] == other[name] for name in MEASURED_ON)
+
+
+def _split(values: Mapping[str, Any]) -> str:
+    """The part of the text that an evaluation read, "" for a file in one of an earlier version."""
+    if is_name(str(values.get("data"))):
+        return "evaluation"
+    text = values.get("text")
+    return str(text.get("split", "")) if isinstance(text, Mapping) else ""
 
 
 def _full_row(
@@ -211,7 +222,11 @@ def _bits(values: Mapping[str, Any]) -> dict[str, float]:
 def _scores(record: EvaluationRecord | None) -> dict[str, Any]:
     if record is None:
         return {}
-    return {**{name: record.values.get(name) for name in EVALUATED}, "protocol": protocol(record.values)[0]}
+    return {
+        **{name: record.values.get(name) for name in EVALUATED},
+        "protocol": protocol(record.values)[0],
+        "split": _split(record.values),
+    }
 
 
 def _newest_of_each_task(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:

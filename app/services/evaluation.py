@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pandas
@@ -16,7 +16,7 @@ from app.clock import now
 from app.runs.run_folder import RunFolderError
 from app.services.dataframes import BUCKET_COLUMNS, protocol, text_label
 from app.services.errors import ServiceError
-from app.services.local_path import local_path
+from app.services.local_path import local_path, stored_model
 from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.services.sources import Sources
@@ -77,8 +77,9 @@ class EvaluationService:
 
         text = text or EvaluationText()
         self._sources.check_text(text.data, account)
+        text = replace(text, data=local_path(text.data))
         run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
-        reference = self._registry.full(run.model if run else ref_or_run)
+        reference = self._registry.full(run.model if run else stored_model(self._sources.model(ref_or_run)))
         ids, record = _read(text, self._split(text, run), reference)
         started = time.perf_counter()
         kl_floor = self._kl_floor(text.data, reference, ids, record, on_step)

@@ -9,7 +9,7 @@ from abq_core.spec import CalibrationSpec
 from abq_core.text.sources import check_source
 from app.clock import now
 from app.services import dataframes
-from app.services.local_path import local_path
+from app.services.local_path import local_path, stored_model
 from app.services.models import ModelService
 from app.services.sources import Sources
 from app.services.stored import Storage
@@ -57,12 +57,10 @@ class JobService:
         on_cluster: bool = False,
     ) -> Sequence[Job]:
         """Queue several calibrations, or none if one of them cannot run. As `submit`."""
-        from abq_core.models.reference import pinned
-
         checked = []
         for spec in specs:
             self._sources.check_text(spec.data, account)
-            model = pinned(local_path(self._sources.model(spec.model)))
+            model = stored_model(self._sources.model(spec.model))
             precision = self._models.resolved(model, spec.precision)
             checked.append(dataclasses.replace(spec, model=model, precision=precision, data=local_path(spec.data)))
             self.check(checked[-1], on_cluster, account)

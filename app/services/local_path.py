@@ -1,4 +1,4 @@
-"""Paths in specs: absolute, so that a worker with another working directory finds them."""
+"""Paths in specs and in stored rows: absolute, so that a process with another working directory finds them."""
 
 from abq_core.text.sources import NAMES
 from abq_core.user_files import user_path
@@ -16,3 +16,13 @@ def local_path(text: str) -> str:
         return str(path.resolve()) if path.exists() else text
     except (OSError, UnicodeEncodeError):  # too long, or not a name of this file system: no such file
         return text
+
+
+def stored_model(ref: str) -> str:
+    """The reference under which runs and measurements of a model are stored: an absolute path, or with its commit.
+
+    Raises ModelError.
+    """
+    from abq_core.models.reference import pinned
+
+    return pinned(local_path(ref))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from abq_core.spec import CalibrationSpec
 from app.services.jobs import JobService
-from app.services.local_path import local_path
+from app.services.local_path import local_path, stored_model
 from app.services.models import ModelService
 from app.services.sources import Sources
 from storage.runs import Run, Runs
@@ -46,11 +46,9 @@ class SweepService:
 
         account: of the page's visitor who names the texts.
         """
-        from abq_core.models.reference import pinned
-
         for spec in specs:
             self._sources.check_text(spec.data, account)
-        models = {spec.model: pinned(local_path(self._sources.model(spec.model))) for spec in specs}
+        models = {spec.model: stored_model(self._sources.model(spec.model)) for spec in specs}
         specs = [
             replace(
                 spec,

@@ -16,12 +16,23 @@ _ALWAYS = {"model", "precision", "method", "calibrated", "evaluated"}  # of a ro
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Format quality, KL by confidence and speed as Markdown tables; a part without rows is left out."""
-    evaluated = sorted((row for row in rows if "windows" in row["found"]), key=_place)
-    timed = [row["found"]["rounds"] for row in rows if "rounds" in row["found"]]
-    parts = [_quality(evaluated), *_gaps(evaluated), _buckets(evaluated)] if evaluated else []
-    parts += [_speed(rounds) for rounds in timed]
-    return "\n\n".join(parts) + "\n"
+    """Format quality, KL by confidence and speed as Markdown tables; a part without rows is left out.
+
+    Rows of other models or texts have tables of their own.
+    """
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if "windows" in row["found"]:
+            groups.setdefault(tuple(row["asked"][name] for name in ("model", "calibrated", "evaluated")), []).append(
+                row
+            )
+    parts = list[str]()
+    for (model, *_), found in groups.items():
+        evaluated = sorted(found, key=_place)
+        parts += [f"### {model}"] if len(groups) > 1 else []
+        parts += [_quality(evaluated), *_gaps(evaluated), _buckets(evaluated)]
+    parts += [_speed(row["found"]["rounds"]) for row in rows if "rounds" in row["found"]]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _place(row: Row) -> tuple[float, ...]:
@@ -69,14 +80,18 @@ def _and_by(paper: Sequence[Row]) -> str:
 
 
 def _gaps(rows: Sequence[Row]) -> list[str]:
-    """How much lower the perplexity of `abq+` is than that of the others, where the losses of segments are stored."""
+    """How much lower the perplexity of `abq+` is than that of the others, where the losses of segments are stored.
+
+    Of several rows of `abq+`, the best counts.
+    """
     kept = [row for row in rows if "segment_losses" in row["found"]["windows"]]
-    best = {row["asked"]["precision"]: row for row in kept if row["asked"]["method"] == BEST}
+    kept.sort(key=lambda row: row["found"]["windows"]["perplexity"], reverse=True)
+    best = {row["asked"]["precision"]: row for row in kept if row["asked"]["method"] == BEST}  # the last is the best
     others = [row for row in kept if row["asked"]["precision"] in best and row["asked"]["method"] != BEST]
     if not others:
         return []
     lines = []
-    for row in others:
+    for row in sorted(others, key=_place):
         ours, theirs = (one["found"]["windows"]["segment_losses"] for one in (best[row["asked"]["precision"]], row))
         gap, stderr = perplexity_gap(ours, theirs)
         text = f"{gap:,.2f} ± {stderr:,.2f}"
@@ -95,10 +110,12 @@ def _buckets(rows: Sequence[Row]) -> str:
     first = quantized[0]["found"]["windows"]["kl_buckets"]
     head = ["precision", "method", *(f"{one['low']:.0%} to {one['high']:.0%}" for one in first)]
     share = ["share of the tokens", "", *(f"{one['share']:.0%}" for one in first)]
-    lines = [
-        [*_name(row), *(f"{one['kl_mean']:.4f}" for one in row["found"]["windows"]["kl_buckets"])] for row in quantized
-    ]
+    lines = [[*_name(row), *map(_bucket, row["found"]["windows"]["kl_buckets"])] for row in quantized]
     return f"KL by the highest probability that full precision gives to a token:\n\n{_table(head, [share, *lines])}"
+
+
+def _bucket(one: Row) -> str:
+    return "" if one["kl_mean"] is None else f"{one['kl_mean']:.4f}"  # None: no token has this confidence
 
 
 def _speed(rounds: Sequence[Sequence[Row]]) -> str:

@@ -80,7 +80,9 @@ def test_a_visitor_s_path_through_the_six_tabs(page: Page, address: str) -> None
             page.wait_for_timeout(500)
     page.locator("#calibrate-length input[type=range]").fill("30")
     expect(page.locator("#calibrate-command code")).to_have_text(f"{own} --epochs 6")
-    expect(page.locator("#calibrate-length")).to_contain_text(re.compile(r"About \d.* No run of abq at W4A4 was made"))
+    expect(page.locator("#calibrate-length")).to_contain_text(
+        re.compile(r"About \d.* No other length of this calibration")
+    )
     page.get_by_role("button", name="Text, segments, epochs and seed").click()
     expect(page.locator("#calibrate-epochs input")).to_have_value("6")
     for field, value in (("segments", "2"), ("seq-len", "64"), ("epochs", "1")):

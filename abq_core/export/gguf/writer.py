@@ -110,9 +110,9 @@ def _parts(source: ExportSource, layout: Layout, nearest: bool, errors: _Errors)
 
 def _outside(source: ExportSource, layout: Layout, nearest: bool, errors: _Errors) -> Iterator[_Stored]:
     embedding, head = source.table_names()
-    yield _tensor(layout, f"{embedding}.weight", source.embedding(), nearest, errors)
+    yield _table(layout, f"{embedding}.weight", source.embedding(), nearest, errors)
     if not source.tied:
-        yield _tensor(layout, f"{head}.weight", source.head(), nearest, errors)
+        yield _table(layout, f"{head}.weight", source.head(), nearest, errors)
     for name, parameter in source.other_parameters():
         yield _tensor(layout, name, parameter.float(), nearest, errors)
     if (factors := rope_factors(source.config)) is not None:
@@ -134,6 +134,16 @@ def _block(source: ExportSource, block: int, layout: Layout, nearest: bool, erro
         yield _tensor(
             layout, f"{prefix}.{name}", parameter if parameter.ndim > 1 else parameter.float(), nearest, errors
         )
+
+
+def _table(layout: Layout, name: str, weight: QuantizedWeight | Tensor, nearest: bool, errors: _Errors) -> _Stored:
+    """An embedding or LM head: its levels always have zero points, so 8 bits of them fit no type."""
+    if isinstance(weight, QuantizedWeight) and not nearest and exact_type(weight) is None:
+        raise ExportError(
+            f"No storage type of GGUF holds the levels of {name} exactly, which has zero points. Round it again with "
+            "--nearest, or calibrate with at most 7 bits for embedding and LM head, such as h7."
+        )
+    return _tensor(layout, name, weight, nearest, errors)
 
 
 def _tensor(layout: Layout, name: str, weight: QuantizedWeight | Tensor, nearest: bool, errors: _Errors) -> _Stored:

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import tempfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from abq_core.export.loading_table import LoadFact
     from abq_core.export.source import ExportSource
 
+_LEFT_SECONDS = 24 * 3600  # no export takes so long
 _ANSWER = "answer.json"  # next to a kept export: what `export` returned
 OnStep = Callable[[int, int], None]
 
@@ -40,6 +44,7 @@ class ExportService:
     ) -> None:
         self._settings, self._storage, self._registry = settings, storage, registry
         self._models, self._runs = models, runs
+        self._swapping = threading.Lock()
 
     def export(
         self, run_id: str, format: str, target: Path, options: "Options | None" = None, on_step: OnStep | None = None
@@ -69,15 +74,18 @@ class ExportService:
         Returns what `kept` returns. Raises as `export` does.
         """
         folder = self._kept_folder(run_id, format)
-        waiting = folder.with_name(f"new-{format}")
-        shutil.rmtree(waiting, ignore_errors=True)  # of a process that was killed
-        waiting.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"new-{format}-*"):  # of a process that was killed
+            if left.stat().st_mtime < time.time() - _LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        waiting = Path(tempfile.mkdtemp(prefix=f"new-{format}-", dir=folder.parent))  # two may be written at a time
         try:
             done = self.export(run_id, format, waiting / f"{run_id}-{format}", options, on_step)
             answer = {**asdict(done), "path": Path(done.path).name}
             write_atomically(waiting / _ANSWER, to_json_text(answer).encode())
-            shutil.rmtree(folder, ignore_errors=True)
-            waiting.rename(folder)
+            with self._swapping:
+                shutil.rmtree(folder, ignore_errors=True)
+                waiting.rename(folder)
         finally:
             shutil.rmtree(waiting, ignore_errors=True)
         return answer

@@ -11,6 +11,7 @@ import psutil
 from app import formatting
 from app.clock import now
 from app.services.errors import ServiceError
+from app.services.local_path import stored_model
 from app.services.registry import BUILTIN, ModelRegistry
 from app.services.speed.timings import this_device
 from app.settings import Settings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PROMPT = "The following functions are"
 WARM_UP_TOKENS = 3
+CPU = "cpu"
 _BYTES_PER_ELEMENT = 16  # of the operands: fp32, integers, codes and packed planes, for the engine and its peers
 DECODE_COLUMNS = [
     "column", "path", "tokens", "tokens_per_second", "first_token_seconds", "weight_bytes", "threads", "model",
@@ -49,24 +51,26 @@ class ThroughputService:
     ) -> "list[KernelMeasurement]":
         """Time the kernels and their peers on these shapes, after checking every result.
 
-        Stores the rows.
+        Stores each row as soon as it is measured. on_measurement may raise to stop.
         shapes: (outputs, inputs).  m: tokens.  threads, peers (names in `kernels.benchmark.peers`): for the CPU only.
         device: "cpu" or "cuda". Raises CudaError without a GPU.
         """
         _require_memory(shapes, m)
-        if device == "cuda":
+        gpu = _gpu() if device == "cuda" else None
+        measured_on = this_device() if gpu is None else gpu.name
+
+        def store(measurement: "KernelMeasurement") -> None:
+            self._measurements.add_throughput(now(), measured_on, {"kind": "kernel", **asdict(measurement)})
+            if on_measurement is not None:
+                on_measurement(measurement)
+
+        if gpu is not None:
             from kernels.gpu import bench_gpu
 
-            gpu = _gpu()
-            measured_on, measured = gpu.name, bench_gpu(gpu, list(precisions), list(shapes), list(m), on_measurement)
-        else:
-            from kernels.benchmark.matmul import bench_kernels
+            return bench_gpu(gpu, list(precisions), list(shapes), list(m), store)
+        from kernels.benchmark.matmul import bench_kernels
 
-            threads, measured_on = threads or self._settings.threads, this_device()
-            measured = bench_kernels(list(precisions), list(shapes), list(m), threads, on_measurement, peers)
-        for measurement in measured:
-            self._measurements.add_throughput(now(), measured_on, {"kind": "kernel", **asdict(measurement)})
-        return measured
+        return bench_kernels(list(precisions), list(shapes), list(m), threads or self._settings.threads, store, peers)
 
     def time_decode(
         self,
@@ -87,17 +91,13 @@ class ThroughputService:
             raise ServiceError(
                 f"Nothing to measure: {len(columns)} columns and {tokens} tokens. Use at least 1 column and 2 tokens."
             )
-        if imports := [column for column in columns if self._registry.is_imported(column)]:
-            raise ServiceError(
-                f"{imports[0]} is imported: it computes in float32 here. Time its file in the runtime it is for."
-            )
         import torch
 
         from abq_core.inference.generate import Finished, generate
         from app.services.speed.decode_columns import held_bytes, path_of
 
         gpu = None if device == "cpu" else _gpu()
-        ref = self._registry.common_model(columns, model)
+        ref = self._registry.common_model(columns, stored_model(model))
         loaded = self._load_columns(columns, ref, gpu)
         list(generate(loaded, None, PROMPT, WARM_UP_TOKENS))
         finished = list[Finished]()
@@ -147,7 +147,7 @@ class ThroughputService:
         from app.services.speed.decode_columns import held_bytes, path_of
         from kernels.benchmark.bandwidth import read_bandwidth
 
-        ref = self._registry.common_model(columns, model)
+        ref = self._registry.common_model(columns, stored_model(model))
         threads = torch.get_num_threads()
         bandwidth = read_bandwidth(threads)
         profiles: list[dict[str, object]] = []
@@ -172,6 +172,15 @@ class ThroughputService:
     def _load_columns(self, columns: Sequence[str], ref: str, gpu: "CudaDevice | None") -> "dict[str, LoadedModel]":
         from app.services.speed.decode_columns import cpu_column, gpu_column
 
+        if imports := [column for column in columns if self._registry.is_imported(column)]:
+            raise ServiceError(
+                f"{imports[0]} is imported: it computes in float32 here. Time its file in the runtime it is for."
+            )
+        if gpu is None and self._settings.device != CPU:
+            raise ServiceError(
+                f"The models of this process are on {self._settings.device} (ABQ_DEVICE), so the CPU cannot be timed. "
+                "Use --device cuda, or start without ABQ_DEVICE."
+            )
         if gpu is None:
             return {column: cpu_column(self._registry, column, ref) for column in columns}
         return {column: gpu_column(self._registry, column, ref, gpu.place) for column in columns}

@@ -12,6 +12,7 @@ from app.services.dataframes import WINDOWS
 from app.services.errors import ServiceError
 from app.services.evaluation import EvaluationService, EvaluationText
 from app.services.local_path import local_path
+from app.services.sources import Sources
 from app.services.stored import Storage
 from app.services.sweeps import PlannedCalibration, SweepService
 from storage.measurements import EvaluationRecord
@@ -25,8 +26,9 @@ OnStep = Callable[[int, int], None]
 class TextLab:
     """The runs that differ only in their calibration text, and their KL on each of the texts."""
 
-    def __init__(self, storage: Storage, sweeps: SweepService, evaluation: EvaluationService) -> None:
-        self._measurements, self._sweeps, self._evaluation = storage.measurements, sweeps, evaluation
+    def __init__(self, storage: Storage, sources: Sources, sweeps: SweepService, evaluation: EvaluationService) -> None:
+        self._measurements, self._sources = storage.measurements, sources
+        self._sweeps, self._evaluation = sweeps, evaluation
 
     def plan(self, spec: CalibrationSpec, texts: Sequence[str], account: str | None = None) -> list[PlannedCalibration]:
         """One calibration per text, otherwise as `spec`, with the run that it already has.
@@ -34,6 +36,8 @@ class TextLab:
         account: of the page's visitor who names the texts. Raises ServiceError for fewer than two texts or more than
         MOST_TEXTS, and what `SweepService.plan` raises.
         """
+        for text in texts:  # before any path is looked at
+            self._sources.check_text(text, account)
         different = list(dict.fromkeys(map(local_path, texts)))
         if not 2 <= len(different) <= MOST_TEXTS:
             raise ServiceError(f"{len(different)} texts are chosen: choose 2 to {MOST_TEXTS} different ones.")

@@ -1,6 +1,6 @@
 """The Calibrate tab: the form with its preflight estimate. jobs_panel shows the jobs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -131,10 +131,11 @@ def build_calibrate_tab(page: Page) -> None:
         }
 
     @event
-    def choose_boxes(chosen: str, ticked: list[str]) -> Updates:
+    def choose_boxes(chosen: str, ticked: list[str], name: str, count: float | None) -> Updates:
         info = _components(chosen, ticked)
         changed = bool(switches.changed_boxes(ticked, chosen))
         return {
+            epochs: _epochs_for(ticked, name, chosen, count),
             boxes: gr.update(info=info),
             pass_segments: gr.update(visible=switches.END_TO_END in ticked),
             components: gr.update(label="Components (changed)", open=True)
@@ -151,7 +152,7 @@ def build_calibrate_tab(page: Page) -> None:
     method.input(
         choose_method, [method, preset], [method, boxes, length, epochs, pass_segments, components], **PRIVATE
     ).then(**check)
-    boxes.input(choose_boxes, [method, boxes], [boxes, pass_segments, components], **PRIVATE)
+    boxes.input(choose_boxes, [method, boxes, preset, epochs], [boxes, epochs, pass_segments, components], **PRIVATE)
     preset.input(
         choose_preset, [page.selection, preset, method],
         [answer, data, length, segments, seq_len, epochs, pass_segments, text], **PRIVATE,
@@ -166,6 +167,15 @@ def build_calibrate_tab(page: Page) -> None:
 
 def _whole_number(label: str, value: int, elem_id: str) -> gr.Number:
     return gr.Number(value, label=label, precision=0, min_width=80, elem_id=elem_id)
+
+
+def _epochs_for(boxes: list[str], preset: str, method: str, epochs: float | None) -> Any:
+    """Epochs of a preset if something is learned now that has no epochs, or nothing any more; else what is there."""
+    try:
+        components = switches.from_boxes(boxes)
+    except SpecError:  # no loss is ticked yet: the answer says so
+        return gr.skip()
+    return gr.skip() if bool(epochs) == components.learns else epochs_of(preset, method, components)
 
 
 def _components(method: str, boxes: list[str] | None = None) -> str:
@@ -186,7 +196,9 @@ def _spec(page: Page, selection: Selection, form: Form) -> CalibrationSpec:
         data=str(form.data or "").strip(),
         segments=_whole(form.segments, "Segments"),
         seq_len=_whole(form.seq_len, "Tokens each"),
-        epochs=None if form.epochs in (None, epochs_of(STANDARD, method)) else _whole(form.epochs, "Epochs"),
+        epochs=None
+        if form.epochs in (None, epochs_of(STANDARD, method, components))
+        else _whole(form.epochs, "Epochs"),
         end_to_end_segments=_whole(form.pass_segments, PASS_SEGMENTS) if components.end_to_end else None,
         seed=_whole(form.seed, "Seed"),
         device=page.services.settings.device,

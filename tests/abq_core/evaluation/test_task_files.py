@@ -142,3 +142,16 @@ def test_files_that_cannot_be_read_are_named(folder: Path) -> None:
     (folder / "task.yaml").write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(TaskFileError, match="the limit is"):
         read_task_file(folder / "task.yaml")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "task: mine\ndescription: 2024-99-99\n",
+        {**GOOD, "metric_list": [{"metric": ["acc"]}]},
+        {**GOOD, "filter_list": [{"name": "a", "filter": [{"function": ["regex"]}]}]},
+    ],
+)
+def test_values_of_the_wrong_type_are_refused(folder: Path, changed: str | dict[str, Any]) -> None:
+    with pytest.raises(TaskFileError):
+        read_task_file(write(folder, changed))

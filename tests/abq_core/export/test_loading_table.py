@@ -54,6 +54,8 @@ def test_every_runtime_has_one_row_whatever_the_run() -> None:
         ("W4A8", {"hadamard": True}, "llama.cpp gguf", "no"),
         ("W8A8", {}, "llama.cpp gguf", "with --nearest"),
         ("W4A8", {}, "llama.cpp gguf", "yes"),
+        ("W4A8h8", {}, "llama.cpp gguf", "with --nearest"),
+        ("W4A8h7", {}, "llama.cpp gguf", "yes"),
         ("W4A8", {}, "ABQ Explorer transformers", "yes"),
     ],
 )

@@ -61,3 +61,11 @@ def test_missing_and_oversized_files_are_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(text_files, "_MAX_FILE_BYTES", 4)
     with pytest.raises(DataError, match="5 bytes; the limit is 4"):
         check_file(tmp_path / "text.txt")
+
+
+def test_a_line_of_jsonl_may_hold_other_line_ends_and_the_file_a_byte_order_mark(tmp_path: Path) -> None:
+    texts = ["first\u2028second\u2029third\x85fourth", "next"]
+    lines = "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + lines.encode() + b"\r\n\r\n")
+    assert list(file_text(path, "whole").documents) == texts

@@ -1,5 +1,6 @@
 """Evaluations by text and protocol: those that were stored, and those that were not."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_evaluations_of_each_text_and_protocol_are_shown_apart(
             subject, EvaluationText(str(text_file), seq_len=64, protocol="paper", held_out=True)
         )
     paper, windows = services.runs.texts_of(model)
-    assert paper.startswith("paper, ") and windows == f"windows, 4 x 32, {text_file.name}"
+    assert paper.startswith("paper, ") and windows == f"windows, 4 x 32, {text_file.name} (last tenth)"
     latest, older = services.runs.newest_frame(), services.runs.newest_frame(windows)
     assert list(latest["protocol"]) == ["paper", "paper"] and list(older["protocol"]) == ["windows", "windows"]
     assert latest["perplexity"].iloc[0] != older["perplexity"].iloc[0]
@@ -114,3 +115,17 @@ def test_an_evaluation_of_an_earlier_version_is_one_of_windows_without_floor_and
     assert row["protocol"] == "windows" and pandas.isna(row["kl_floor"]) and row["perplexity"] > 1
     assert services.evaluation.kl_buckets(job.run_id).empty
     assert len(services.runs.frame()) == 2, "it is compared with full precision on the same text"
+
+
+def test_a_relative_path_is_stored_as_the_runs_store_it(
+    services: Services, tiny_spec: SpecMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn")))
+    model = Path(str(job.spec["model"]))
+    monkeypatch.chdir(text_file.parent)
+    text = EvaluationText(text_file.name, 4, 32)
+    relative = os.path.relpath(model, text_file.parent)
+    for subject in (relative, job.run_id):
+        assert services.evaluation.evaluate(subject, text).data == str(text_file.resolve())
+    frame = services.runs.newest_frame()
+    assert set(frame["model"]) == {str(model)} and list(frame["run"]) == [job.run_id, ""]

@@ -77,3 +77,21 @@ def test_a_run_that_is_not_finished(tmp_path: Path, tiny_spec: SpecMaker) -> Non
     with pytest.raises(ServiceError, match="is queued: only a finished run"):
         services.exports.export(str(job.run_id), "transformers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_is_stopped_late_leaves_another_one_alone(own: tuple[Services, Job]) -> None:
+    """Stop on the page does not wait for the thread: a second export may begin before the first has ended."""
+    services, job = own
+    run = str(job.run_id)
+    answers = list[dict[str, object]]()
+
+    def begin_again(done: int, total: int) -> None:
+        if not answers:
+            answers.append({})
+            answers[0] = services.exports.keep(run, "transformers", None, ignore)
+        raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        services.exports.keep(run, "transformers", None, begin_again)
+    assert services.exports.kept(run, "transformers") == answers[0]
+    assert [path.name for path in (services.settings.exports_dir / run).iterdir()] == ["transformers"]

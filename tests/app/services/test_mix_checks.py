@@ -8,7 +8,14 @@ from abq_core.mix import MixedLinear, ModelPrecision, PrecisionMix
 from abq_core.precision import Precision
 from app.services.mix_checks import check_mixes
 
-SAME = {"model": "builtin", "protocol": "windows", "data": "builtin", "segments": 32, "seq_len": 512}
+SAME = {
+    "model": "builtin",
+    "protocol": "windows",
+    "data": "builtin",
+    "split": "evaluation",
+    "segments": 32,
+    "seq_len": 512,
+}
 MIX = PrecisionMix((MixedLinear(0, "q", Precision.parse("W2A8"), 10), MixedLinear(0, "k", Precision.parse("W4A8"), 10)))
 
 
@@ -41,6 +48,7 @@ def test_the_lower_kl_of_the_same_size_wins(kl: float, kept: bool) -> None:
         uniform("W3A8", 0.1, 300, method="rtn"),
         uniform("W3A8", 0.1, 300, data="notes.txt"),
         uniform("W3A8", 0.1, 300, segments=8),
+        uniform("W3A8", 0.1, 300, split="whole"),
         uniform("W3A4", 0.1, 300),
         uniform("W3A8kv4", 0.1, 300),
         uniform("W4A8", 0.1, 301),

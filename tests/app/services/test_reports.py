@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import pandas
 import pytest
 from app_cases import SpecMaker, work_on
 
+from app.runs.reports import _answer
 from app.services import ServiceError, Services
 from storage.jobs import Job
 
@@ -62,3 +64,16 @@ def test_without_a_finished_run_there_is_no_report(services: Services, tmp_path:
     with pytest.raises(ServiceError, match="no finished runs"):
         services.reports.write([], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_answer_compares_a_run_with_its_own_model() -> None:
+    columns = ["run", "model", "precision", "method", "same_top", "weight_bytes"]
+    rows = [
+        ["", "small", "FP16", "none", None, 10],
+        ["", "large", "FP16", "none", None, 1000],
+        ["r-1", "large", "W4A8", "abq", 0.9, 250],
+        ["r-2", "unknown", "W8A8", "abq", 0.99, 500],
+    ]
+    assert "W4A8 with abq keeps 90.0 % of the top tokens, and its weights are 4.0 times" in _answer(
+        pandas.DataFrame(rows, columns=columns)
+    )

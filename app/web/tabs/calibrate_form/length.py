@@ -1,11 +1,12 @@
 """The length of a calibration as one slider, with its time and the KL of runs that were made here."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import gradio as gr
 from gradio.events import Dependency
 
-from abq_core.methods import METHOD_TABLE, METHODS
+from abq_core.methods import METHOD_TABLE
 from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, CalibrationSpec
 from app.formatting import nats, seconds
 from app.web.page.callbacks import PRIVATE, Updates, event
@@ -43,10 +44,9 @@ def wire_length(
 
 
 def length_of(percent: float, method: str) -> Length:
-    """The length at a position of the slider; 0 epochs for a method that learns nothing."""
-    share = percent / WHOLE
-    epochs = max(1, round(share * METHOD_TABLE[method].epochs)) if METHODS[method].learns else 0
-    return Length(epochs, max(1, round(share * DEFAULT_END_TO_END_SEGMENTS)))
+    """The length at a position of the slider."""
+    whole = Length(METHOD_TABLE[method].epochs, DEFAULT_END_TO_END_SEGMENTS)
+    return Length(*(max(1, round(percent / WHOLE * number)) for number in whole))
 
 
 def percent_of(epochs: float | None, method: str) -> int:
@@ -62,20 +62,29 @@ def expectation(page: Page, spec: CalibrationSpec, expected_seconds: float | Non
     time = "" if expected_seconds is None else f"About {seconds(expected_seconds)}. "
     known = _known(page, spec)
     if not known:
-        return f"{time}No run of {spec.method} at {spec.precision} was made here yet."
-    shorter = [epochs for epochs in known if epochs <= spec.active_epochs]
-    longer = [epochs for epochs in known if epochs >= spec.active_epochs]
+        return f"{time}No other length of this calibration was run here yet."
+    now = _length(spec)
+    shorter, longer = [one for one in known if one <= now], [one for one in known if one >= now]
     nearest = sorted({*shorter[-1:], *longer[:1]})
-    told = [f"KL {nats(known[epochs])} with {epochs} epoch{'s' * (epochs > 1)}" for epochs in nearest]
-    return f"{time}Runs made here: {', '.join(told)}."
+    return f"{time}Runs made here: {', '.join(f'KL {nats(known[one])} with {_said(one, spec)}' for one in nearest)}."
 
 
-def _known(page: Page, spec: CalibrationSpec) -> dict[int, float]:
-    """KL by epochs of the newest run of each length, shortest first."""
+def _known(page: Page, spec: CalibrationSpec) -> dict[Length, float]:
+    """KL of the newest run of each length that agrees with `spec` in everything else, shortest first."""
     runs = runs_made_here(page, spec)
     runs = runs[runs["method"].eq(spec.method)]
-    found: dict[int, float] = {}
+    found: dict[Length, float] = {}
     for run, kl in zip(runs["run"], runs["kl_mean"], strict=True):  # newest first
         made = CalibrationSpec.from_dict(page.services.runs.get(run).spec)
-        found.setdefault(made.active_epochs, float(kl))
+        if replace(made, epochs=spec.epochs, end_to_end_segments=spec.end_to_end_segments) == spec:
+            found.setdefault(_length(made), float(kl))
     return dict(sorted(found.items()))
+
+
+def _length(spec: CalibrationSpec) -> Length:
+    return Length(spec.active_epochs, spec.active_end_to_end_segments)
+
+
+def _said(length: Length, spec: CalibrationSpec) -> str:
+    epochs = f"{length.epochs} epoch{'s' * (length.epochs > 1)}"
+    return f"{epochs} and {length.pass_segments:,} segments end to end" if spec.learns_end_to_end else epochs

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from abq_core.methods import METHOD_TABLE, METHODS
+from abq_core.methods import METHOD_TABLE, METHODS, Switches
 from abq_core.spec import DEFAULT_END_TO_END_SEGMENTS, CalibrationSpec
 from abq_core.text.sources import BUILTIN_TEXT
 from app.formatting import MISSING, seconds
@@ -41,9 +41,9 @@ PRESET_HELP = (
 )
 
 
-def epochs_of(preset: str, method: str) -> int:
-    """Epochs that a preset has with a method; 0 for a method that learns nothing."""
-    if not METHODS[method].learns:
+def epochs_of(preset: str, method: str, components: Switches | None = None) -> int:
+    """Epochs that a preset has with a method; 0 if nothing is learned. components: None for the method's."""
+    if not (components or METHODS[method]).learns:
         return 0
     chosen = PRESETS[preset].epochs if preset in PRESETS else None
     return METHOD_TABLE[method].epochs if chosen is None else chosen
@@ -57,9 +57,9 @@ def cost_table(page: Page, spec: CalibrationSpec) -> str:
     runs = runs_made_here(page, spec)
     rows = []
     for method in MAIN:
-        epochs = spec.epochs if method == spec.method else None
-        plain = replace(spec, method=method, switches=None, epochs=epochs, end_to_end_segments=None)
-        expected = page.services.models.estimate_calibration(plain).expected_seconds
+        other = replace(spec, method=method, switches=None, epochs=None, end_to_end_segments=None)
+        shown = spec if method == spec.method else other
+        expected = page.services.models.estimate_calibration(shown).expected_seconds
         time = MISSING if expected is None else seconds(expected)
         rows.append((method, time, _range(runs[runs["method"].eq(method)]), method == spec.method))
     return html.render("method_costs.html", rows=rows)

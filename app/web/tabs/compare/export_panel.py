@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from markupsafe import Markup
 
+from abq_core.imports.spec import is_import
 from app.web import html
 from app.web.access.private_texts import check_text_access
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
@@ -53,7 +54,7 @@ def build_export_panel(page: Page) -> None:
         if not selection.run:
             return {panel: gr.update(visible=False)}
         run = page.services.runs.get(selection.run)
-        if run.state != "succeeded":
+        if run.state != "succeeded" or is_import(run.spec):
             return {panel: gr.update(visible=False)}
         check_text_access(run, request)
         rows = page.services.exports.loading_table(run.id)

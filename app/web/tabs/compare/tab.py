@@ -14,6 +14,8 @@ from abq_core.spec import CalibrationSpec
 from app.figures.pareto import front, pareto_figure, size_column
 from app.figures.run_lenses import lens_of
 from app.formatting import MISSING, bits, kl, number, percent, perplexity, size, task_average
+from app.services.dataframes import MEASURED_ON
+from app.services.speed.timings import this_device
 from app.web import html
 from app.web.access.login import account_of
 from app.web.page.callbacks import PRIVATE, Updates, callback, event
@@ -185,9 +187,10 @@ def _specs(page: Page, selection: Selection, precisions: list[str], methods: lis
 
 
 def _with_speed(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Runs with their newest measured decode speed."""
+    """Runs of one model with their newest decode speed on this machine's CPU."""
     if measured.empty or "column" not in measured:
         return runs
+    measured = measured[measured["machine"].eq(this_device()) & measured["model"].isin(runs["model"])]
     newest = measured[measured["kind"].eq("decode")].drop_duplicates("column").set_index("column")["tokens_per_second"]
     columns = runs["run"].where(runs["run"].ne(""), "fp32")
     return runs.assign(tokens_per_second=columns.map(newest))
@@ -205,7 +208,7 @@ def _answer(runs: pd.DataFrame) -> str:
         best=on_front.iloc[0].to_dict(),
         best_bytes=on_front.iloc[0][size_column(evaluated)],
         examples=int((evaluated["example"] & evaluated["run"].ne("")).sum()),
-        texts=len(evaluated[["protocol", "data", "segments", "seq_len"]].drop_duplicates()),
+        texts=len(evaluated[MEASURED_ON].drop_duplicates()),
     )
 
 

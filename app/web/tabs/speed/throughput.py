@@ -232,7 +232,7 @@ def _wire_benchmarks(page: Page, widgets: Widgets) -> None:
         widgets.time_decode.click(decode, whole, shown, **BUSY),
         widgets.profile.click(profile, whole, shown, **BUSY),
     ]
-    stopped = html.answer("Stopped. Completed timings are kept.")
+    stopped = html.answer("Stopped. Kernel timings that were complete are kept.")
     widgets.stop.click(lambda: stopped, None, answer, cancels=measuring, **PRIVATE)
 
 

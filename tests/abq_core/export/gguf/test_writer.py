@@ -152,3 +152,10 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, tiny_llama: Path
     with pytest.raises(RuntimeError, match="Block 1 of this run is missing"):
         export_run(source, "gguf", tmp_path / "out", Options(), {}, ignore)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bits_of_a_table_need_nearest(tiny_llama: Path, tmp_path: Path) -> None:
+    base = load_model(str(tiny_llama))
+    with pytest.raises(ExportError, match=r"embed_tokens\.weight exactly.*--nearest, or .* at most 7 bits"):
+        write_gguf(export_source(base, "W4A16e8"), tmp_path, False, ignore)
+    write_gguf(export_source(base, "W4A16e7"), tmp_path, False, ignore)

@@ -1,8 +1,12 @@
 """Throughput: decoding of whole models, each column on its own path."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from app.services import ServiceError, Services
+from app.services.speed.throughput import ThroughputService
 from storage.jobs import Job
 
 
@@ -38,3 +42,24 @@ def test_a_profile_is_stored_with_its_parts(finished: tuple[Services, Job]) -> N
     assert row["column"] == job.run_id and row["model"] == model
     with pytest.raises(ServiceError, match="at least 1 column and 2 tokens"):
         services.throughput.profile_decode([], 4)
+
+
+def test_kernel_timings_are_kept_when_the_rest_is_stopped(services: Services) -> None:
+    seen: list[object] = []
+
+    def stop(measurement: object) -> None:
+        seen.append(measurement)
+        if len(seen) == 2:
+            raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        services.throughput.time_kernels(["W2A8", "W4A8"], [(64, 64)], [1], 1, stop)
+    assert len(services.timings.frame()) == 2
+
+
+def test_models_on_a_gpu_are_not_timed_as_the_cpu_s(services: Services, tiny_llama: Path) -> None:
+    other = replace(services.settings, device="cuda")
+    throughput = ThroughputService(other, services.storage.measurements, services.registry)
+    for measure in (throughput.time_decode, throughput.profile_decode):
+        with pytest.raises(ServiceError, match="on cuda"):
+            measure(["W2A8"], 4, str(tiny_llama))

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from app_cases import SpecMaker
 
 from abq_core.models.errors import ModelNotFoundError
-from app.services import Services
+from app.services import Services, open_services
 from app.web.access.allowed_folders import AllowedFolders, ForbiddenPathError, page_folders
 
 
@@ -96,3 +97,12 @@ def test_with_a_login_only_two_folders_and_those_of_allow(tmp_path: Path) -> Non
 
 def test_the_command_line_reads_every_path(services: Services, tiny_llama: Path) -> None:
     assert services.models.shape(str(tiny_llama)).parameters > 0
+
+
+def test_texts_of_the_text_lab_are_refused_before_they_are_looked_at(
+    services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal repeats what was typed: a resolved path would tell what the link points to."""
+    page = open_services(services.settings, AllowedFolders([services.settings.data_dir / "texts"]))
+    with pytest.raises(ForbiddenPathError, match="'/proc/self/cwd' is outside"):
+        page.text_lab.plan(tiny_spec(), ["/proc/self/cwd", "builtin"])

@@ -15,14 +15,12 @@ from storage.jobs import Job
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_right_end_is_the_default_and_every_position_comes_back(method: str) -> None:
-    learns = METHODS[method].learns
     whole = length_of(WHOLE, method)
-    assert whole == (METHOD_TABLE[method].epochs if learns else 0, DEFAULT_END_TO_END_SEGMENTS)
+    assert whole == (METHOD_TABLE[method].epochs, DEFAULT_END_TO_END_SEGMENTS)
     for percent in range(STEP, WHOLE + 1, STEP):
         now = length_of(percent, method)
         assert 1 <= now.pass_segments <= whole.pass_segments
-        if learns:
-            assert percent_of(now.epochs, method) == percent and now.epochs >= 1
+        assert percent_of(now.epochs, method) == percent and now.epochs >= 1
 
 
 def test_numbers_beyond_the_slider_move_it_to_its_ends() -> None:
@@ -38,5 +36,7 @@ def test_the_info_names_time_and_the_nearest_runs_made_here(
     told = expectation(page, tiny_spec(), 240.0)
     assert told.startswith("About 4 min") and f"KL {kl:.4f} nats with 2 epochs." in told
     other = expectation(page, tiny_spec("W2A8"), None)
-    assert other == "No run of abq at W2A8 was made here yet."
+    assert other == "No other length of this calibration was run here yet."
+    changed = expectation(page, tiny_spec(segments=3), None)  # a shorter text is another calibration
+    assert changed == other
     assert expectation(page, tiny_spec(method="rtn"), 1.0).startswith("rtn learns nothing")
