@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,7 @@ from row_file import RowFile
 from abq_core.evaluation.perplexity import EvaluationError
 from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.precision import FULL, Precision
+from app.services.speed.timings import this_device
 
 PRECISIONS = ("W8A8", "W4A8", "W4A8h8", "W4A8h8e8", "W4A4", "W2*A8h8")
 METHODS = ("rtn", "abq")
@@ -126,7 +127,8 @@ class Bench:
         """Time the decoding of all columns in turn, `rounds` times."""
         words = ("bench", "decode", "--model", str(self.options.model), "--columns", ",".join(columns))
         rounds = [self.abq(*words)["measurements"] for _ in range(self.options.rounds)]
-        self.file.add({"model": self.options.model.name, "speed": list(columns)}, {"rounds": rounds})
+        on = {"machine": this_device(), "date": date.today().isoformat()}
+        self.file.add({"model": self.options.model.name, "speed": list(columns)}, {"rounds": rounds, **on})
 
 
 def settings_key(settings: Sequence[tuple[str, str]]) -> Key:

@@ -58,11 +58,14 @@ class Allocation:
             **mix,
         }
 
-    def with_tables(self, head_bits: int | None, embedding_bits: int | None) -> "Allocation":
-        """The same allocation for a model with these bits of LM head and embedding."""
-        precision = self.precision.with_tables(head_bits, embedding_bits)
-        uniform = {one.with_tables(head_bits, embedding_bits): kl for one, kl in self.uniform.items()}
-        return replace(self, precision=precision, uniform=uniform)
+    def with_tables(self, head_bits: int | None, embedding_bits: int | None, kl: float = 0.0) -> "Allocation":
+        """The same allocation for a model with these bits of LM head and embedding, whose own distance is `kl`."""
+        return replace(
+            self,
+            precision=self.precision.with_tables(head_bits, embedding_bits),
+            predicted_kl=self.predicted_kl + kl,
+            uniform={one.with_tables(head_bits, embedding_bits): kl + own for one, own in self.uniform.items()},
+        )
 
     def frame(self) -> pd.DataFrame:
         """One row per linear: block, tensor, precision, stored_bits, kl, weights."""

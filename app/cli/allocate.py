@@ -32,6 +32,12 @@ def allocate(
     mib: Annotated[
         float | None, typer.Option("--mib", help="Instead of --bits: MiB of the blocks' linears, with scales.")
     ] = None,
+    bits_per_parameter: Annotated[
+        float | None,
+        typer.Option(
+            "--bits-per-parameter", help="Instead: of the whole model; chooses bits of embedding and LM head too."
+        ),
+    ] = None,
     candidates: Annotated[
         str, typer.Option("--candidates", help="Precisions to choose from, comma-separated.")
     ] = "W2A8,W2*A8,W3A8,W4A8",
@@ -53,10 +59,15 @@ def allocate(
 
       abq allocate builtin --bits 2.5 --out mix.json
 
+      abq allocate builtin --bits-per-parameter 3.5
+
       abq calibrate builtin --precision mix.json --wait
     """
-    if (bits is None) == (mib is None):
-        raise OptionError("Give one budget: --bits (stored bits per weight) or --mib (size of the linears).")
+    if sum(budget is not None for budget in (bits, mib, bits_per_parameter)) != 1:
+        raise OptionError(
+            "Give one budget: --bits (stored bits per weight), --mib (size of the linears) or --bits-per-parameter "
+            "(of the whole model)."
+        )
     if out is not None and out.suffix != MIX_SUFFIX:
         raise OptionError(f"--out {out}: name a file that ends in {MIX_SUFFIX}; abq calibrate requires it.")
     from app.files import output_path, write_output
@@ -71,17 +82,21 @@ def allocate(
         line.show("allocate", done / max(total, 1), "Measuring sensitivities: one linear quantized at a time.", None)
 
     text = SensitivityText(data, segments, seq_len, seed)
-    size = None if mib is None else _bytes(mib)
-    chosen = services.allocation.allocate(model, parse_list(candidates), bits, size, text, on_step)
+    names, size = parse_list(candidates), None if mib is None else _bytes(mib)
+    if bits_per_parameter is None:
+        chosen = services.allocation.allocate(model, names, bits, size, text, on_step)
+    else:
+        chosen = services.allocation.allocate_model(model, names, bits_per_parameter, text, on_step)
     line.close()
-    content = {"model": model, **chosen.to_dict()}
+    whole = services.models.estimate(model, chosen.precision).bits_per_parameter
+    content = {"model": model, **chosen.to_dict(), "bits_per_parameter": whole}
     if target is not None:
         write_output(target, to_json_text(content).encode(), force)
     uniform = ", ".join(f"{precision} {formatting.nats(kl)}" for precision, kl in chosen.uniform.items())
     summary = (
         f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits per weight "
         f"({formatting.bits(chosen.precision.information_bits)} information bits), "
-        f"{formatting.size(chosen.stored_bytes)}.\n"
+        f"{formatting.size(chosen.stored_bytes)}; {formatting.bits(whole)} bits per parameter of the whole model.\n"
         f"Predicted KL to full precision: {formatting.nats(chosen.predicted_kl)}; "
         f"with one precision for all linears: {uniform}.\n"
     )

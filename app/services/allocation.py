@@ -1,5 +1,6 @@
 """Mixed precision under a budget, from sensitivities measured once and stored as files."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -11,12 +12,13 @@ import pandas
 
 from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.mix import MixError, ModelPrecision
-from abq_core.precision import Precision
+from abq_core.precision import FULL_BITS, Precision
 from abq_core.spec import read_precision
 from abq_core.text.sources import BUILTIN_TEXT
 from app.files import write_atomically
 from app.services.local_path import local_path
 from app.services.mix_checks import MixCheck, check_mixes
+from app.services.models import TABLE_BITS, ModelService
 from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.services.sources import Sources
@@ -49,8 +51,10 @@ class SensitivityText:
 class AllocationService:
     """Chooses a precision for every linear of a model."""
 
-    def __init__(self, settings: Settings, runs: RunService, registry: ModelRegistry, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(
+        self, settings: Settings, runs: RunService, registry: ModelRegistry, models: ModelService, sources: Sources
+    ) -> None:
+        self._sources, self._models = sources, models
         self._folder, self._runs, self._registry = settings.data_dir / FOLDER, runs, registry
 
     def allocate(
@@ -77,6 +81,47 @@ class AllocationService:
         measured = self._measure(local_path(self._sources.model(ref)), linears, text or SensitivityText(), on_step)
         chosen = allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
         return chosen.with_tables(precisions[0].head_bits, precisions[0].embedding_bits)
+
+    def allocate_model(
+        self,
+        ref: str,
+        candidates: Sequence[str],
+        bits_per_parameter: float,
+        text: SensitivityText | None = None,
+        on_step: OnStep | None = None,
+    ) -> "Allocation":
+        """Choose a precision for every linear, and the bits of embedding and LM head, within the size of a model.
+
+        For each of TABLE_BITS the linears get what remains; the least sum of predicted KL wins. The KL of the tables is
+        measured on held-out text. bits_per_parameter: of the whole model, norms and scales included. Otherwise as
+        `allocate`; candidates name no bits of embedding and LM head.
+        """
+        from abq_core.planning.allocate import BudgetError, allocate, check_request
+        from abq_core.planning.size import model_size
+
+        precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
+        check_request(precisions, bits_per_parameter)
+        if precisions[0] != precisions[0].with_tables(None, None):
+            raise BudgetError(f"{precisions[0]} fixes bits that this budget chooses: leave out h and e.")
+        model = local_path(self._sources.model(ref))
+        measured, shape = self._measure(model, precisions, text or SensitivityText(), on_step), self._models.shape(ref)
+        allocations: list[Allocation] = []
+        for bits in TABLE_BITS:
+            tables = None if bits == FULL_BITS else bits
+            rounded = precisions[0].with_tables(tables, tables)
+            size = model_size(shape, rounded)
+            remaining = int(bits_per_parameter * size.parameters / 8) - (size.total - size.linears)
+            with contextlib.suppress(BudgetError):  # too small for the linears beside these tables
+                chosen = allocate(measured, stored_bytes=max(remaining, 1))
+                kl = 0.0 if tables is None else self._models.table_cost(ref, rounded).kl_mean
+                allocations.append(chosen.with_tables(tables, tables, kl))
+        if not allocations:
+            raise BudgetError(
+                f"The budget of {bits_per_parameter:g} bits per parameter cannot be met: with these candidates the "
+                f"model is larger, also with {TABLE_BITS[-1]} bits for embedding and LM head. Raise the budget, or add "
+                "a candidate with fewer bits."
+            )
+        return min(allocations, key=lambda one: one.predicted_kl)
 
     def predictions(self, model: str) -> pandas.DataFrame:
         """Predicted and measured KL to full precision of the model's evaluated runs.

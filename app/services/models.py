@@ -8,7 +8,7 @@ import pandas
 from cachetools import LRUCache, cached
 
 from abq_core.mix import ModelPrecision, resolve_tables
-from abq_core.precision import suffix
+from abq_core.precision import FULL_BITS, suffix
 from abq_core.spec import CalibrationSpec
 from abq_core.text.sources import BUILTIN_TEXT
 from app.services.precisions import find_precision
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no mo
 MAX_RECENT_RUNS = 500  # runs whose models are listed
 MAX_EXPLORED = 8  # explored pairs of model and precision that stay in memory
 MAX_COSTS = 64  # measured costs of tables that stay in memory
+TABLE_BITS = (FULL_BITS, 8, 6, 4)  # of embedding and LM head, from which the page and a budget choose
 COST_SEGMENTS, COST_SEQ_LEN = 4, 128  # of held-out built-in text, on which they are measured
 
 

@@ -31,7 +31,7 @@ def tables(rows: Sequence[Row]) -> str:
         evaluated = sorted(found, key=_place)
         parts += [f"### {model}"] if len(groups) > 1 else []
         parts += [_quality(evaluated), *_gaps(evaluated), _buckets(evaluated)]
-    parts += [_speed(row["found"]["rounds"]) for row in rows if "rounds" in row["found"]]
+    parts += [_speed(row["found"]) for row in rows if "rounds" in row["found"]]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -118,7 +118,8 @@ def _bucket(one: Row) -> str:
     return "" if one["kl_mean"] is None else f"{one['kl_mean']:.4f}"  # None: no token has this confidence
 
 
-def _speed(rounds: Sequence[Sequence[Row]]) -> str:
+def _speed(found: Row) -> str:
+    rounds: Sequence[Sequence[Row]] = found["rounds"]
     head = ["", "path", "tokens/s", "first token, ms", "weights in memory, MiB"]
     lines = []
     for measured in zip(*rounds, strict=True):
@@ -129,7 +130,8 @@ def _speed(rounds: Sequence[Sequence[Row]]) -> str:
         )
     one = rounds[0][0]
     return (
-        f"Decoding {one['tokens']} tokens on {one['threads']} threads, in turn, median of {len(rounds)} rounds:\n\n"
+        f"Decoding {one['tokens']} tokens on {one['threads']} threads of {found['machine']}, in turn, median of "
+        f"{len(rounds)} rounds, {found['date']}. Weights are rounded to nearest:\n\n"
         f"{_table(head, lines)}"
     )
 

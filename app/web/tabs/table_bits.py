@@ -8,13 +8,11 @@ from markupsafe import Markup
 from abq_core.mix import ModelPrecision, PrecisionMix
 from abq_core.precision import FULL_BITS
 from app.formatting import bits, nats, percent
-from app.services.models import COST_SEGMENTS, COST_SEQ_LEN
+from app.services.models import COST_SEGMENTS, COST_SEQ_LEN, TABLE_BITS
 from app.web import html
 from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection
-
-CHOICES = (FULL_BITS, 8, 6, 4)
 
 
 def build_table_bits(page: Page, answer: gr.HTML) -> None:
@@ -23,7 +21,7 @@ def build_table_bits(page: Page, answer: gr.HTML) -> None:
     answer: shows the sentence of an error.
     """
     choice = gr.Radio(
-        [str(number) for number in CHOICES], label="Bits of embedding and LM head", elem_id="explore-table-bits"
+        [str(number) for number in TABLE_BITS], label="Bits of embedding and LM head", elem_id="explore-table-bits"
     )
     costs = gr.HTML("", elem_id="explore-table-costs", js_on_load=None)
     measure = gr.Button("Measure their cost in KL", size="sm", elem_id="explore-measure-tables")
@@ -45,7 +43,7 @@ def build_table_bits(page: Page, answer: gr.HTML) -> None:
     @callback(answer)
     def measure_costs(selection: Selection) -> Iterator[Updates]:
         precision = _precision(page, selection)
-        for number in CHOICES[1:]:
+        for number in TABLE_BITS[1:]:
             page.services.models.table_cost(selection.model, _at(precision, number))
             yield {costs: _costs(page, selection, precision)}
 
@@ -68,7 +66,7 @@ def _at(precision: ModelPrecision, number: int) -> ModelPrecision:
 def _costs(page: Page, selection: Selection, precision: ModelPrecision) -> Markup:
     """One row per choice: bits per parameter of the whole model, and the cost if it was measured."""
     models, rows = page.services.models, []
-    for number in CHOICES:
+    for number in TABLE_BITS:
         candidate = _at(precision, number)
         size = bits(models.estimate(selection.model, candidate).bits_per_parameter)
         known = None if number == FULL_BITS else models.known_table_cost(selection.model, candidate)

@@ -77,6 +77,30 @@ def test_a_mix_has_the_bits_of_the_tables_of_its_candidates(
         services.allocation.allocate(str(job.spec["model"]), ["W2A8", "W4A8h8"], 3.5, text=small(text_file))
 
 
+def test_a_budget_of_the_whole_model_chooses_the_bits_of_its_tables(
+    mixed: tuple[Services, Job, PrecisionMix], text_file: Path
+) -> None:
+    services, job, _ = mixed
+    model, text = str(job.spec["model"]), small(text_file)
+    sizes, tables, distances = [], [], []
+    for budget in (5.0, 6.5, 9.0, 17.0):
+        chosen = services.allocation.allocate_model(model, CANDIDATES, budget, text)
+        sizes.append(services.models.estimate(model, chosen.precision).bits_per_parameter)
+        assert sizes[-1] <= budget
+        tables.append(chosen.precision.head_bits or 16)
+        distances.append(chosen.predicted_kl)
+        assert chosen.precision.head_bits == chosen.precision.embedding_bits
+    assert tables == sorted(tables) and tables[0] < 16 == tables[-1]
+    assert distances == sorted(distances, reverse=True)
+    fixed = services.allocation.allocate(model, CANDIDATES, stored_bits=16.0, text=text)
+    assert distances[-1] == pytest.approx(fixed.predicted_kl)
+    with pytest.raises(BudgetError, match=r"1 bits per parameter cannot be met"):
+        services.allocation.allocate_model(model, CANDIDATES, 1.0, text)
+    for wrong in ([], ["W2A8h8"], ["W2A8", "W4A4"]):
+        with pytest.raises(BudgetError):
+            services.allocation.allocate_model(model, wrong, 5.0, text)
+
+
 def test_a_mix_is_found_by_name_while_it_has_a_run(mixed: tuple[Services, Job, PrecisionMix]) -> None:
     services, _, mix = mixed
     assert services.models.precision(f" {mix} ") == mix

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -24,7 +25,12 @@ from app.web.page.selection import Selection
 from app.web.page.steps import Steps
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
 
+if TYPE_CHECKING:
+    from abq_core.planning.allocate import Allocation
+
 CANDIDATES = ["W2A8", "W2*A8", "W3A8", "W4A8"]
+LINEARS, MODEL = "the linear layers", "the whole model, with embedding and LM head"
+LIMITS = {LINEARS: "Stored bits per weight, at most", MODEL: "Bits per parameter, at most"}
 FILE = "mix.json"
 CHOSEN = (
     "Look for the dark cells: these linear layers are most sensitive to low bits, so they get more of them. Hover for "
@@ -81,9 +87,8 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
     """
     with gr.Row(elem_classes="abq-tab", visible=visible) as row:
         with gr.Column(elem_classes="abq-choices"):
-            limit = gr.Slider(
-                1, 8, value=2.5, step=0.05, label="Stored bits per weight, at most", elem_id="budget-bits"
-            )
+            scope = gr.Radio(list(LIMITS), value=LINEARS, label="Budget of", elem_id="budget-scope")
+            limit = gr.Slider(1, 8, value=2.5, step=0.05, label=LIMITS[LINEARS], elem_id="budget-bits")
             candidates = gr.Dropdown(
                 PRECISIONS, value=CANDIDATES, multiselect=True, allow_custom_value=True,
                 label="Candidates for each linear layer", elem_id="budget-candidates",
@@ -123,25 +128,19 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         return {command: html.command(_command_lines(selection.model, *values))}
 
     @callback(answer)
-    def measure(selection: Selection, most: float | None, names: list[str] | None) -> Iterator[Updates]:
+    def measure(selection: Selection, of: str, most: float | None, names: list[str] | None) -> Iterator[Updates]:
         """Measure sensitivities, then allocate the bits, and report progress."""
         yield {answer: html.answer(f"Loading the model{html.ELLIPSIS}")}
-        budget, found = _budget(most), None
-
-        def work(report: Callable[[object], None]) -> None:
-            report(
-                page.services.allocation.allocate(
-                    selection.model, names or [], budget, on_step=lambda *step: report(step)
-                )
-            )
-
-        for step in Steps[object](work):
+        found, asked = None, (selection.model, names or [], _budget(most))
+        allocate = _allocation_of(page, of)
+        for step in Steps[object](lambda report: report(allocate(*asked, on_step=lambda *done: report(done)))):
             if isinstance(step, tuple):
                 said = f"Quantizing one linear layer at a time: {step[0]} of {step[1]} measured{html.ELLIPSIS}"
                 yield {answer: html.answer(said)}
             else:
                 found = step
-        mix = Mix(selection.model, found.to_dict(), found.frame())
+        size = page.services.models.estimate(selection.model, found.precision).bits_per_parameter
+        mix = Mix(selection.model, found.to_dict() | {"bits_per_parameter": size}, found.frame())
         yield {**shown(selection, mix), stored: mix.to_json()}
 
     @callback(answer)
@@ -156,11 +155,12 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         return {answer: queued, page.tabs: gr.Tabs(selected="calibrate")}
 
     outputs = [answer, empty, figure, predictions, mixes, calibrate]
-    form = [limit, candidates, method]
+    form = [scope, limit, candidates, method]
+    scope.change(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **PRIVATE)
     page.selection.change(show, [page.selection, stored], outputs, **PRIVATE)
     edited = [page.selection.change, *(widget.change for widget in form)]
     gr.on(edited, show_command, [page.selection, *form], [answer, command], trigger_mode="always_last", **PRIVATE)
-    measuring = choose.click(measure, [page.selection, limit, candidates], [*outputs, stored], **BUSY)
+    measuring = choose.click(measure, [page.selection, scope, limit, candidates], [*outputs, stored], **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
     calibrate.click(start, [page.selection, stored, method], [answer, page.tabs], **PRIVATE)
     return row
@@ -185,6 +185,12 @@ def mix_table(checks: Sequence[MixCheck]) -> str:
     return table(MIX_HEADINGS, rows, MIX_CAPTION, selectable=False) if rows else ""
 
 
+def _allocation_of(page: Page, scope: str) -> "Callable[..., Allocation]":
+    """What allocates a budget of the linear layers or of the whole model."""
+    service = page.services.allocation
+    return service.allocate_model if scope == MODEL else service.allocate
+
+
 def _budget(value: object) -> float:
     most = number(value)
     if most is None:
@@ -192,8 +198,8 @@ def _budget(value: object) -> float:
     return most
 
 
-def _command_lines(model: str, limit: float | None, candidates: list[str] | None, method: str) -> list[str]:
-    names = ",".join(candidates or [])
-    choose = ["abq", "allocate", model, "--bits", f"{number(limit) or 0:g}", "--candidates", names, "--out", FILE]
+def _command_lines(model: str, of: str, limit: float | None, candidates: list[str] | None, method: str) -> list[str]:
+    budget = ["--bits-per-parameter" if of == MODEL else "--bits", f"{number(limit) or 0:g}"]
+    choose = ["abq", "allocate", model, *budget, "--candidates", ",".join(candidates or []), "--out", FILE]
     calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
     return [shlex.join(choose), shlex.join(calibrate)]
