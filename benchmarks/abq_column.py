@@ -12,9 +12,8 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 import torch
 from column_process import answer_rounds
 from decode_round import Request, answer
-from endless import without_end
 
-from abq_core.inference.generate import Token, generate
+from abq_core.inference.generate import Token, generate_endlessly
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import load_model
 from abq_core.models.shape import shape_of
@@ -27,7 +26,7 @@ def serve(pipe: Connection, folder: str, column: str) -> None:
     """Round the model of a folder to a precision, and answer rounds."""
     torch.set_num_threads(thread_count())
     full = load_model(folder)
-    model = without_end(rounded_model(full, Precision.parse(column), "packed"))
+    model = rounded_model(full, Precision.parse(column), "packed")
     size = model_size(shape_of(full.ref, full.model.config), model.precision)
     del full
 
@@ -35,7 +34,8 @@ def serve(pipe: Connection, folder: str, column: str) -> None:
         prompt = model.tokenizer.decode(ids)
         if model.tokenizer(prompt)["input_ids"] != ids:
             raise ValueError(f"A prompt of {len(ids)} tokens becomes others when it is read as text: change --prompt.")
-        walls = [event.seconds for event in generate({"": model}, None, prompt, tokens) if isinstance(event, Token)]
+        events = generate_endlessly({"": model}, prompt, tokens)
+        walls = [event.seconds for event in events if isinstance(event, Token)]
         return walls[0], [later - earlier for earlier, later in pairwise(walls)]
 
     def measure(request: Request) -> dict[str, Any]:

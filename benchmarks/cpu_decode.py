@@ -27,11 +27,10 @@ os.environ.update({**THREADS_WAIT, **os.environ})  # read when torch is imported
 import psutil
 import torch
 from column_process import ColumnProcess, answer_rounds, in_turn
-from endless import without_end
 from pages.measured_part import BEGIN, END, replace_measured
 from random_models import CONFIGS, one_block_model, repeat_block
 
-from abq_core.inference.generate import Token, generate
+from abq_core.inference.generate import Token, generate_endlessly
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.reference import BUILTIN
@@ -150,13 +149,13 @@ def _column(name: str, column: str) -> LoadedModel:
         model = rounded_model(model, Precision.parse(column), "packed")
     if name != BUILTIN:
         model = repeat_block(model, CONFIGS[name].num_hidden_layers)
-    return without_end(model)
+    return model
 
 
 def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:
     """Generate one text: seconds to the first token, then wall and CPU seconds (of all threads) per token."""
     walls, cpus, clock = list[float](), list[float](), time.process_time()
-    for event in generate({"": model}, None, _PROMPT, tokens):
+    for event in generate_endlessly({"": model}, _PROMPT, tokens):
         if isinstance(event, Token):
             walls.append(event.seconds)
             cpus.append(time.process_time() - clock)

@@ -20,11 +20,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from endless import without_end
 from gpu_machine import describe_gpu
 from random_models import CONFIGS, one_block_model, repeat_block
 
-from abq_core.inference.generate import Token, generate
+from abq_core.inference.generate import Token, generate_endlessly
 from abq_core.inference.graph_decoder import GraphDecoder
 from abq_core.inference.placement import to_device, to_int8
 from abq_core.inference.runtime import linear_path, rounded_model, weight_bytes
@@ -67,7 +66,7 @@ def measure(
     """
     _release_memory(on)
     model = column_model(name, blocks, column, "cpu" if on is None else on.place)
-    list(generate({"": model}, None, _PROMPT, _WARM_UP_TOKENS))
+    list(generate_endlessly({"": model}, _PROMPT, _WARM_UP_TOKENS))
     held = _release_memory(on)
     texts = [_write(model, tokens) for _ in range(rounds)]
     between = [seconds for text in texts for seconds in text["between"]]
@@ -90,7 +89,7 @@ def column_model(name: str, blocks: int, column: str, place: str) -> LoadedModel
     if column not in (FP16, INT8):
         model = rounded_model(model, Precision.parse(column), "packed")
     model = to_device(model, place, torch.float16)
-    model = without_end(repeat_block(to_int8(model) if column == INT8 else model, blocks))
+    model = repeat_block(to_int8(model) if column == INT8 else model, blocks)
     return replace(model, decoder=model.decoder if place != "cpu" else GraphDecoder(model.model))
 
 
@@ -129,7 +128,8 @@ def _release_memory(on: driver.CudaDevice | None) -> int | None:
 
 def _write(model: LoadedModel, tokens: int) -> dict[str, Any]:
     """Generate one text: seconds to the first token, then seconds per token, until its logits are on the host."""
-    clock = [event.seconds for event in generate({"": model}, None, _PROMPT, tokens) if isinstance(event, Token)]
+    events = generate_endlessly({"": model}, _PROMPT, tokens)
+    clock = [event.seconds for event in events if isinstance(event, Token)]
     return {"first": clock[0], "between": [later - earlier for earlier, later in pairwise(clock)]}
 
 

@@ -6,7 +6,7 @@ Weight bits, star, activation bits, group size.
 import re
 
 _NAME = re.compile(
-    r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>\d+))?(?:kv\d+)?(?:h\d+)?(?:e\d+)?", re.IGNORECASE
+    r"W(?P<p>\d+)(?P<star>\*)?A(?P<q>\d+)(?:g(?P<group>[1-9]\d*))?(?:kv\d+)?(?:h\d+)?(?:e\d+)?", re.IGNORECASE
 )
 
 

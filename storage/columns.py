@@ -78,6 +78,8 @@ def _encode(value: Any, where: str) -> Any:
 def _key(key: Any, where: str) -> str:
     if not isinstance(key, str):
         raise UnstorableValueError(f"The key {key!r} in {where or 'the value'} is not a string. Pass str({key!r}).")
+    if key == FLOAT_MARK:
+        raise UnstorableValueError(f"The key {key!r} in {where or 'the value'} marks a float here. Use another name.")
     return key
 
 

@@ -104,6 +104,20 @@ def generate(
     return _round_robin(started, max_new_tokens, random.Random(seed), follow)
 
 
+def generate_endlessly(
+    columns: Mapping[str, LoadedModel], prompt: Prompt, max_new_tokens: int
+) -> Iterator[Token | Finished]:
+    """Stream greedy tokens of all columns round-robin, for timings: no end token ends a column.
+
+    Raises PromptError immediately; iterating raises GenerationError.
+    """
+    started = [
+        _Column(name, columns[name], None, start._replace(ends=frozenset()), max_new_tokens, 0.0, 0)
+        for name, start in starts(columns, prompt, max_new_tokens).items()
+    ]
+    return _round_robin(started, max_new_tokens, random.Random(0), follow=False)
+
+
 def greedy_continuation(model: LoadedModel, ids: Sequence[int], max_new_tokens: int, stops: Sequence[str]) -> str:
     """Continue token ids greedily until a stop text (excluded) or the end-of-text token.
 
@@ -219,8 +233,8 @@ def _choose(logits: Tensor, temperature: float, uniform: float) -> int:
     """
     if temperature == 0:
         return most_likely(logits)
-    weights = logits.double().div_(temperature)
-    cumulative = weights.sub_(weights.max()).exp_().cumsum(0)
+    weights = logits.double()
+    cumulative = weights.sub_(weights.max()).div_(temperature).exp_().cumsum(0)  # at most 0 before the division
     position = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
     return min(int(position), len(logits) - 1)
 

@@ -110,6 +110,11 @@ def candidates(weight: DeviceWeight, m: int, act_bits: int, allowed: tuple[str, 
     return chosen
 
 
+def fits_tokens(plan: Plan, m: int) -> bool:
+    """Whether a plan that was timed for fewer tokens can be launched for m."""
+    return plan.instance.family != LIBRARY or m <= _MOST_BLOCKS_Y
+
+
 def default_plan(weight: DeviceWeight, m: int, act_bits: int, allowed: tuple[str, ...], processors: int) -> Plan:
     """The plan to use when nothing has been timed."""
     return candidates(weight, m, act_bits, allowed, processors)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.cuda.device_tensors import DeviceWeight, plane_columns
-from kernels.cuda.plan import Plan, candidates, default_plan
+from kernels.cuda.plan import Plan, candidates, default_plan, fits_tokens
 from kernels.cuda.tiles import LIBRARY, Instance, instances
 from kernels.host.cache_files import cache_folder, write_atomically
 
@@ -40,7 +40,7 @@ class PlanTable:
         """
         key = plan_key(weight, m, act_bits)
         known = _read_plan(weight, self._table().get(key))
-        if known is not None and known.instance.family in allowed:
+        if known is not None and known.instance.family in allowed and fits_tokens(known, m):
             return known
         if seconds is None:
             return default_plan(weight, m, act_bits, allowed, self.processors)

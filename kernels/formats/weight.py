@@ -255,6 +255,10 @@ def _check_finite(name: str, values: NDArray[Any]) -> None:
         raise ShapeError(f"the {name} of row {row} is {values[row, column]}; a weight to pack must be finite")
 
 
+# The byte kernels add codes where they lie in a byte, shifted by up to 7 bits, and shift the sum back.
+_MOST_SUMMED = 1 << 17
+
+
 def most_columns(planes: int, spacing: int) -> int:
     """Columns whose sum of (qa - za)(spacing qw - zw) cannot leave int32."""
     largest = (spacing << planes) - (spacing if spacing <= 2 else spacing // 2)
@@ -263,7 +267,7 @@ def most_columns(planes: int, spacing: int) -> int:
 
 def _segment(k: int, planes: int, group_size: int | None, spacing: int) -> int:
     """Columns per scale such that no sum leaves int32."""
-    limit = most_columns(planes, spacing) // COLUMN_STEP * COLUMN_STEP
+    limit = min(most_columns(planes, spacing), _MOST_SUMMED) // COLUMN_STEP * COLUMN_STEP
     if group_size is None:
         return min(-(-k // COLUMN_STEP) * COLUMN_STEP, limit)
     if group_size > limit:

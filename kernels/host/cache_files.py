@@ -31,7 +31,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+            written = Path(file.name)
+            try:
+                file.write(content)
+                file.close()
+                written.replace(path)
+            except OSError:  # a full disk: nothing may be left on it
+                written.unlink(missing_ok=True)
     except OSError:
         return

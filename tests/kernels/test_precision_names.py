@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.precision_names import parse_precision
+from kernels.precision_names import BenchError, parse_precision
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,9 @@ from kernels.precision_names import parse_precision
 )
 def test_names_are_parsed(name: str, parts: tuple[int, bool, int, int | None]) -> None:
     assert parse_precision(name) == parts
+
+
+@pytest.mark.parametrize("name", ["W4A8g0", "W4A8g", "W9A8", "W4A9"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(BenchError, match=name):
+        parse_precision(name)

@@ -30,7 +30,7 @@ def cpu_column(registry: ModelRegistry, column: str, ref: str) -> LoadedModel:
         return bf16(full)
     if column == "int8":
         return dynamic_int8(full)
-    return full if column == "fp32" else registry.column(column, ref)
+    return fp32(full) if column == "fp32" else registry.column(column, ref)
 
 
 def gpu_column(registry: ModelRegistry, column: str, ref: str, place: str) -> LoadedModel:
@@ -47,6 +47,11 @@ def gpu_column(registry: ModelRegistry, column: str, ref: str, place: str) -> Lo
         full = to_device(registry.full(ref), place, torch.float16)
         return full if column == "fp16" else to_int8(full)
     return to_device(registry.column(column, ref), place, torch.float16)
+
+
+def fp32(full: LoadedModel) -> LoadedModel:
+    """The model with torch's linears in float32: a large checkpoint is otherwise read in its own dtype."""
+    return replace(full, model=converted_copy(full.model, full.model.device), weights=None)
 
 
 def bf16(full: LoadedModel) -> LoadedModel:

@@ -55,7 +55,7 @@ class ThroughputService:
         shapes: (outputs, inputs).  m: tokens.  threads, peers (names in `kernels.benchmark.peers`): for the CPU only.
         device: "cpu" or "cuda". Raises CudaError without a GPU.
         """
-        _require_memory(shapes, m)
+        _require_memory(shapes, m, precisions)
         gpu = _gpu() if device == "cuda" else None
         measured_on = this_device() if gpu is None else gpu.name
 
@@ -93,15 +93,15 @@ class ThroughputService:
             )
         import torch
 
-        from abq_core.inference.generate import Finished, generate
+        from abq_core.inference.generate import Finished, generate_endlessly
         from app.services.speed.decode_columns import held_bytes, path_of
 
         gpu = None if device == "cpu" else _gpu()
         ref = self._registry.common_model(columns, stored_model(model))
         loaded = self._load_columns(columns, ref, gpu)
-        list(generate(loaded, None, PROMPT, WARM_UP_TOKENS))
+        list(generate_endlessly(loaded, PROMPT, WARM_UP_TOKENS))
         finished = list[Finished]()
-        for event in generate(loaded, None, PROMPT, tokens):
+        for event in generate_endlessly(loaded, PROMPT, tokens):
             if isinstance(event, Finished):
                 finished.append(event)
             elif on_token is not None and event.column == columns[0]:
@@ -186,11 +186,18 @@ class ThroughputService:
         return {column: gpu_column(self._registry, column, ref, gpu.place) for column in columns}
 
 
-def _require_memory(shapes: Sequence[tuple[int, int]], m: Sequence[int]) -> None:
-    """Refuse shapes whose operands do not fit in the free memory, before any is made. Raises ServiceError."""
+def _require_memory(shapes: Sequence[tuple[int, int]], m: Sequence[int], precisions: Sequence[str]) -> None:
+    """Refuse shapes whose operands do not fit in the free memory, before any is made.
+
+    Raises ServiceError, and BenchError for an invalid precision.
+    """
+    from kernels.precision_names import parse_precision
+
     free = psutil.virtual_memory().available
+    group_sizes = [size for _, _, _, size in map(parse_precision, precisions) if size is not None]
     for n, k in shapes:
-        needed = _BYTES_PER_ELEMENT * (n * k + max(m, default=1) * (n + k))
+        sums = 4 * max(m, default=1) * n * max((-(-k // size) for size in group_sizes), default=1)  # of the check
+        needed = _BYTES_PER_ELEMENT * (n * k + max(m, default=1) * (n + k)) + sums
         if needed > free:
             raise ServiceError(
                 f"{n}x{k} with {max(m, default=1):,} tokens takes about {formatting.size(needed)} of memory, and "

@@ -137,11 +137,18 @@ def _is_count(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    if isinstance(value, int):
+        return not isinstance(value, bool) and 0 <= value < 2**64
+    return isinstance(value, float) and math.isfinite(value) and value >= 0
 
 
 def _is_speedup(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_text(name) and _is_amount(factor) for name, factor in value.items())
+    return isinstance(value, dict) and all(_is_name(name) and _is_amount(factor) for name, factor in value.items())
+
+
+def _is_name(value: object) -> bool:
+    """A text that is no mark of the storage."""
+    return _is_text(value) and not str(value).startswith("$")
 
 
 def _is_parts(value: object) -> bool:

@@ -12,7 +12,15 @@ from statistics import median
 import pytest
 import torch
 
-from abq_core.inference.generate import Finished, GenerationError, PromptError, Token, generate
+from abq_core.inference.generate import (
+    Finished,
+    GenerationError,
+    PromptError,
+    Token,
+    _choose,
+    generate,
+    generate_endlessly,
+)
 from abq_core.inference.prompts import starts
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.models.architectures import blocks_of
@@ -247,3 +255,20 @@ def test_models_with_different_vocabularies_have_no_kl(llama: LoadedModel) -> No
     assert isinstance(token, Token) and token.kl is None
     with pytest.raises(PromptError, match="another vocabulary"):
         generate({"full": llama, "a": column}, llama, PROMPT, 1, follow=True)
+
+
+@pytest.mark.parametrize("temperature", [1e-308, 1e-300, 1e-30])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    assert _choose(torch.tensor([1.0, 20.0, -3.0, 5.0]), temperature, 0.3) == 1
+
+
+def test_endless_columns_write_all_tokens(llama: LoadedModel) -> None:
+    words = [event.id for event in generate({"a": llama}, None, PROMPT, 12) if isinstance(event, Token)]
+    model = copy.copy(llama.model)
+    model.generation_config = copy.copy(llama.model.generation_config)
+    model.generation_config.eos_token_id = words[3]
+    ending = replace(llama, model=model)
+    assert len([event for event in generate({"a": ending}, None, PROMPT, 12) if isinstance(event, Token)]) <= 4
+    events = list(generate_endlessly({"a": ending}, PROMPT, 12))
+    assert [event.id for event in events if isinstance(event, Token)] == words
+    assert isinstance(events[-1], Finished) and events[-1].tokens == 12 and not events[-1].complete

@@ -134,6 +134,16 @@ def test_extreme_values_on_long_rows_do_not_overflow(bits: int, starred: bool, m
     np.testing.assert_allclose(dispatch.linear(x, weight, 8), np.full((m, n), expected), rtol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [4, 5])
+def test_sums_of_shifted_codes_do_not_overflow(bits: int) -> None:
+    """Longer than the rows above: codes are added where they lie in a byte, as multiples of 16."""
+    n, k = 16, 142_528
+    weight = pack_weight(np.full((n, k), 15, np.uint16), bits, np.ones((n, 1), np.float32), np.zeros((n, 1), int))
+    x = np.ones((1, k), np.float32)
+    assert_exact(x, weight, 8)
+    np.testing.assert_allclose(dispatch.linear(x, weight, 8), np.full((1, n), 15 * k), rtol=1e-5)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     bits=st.integers(1, 8),

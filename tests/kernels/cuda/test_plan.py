@@ -124,3 +124,13 @@ def test_a_stored_plan_with_an_unknown_kernel_is_ignored(tmp_path: Path) -> None
     plans = {plan_key(w, 1, 8): {"kernel": "binary_p2_r7_c7", "warps": [4, 1], "splits": 1}}
     table.path.write_text(json.dumps({"format": 1, "plans": plans}))
     assert table.best(w, 1, 8, BOTH, lambda plan: 1.0) in candidates(w, 1, 8, BOTH, 8)
+
+
+def test_a_stored_plan_of_the_library_is_not_used_for_more_tokens_than_its_grid_has(tmp_path: Path) -> None:
+    w = weight(4096, 4096, 2)
+    library = candidates(w, 40_000, 8, (LIBRARY,), 132)[-1]
+    table = PlanTable("NVIDIA H200", "90a", 132, tmp_path)
+    allowed = (BYTES, LIBRARY)
+    assert table.best(w, 40_000, 8, allowed, lambda plan: 1e-6 if plan == library else 1e-5) == library
+    assert table.best(w, 65_535, 8, allowed, None) == library
+    assert table.best(w, 65_536, 8, allowed, None).instance.family == BYTES

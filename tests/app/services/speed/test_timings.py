@@ -114,6 +114,8 @@ def set_row(name: str, value: object) -> Callable[[Rows], None]:
         (set_value("operations", -2), "operations is '-2'"),
         (set_value("precision", "W" * 201), "precision is"),
         (set_value("speedup", {"torch-bf16": "<b>"}), "speedup is"),
+        (set_value("speedup", {"$float": 1.5}), "speedup is"),
+        (set_value("median_us", 10**400), "median_us is"),
         (set_row("device", 7), "lacks a device"),
         (set_row("created", "2026-01-01T00:00:00"), "time zone"),
         (set_row("created", "yesterday"), "cannot be read"),
