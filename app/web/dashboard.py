@@ -172,8 +172,9 @@ def launch(
     )
     url_host = f"[{host}]" if ":" in host else host
     print(f"ABQ Explorer: http://{url_host}:{port} (data in {settings.data_dir}). Press Ctrl-C to stop.", flush=True)
-    # transformers replaces its entry in sys.modules during import: two threads importing it first would race.
-    importlib.import_module("transformers")
+    # Both import parts of themselves in circles: if two threads imported one first, one of them could fail.
+    for library in ("transformers", "numba"):
+        importlib.import_module(library)
     supervisor.start()
     threading.Thread(target=_warm_up, args=[services], name="warm-up", daemon=True).start()
     server = uvicorn.Server(configuration)
