@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from peer_weights import PeerText, is_peer, peer_tokens, run_peer
+from peer_weights import is_peer, peer_tokens, run_peer
 from peers.exchange import peak_mib
 from row_spec import FULL_PRECISION, RowSpec
 from transformers.utils import logging
@@ -19,6 +19,7 @@ from abq_core.evaluation.perplexity import evaluate
 from abq_core.inference.runtime import quantized_model, weight_bytes
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import FULL, Precision
+from abq_core.spec import CalibrationSpec
 from abq_core.text.segments import recorded_segments
 
 
@@ -89,7 +90,14 @@ def _quantized(base: LoadedModel, spec: RowSpec) -> tuple[LoadedModel, dict[str,
         assert precision == FULL
         return base, {}
     if is_peer(spec.method):
-        text = PeerText(conditions.data, conditions.segments, conditions.seq_len, conditions.seed)
+        text = CalibrationSpec(
+            base.ref,
+            precision,
+            data=conditions.data,
+            segments=conditions.segments,
+            seq_len=conditions.seq_len,
+            seed=conditions.seed,
+        )
         name, tokens = peer_tokens(base, spec.method, text)
         options = {"steps": conditions.steps, "seed": conditions.seed, "symmetric": spec.symmetric}
         result = run_peer(name, conditions.peer_python, base, precision, tokens, options)

@@ -5,21 +5,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peer_weights import PeerText, peer_tokens, run_peer
-from torch import Tensor
+from peer_weights import peer_tokens, run_peer
 
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.inference.runtime import streamed_model
 from abq_core.mix import resolve_tables
-from abq_core.models.loading import LoadedModel, load_model
+from abq_core.models.loading import load_model
 from abq_core.models.shape import has_tied_tables, shape_of
 from abq_core.planning.size import model_size
 from abq_core.precision import Precision
-from abq_core.spec import EVALUATION_SEQ_LEN, CalibrationSpec
-from abq_core.text.paper import PAPER_SEQ_LEN, paper_segments
-from abq_core.text.records import TextRecord
-from abq_core.text.segments import evaluation_segments
-from app.services.evaluation import EVALUATION_SEED
+from abq_core.spec import CalibrationSpec
+from abq_core.text.records import Protocol
+from app.services.evaluation import EvaluationText, read_segments
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class PeerRow:
     steps: int
     python: Path
 
-    def evaluated(self, text: Path, protocols: Sequence[str], count: int) -> dict[str, Any]:
+    def evaluated(self, text: Path, protocols: Sequence[Protocol], count: int) -> dict[str, Any]:
         """Let the peer quantize the model, and evaluate it as `abq eval` does a run calibrated with our defaults.
 
         count: segments that the protocol `windows` reads. Raises PeerError.
@@ -45,14 +42,14 @@ class PeerRow:
         precision = resolve_tables(Precision.parse(self.precision), has_tied_tables(base.model))
         assert isinstance(precision, Precision)
         ours = CalibrationSpec(base.ref, precision, data=str(self.calibrate_on))
-        name, tokens = peer_tokens(base, self.method, PeerText(ours.data, ours.segments, ours.seq_len, ours.seed))
+        name, tokens = peer_tokens(base, self.method, ours)
         options = {"steps": self.steps, "seed": ours.seed, "symmetric": False}
         done = run_peer(name, self.python, base, precision, tokens, options)
         model = streamed_model(base, precision, done.store)
         size = model_size(shape_of(base.ref, base.model.config), precision)
         found: dict[str, Any] = {"seconds": done.record["seconds"], "package": done.record["package"]}
         for protocol in protocols:
-            ids, record = _segments(protocol, str(text), base, count)
+            ids, record = read_segments(EvaluationText(str(text), count, protocol=protocol), "whole", base)
             found[protocol] = {
                 **asdict(evaluate(model, base, ids, None, record.unscored)),
                 "bits_per_parameter": size.bits_per_parameter,
@@ -60,11 +57,3 @@ class PeerRow:
                 "tokens": record.text_tokens,
             }
         return found
-
-
-def _segments(protocol: str, text: str, base: LoadedModel, count: int) -> tuple[Tensor, TextRecord]:
-    """The segments of a file that is read whole, as `abq eval` reads it."""
-    if protocol == "paper":
-        return paper_segments(text, base.tokenizer, min(PAPER_SEQ_LEN, base.context), "whole")
-    seq_len = min(EVALUATION_SEQ_LEN, base.context)
-    return evaluation_segments(text, base.tokenizer, count, seq_len, EVALUATION_SEED, "whole")

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,11 @@ from abq_core.precision import Precision
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.quantization.quantizers import QuantizedWeight
 from abq_core.spec import CalibrationSpec
-from abq_core.text.segments import segments
 
 ROOT = Path(__file__).parent.parent
 PEERS = ("gptq", "autoround")
 PEER_PYTHON = ROOT / ".venv-peers/bin/python"
 _FOLDER = Path(__file__).parent / "peers"
-_ANY = "W4A8"  # the text of a calibration is the same at every precision
 _TOLERANCE = 1e-3  # largest distance of a value from its level, in steps
 _LARGEST_SHIFT = 0.3  # largest mean shift of a linear's weights in steps; a wrong zero point shifts by 1
 _SHOWN = 2000  # characters of a failed peer's output in the message
@@ -40,16 +38,6 @@ _SHOWN = 2000  # characters of a failed peer's output in the message
 
 class PeerError(RuntimeError):
     """A peer failed, or its weights do not fit the request."""
-
-
-@dataclass(frozen=True)
-class PeerText:
-    """The calibration text of a peer: a name or a file, and its segments of `seq_len` tokens."""
-
-    data: str
-    segments: int
-    seq_len: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -96,24 +84,15 @@ def run_peer(
     return PeerResult(stored_blocks(base, precision, weights), record)
 
 
-def peer_tokens(base: LoadedModel, method: str, text: PeerText) -> tuple[str, Tensor]:
+def peer_tokens(base: LoadedModel, method: str, spec: CalibrationSpec) -> tuple[str, Tensor]:
     """The peer's name and its calibration tokens, (segments, length) int64.
 
-    They are those of our blocks; with `@` and a number in `method`, so many segments of our end-to-end pass.
+    Without `@`, the segments of `spec`; with `@N`, N segments that the end-to-end pass of `abq+` reads.
     """
     name, _, count = method.partition("@")
     if not count:
-        return name, segments(text.data, base.tokenizer, text.segments, text.seq_len, text.seed, "calibration")
-    spec = CalibrationSpec(
-        base.ref,
-        Precision.parse(_ANY),
-        "abq+",
-        data=text.data,
-        seq_len=text.seq_len,
-        end_to_end_segments=int(count),
-        seed=text.seed,
-    )
-    tokens = read_text(base, spec).end_to_end
+        return name, read_text(base, spec).blocks
+    tokens = read_text(base, replace(spec, method="abq+", end_to_end_segments=int(count))).end_to_end
     assert tokens is not None
     return name, tokens
 

@@ -16,7 +16,7 @@ from app.clock import now
 from app.runs.run_folder import RunFolderError
 from app.services.dataframes import BUCKET_COLUMNS, protocol, text_label
 from app.services.errors import ServiceError
-from app.services.local_path import local_path, stored_model
+from app.services.local_path import local_path
 from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.services.sources import Sources
@@ -79,8 +79,8 @@ class EvaluationService:
         self._sources.check_text(text.data, account)
         text = replace(text, data=local_path(text.data))
         run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
-        reference = self._registry.full(run.model if run else stored_model(self._sources.model(ref_or_run)))
-        ids, record = _read(text, self._split(text, run), reference)
+        reference = self._registry.full(run.model if run else self._sources.stored_model(ref_or_run))
+        ids, record = read_segments(text, self._split(text, run), reference)
         started = time.perf_counter()
         kl_floor = self._kl_floor(text.data, reference, ids, record, on_step)
         if run is None:
@@ -208,7 +208,7 @@ def _size_of(run: Run | None, reference: "LoadedModel", model: "LoadedModel") ->
     return _Size(model.precision.stored_bits, weight_bytes(model), size.bits_per_parameter, size.total)
 
 
-def _read(text: EvaluationText, split: Split, model: "LoadedModel") -> "tuple[Tensor, TextRecord]":
+def read_segments(text: EvaluationText, split: Split, model: "LoadedModel") -> "tuple[Tensor, TextRecord]":
     """The segments by the text's protocol, and their record."""
     from abq_core.text.paper import PAPER_SEQ_LEN, paper_segments
     from abq_core.text.segments import evaluation_segments

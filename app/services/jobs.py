@@ -9,7 +9,7 @@ from abq_core.spec import CalibrationSpec
 from abq_core.text.sources import check_source
 from app.clock import now
 from app.services import dataframes
-from app.services.local_path import local_path, stored_model
+from app.services.local_path import local_path
 from app.services.models import ModelService
 from app.services.sources import Sources
 from app.services.stored import Storage
@@ -60,7 +60,7 @@ class JobService:
         checked = []
         for spec in specs:
             self._sources.check_text(spec.data, account)
-            model = stored_model(self._sources.model(spec.model))
+            model = self._sources.stored_model(spec.model)
             precision = self._models.resolved(model, spec.precision)
             checked.append(dataclasses.replace(spec, model=model, precision=precision, data=local_path(spec.data)))
             self.check(checked[-1], on_cluster, account)

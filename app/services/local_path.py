@@ -16,13 +16,3 @@ def local_path(text: str) -> str:
         return str(path.resolve()) if path.exists() else text
     except (OSError, UnicodeEncodeError):  # too long, or not a name of this file system: no such file
         return text
-
-
-def stored_model(ref: str) -> str:
-    """The reference under which runs and measurements of a model are stored: an absolute path, or with its commit.
-
-    Raises ModelError.
-    """
-    from abq_core.models.reference import pinned
-
-    return pinned(local_path(ref))

@@ -71,6 +71,10 @@ class ModelRegistry:
         ref = self._sources.model(ref)
         return self._get((ref, "", FULL_COLUMN), lambda: self._load(ref))
 
+    def stored_model(self, ref: str) -> str:
+        """The reference under which measurements of a model are stored. Raises ModelError, ServiceError."""
+        return self._sources.stored_model(ref)
+
     def rounded(self, ref: str, precision: ModelPrecision, engine: "Engine") -> "LoadedModel":
         """The model rounded to nearest, without calibration. Raises ModelError, ServiceError."""
         from abq_core.inference.runtime import rounded_model

@@ -1,5 +1,7 @@
 """Models and texts that the services of a process may read."""
 
+from app.services.local_path import local_path
+
 
 class Sources:
     """Allows every model and text.
@@ -10,6 +12,15 @@ class Sources:
     def model(self, ref: str) -> str:
         """The reference by which a model is read. Raises ServiceError if it may not be read, ModelError."""
         return ref
+
+    def stored_model(self, ref: str) -> str:
+        """The reference under which runs and measurements of a model are stored: an absolute path, or with its commit.
+
+        The path is not looked at before it is allowed. Raises as `model` does.
+        """
+        from abq_core.models.reference import pinned
+
+        return pinned(local_path(self.model(ref)))
 
     def imported(self, ref: str) -> str:
         """The reference by which an import is read. Raises as `model` does."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from abq_core.spec import CalibrationSpec
 from app.services.jobs import JobService
-from app.services.local_path import local_path, stored_model
+from app.services.local_path import local_path
 from app.services.models import ModelService
 from app.services.sources import Sources
 from storage.runs import Run, Runs
@@ -48,7 +48,7 @@ class SweepService:
         """
         for spec in specs:
             self._sources.check_text(spec.data, account)
-        models = {spec.model: stored_model(self._sources.model(spec.model)) for spec in specs}
+        models = {spec.model: self._sources.stored_model(spec.model) for spec in specs}
         specs = [
             replace(
                 spec,

@@ -9,7 +9,6 @@ import pandas
 
 from app.clock import now
 from app.services import dataframes
-from app.services.local_path import stored_model
 from app.services.registry import ModelRegistry
 from app.services.stored import Storage
 from storage.run_ids import means_run
@@ -43,7 +42,11 @@ class TaskService:
 
         check_tasks(tasks)
         run = self._runs.get(ref_or_run) if means_run(ref_or_run) else None
-        model = self._registry.full(stored_model(ref_or_run)) if run is None else self._registry.run(run.id, engine)
+        model = (
+            self._registry.full(self._registry.stored_model(ref_or_run))
+            if run is None
+            else self._registry.run(run.id, engine)
+        )
         about = {
             "precision": "FP16" if run is None else run.precision,
             "method": "none" if run is None else run.method,

@@ -45,11 +45,10 @@ class ImportService:
         """
         from abq_core.imports.base_layout import base_layout
         from abq_core.imports.opening import open_import, pinned_import
-        from abq_core.models.reference import pinned
 
         self._sources.check_text(data, account)
         check_source(data)
-        base = pinned(local_path(self._sources.model(base.strip())))
+        base = self._sources.stored_model(base.strip())
         source = pinned_import(local_path(self._sources.imported(source.strip())))
         layout = base_layout(base)
         spec = ImportSpec.of(layout, source, open_import(source, base, layout), local_path(data))

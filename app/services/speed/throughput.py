@@ -11,7 +11,6 @@ import psutil
 from app import formatting
 from app.clock import now
 from app.services.errors import ServiceError
-from app.services.local_path import stored_model
 from app.services.registry import BUILTIN, ModelRegistry
 from app.services.speed.timings import this_device
 from app.settings import Settings
@@ -51,7 +50,7 @@ class ThroughputService:
     ) -> "list[KernelMeasurement]":
         """Time the kernels and their peers on these shapes, after checking every result.
 
-        Stores each row as soon as it is measured. on_measurement may raise to stop.
+        Stores each measurement when it is done, so what is measured stays if on_measurement raises to stop.
         shapes: (outputs, inputs).  m: tokens.  threads, peers (names in `kernels.benchmark.peers`): for the CPU only.
         device: "cpu" or "cuda". Raises CudaError without a GPU.
         """
@@ -97,7 +96,7 @@ class ThroughputService:
         from app.services.speed.decode_columns import held_bytes, path_of
 
         gpu = None if device == "cpu" else _gpu()
-        ref = self._registry.common_model(columns, stored_model(model))
+        ref = self._registry.common_model(columns, self._registry.stored_model(model))
         loaded = self._load_columns(columns, ref, gpu)
         list(generate_endlessly(loaded, PROMPT, WARM_UP_TOKENS))
         finished = list[Finished]()
@@ -147,7 +146,7 @@ class ThroughputService:
         from app.services.speed.decode_columns import held_bytes, path_of
         from kernels.benchmark.bandwidth import read_bandwidth
 
-        ref = self._registry.common_model(columns, stored_model(model))
+        ref = self._registry.common_model(columns, self._registry.stored_model(model))
         threads = torch.get_num_threads()
         bandwidth = read_bandwidth(threads)
         profiles: list[dict[str, object]] = []

@@ -147,7 +147,7 @@ def _is_speedup(value: object) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    """A text that is no mark of the storage."""
+    """A label of a peer; the storage reserves keys that begin with $."""
     return _is_text(value) and not str(value).startswith("$")
 
 

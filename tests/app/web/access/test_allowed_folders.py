@@ -106,3 +106,10 @@ def test_texts_of_the_text_lab_are_refused_before_they_are_looked_at(
     page = open_services(services.settings, AllowedFolders([services.settings.data_dir / "texts"]))
     with pytest.raises(ForbiddenPathError, match="'/proc/self/cwd' is outside"):
         page.text_lab.plan(tiny_spec(), ["/proc/self/cwd", "builtin"])
+
+
+@pytest.mark.parametrize("measure", ["time_decode", "profile_decode"])
+def test_models_to_time_are_refused_before_they_are_looked_at(services: Services, measure: str) -> None:
+    page = open_services(services.settings, AllowedFolders([services.settings.data_dir / "models"]))
+    with pytest.raises(ForbiddenPathError, match="'/proc/self/cwd' is outside"):
+        getattr(page.throughput, measure)(["W2A8"], 4, "/proc/self/cwd")
