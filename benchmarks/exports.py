@@ -3,8 +3,8 @@
     python benchmarks/exports.py builtin:abq:2 /models/SmolLM2-135M-Instruct:rtn
 
 Each argument is MODEL:METHOD[:EPOCHS]. Runs are short, because a table of exports needs no good run. Results are kept
-in benchmarks/results/exports.json; rows of other models stay, and several processes may add to them. `--speed` adds
-tokens/s, on an idle machine.
+in benchmarks/results/exports.json; rows of other models stay, and several processes may add to them. With `--speed`, on
+an idle machine, the rows measured now have tokens/s.
 """
 
 import argparse
@@ -41,8 +41,10 @@ PASS_SEGMENTS = 32  # of the end-to-end pass
 Row = Mapping[str, Any]
 
 
-def rows_of(ref: str, method: str, epochs: int | None, precisions: tuple[str, ...]) -> Iterator[tuple[Row, Row]]:
-    """The key and the results of each precision and format."""
+def rows_of(
+    ref: str, method: str, epochs: int | None, precisions: tuple[str, ...], speed: bool
+) -> Iterator[tuple[Row, Row]]:
+    """The key and the results of each precision and format. speed: whether tokens/s count."""
     base = load_model(ref)
     for text in precisions:
         for symmetric in (False, True) if text == SYMMETRIC else (False,):
@@ -57,7 +59,7 @@ def rows_of(ref: str, method: str, epochs: int | None, precisions: tuple[str, ..
             name = f"{text}, symmetric" if symmetric else text
             for format in FORMATS:
                 key = {"model": public_name(ref), "method": method, "precision": name, "format": format}
-                yield key, exported(source, format)
+                yield key, exported(source, format) if speed else without_speed(exported(source, format))
 
 
 def exported(source: ExportSource, format: str) -> Row:
@@ -76,19 +78,24 @@ def exported(source: ExportSource, format: str) -> Row:
     return {"refused": refused}
 
 
+def without_speed(row: Row) -> Row:
+    """The row without tokens/s, which are wrong where other work runs."""
+    return {**row, "proof": {**row["proof"], "tokens_per_second": None}} if "proof" in row else row
+
+
 def _ignore(done: int, total: int) -> None:
     """Do nothing at a step."""
 
 
-def table(rows: list[Row], speed: bool) -> str:
+def table(rows: list[Row]) -> str:
     """The Markdown of all rows."""
     header = ["model", "method", "precision", "format", "loads", "size", "bits per parameter"]
     header += ["largest logit difference", "its median", "KL in nats", "of float noise", "equal greedy tokens"]
-    lines = [header + ["tokens/s"] * speed]
+    lines = [[*header, "tokens/s"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
         cells = [row["model"], f"`{row['method']}`", row["precision"].replace("*", "\\*")]
-        cells += _refused(row) if "refused" in row else _exported(row, speed)
+        cells += _refused(row) if "refused" in row else _exported(row)
         lines.append(cells + [""] * (len(lines[0]) - len(cells)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -98,7 +105,7 @@ def _refused(row: Row) -> list[str]:
     return [f"`{row['format']}`", f"refused: {reason}"]
 
 
-def _exported(row: Row, speed: bool) -> list[str]:
+def _exported(row: Row) -> list[str]:
     """Format, whether it loads, size, and the numbers of the proof."""
     proof = row["proof"]
     cells = [f"`{row['format']}{' --nearest' if row['nearest'] else ''}`"]
@@ -113,7 +120,8 @@ def _exported(row: Row, speed: bool) -> list[str]:
         f"{proof['kl_of_float_noise']:.1e}",
         f"{proof['greedy_tokens']} of {proof['new_tokens']}",
     ]
-    return cells + [f"{proof['tokens_per_second']:.0f}"] * speed
+    speed = proof["tokens_per_second"]
+    return [*cells, "" if speed is None else f"{speed:.0f}"]
 
 
 def _place(row: Row) -> tuple[bool, str, int, int, str]:
@@ -129,18 +137,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL:METHOD[:EPOCHS]")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
-    parser.add_argument("--speed", action="store_true", help="with tokens/s, which need an idle machine")
+    parser.add_argument("--speed", action="store_true", help="store tokens/s, which need an idle machine")
     arguments = parser.parse_args()
     file = RowFile(RESULTS)
     for text in arguments.models:
         ref, method, *epochs = text.split(":")
-        for key, found in rows_of(
-            ref, method, int(epochs[0]) if epochs else None, tuple(arguments.precisions.split(","))
-        ):
+        precisions = tuple(arguments.precisions.split(","))
+        for key, found in rows_of(ref, method, int(epochs[0]) if epochs else None, precisions, arguments.speed):
             print(key, found.get("proof"), file=sys.stderr, flush=True)
             file.add(key, found)
     rows = [{**row["found"], **row["asked"]} for row in sorted(file.rows(), key=_place)]
-    replace_measured(PAGE, table(rows, arguments.speed))
+    replace_measured(PAGE, table(rows))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,12 @@ from kernels.cpu.token.rows import (
     COS,
     GATE_UP,
     GATED,
+    GELU,
+    GELU_TANH,
     NORMED,
     QKV,
+    RELU,
+    SILU,
     SIN,
     Table,
     X,
@@ -37,8 +41,12 @@ __all__ = [
     "COS",
     "GATED",
     "GATE_UP",
+    "GELU",
+    "GELU_TANH",
     "NORMED",
     "QKV",
+    "RELU",
+    "SILU",
     "SIN",
     "Memory",
     "Operation",
@@ -70,10 +78,34 @@ class Operation:
     large: bool = False
 
     @classmethod
-    def norm(cls, weight: NDArray[np.float32], epsilon: float, has_added: bool) -> "Operation":
-        """NORMED = RMS norm of X, after X += ADDED if `has_added`."""
-        row = rows.norm_row(weight, epsilon, has_added)
-        return cls(row, dict.fromkeys((X, ADDED, NORMED), weight.size), weight)
+    def norm(
+        cls,
+        weight: NDArray[np.float32],
+        epsilon: float,
+        has_added: bool,
+        bias: NDArray[np.float32] | None = None,
+        in_place: int | None = None,
+    ) -> "Operation":
+        """NORMED = norm of X, after X += ADDED if `has_added`.
+
+        bias: of a layer norm; None for an RMS norm.  in_place: the buffer that is normalized instead.
+        """
+        source, target = (X, NORMED) if in_place is None else (in_place, in_place)
+        row = rows.norm_row(weight, bias, epsilon, has_added, source, target, 0, 1)
+        return cls(row, dict.fromkeys((source, ADDED, target), weight.size), (weight, bias))
+
+    @classmethod
+    def norm_heads(
+        cls, weight: NDArray[np.float32], epsilon: float, bias: NDArray[np.float32] | None, first: int, count: int
+    ) -> "Operation":
+        """Normalize `count` heads of QKV from number `first`, in place. weight, bias: (d,), as for `norm`."""
+        row = rows.norm_row(weight, bias, epsilon, False, QKV, QKV, first * weight.size, count)
+        return cls(row, {QKV: (first + count) * weight.size}, (weight, bias))
+
+    @classmethod
+    def add(cls, size: int) -> "Operation":
+        """X += ADDED."""
+        return cls(rows.add_row(size), dict.fromkeys((X, ADDED), size))
 
     @classmethod
     def product(cls, weight: PackedWeight, act_bits: int, source: int, target: int, start: int) -> "Operation":
@@ -87,15 +119,37 @@ class Operation:
         return cls(row, buffers, weight, weight.n * weight.k >= WORTH_A_THREAD)
 
     @classmethod
-    def attend(cls, layer: int, heads: int, kv_heads: int, d: int, scaling: float) -> "Operation":
-        """Rotate QKV, append its keys and values to a layer of the cache. ATTENDED = attention of its queries."""
-        row = rows.attend_row(layer, heads, kv_heads, d, scaling)
-        return cls(row, {QKV: (heads + 2 * kv_heads) * d, ATTENDED: heads * d, COS: d, SIN: d})
+    def regroup(cls, heads: int, kv_heads: int, d: int) -> "Operation":
+        """Bring QKV from the order of kv heads (each with its queries, key and value) to queries, keys, values."""
+        return cls(rows.regroup_row(heads, kv_heads, d), {QKV: (heads + 2 * kv_heads) * d})
 
     @classmethod
-    def gate(cls, size: int) -> "Operation":
-        """GATED = silu(gate) * up of the two halves of GATE_UP."""
-        return cls(rows.gate_row(size), {GATE_UP: 2 * size, GATED: size})
+    def attend(
+        cls,
+        layer: int,
+        heads: int,
+        kv_heads: int,
+        d: int,
+        scaling: float,
+        rotated: int | None = None,
+        rope: int = 0,
+        softcap: float = 0.0,
+    ) -> "Operation":
+        """Rotate QKV, append its keys and values to a layer of the cache. ATTENDED = attention of its queries.
+
+        rotated: channels of each head that are rotated, None for all; COS and SIN hold as many for each rotary
+        embedding.  rope: the number of the rotary embedding.  softcap: bound of the scores (Gemma 2), 0 for none.
+        """
+        rotated = d if rotated is None else rotated
+        row = rows.attend_row(layer, heads, kv_heads, d, scaling, rotated, rope, softcap)
+        angles = (rope + 1) * rotated
+        return cls(row, {QKV: (heads + 2 * kv_heads) * d, ATTENDED: heads * d, COS: angles, SIN: angles})
+
+    @classmethod
+    def gate(cls, size: int, activation: int = SILU, has_up: bool = True) -> "Operation":
+        """GATED = activation(gate) * up of the two halves of GATE_UP; without `has_up`, the activation of all of it."""
+        row = rows.gate_row(size, activation, has_up)
+        return cls(row, {GATE_UP: 2 * size if has_up else size, GATED: size})
 
 
 def buffer_sizes(operations: Sequence[Operation]) -> list[int]:

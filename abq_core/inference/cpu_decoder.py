@@ -12,14 +12,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from abq_core.inference.block_parts import BlockParts, ModelParts
 from abq_core.inference.graph_decoder import has_fixed_rope
 from abq_core.inference.kv_cache import PreallocatedCache, PreallocatedLayer
 from abq_core.inference.linear_stacks import stack_linears
-from abq_core.models.architectures import blocks_of
-from abq_core.quantization.quant_linear import PackedLinear
 from kernels.dispatch import look_up
 from kernels.formats.weight import PackedWeight
 from kernels.token_program import (
@@ -48,16 +47,17 @@ LINEARS, ATTENTION, NORMS, EMBEDDING = "linears", "attention", "norms and gates"
 class CpuDecoder:
     """A `Decoder` for packed weights in memory. A quantized KV cache is stored as integers."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Stack the weights that read the same input, in place."""
-        blocks: Any = blocks_of(model)
-        self._operations = [pair for index, block in enumerate(blocks) for pair in _block_operations(index, block)]
-        self._operations.append((NORMS, _norm(model.base_model.norm, has_added=True)))
-        self.kv_bits: int | None = blocks[0].self_attn.kv_bits
+    def __init__(self, model: PreTrainedModel, parts: ModelParts) -> None:
+        """Stack the weights that read the same input, in place. parts: `parts_of(model)`."""
+        first: Any = parts.blocks[0].attention
+        self.kv_bits: int | None = first.kv_bits
+        self._entrance = _Entrance(model)
+        self._width = parts.final_norm.weight.numel()
+        self._operations = list(_model_operations(parts, self._entrance, self._width))
         operations = [operation for _, operation in self._operations]
-        self._sizes, self._width = buffer_sizes(operations), model.base_model.norm.weight.numel()
+        self._sizes = buffer_sizes(operations)
         self._runs: list[_Run] = [Program(operations).run]
-        self._enter = _Entrance(model).enter
+        self._enter = self._entrance.enter
         self._memories: WeakKeyDictionary[PreallocatedCache, Memory] = WeakKeyDictionary()
 
     def with_operations(self, change: ChangeOperation) -> "CpuDecoder":
@@ -98,17 +98,30 @@ def _layers(cache: PreallocatedCache) -> Iterator[PreallocatedLayer]:
 
 
 class _Entrance:
-    """What enters the first block: the embedding of a token, and the rotary embedding of its position."""
+    """What enters the first block: the embedding of a token, and the rotary embeddings of its position.
+
+    ropes: types of layer that have a rotary embedding of their own.  rotated: channels of a head that are rotated.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._embedding, self._rotary = model.get_input_embeddings(), model.base_model.rotary_emb
-        self._packed = getattr(self._embedding, "packed", None)
-        self._is_fixed = has_fixed_rope(model)
-        self._rows: tuple[_Floats, _Floats] = (np.empty((0, 0), np.float32),) * 2
+        base: Any = model.base_model
+        self._embedding = model.get_input_embeddings()
+        self._rotary = getattr(base, "rotary_emb", None)
+        self._positions = base.decoder.embed_positions if self._rotary is None else None
+        self.ropes: Sequence[str | None] = getattr(self._rotary, "layer_types", None) or [None]
+        packed = getattr(self._embedding, "packed", None)
+        self._packed = packed if isinstance(packed, PackedWeight) and self._embedding.is_plain else None
+        self._is_fixed = self._rotary is None or has_fixed_rope(model)
+        self._rows = self._rotary_rows(0, 1)
+        self.rotated = self._rows[0].shape[1] // len(self.ropes)
+
+    def rope_of(self, attention: Any) -> int:
+        """The number of the rotary embedding of an attention module."""
+        return 0 if len(self.ropes) == 1 else self.ropes.index(attention.layer_type)
 
     def enter(self, token: int, position: int, capacity: int, memory: Memory) -> None:
         """Fill the buffers X, COS and SIN. capacity: the number of positions in the cache."""
-        memory.values[X][:] = self._embedded(token)
+        memory.values[X][:] = self._embedded(token, position)
         rows, row = self._rows, position
         if not self._is_fixed:
             rows, row = self._rotary_rows(position, position + 1), 0
@@ -116,38 +129,82 @@ class _Entrance:
             rows = self._rows = self._rotary_rows(0, capacity)
         memory.values[COS][:], memory.values[SIN][:] = rows[0][row], rows[1][row]
 
-    def _embedded(self, token: int) -> _Floats:
-        if isinstance(self._packed, PackedWeight):
+    def _embedded(self, token: int, position: int) -> _Floats:
+        if self._packed is not None:
             return look_up(self._packed, np.array([token]))[0]
         embedded: Tensor = self._embedding(torch.tensor([token]))[0]
+        if self._positions is not None:
+            embedded = embedded + self._positions(torch.empty(0), position_ids=torch.tensor([position]))[0]
         return embedded.numpy()
 
+    @torch.inference_mode()
     def _rotary_rows(self, first: int, last: int) -> tuple[_Floats, _Floats]:
-        """cos and sin of positions first .. last - 1, (positions, d) each."""
-        cos, sin = self._rotary(torch.empty(0), torch.arange(first, last)[None])  # only the tensor's type is read
-        return cos[0].numpy(), sin[0].numpy()
+        """cos and sin of positions first .. last - 1, (positions, ropes * rotated) each."""
+        if self._rotary is None:
+            return (np.empty((last - first, 0), np.float32),) * 2
+        x, positions = torch.empty(0), torch.arange(first, last)[None]  # only the type of x is read
+        found = [self._rotary(x, positions, *([] if rope is None else [rope])) for rope in self.ropes]
+        cos, sin = (torch.cat(parts, dim=-1)[0].numpy() for parts in zip(*found, strict=True))
+        return cos, sin
 
 
-def _block_operations(index: int, block: Any) -> Iterator[tuple[str, Operation]]:
-    """The operations of one block, with their kinds."""
-    attention, mlp = block.self_attn, block.mlp
-    d = attention.head_dim
-    heads, kv_heads = attention.q_proj.out_features // d, attention.k_proj.out_features // d
-    yield NORMS, _norm(block.input_layernorm, has_added=index > 0)
-    yield from _products([attention.q_proj, attention.k_proj, attention.v_proj], NORMED, QKV)
-    yield ATTENTION, Operation.attend(index, heads, kv_heads, d, float(attention.scaling))
-    yield from _products([attention.o_proj], ATTENDED, ADDED)
-    yield NORMS, _norm(block.post_attention_layernorm, has_added=True)
-    yield from _products([mlp.gate_proj, mlp.up_proj], NORMED, GATE_UP)
-    yield NORMS, Operation.gate(mlp.up_proj.out_features)
-    yield from _products([mlp.down_proj], GATED, ADDED)
+def _model_operations(parts: ModelParts, entrance: _Entrance, width: int) -> Iterator[tuple[str, Operation]]:
+    """The operations of all blocks and of the final norm, with their kinds."""
+    has_added = False
+    for index, block in enumerate(parts.blocks):
+        offset = parts.gain_offset
+        yield NORMS, _norm(block.norm, offset, has_added=has_added)
+        yield from _products(block.qkv, NORMED, QKV)
+        yield from _attend(index, block, entrance, offset)
+        yield from _products([block.out], ATTENDED, ADDED)
+        if block.after_attention is not None:
+            yield NORMS, _norm(block.after_attention, offset, in_place=ADDED)
+        if block.mlp_norm is not None:
+            yield NORMS, _norm(block.mlp_norm, offset, has_added=not block.parallel)
+        if block.parallel:
+            yield NORMS, Operation.add(width)
+        yield from _products(block.up, NORMED, GATE_UP)
+        yield NORMS, Operation.gate(block.down.in_features, parts.activation, block.gated)
+        yield from _products([block.down], GATED, ADDED)
+        if block.after_mlp is not None:
+            yield NORMS, _norm(block.after_mlp, offset, in_place=ADDED)
+        has_added = True
+    yield NORMS, _norm(parts.final_norm, parts.gain_offset, has_added=True)
 
 
-def _norm(norm: Any, has_added: bool) -> Operation:
-    return Operation.norm(norm.weight.detach().numpy(), float(norm.variance_epsilon), has_added)
+def _attend(index: int, block: BlockParts, entrance: _Entrance, offset: float) -> Iterator[tuple[str, Operation]]:
+    attention: Any = block.attention
+    heads = attention.config.num_attention_heads
+    kv_heads = getattr(attention.config, "num_key_value_heads", None) or heads
+    d = block.out.in_features // heads
+    if block.by_head:
+        yield ATTENTION, Operation.regroup(heads, kv_heads, d)
+    if block.head_norms is not None:
+        for norm, first, count in zip(block.head_norms, (0, heads), (heads, kv_heads), strict=True):
+            weight, bias, epsilon = _norm_values(norm, offset)
+            yield NORMS, Operation.norm_heads(weight, epsilon, bias, first, count)
+    softcap = getattr(attention, "attn_logit_softcapping", None) or 0.0
+    rope, rotated = entrance.rope_of(attention), entrance.rotated
+    scaling = float(attention.scaling)
+    yield ATTENTION, Operation.attend(index, heads, kv_heads, d, scaling, rotated, rope, softcap)
 
 
-def _products(linears: Sequence[PackedLinear], source: int, target: int) -> Iterator[tuple[str, Operation]]:
+def _norm(norm: Any, offset: float, has_added: bool = False, in_place: int | None = None) -> Operation:
+    weight, bias, epsilon = _norm_values(norm, offset)
+    return Operation.norm(weight, epsilon, has_added, bias, in_place)
+
+
+def _norm_values(norm: Any, offset: float) -> tuple[_Floats, _Floats | None, float]:
+    """Weight, bias and epsilon of a norm; the bias is None for an RMS norm."""
+    if isinstance(norm, nn.LayerNorm):
+        weight = torch.ones(norm.normalized_shape) if norm.weight is None else norm.weight.detach()
+        bias = torch.zeros(norm.normalized_shape) if norm.bias is None else norm.bias.detach()
+        return weight.numpy(), bias.numpy(), norm.eps
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return (norm.weight.detach() + offset).numpy(), None, float(epsilon)
+
+
+def _products(linears: Sequence[Any], source: int, target: int) -> Iterator[tuple[str, Operation]]:
     """Linears with a common input, multiplied at once if their settings agree; their outputs follow one another."""
     start = 0
     for linear in stack_linears(linears):

@@ -7,36 +7,33 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from abq_core.inference.block_parts import parts_of
 from abq_core.inference.cpu_decoder import CpuDecoder
 from abq_core.inference.graph_decoder import GraphDecoder, has_fixed_rope
 from abq_core.inference.int8_linear import Int8Linear
-from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import Decoder
 from abq_core.quantization.quant_linear import PackedLinear
 from kernels.formats.weight import PackedWeight
-from kernels.token_program import is_runnable
+from kernels.token_program import SILU, is_runnable
 
-_FAMILIES = frozenset({"llama", "mistral", "qwen2"})
-_LINEARS = (
-    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-)
+_GRAPH_FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder | None:
-    """The decoder of a model with LLaMA-style blocks, or None.
+    """The decoder of a model, or None.
 
     `CpuDecoder` if all linears are packed in memory, on paths that work here, and the rest is float32; `GraphDecoder`
-    if the model is on a GPU and a CUDA graph can hold its linears.
+    if the model has LLaMA's form, is on a GPU, and a CUDA graph can hold its linears.
     """
-    if model.config.model_type not in _FAMILIES or model.config.hidden_act != "silu":
+    parts = parts_of(model)
+    if parts is None:
         return None
-    linears = [block.get_submodule(name) for block in blocks_of(model) for name in _LINEARS]
-    is_float32 = model.base_model.norm.weight.dtype == torch.float32  # the dtype of the compiled functions
-    if is_float32 and all(_fits_a_program(linear) for linear in linears):
-        return CpuDecoder(model)
-    if model.device.type == "cuda" and has_fixed_rope(model) and all(_fits_a_graph(linear) for linear in linears):
-        return GraphDecoder(model)
+    is_float32 = parts.final_norm.weight.dtype == torch.float32  # the dtype of the compiled functions
+    if is_float32 and all(_fits_a_program(linear) for linear in parts.linears):
+        return CpuDecoder(model, parts)
+    has_llama_form = model.config.model_type in _GRAPH_FAMILIES and parts.activation == SILU
+    if has_llama_form and model.device.type == "cuda" and has_fixed_rope(model):
+        return GraphDecoder(model) if all(_fits_a_graph(linear) for linear in parts.linears) else None
     return None
 
 

@@ -62,7 +62,8 @@ def pack_table(weight: Tensor, bits: int) -> PackedWeight | DeviceWeight:
 class PackedEmbedding(nn.Module):
     """An embedding of bit planes that dequantizes the rows it looks up. Inference only.
 
-    packed: shared with the LM head if the two are tied.  dtype: of the result.
+    packed: shared with the LM head if the two are tied.  dtype: of the result.  is_plain: whether rows are used
+    unchanged; Gemma's are scaled.
     """
 
     def __init__(self, embedding: nn.Embedding, packed: PackedWeight | DeviceWeight) -> None:
@@ -70,7 +71,8 @@ class PackedEmbedding(nn.Module):
         self.packed = packed
         self.dtype = embedding.weight.dtype
         self._form: nn.Embedding | None = None
-        if type(embedding) is not nn.Embedding:  # such as Gemma's, which scales the rows that it looks up
+        self.is_plain = type(embedding) is nn.Embedding
+        if not self.is_plain:
             no_rows = nn.Parameter(torch.empty(0, packed.k), requires_grad=False)
             self._form = copy.deepcopy(embedding, memo={id(embedding.weight): no_rows})
             self._form.padding_idx = None  # a row of the table, not of the rows that were looked up

@@ -41,7 +41,13 @@ def run_one(
 
 
 def attended(
-    query: Floats, keys: Floats, values: Floats, first: int, scale: float, bits: int | None = None
+    query: Floats,
+    keys: Floats,
+    values: Floats,
+    first: int,
+    scale: float,
+    bits: int | None = None,
+    softcap: float = 0.0,
 ) -> NDArray[np.float32]:
     """Attention of a query without rotation: the last of keys and values (kv_heads, tokens, d) is that of the token."""
     kv_heads, tokens, d = keys.shape
@@ -56,6 +62,6 @@ def attended(
         codes.write(0, keys[:, :-1], values[:, :-1])
         layer = codes.row(window)
     rows = {QKV: np.concatenate([query, keys[:, -1], values[:, -1]]), COS: np.ones(d, np.float32)}
-    operation = Operation.attend(0, len(query), kv_heads, d, scale)
+    operation = Operation.attend(0, len(query), kv_heads, d, scale, softcap=softcap)
     memory = run_one(operation, {**rows, SIN: np.zeros(d, np.float32)}, layer[None], tokens - 1)
     return memory.values[ATTENDED][None].copy()

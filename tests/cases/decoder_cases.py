@@ -13,7 +13,11 @@ from transformers import DynamicCache
 from abq_core.inference.kv_cache import PreallocatedCache
 from abq_core.models.loading import Decoder, LoadedModel, load_model
 
-DECODED = ("llama", "llama-3.1", "mistral", "qwen2")  # families with a decoder
+ON_A_GRAPH = ("llama", "llama-3.1", "mistral", "qwen2")  # families with a decoder for GPUs
+DECODED = (  # families with a decoder for CPUs
+    *ON_A_GRAPH, "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt_neox-serial", "opt", "opt-gelu", "phi",
+    "phi-normed", "phi3", "phi3-partial", "qwen3",
+)  # fmt: skip
 PROMPT = list(range(20, 31))
 FOLLOWING = [40, 41, 42, 43, 44, 45]  # tokens after the prompt, one at a time
 CAPACITY = len(PROMPT) + len(FOLLOWING)

@@ -1,7 +1,10 @@
 """The operations of a token program, compared with NumPy in float64, and programs as a whole."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from cpu_decode_cases import Floats, attended, attention, normal, run_one
 
 from kernels import dispatch
@@ -13,8 +16,12 @@ from kernels.token_program import (
     COS,
     GATE_UP,
     GATED,
+    GELU,
+    GELU_TANH,
     NORMED,
     QKV,
+    RELU,
+    SILU,
     SIN,
     Memory,
     Operation,
@@ -39,6 +46,70 @@ def test_norm_adds_first(size: int) -> None:
     assert np.array_equal(alone.values[X], x)
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 257])
+def test_a_layer_norm_in_place(size: int) -> None:
+    x, weight, bias = normal(size) + 3, normal(size), normal(size)
+    wide = x.astype(np.float64)
+    expected = weight * (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5) + bias
+    memory = run_one(Operation.norm(weight, 1e-5, False, bias, in_place=ADDED), {ADDED: x})
+    np.testing.assert_allclose(memory.values[ADDED], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_norm_of_some_heads(has_bias: bool) -> None:
+    qkv, weight, bias = normal(5, 12), normal(12), normal(12)
+    wide = qkv[2:4].astype(np.float64)
+    centred = wide - wide.mean(1, keepdims=True) if has_bias else wide
+    normed = weight * centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6) + (bias if has_bias else 0)
+    memory = run_one(Operation.norm_heads(weight, 1e-6, bias if has_bias else None, 2, 2), {QKV: qkv[:4]})
+    assert np.array_equal(memory.values[QKV][:24], qkv[:2].ravel())
+    np.testing.assert_allclose(memory.values[QKV][24:48], normed.ravel(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_is_not_finite_is_named() -> None:
+    qkv = normal(3, 8)
+    qkv[2, 1] = np.inf
+    with pytest.raises(NotFiniteError, match="inf in column 17"):
+        run_one(Operation.norm_heads(np.ones(8, np.float32), 1e-6, None, 1, 2), {QKV: qkv})
+
+
+def test_add() -> None:
+    x, added = normal(19), normal(19)
+    assert np.array_equal(run_one(Operation.add(19), {X: x, ADDED: added}).values[X], x + added)
+
+
+def test_regroup_brings_queries_keys_and_values_together() -> None:
+    grouped = normal(3, 4, 8)  # kv heads of two queries, a key and a value
+    memory = run_one(Operation.regroup(6, 3, 8), {QKV: grouped})
+    expected = np.concatenate([grouped[:, :2].reshape(6, 8), grouped[:, 2], grouped[:, 3]])
+    assert np.array_equal(memory.values[QKV], expected.ravel())
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (SILU, torch.nn.functional.silu),
+        (GELU, torch.nn.functional.gelu),
+        (GELU_TANH, lambda x: torch.nn.functional.gelu(x, approximate="tanh")),
+        (RELU, torch.nn.functional.relu),
+    ],
+)
+@pytest.mark.parametrize("has_up", [False, True])
+def test_activations(activation: int, expected: Callable[[torch.Tensor], torch.Tensor], has_up: bool) -> None:
+    gate = np.concatenate([np.linspace(-12, 12, 401), [-1e3, -90, 90, 1e3]]).astype(np.float32)
+    up = normal(gate.size)
+    inputs = np.concatenate([gate, up]) if has_up else gate
+    memory = run_one(Operation.gate(gate.size, activation, has_up), {GATE_UP: inputs})
+    wide = expected(torch.from_numpy(gate).double()).numpy()
+    np.testing.assert_allclose(memory.values[GATED], wide * up if has_up else wide, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("activation", [SILU, GELU, GELU_TANH, RELU])
+def test_no_activation_hides_a_nan(activation: int) -> None:
+    memory = run_one(Operation.gate(1, activation, False), {GATE_UP: np.full(1, np.nan, np.float32)})
+    assert np.isnan(memory.values[GATED][0])
+
+
 def test_gate_for_small_and_large_arguments() -> None:
     gate = np.concatenate([np.linspace(-20, 20, 333), [-1e4, -100, -88, 88, 100, 1e4]]).astype(np.float32)
     up = normal(gate.size)
@@ -60,6 +131,28 @@ def test_rotation_pairs_channel_i_with_i_plus_half() -> None:
     run_one(Operation.attend(0, 2, 1, 8, 1.0), inputs, layer, 1)
     np.testing.assert_allclose(keys[0, 1], expected[2], rtol=1e-5, atol=1e-6)
     assert np.array_equal(values[0, 1], value[0]) and not keys[0, [0, 2]].any()
+
+
+def test_a_rotation_of_some_channels_by_the_second_rotary_embedding() -> None:
+    rows, angle = normal(3, 8), normal(2, 2)
+    keys, values = np.zeros((2, 1, 1, 8), np.float32)
+    layer = float_layer(keys, values, None)[None]
+    cos, sin = (np.concatenate([part, part], axis=1) for part in (np.cos(angle), np.sin(angle)))
+    inputs = {QKV: rows, COS: cos, SIN: sin}
+    run_one(Operation.attend(0, 1, 1, 8, 1.0, rotated=4, rope=1), inputs, layer, 0)
+    low, high = rows[1, :2], rows[1, 2:4]
+    turned = np.concatenate([low * cos[1, :2] - high * sin[1, :2], high * cos[1, :2] + low * sin[1, :2]])
+    np.testing.assert_allclose(keys[0, 0], np.concatenate([turned, rows[1, 4:]]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_a_softcap_bounds_the_scores(bits: int | None) -> None:
+    query, keys, values = normal(2, 16) * 4, normal(1, 30, 16), normal(1, 30, 16)
+    scores = np.einsum("hd,td->ht", query, keys[0]).astype(np.float64)
+    weights = np.exp(3 * np.tanh(scores / 3))
+    expected = (weights / weights.sum(1, keepdims=True)) @ values[0]
+    found = attended(query, keys, values, 0, 1.0, bits, softcap=3.0)
+    np.testing.assert_allclose(found, expected.reshape(1, -1), rtol=1e-4, atol=1e-5 if bits is None else 0.05)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "d"), [(4, 2, 16), (3, 3, 5), (8, 1, 64)])

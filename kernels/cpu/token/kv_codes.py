@@ -10,7 +10,7 @@ import numpy as np
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.quantize import row_grid
-from kernels.cpu.token.operations import softmax
+from kernels.cpu.token.operations import cap, softmax
 
 
 @compiled
@@ -43,9 +43,9 @@ def attend(
     keys: tuple[Array, Array, Array],
     values: tuple[Array, Array, Array],
     width: int,
-    first: int,
-    last: int,
+    positions: tuple[int, int],
     scale: np.float32,
+    softcap: np.float32,
     out: Array,
 ) -> None:
     """Attention (`operations.attend`) on quantized keys and values.
@@ -55,6 +55,7 @@ def attend(
     key_codes, key_scale, key_zero = keys
     value_codes, value_scale, value_zero = values
     heads, d = query.shape
+    first, last = positions
     group, part = heads // key_codes.shape[0], key_codes.shape[2]
     mask = np.uint8((1 << width) - 1)
     scores = np.empty(last - first, np.float32)
@@ -70,6 +71,7 @@ def attend(
                 for i in range(part):
                     total += query[head, j * part + i] * np.float32((key_codes[kv, t, i] >> shift) & mask)
             scores[t - first] = total * key_scale[kv, t] * scale
+        cap(scores, softcap)
         softmax(scores)
         zeros = np.float32(0)
         for i in range(d):

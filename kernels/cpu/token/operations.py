@@ -1,4 +1,4 @@
-"""The operations between packed products: norm, RoPE, attention and gate."""
+"""The operations between packed products: norms, RoPE, attention and gate."""
 
 from functools import partial
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
+from kernels.cpu.token.rows import GELU, GELU_TANH, SILU
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = (
@@ -13,7 +14,12 @@ _LN2_HIGH, _LN2_LOW = (
     np.float32(-2.12194440e-4),
 )  # ln 2 in two parts, so that n * _LN2_HIGH is exact
 _C2, _C3, _C4, _C5, _C6 = (np.float32(c) for c in (1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720))
-_ONE = np.float32(1)
+_ONE, _TWO, _HALF = np.float32(1), np.float32(2), np.float32(0.5)
+# Abramowitz and Stegun 7.1.26: erf to 1.5e-7
+_ERF_P = np.float32(0.3275911)
+_E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+_ROOT_HALF, _ROOT_2_OVER_PI = np.float32(0.5**0.5), np.float32((2 / np.pi) ** 0.5)
+_GELU_CUBE = np.float32(0.044715)
 
 
 @compiled
@@ -30,41 +36,113 @@ def exp(x: np.float32) -> np.float32:
     return series * np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@partial(compiled, reorder_sums=True)
-def add_norm(x: Array, added: Array, weight: Array, epsilon: np.float32, out: Array) -> np.float32:
-    """x += added (skipped if empty); out = weight * x / sqrt(mean(x^2) + epsilon).
+@compiled
+def add(x: Array, added: Array) -> None:
+    """x += added, both (k,) float32."""
+    for i in range(added.size):
+        x[i] += added[i]
 
-    All (k,) float32.
-    Returns the sum of squares, which is not finite if x has NaN, infinity, or values whose squares overflow.
+
+@partial(compiled, reorder_sums=True)
+def rms_norm(x: Array, weight: Array, epsilon: np.float32, out: Array) -> np.float32:
+    """out = weight * x / sqrt(mean(x^2) + epsilon), all (k,) float32.
+
+    Returns the sum of squares. It is not finite if x has NaN, infinity, or values whose squares overflow; then out is
+    not written.
     """
-    if added.size:
-        for i in range(x.size):
-            x[i] += added[i]
     total = np.float32(0)
     for i in range(x.size):
         total += x[i] * x[i]
+    if not np.isfinite(total):
+        return total
     factor = _ONE / np.sqrt(total / np.float32(x.size) + epsilon)
     for i in range(x.size):
         out[i] = weight[i] * (x[i] * factor)
     return total
 
 
+@partial(compiled, reorder_sums=True)
+def layer_norm(x: Array, weight: Array, bias: Array, epsilon: np.float32, out: Array) -> np.float32:
+    """out = weight * (x - mean) / sqrt(variance + epsilon) + bias, all (k,) float32.
+
+    Returns the sum of squared deviations. It is not finite if x is not, or if their squares overflow; then out is not
+    written.
+    """
+    mean = np.float32(0)
+    for i in range(x.size):
+        mean += x[i]
+    mean /= np.float32(x.size)
+    total = np.float32(0)
+    for i in range(x.size):
+        total += (x[i] - mean) * (x[i] - mean)
+    if not np.isfinite(total):
+        return total
+    factor = _ONE / np.sqrt(total / np.float32(x.size) + epsilon)
+    for i in range(x.size):
+        out[i] = weight[i] * ((x[i] - mean) * factor) + bias[i]
+    return total
+
+
 @compiled
-def gated(gate_up: Array, out: Array) -> None:
-    """out = silu(gate) * up for gate_up (2 k,) float32, gate first; out (k,)."""
-    k = out.size
-    gate, up = gate_up[:k], gate_up[k:]
-    for i in range(k):
-        out[i] = gate[i] / (_ONE + exp(-gate[i])) * up[i]
+def activate(gate: Array, activation: int, out: Array) -> None:
+    """out = the activation (`rows.SILU` ...) of gate, both (k,) float32."""
+    if activation == SILU:
+        for i in range(out.size):
+            out[i] = gate[i] / (_ONE + exp(-gate[i]))
+    elif activation == GELU:
+        for i in range(out.size):
+            out[i] = _HALF * gate[i] * (_ONE + _erf(gate[i] * _ROOT_HALF))
+    elif activation == GELU_TANH:
+        for i in range(out.size):
+            x = gate[i]
+            out[i] = _HALF * x * (_ONE + tanh(_ROOT_2_OVER_PI * (x + _GELU_CUBE * x * x * x)))
+    else:
+        for i in range(out.size):
+            out[i] = gate[i] if not gate[i] < np.float32(0) else np.float32(0)  # NaN stays NaN
+
+
+@compiled
+def multiply(x: Array, factor: Array) -> None:
+    """x *= factor, both (k,) float32."""
+    for i in range(factor.size):
+        x[i] *= factor[i]
+
+
+@compiled
+def tanh(x: np.float32) -> np.float32:
+    """tanh(x) to 1e-7, by `exp`. NaN stays NaN."""
+    return _ONE - _TWO / (exp(_TWO * x) + _ONE)
+
+
+@compiled
+def _erf(x: np.float32) -> np.float32:
+    """The error function to 2e-7, by `exp`. NaN stays NaN."""
+    size = abs(x)
+    t = _ONE / (_ONE + _ERF_P * size)
+    tail = t * (_E1 + t * (_E2 + t * (_E3 + t * (_E4 + t * _E5)))) * exp(-size * size)
+    return _ONE - tail if not x < np.float32(0) else tail - _ONE
+
+
+@compiled
+def regroup(qkv: Array) -> None:
+    """(kv_heads, queries + key + value, d) to all queries, all keys and all values, in the same memory."""
+    kv_heads, vectors, d = qkv.shape
+    group = vectors - 2
+    grouped, flat = qkv.copy(), qkv.reshape(kv_heads * vectors, d)
+    for kv in range(kv_heads):
+        for i in range(group):
+            flat[kv * group + i] = grouped[kv, i]
+        flat[kv_heads * group + kv] = grouped[kv, group]
+        flat[kv_heads * (group + 1) + kv] = grouped[kv, group + 1]
 
 
 @compiled
 def rotate(x: Array, cos: Array, sin: Array) -> None:
-    """Rotary position embedding of x (heads, d) in place; channel i is paired with i + d / 2.
+    """Rotary position embedding of the first r channels of x (heads, d) in place; channel i is paired with i + r / 2.
 
-    cos, sin: (d,).
+    cos, sin: (r,).
     """
-    half = x.shape[1] // 2
+    half = cos.size // 2
     for head in range(x.shape[0]):
         for i in range(half):
             low, high = x[head, i], x[head, i + half]
@@ -73,13 +151,22 @@ def rotate(x: Array, cos: Array, sin: Array) -> None:
 
 
 @partial(compiled, reorder_sums=True)
-def attend(query: Array, keys: Array, values: Array, first: int, last: int, scale: np.float32, out: Array) -> None:
-    """Softmax attention of one token over positions first .. last - 1 of a cache.
+def attend(
+    query: Array,
+    keys: Array,
+    values: Array,
+    positions: tuple[int, int],
+    scale: np.float32,
+    softcap: np.float32,
+    out: Array,
+) -> None:
+    """Softmax attention of one token over part of a cache.
 
-    query, out: (heads, d); keys, values: (kv_heads, capacity, d); all float32, contiguous.
+    positions: the first one, and the one after the last.  query, out: (heads, d); keys, values: (kv_heads, capacity, d); all float32, contiguous.  softcap: of `cap`.
     """
     heads, d = query.shape
     group = heads // keys.shape[0]
+    first, last = positions
     tokens = last - first
     scores = np.empty(tokens, np.float32)
     for head in range(heads):
@@ -89,12 +176,21 @@ def attend(query: Array, keys: Array, values: Array, first: int, last: int, scal
             for i in range(d):
                 total += query[head, i] * keys[kv, first + t, i]
             scores[t] = total * scale
+        cap(scores, softcap)
         softmax(scores)
         for i in range(d):
             out[head, i] = 0
         for t in range(tokens):
             for i in range(d):
                 out[head, i] += scores[t] * values[kv, first + t, i]
+
+
+@compiled
+def cap(scores: Array, softcap: np.float32) -> None:
+    """Replace (tokens,) float32 scores by softcap * tanh(score / softcap) in place; 0 changes nothing."""
+    if softcap > 0:
+        for t in range(scores.size):
+            scores[t] = softcap * tanh(scores[t] / softcap)
 
 
 @partial(compiled, reorder_sums=True)

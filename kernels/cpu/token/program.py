@@ -15,6 +15,8 @@ from kernels.cpu.token.addresses import array_at, float_of
 from kernels.cpu.token.rows import (
     ACT_BITS,
     ACT_CLIP,
+    ACTIVATION,
+    ADD,
     ADDED,
     ATTEND,
     BIAS,
@@ -29,6 +31,7 @@ from kernels.cpu.token.rows import (
     EPSILON,
     FIELDS,
     HAS_ADDED,
+    HAS_UP,
     HEADS,
     INPUT,
     INPUT_SIZE,
@@ -38,6 +41,9 @@ from kernels.cpu.token.rows import (
     KV_HEADS,
     LAYER,
     NORM,
+    NORM_BIAS,
+    NORM_SIZE,
+    NORM_START,
     NORM_WEIGHT,
     OPERATION,
     OUTPUT,
@@ -47,12 +53,16 @@ from kernels.cpu.token.rows import (
     PANELS,
     PATH,
     PRODUCT,
+    REGROUP,
     ROOT,
+    ROPE,
+    ROTATED,
     SCALE,
     SCALING,
     SEGMENT,
     SIDE_SIZE,
     SIN,
+    SOFTCAP,
     SPACING,
     SUMS,
     VALUE_SCALE,
@@ -84,7 +94,7 @@ def run(table: Array, buffers: Array, layers: Array, position: int) -> int:
         elif operation == ATTEND:
             finite = _attend(row, buffers, layers[row[LAYER]], position)
         else:
-            operations.gated(_input(row, buffers), _output(row, buffers))
+            _change(row, buffers)
             finite = True
         if not finite:
             return index
@@ -124,10 +134,34 @@ def multiply(row: Array, buffers: Array, first_panel: int, last_panel: int) -> b
 
 @compiled
 def _norm(row: Array, buffers: Array) -> bool:
-    size = row[INPUT_SIZE]
-    x, weight = _input(row, buffers), array_at(row[NORM_WEIGHT], np.float32, size)
-    added = array_at(buffers[ADDED], np.float32, size if row[HAS_ADDED] else 0)
-    return np.isfinite(operations.add_norm(x, added, weight, float_of(row[EPSILON]), _output(row, buffers)))
+    size, epsilon = row[NORM_SIZE], float_of(row[EPSILON])
+    x, out, weight = _input(row, buffers), _output(row, buffers), array_at(row[NORM_WEIGHT], np.float32, size)
+    bias = array_at(row[NORM_BIAS], np.float32, size if row[NORM_BIAS] else 0)
+    operations.add(x, array_at(buffers[ADDED], np.float32, size if row[HAS_ADDED] else 0))
+    finite = True
+    for start in range(row[NORM_START], row[INPUT_SIZE], size):
+        vector, normed = x[start : start + size], out[start : start + size]
+        if bias.size:
+            total = operations.layer_norm(vector, weight, bias, epsilon, normed)
+        else:
+            total = operations.rms_norm(vector, weight, epsilon, normed)
+        finite &= np.isfinite(total)
+    return finite
+
+
+@compiled
+def _change(row: Array, buffers: Array) -> None:
+    """ADD, REGROUP or GATE: the operations that no value can stop."""
+    x, out = _input(row, buffers), _output(row, buffers)
+    if row[OPERATION] == ADD:
+        operations.add(out, x)
+    elif row[OPERATION] == REGROUP:
+        vectors = row[HEADS] // row[KV_HEADS] + 2
+        operations.regroup(x.reshape(row[KV_HEADS], vectors, x.size // (row[KV_HEADS] * vectors)))
+    else:
+        operations.activate(x[: out.size], row[ACTIVATION], out)
+        if row[HAS_UP]:
+            operations.multiply(out, x[out.size :])
 
 
 @compiled
@@ -136,16 +170,19 @@ def _attend(row: Array, buffers: Array, layer: Array, position: int) -> bool:
     d = row[OUTPUT_SIZE] // heads
     qkv = _input(row, buffers).reshape(heads + 2 * kv_heads, d)
     rotated = qkv[: heads + kv_heads]
-    operations.rotate(rotated, array_at(buffers[COS], np.float32, d), array_at(buffers[SIN], np.float32, d))
+    rope = 4 * row[ROPE] * row[ROTATED]
+    cos = array_at(buffers[COS] + rope, np.float32, row[ROTATED])
+    operations.rotate(rotated, cos, array_at(buffers[SIN] + rope, np.float32, row[ROTATED]))
     query, new_keys, new_values = qkv[:heads], qkv[heads : heads + kv_heads], qkv[heads + kv_heads :]
-    out, scaling = _output(row, buffers).reshape(heads, d), float_of(row[SCALING])
+    out, scaling, softcap = _output(row, buffers).reshape(heads, d), float_of(row[SCALING]), float_of(row[SOFTCAP])
     first = max(0, position + 1 - layer[WINDOW]) if layer[WINDOW] else 0
+    positions = first, position + 1
     capacity, bits, width = layer[CAPACITY], layer[BITS], layer[WIDTH]
     if bits == 0:
         keys = array_at(layer[KEYS], np.float32, kv_heads * capacity * d).reshape(kv_heads, capacity, d)
         values = array_at(layer[VALUES], np.float32, kv_heads * capacity * d).reshape(kv_heads, capacity, d)
         keys[:, position], values[:, position] = new_keys, new_values
-        operations.attend(query, keys, values, first, position + 1, scaling, out)
+        operations.attend(query, keys, values, positions, scaling, softcap, out)
         return True
     stored_keys = _codes(layer[KEYS], layer[KEY_SCALE], layer[KEY_ZERO], kv_heads, capacity, d * width // 8)
     stored_values = _codes(layer[VALUES], layer[VALUE_SCALE], layer[VALUE_ZERO], kv_heads, capacity, d * width // 8)
@@ -153,7 +190,7 @@ def _attend(row: Array, buffers: Array, layer: Array, position: int) -> bool:
     written = kv_codes.write(new_keys.reshape(one), bits, width, position, *stored_keys)
     if not (written and kv_codes.write(new_values.reshape(one), bits, width, position, *stored_values)):
         return False
-    kv_codes.attend(query, stored_keys, stored_values, width, first, position + 1, scaling, out)
+    kv_codes.attend(query, stored_keys, stored_values, width, positions, scaling, softcap, out)
     return True
 
 

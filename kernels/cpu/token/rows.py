@@ -17,13 +17,15 @@ Table = NDArray[np.int64]
 X, ADDED, NORMED, QKV, ATTENDED, GATE_UP, GATED, COS, SIN = range(9)
 BUFFERS = 9
 
-NORM, PRODUCT, ATTEND, GATE = range(4)  # operations
+NORM, ADD, PRODUCT, REGROUP, ATTEND, GATE = range(6)  # operations
 DOT, BIT_PLANES, WEIGHT_ONLY = range(3)  # paths of a product
+SILU, GELU, GELU_TANH, RELU = range(4)  # activations of a gate; GELU_TANH approximates GELU by tanh
 
 # Fields of a row: those of all operations, then those of each.
 OPERATION, INPUT, OUTPUT, INPUT_SIZE, OUTPUT_SIZE = range(5)
-HAS_ADDED, NORM_WEIGHT, EPSILON = range(5, 8)
-LAYER, HEADS, KV_HEADS, SCALING = range(5, 9)
+HAS_ADDED, NORM_WEIGHT, NORM_BIAS, EPSILON, NORM_START, NORM_SIZE = range(5, 11)
+LAYER, HEADS, KV_HEADS, SCALING, ROTATED, ROPE, SOFTCAP = range(5, 12)
+ACTIVATION, HAS_UP = range(5, 7)
 (
     PATH, ACT_BITS, OUTPUT_START, BLOCK, ROOT, PANELS, PADDED, DATA, DATA_SIZE, WIDTHS, FIELDS, SEGMENT, SPACING,
     ACT_CLIP, SCALE, ZERO, SUMS, SIDE_SIZE, BIAS, BIAS_SIZE,
@@ -35,11 +37,31 @@ BITS, WIDTH, CAPACITY, WINDOW, KEYS, VALUES, KEY_SCALE, KEY_ZERO, VALUE_SCALE, V
 LAYER_SIZE = 10
 
 
-def norm_row(weight: NDArray[np.float32], epsilon: float, has_added: bool) -> Table:
-    """X += ADDED (if has_added), then the RMS norm of X."""
-    row = _row(NORM, X, NORMED, weight.size, weight.size)
+def norm_row(
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    epsilon: float,
+    has_added: bool,
+    source: int,
+    target: int,
+    start: int,
+    count: int,
+) -> Table:
+    """source += ADDED (if has_added), then the norms of `count` vectors from value `start`.
+
+    bias: of a layer norm; None for an RMS norm.
+    """
+    end = start + count * weight.size
+    row = _row(NORM, source, target, end, end)
     row[HAS_ADDED], row[NORM_WEIGHT], row[EPSILON] = has_added, weight.ctypes.data, bits_of(epsilon)
+    row[NORM_BIAS] = 0 if bias is None else bias.ctypes.data
+    row[NORM_START], row[NORM_SIZE] = start, weight.size
     return row
+
+
+def add_row(size: int) -> Table:
+    """X += ADDED."""
+    return _row(ADD, ADDED, X, size, size)
 
 
 def product_row(
@@ -61,16 +83,32 @@ def product_row(
     return row
 
 
-def attend_row(layer: int, heads: int, kv_heads: int, d: int, scaling: float) -> Table:
-    """Rotate the queries and keys of QKV, append keys and values to a layer of the cache, and attend."""
-    row = _row(ATTEND, QKV, ATTENDED, (heads + 2 * kv_heads) * d, heads * d)
-    row[LAYER], row[HEADS], row[KV_HEADS], row[SCALING] = layer, heads, kv_heads, bits_of(scaling)
+def regroup_row(heads: int, kv_heads: int, d: int) -> Table:
+    """Bring QKV from the order of kv heads (each with its queries, key and value) to queries, keys, values."""
+    size = (heads + 2 * kv_heads) * d
+    row = _row(REGROUP, QKV, QKV, size, size)
+    row[HEADS], row[KV_HEADS] = heads, kv_heads
     return row
 
 
-def gate_row(size: int) -> Table:
-    """silu(gate) * up of the two halves of GATE_UP."""
-    return _row(GATE, GATE_UP, GATED, 2 * size, size)
+def attend_row(
+    layer: int, heads: int, kv_heads: int, d: int, scaling: float, rotated: int, rope: int, softcap: float
+) -> Table:
+    """Rotate the queries and keys of QKV, append keys and values to a layer of the cache, and attend.
+
+    rotated: channels of each head.  rope: number of the rotary embedding in COS and SIN.  softcap: 0 for none.
+    """
+    row = _row(ATTEND, QKV, ATTENDED, (heads + 2 * kv_heads) * d, heads * d)
+    row[LAYER], row[HEADS], row[KV_HEADS], row[SCALING] = layer, heads, kv_heads, bits_of(scaling)
+    row[ROTATED], row[ROPE], row[SOFTCAP] = rotated, rope, bits_of(softcap)
+    return row
+
+
+def gate_row(size: int, activation: int, has_up: bool) -> Table:
+    """The activation of GATE_UP, times the second half of it if it `has_up`."""
+    row = _row(GATE, GATE_UP, GATED, 2 * size if has_up else size, size)
+    row[ACTIVATION], row[HAS_UP] = activation, has_up
+    return row
 
 
 def float_layer(keys: NDArray[np.float32], values: NDArray[np.float32], window: int | None) -> Table:

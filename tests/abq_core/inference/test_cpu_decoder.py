@@ -7,6 +7,7 @@ import torch
 from decoder_cases import CAPACITY, DECODED, by_decoder, by_modules, load_families
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from abq_core.inference.block_parts import parts_of
 from abq_core.inference.cpu_decoder import CpuDecoder
 from abq_core.inference.generate import Token, generate
 from abq_core.inference.kv_cache import PreallocatedCache
@@ -62,7 +63,9 @@ def test_a_mix_of_precisions(models: dict[str, LoadedModel]) -> None:
 def test_stacked_weights_are_stored_once(models: dict[str, LoadedModel]) -> None:
     model = rounded_model(models["llama"], Precision.parse("W2A8"), "packed")
     before = weight_bytes(model)
-    decoder = CpuDecoder(model.model)
+    parts = parts_of(model.model)
+    assert parts is not None
+    decoder = CpuDecoder(model.model, parts)
     assert weight_bytes(model) == before
     attention = blocks_of(model.model)[0].self_attn
     linears = [attention.q_proj, attention.k_proj, attention.v_proj]

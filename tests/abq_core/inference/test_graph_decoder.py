@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_cases import CAPACITY, DECODED, FOLLOWING, PROMPT, by_decoder, by_modules, load_families
+from decoder_cases import CAPACITY, FOLLOWING, ON_A_GRAPH, PROMPT, by_decoder, by_modules, load_families
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -28,7 +28,7 @@ from abq_core.quantization.quantizers import fake_quant_activation
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> dict[str, LoadedModel]:
-    return load_families(DECODED, tmp_path_factory.mktemp("models"), tiny_llama)
+    return load_families(ON_A_GRAPH, tmp_path_factory.mktemp("models"), tiny_llama)
 
 
 def by_steps(model: LoadedModel, cache: PreallocatedCache, following: list[int] = FOLLOWING) -> Tensor:
@@ -49,24 +49,24 @@ def assert_same(model: LoadedModel, tolerance: float = 1e-4, capacity: int = CAP
 
 
 @pytest.mark.parametrize("capacity", [CAPACITY, 100])
-@pytest.mark.parametrize("case", DECODED)
+@pytest.mark.parametrize("case", ON_A_GRAPH)
 def test_hidden_states_equal_those_of_the_modules(case: str, capacity: int, models: dict[str, LoadedModel]) -> None:
     assert_same(models[case], capacity=capacity)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", DECODED)
+@pytest.mark.parametrize("case", ON_A_GRAPH)
 def test_16_bit_models(case: str, dtype: torch.dtype, models: dict[str, LoadedModel]) -> None:
     assert_same(to_device(models[case], "cpu", dtype), 0.02)
 
 
-@pytest.mark.parametrize("case", DECODED)
+@pytest.mark.parametrize("case", ON_A_GRAPH)
 def test_int8_models(case: str, models: dict[str, LoadedModel]) -> None:
     assert_same(to_int8(models[case]), 0.02)
 
 
 @pytest.mark.parametrize("precision", ["W4A16", "W4A16kv8", "W4A16kv4", "W8A8", "W2*A8"])
-@pytest.mark.parametrize("case", DECODED)
+@pytest.mark.parametrize("case", ON_A_GRAPH)
 def test_packed_models(case: str, precision: str, models: dict[str, LoadedModel]) -> None:
     assert_same(rounded_model(models[case], Precision.parse(precision), "packed"), 0.02)
 
@@ -120,7 +120,7 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8", "kv4"])
-@pytest.mark.parametrize("case", DECODED)
+@pytest.mark.parametrize("case", ON_A_GRAPH)
 def test_a_step_does_not_depend_on_the_position_and_does_not_synchronize(
     kind: str, case: str, models: dict[str, LoadedModel]
 ) -> None:
