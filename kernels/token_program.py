@@ -1,6 +1,7 @@
 """A decode step's operations as a program that runs in compiled code, without Python between them."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -9,7 +10,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.cpu.paths import DEQUANTIZED, PANEL_STEP, WORTH_A_THREAD
+from kernels.cpu.paths import DEQUANTIZED, PANEL_STEP, POSITION_STEP, WORTH_A_THREAD
 from kernels.cpu.token import rows
 from kernels.cpu.token.rows import (
     ADDED,
@@ -70,12 +71,14 @@ class Operation:
     """One row of a program.
 
     buffers: values that it needs in each buffer.  holds: what its addresses point into.  large: worth several threads.
+    per_position: multiplications for each cached position that attention sees.
     """
 
     row: Table
     buffers: Mapping[int, int]
     holds: object = None
     large: bool = False
+    per_position: int = 0
 
     @classmethod
     def norm(
@@ -143,7 +146,11 @@ class Operation:
         rotated = d if rotated is None else rotated
         row = rows.attend_row(layer, heads, kv_heads, d, scaling, rotated, rope, softcap)
         angles = (rope + 1) * rotated
-        return cls(row, {QKV: (heads + 2 * kv_heads) * d, ATTENDED: heads * d, COS: angles, SIN: angles})
+        return cls(
+            row,
+            {QKV: (heads + 2 * kv_heads) * d, ATTENDED: heads * d, COS: angles, SIN: angles},
+            per_position=2 * heads * d,
+        )
 
     @classmethod
     def gate(cls, size: int, activation: int = SILU, has_up: bool = True) -> "Operation":
@@ -178,19 +185,21 @@ class Program:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._operations = operations  # keeps their arrays alive
-        self._parts = [
-            (large, np.stack([one.row for one in part]))
-            for large, group in groupby(operations, lambda one: one.large)
-            for part in (([one] for one in group) if large else [list(group)])
-        ]
+        self._parts = _in_parts(operations, lambda one: one.large)
+        self._parts_of_long_text = _in_parts(operations, lambda one: one.large or one.per_position > 0)
+        most = max((one.per_position for one in operations), default=0)
+        self._long = -(-WORTH_A_THREAD // most) if most else math.inf
 
     def run(self, memory: Memory, position: int) -> None:
         """Run all operations for the token at `position`. Raises NotFiniteError."""
-        for large, table in self._parts:
-            if large:
+        for alone, table in self._parts if position < self._long else self._parts_of_long_text:
+            if not alone:
+                if (done := _compiled().run(table, memory.addresses, memory.layers, position)) < len(table):
+                    raise _not_finite(table[done], memory)
+            elif table[0, rows.OPERATION] == rows.ATTEND:
+                self._attend(table[0], memory, position)
+            else:
                 self._multiply(table[0], memory)
-            elif (done := _compiled().run(table, memory.addresses, memory.layers, position)) < len(table):
-                raise _not_finite(table[done], memory)
 
     def _multiply(self, row: Table, memory: Memory) -> None:
         finite = []
@@ -201,6 +210,33 @@ class Program:
         run_ranges(run, int(row[rows.PANELS]), PANEL_STEP, thread_count())
         if not all(finite):
             raise _not_finite(row, memory)
+
+    def _attend(self, row: Table, memory: Memory, position: int) -> None:
+        compiled, layer = _compiled_attention(), memory.layers[row[rows.LAYER]]
+        if not compiled.append(row, memory.addresses, layer, position):
+            raise _not_finite(row, memory)
+        start, end = compiled.visible(layer, position)
+        heads = int(row[rows.HEADS])
+        done = []
+
+        def run(first: int, last: int) -> None:
+            out = np.empty((heads, row[rows.OUTPUT_SIZE] // heads), np.float32)
+            highest, total = np.empty((2, heads), np.float32)
+            positions = start + first, start + last
+            compiled.attend_part(row, memory.addresses, layer, positions, out, highest, total)
+            done.append((out, highest, total))
+
+        run_ranges(run, end - start, POSITION_STEP, thread_count())
+        compiled.merge_parts(row, memory.addresses, *(np.stack(parts) for parts in zip(*done, strict=True)))
+
+
+def _in_parts(operations: Sequence[Operation], is_alone: Callable[[Operation], bool]) -> list[tuple[bool, Table]]:
+    """Tables of operations, and whether one is alone, for several threads."""
+    return [
+        (alone, np.stack([one.row for one in part]))
+        for alone, group in groupby(operations, is_alone)
+        for part in (([one] for one in group) if alone else [list(group)])
+    ]
 
 
 def _not_finite(row: Table, memory: Memory) -> Exception:
@@ -214,3 +250,10 @@ def _compiled() -> ModuleType:
     from kernels.cpu.token import program
 
     return program
+
+
+@cache
+def _compiled_attention() -> ModuleType:
+    from kernels.cpu.token import attend_row
+
+    return attend_row

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cpu_decode_cases import Floats, attended, attention, normal, run_one
 
-from kernels import dispatch
+from kernels import dispatch, token_program
 from kernels.formats.activations import NotFiniteError
 from kernels.formats.weight import PackedWeight, pack_weight
 from kernels.token_program import (
@@ -161,6 +161,26 @@ def test_attention_over_part_of_a_cache(heads: int, kv_heads: int, d: int, first
     query, keys, values = normal(heads, d) * 3, normal(kv_heads, last, d), normal(kv_heads, last, d)
     expected = attention(query, keys[:, first:], values[:, first:], 0.3)
     np.testing.assert_allclose(attended(query, keys, values, first, 0.3), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 40), (70, 300), (0, 513)])
+def test_a_long_cache_is_shared_by_threads(
+    bits: int | None, first: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, keys, values = normal(6, 16) * 3, normal(2, last, 16), normal(2, last, 16)
+    alone = attended(query, keys, values, first, 0.3, bits)
+    monkeypatch.setattr(token_program, "WORTH_A_THREAD", 0)
+    monkeypatch.setattr(token_program, "thread_count", lambda: 3)
+    np.testing.assert_allclose(attended(query, keys, values, first, 0.3, bits), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_threads_name_a_value_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_program, "WORTH_A_THREAD", 0)
+    values = normal(1, 3, 8)
+    values[0, 2, 1] = np.inf
+    with pytest.raises(NotFiniteError, match="inf in column 25"):
+        attended(normal(2, 8), normal(1, 3, 8), values, 0, 1.0, 8)
 
 
 @pytest.mark.parametrize(("name", "block"), PRODUCTS)

@@ -3,14 +3,12 @@
 A byte holds 8 / width codes. The channels are split into 8 / width consecutive parts; part j is at bit j * width.
 """
 
-from functools import partial
-
 import numpy as np
 
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.quantize import row_grid
-from kernels.cpu.token.operations import cap, softmax
+from kernels.cpu.token.attention import BLOCK, add_values, dots, weights_of
 
 
 @compiled
@@ -37,51 +35,46 @@ def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Arra
     return True
 
 
-@partial(compiled, reorder_sums=True)
+@compiled
 def attend(
     query: Array,
     keys: tuple[Array, Array, Array],
     values: tuple[Array, Array, Array],
-    width: int,
     positions: tuple[int, int],
-    scale: np.float32,
-    softcap: np.float32,
+    limits: tuple[np.float32, np.float32],
     out: Array,
+    highest: Array,
+    total: Array,
 ) -> None:
-    """Attention (`operations.attend`) on quantized keys and values.
+    """Attention (`attention.attend`) on quantized keys and values, each (codes, scale, zero) as in `write`."""
+    kv_heads, first, last = keys[0].shape[0], positions[0], positions[1]
+    group, d = query.shape[0] // kv_heads, query.shape[1]
+    scores, block = np.empty((group, last - first), np.float32), np.empty((BLOCK, d), np.float32)
+    out[:] = 0
+    for kv in range(kv_heads):
+        heads = slice(kv * group, (kv + 1) * group)
+        for start in range(first, last, BLOCK):
+            end = min(last, start + BLOCK)
+            _read(keys, kv, start, block[: end - start])
+            dots(query[heads], block[: end - start], scores[:, start - first : end - first])
+        weights_of(scores, limits, highest[heads], total[heads])
+        for start in range(first, last, BLOCK):
+            end = min(last, start + BLOCK)
+            _read(values, kv, start, block[: end - start])
+            add_values(scores[:, start - first : end - first], block[: end - start], out[heads])
 
-    Keys and values: each (codes, scale, zero).
-    """
-    key_codes, key_scale, key_zero = keys
-    value_codes, value_scale, value_zero = values
-    heads, d = query.shape
-    first, last = positions
-    group, part = heads // key_codes.shape[0], key_codes.shape[2]
+
+@compiled
+def _read(stored: tuple[Array, Array, Array], kv: int, start: int, out: Array) -> None:
+    """Dequantize the positions from `start` of one head to out (tokens, d) float32."""
+    codes, scale, zero = stored
+    part = codes.shape[2]
+    parts = out.shape[1] // part
+    width = 8 // parts
     mask = np.uint8((1 << width) - 1)
-    scores = np.empty(last - first, np.float32)
-    for head in range(heads):
-        kv = head // group
-        query_sum = np.float32(0)
-        for i in range(d):
-            query_sum += query[head, i]
-        for t in range(first, last):
-            total = -key_zero[kv, t] * query_sum
-            for j in range(d // part):
-                shift = np.uint8(j * width)
-                for i in range(part):
-                    total += query[head, j * part + i] * np.float32((key_codes[kv, t, i] >> shift) & mask)
-            scores[t - first] = total * key_scale[kv, t] * scale
-        cap(scores, softcap)
-        softmax(scores)
-        zeros = np.float32(0)
-        for i in range(d):
-            out[head, i] = 0
-        for t in range(first, last):
-            weight = scores[t - first] * value_scale[kv, t]
-            zeros += weight * value_zero[kv, t]
-            for j in range(d // part):
-                shift = np.uint8(j * width)
-                for i in range(part):
-                    out[head, j * part + i] += weight * np.float32((value_codes[kv, t, i] >> shift) & mask)
-        for i in range(d):
-            out[head, i] -= zeros
+    for t in range(out.shape[0]):
+        octets, step, offset = codes[kv, start + t], scale[kv, start + t], zero[kv, start + t]
+        for j in range(parts):
+            shift, row = np.uint8(j * width), out[t, j * part : (j + 1) * part]
+            for i in range(part):
+                row[i] = (np.float32((octets[i] >> shift) & mask) - offset) * step

@@ -1,4 +1,4 @@
-"""The operations between packed products: norms, RoPE, attention and gate."""
+"""The operations between packed products other than attention: norms, RoPE and gate."""
 
 from functools import partial
 
@@ -148,60 +148,3 @@ def rotate(x: Array, cos: Array, sin: Array) -> None:
             low, high = x[head, i], x[head, i + half]
             x[head, i] = low * cos[i] - high * sin[i]
             x[head, i + half] = high * cos[i + half] + low * sin[i + half]
-
-
-@partial(compiled, reorder_sums=True)
-def attend(
-    query: Array,
-    keys: Array,
-    values: Array,
-    positions: tuple[int, int],
-    scale: np.float32,
-    softcap: np.float32,
-    out: Array,
-) -> None:
-    """Softmax attention of one token over part of a cache.
-
-    positions: the first one, and the one after the last.  query, out: (heads, d); keys, values: (kv_heads, capacity, d); all float32, contiguous.  softcap: of `cap`.
-    """
-    heads, d = query.shape
-    group = heads // keys.shape[0]
-    first, last = positions
-    tokens = last - first
-    scores = np.empty(tokens, np.float32)
-    for head in range(heads):
-        kv = head // group
-        for t in range(tokens):
-            total = np.float32(0)
-            for i in range(d):
-                total += query[head, i] * keys[kv, first + t, i]
-            scores[t] = total * scale
-        cap(scores, softcap)
-        softmax(scores)
-        for i in range(d):
-            out[head, i] = 0
-        for t in range(tokens):
-            for i in range(d):
-                out[head, i] += scores[t] * values[kv, first + t, i]
-
-
-@compiled
-def cap(scores: Array, softcap: np.float32) -> None:
-    """Replace (tokens,) float32 scores by softcap * tanh(score / softcap) in place; 0 changes nothing."""
-    if softcap > 0:
-        for t in range(scores.size):
-            scores[t] = softcap * tanh(scores[t] / softcap)
-
-
-@partial(compiled, reorder_sums=True)
-def softmax(scores: Array) -> None:
-    """Softmax of (tokens,) float32 in place; all NaN if one score is not finite."""
-    highest, total = scores[0], np.float32(0)
-    for t in range(scores.size):
-        highest = max(highest, scores[t])
-        total += scores[t] * np.float32(0)
-    for t in range(scores.size):
-        scores[t] = exp(scores[t] - highest)
-        total += scores[t]
-    for t in range(scores.size):
-        scores[t] /= total

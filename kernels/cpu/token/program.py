@@ -10,8 +10,9 @@ from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.decode import decode
 from kernels.cpu.hadamard import transform
-from kernels.cpu.token import kv_codes, operations
+from kernels.cpu.token import operations
 from kernels.cpu.token.addresses import array_at, float_of
+from kernels.cpu.token.attend_row import attend
 from kernels.cpu.token.rows import (
     ACT_BITS,
     ACT_CLIP,
@@ -22,10 +23,7 @@ from kernels.cpu.token.rows import (
     BIAS,
     BIAS_SIZE,
     BIT_PLANES,
-    BITS,
     BLOCK,
-    CAPACITY,
-    COS,
     DATA,
     DATA_SIZE,
     EPSILON,
@@ -35,9 +33,6 @@ from kernels.cpu.token.rows import (
     HEADS,
     INPUT,
     INPUT_SIZE,
-    KEY_SCALE,
-    KEY_ZERO,
-    KEYS,
     KV_HEADS,
     LAYER,
     NORM,
@@ -55,23 +50,13 @@ from kernels.cpu.token.rows import (
     PRODUCT,
     REGROUP,
     ROOT,
-    ROPE,
-    ROTATED,
     SCALE,
-    SCALING,
     SEGMENT,
     SIDE_SIZE,
-    SIN,
-    SOFTCAP,
     SPACING,
     SUMS,
-    VALUE_SCALE,
-    VALUE_ZERO,
-    VALUES,
     WEIGHT_ONLY,
-    WIDTH,
     WIDTHS,
-    WINDOW,
     ZERO,
 )  # fmt: skip
 from kernels.cpu.weight_only import weight_only
@@ -92,7 +77,7 @@ def run(table: Array, buffers: Array, layers: Array, position: int) -> int:
         elif operation == NORM:
             finite = _norm(row, buffers)
         elif operation == ATTEND:
-            finite = _attend(row, buffers, layers[row[LAYER]], position)
+            finite = attend(row, buffers, layers[row[LAYER]], position)
         else:
             _change(row, buffers)
             finite = True
@@ -162,46 +147,6 @@ def _change(row: Array, buffers: Array) -> None:
         operations.activate(x[: out.size], row[ACTIVATION], out)
         if row[HAS_UP]:
             operations.multiply(out, x[out.size :])
-
-
-@compiled
-def _attend(row: Array, buffers: Array, layer: Array, position: int) -> bool:
-    heads, kv_heads = row[HEADS], row[KV_HEADS]
-    d = row[OUTPUT_SIZE] // heads
-    qkv = _input(row, buffers).reshape(heads + 2 * kv_heads, d)
-    rotated = qkv[: heads + kv_heads]
-    rope = 4 * row[ROPE] * row[ROTATED]
-    cos = array_at(buffers[COS] + rope, np.float32, row[ROTATED])
-    operations.rotate(rotated, cos, array_at(buffers[SIN] + rope, np.float32, row[ROTATED]))
-    query, new_keys, new_values = qkv[:heads], qkv[heads : heads + kv_heads], qkv[heads + kv_heads :]
-    out, scaling, softcap = _output(row, buffers).reshape(heads, d), float_of(row[SCALING]), float_of(row[SOFTCAP])
-    first = max(0, position + 1 - layer[WINDOW]) if layer[WINDOW] else 0
-    positions = first, position + 1
-    capacity, bits, width = layer[CAPACITY], layer[BITS], layer[WIDTH]
-    if bits == 0:
-        keys = array_at(layer[KEYS], np.float32, kv_heads * capacity * d).reshape(kv_heads, capacity, d)
-        values = array_at(layer[VALUES], np.float32, kv_heads * capacity * d).reshape(kv_heads, capacity, d)
-        keys[:, position], values[:, position] = new_keys, new_values
-        operations.attend(query, keys, values, positions, scaling, softcap, out)
-        return True
-    stored_keys = _codes(layer[KEYS], layer[KEY_SCALE], layer[KEY_ZERO], kv_heads, capacity, d * width // 8)
-    stored_values = _codes(layer[VALUES], layer[VALUE_SCALE], layer[VALUE_ZERO], kv_heads, capacity, d * width // 8)
-    one = (kv_heads, 1, d)
-    written = kv_codes.write(new_keys.reshape(one), bits, width, position, *stored_keys)
-    if not (written and kv_codes.write(new_values.reshape(one), bits, width, position, *stored_values)):
-        return False
-    kv_codes.attend(query, stored_keys, stored_values, width, positions, scaling, softcap, out)
-    return True
-
-
-@compiled
-def _codes(codes: int, scale: int, zero: int, kv_heads: int, capacity: int, octets: int) -> tuple[Array, Array, Array]:
-    """Codes, scales and zero points at their addresses, as `kv_codes` takes them."""
-    return (
-        array_at(codes, np.uint8, kv_heads * capacity * octets).reshape(kv_heads, capacity, octets),
-        array_at(scale, np.float32, kv_heads * capacity).reshape(kv_heads, capacity),
-        array_at(zero, np.float32, kv_heads * capacity).reshape(kv_heads, capacity),
-    )
 
 
 @compiled
