@@ -131,11 +131,13 @@ class _Entrance:
 
     def _embedded(self, token: int, position: int) -> _Floats:
         if self._packed is not None:
-            return look_up(self._packed, np.array([token]))[0]
-        embedded: Tensor = self._embedding(torch.tensor([token]))[0]
-        if self._positions is not None:
-            embedded = embedded + self._positions(torch.empty(0), position_ids=torch.tensor([position]))[0]
-        return embedded.numpy()
+            embedded = look_up(self._packed, np.array([token]))[0]
+        else:
+            embedded = self._embedding(torch.tensor([token]))[0].numpy()
+        if self._positions is None:
+            return embedded
+        learned: Tensor = self._positions(torch.empty(0), position_ids=torch.tensor([position]))[0]
+        return embedded + learned.numpy()
 
     @torch.inference_mode()
     def _rotary_rows(self, first: int, last: int) -> tuple[_Floats, _Floats]:

@@ -32,7 +32,7 @@ def assert_decodes_as_its_modules(base: LoadedModel, precision: ModelPrecision) 
     torch.testing.assert_close(found, by_modules(model), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["W4A16", "W4A16kv8", "W4A16kv4", "W4A16kv3", "W4A16kv2"])
+@pytest.mark.parametrize("precision", ["W4A16", "W4A16kv8", "W4A16kv4", "W4A16kv3", "W4A16kv2", "W4A16h8e8"])
 @pytest.mark.parametrize("case", DECODED)
 def test_hidden_states_equal_those_of_the_modules(case: str, precision: str, models: dict[str, LoadedModel]) -> None:
     assert_decodes_as_its_modules(models[case], Precision.parse(precision))
