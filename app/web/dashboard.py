@@ -170,11 +170,12 @@ def launch(
     configuration = server_configuration(
         web_application(services, (*allowed_hosts(host), *public_names), accounts, proxies), proxies
     )
-    url_host = f"[{host}]" if ":" in host else host
-    print(f"ABQ Explorer: http://{url_host}:{port} (data in {settings.data_dir}). Press Ctrl-C to stop.", flush=True)
     # Both import parts of themselves in circles: if two threads imported one first, one of them could fail.
     for library in ("transformers", "numba"):
         importlib.import_module(library)
+    _add_examples(services)
+    url_host = f"[{host}]" if ":" in host else host
+    print(f"ABQ Explorer: http://{url_host}:{port} (data in {settings.data_dir}). Press Ctrl-C to stop.", flush=True)
     supervisor.start()
     threading.Thread(target=_warm_up, args=[services], name="warm-up", daemon=True).start()
     server = uvicorn.Server(configuration)
@@ -216,16 +217,23 @@ def is_shutdown_cancellation(record: logging.LogRecord) -> bool:
     return cancelled or "timeout graceful shutdown exceeded" in record.getMessage()
 
 
+def _add_examples(services: Services) -> None:
+    """Add the examples to a new data folder. That takes seconds, and without them most tabs would be empty."""
+    try:
+        services.examples.add_to_new_folder()
+    except EXPECTED:
+        logger.exception("The examples could not be added.")
+
+
 def _warm_up(services: Services) -> None:
-    """Load the model of the first tab, add the examples to a new data folder, then compile the CPU kernels.
+    """Load the model of the first tab, then compile the CPU kernels.
 
     Compilation runs in its own process: in this one it would hold the GIL and delay responses.
     """
     try:
         services.models.explore(Selection.model, Selection.precision)
-        services.examples.add_to_new_folder()
     except EXPECTED:
-        logger.exception("The built-in model could not be explored, or its examples could not be added.")
+        logger.exception("The built-in model could not be explored.")
     subprocess.run([sys.executable, "-m", "kernels.warm_up"], check=False, start_new_session=True)
 
 

@@ -27,3 +27,7 @@ class Page:
     def selection(self) -> gr.Textbox:
         """The hidden text box that holds the page's selection as JSON."""
         return self.header.selection
+
+    def turn(self, tab: str) -> gr.Textbox:
+        """The hidden text box that changes when a tab is opened, and when the selection changes while it is open."""
+        return self.header.turns[tab]

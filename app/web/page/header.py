@@ -19,7 +19,7 @@ from app.services.errors import ServiceError
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.script import PAGE_SCRIPT, READY
-from app.web.page.selection import Selection, readable, run_choices
+from app.web.page.selection import TABS, Selection, readable, run_choices
 from app.web.questions import STEPS
 
 PRECISIONS = [
@@ -62,6 +62,9 @@ class Header:
             apply_default_css=False, elem_id="abq-steps",
         )  # fmt: skip
         self.selection = gr.Textbox("", elem_id="abq-selection", elem_classes="abq-hidden")
+        self.turns = {
+            tab: gr.Textbox("", elem_id=f"abq-turn-{tab}", elem_classes="abq-hidden") for tab in TABS
+        }  # fmt: skip
         self.offer = gr.Textbox("", elem_id="abq-offer", elem_classes="abq-hidden")
         self.known = gr.State(None)  # the finished runs that the page knows
         self.go = gr.Button("go", elem_id="abq-go", elem_classes="abq-hidden")
@@ -118,6 +121,11 @@ class Header:
             open_page, self.selection, [*self.outputs, tabs, self.known], js="() => window.abq.fromAddress()", **PRIVATE
         )
         self.selection.change(None, self.selection, None, js="(text) => window.abq.toAddress(text)", **PRIVATE)
+        turns = list(self.turns.values())
+        self.selection.change(
+            None, [self.selection, *turns], turns,
+            js=f"(text, ...turns) => window.abq.nextTurn(text, {json.dumps(list(self.turns))}, turns)", **PRIVATE,
+        )  # fmt: skip
         self.dark_changed.click(
             None, self.selection, self.selection,
             js="(text) => window.abq.withChange(text, {dark: window.abq.isDark()})", **PRIVATE,

@@ -229,7 +229,9 @@ def build_distributions_tab(page: Page) -> None:
 
     inputs = [page.selection, picture, block, tensor, head, against]
     outputs = [answer, figure, all_heads, nothing, empty, block, tensor, head, against]
-    page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
+    page.turn("distributions").change(
+        show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure
+    )
     edited = [widget.input for widget in inputs[1:]]
     gr.on(edited, show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     all_heads.select(_clicked, None, head, **PRIVATE).then(show, inputs, outputs, **PRIVATE)

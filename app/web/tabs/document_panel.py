@@ -80,7 +80,7 @@ class DocumentPanel:
         stopped = html.answer("Stopped. The columns that are done are kept.")
         self.stop.click(lambda: stopped, None, self.answer, cancels=[measuring], **PRIVATE)
         offered = [self.answer, self.columns, self.shown_for, self.figure, self.worst]
-        page.selection.change(offer_columns, [page.selection, self.shown_for], offered, **PRIVATE)
+        page.turn("generate").change(offer_columns, [page.selection, self.shown_for], offered, **PRIVATE)
 
     def _measure(
         self, page: Page, selection: Selection, source: str, columns: list[str], account: str | None

@@ -109,7 +109,7 @@ class DuelPanel:
             button.click(self._vote_function(page, winner), [page.selection, self.duel], voted, **PRIVATE)
         offered = [self.answer, self.contenders, self.shown_for, self.standings, self.prompt, self.texts, self.votes,
                    self.duel]  # fmt: skip
-        page.selection.change(offer_contenders, [page.selection, self.shown_for], offered, **PRIVATE)
+        page.turn("generate").change(offer_contenders, [page.selection, self.shown_for], offered, **PRIVATE)
 
     def _start(
         self,

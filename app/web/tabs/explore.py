@@ -51,8 +51,6 @@ def build_explore_tab(page: Page) -> None:
             )
             figure = build_picture("explore-figure")
             detail = build_table("explore-detail")
-    with table_bits:
-        build_table_bits(page, answer)
 
     @callback(answer, tab="explore")
     def show(selection: Selection, name: str, at: float | None, linear: str | None, *values: Any) -> Updates:
@@ -92,13 +90,17 @@ def build_explore_tab(page: Page) -> None:
     inputs = [page.selection, picture, block, tensor, *planes.tile, *sets.choice, mixing.size]
     outputs = [answer, figure, detail, facts, block, tensor, planes.column, sets.column, mixing.column,
                sets.choice.name, mixing.size]  # fmt: skip
-    page.selection.change(show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure)
+    page.turn("explore").change(
+        show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure
+    )
     typed = sets.choice.own  # read when it is complete, not at every key
     edited = [widget.input for widget in inputs[1:] if widget is not typed]
     gr.on([*edited, typed.submit, typed.blur], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     level_sets.wire(page, sets, answer, detail, [block, tensor])
     transform.wire(page, mixing, answer, detail, [block, tensor])
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)
+    with table_bits:  # last: the page calls functions in the order in which they were connected
+        build_table_bits(page, answer)
 
 
 def _framed(

@@ -114,10 +114,10 @@ def build_generate_tab(page: Page) -> None:
 
     views = {SIDE_BY_SIDE: side_by_side, DUEL: duel.view, DOCUMENT: document.view}
     view.change(choose_generate_view, view, [*views.values()], **PRIVATE)
+    outputs = [form.columns, widgets.shown_for, form.mode, *widgets.of_mode]
+    page.turn("generate").change(offer, [page.selection, widgets.shown_for], outputs, **PRIVATE)
     duel.wire(page)
     document.wire(page)
-    outputs = [form.columns, widgets.shown_for, form.mode, *widgets.of_mode]
-    page.selection.change(offer, [page.selection, widgets.shown_for], outputs, **PRIVATE)
     inputs = [page.selection, widgets.conversation, *form]
     outputs = [answer, widgets.streams, widgets.conversation, form.message]
     starts = [widgets.go.click, form.prompt.submit, form.message.submit]

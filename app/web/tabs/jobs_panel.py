@@ -98,7 +98,7 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
     cancel.click(stop, inputs, answer, **PRIVATE).then(*again, **PRIVATE)
     resume.click(queue_again, inputs, answer, **PRIVATE).then(*again, **PRIVATE)
     look.click(show_distributions, inputs, [answer, *page.header.outputs, page.tabs], **PRIVATE)
-    page.selection.change(*again, **PRIVATE)
+    page.turn("calibrate").change(*again, **PRIVATE)
     gr.Timer(REFRESH_SECONDS).tick(*again, **PRIVATE)
     return JobsPanel(chosen, again)
 

@@ -70,6 +70,6 @@ def wire_text_choice(page: Page, answer: gr.HTML, choice: TextChoice, tab: str) 
         return {**shown(request, None, value=BUILTIN_TEXT), answer: html.answer("The text is deleted.")}
 
     inputs, outputs = [page.selection, data], [answer, data, delete]
-    gr.on([page.selection.change, data.input], show, inputs, outputs, **PRIVATE)
+    gr.on([page.turn(tab).change, data.input], show, inputs, outputs, **PRIVATE)
     delete.click(remove, inputs, outputs, **PRIVATE)
     return add.select(choose, page.selection, outputs, **PRIVATE)

@@ -47,7 +47,7 @@ def build_table_bits(page: Page, answer: gr.HTML) -> None:
             page.services.models.table_cost(selection.model, _at(precision, number))
             yield {costs: _costs(page, selection, precision)}
 
-    page.selection.change(show, page.selection, [choice, costs, answer], **PRIVATE)
+    page.turn("explore").change(show, page.selection, [choice, costs, answer], **PRIVATE)
     choice.input(choose, [page.selection, choice], [*page.header.outputs, answer], **PRIVATE)
     measure.click(measure_costs, page.selection, [costs, answer], **{**BUSY, "show_progress": "minimal"})
 

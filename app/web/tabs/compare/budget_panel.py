@@ -157,8 +157,8 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
     outputs = [answer, empty, figure, predictions, mixes, calibrate]
     form = [scope, limit, candidates, method]
     scope.change(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **PRIVATE)
-    page.selection.change(show, [page.selection, stored], outputs, **PRIVATE)
-    edited = [page.selection.change, *(widget.change for widget in form)]
+    page.turn("compare").change(show, [page.selection, stored], outputs, **PRIVATE)
+    edited = [page.turn("compare").change, *(widget.change for widget in form)]
     gr.on(edited, show_command, [page.selection, *form], [answer, command], trigger_mode="always_last", **PRIVATE)
     measuring = choose.click(measure, [page.selection, scope, limit, candidates], [*outputs, stored], **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)

@@ -84,7 +84,7 @@ def build_export_panel(page: Page) -> None:
         yield {answer: shown(selection, name, plain, again)}
 
     gr.on(
-        [page.selection.change, *(one.input for one in asked)],
+        [page.turn("compare").change, *(one.input for one in asked)],
         show,
         [page.selection, *asked],
         [panel, symmetric, nearest, answer, where],

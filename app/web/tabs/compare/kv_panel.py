@@ -89,7 +89,7 @@ def build_kv_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield shown(selection, subject)
 
     outputs = [answer, empty, figure, sizes, command]
-    edited = [page.selection.change, view.change, of_run.input, tokens.input]
+    edited = [page.turn("compare").change, view.change, of_run.input, tokens.input]
     gr.on(edited, show, [page.selection, view, of_run, tokens], outputs, trigger_mode="always_last", **PRIVATE)
     measuring = measure.click(measure_all, [page.selection, of_run, tokens], outputs, **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)

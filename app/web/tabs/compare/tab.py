@@ -74,7 +74,6 @@ def build_compare_tab(page: Page) -> None:
             runs_table = build_table("compare-runs")
             kl_figure = build_picture("compare-kl")
             tasks_table = build_table("compare-tasks")
-    _build_panels(page, view, all_runs)
     noted = gr.State("")  # the run whose note the box holds: typing is not overwritten until another run is selected
 
     @callback(answer, tab="compare")
@@ -138,7 +137,7 @@ def build_compare_tab(page: Page) -> None:
         evaluation.measured_on, examples.button,
     ]  # fmt: skip
     header = [answer, *page.header.outputs]
-    gr.on([page.selection.change, *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **PRIVATE)
+    gr.on([page.turn("compare").change, *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **PRIVATE)
     evaluation.on_evaluation(page).then(show, shown_on, outputs, **PRIVATE)
     examples.on_switch(page, answer).then(show, shown_on, outputs, **PRIVATE)
     imports.wire(page, answer)
@@ -147,6 +146,7 @@ def build_compare_tab(page: Page) -> None:
     note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, shown_on, outputs, **PRIVATE)
     delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)
     sure.click(remove, page.selection, header, **PRIVATE)
+    _build_panels(page, view, all_runs)  # last: the page calls functions in the order in which they were connected
 
 
 def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:

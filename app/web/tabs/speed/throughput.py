@@ -168,7 +168,7 @@ def _wire_stored_timings(page: Page, widgets: Widgets) -> None:
 
     choices = [widgets.picture, widgets.machine, *widgets.cases]
     form = [*widgets.cases, widgets.peers, widgets.threads]
-    selected = page.selection.change
+    selected = page.turn("throughput").change
     gr.on(
         [selected, *(widget.input for widget in choices)],
         show, [page.selection, *choices], widgets.shown, trigger_mode="always_last", **PRIVATE,
