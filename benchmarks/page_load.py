@@ -116,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with timed_start(Path(data)) as (_, seconds):
                 later_starts.append(seconds)
     page = table(rounds) + (
-        f"\nThe server answers {first_start:.1f} s after `abq app` on a new data folder, which gets its examples first, and "
-        f"{statistics.median(later_starts):.1f} s after later starts.\n"
+        f"\nThe server answers {first_start:.1f} s after `abq app` on a new data folder, which gets its examples, "
+        f"and {statistics.median(later_starts):.1f} s after later starts.\n"
     )
     print(page)
     if options.markdown is not None:
