@@ -15,6 +15,7 @@ from app.web.page.selection import Selection
 
 # Options of events. The values of widgets are checked in `access/page_functions.py`.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+FOLLOW: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}  # the last of several events counts
 BUSY: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}  # one model in use at a time
 
 Updates = Mapping[Block, object]

@@ -1,6 +1,7 @@
 """The objects that every tab needs to wire its widgets."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -28,6 +29,6 @@ class Page:
         """The hidden text box that holds the page's selection as JSON."""
         return self.header.selection
 
-    def turn(self, tab: str) -> gr.Textbox:
-        """The hidden text box that changes when a tab is opened, and when the selection changes while it is open."""
-        return self.header.turns[tab]
+    def turn(self, tab: str) -> Any:
+        """The event that follows the selection (`Header.turn`); connect it with FOLLOW."""
+        return self.header.turn(tab)

@@ -6,6 +6,7 @@ The address bar holds the selection.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -19,7 +20,7 @@ from app.services.errors import ServiceError
 from app.web import html
 from app.web.page.callbacks import PRIVATE, Updates, callback, event
 from app.web.page.script import PAGE_SCRIPT, READY
-from app.web.page.selection import TABS, Selection, readable, run_choices
+from app.web.page.selection import Selection, readable, run_choices
 from app.web.questions import STEPS
 
 PRECISIONS = [
@@ -62,9 +63,7 @@ class Header:
             apply_default_css=False, elem_id="abq-steps",
         )  # fmt: skip
         self.selection = gr.Textbox("", elem_id="abq-selection", elem_classes="abq-hidden")
-        self.turns = {
-            tab: gr.Textbox("", elem_id=f"abq-turn-{tab}", elem_classes="abq-hidden") for tab in TABS
-        }  # fmt: skip
+        self._turns = gr.Column(elem_classes="abq-hidden")
         self.offer = gr.Textbox("", elem_id="abq-offer", elem_classes="abq-hidden")
         self.known = gr.State(None)  # the finished runs that the page knows
         self.go = gr.Button("go", elem_id="abq-go", elem_classes="abq-hidden")
@@ -74,6 +73,15 @@ class Header:
     def outputs(self) -> list[gr.components.Component]:
         """The components that `show` and `follow` update."""
         return [self.selection, self.model, self.precision, self.run, self.bits]
+
+    def turn(self, tab: str) -> Any:
+        """An event of its own for one function: the tab was opened, or the selection has changed while it is open.
+
+        With two functions of `trigger_mode="always_last"` Gradio could repeat an event without end: a function that had
+        to wait makes it repeat all functions of the event.
+        """
+        with self._turns:
+            return gr.Button(tab, elem_classes=f"abq-turn-{tab}").click
 
     def show(self, selection: Selection) -> Updates:
         """Show this selection."""
@@ -121,11 +129,6 @@ class Header:
             open_page, self.selection, [*self.outputs, tabs, self.known], js="() => window.abq.fromAddress()", **PRIVATE
         )
         self.selection.change(None, self.selection, None, js="(text) => window.abq.toAddress(text)", **PRIVATE)
-        turns = list(self.turns.values())
-        self.selection.change(
-            None, [self.selection, *turns], turns,
-            js=f"(text, ...turns) => window.abq.nextTurn(text, {json.dumps(list(self.turns))}, turns)", **PRIVATE,
-        )  # fmt: skip
         self.dark_changed.click(
             None, self.selection, self.selection,
             js="(text) => window.abq.withChange(text, {dark: window.abq.isDark()})", **PRIVATE,

@@ -148,7 +148,7 @@ def build_calibrate_tab(page: Page) -> None:
     # A method sets several widgets. One estimate follows when all of them are set: one per widget could arrive in any
     # order.
     edited = [widget.input for widget in widgets if widget is not method]
-    gr.on([page.turn("calibrate").change, *edited], trigger_mode="always_last", **check)
+    gr.on([page.turn("calibrate"), *edited], trigger_mode="always_last", **check)
     method.input(
         choose_method, [method, preset], [method, boxes, length, epochs, pass_segments, components], **PRIVATE
     ).then(**check)

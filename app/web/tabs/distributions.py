@@ -22,7 +22,7 @@ from app.figures.signal import signal_figure
 from app.web import html
 from app.web.access.login import account_of
 from app.web.access.private_texts import check_text_access
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -229,11 +229,9 @@ def build_distributions_tab(page: Page) -> None:
 
     inputs = [page.selection, picture, block, tensor, head, against]
     outputs = [answer, figure, all_heads, nothing, empty, block, tensor, head, against]
-    page.turn("distributions").change(
-        show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure
-    )
+    page.turn("distributions")(show, inputs, outputs, **{**FOLLOW, "show_progress": "minimal"}, show_progress_on=figure)
     edited = [widget.input for widget in inputs[1:]]
-    gr.on(edited, show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    gr.on(edited, show, inputs, outputs, **FOLLOW)
     all_heads.select(_clicked, None, head, **PRIVATE).then(show, inputs, outputs, **PRIVATE)
     make.click(start, page.selection, [answer, page.tabs], **PRIVATE)
 

@@ -13,7 +13,7 @@ from app.services.texts.documents import MOST_TOKENS, DocumentKl
 from app.web import html
 from app.web.access.login import account_of
 from app.web.limits import MAX_COLUMNS
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -80,7 +80,7 @@ class DocumentPanel:
         stopped = html.answer("Stopped. The columns that are done are kept.")
         self.stop.click(lambda: stopped, None, self.answer, cancels=[measuring], **PRIVATE)
         offered = [self.answer, self.columns, self.shown_for, self.figure, self.worst]
-        page.turn("generate").change(offer_columns, [page.selection, self.shown_for], offered, **PRIVATE)
+        page.turn("generate")(offer_columns, [page.selection, self.shown_for], offered, **FOLLOW)
 
     def _measure(
         self, page: Page, selection: Selection, source: str, columns: list[str], account: str | None

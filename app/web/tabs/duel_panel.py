@@ -10,7 +10,7 @@ from app.formatting import MISSING, count, number, percent
 from app.services.texts.duels import Contender
 from app.web import html
 from app.web.access.login import visitor_of
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
@@ -109,7 +109,7 @@ class DuelPanel:
             button.click(self._vote_function(page, winner), [page.selection, self.duel], voted, **PRIVATE)
         offered = [self.answer, self.contenders, self.shown_for, self.standings, self.prompt, self.texts, self.votes,
                    self.duel]  # fmt: skip
-        page.turn("generate").change(offer_contenders, [page.selection, self.shown_for], offered, **PRIVATE)
+        page.turn("generate")(offer_contenders, [page.selection, self.shown_for], offered, **FOLLOW)
 
     def _start(
         self,

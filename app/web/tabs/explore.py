@@ -14,7 +14,7 @@ from app.figures.histograms import level_figure, weight_figure
 from app.figures.signal import outlier_figure, signal_figure
 from app.formatting import bits, size, stored_weights
 from app.web import html
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -90,12 +90,10 @@ def build_explore_tab(page: Page) -> None:
     inputs = [page.selection, picture, block, tensor, *planes.tile, *sets.choice, mixing.size]
     outputs = [answer, figure, detail, facts, block, tensor, planes.column, sets.column, mixing.column,
                sets.choice.name, mixing.size]  # fmt: skip
-    page.turn("explore").change(
-        show, inputs, outputs, **{**PRIVATE, "show_progress": "minimal"}, show_progress_on=figure
-    )
+    page.turn("explore")(show, inputs, outputs, **{**FOLLOW, "show_progress": "minimal"}, show_progress_on=figure)
     typed = sets.choice.own  # read when it is complete, not at every key
     edited = [widget.input for widget in inputs[1:] if widget is not typed]
-    gr.on([*edited, typed.submit, typed.blur], show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    gr.on([*edited, typed.submit, typed.blur], show, inputs, outputs, **FOLLOW)
     level_sets.wire(page, sets, answer, detail, [block, tensor])
     transform.wire(page, mixing, answer, detail, [block, tensor])
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)

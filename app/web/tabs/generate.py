@@ -11,7 +11,7 @@ import gradio as gr
 
 from app.web import html
 from app.web.limits import MAX_COLUMNS
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback, event
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.conversation import Conversation
 from app.web.page.selection import Selection
@@ -115,7 +115,7 @@ def build_generate_tab(page: Page) -> None:
     views = {SIDE_BY_SIDE: side_by_side, DUEL: duel.view, DOCUMENT: document.view}
     view.change(choose_generate_view, view, [*views.values()], **PRIVATE)
     outputs = [form.columns, widgets.shown_for, form.mode, *widgets.of_mode]
-    page.turn("generate").change(offer, [page.selection, widgets.shown_for], outputs, **PRIVATE)
+    page.turn("generate")(offer, [page.selection, widgets.shown_for], outputs, **FOLLOW)
     duel.wire(page)
     document.wire(page)
     inputs = [page.selection, widgets.conversation, *form]
@@ -127,7 +127,7 @@ def build_generate_tab(page: Page) -> None:
         starting_over(start_over, [page.selection, form.mode], widgets.of_mode, cancels=[writing], **PRIVATE)
     edited = [widget.change for widget in form]
     inputs = [page.selection, *form]
-    gr.on(edited, show_command, inputs, [answer, widgets.command], trigger_mode="always_last", **PRIVATE)
+    gr.on(edited, show_command, inputs, [answer, widgets.command], **FOLLOW)
 
 
 def _example_text(page: Page, widgets: _Widgets, selection: Selection, columns: Sequence[str]) -> Updates:

@@ -13,7 +13,7 @@ import pandas as pd
 from app.figures.losses import loss_figure
 from app.formatting import number
 from app.web import html
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -98,7 +98,7 @@ def build_jobs_panel(page: Page, answer: gr.HTML) -> JobsPanel:
     cancel.click(stop, inputs, answer, **PRIVATE).then(*again, **PRIVATE)
     resume.click(queue_again, inputs, answer, **PRIVATE).then(*again, **PRIVATE)
     look.click(show_distributions, inputs, [answer, *page.header.outputs, page.tabs], **PRIVATE)
-    page.turn("calibrate").change(*again, **PRIVATE)
+    page.turn("calibrate")(*again, **FOLLOW)
     gr.Timer(REFRESH_SECONDS).tick(*again, **PRIVATE)
     return JobsPanel(chosen, again)
 

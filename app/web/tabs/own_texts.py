@@ -9,7 +9,7 @@ from abq_core.text.sources import BUILTIN_TEXT, NAMES
 from app.web import html
 from app.web.access.login import account_of
 from app.web.access.visitor_texts import KEPT_DAYS, MAX_TEXT_BYTES
-from app.web.page.callbacks import PRIVATE, Updates, callback
+from app.web.page.callbacks import FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.script import PAGE_SCRIPT
 from app.web.page.selection import Selection
@@ -70,6 +70,7 @@ def wire_text_choice(page: Page, answer: gr.HTML, choice: TextChoice, tab: str) 
         return {**shown(request, None, value=BUILTIN_TEXT), answer: html.answer("The text is deleted.")}
 
     inputs, outputs = [page.selection, data], [answer, data, delete]
-    gr.on([page.turn(tab).change, data.input], show, inputs, outputs, **PRIVATE)
+    page.turn(tab)(show, inputs, outputs, **FOLLOW)
+    data.input(show, inputs, outputs, **PRIVATE)
     delete.click(remove, inputs, outputs, **PRIVATE)
     return add.select(choose, page.selection, outputs, **PRIVATE)

@@ -10,7 +10,7 @@ from abq_core.precision import FULL_BITS
 from app.formatting import bits, nats, percent
 from app.services.models import COST_SEGMENTS, COST_SEQ_LEN, TABLE_BITS
 from app.web import html
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection
 
@@ -47,7 +47,7 @@ def build_table_bits(page: Page, answer: gr.HTML) -> None:
             page.services.models.table_cost(selection.model, _at(precision, number))
             yield {costs: _costs(page, selection, precision)}
 
-    page.turn("explore").change(show, page.selection, [choice, costs, answer], **PRIVATE)
+    page.turn("explore")(show, page.selection, [choice, costs, answer], **FOLLOW)
     choice.input(choose, [page.selection, choice], [*page.header.outputs, answer], **PRIVATE)
     measure.click(measure_costs, page.selection, [costs, answer], **{**BUSY, "show_progress": "minimal"})
 

@@ -17,7 +17,7 @@ from app.formatting import MISSING, bits, nats, number
 from app.services.mix_checks import MixCheck
 from app.web import html
 from app.web.access.login import account_of
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.header import PRECISIONS
 from app.web.page.picture import build_picture, framed
@@ -156,10 +156,10 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
 
     outputs = [answer, empty, figure, predictions, mixes, calibrate]
     form = [scope, limit, candidates, method]
-    scope.change(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **PRIVATE)
-    page.turn("compare").change(show, [page.selection, stored], outputs, **PRIVATE)
-    edited = [page.turn("compare").change, *(widget.change for widget in form)]
-    gr.on(edited, show_command, [page.selection, *form], [answer, command], trigger_mode="always_last", **PRIVATE)
+    scope.input(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **PRIVATE)
+    page.turn("compare")(show, [page.selection, stored], outputs, **FOLLOW)
+    edited = [page.turn("compare"), *(widget.change for widget in form)]
+    gr.on(edited, show_command, [page.selection, *form], [answer, command], **FOLLOW)
     measuring = choose.click(measure, [page.selection, scope, limit, candidates], [*outputs, stored], **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
     calibrate.click(start, [page.selection, stored, method], [answer, page.tabs], **PRIVATE)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from abq_core.imports.spec import is_import
 from app.web import html
 from app.web.access.private_texts import check_text_access
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.selection import Selection
 from app.web.page.steps import Steps
@@ -84,11 +84,11 @@ def build_export_panel(page: Page) -> None:
         yield {answer: shown(selection, name, plain, again)}
 
     gr.on(
-        [page.turn("compare").change, *(one.input for one in asked)],
+        [page.turn("compare"), *(one.input for one in asked)],
         show,
         [page.selection, *asked],
         [panel, symmetric, nearest, answer, where],
-        **PRIVATE,
+        **FOLLOW,
     )
     exporting = start.click(export, [page.selection, *asked], answer, **BUSY)
     stop.click(lambda: html.render("lines.html", lines=["Stopped."]), None, answer, cancels=[exporting], **PRIVATE)

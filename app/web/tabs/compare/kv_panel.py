@@ -10,7 +10,7 @@ from app.figures.lenses.kv_cache import kv_cache_figure
 from app.formatting import nats, number, percent, perplexity, size
 from app.services.lenses.kv_cache import FEWEST_TOKENS, MOST_TOKENS, SEGMENTS, Subject
 from app.web import html
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -89,8 +89,8 @@ def build_kv_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield shown(selection, subject)
 
     outputs = [answer, empty, figure, sizes, command]
-    edited = [page.turn("compare").change, view.change, of_run.input, tokens.input]
-    gr.on(edited, show, [page.selection, view, of_run, tokens], outputs, trigger_mode="always_last", **PRIVATE)
+    edited = [page.turn("compare"), of_run.input, tokens.input]
+    gr.on(edited, show, [page.selection, view, of_run, tokens], outputs, **FOLLOW)
     measuring = measure.click(measure_all, [page.selection, of_run, tokens], outputs, **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
     return row

@@ -12,7 +12,7 @@ from app.services import ServiceError
 from app.services.lenses.plane_reads import NEW_TOKENS, PlaneRead
 from app.services.models import COST_SEGMENTS, COST_SEQ_LEN
 from app.web import html
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -103,9 +103,9 @@ def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield {answer: html.answer(html.BLANK)}
 
     outputs = [answer, empty, figure, text, reads, planes, command]
-    edited = [page.turn("compare").change, view.change, planes.input, prompt.submit]
+    edited = [page.turn("compare"), planes.input, prompt.submit]
     inputs = [page.selection, view, planes, prompt]
-    gr.on(edited, show, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    gr.on(edited, show, inputs, outputs, **FOLLOW)
     measuring = measure.click(read_all, [page.selection, prompt], answer, **BUSY)
     measuring.success(show, inputs, outputs, **PRIVATE)
     stopped = html.answer("Stopped. What is measured is kept.")

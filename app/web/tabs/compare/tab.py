@@ -18,7 +18,7 @@ from app.services.dataframes import MEASURED_ON
 from app.services.speed.timings import this_device
 from app.web import html
 from app.web.access.login import account_of
-from app.web.page.callbacks import PRIVATE, Updates, callback, event
+from app.web.page.callbacks import FOLLOW, PRIVATE, Updates, callback, event
 from app.web.page.context import Page
 from app.web.page.header import PRECISIONS
 from app.web.page.picture import build_picture, framed
@@ -97,11 +97,12 @@ def build_compare_tab(page: Page) -> None:
             links: _links(runs, selected),
             actions: gr.update(visible=len(selected) > 0),
             noted: selection.run,
-            sure: gr.update(visible=False),
             command: html.command(spec.command_line() for spec in specs),
         }
+        if selection.run == noted_run:
+            return updates
         noted_now = str(selected.iloc[0]["note"]) if len(selected) else ""
-        return updates if selection.run == noted_run else {**updates, note: noted_now}
+        return {**updates, note: noted_now, sure: gr.update(visible=False)}
 
     @callback(answer)
     def start(selection: Selection, precisions: list[str], methods: list[str], request: gr.Request) -> Updates:
@@ -137,7 +138,7 @@ def build_compare_tab(page: Page) -> None:
         evaluation.measured_on, examples.button,
     ]  # fmt: skip
     header = [answer, *page.header.outputs]
-    gr.on([page.turn("compare").change, *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **PRIVATE)
+    gr.on([page.turn("compare"), *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **FOLLOW)
     evaluation.on_evaluation(page).then(show, shown_on, outputs, **PRIVATE)
     examples.on_switch(page, answer).then(show, shown_on, outputs, **PRIVATE)
     imports.wire(page, answer)
@@ -165,6 +166,7 @@ def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
         return {row: gr.update(visible=name == title) for title, row in rows.items()}
 
     view.change(choose_view, view, list(rows.values()), **PRIVATE)
+    view.change(None, None, None, js="() => window.abq.turn('compare')", **PRIVATE)
 
 
 def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button, ExampleSwitch]:

@@ -15,7 +15,7 @@ from app.services.sweeps import PlannedCalibration
 from app.services.texts.text_lab import short_names
 from app.web import html
 from app.web.access.login import account_of
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.picture import build_picture, framed
 from app.web.page.selection import Selection
@@ -101,8 +101,8 @@ def build_text_lab_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield shown(plan, cells, selection.dark)
 
     form = [page.selection, texts, method]
-    edited = [page.turn("compare").change, page.header.known.change, view.change, texts.input, method.input]
-    gr.on(edited, show, [page.selection, view, texts, method], [answer, empty, figure, command, texts], **PRIVATE)
+    edited = [page.turn("compare"), page.header.known.change, texts.input, method.input]
+    gr.on(edited, show, [page.selection, view, texts, method], [answer, empty, figure, command, texts], **FOLLOW)
     calibrate.click(start, form, [answer, page.tabs], **PRIVATE)
     measuring = measure.click(measure_all, form, [answer, empty, figure], **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)

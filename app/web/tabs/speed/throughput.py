@@ -15,7 +15,7 @@ from app.figures.throughput import decode_figure, roofline_figure, speedup_figur
 from app.notation import parse_shapes, parse_token_counts
 from app.services.speed.timings import this_device
 from app.web import html
-from app.web.page.callbacks import BUSY, PRIVATE, Updates, callback
+from app.web.page.callbacks import BUSY, FOLLOW, PRIVATE, Updates, callback
 from app.web.page.context import Page
 from app.web.page.header import PRECISIONS
 from app.web.page.picture import build_picture, framed
@@ -168,14 +168,13 @@ def _wire_stored_timings(page: Page, widgets: Widgets) -> None:
 
     choices = [widgets.picture, widgets.machine, *widgets.cases]
     form = [*widgets.cases, widgets.peers, widgets.threads]
-    selected = page.turn("throughput").change
     gr.on(
-        [selected, *(widget.input for widget in choices)],
-        show, [page.selection, *choices], widgets.shown, trigger_mode="always_last", **PRIVATE,
+        [page.turn("throughput"), *(widget.input for widget in choices)],
+        show, [page.selection, *choices], widgets.shown, **FOLLOW,
     )  # fmt: skip
     gr.on(
-        [selected, *(widget.change for widget in form)],
-        show_command, [page.selection, *form], [widgets.answer, widgets.command], trigger_mode="always_last", **PRIVATE,
+        [page.turn("throughput"), *(widget.change for widget in form)],
+        show_command, [page.selection, *form], [widgets.answer, widgets.command], **FOLLOW,
     )  # fmt: skip
 
 
