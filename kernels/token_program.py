@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.cpu.paths import DEQUANTIZED, PANEL_STEP, POSITION_STEP, WORTH_A_THREAD
+from kernels.cpu.paths import DEQUANTIZED, PANEL_STEP, WORTH_A_THREAD
 from kernels.cpu.token import rows
 from kernels.cpu.token.rows import (
     ADDED,
@@ -185,21 +185,21 @@ class Program:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._operations = operations  # keeps their arrays alive
-        self._parts = _in_parts(operations, lambda one: one.large)
-        self._parts_of_long_text = _in_parts(operations, lambda one: one.large or one.per_position > 0)
+        self._segments = _segments(operations, lambda one: one.large)
+        self._segments_of_long_text = _segments(operations, lambda one: one.large or one.per_position > 0)
         most = max((one.per_position for one in operations), default=0)
         self._long = -(-WORTH_A_THREAD // most) if most else math.inf
 
     def run(self, memory: Memory, position: int) -> None:
         """Run all operations for the token at `position`. Raises NotFiniteError."""
-        for alone, table in self._parts if position < self._long else self._parts_of_long_text:
-            if not alone:
-                if (done := _compiled().run(table, memory.addresses, memory.layers, position)) < len(table):
-                    raise _not_finite(table[done], memory)
-            elif table[0, rows.OPERATION] == rows.ATTEND:
-                self._attend(table[0], memory, position)
-            else:
-                self._multiply(table[0], memory)
+        for alone, table in self._segments if position < self._long else self._segments_of_long_text:
+            row = table[0]
+            if alone and row[rows.OPERATION] == rows.PRODUCT:
+                self._multiply(row, memory)
+            elif alone and _products(row, memory, position) >= WORTH_A_THREAD:
+                self._attend(row, memory, position)
+            elif (done := _compiled().run(table, memory.addresses, memory.layers, position)) < len(table):
+                raise _not_finite(table[done], memory)
 
     def _multiply(self, row: Table, memory: Memory) -> None:
         finite = []
@@ -212,31 +212,30 @@ class Program:
             raise _not_finite(row, memory)
 
     def _attend(self, row: Table, memory: Memory, position: int) -> None:
-        compiled, layer = _compiled_attention(), memory.layers[row[rows.LAYER]]
+        """Attention by several threads, each for some of the heads."""
+        compiled, layer = _compiled(), memory.layers[row[rows.LAYER]]
         if not compiled.append(row, memory.addresses, layer, position):
             raise _not_finite(row, memory)
-        start, end = compiled.visible(layer, position)
-        heads = int(row[rows.HEADS])
-        done = []
 
         def run(first: int, last: int) -> None:
-            out = np.empty((heads, row[rows.OUTPUT_SIZE] // heads), np.float32)
-            highest, total = np.empty((2, heads), np.float32)
-            positions = start + first, start + last
-            compiled.attend_part(row, memory.addresses, layer, positions, out, highest, total)
-            done.append((out, highest, total))
+            compiled.attend(row, memory.addresses, layer, position, (first, last))
 
-        run_ranges(run, end - start, POSITION_STEP, thread_count())
-        compiled.merge_parts(row, memory.addresses, *(np.stack(parts) for parts in zip(*done, strict=True)))
+        run_ranges(run, int(row[rows.HEADS]), 1, thread_count())
 
 
-def _in_parts(operations: Sequence[Operation], is_alone: Callable[[Operation], bool]) -> list[tuple[bool, Table]]:
-    """Tables of operations, and whether one is alone, for several threads."""
+def _segments(operations: Sequence[Operation], is_alone: Callable[[Operation], bool]) -> list[tuple[bool, Table]]:
+    """Tables of operations, and whether one is alone, because it may be worth several threads."""
     return [
         (alone, np.stack([one.row for one in part]))
         for alone, group in groupby(operations, is_alone)
         for part in (([one] for one in group) if alone else [list(group)])
     ]
+
+
+def _products(row: Table, memory: Memory, position: int) -> int:
+    """Multiplications of attention over the positions that the token sees."""
+    window = int(memory.layers[row[rows.LAYER], rows.WINDOW]) or position + 1
+    return 2 * int(row[rows.OUTPUT_SIZE]) * min(window, position + 1)
 
 
 def _not_finite(row: Table, memory: Memory) -> Exception:
@@ -250,10 +249,3 @@ def _compiled() -> ModuleType:
     from kernels.cpu.token import program
 
     return program
-
-
-@cache
-def _compiled_attention() -> ModuleType:
-    from kernels.cpu.token import attend_row
-
-    return attend_row

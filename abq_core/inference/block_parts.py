@@ -21,8 +21,9 @@ class BlockParts:
 
     norm: before attention.  qkv: the linears of queries, keys and values, in this order; or one, fused.
     by_head: the rows of a fused one are grouped by kv head.  head_norms: of queries and keys.
-    mlp_norm: None if `norm` feeds the MLP too.  parallel: the MLP reads what attention reads, not its result.
-    up: one linear, or the linears of gate and up.  after_attention, after_mlp: norms of what is added.
+    softcap: bound of the attention scores, 0 for none.  mlp_norm: None if `norm` feeds the MLP too.
+    parallel: the MLP reads what attention reads, not its result.  up: one linear, or the linears of gate and up.
+    after_attention, after_mlp: norms of what is added.
     """
 
     attention: Any
@@ -38,6 +39,7 @@ class BlockParts:
     after_mlp: nn.Module | None = None
     by_head: bool = False
     parallel: bool = False
+    softcap: float = 0.0
 
     @property
     def linears(self) -> list[nn.Module]:
@@ -102,6 +104,10 @@ def _qwen3(block: Any) -> BlockParts:
 
 
 def _gemma2(block: Any) -> BlockParts:
+    return replace(_sandwiched(block), softcap=block.self_attn.attn_logit_softcapping or 0.0)
+
+
+def _sandwiched(block: Any) -> BlockParts:
     return replace(
         _llama(block),
         after_attention=block.post_attention_layernorm,
@@ -111,7 +117,7 @@ def _gemma2(block: Any) -> BlockParts:
 
 
 def _gemma3(block: Any) -> BlockParts:
-    return replace(_gemma2(block), head_norms=(block.self_attn.q_norm, block.self_attn.k_norm))
+    return replace(_sandwiched(block), head_norms=(block.self_attn.q_norm, block.self_attn.k_norm))
 
 
 def _phi3(block: Any) -> BlockParts:
@@ -152,8 +158,9 @@ def _opt(block: Any) -> BlockParts:
 
 
 def _is_pre_norm(config: Any) -> bool:
-    """True for all OPT models but opt-350m."""
-    return bool(config.do_layer_norm_before) and config.word_embed_proj_dim == config.hidden_size
+    """True for all OPT models but opt-350m, and a few old ones without a final norm."""
+    has_final_norm = config.do_layer_norm_before and not config._remove_final_layer_norm
+    return bool(has_final_norm) and config.word_embed_proj_dim == config.hidden_size
 
 
 _FAMILIES = {

@@ -52,7 +52,7 @@ class CpuDecoder:
         first: Any = parts.blocks[0].attention
         self.kv_bits: int | None = first.kv_bits
         self._entrance = _Entrance(model)
-        self._width = parts.final_norm.weight.numel()
+        self._width = model.config.hidden_size
         self._operations = list(_model_operations(parts, self._entrance, self._width))
         operations = [operation for _, operation in self._operations]
         self._sizes = buffer_sizes(operations)
@@ -185,10 +185,9 @@ def _attend(index: int, block: BlockParts, entrance: _Entrance, offset: float) -
         for norm, first, count in zip(block.head_norms, (0, heads), (heads, kv_heads), strict=True):
             weight, bias, epsilon = _norm_values(norm, offset)
             yield NORMS, Operation.norm_heads(weight, epsilon, bias, first, count)
-    softcap = getattr(attention, "attn_logit_softcapping", None) or 0.0
     rope, rotated = entrance.rope_of(attention), entrance.rotated
     scaling = float(attention.scaling)
-    yield ATTENTION, Operation.attend(index, heads, kv_heads, d, scaling, rotated, rope, softcap)
+    yield ATTENTION, Operation.attend(index, heads, kv_heads, d, scaling, rotated, rope, block.softcap)
 
 
 def _norm(norm: Any, offset: float, has_added: bool = False, in_place: int | None = None) -> Operation:

@@ -28,7 +28,8 @@ def decoder_of(model: PreTrainedModel) -> Decoder | None:
     parts = parts_of(model)
     if parts is None:
         return None
-    is_float32 = parts.final_norm.weight.dtype == torch.float32  # the dtype of the compiled functions
+    weight = parts.final_norm.weight  # None for a layer norm without learned values
+    is_float32 = weight is None or weight.dtype == torch.float32  # the dtype of the compiled functions
     if is_float32 and all(_fits_a_program(linear) for linear in parts.linears):
         return CpuDecoder(model, parts)
     has_llama_form = model.config.model_type in _GRAPH_FAMILIES and parts.activation == SILU

@@ -1,7 +1,7 @@
 """The table of supported architectures: how norms and linears feed each other.
 
 Blocks remain transformers' modules; `calibration/balance.py` applies the table to their weights. To add a family, add a
-row to `_TABLE` and a config to `tests/cases/family_cases.py`.
+row to `_TABLE` and a config to `tests/cases/family_cases.py`; `inference/block_parts.py` makes it decode faster.
 """
 
 from collections.abc import Callable, Mapping

@@ -61,7 +61,7 @@ BUILDERS = {
     "throughput": build_throughput_tab,
     "compare": build_compare_tab,
 }
-MAX_WAITING_REQUESTS = 64
+MAX_WAITING_REQUESTS = 256  # a visitor's tab sends up to eight at once
 CONCURRENT_CALLBACKS = 8
 MAX_SESSIONS = 256  # Gradio keeps about a third of a MiB for each browser session; the oldest are dropped.
 QUEUE_STATUS_SECONDS = 2.0
@@ -219,10 +219,12 @@ def is_shutdown_cancellation(record: logging.LogRecord) -> bool:
 
 def _add_examples(services: Services) -> None:
     """Add the examples to a new data folder. That takes seconds, and without them most tabs would be empty."""
-    try:
-        services.examples.add_to_new_folder()
-    except EXPECTED:
-        logger.exception("The examples could not be added.")
+    if services.examples.are_expected():
+        print(f"Adding the examples to {services.settings.data_dir}.", flush=True)
+        try:
+            services.examples.add_to_new_folder()
+        except Exception:  # whatever is wrong with an example, the page works without
+            logger.exception("The examples could not be added.")
 
 
 def _warm_up(services: Services) -> None:

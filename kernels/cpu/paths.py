@@ -7,5 +7,4 @@ GEMM = "int8-gemm"
 DEQUANTIZED = "dequantized-fp32"
 
 PANEL_STEP = 6  # a thread's panels start at a multiple of this, which is a multiple of every loop's panels
-POSITION_STEP = 64  # so do its positions of a KV cache
 WORTH_A_THREAD = 1 << 23  # multiplications; smaller products finish before another thread wakes up

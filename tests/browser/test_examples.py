@@ -18,7 +18,7 @@ def open_tab(page: Page, name: str) -> None:
 def test_every_tab_shows_something_before_any_command(page: Page, address: str) -> None:
     page.goto(address)
     expect(page.locator("#explore-figure .main-svg").first).to_be_visible()
-    expect(page.locator("#abq-run input")).to_have_value("W2*A8 abq (example)")  # the page offers it when it is there
+    expect(page.locator("#abq-run input")).to_have_value("W2*A8 abq (example)")
     open_tab(page, "Calibrate")
     expect(page.locator("#calibrate-answer")).to_contain_text("W2*A8 with abq")
     expect(page.locator(".abq-empty:visible")).to_contain_text("No jobs yet")

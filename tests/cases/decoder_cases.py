@@ -15,8 +15,8 @@ from abq_core.models.loading import Decoder, LoadedModel, load_model
 
 ON_A_GRAPH = ("llama", "llama-3.1", "mistral", "qwen2")  # families with a decoder for GPUs
 DECODED = (  # families with a decoder for CPUs
-    *ON_A_GRAPH, "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt_neox-serial", "opt", "opt-gelu", "phi",
-    "phi-normed", "phi3", "phi3-partial", "qwen3",
+    *ON_A_GRAPH, "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt_neox-plain", "gpt_neox-serial", "opt", "opt-gelu",
+    "opt-plain", "phi", "phi-normed", "phi3", "phi3-long", "phi3-partial", "qwen3",
 )  # fmt: skip
 PROMPT = list(range(20, 31))
 FOLLOWING = [40, 41, 42, 43, 44, 45]  # tokens after the prompt, one at a time

@@ -68,19 +68,33 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma2": lambda: Gemma2Config(
         **_GATED, **_LOCAL_GLOBAL, head_dim=32, attn_logit_softcapping=2.0, final_logit_softcapping=3.0
     ),
-    "gemma3_text": lambda: Gemma3TextConfig(**_GATED, **_LOCAL_GLOBAL, head_dim=32),
+    "gemma3_text": lambda: Gemma3TextConfig(**_GATED, **_LOCAL_GLOBAL, head_dim=32, attn_logit_softcapping=2.0),
     "phi": lambda: PhiConfig(**_GATED),
     "phi-normed": lambda: PhiConfig(**_GATED, qk_layernorm=True, hidden_act="relu"),
     "phi3": lambda: Phi3Config(**_GATED),
+    "phi3-long": lambda: Phi3Config(
+        **_GATED,
+        original_max_position_embeddings=14,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [1.5] * 8,
+            "original_max_position_embeddings": 14,
+        },
+    ),
     "phi3-partial": lambda: Phi3Config(
         **_GATED,
         sliding_window=6,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
     ),
     "opt": lambda: OPTConfig(**_OPT),
+    "opt-plain": lambda: OPTConfig(**_OPT, layer_norm_elementwise_affine=False, enable_bias=False),
+    "opt-no-final-norm": lambda: OPTConfig(**_OPT, _remove_final_layer_norm=True),
     "opt-post-norm": lambda: OPTConfig(**_OPT, do_layer_norm_before=False),
     "opt-gelu": lambda: OPTConfig(**_OPT, activation_function="gelu"),
     "gpt_neox": lambda: GPTNeoXConfig(**_SIZES, intermediate_size=96),
+    "gpt_neox-plain": lambda: GPTNeoXConfig(**_SIZES, intermediate_size=96, attention_bias=False),
     "gpt_neox-serial": lambda: GPTNeoXConfig(
         **_SIZES, intermediate_size=96, use_parallel_residual=False, hidden_act="relu"
     ),

@@ -10,6 +10,7 @@ from cpu_decode_cases import Floats, attended, attention, normal, run_one
 from kernels import dispatch, token_program
 from kernels.formats.activations import NotFiniteError
 from kernels.formats.weight import PackedWeight, pack_weight
+from kernels.host.threads import run_ranges
 from kernels.token_program import (
     ADDED,
     ATTENDED,
@@ -164,23 +165,52 @@ def test_attention_over_part_of_a_cache(heads: int, kv_heads: int, d: int, first
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-@pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 40), (70, 300), (0, 513)])
-def test_a_long_cache_is_shared_by_threads(
-    bits: int | None, first: int, last: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (70, 300), (0, 513)])
+@pytest.mark.parametrize("heads", [2, 7])
+def test_threads_share_the_heads(
+    heads: int, bits: int | None, first: int, last: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query, keys, values = normal(6, 16) * 3, normal(2, last, 16), normal(2, last, 16)
+    query, keys, values = normal(heads, 16) * 3, normal(1, last, 16), normal(1, last, 16)
     alone = attended(query, keys, values, first, 0.3, bits)
-    monkeypatch.setattr(token_program, "WORTH_A_THREAD", 0)
-    monkeypatch.setattr(token_program, "thread_count", lambda: 3)
-    np.testing.assert_allclose(attended(query, keys, values, first, 0.3, bits), alone, rtol=1e-4, atol=1e-6)
+    ranges = share_all(monkeypatch)
+    shared = attended(query, keys, values, first, 0.3, bits)
+    np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-6)
+    assert ranges == [(0, -(-heads // 2)), (-(-heads // 2), heads)]
+
+
+def test_a_short_window_is_worth_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, keys, values = normal(2, 16), normal(1, 300, 16), normal(1, 300, 16)
+    ranges = share_all(monkeypatch, worth=2 * 2 * 16 * 100)
+    attended(query, keys, values, 250, 0.3)
+    assert ranges == []
+    attended(query, keys, values, 0, 0.3)
+    assert len(ranges) == 2
 
 
 def test_threads_name_a_value_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_program, "WORTH_A_THREAD", 0)
+    share_all(monkeypatch)
     values = normal(1, 3, 8)
     values[0, 2, 1] = np.inf
     with pytest.raises(NotFiniteError, match="inf in column 25"):
         attended(normal(2, 8), normal(1, 3, 8), values, 0, 1.0, 8)
+
+
+def share_all(monkeypatch: pytest.MonkeyPatch, worth: int = 0) -> list[tuple[int, int]]:
+    """Have two threads share attention that takes this many multiplications. Returns the ranges that they get."""
+    ranges: list[tuple[int, int]] = []
+
+    def recorded(work: Callable[[int, int], None], count: int, step: int, threads: int) -> None:
+        def noted(first: int, last: int) -> None:
+            ranges.append((first, last))
+            work(first, last)
+
+        run_ranges(noted, count, step, threads)
+        ranges.sort()
+
+    monkeypatch.setattr(token_program, "WORTH_A_THREAD", worth)
+    monkeypatch.setattr(token_program, "thread_count", lambda: 2)
+    monkeypatch.setattr(token_program, "run_ranges", recorded)
+    return ranges
 
 
 @pytest.mark.parametrize(("name", "block"), PRODUCTS)

@@ -24,13 +24,17 @@ class ExampleService:
     def __init__(self, settings: Settings, storage: Storage, registry: ModelRegistry) -> None:
         self._settings, self._registry, self._examples = settings, registry, Examples(storage.database)
 
+    def are_expected(self) -> bool:
+        """True for a data folder that has no run and never had examples. Raises DatabaseError."""
+        return self._examples.are_expected()
+
     def add_to_new_folder(self) -> bool:
-        """Add the examples to a data folder that has no run and never had examples. Returns whether it did.
+        """Add the examples to a data folder that expects them. Returns whether it did.
 
         Takes seconds: their blocks are made from the built-in model. All runs appear at once, with their files.
         Raises OSError, DatabaseError, ModelError, ServiceError.
         """
-        if not self._examples.are_expected():
+        if not self.are_expected():
             return False
         return self._examples.add_all([self._unpacked(path) for path in sorted(SHIPPED.glob("*.tar.xz"))])
 

@@ -77,6 +77,8 @@ class Header:
     def turn(self, tab: str) -> Any:
         """An event of its own for one function: the tab was opened, or the selection has changed while it is open.
 
+        tab: or a name that a script on the page presses, `window.abq.turn(name)`.
+
         With two functions of `trigger_mode="always_last"` Gradio could repeat an event without end: a function that had
         to wait makes it repeat all functions of the event.
         """

@@ -97,7 +97,7 @@ def build_explore_tab(page: Page) -> None:
     level_sets.wire(page, sets, answer, detail, [block, tensor])
     transform.wire(page, mixing, answer, detail, [block, tensor])
     calibrate.click(lambda: gr.Tabs(selected="calibrate"), None, page.tabs, **PRIVATE)
-    with table_bits:  # last: the page calls functions in the order in which they were connected
+    with table_bits:  # last: its function starts after that of the figure
         build_table_bits(page, answer)
 
 

@@ -71,6 +71,6 @@ def wire_text_choice(page: Page, answer: gr.HTML, choice: TextChoice, tab: str) 
 
     inputs, outputs = [page.selection, data], [answer, data, delete]
     page.turn(tab)(show, inputs, outputs, **FOLLOW)
-    data.input(show, inputs, outputs, **PRIVATE)
+    data.input(show, inputs, outputs, trigger_mode="multiple", **PRIVATE)
     delete.click(remove, inputs, outputs, **PRIVATE)
     return add.select(choose, page.selection, outputs, **PRIVATE)

@@ -1,4 +1,4 @@
-"""The row ATTEND of a token program: attention on the layer of a KV cache, by one thread or in parts."""
+"""The row ATTEND of a token program: what it does with the layer of a KV cache, for all heads or some."""
 
 import numpy as np
 
@@ -33,19 +33,6 @@ from kernels.cpu.token.rows import (
 
 
 @compiled
-def attend(row: Array, buffers: Array, layer: Array, position: int) -> bool:
-    """`append`, and attention over all positions that the token sees. Returns whether its keys can be stored."""
-    heads = row[HEADS]
-    if not append(row, buffers, layer, position):
-        return False
-    part = np.empty((1, heads, row[OUTPUT_SIZE] // heads), np.float32)
-    highest, total = np.empty((2, 1, heads), np.float32)
-    attend_part(row, buffers, layer, visible(layer, position), part[0], highest[0], total[0])
-    merge_parts(row, buffers, part, highest, total)
-    return True
-
-
-@compiled
 def visible(layer: Array, position: int) -> tuple[int, int]:
     """The positions that the token at `position` sees: the first one, and the one after the last."""
     return max(0, position + 1 - layer[WINDOW]) if layer[WINDOW] else 0, position + 1
@@ -73,33 +60,18 @@ def append(row: Array, buffers: Array, layer: Array, position: int) -> bool:
 
 
 @compiled
-def attend_part(
-    row: Array,
-    buffers: Array,
-    layer: Array,
-    positions: tuple[int, int],
-    out: Array,
-    highest: Array,
-    total: Array,
-) -> None:
-    """`attention.attend` of the queries over part of the positions, on what the layer holds."""
-    heads, kv_heads = row[HEADS], row[KV_HEADS]
-    d = row[OUTPUT_SIZE] // heads
-    query = array_at(buffers[row[INPUT]], np.float32, row[INPUT_SIZE])[: heads * d].reshape(heads, d)
-    limits = float_of(row[SCALING]), float_of(row[SOFTCAP])
+def attend(row: Array, buffers: Array, layer: Array, position: int, heads: tuple[int, int]) -> None:
+    """Attention of some heads over all positions that the token sees; `append` comes first."""
+    kv_heads, d = row[KV_HEADS], row[OUTPUT_SIZE] // row[HEADS]
+    query = array_at(buffers[row[INPUT]], np.float32, row[OUTPUT_SIZE]).reshape(row[HEADS], d)
+    out = array_at(buffers[row[OUTPUT]], np.float32, row[OUTPUT_SIZE]).reshape(row[HEADS], d)
+    limits, positions = (float_of(row[SCALING]), float_of(row[SOFTCAP])), visible(layer, position)
     if layer[BITS] == 0:
         keys, values = _floats(layer, kv_heads, d)
-        attention.attend(query, keys, values, positions, limits, out, highest, total)
+        attention.attend_floats(query, keys, values, positions, heads, limits, out)
     else:
         stored_keys, stored_values = _codes(layer, kv_heads, d)
-        kv_codes.attend(query, stored_keys, stored_values, positions, limits, out, highest, total)
-
-
-@compiled
-def merge_parts(row: Array, buffers: Array, parts: Array, highest: Array, total: Array) -> None:
-    """Write the attention over all parts (`attention.merge`)."""
-    out = array_at(buffers[row[OUTPUT]], np.float32, row[OUTPUT_SIZE])
-    attention.merge(parts, highest, total, out.reshape(parts.shape[1], parts.shape[2]))
+        kv_codes.attend_codes(query, stored_keys, stored_values, positions, heads, limits, out)
 
 
 @compiled

@@ -1,8 +1,4 @@
-"""Attention of one token over a KV cache of floats: blocks of positions, each read once for all heads that share it.
-
-A part of the positions gives weights that are not divided by their sum. `merge` joins the parts, so threads can share
-a long cache.
-"""
+"""Attention of one token over a KV cache of floats: blocks of positions, each read once for the heads that share it."""
 
 from functools import partial
 
@@ -17,50 +13,35 @@ _UNROLLED = 4  # positions that are multiplied at once
 
 
 @compiled
-def attend(
+def attend_floats(
     query: Array,
     keys: Array,
     values: Array,
     positions: tuple[int, int],
+    heads: tuple[int, int],
     limits: tuple[np.float32, np.float32],
     out: Array,
-    highest: Array,
-    total: Array,
 ) -> None:
-    """Attention over part of a cache: out = sum of exp(score - highest) * value, total = sum of exp(score - highest).
+    """Softmax attention of one token over part of a cache, for some of its heads.
 
-    query, out: (heads, d).  keys, values: (kv_heads, capacity, d).  highest, total: (heads,).  All float32.
-    positions: the first one, and the one after the last.  limits: those of `weights_of`.
+    query, out: (heads, d).  keys, values: (kv_heads, capacity, d).  All float32.
+    positions, heads: the first one, and the one after the last.  limits: those of `weights_of`.
     """
-    kv_heads, first, last = keys.shape[0], positions[0], positions[1]
-    group = query.shape[0] // kv_heads
+    first, last = positions
+    group = query.shape[0] // keys.shape[0]
     scores = np.empty((group, last - first), np.float32)
-    out[:] = 0
-    for kv in range(kv_heads):
-        heads = slice(kv * group, (kv + 1) * group)
+    for kv in range(heads[0] // group, -(-heads[1] // group)):
+        sharing = slice(max(heads[0], kv * group), min(heads[1], (kv + 1) * group))
+        queries, results = query[sharing], out[sharing]
+        weights = scores[: queries.shape[0]]
         for start in range(first, last, BLOCK):
             end = min(last, start + BLOCK)
-            dots(query[heads], keys[kv, start:end], scores[:, start - first : end - first])
-        weights_of(scores, limits, highest[heads], total[heads])
+            dots(queries, keys[kv, start:end], weights[:, start - first : end - first])
+        weights_of(weights, limits)
+        results[:] = 0
         for start in range(first, last, BLOCK):
             end = min(last, start + BLOCK)
-            add_values(scores[:, start - first : end - first], values[kv, start:end], out[heads])
-
-
-@compiled
-def merge(parts: Array, highest: Array, total: Array, out: Array) -> None:
-    """The attention over all parts: parts (parts, heads, d), highest and total (parts, heads), out (heads, d)."""
-    out[:] = 0
-    for head in range(out.shape[0]):
-        top = highest[:, head].max()
-        whole = np.float32(0)
-        for part in range(parts.shape[0]):
-            factor = exp(highest[part, head] - top)
-            whole += factor * total[part, head]
-            for i in range(out.shape[1]):
-                out[head, i] += factor * parts[part, head, i]
-        for i in range(out.shape[1]):
-            out[head, i] /= whole
+            add_values(weights[:, start - first : end - first], values[kv, start:end], results)
 
 
 @partial(compiled, reorder_sums=True)
@@ -87,11 +68,10 @@ def dots(query: Array, keys: Array, out: Array) -> None:
 
 
 @partial(compiled, reorder_sums=True)
-def weights_of(scores: Array, limits: tuple[np.float32, np.float32], highest: Array, total: Array) -> None:
-    """Replace dot products (heads, tokens) by exp(score - highest) in place; write the highest scores and the sums.
+def weights_of(scores: Array, limits: tuple[np.float32, np.float32]) -> None:
+    """Replace dot products (heads, tokens) by the softmax of the scores, in place; all NaN if one is not finite.
 
     limits: (factor of the dot products, softcap).  With a softcap, a score is softcap * tanh(score / softcap); 0: none.
-    The sum is NaN if one score is not finite.
     """
     scale, softcap = limits
     for head in range(scores.shape[0]):
@@ -101,14 +81,15 @@ def weights_of(scores: Array, limits: tuple[np.float32, np.float32], highest: Ar
         if softcap > 0:
             for t in range(row.size):
                 row[t] = softcap * tanh(row[t] / softcap)
-        top, whole = row[0], np.float32(0)
+        highest, total = row[0], np.float32(0)
         for t in range(row.size):
-            top = max(top, row[t])
-            whole += row[t] * np.float32(0)
+            highest = max(highest, row[t])
+            total += row[t] * np.float32(0)
         for t in range(row.size):
-            row[t] = exp(row[t] - top)
-            whole += row[t]
-        highest[head], total[head] = top, whole
+            row[t] = exp(row[t] - highest)
+            total += row[t]
+        for t in range(row.size):
+            row[t] /= total
 
 
 @partial(compiled, reorder_sums=True)

@@ -36,32 +36,33 @@ def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Arra
 
 
 @compiled
-def attend(
+def attend_codes(
     query: Array,
     keys: tuple[Array, Array, Array],
     values: tuple[Array, Array, Array],
     positions: tuple[int, int],
+    heads: tuple[int, int],
     limits: tuple[np.float32, np.float32],
     out: Array,
-    highest: Array,
-    total: Array,
 ) -> None:
-    """Attention (`attention.attend`) on quantized keys and values, each (codes, scale, zero) as in `write`."""
-    kv_heads, first, last = keys[0].shape[0], positions[0], positions[1]
-    group, d = query.shape[0] // kv_heads, query.shape[1]
+    """`attention.attend_floats` on quantized keys and values, each (codes, scale, zero) as in `write`."""
+    first, last = positions
+    group, d = query.shape[0] // keys[0].shape[0], query.shape[1]
     scores, block = np.empty((group, last - first), np.float32), np.empty((BLOCK, d), np.float32)
-    out[:] = 0
-    for kv in range(kv_heads):
-        heads = slice(kv * group, (kv + 1) * group)
+    for kv in range(heads[0] // group, -(-heads[1] // group)):
+        sharing = slice(max(heads[0], kv * group), min(heads[1], (kv + 1) * group))
+        queries, results = query[sharing], out[sharing]
+        weights = scores[: queries.shape[0]]
         for start in range(first, last, BLOCK):
             end = min(last, start + BLOCK)
             _read(keys, kv, start, block[: end - start])
-            dots(query[heads], block[: end - start], scores[:, start - first : end - first])
-        weights_of(scores, limits, highest[heads], total[heads])
+            dots(queries, block[: end - start], weights[:, start - first : end - first])
+        weights_of(weights, limits)
+        results[:] = 0
         for start in range(first, last, BLOCK):
             end = min(last, start + BLOCK)
             _read(values, kv, start, block[: end - start])
-            add_values(scores[:, start - first : end - first], block[: end - start], out[heads])
+            add_values(weights[:, start - first : end - first], block[: end - start], results)
 
 
 @compiled

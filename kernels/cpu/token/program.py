@@ -12,7 +12,7 @@ from kernels.cpu.decode import decode
 from kernels.cpu.hadamard import transform
 from kernels.cpu.token import operations
 from kernels.cpu.token.addresses import array_at, float_of
-from kernels.cpu.token.attend_row import attend
+from kernels.cpu.token.attend_row import append, attend
 from kernels.cpu.token.rows import (
     ACT_BITS,
     ACT_CLIP,
@@ -77,7 +77,9 @@ def run(table: Array, buffers: Array, layers: Array, position: int) -> int:
         elif operation == NORM:
             finite = _norm(row, buffers)
         elif operation == ATTEND:
-            finite = attend(row, buffers, layers[row[LAYER]], position)
+            finite = append(row, buffers, layers[row[LAYER]], position)
+            if finite:
+                attend(row, buffers, layers[row[LAYER]], position, (0, row[HEADS]))
         else:
             _change(row, buffers)
             finite = True

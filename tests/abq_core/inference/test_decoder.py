@@ -17,7 +17,7 @@ from abq_core.models.loading import LoadedModel, load_model
 from abq_core.precision import Precision
 
 W4A8 = Precision.parse("W4A8")
-OTHER_FORMS = ("falcon", "mixtral", "opt-post-norm")
+OTHER_FORMS = ("falcon", "mixtral", "opt-no-final-norm", "opt-post-norm")
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
 
     outputs = [answer, empty, figure, predictions, mixes, calibrate]
     form = [scope, limit, candidates, method]
-    scope.input(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **PRIVATE)
+    scope.input(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **FOLLOW)
     page.turn("compare")(show, [page.selection, stored], outputs, **FOLLOW)
     edited = [page.turn("compare"), *(widget.change for widget in form)]
     gr.on(edited, show_command, [page.selection, *form], [answer, command], **FOLLOW)

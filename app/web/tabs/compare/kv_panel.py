@@ -89,7 +89,7 @@ def build_kv_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield shown(selection, subject)
 
     outputs = [answer, empty, figure, sizes, command]
-    edited = [page.turn("compare"), of_run.input, tokens.input]
+    edited = [page.turn("compare"), page.turn("compare-view"), of_run.input, tokens.input]
     gr.on(edited, show, [page.selection, view, of_run, tokens], outputs, **FOLLOW)
     measuring = measure.click(measure_all, [page.selection, of_run, tokens], outputs, **BUSY)
     stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)

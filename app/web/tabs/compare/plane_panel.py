@@ -103,7 +103,7 @@ def build_plane_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield {answer: html.answer(html.BLANK)}
 
     outputs = [answer, empty, figure, text, reads, planes, command]
-    edited = [page.turn("compare"), planes.input, prompt.submit]
+    edited = [page.turn("compare"), page.turn("compare-view"), planes.input, prompt.submit]
     inputs = [page.selection, view, planes, prompt]
     gr.on(edited, show, inputs, outputs, **FOLLOW)
     measuring = measure.click(read_all, [page.selection, prompt], answer, **BUSY)

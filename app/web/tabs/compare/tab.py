@@ -147,7 +147,7 @@ def build_compare_tab(page: Page) -> None:
     note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, shown_on, outputs, **PRIVATE)
     delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)
     sure.click(remove, page.selection, header, **PRIVATE)
-    _build_panels(page, view, all_runs)  # last: the page calls functions in the order in which they were connected
+    _build_panels(page, view, all_runs)  # last: their functions start after that of the whole tab
 
 
 def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
@@ -165,8 +165,8 @@ def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
     def choose_view(name: str) -> Updates:
         return {row: gr.update(visible=name == title) for title, row in rows.items()}
 
+    view.change(None, None, None, js="() => window.abq.turn('compare-view')", **PRIVATE)
     view.change(choose_view, view, list(rows.values()), **PRIVATE)
-    view.change(None, None, None, js="() => window.abq.turn('compare')", **PRIVATE)
 
 
 def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button, ExampleSwitch]:

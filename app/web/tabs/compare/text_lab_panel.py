@@ -101,7 +101,7 @@ def build_text_lab_panel(page: Page, view: gr.Radio, title: str) -> gr.Row:
         yield shown(plan, cells, selection.dark)
 
     form = [page.selection, texts, method]
-    edited = [page.turn("compare"), page.header.known.change, texts.input, method.input]
+    edited = [page.turn("compare"), page.turn("compare-view"), page.header.known.change, texts.input, method.input]
     gr.on(edited, show, [page.selection, view, texts, method], [answer, empty, figure, command, texts], **FOLLOW)
     calibrate.click(start, form, [answer, page.tabs], **PRIVATE)
     measuring = measure.click(measure_all, form, [answer, empty, figure], **BUSY)

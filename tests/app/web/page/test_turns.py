@@ -19,9 +19,14 @@ def test_each_event_has_at_most_one_function_that_waits(tmp_path: Path) -> None:
         blocks, _ = build(services, VisitorTexts(tmp_path, services.jobs.texts_in_use))
         return dict(blocks.get_config_file())
 
+    page = asyncio.run(config())
+    turns = {one["id"] for one in page["components"] if "abq-turn-" in str(one["props"].get("elem_classes"))}
+    followers = [one for one in page["dependencies"] if any(target in turns for target, _ in one["targets"])]
+    assert {one["trigger_mode"] for one in followers} == {"always_last"}
+    assert {target for one in followers for target, _ in one["targets"] if target in turns} == turns
     functions = Counter(
         tuple(target)
-        for one in asyncio.run(config())["dependencies"]
+        for one in page["dependencies"]
         for target in one["targets"]
         if one["trigger_mode"] == "always_last" and one["backend_fn"]
     )
