@@ -72,29 +72,15 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "phi": lambda: PhiConfig(**_GATED),
     "phi-normed": lambda: PhiConfig(**_GATED, qk_layernorm=True, hidden_act="relu"),
     "phi3": lambda: Phi3Config(**_GATED),
-    "phi3-long": lambda: Phi3Config(
-        **_GATED,
-        original_max_position_embeddings=14,
-        rope_parameters={
-            "rope_type": "longrope",
-            "rope_theta": 10000.0,
-            "short_factor": [1.0] * 8,
-            "long_factor": [1.5] * 8,
-            "original_max_position_embeddings": 14,
-        },
-    ),
     "phi3-partial": lambda: Phi3Config(
         **_GATED,
         sliding_window=6,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
     ),
     "opt": lambda: OPTConfig(**_OPT),
-    "opt-plain": lambda: OPTConfig(**_OPT, layer_norm_elementwise_affine=False, enable_bias=False),
-    "opt-no-final-norm": lambda: OPTConfig(**_OPT, _remove_final_layer_norm=True),
     "opt-post-norm": lambda: OPTConfig(**_OPT, do_layer_norm_before=False),
     "opt-gelu": lambda: OPTConfig(**_OPT, activation_function="gelu"),
     "gpt_neox": lambda: GPTNeoXConfig(**_SIZES, intermediate_size=96),
-    "gpt_neox-plain": lambda: GPTNeoXConfig(**_SIZES, intermediate_size=96, attention_bias=False),
     "gpt_neox-serial": lambda: GPTNeoXConfig(
         **_SIZES, intermediate_size=96, use_parallel_residual=False, hidden_act="relu"
     ),
@@ -106,6 +92,22 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen2_moe": lambda: Qwen2MoeConfig(**_GATED, **_EXPERTS, shared_expert_intermediate_size=48),
     "qwen3_moe": lambda: Qwen3MoeConfig(**_GATED, **_EXPERTS, head_dim=32, mlp_only_layers=[0], norm_topk_prob=True),
 }
+VARIANTS: dict[str, Callable[[], PreTrainedConfig]] = {  # for the decoders: other norms, biases and rotary embeddings
+    "opt-plain": lambda: OPTConfig(**_OPT, layer_norm_elementwise_affine=False, enable_bias=False),
+    "opt-no-final-norm": lambda: OPTConfig(**_OPT, _remove_final_layer_norm=True),
+    "gpt_neox-plain": lambda: GPTNeoXConfig(**_SIZES, intermediate_size=96, attention_bias=False),
+    "phi3-long": lambda: Phi3Config(
+        **_GATED,
+        original_max_position_embeddings=14,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [1.5] * 8,
+            "original_max_position_embeddings": 14,
+        },
+    ),
+}
 FAMILIES = sorted({make().model_type for make in CONFIGS.values()})
 ONE_EACH = [case for case in CONFIGS if case in FAMILIES]  # the first case of a family has the family's name
 
@@ -113,7 +115,7 @@ ONE_EACH = [case for case in CONFIGS if case in FAMILIES]  # the first case of a
 def family_model(case: str, attention: str = "eager") -> PreTrainedModel:
     """A model with random biases, norm gains with outlier channels, and peaked output distributions."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(CONFIGS[case](), attn_implementation=attention)
+    model = AutoModelForCausalLM.from_config({**CONFIGS, **VARIANTS}[case](), attn_implementation=attention)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 and name.endswith("weight"):
