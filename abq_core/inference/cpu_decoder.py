@@ -202,7 +202,8 @@ def _norm_values(norm: Any, offset: float) -> tuple[_Floats, _Floats | None, flo
         bias = torch.zeros(norm.normalized_shape) if norm.bias is None else norm.bias.detach()
         return weight.numpy(), bias.numpy(), norm.eps
     epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    return (norm.weight.detach() + offset).numpy(), None, float(epsilon)
+    weight = norm.weight.detach() + offset if offset else norm.weight.detach()
+    return weight.numpy(), None, float(epsilon)
 
 
 def _products(linears: Sequence[Any], source: int, target: int) -> Iterator[tuple[str, Operation]]:

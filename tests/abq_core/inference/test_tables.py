@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_cases import DECODED, FOLLOWING, PROMPT, by_decoder, by_modules
+from decoder_cases import FOLLOWING, ON_A_GRAPH, PROMPT, by_decoder, by_modules
 from family_cases import ONE_EACH, family_folder
 
 from abq_core.inference.cpu_decoder import CpuDecoder
@@ -99,7 +99,7 @@ def test_a_table_that_stays_at_16_bits_is_kept_in_bfloat16(untied: LoadedModel) 
     assert isinstance(model.get_output_embeddings(), PackedHead)
 
 
-@pytest.mark.parametrize("case", DECODED)
+@pytest.mark.parametrize("case", ON_A_GRAPH)
 def test_both_decoders_look_up_packed_rows(case: str, tiny_llama: Path, tmp_path: Path) -> None:
     base = load_model(str(family_folder(case, tmp_path, tiny_llama)))
     model = at(base, "W8A8h8e4")
