@@ -51,13 +51,13 @@ class CpuDecoder:
         """Stack the weights that read the same input, in place. parts: `parts_of(model)`."""
         first: Any = parts.blocks[0].attention
         self.kv_bits: int | None = first.kv_bits
-        self._entrance = _Entrance(model)
+        entrance = _Entrance(model)
         self._width = model.config.hidden_size
-        self._operations = list(_model_operations(parts, self._entrance, self._width))
+        self._operations = list(_model_operations(parts, entrance, self._width))
         operations = [operation for _, operation in self._operations]
         self._sizes = buffer_sizes(operations)
         self._runs: list[_Run] = [Program(operations).run]
-        self._enter = self._entrance.enter
+        self._enter = entrance.enter
         self._memories: WeakKeyDictionary[PreallocatedCache, Memory] = WeakKeyDictionary()
 
     def with_operations(self, change: ChangeOperation) -> "CpuDecoder":

@@ -68,10 +68,10 @@ def attend(row: Array, buffers: Array, layer: Array, position: int, heads: tuple
     limits, positions = (float_of(row[SCALING]), float_of(row[SOFTCAP])), visible(layer, position)
     if layer[BITS] == 0:
         keys, values = _floats(layer, kv_heads, d)
-        attention.attend_floats(query, keys, values, positions, heads, limits, out)
+        attention.attend(query, keys, values, kv_heads, positions, heads, limits, out)
     else:
         stored_keys, stored_values = _codes(layer, kv_heads, d)
-        kv_codes.attend_codes(query, stored_keys, stored_values, positions, heads, limits, out)
+        attention.attend(query, stored_keys, stored_values, kv_heads, positions, heads, limits, out)
 
 
 @compiled

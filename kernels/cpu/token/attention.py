@@ -1,22 +1,46 @@
-"""Attention of one token over a KV cache of floats: blocks of positions, each read once for the heads that share it."""
+"""Attention of one token over a KV cache: blocks of positions, each read once for the heads that share it."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
+from kernels.cpu.token import kv_codes
 from kernels.cpu.token.operations import exp, tanh
 
 BLOCK = 64  # positions; their keys stay in the L1 cache
 _UNROLLED = 4  # positions that are multiplied at once
 
 
+def _block_of(stored: Any, kv: int, start: int, scratch: Array) -> Array:
+    """Keys or values of one head from position `start`, as many as scratch (tokens, d) has, which codes are read to."""
+    raise NotImplementedError  # compiled code calls one of the two below
+
+
+@overload(_block_of)
+def _choose_block_of(stored: Any, kv: Any, start: Any, scratch: Any) -> Callable[..., Array]:
+    # Numba compares the annotations of all three signatures, too.
+    def of_floats(stored: Any, kv: Any, start: Any, scratch: Any) -> Array:
+        return stored[kv, start : start + scratch.shape[0]]
+
+    def of_codes(stored: Any, kv: Any, start: Any, scratch: Any) -> Array:
+        kv_codes.read(stored, kv, start, scratch)
+        return scratch
+
+    return of_floats if isinstance(stored, types.Array) else of_codes
+
+
 @compiled
-def attend_floats(
+def attend(
     query: Array,
-    keys: Array,
-    values: Array,
+    keys: Array | tuple[Array, Array, Array],
+    values: Array | tuple[Array, Array, Array],
+    kv_heads: int,
     positions: tuple[int, int],
     heads: tuple[int, int],
     limits: tuple[np.float32, np.float32],
@@ -24,24 +48,26 @@ def attend_floats(
 ) -> None:
     """Softmax attention of one token over part of a cache, for some of its heads.
 
-    query, out: (heads, d).  keys, values: (kv_heads, capacity, d).  All float32.
-    positions, heads: the first one, and the one after the last.  limits: those of `weights_of`.
+    query, out: (heads, d).  keys, values: (kv_heads, capacity, d), or (codes, scale, zero) as in `kv_codes.write`.
+    positions, heads: the first one, and the one after the last.  limits: those of `weights_of`.  Floats are float32.
     """
     first, last = positions
-    group = query.shape[0] // keys.shape[0]
-    scores = np.empty((group, last - first), np.float32)
+    group = query.shape[0] // kv_heads
+    scores, scratch = np.empty((group, last - first), np.float32), np.empty((BLOCK, query.shape[1]), np.float32)
     for kv in range(heads[0] // group, -(-heads[1] // group)):
         sharing = slice(max(heads[0], kv * group), min(heads[1], (kv + 1) * group))
         queries, results = query[sharing], out[sharing]
         weights = scores[: queries.shape[0]]
         for start in range(first, last, BLOCK):
             end = min(last, start + BLOCK)
-            dots(queries, keys[kv, start:end], weights[:, start - first : end - first])
+            block = _block_of(keys, kv, start, scratch[: end - start])
+            dots(queries, block, weights[:, start - first : end - first])
         weights_of(weights, limits)
         results[:] = 0
         for start in range(first, last, BLOCK):
             end = min(last, start + BLOCK)
-            add_values(weights[:, start - first : end - first], values[kv, start:end], results)
+            block = _block_of(values, kv, start, scratch[: end - start])
+            add_values(weights[:, start - first : end - first], block, results)
 
 
 @partial(compiled, reorder_sums=True)

@@ -8,7 +8,6 @@ import numpy as np
 from kernels.cpu.arguments import Array
 from kernels.cpu.compile import compiled
 from kernels.cpu.quantize import row_grid
-from kernels.cpu.token.attention import BLOCK, add_values, dots, weights_of
 
 
 @compiled
@@ -36,37 +35,7 @@ def write(x: Array, bits: int, width: int, start: int, codes: Array, scale: Arra
 
 
 @compiled
-def attend_codes(
-    query: Array,
-    keys: tuple[Array, Array, Array],
-    values: tuple[Array, Array, Array],
-    positions: tuple[int, int],
-    heads: tuple[int, int],
-    limits: tuple[np.float32, np.float32],
-    out: Array,
-) -> None:
-    """`attention.attend_floats` on quantized keys and values, each (codes, scale, zero) as in `write`."""
-    first, last = positions
-    group, d = query.shape[0] // keys[0].shape[0], query.shape[1]
-    scores, block = np.empty((group, last - first), np.float32), np.empty((BLOCK, d), np.float32)
-    for kv in range(heads[0] // group, -(-heads[1] // group)):
-        sharing = slice(max(heads[0], kv * group), min(heads[1], (kv + 1) * group))
-        queries, results = query[sharing], out[sharing]
-        weights = scores[: queries.shape[0]]
-        for start in range(first, last, BLOCK):
-            end = min(last, start + BLOCK)
-            _read(keys, kv, start, block[: end - start])
-            dots(queries, block[: end - start], weights[:, start - first : end - first])
-        weights_of(weights, limits)
-        results[:] = 0
-        for start in range(first, last, BLOCK):
-            end = min(last, start + BLOCK)
-            _read(values, kv, start, block[: end - start])
-            add_values(weights[:, start - first : end - first], block[: end - start], results)
-
-
-@compiled
-def _read(stored: tuple[Array, Array, Array], kv: int, start: int, out: Array) -> None:
+def read(stored: tuple[Array, Array, Array], kv: int, start: int, out: Array) -> None:
     """Dequantize the positions from `start` of one head to out (tokens, d) float32."""
     codes, scale, zero = stored
     part = codes.shape[2]
