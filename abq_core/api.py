@@ -11,6 +11,7 @@ from abq_core.analysis.explore import explore as explore_weights
 from abq_core.calibration.artifacts import CheckpointStore, MemoryStore
 from abq_core.calibration.calibrate import calibrate as calibrate_blocks
 from abq_core.calibration.quantized_block import Engine
+from abq_core.calibration.rotation import starting_model
 from abq_core.evaluation.perplexity import Scores
 from abq_core.evaluation.perplexity import evaluate as score
 from abq_core.events import OnEvent, ignore
@@ -76,7 +77,8 @@ def calibrate(
     spec = CalibrationSpec(model.ref, _parsed(precision), method, changed, **settings)  # type: ignore[arg-type]
     blocks = MemoryStore() if store is None else store
     calibrate_blocks(model, spec, blocks, on_event)
-    return quantized_model(model, spec.precision, blocks, engine)
+    base, resolved = starting_model(model, spec)
+    return quantized_model(base, resolved, blocks, engine)
 
 
 def evaluate(

@@ -194,6 +194,14 @@ class Switches:
             "Zero points of weights without a star, below 8 bits, may lie halfway between two levels.",
         ),
     )
+    rotation: bool = field(
+        default=False,
+        metadata=_about(
+            "folded rotation",
+            "Residual stream and attention values are rotated, and the rotation is folded into the weights: no "
+            "transform at run time, but a tied table becomes two.",
+        ),
+    )
     symmetric: bool = field(
         default=False,
         metadata=_about(

@@ -18,6 +18,7 @@ import torch
 import app.jobs.calibration_job  # noqa: F401 - imported for the memory that a worker has at its start
 from abq_core.analysis.diagnostics import diagnose
 from abq_core.calibration.calibrate import calibrate
+from abq_core.calibration.rotation import starting_model
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.events import BlockDone, Started
 from abq_core.inference.runtime import streamed_model
@@ -73,14 +74,15 @@ def main() -> None:
         store = BlockStore(folder, {})
         calibrate(base, spec, store, on_event)
         clock.end("pass")
+        start, precision = starting_model(base, spec)
         if diagnosed is not None:
-            for frame, rows in diagnose(base, spec.precision, store, _text(base, spec, diagnosed)).items():
+            for frame, rows in diagnose(start, precision, store, _text(base, spec, diagnosed)).items():
                 folder.write_frame(frame, rows)
             clock.end("diagnose")
         if evaluated is not None:
             ids = _text(base, spec, evaluated)
             evaluate(base, None, ids)
-            evaluate(streamed_model(base, spec.precision, store), base, ids)
+            evaluate(streamed_model(start, precision, store), base, ids)
             clock.end("evaluate")
         size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
     print(json.dumps({"seconds": clock.seconds, "peak_mib": clock.peak_mib, "disk_bytes": size}))

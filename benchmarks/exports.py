@@ -26,9 +26,7 @@ from abq_core.export.formats import FORMATS, Options, export_run
 from abq_core.export.model_card import public_name
 from abq_core.export.source import ExportSource
 from abq_core.methods import METHODS
-from abq_core.mix import resolve_tables
 from abq_core.models.loading import load_model
-from abq_core.models.shape import has_tied_tables
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.formatting import size
@@ -49,13 +47,13 @@ def rows_of(
     for text in precisions:
         for symmetric in (False, True) if text == SYMMETRIC else (False,):
             switches = replace(METHODS[method], symmetric=symmetric)
-            precision = resolve_tables(Precision.parse(text), has_tied_tables(base.model))
             store = MemoryStore()
             amount = {"segments": 8, "seq_len": 128, "epochs": epochs}
             if switches.end_to_end:
                 amount["end_to_end_segments"] = PASS_SEGMENTS
-            calibrate(base, CalibrationSpec(ref, precision, method, switches, **amount), store)  # type: ignore[arg-type]
-            source = ExportSource(base, precision, store, {"method": method})
+            spec = CalibrationSpec(ref, Precision.parse(text), method, switches, **amount)  # type: ignore[arg-type]
+            calibrate(base, spec, store)
+            source = ExportSource.of(base, spec, store, {"method": method})
             name = f"{text}, symmetric" if symmetric else text
             for format in FORMATS:
                 key = {"model": public_name(ref), "method": method, "precision": name, "format": format}

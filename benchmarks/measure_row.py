@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
+from abq_core.calibration.rotation import starting_model
 from abq_core.evaluation.perplexity import evaluate
 from abq_core.inference.runtime import quantized_model, weight_bytes
 from abq_core.models.loading import LoadedModel, load_model
@@ -109,4 +110,5 @@ def _quantized(base: LoadedModel, spec: RowSpec) -> tuple[LoadedModel, dict[str,
         "cpu_seconds": round(time.process_time() - processor, 1),
         "peak_mib": peak_mib(),
     }
-    return quantized_model(base, precision, store, "simulated"), cost
+    start, precision = starting_model(base, spec.calibration_spec)
+    return quantized_model(start, precision, store, "simulated"), cost

@@ -18,6 +18,7 @@ from typing import Any
 from abq_core.calibration.artifacts import to_bytes
 from abq_core.calibration.compact_block import compact_block, whole_block
 from abq_core.calibration.quantized_block import stored_artifact
+from abq_core.calibration.rotation import starting_model
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 from app.jobs.foreground import bring_to_end
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def packed(services: Services, run_id: str, command: str) -> ExampleArchive:
     """A finished run as an archive. Checks that its blocks follow from their compact form, bit for bit."""
     run, folder, rows = services.runs.get(run_id), services.runs.folder(run_id), services.storage.runs.blocks(run_id)
-    base, spec = services.registry.full(run.model), CalibrationSpec.from_dict(run.spec)
+    spec = CalibrationSpec.from_dict(run.spec)
+    base, _ = starting_model(services.registry.full(run.model), spec)
     store, blocks = BlockStore(folder, {row.block: row.sha256 for row in rows}), []
     for row in rows:
         stored_artifact(store, row.block)  # raises if its file is missing or damaged

@@ -30,6 +30,7 @@ from abq_core.calibration.end_to_end import end_to_end_steps, learn_together
 from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import mean_cosine
 from abq_core.calibration.quantized_block import quantized_block
+from abq_core.calibration.rotation import starting_model
 from abq_core.events import BlockDone, Message, OnEvent, Started, ignore
 from abq_core.mix import block_precisions
 from abq_core.models.architectures import architecture_of, blocks_of
@@ -57,6 +58,10 @@ def calibrate(
     `on_event` propagate.
     """
     text = text or read_text(base, spec, on_event)
+    if text.end_to_end is not None and base.model.device != _device(spec):  # all blocks learn together on that device
+        base = replace(base, model=copy.deepcopy(base.model).to(_device(spec)))
+    base, precision = starting_model(base, spec)
+    spec = replace(spec, precision=precision)
     architecture = architecture_of(base.model)
     if not architecture.has_pairs:
         on_event(Message(f"The family '{architecture.family}' has no known balance pairs: balancing is skipped."))
@@ -66,8 +71,6 @@ def calibrate(
     if text.end_to_end is None:
         _Walk(base, spec, store, on_event).finish_blocks(text.blocks)
         return
-    if base.model.device != _device(spec):  # all blocks learn together on that device
-        base = replace(base, model=copy.deepcopy(base.model).to(_device(spec)))
     walk = _Walk(base, spec, store, on_event)
     if all(store.has(index) for index in range(blocks)) and walk.adopt_blocks(text.blocks):
         return

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from abq_core.evaluation.perplexity import Scores, evaluate
-from abq_core.inference.runtime import with_changed_blocks
 from abq_core.models.architectures import blocks_of
 from abq_core.models.attention.cache_budget import CacheBudget
 from abq_core.models.attention.function import set_cache_budget, set_kv_bits
 from abq_core.models.attention.head_layout import HeadLayout
+from abq_core.models.changed_blocks import with_changed_blocks
 from abq_core.models.loading import LoadedModel
 from abq_core.precision import FULL_BITS
 from kernels.kv_codes import KvCodes

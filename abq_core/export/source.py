@@ -8,29 +8,43 @@ from torch import Tensor, nn
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import stored_artifact
+from abq_core.calibration.rotation import starting_model
 from abq_core.export.errors import ExportError
-from abq_core.mix import ModelPrecision
+from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.building import parameter_count
 from abq_core.models.loading import LoadedModel
+from abq_core.models.mapped.lazy_block import built
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.quantization.quantizers import QuantizedWeight
 from abq_core.quantization.tables import quantize_table
+from abq_core.spec import CalibrationSpec
 
 
 @dataclass(frozen=True)
 class ExportSource:
     """A finished run as an export reads it, one block at a time.
 
-    base: the model at full precision.  precision: with the bits that hold for this model (`mix.resolve_tables`).
-    store: the run's blocks.  record: what the model card says about the run, by name.
+    base: the full-precision model whose blocks the run rounds (`starting_model`).  precision: with the bits that hold
+    for this model (`mix.resolve_tables`).  store: the run's blocks.  record: what the model card says about the run, by
+    name.  parameters: of the model that was calibrated; a tied table counts once.
     """
 
     base: LoadedModel
     precision: ModelPrecision
     store: CheckpointStore
     record: Mapping[str, object]
+    parameters: int
+
+    @classmethod
+    def of(
+        cls, model: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, record: Mapping[str, object]
+    ) -> "ExportSource":
+        """A run of `model` by `spec`. Raises PrecisionError if a tied table has two numbers."""
+        base, precision = starting_model(model, spec)
+        precision = resolve_tables(precision, has_tied_tables(base.model))
+        return cls(base, precision, store, record, parameter_count(model.model))
 
     @property
     def config(self) -> Any:
@@ -46,11 +60,6 @@ class ExportSource:
     def tied(self) -> bool:
         """Whether the embedding and the LM head are one table."""
         return has_tied_tables(self.base.model)
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the full-precision model; a tied table counts once."""
-        return parameter_count(self.base.model)
 
     @property
     def blocks_path(self) -> str:
@@ -70,7 +79,7 @@ class ExportSource:
 
     def linear_names(self, block: int) -> list[str]:
         """The linears of a block, by their names below it."""
-        return list(linears_of(blocks_of(self.base.model)[block]))
+        return list(linears_of(built(blocks_of(self.base.model)[block])))
 
     def outer_linears(self) -> list[str]:
         """Full names of the linears outside the blocks, such as the LM head."""

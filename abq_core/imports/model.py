@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import quantized_block
 from abq_core.imports.blocks import ImportedPart, stored_part
-from abq_core.inference.runtime import sharing_copy
 from abq_core.models.architectures import blocks_of
+from abq_core.models.changed_blocks import sharing_copy
 from abq_core.models.loading import LoadedModel
 from abq_core.models.mapped.lazy_block import LazyBlock
 from abq_core.models.mapped.modules import restore_plain

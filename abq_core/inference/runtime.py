@@ -1,12 +1,10 @@
 """Build quantized models to run: simulated in floating point, or packed for the engine."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import (
@@ -21,8 +19,9 @@ from abq_core.inference.int8_linear import Int8Linear
 from abq_core.inference.tables import quantize_tables
 from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.models.architectures import blocks_of
+from abq_core.models.changed_blocks import sharing_copy, with_changed_blocks
 from abq_core.models.loading import LoadedModel
-from abq_core.models.mapped.lazy_block import LazyBlock
+from abq_core.models.mapped.lazy_block import LazyBlock, built
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of
 from abq_core.quantization.weight_grid import linear_bytes
@@ -68,7 +67,7 @@ def model_of_artifacts(
     model = sharing_copy(base)
     blocks = blocks_of(model)
     for index, original in enumerate(blocks_of(base.model)):
-        blocks[index] = quantized_block(original, artifact_of(index), precision, index, engine)
+        blocks[index] = quantized_block(built(original), artifact_of(index), precision, index, engine)
     quantize_tables(model, precision, engine)
     if engine == "packed":
         embeddings_to_bfloat16(model)
@@ -99,42 +98,16 @@ def with_simulated_weights(base: LoadedModel, rounded: Callable[[Tensor], Tensor
     return with_changed_blocks(base, change)
 
 
-def with_changed_blocks(base: LoadedModel, change: Callable[[nn.Module], None]) -> LoadedModel:
-    """A model with blocks that `change` was called with, one at a time in memory; `base` is not modified.
-
-    change: may replace parameters and set attributes, but must not write into parameters, which are those of `base`.
-    """
-    model = sharing_copy(base)
-    blocks = blocks_of(model)
-    for index in range(len(blocks)):
-        blocks[index] = LazyBlock(partial(_changed_block, base, index, change), 0)
-    return LoadedModel(base.ref, model, base.tokenizer, base.precision)
-
-
-@torch.no_grad()
-def _changed_block(base: LoadedModel, index: int, change: Callable[[nn.Module], None]) -> nn.Module:
-    with base.block(index) as original:
-        block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
-    change(block)
-    return block
-
-
 def _lazy(original: nn.Module, precision: ModelPrecision, index: int, artifact_of: ArtifactOf) -> LazyBlock:
     def build() -> nn.Module:
-        return quantized_block(original, artifact_of(index), precision, index, "simulated")
+        return quantized_block(built(original), artifact_of(index), precision, index, "simulated")
 
-    linears = linears_of(original).items()
+    linears = linears_of(built(original)).items()
     sizes = (
         linear_bytes(linear.out_features, linear.in_features, precision.of_linear(index, name))
         for name, linear in linears
     )
     return LazyBlock(build, sum(sizes))
-
-
-def sharing_copy(base: LoadedModel) -> PreTrainedModel:
-    """A copy of the modules around the blocks, which are those of `base`. Parameters are shared."""
-    shared = [*blocks_of(base.model), *base.model.parameters()]
-    return copy.deepcopy(base.model, memo={id(part): part for part in shared})
 
 
 def weight_bytes(model: LoadedModel) -> int:

@@ -205,7 +205,12 @@ _TABLE: Mapping[str, Callable[[Any], Architecture]] = {
     "qwen3_moe": lambda c: _mixture(c, query_key=False),
 }
 SUPPORTED_FAMILIES = frozenset(_TABLE)
-PARTLY_ROTATED = frozenset({"gpt_neox", "phi", "phi3"})  # families that use `partial_rotary_factor`
+# Families whose norms are RMS norms that linears alone read: a rotation of the residual stream can be folded into them.
+# Gemma 2 and 3 also have norms in front of the residual sum.
+FOLDS_ROTATIONS = frozenset(
+    {"gemma", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
+)
+PARTLY_ROTATED = frozenset({"gpt_neox", "phi", "phi3"})  # by RoPE: families that use `partial_rotary_factor`
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:

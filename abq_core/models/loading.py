@@ -22,7 +22,7 @@ from abq_core.models.gguf.folder import header_in
 from abq_core.models.gguf.header import Header
 from abq_core.models.gguf.tensor_names import Layout, parameters_of
 from abq_core.models.mapped.freed_memory import return_freed_memory
-from abq_core.models.mapped.lazy_block import LazyBlock
+from abq_core.models.mapped.lazy_block import LazyBlock, built
 from abq_core.models.mapped.model import mapped_model
 from abq_core.models.mapped.modules import converted_copy, has_stored
 from abq_core.models.mapped.weights import MAPPED_BYTES, MappedWeights
@@ -82,7 +82,7 @@ class LoadedModel:
         leave memory at its end. Drop every reference to the block when the context ends.
         """
         stored = blocks_of(self.model)[index]
-        block = stored.build() if isinstance(stored, LazyBlock) else stored
+        block = built(stored)
         target = device or self.model.device
         if has_stored(block) or any(parameter.device != target for parameter in block.parameters()):
             block = converted_copy(block, target)

@@ -152,8 +152,11 @@ def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) 
     block = _block_bytes(shape, sizes, work) + drafts
     together = _pass_bytes(shape, sizes, work) + made if work.end_to_end_segments else 0
     whole = (stored_bytes(shape) if made else 0) if together else 0  # the pass reads all blocks at every step
-    tables = rounded_tables * shape.table[0] * shape.table[1] * _FLOAT_BYTES
-    measuring = max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + tables
+    table = shape.table[0] * shape.table[1] * _FLOAT_BYTES
+    held += 2 * table if work.switches.rotation else 0
+    measuring = (
+        max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + rounded_tables * table
+    )
     if not work.moves:
         at_home, away = max(streams + made + block, whole + together, made + measuring), 0
     else:

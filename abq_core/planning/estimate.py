@@ -143,11 +143,13 @@ def estimate(shape: ModelShape, precision: ModelPrecision, work: Work | None = N
 
     Raises MixError if a mix was made for a model of another shape, PrecisionError if a tied table has two numbers.
     """
-    work, size = work or Work(), model_size(shape, precision)
+    work = work or Work()
+    rotated = work.switches.rotation
+    size = model_size(shape, precision, rotated=rotated)
     weights = sum(rows * k for block in range(shape.blocks) for rows, k in shape.block_linears(block).values())
     full = shape.parameters * _HALF_BYTES
     rounded_tables = sum(bits is not None for bits in (precision.head_bits, precision.embedding_bits))
-    needed = memory(shape, work, size.linears, min(rounded_tables, 1 if shape.tied else 2))
+    needed = memory(shape, work, size.linears, min(rounded_tables, 1 if shape.tied and not rotated else 2))
     return Estimate(
         shape=shape,
         precision=precision,

@@ -15,7 +15,7 @@ class ModelSize:
     """Bytes of a model's weights: bit planes with scales and zero points, or FP16.
 
     linears: of all blocks.  embedding, head: the tables; a tied table counts once, as the embedding, and head is 0.
-    other: norms, biases and positions, in FP16.
+    other: norms, biases and positions, in FP16.  parameters: of the model as it is at full precision.
     """
 
     linears: int
@@ -35,8 +35,8 @@ class ModelSize:
         return 8 * self.total / self.parameters
 
 
-def model_size(shape: ModelShape, precision: ModelPrecision) -> ModelSize:
-    """The size of a model of this shape at a precision.
+def model_size(shape: ModelShape, precision: ModelPrecision, *, rotated: bool = False) -> ModelSize:
+    """The size of a model of this shape at a precision. rotated: by a folded rotation, so that no table is tied.
 
     Raises MixError if a mix was made for a model of another shape, and PrecisionError if a tied table has two numbers.
     """
@@ -50,7 +50,7 @@ def model_size(shape: ModelShape, precision: ModelPrecision) -> ModelSize:
     return ModelSize(
         linears=sum(linear_bytes(rows, k, precision.of_linear(*key)) for key, (rows, k) in shapes.items()),
         embedding=table_bytes(shape, precision.embedding_bits),
-        head=0 if shape.tied else table_bytes(shape, precision.head_bits),
+        head=0 if shape.tied and not rotated else table_bytes(shape, precision.head_bits),
         other=(shape.parameters - counted) * _HALF_BYTES,
         parameters=shape.parameters,
     )

@@ -14,6 +14,7 @@ from abq_core.analysis.block_frames import Frames
 from abq_core.analysis.diagnostics import diagnose
 from abq_core.calibration.calibrate import calibrate
 from abq_core.calibration.calibration_text import read_text
+from abq_core.calibration.rotation import starting_model
 from abq_core.events import BlockDone, EpochDone, Event, Message, OnEvent, Started, TextRead
 from abq_core.imports.spec import is_import
 from abq_core.spec import CalibrationSpec
@@ -144,10 +145,11 @@ class CalibrationJob(ClaimedJob):
         self._log(f"Blocks adopted from {of}: {len(self._store.hashes)}.")
 
     def _diagnose(self) -> None:
-        base, spec = self._registry.full(self._spec.model), self._spec
+        spec = self._spec
+        base, precision = starting_model(self._registry.full(spec.model), spec)
 
         def frames_of(text: Tensor, on_event: OnEvent, prefix: int) -> Frames:
-            return diagnose(base, spec.precision, self._store, text, on_event, prefix)
+            return diagnose(base, precision, self._store, text, on_event, prefix)
 
         self._write_diagnostics(base, spec.data, (spec.segments, spec.seq_len), frames_of)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import pandas
 
 from abq_core.imports.spec import ImportSpec, is_import
-from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN
+from abq_core.spec import EVALUATION_SEGMENTS, EVALUATION_SEQ_LEN, CalibrationSpec
 from abq_core.text.documents import Split
 from abq_core.text.records import Protocol, TextRecord
 from abq_core.text.sources import BUILTIN_TEXT, is_name, read_text
@@ -204,7 +204,8 @@ def _size_of(run: Run | None, reference: "LoadedModel", model: "LoadedModel") ->
     if run is not None and is_import(run.spec):
         spec = ImportSpec.from_dict(run.spec)
         return _Size(spec.stored_bits, spec.weight_bytes, spec.bits_per_parameter, spec.model_bytes)
-    size = model_size(shape_of(reference.ref, reference.model.config), model.precision)
+    rotated = run is not None and CalibrationSpec.from_dict(run.spec).active_switches.rotation
+    size = model_size(shape_of(reference.ref, reference.model.config), model.precision, rotated=rotated)
     return _Size(model.precision.stored_bits, weight_bytes(model), size.bits_per_parameter, size.total)
 
 

@@ -73,6 +73,7 @@ class JobService:
         on_cluster: the nodes of a cluster have the device, not this machine.  account: as for `submit`.
         Raises ModelError, EstimateError, DataError, ServiceError.
         """
+        from abq_core.calibration.rotation import check_rotation
         from abq_core.models import devices
         from abq_core.planning import preflight
         from app.services import free_resources
@@ -84,6 +85,7 @@ class JobService:
         devices.usable_device(self._settings.device)
         check_source(spec.data)
         estimate = self._models.estimate_calibration(spec)
+        check_rotation(spec, estimate.shape.family)
         preflight.check_seq_len(spec, estimate.shape)
         estimate.refuse(free_resources.available(self._settings.data_dir, spec.device, self._settings.device))
         preflight.check_model(estimate.shape)

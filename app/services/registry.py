@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from abq_core.imports.spec import is_import
 from abq_core.mix import ModelPrecision
-from abq_core.spec import read_precision
+from abq_core.spec import CalibrationSpec
 from app import formatting
 from app.runs.run_folder import BlockStore, RunFolder
 from app.services.errors import ServiceError
@@ -137,12 +137,16 @@ class ModelRegistry:
         return models.pop() if models else default
 
     def parts(self, run_id: str) -> "tuple[LoadedModel, ModelPrecision, BlockStore]":
-        """What a calibrated model is made of: its full-precision model, its precision, and its blocks.
+        """What a calibrated model is made of: the full-precision model whose blocks it rounds, precision, blocks.
+
+        That model is rotated if the run is. It is made anew by each call.
 
         Raises RunNotFoundError, ModelError, ServiceError.
         """
+        from abq_core.calibration.rotation import starting_model
+
         run = self._runs.get(run_id)
-        return self.full(run.model), read_precision(run.spec), self._store(run.id)
+        return *starting_model(self.full(run.model), CalibrationSpec.from_dict(run.spec)), self._store(run.id)
 
     def forget(self, run_id: str) -> None:
         """Evict the models of a run."""

@@ -6,10 +6,9 @@ from tiny_runs import calibrated
 
 from abq_core.export.source import ExportSource
 from abq_core.methods import METHODS
-from abq_core.mix import resolve_tables
 from abq_core.models.loading import LoadedModel
-from abq_core.models.shape import has_tied_tables
 from abq_core.precision import Precision
+from abq_core.spec import CalibrationSpec
 
 RECORD = {"method": "rtn", "precision": "tiny", "calibrated on": "4 segments", "run": "r-0123456789"}
 
@@ -19,5 +18,5 @@ def export_source(base: LoadedModel, text: str) -> ExportSource:
     notation, *names = text.split("+")
     switches = replace(METHODS["rtn"], **dict.fromkeys(names, True))
     store = calibrated(base, notation, switches=switches)
-    precision = resolve_tables(Precision.parse(notation), has_tied_tables(base.model))
-    return ExportSource(base, precision, store, RECORD)
+    spec = CalibrationSpec(base.ref, Precision.parse(notation), "rtn", switches)
+    return ExportSource.of(base, spec, store, RECORD)

@@ -19,3 +19,9 @@ class LazyBlock(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The result of the block."""
         return self.build()(*args, **kwargs)
+
+
+def built(block: nn.Module) -> nn.Module:
+    """The block itself, or what a LazyBlock makes."""
+    made: nn.Module = block.build() if isinstance(block, LazyBlock) else block
+    return made

@@ -51,6 +51,7 @@ class ExampleService:
         from safetensors.torch import load
 
         from abq_core.calibration.compact_block import whole_block
+        from abq_core.calibration.rotation import starting_model
 
         archive = ExampleArchive.read(path)
         record, spec = archive.record, CalibrationSpec.from_dict(archive.spec["spec"])
@@ -59,7 +60,8 @@ class ExampleService:
         folder.write_texts(archive.texts)
         for name, frame in archive.frames.items():
             folder.write_frame(name, frame)
-        base, store = self._registry.full(spec.model), BlockStore(folder, {})
+        base, _ = starting_model(self._registry.full(spec.model), spec)
+        store = BlockStore(folder, {})
         hashes = [
             store.save(index, whole_block(base, spec, index, load(data))) for index, data in enumerate(archive.blocks)
         ]

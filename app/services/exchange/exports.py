@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abq_core.imports.spec import is_import
-from abq_core.spec import CalibrationSpec, read_precision
+from abq_core.spec import CalibrationSpec
 from app import formatting
 from app.files import write_atomically
 from app.json_values import to_json_text
@@ -122,15 +122,12 @@ class ExportService:
 
     def _source(self, run_id: str) -> "ExportSource":
         from abq_core.export.source import ExportSource
-        from abq_core.mix import resolve_tables
-        from abq_core.models.shape import has_tied_tables
 
         run = self._runs.get(run_id)
-        base = self._registry.full(run.model)
-        precision = resolve_tables(read_precision(run.spec), has_tied_tables(base.model))
         hashes = {block.block: block.sha256 for block in self._storage.runs.blocks(run.id)}
         store = BlockStore(self._runs.folder(run.id), hashes)
-        return ExportSource(base, precision, store, self._record(run.id))
+        spec = CalibrationSpec.from_dict(run.spec)
+        return ExportSource.of(self._registry.full(run.model), spec, store, self._record(run.id))
 
     def _record(self, run_id: str) -> Mapping[str, str]:
         """What the model card says about a run, by name; no path of this machine is in it."""

@@ -1,12 +1,12 @@
 """A run read at fewer bits, by its highest bit planes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from abq_core.imports.spec import is_import
 from abq_core.precision import Precision
-from abq_core.spec import read_precision
+from abq_core.spec import CalibrationSpec, read_precision
 from abq_core.text.sources import BUILTIN_TEXT
 from app import formatting
 from app.services.errors import ServiceError
@@ -105,5 +105,6 @@ class PlaneReadService:
         return None if at is None or written is None else self._read(run_id, at, written)
 
     def _read(self, run_id: str, at: "PlaneScores", written: "Continuation") -> PlaneRead:
-        estimate = self._models.estimate(self._runs.get(run_id).model, at.precision)
+        spec = CalibrationSpec.from_dict(self._runs.get(run_id).spec)
+        estimate = self._models.estimate_calibration(replace(spec, precision=at.precision))
         return PlaneRead(at, written, estimate.bits_per_parameter)

@@ -15,7 +15,17 @@ from abq_core.export.formats import Options, export_run
 from abq_core.export.proof import TRANSFORMERS
 from abq_core.models.loading import load_model
 
-EXACT = ["W4A8", "W2A8+half_zero", "W2*A8", "W6A8+half_zero", "W8A8", "W8A8+symmetric", "W4A16g32", "W4A8g96"]
+EXACT = [
+    "W4A8",
+    "W2A8+half_zero",
+    "W2*A8",
+    "W6A8+half_zero",
+    "W8A8",
+    "W8A8+symmetric",
+    "W4A16g32",
+    "W4A8g96",
+    "W4A8h4+rotation",
+]
 
 
 def ignore(done: int, total: int) -> None:

@@ -26,11 +26,10 @@ def ignore(done: int, total: int) -> None:
 
 def written(model: Path, text: str, folder: Path) -> torch.Tensor:
     """Write a rounded model, and return the logits of the packed run for IDS."""
-    base = load_model(str(model))
-    source = export_source(base, text)
+    source = export_source(load_model(str(model)), text)
     folder.mkdir()
     write_packed(source, folder, ignore)
-    run = quantized_model(base, source.precision, source.store, "packed")
+    run = quantized_model(source.base, source.precision, source.store, "packed")
     with torch.no_grad():
         return run.logits(run.hidden(IDS))
 
@@ -50,7 +49,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "text", ["W4A8", "W2*A8g32", "W2A8+half_zero", "W4A8+hadamard", "W4A8kv8", "W4A8h8e8", "W4A16h4", "W16A8"]
+    "text",
+    ["W4A8", "W2*A8g32", "W2A8+half_zero", "W4A8+hadamard", "W4A8+rotation", "W4A8kv8", "W4A8h8e8", "W4A16h4", "W16A8"],
 )
 def test_a_folder_computes_what_the_packed_run_computes(text: str, tiny_llama: Path, tmp_path: Path) -> None:
     expected = written(tiny_llama, text, tmp_path / "out")
@@ -67,7 +67,7 @@ def test_linears_run_on_the_engine_and_text_is_generated(tiny_llama: Path, tmp_p
     assert ids.shape[1] > 1
 
 
-@pytest.mark.parametrize("text", ["W2*A8g32", "W4A8+hadamard", "W4A8h8e8"])
+@pytest.mark.parametrize("text", ["W2*A8g32", "W4A8+hadamard", "W4A8h8e8+rotation"])
 @pytest.mark.parametrize("family", ["qwen2", "mixtral"])
 def test_save_pretrained_writes_the_same_model(family: str, text: str, tmp_path: Path) -> None:
     expected = written(chat_folder(family, tmp_path / "model"), text, tmp_path / "out")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from family_cases import family_folder
 
+from abq_core.calibration.rotation import starting_model
 from abq_core.inference.runtime import rounded_model, weight_bytes
 from abq_core.models.loading import load_model
 from abq_core.models.shape import ModelShape, model_shape
@@ -92,6 +94,22 @@ def test_bits_per_parameter_count_everything_that_is_stored(
 def test_a_tied_table_has_one_number(tiny_opt: Path) -> None:
     with pytest.raises(PrecisionError, match="one table"):
         estimate(model_shape(str(tiny_opt)), Precision.parse("W4A8h8e4"))
+
+
+def test_a_folded_rotation_makes_two_tables_of_a_tied_one(tmp_path: Path, tiny_llama: Path) -> None:
+    folder = str(family_folder("gemma", tmp_path / "gemma", tiny_llama))
+    shape, base, precision = model_shape(folder), load_model(folder), Precision.parse("W4A8h8e8")
+    spec = CalibrationSpec(folder, precision, "rtn", replace(METHODS["rtn"], rotation=True))
+    plain, rotated = (estimate(shape, precision, Work(switches=s)) for s in (METHODS["rtn"], spec.active_switches))
+    assert rotated.size.head == rotated.size.embedding == plain.size.embedding and plain.size.head == 0
+    assert rotated.size.other == plain.size.other and rotated.size.parameters == plain.size.parameters
+    model = starting_model(base, spec)[0].model
+    assert sum(p.numel() for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)) == (
+        2 * shape.table[0] * shape.table[1]
+    )
+    many = replace(shape, vocabulary=2_000_000)
+    plain, rotated = (estimate(many, precision, Work(switches=s)) for s in (METHODS["rtn"], spec.active_switches))
+    assert rotated.peak_memory_bytes >= plain.peak_memory_bytes + 2 * 2_000_000 * 64 * 4
 
 
 def test_full_precision_has_16_bits_per_parameter(tiny_opt: Path) -> None:

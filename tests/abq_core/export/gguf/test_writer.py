@@ -35,14 +35,15 @@ def wide_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_file_is_the_run(family: str, tmp_path: Path) -> None:
+def test_the_file_is_the_run(family: str, rotated: bool, tmp_path: Path) -> None:
     """Read back as a full-precision model, it has the logits of the run with activations in full precision."""
     base = load_model(str(chat_folder(family, tmp_path / "model")))
-    source = export_source(base, "W4A16")
+    source = export_source(base, "W4A16+rotation" if rotated else "W4A16")
     write_gguf(source, tmp_path, False, ignore)
     read = load_model(str(tmp_path / "model.gguf"))
-    run = streamed_model(base, source.precision, source.store)
+    run = streamed_model(source.base, source.precision, source.store)
     ids = torch.arange(3, 9)[None]  # within the window of Mistral, which llama.cpp does not have
     with torch.no_grad():
         expected = run.logits(_hidden(run, ids))
@@ -59,7 +60,7 @@ def _hidden(run: object, ids: torch.Tensor) -> torch.Tensor:
     return torch.stack(list(last_hidden_states(run, ids)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["W2A8", "W2*A8", "W4A8", "W8A8+symmetric"])
+@pytest.mark.parametrize("text", ["W2A8", "W2*A8", "W4A8", "W4A8h6+rotation", "W8A8+symmetric"])
 def test_llama_cpp_computes_what_the_run_computes(text: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     source = export_source(load_model(str(wide_folder(tmp_path / "model"))), text)
