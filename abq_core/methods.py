@@ -28,6 +28,7 @@ class SwitchCost:
     weight_seconds: per weight, once.  weight_step_seconds: per weight and optimizer step.
     map_copies: float32 copies of a segment's attention maps.  map_seconds: per map entry and optimizer step.
     output_seconds: per element of a block's output in the end-to-end pass.
+    made_seconds: per weight, whenever a block is made from the checkpoint: three times in each step of that pass.
     """
 
     learned_copies: float = 0.0
@@ -36,6 +37,7 @@ class SwitchCost:
     map_copies: float = 0.0
     map_seconds: float = 0.0
     output_seconds: float = 0.0
+    made_seconds: float = 0.0
 
     def __add__(self, other: "SwitchCost") -> "SwitchCost":
         return SwitchCost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(SwitchCost)))
@@ -200,6 +202,7 @@ class Switches:
             "folded rotation",
             "Residual stream and attention values are rotated, and the rotation is folded into the weights: no "
             "transform at run time, but a tied table becomes two.",
+            cost=SwitchCost(made_seconds=8.0e-9),
         ),
     )
     symmetric: bool = field(

@@ -303,6 +303,7 @@ def _pass_seconds(shape: ModelShape, work: Work, sizes: _Sizes) -> float:
     attention = work.end_to_end_segments * shape.blocks * work.seq_len**2 * shape.hidden * _ATTENTION
     return (
         steps * (shape.blocks * _STEP + 1.5 * weights * (_WEIGHT + cost.weight_step_seconds))
+        + 3 * steps * weights * cost.made_seconds
         + tokens * (channels + shape.vocabulary) * _VALUE
         + tokens * _target_values(shape, work) * cost.output_seconds
         + tokens * (learning + 2 * weights + head) * _OPERATION

@@ -55,6 +55,9 @@ TERMS = {
         "A learned rank-1 term on down_proj of the first and last blocks. It adds no cost at inference.", _CORRECTION
     ),
     "Hadamard transform": Term("Mixes the channels of weights and activations before rounding to spread outliers."),
+    "folded rotation": Term(
+        "Mixes the channels between linears, inside the weights. It spreads outliers without a transform at run time."
+    ),
     "half-step zero points": Term(
         "Zero points in half steps. Four levels can then be symmetric: -1.5, -0.5, 0.5, 1.5."
     ),

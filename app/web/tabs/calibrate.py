@@ -27,7 +27,8 @@ from app.web.tabs.jobs_panel import build_jobs_panel
 from app.web.tabs.own_texts import build_text_choice, wire_text_choice
 
 GLOSSARY = [
-    "balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE", "Hadamard transform", "half-step zero points",
+    "balance vectors", "clipping", "compensation", "DLC", "AKL", "MSE", "Hadamard transform", "folded rotation",
+    "half-step zero points",
 ]  # fmt: skip
 PASS_SEGMENTS = "End-to-end segments"
 
