@@ -11,7 +11,7 @@ from abq_core.precision import Precision, PrecisionError, check_table_bits, suff
 
 MIX_SUFFIX = ".json"  # of a file with a mix
 _HASH_DIGITS = 6
-_NAME = re.compile(rf"W[0-9.]{{1,5}}A[0-9]{{1,2}}(kv[0-9])?(h[0-9])?(e[0-9])?mix-[0-9a-f]{{{_HASH_DIGITS}}}")
+_NAME = re.compile(rf"W[0-9.]{{1,5}}A[0-9.]{{1,5}}(kv[0-9])?(h[0-9])?(e[0-9])?mix-[0-9a-f]{{{_HASH_DIGITS}}}")
 _TABLES = ("head_bits", "embedding_bits")  # keys of `to_dict` that name no linear
 
 
@@ -41,9 +41,9 @@ class MixedLinear:
 class PrecisionMix:
     """The precision of each linear of a model, and the bits of its LM head and embedding.
 
-    Activation and KV bits are the same for all; a weight may stay W16. head_bits, embedding_bits: as in `Precision`.
-    It has the properties of a `Precision`; its bits are means over weights. Raises MixError if there is no linear, if a
-    linear occurs twice, or if activation or KV bits differ.
+    KV bits are the same for all; weights and activations may stay at 16 bits. head_bits, embedding_bits: as in
+    `Precision`. It has the properties of a `Precision`; its bits are means over weights. Raises MixError if there is no
+    linear, if a linear occurs twice, or if KV bits differ.
     """
 
     linears: tuple[MixedLinear, ...]
@@ -66,10 +66,10 @@ class PrecisionMix:
                 raise MixError(
                     f"{one.key} has {one.precision}: bits of LM head and embedding belong to the mix, not to a linear."
                 )
-            if (one.precision.act_bits, one.precision.kv_bits) != (self.act_bits, self.kv_bits):
+            if one.precision.kv_bits != self.kv_bits:
                 raise MixError(
-                    f"{one.key} has {one.precision}, and another linear {self.linears[0].precision}: activation and "
-                    "KV bits must be the same for all linears of a mix."
+                    f"{one.key} has {one.precision}, and another linear {self.linears[0].precision}: KV bits must be "
+                    "the same for all linears of a mix."
                 )
 
     @cached_property
@@ -77,14 +77,14 @@ class PrecisionMix:
         return {(one.block, one.name): one for one in self.linears}
 
     def __str__(self) -> str:
-        """Mean stored bits and a hash of the assignment: `W2.5A8mix-3fa9c1`.
+        """Mean stored bits, mean activation bits and a hash of the assignment: `W2.5A8mix-3fa9c1`.
 
         Only a name; `to_dict` has the content.
         """
         content = json.dumps(self.to_dict(), sort_keys=True).encode()
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         others = suffix(self.kv_bits, self.head_bits, self.embedding_bits)
-        return f"W{round(self.stored_bits, 2):g}A{self.act_bits}{others}mix-{digest}"
+        return f"W{round(self.stored_bits, 2):g}A{round(self.act_bits, 2):g}{others}mix-{digest}"
 
     def of_linear(self, block: int, name: str) -> Precision:
         """The precision of one linear. Raises MixError if the mix does not contain it."""
@@ -115,10 +115,15 @@ class PrecisionMix:
                     "with `abq allocate`."
                 )
 
-    @property
-    def act_bits(self) -> int:
-        """Activation bits, the same for every linear."""
-        return self.linears[0].precision.act_bits
+    @cached_property
+    def act_bits(self) -> float:
+        """Mean activation bits over all weights."""
+        return self._mean(lambda precision: precision.act_bits)
+
+    @cached_property
+    def bit_operations(self) -> float:
+        """Mean of weight planes times activation bits over all weights."""
+        return self._mean(lambda precision: precision.bit_operations)
 
     @property
     def kv_bits(self) -> int | None:
@@ -145,8 +150,8 @@ class PrecisionMix:
 
     @property
     def quantizes_activations(self) -> bool:
-        """True if activations are quantized."""
-        return self.linears[0].precision.quantizes_activations
+        """True if the input of any linear is quantized."""
+        return any(one.precision.quantizes_activations for one in self.linears)
 
     @property
     def is_full(self) -> bool:

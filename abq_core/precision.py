@@ -93,6 +93,11 @@ class Precision:
         return self.weight_bits + int(self.balanced)
 
     @property
+    def bit_operations(self) -> int:
+        """Weight planes times activation bits: what an engine of binary products computes for each weight and token."""
+        return self.stored_bits * self.act_bits
+
+    @property
     def information_bits(self) -> float:
         """log2 of the levels: the bits of an ideal code (2.32 for W2*)."""
         return math.log2(self.levels)

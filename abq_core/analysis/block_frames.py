@@ -142,9 +142,10 @@ def _inputs(block: ComparedBlock, name: str) -> dict[str, Tensor]:
 
 def _quantized_input(block: ComparedBlock, name: str, lens: str, x: Tensor) -> Tensor:
     """The input as the lens quantizes it: unchanged for full precision and 16-bit activations."""
-    if lens == "full" or not block.precision.quantizes_activations:
+    precision = block.precision.of_linear(block.index, name)
+    if lens == "full" or not precision.quantizes_activations:
         return x
-    return fake_quant_activation(x, block.precision.act_bits, block.artifacts[lens].act_clips.get(name, 1.0))
+    return fake_quant_activation(x, precision.act_bits, block.artifacts[lens].act_clips.get(name, 1.0))
 
 
 def learned_frames(index: int, artifact: BlockArtifact) -> Frames:

@@ -19,7 +19,6 @@ from abq_core.calibration.block_quantizer import BlockQuantizer
 from abq_core.calibration.hidden_states import HiddenStates
 from abq_core.calibration.losses import akl_loss, dlc_loss, head_mean
 from abq_core.events import EpochDone, OnEvent, StepDone
-from abq_core.mix import ModelPrecision
 from abq_core.models.attention.function import attention_maps, attention_modules, set_kv_bits
 from abq_core.models.autocast import bfloat16_products
 from abq_core.quantization.quant_linear import wrap_linears
@@ -45,15 +44,16 @@ class Targets:
     full_on_quantized: HiddenStates
 
 
-def wrapped_copy(block: nn.Module, precision: ModelPrecision, quantizer: BlockQuantizer) -> nn.Module:
+def wrapped_copy(block: nn.Module, kv_bits: int | None, quantizer: BlockQuantizer) -> nn.Module:
     """A copy of `block` that quantizes activations, K and V.
 
     It shares the parameters of `block`.
     Weights are passed per call, from `quantizer.quantized_parameters()`.
     """
     working = copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
-    wrap_linears(working, precision.act_bits, quantizer.hadamards)
-    set_kv_bits(working, precision.kv_bits)
+    act_bits = {name: precision.act_bits for name, precision in quantizer.precisions.items()}
+    wrap_linears(working, act_bits, quantizer.hadamards)
+    set_kv_bits(working, kv_bits)
     return working
 
 
@@ -73,7 +73,7 @@ def learn_block(
     groups = quantizer.parameter_groups()
     if not groups or spec.active_epochs == 0:
         return
-    working = wrapped_copy(block, spec.precision, quantizer)
+    working = wrapped_copy(block, spec.precision.kv_bits, quantizer)
     larger = math.sqrt(spec.batch)  # the rates are those of one segment; Adam's scale with the root of the batch
     optimizer = torch.optim.AdamW([group | {"lr": larger * group["lr"]} for group in groups], weight_decay=0.0)
     order = torch.Generator().manual_seed(spec.seed * 1009 + index)

@@ -114,7 +114,7 @@ class _LearningBlock(nn.Module):
         super().__init__()
         self._base, self._index, self._quantizer, self._signs = base, index, quantizer, signs
         with base.block(index) as block:
-            self.block = wrapped_copy(block, base.precision, quantizer)
+            self.block = wrapped_copy(block, base.precision.kv_bits, quantizer)
         _drop_weights(self.block)
 
     def __getattr__(self, name: str) -> Any:

@@ -55,7 +55,8 @@ def quantized_block(
     It has the modules and buffers of `original`, and shares no parameter with it.
     """
     block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
-    wrap_linears(block, precision.act_bits, artifact.hadamards)
+    precisions = block_precisions(precision, index, linears_of(block))
+    wrap_linears(block, {name: one.act_bits for name, one in precisions.items()}, artifact.hadamards)
     set_kv_bits(block, precision.kv_bits)
     device = next(original.parameters()).device
     for name, value in artifact.parameters.items():
@@ -65,13 +66,12 @@ def quantized_block(
     for name, weight in artifact.weights.items():
         linear = block.get_submodule(name)
         assert isinstance(linear, QuantLinear)
-        linear_precision = precision.of_linear(index, name)
         if engine == "packed":
             settings = linear.act_clip.item(), linear.hadamard, str(device)
-            replace_module(block, name, PackedLinear.pack(weight, linear_precision, linear.bias, *settings))
+            replace_module(block, name, PackedLinear.pack(weight, precisions[name], linear.bias, *settings))
         else:
             _set_parameter(block, f"{name}.weight", weight.dequantize().to(device))
-            linear.stored_bytes = linear_bytes(linear.out_features, linear.in_features, linear_precision)
+            linear.stored_bytes = linear_bytes(linear.out_features, linear.in_features, precisions[name])
     return block
 
 

@@ -56,7 +56,7 @@ def _features(spec: CalibrationSpec, family: str) -> Mapping[str, object]:
     precision, switches = spec.precision, spec.active_switches
     linears = [one.precision for one in precision.linears] if isinstance(precision, PrecisionMix) else [precision]
     return {
-        "act_bits": precision.act_bits,
+        "act_bits": max(one.act_bits for one in linears),
         "weight_bits": max(one.weight_bits for one in linears),
         "integer_bits": max(one.weight_bits + _more_bits(one, switches) for one in linears),
         "table_bits": max(precision.head_bits or 0, precision.embedding_bits or 0),

@@ -31,14 +31,16 @@ class Allocation:
 
     precision: a mix, or a uniform precision if all linears have the same.  predicted_kl: sum of the linears' distances,
     in nats.  stored_bits: mean bit planes per weight, without scales.  stored_bytes: of the blocks' linears, with
-    scales and zero points.  chosen: one per linear, in the order of measurement.  uniform: predicted KL of
-    each candidate if all linears have it.
+    scales and zero points.  bit_operations: mean of planes times activation bits per weight.
+    chosen: one per linear, in the order of measurement.  uniform: predicted KL of each candidate if all linears have
+    it.
     """
 
     precision: ModelPrecision
     predicted_kl: float
     stored_bits: float
     stored_bytes: int
+    bit_operations: float
     chosen: tuple[Sensitivity, ...]
     uniform: Mapping[Precision, float]
 
@@ -53,6 +55,7 @@ class Allocation:
             "stored_bits": self.stored_bits,
             "information_bits": self.precision.information_bits,
             "weight_bytes": self.stored_bytes,
+            "bit_operations": self.bit_operations,
             "predicted_kl": self.predicted_kl,
             "uniform_kl": {str(precision): kl for precision, kl in self.uniform.items()},
             **mix,
@@ -83,35 +86,34 @@ class Allocation:
 
 
 def allocate(
-    measured: Sequence[Sensitivity], *, stored_bits: float | None = None, stored_bytes: int | None = None
+    measured: Sequence[Sensitivity],
+    *,
+    stored_bits: float | None = None,
+    stored_bytes: int | None = None,
+    bit_operations: float | None = None,
 ) -> Allocation:
-    """Choose one of its measured precisions for every linear, within one of two budgets.
+    """Choose one of its measured precisions for every linear, within one of two budgets of memory.
 
     Deterministic.
     stored_bits: maximum of the mean bit planes per weight, counting 16 for a linear that is not quantized.
-    stored_bytes: maximum bytes of all linears, with scales and zero points. Raises BudgetError.
+    stored_bytes: maximum bytes of all linears, with scales and zero points.
+    bit_operations: also at most this mean of planes times activation bits per weight. Raises BudgetError.
     """
     options = sorted(measured, key=lambda one: (one.block, one.name, one.stored_bytes, str(one.precision)))
     candidates = dict.fromkeys(one.precision for one in measured)
-    check_request(candidates, stored_bits, stored_bytes)
+    check_request(candidates, stored_bits, stored_bytes, bit_operations)
     _check_finite(options)
     weights = sum({(one.block, one.name): one.weights for one in options}.values())
+    budgets = []
     if stored_bits is not None:
-        costs = [one.precision.stored_bits * one.weights for one in options]
-        budget = math.floor(stored_bits * weights * (1 + 1e-12))
+        budgets.append(_Budget.of_mean([one.precision.stored_bits for one in options], stored_bits, options, "bits"))
     else:
         assert stored_bytes is not None
-        costs, budget = [one.stored_bytes for one in options], stored_bytes
-    places = _places(options)
-    smallest = sum(min(costs[i] for i in place) for place in places)
-    if budget < smallest:
-        least = f"{smallest / weights:.4g} bits per weight" if stored_bits is not None else f"{smallest:,} bytes"
-        asked = f"{stored_bits:g} bits per weight" if stored_bits is not None else f"{stored_bytes:,} bytes"
-        raise BudgetError(
-            f"The budget of {asked} cannot be met: with these candidates the smallest possible is {least}. "
-            "Raise the budget, or add a candidate with fewer bits."
-        )
-    picked = _solve([one.kl for one in options], costs, places, budget)
+        budgets.append(_Budget([one.stored_bytes for one in options], stored_bytes, "{:,} bytes"))
+    if bit_operations is not None:
+        products = [one.precision.bit_operations for one in options]
+        budgets.append(_Budget.of_mean(products, bit_operations, options, "bit operations"))
+    picked = _solve([one.kl for one in options], budgets, _places(options))
     order = {(one.block, one.name): place for place, one in reversed(list(enumerate(measured)))}
     chosen = tuple(sorted((options[i] for i in picked), key=lambda one: order[one.block, one.name]))
     return Allocation(
@@ -119,6 +121,7 @@ def allocate(
         predicted_kl=sum(one.kl for one in chosen),
         stored_bits=sum(one.precision.stored_bits * one.weights for one in chosen) / weights,
         stored_bytes=sum(one.stored_bytes for one in chosen),
+        bit_operations=sum(one.precision.bit_operations * one.weights for one in chosen) / weights,
         chosen=chosen,
         uniform={one: kl for one in candidates if (kl := predicted_kl(measured, one)) is not None},
     )
@@ -136,23 +139,71 @@ def predicted_kl(measured: Iterable[Sensitivity], precision: ModelPrecision) -> 
 
 
 def check_request(
-    candidates: Collection[Precision], stored_bits: float | None = None, stored_bytes: int | None = None
+    candidates: Collection[Precision],
+    stored_bits: float | None = None,
+    stored_bytes: int | None = None,
+    bit_operations: float | None = None,
 ) -> None:
-    """Raise BudgetError unless candidates can be mixed and exactly one budget above 0 is set."""
+    """Raise BudgetError unless candidates can be mixed and exactly one budget of memory is set, all above 0."""
     if (stored_bits is None) == (stored_bytes is None):
         raise BudgetError("Give one budget: bits per weight, or bytes.")
-    budget = stored_bytes if stored_bits is None else stored_bits
-    if budget is None or not (math.isfinite(budget) and budget > 0):
-        raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits per weight.")
+    for budget in (stored_bits, stored_bytes, bit_operations):
+        if budget is not None and not (math.isfinite(budget) and budget > 0):
+            raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits per weight.")
     if not candidates:
         raise BudgetError("There are no candidates: give the precisions to choose from, such as W2A8, W3A8 and W4A8.")
-    shared = {(one.act_bits, one.kv_bits, one.head_bits, one.embedding_bits): one for one in candidates}
+    shared = {(one.kv_bits, one.head_bits, one.embedding_bits): one for one in candidates}
     if len(shared) > 1:
         first, second = list(shared.values())[:2]
         raise BudgetError(
-            f"{first} and {second} cannot be mixed: activation and KV bits, and those of LM head and embedding, must "
-            "be the same for all candidates."
+            f"{first} and {second} cannot be mixed: KV bits, and those of LM head and embedding, must be the same for "
+            "all candidates."
         )
+    by_act_bits = {one.act_bits: one for one in candidates}
+    if len(by_act_bits) > 1 and bit_operations is None:
+        first, second = list(by_act_bits.values())[:2]
+        raise BudgetError(
+            f"{first} and {second} differ in activation bits, which take no memory: give a budget of bit operations "
+            f"too, such as {min(one.bit_operations for one in candidates) * 1.5:g} per weight."
+        )
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """An upper limit of a sum of costs. costs: of each option.  text: of a sum, as a format.  scale: of its number."""
+
+    costs: Sequence[int]
+    most: int
+    text: str
+    scale: int = 1
+
+    @classmethod
+    def of_mean(cls, values: Sequence[int], most: float, options: Sequence[Sensitivity], unit: str) -> "_Budget":
+        """A limit of the mean of `values` over weights."""
+        weights = sum({(one.block, one.name): one.weights for one in options}.values())
+        costs = [value * one.weights for value, one in zip(values, options, strict=True)]
+        return cls(costs, math.floor(most * weights * (1 + 1e-12)), f"{{:.4g}} {unit} per weight", weights)
+
+    def check(self, places: Sequence[Sequence[int]]) -> None:
+        """Raise BudgetError if the cheapest option of each linear costs too much."""
+        smallest = sum(min(self.costs[i] for i in place) for place in places)
+        if self.most < smallest:
+            raise BudgetError(
+                f"The budget of {self._shown(self.most)} cannot be met: with these candidates the smallest possible is "
+                f"{self._shown(smallest)}. Raise the budget, or add a candidate with fewer bits."
+            )
+
+    def constraint(self) -> LinearConstraint:
+        """The limit for the solver."""
+        unit = math.gcd(*self.costs)  # smaller numbers keep the solver's tolerance far below one weight
+        return LinearConstraint(np.asarray(self.costs)[None, :] / unit, -np.inf, self.most // unit)
+
+    def is_met(self, picked: Sequence[int]) -> bool:
+        """Whether these options are within the limit."""
+        return sum(self.costs[i] for i in picked) <= self.most
+
+    def _shown(self, total: int) -> str:
+        return self.text.format(total if self.scale == 1 else total / self.scale)
 
 
 def _check_finite(options: Iterable[Sensitivity]) -> None:
@@ -172,23 +223,27 @@ def _places(options: Sequence[Sensitivity]) -> list[list[int]]:
     return list(places.values())
 
 
-def _solve(losses: Sequence[float], costs: Sequence[int], places: Sequence[Sequence[int]], budget: int) -> list[int]:
-    """Pick one option per linear: the minimal sum of losses with costs within the budget."""
+def _solve(losses: Sequence[float], budgets: Sequence[_Budget], places: Sequence[Sequence[int]]) -> list[int]:
+    """Pick one option per linear: the minimal sum of losses with costs within all budgets. Raises BudgetError."""
+    for budget in budgets:
+        budget.check(places)
     one_each = np.zeros((len(places), len(losses)))
     for row, place in enumerate(places):
         one_each[row, list(place)] = 1
-    unit = math.gcd(*costs)  # smaller numbers keep the solver's tolerance far below one weight
-    within = np.asarray(costs)[None, :] / unit
     result = milp(
         np.asarray(losses) * (_LARGEST_COEFFICIENT / max(max(losses), 1e-300)),
         integrality=np.ones(len(losses)),
         bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(within, -np.inf, budget // unit)],
+        constraints=[LinearConstraint(one_each, 1, 1), *(budget.constraint() for budget in budgets)],
         options={"mip_rel_gap": 0},
     )
-    assert result.x is not None, result.message  # the cheapest choice is within the budget
+    if result.x is None:  # each budget alone can be met
+        raise BudgetError(
+            "The two budgets cannot be met together. Raise one of them, or add a candidate with few bits of weights "
+            "and of activations, such as W2A4."
+        )
     picked = [place[int(np.argmax(result.x[list(place)]))] for place in places]
-    assert sum(costs[i] for i in picked) <= budget
+    assert all(budget.is_met(picked) for budget in budgets)
     return picked
 
 

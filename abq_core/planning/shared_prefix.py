@@ -17,7 +17,7 @@ def shared_blocks(one: CalibrationSpec, other: CalibrationSpec, blocks: int) -> 
     a, b = (spec.precision.with_tables(None, spec.precision.embedding_bits) for spec in (one, other))
     if one.learns_end_to_end:
         return blocks if a == b and one.precision != other.precision else 0
-    if (a.act_bits, a.kv_bits, a.embedding_bits) != (b.act_bits, b.kv_bits, b.embedding_bits):
+    if (a.kv_bits, a.embedding_bits) != (b.kv_bits, b.embedding_bits):
         return 0
     return next((block for block in range(blocks) if not _same_linears(a, b, block)), blocks)
 

@@ -120,10 +120,11 @@ def replace_module(parent: nn.Module, name: str, module: nn.Module | nn.Paramete
     setattr(parent.get_submodule(folder), last, module)
 
 
-def wrap_linears(block: nn.Module, act_bits: int, hadamards: Mapping[str, int]) -> None:
+def wrap_linears(block: nn.Module, act_bits: Mapping[str, int], hadamards: Mapping[str, int]) -> None:
     """Replace every linear of the block by a QuantLinear, in place.
 
+    act_bits: of the input of each linear, by name.
     hadamards: block size of the transform by linear name; linears without an entry have none.
     """
     for name, linear in linears_of(block).items():
-        replace_module(block, name, QuantLinear.wrap(linear, act_bits, hadamards.get(name, 1)))
+        replace_module(block, name, QuantLinear.wrap(linear, act_bits[name], hadamards.get(name, 1)))

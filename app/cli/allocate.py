@@ -38,6 +38,13 @@ def allocate(
             "--bits-per-parameter", help="Instead: of the whole model; chooses bits of embedding and LM head too."
         ),
     ] = None,
+    bit_operations: Annotated[
+        float | None,
+        typer.Option(
+            "--bit-operations",
+            help="Also: mean of weight bits times activation bits per weight, for candidates that differ in both.",
+        ),
+    ] = None,
     candidates: Annotated[
         str, typer.Option("--candidates", help="Precisions to choose from, comma-separated.")
     ] = "W2A8,W2*A8,W3A8,W4A8",
@@ -60,6 +67,8 @@ def allocate(
       abq allocate builtin --bits 2.5 --out mix.json
 
       abq allocate builtin --bits-per-parameter 3.5
+
+      abq allocate builtin --bits 3 --bit-operations 16 --candidates W2A8,W3A8,W4A8,W2A4,W3A4,W4A4
 
       abq calibrate builtin --precision mix.json --wait
     """
@@ -84,9 +93,9 @@ def allocate(
     text = SensitivityText(data, segments, seq_len, seed)
     names, size = parse_list(candidates), None if mib is None else _bytes(mib)
     if bits_per_parameter is None:
-        chosen = services.allocation.allocate(model, names, bits, size, text, on_step)
+        chosen = services.allocation.allocate(model, names, bits, size, text, on_step, bit_operations)
     else:
-        chosen = services.allocation.allocate_model(model, names, bits_per_parameter, text, on_step)
+        chosen = services.allocation.allocate_model(model, names, bits_per_parameter, text, on_step, bit_operations)
     line.close()
     whole = services.models.estimate(model, chosen.precision).bits_per_parameter
     content = {"model": model, **chosen.to_dict(), "bits_per_parameter": whole}
@@ -96,7 +105,8 @@ def allocate(
     summary = (
         f"{chosen.precision}: {formatting.bits(chosen.stored_bits)} stored bits per weight "
         f"({formatting.bits(chosen.precision.information_bits)} information bits), "
-        f"{formatting.size(chosen.stored_bytes)}; {formatting.bits(whole)} bits per parameter of the whole model.\n"
+        f"{formatting.size(chosen.stored_bytes)}, {chosen.bit_operations:.3g} bit operations per weight; "
+        f"{formatting.bits(whole)} bits per parameter of the whole model.\n"
         f"Predicted KL to full precision: {formatting.nats(chosen.predicted_kl)}; "
         f"with one precision for all linears: {uniform}.\n"
     )

@@ -24,7 +24,9 @@ def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
         return empty_figure("No mix of precisions yet.", dark)
     names = list(dict.fromkeys(linears["tensor"]))
     blocks = sorted(set(linears["block"]))
-    labels = linears.assign(label=linears["precision"].map(escape), short=linears["precision"].str.split("A").str[0])
+    weights, activations = linears["precision"].str.split("A").str[0], linears["precision"].str.extract(r"(A\d+)")[0]
+    short = weights if activations.nunique() < 2 else weights + activations
+    labels = linears.assign(label=linears["precision"].map(escape), short=short)
     bits, label, kl = (
         labels.pivot(index="tensor", columns="block", values=column).reindex(index=names, columns=blocks)
         for column in ("stored_bits", "label", "kl")

@@ -65,21 +65,24 @@ class AllocationService:
         stored_bytes: int | None = None,
         text: SensitivityText | None = None,
         on_step: OnStep | None = None,
+        bit_operations: float | None = None,
     ) -> "Allocation":
-        """Choose a precision for every linear within one budget.
+        """Choose a precision for every linear within one budget of memory.
 
         Measures the sensitivities that are not stored yet.
         stored_bits: mean bits per weight.  stored_bytes: bytes of the blocks' linears.  on_step(done, total): called
-        while measuring; may raise to stop. Raises BudgetError, PrecisionError, ModelError, DataError,
+        while measuring; may raise to stop.  bit_operations: also at most this mean of weight planes times activation
+        bits per weight; needed for candidates that differ in activation bits.
+        Raises BudgetError, PrecisionError, ModelError, DataError,
         ServiceError.
         """
         from abq_core.planning.allocate import allocate, check_request
 
         precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
-        check_request(precisions, stored_bits, stored_bytes)
+        check_request(precisions, stored_bits, stored_bytes, bit_operations)
         linears = list(dict.fromkeys(precision.with_tables(None, None) for precision in precisions))
         measured = self._measure(local_path(self._sources.model(ref)), linears, text or SensitivityText(), on_step)
-        chosen = allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes)
+        chosen = allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes, bit_operations=bit_operations)
         return chosen.with_tables(precisions[0].head_bits, precisions[0].embedding_bits)
 
     def allocate_model(
@@ -89,6 +92,7 @@ class AllocationService:
         bits_per_parameter: float,
         text: SensitivityText | None = None,
         on_step: OnStep | None = None,
+        bit_operations: float | None = None,
     ) -> "Allocation":
         """Choose a precision for every linear, and the bits of embedding and LM head, within the size of a model.
 
@@ -100,11 +104,13 @@ class AllocationService:
         from abq_core.planning.size import model_size
 
         precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
-        check_request(precisions, bits_per_parameter)
+        check_request(precisions, bits_per_parameter, bit_operations=bit_operations)
         if precisions[0] != precisions[0].with_tables(None, None):
             raise BudgetError(f"{precisions[0]} fixes bits that this budget chooses: leave out h and e.")
         model = local_path(self._sources.model(ref))
         measured, shape = self._measure(model, precisions, text or SensitivityText(), on_step), self._models.shape(ref)
+        if bit_operations is not None:
+            allocate(measured, stored_bits=FULL_BITS, bit_operations=bit_operations)  # raises if that alone is too few
         allocations: list[Allocation] = []
         for bits in TABLE_BITS:
             tables = None if bits == FULL_BITS else bits
@@ -112,7 +118,7 @@ class AllocationService:
             size = model_size(shape, rounded)
             remaining = int(bits_per_parameter * size.parameters / 8) - (size.total - size.linears)
             with contextlib.suppress(BudgetError):  # too small for the linears beside these tables
-                chosen = allocate(measured, stored_bytes=max(remaining, 1))
+                chosen = allocate(measured, stored_bytes=max(remaining, 1), bit_operations=bit_operations)
                 kl = 0.0 if tables is None else self._models.table_cost(ref, rounded).kl_mean
                 allocations.append(chosen.with_tables(tables, tables, kl))
         if not allocations:

@@ -61,7 +61,8 @@ def _best_uniform(mix: Row, precision: PrecisionMix, rows: Sequence[tuple[Row, M
         row
         for row, other in rows
         if not isinstance(other, PrecisionMix)
-        and (other.act_bits, other.kv_bits) == (precision.act_bits, precision.kv_bits)
+        and other.kv_bits == precision.kv_bits
+        and other.bit_operations <= precision.bit_operations
         and row["method"] == mix["method"]
         and same_evaluation(row, mix)
         and _bytes(row, mix) <= _bytes(mix, row)

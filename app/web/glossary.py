@@ -55,6 +55,9 @@ TERMS = {
         "A learned rank-1 term on down_proj of the first and last blocks. It adds no cost at inference.", _CORRECTION
     ),
     "Hadamard transform": Term("Mixes the channels of weights and activations before rounding to spread outliers."),
+    "bit operations": Term(
+        "Weight bits times activation bits: the binary products per weight and token. W2A8 has 16, W4A4 too."
+    ),
     "folded rotation": Term(
         "Mixes the channels between linears, inside the weights. It spreads outliers without a transform at run time."
     ),

@@ -23,7 +23,7 @@ from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.shape import model_shape
 from abq_core.planning.estimate import estimate
 from abq_core.precision import Precision, PrecisionError
-from abq_core.quantization.quant_linear import PackedLinear, linears_of
+from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of
 from abq_core.spec import CalibrationSpec, SpecError, read_precision
 from abq_core.text.segments import segments
 
@@ -104,6 +104,19 @@ def test_bits_are_means_over_weights() -> None:
     assert mix.stored_bits == (4 + 3 * 3) / 4
     assert mix.information_bits == pytest.approx((4 + 3 * math.log2(5)) / 4)
     assert (mix.act_bits, mix.kv_bits, mix.quantizes_weights, mix.is_full) == (8, None, True, False)
+    assert mix.bit_operations == (4 * 8 + 3 * 3 * 8) / 4
+
+
+def test_activation_bits_may_differ() -> None:
+    mix = PrecisionMix(
+        (MixedLinear(0, "small", Precision.parse("W4A16"), 1), MixedLinear(0, "large", Precision.parse("W2A4"), 3))
+    )
+    assert (mix.act_bits, mix.bit_operations) == ((16 + 3 * 4) / 4, (4 * 16 + 3 * 2 * 4) / 4)
+    assert mix.quantizes_activations and str(mix).startswith("W2.5A7mix-") and is_mix_name(str(mix))
+    assert PrecisionMix.from_dict(mix.to_dict()) == mix
+    third = mix_of("W2A8", "W2A4", "W2A4")
+    assert str(third).startswith("W2A5.33mix-") and is_mix_name(str(third))
+    assert not mix_of("W4A16", "W2A16").quantizes_activations
 
 
 @pytest.mark.parametrize(
@@ -111,8 +124,7 @@ def test_bits_are_means_over_weights() -> None:
     [
         ((), "no linear"),
         ((("0", "W2A8"), ("0", "W3A8")), "more than once"),
-        ((("0", "W2A8"), ("1", "W3A4")), "activation and KV bits"),
-        ((("0", "W2A8kv4"), ("1", "W2A8")), "activation and KV bits"),
+        ((("0", "W2A8kv4"), ("1", "W2A8")), "KV bits"),
     ],
 )
 def test_an_invalid_mix_is_refused(linears: tuple[tuple[str, str], ...], said: str) -> None:
@@ -160,7 +172,7 @@ def mixed_spec(base: LoadedModel, text: str, method: str, *texts: str) -> Calibr
     return dataclasses.replace(spec, end_to_end_segments=32)
 
 
-MIXED = ("W2A8", "W2*A8", "W4A8g32", "W16A8", "W3A8")
+MIXED = ("W2A8", "W2*A8", "W4A8g32", "W16A8", "W3A8", "W3A4")
 
 
 class _Stop(Exception):
@@ -205,6 +217,8 @@ def test_packed_and_simulated_mixes_give_the_same_logits(base: LoadedModel, text
     expected, actual = simulated.model(ids).logits, packed.model(ids).logits
     assert (expected - actual).abs().median() < 1e-5 * expected.abs().max()
     planes = [module.packed.planes for module in packed.model.modules() if isinstance(module, PackedLinear)]
+    act_bits = {m.act_bits for m in packed.model.modules() if isinstance(m, PackedLinear)}
+    assert act_bits == {4, 8} == {m.act_bits for m in simulated.model.modules() if isinstance(m, QuantLinear)}
     linears = sum(len(linears_of(block)) for block in blocks_of(base.model))
     assert 0 < len(planes) < linears  # W16 linears stay as they are
     assert weight_bytes(packed) < weight_bytes(base)

@@ -20,7 +20,6 @@ from abq_core.export.source import ExportSource
 from abq_core.models.gguf.config import ROPE_FACTORS
 from abq_core.models.gguf.tensor_names import Layout
 from abq_core.models.reference import model_folder
-from abq_core.precision import FULL_BITS
 from abq_core.quantization.exact_dtype import narrowest
 from abq_core.quantization.quantizers import QuantizedWeight
 
@@ -190,9 +189,9 @@ def _plain(values: Tensor) -> NDArray[Any]:
 
 def _dropped(source: ExportSource, errors: _Errors) -> list[str]:
     precision, dropped = source.precision, []
-    if precision.act_bits != FULL_BITS:
+    if precision.quantizes_activations:
         dropped.append(
-            f"{precision.act_bits}-bit activations: llama.cpp rounds them itself, to "
+            f"{round(precision.act_bits, 2):g}-bit activations: llama.cpp rounds them itself, to "
             f"{_LLAMA_CPP_ACTIVATION_BITS} bits in blocks of 32 or 256."
         )
     if precision.kv_bits is not None:

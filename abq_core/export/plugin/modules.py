@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.calibration.artifacts import padded_columns, stored_tensors, weight_of
-from abq_core.precision import FULL_BITS, Precision
+from abq_core.precision import Precision
 from abq_core.quantization.lm_head import PackedHead
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module
 from abq_core.quantization.quantizers import QuantizedWeight
@@ -125,12 +126,14 @@ class EngineHead(_OnDevice, PackedHead):
         return super().forward(x).to(x.dtype)
 
 
-def wrap_unquantized(block: nn.Module, act_bits: int) -> None:
-    """Quantize the input of the linears that are not quantized themselves, such as those of W16A8, in place."""
-    if act_bits != FULL_BITS:
-        for name, linear in linears_of(block).items():
-            if type(linear) is nn.Linear:
-                replace_module(block, name, QuantLinear.wrap(linear, act_bits))
+def wrap_unquantized(block: nn.Module, precisions: Mapping[str, Precision]) -> None:
+    """Quantize the input of the linears that are not quantized themselves, such as those of W16A8, in place.
+
+    precisions: of the linears, by name.
+    """
+    for name, linear in linears_of(block).items():
+        if type(linear) is nn.Linear and precisions[name].quantizes_activations:
+            replace_module(block, name, QuantLinear.wrap(linear, precisions[name].act_bits))
 
 
 def _save(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -86,16 +86,17 @@ class AbqQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         from abq_core.export.plugin.modules import EngineEmbedding, EngineHead, StoredWeight, wrap_unquantized
+        from abq_core.mix import block_precisions
         from abq_core.models.architectures import blocks_of
         from abq_core.models.attention.function import set_kv_bits
-        from abq_core.quantization.quant_linear import replace_module
+        from abq_core.quantization.quant_linear import linears_of, replace_module
 
         precision = self.quantization_config.model_precision()
-        for block in blocks_of(model):
+        for index, block in enumerate(blocks_of(model)):
             for name, module in list(block.named_modules()):
                 if isinstance(module, StoredWeight):
                     replace_module(block, name, module.linear())
-            wrap_unquantized(block, precision.act_bits)
+            wrap_unquantized(block, block_precisions(precision, index, linears_of(block)))
             set_kv_bits(block, precision.kv_bits)
         embedding, head = self._table_forms
         table: Any = None

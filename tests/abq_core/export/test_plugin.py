@@ -1,5 +1,6 @@
 """The project's own format in transformers: the packed engine, saving, and no random weights without the import."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -7,15 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_cases import export_source
+from export_cases import RECORD, export_source
 from tiny_tokenizers import chat_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from abq_core.calibration.artifacts import MemoryStore
+from abq_core.calibration.calibrate import calibrate
 from abq_core.export.plugin.modules import EngineLinear
 from abq_core.export.plugin.writer import write_packed
+from abq_core.export.source import ExportSource
 from abq_core.inference.runtime import quantized_model
+from abq_core.mix import MixedLinear, PrecisionMix
+from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import load_model
+from abq_core.precision import Precision
+from abq_core.quantization.quant_linear import linears_of
+from abq_core.spec import CalibrationSpec
 
 IDS = torch.arange(3, 23)[None]
 
@@ -26,7 +35,10 @@ def ignore(done: int, total: int) -> None:
 
 def written(model: Path, text: str, folder: Path) -> torch.Tensor:
     """Write a rounded model, and return the logits of the packed run for IDS."""
-    source = export_source(load_model(str(model)), text)
+    return written_source(export_source(load_model(str(model)), text), folder)
+
+
+def written_source(source: ExportSource, folder: Path) -> torch.Tensor:
     folder.mkdir()
     write_packed(source, folder, ignore)
     run = quantized_model(source.base, source.precision, source.store, "packed")
@@ -65,6 +77,21 @@ def test_linears_run_on_the_engine_and_text_is_generated(tiny_llama: Path, tmp_p
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = model.generate(**tokenizer("The module", return_tensors="pt"), max_new_tokens=5, do_sample=False)
     assert ids.shape[1] > 1
+
+
+def test_each_linear_of_a_mix_keeps_its_activation_bits(tiny_llama: Path, tmp_path: Path) -> None:
+    base, texts = load_model(str(tiny_llama)), itertools.cycle(("W4A8", "W16A4", "W4A4"))
+    mix = PrecisionMix(
+        tuple(
+            MixedLinear(index, name, Precision.parse(next(texts)), linear.weight.numel())
+            for index, block in enumerate(blocks_of(base.model))
+            for name, linear in linears_of(block).items()
+        )
+    )
+    spec, store = CalibrationSpec(base.ref, mix, "rtn", segments=2, seq_len=16), MemoryStore()
+    calibrate(base, spec, store)
+    expected = written_source(ExportSource.of(base, spec, store, RECORD), tmp_path / "out")
+    torch.testing.assert_close(logits(loaded(tmp_path / "out")), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["W2*A8g32", "W4A8+hadamard", "W4A8h8e8+rotation"])

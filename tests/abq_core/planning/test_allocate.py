@@ -4,6 +4,8 @@ Equal to exhaustive search, monotonic in the budget, clear errors for budgets to
 """
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -15,15 +17,16 @@ from abq_core.planning.sensitivity import Sensitivity
 from abq_core.precision import Precision
 
 CANDIDATES = [Precision.parse(text) for text in ("W2A8", "W2*A8", "W4A8", "W16A8")]
+BOTH = [Precision.parse(text) for text in ("W2A8", "W2A4", "W4A4", "W4A8")]
 
 
 @st.composite
-def measured(draw: st.DrawFn) -> list[Sensitivity]:
+def measured(draw: st.DrawFn, candidates: Sequence[Precision] = tuple(CANDIDATES)) -> list[Sensitivity]:
     """Up to five linears of different sizes, each at up to four candidates; distances need not fall with bits."""
     found = []
     for number in range(draw(st.integers(1, 5))):
         rows, columns = draw(st.sampled_from([(8, 8), (8, 24), (16, 64), (40, 8)]))
-        for precision in draw(st.lists(st.sampled_from(CANDIDATES), min_size=1, max_size=4, unique=True)):
+        for precision in draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=4, unique=True)):
             kl = draw(st.floats(0, 5, allow_subnormal=False))
             found.append(Sensitivity(number // 2, f"linear_{number}", precision, kl, rows, columns))
     return found
@@ -36,6 +39,11 @@ def choices(options: list[Sensitivity]) -> list[tuple[Sensitivity, ...]]:
 
 def bits(choice: tuple[Sensitivity, ...]) -> float:
     return sum(one.precision.stored_bits * one.weights for one in choice) / sum(one.weights for one in choice)
+
+
+def products(choice: tuple[Sensitivity, ...]) -> float:
+    weights = sum(one.weights for one in choice)
+    return sum(one.precision.stored_bits * one.precision.act_bits * one.weights for one in choice) / weights
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,6 +67,20 @@ def test_bytes_are_a_budget_too(options: list[Sensitivity], budget: int) -> None
     best = min(sum(one.kl for one in choice) for choice in within)
     found = allocate(options, stored_bytes=budget)
     assert found.stored_bytes == sum(one.stored_bytes for one in found.chosen) <= budget
+    assert found.predicted_kl == pytest.approx(best, rel=1e-6, abs=1e-8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(measured(BOTH), st.floats(1.5, 5), st.floats(6, 34))
+def test_bit_operations_are_a_second_budget(options: list[Sensitivity], bits_budget: float, operations: float) -> None:
+    within = [choice for choice in choices(options) if bits(choice) <= bits_budget and products(choice) <= operations]
+    assume(within)
+    best = min(sum(one.kl for one in choice) for choice in within)
+    found = allocate(options, stored_bits=bits_budget, bit_operations=operations)
+    assert found.stored_bits <= bits_budget + 1e-9 and found.bit_operations <= operations + 1e-9
+    assert (
+        found.bit_operations == pytest.approx(products(found.chosen)) == pytest.approx(found.precision.bit_operations)
+    )
     assert found.predicted_kl == pytest.approx(best, rel=1e-6, abs=1e-8)
 
 
@@ -96,6 +118,13 @@ def test_the_linear_that_minds_more_gets_more_bits() -> None:
     }
 
 
+def test_activations_of_the_linear_that_minds_less_get_fewer_bits() -> None:
+    options = [replace(one, kl=one.kl / one.precision.act_bits) for one in two_linears("W4A4", "W4A8")]
+    found = allocate(options, stored_bits=4, bit_operations=24)
+    assert [str(one.precision) for one in found.chosen] == ["W4A4", "W4A8"] and found.bit_operations == 24
+    assert str(found.precision).startswith("W4A6mix-") and found.to_dict()["bit_operations"] == 24
+
+
 def test_one_precision_for_all_is_no_mix() -> None:
     found = allocate(two_linears("W2A8", "W4A8"), stored_bits=8)
     assert found.precision == Precision.parse("W4A8") and "mix" not in found.to_dict()
@@ -115,7 +144,11 @@ def test_a_prediction_needs_every_linear() -> None:
     [
         (("W2A8", "W4A8"), {"stored_bits": 1.9}, "smallest possible is 2 bits per weight"),
         (("W2A8",), {"stored_bytes": 10}, "smallest possible is 112 bytes"),
-        (("W2A8", "W4A4"), {"stored_bits": 3}, "W2A8 and W4A4 cannot be mixed"),
+        (("W2A8", "W4A8kv4"), {"stored_bits": 3}, "W2A8 and W4A8kv4 cannot be mixed"),
+        (("W2A8", "W4A4"), {"stored_bits": 3}, "W2A8 and W4A4 differ in activation bits.* such as 24 per weight"),
+        (("W2A8", "W4A4"), {"stored_bits": 3, "bit_operations": -1.0}, "above 0"),
+        (("W2A8", "W4A8"), {"stored_bits": 3, "bit_operations": 15}, "smallest possible is 16 bit operations per"),
+        (("W2A16", "W4A4"), {"stored_bits": 2, "bit_operations": 16}, "cannot be met together"),
         (("W2A8",), {"stored_bits": float("nan")}, "nan"),
         (("W2A8",), {"stored_bits": -1.0}, "above 0"),
         (("W2A8",), {}, "one budget"),

@@ -82,7 +82,8 @@ def test_linears_are_found_and_replaced_by_dotted_name() -> None:
 
 def test_every_linear_of_a_block_is_wrapped_with_its_transform() -> None:
     parent = block()
-    wrap_linears(parent, 8, {"mlp": 16})
+    wrap_linears(parent, {"attn.q": 8, "mlp": 4}, {"mlp": 16})
     linears = linears_of(parent)
-    assert all(isinstance(linear, QuantLinear) and linear.act_bits == 8 for linear in linears.values())
+    assert all(isinstance(linear, QuantLinear) for linear in linears.values())
+    assert {name: linear.act_bits for name, linear in linears.items()} == {"attn.q": 8, "mlp": 4}
     assert {name: linear.hadamard for name, linear in linears.items()} == {"attn.q": 1, "mlp": 16}

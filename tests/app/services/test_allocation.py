@@ -190,7 +190,8 @@ def test_an_impossible_budget_is_refused_before_anything_is_measured(services: S
         raise AssertionError
 
     for candidates, bits, said in (
-        (["W2A8", "W4A4"], 3.0, "cannot be mixed"),
+        (["W2A8", "W4A8kv8"], 3.0, "cannot be mixed"),
+        (["W2A8", "W4A4"], 3.0, "differ in activation bits"),
         ([], 3.0, "no candidates"),
         (["W2A8"], float("inf"), "above 0"),
         (["W2A8"], None, "one budget"),
@@ -229,6 +230,16 @@ def test_the_command_line_writes_a_mix_for_calibrate(
     assert made["state"] == "succeeded" and made["precision"] == str(mix)
     services.runs.delete(made["run"])
 
+    both = [*words[:2], "--bits", "4", "--bit-operations", "24", "--candidates", "W4A4,W4A8", *words[6:]]
+    assert main([*both, "--out", str(out), "--force", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["precision"].startswith("W4A") and 16 <= answer["bit_operations"] <= 24
+    assert {one["precision"] for one in answer["mix"].values()} == {"W4A4", "W4A8"}
+    assert main([*calibrate, "--precision", str(out), "--wait", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["state"] == "succeeded" and made["precision"] == answer["precision"]
+    services.runs.delete(made["run"])
+
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"precision": "W2A8mix-000000", "mix": {"0.q": {"precision": "W2A8", "weights": 1}}}))
     for precision, said in (
@@ -244,6 +255,9 @@ def test_the_command_line_writes_a_mix_for_calibrate(
         (["--bits", "3", "--mib", "1"], "one budget"),
         (["--bits", "1"], "smallest possible is 2 bits"),
         (["--mib", "nan"], "--mib"),
+        (["--bits", "3", "--bit-operations", "9"], "smallest possible is 16 bit operations"),
+        (["--bits-per-parameter", "12", "--bit-operations", "9"], "smallest possible is 16 bit operations"),
+        (["--bits", "3", "--bit-operations", "nan"], "above 0"),
         (["--bits", "3", "--out", "mix.txt"], "mix.txt"),
     ):
         assert main([*words[:2], *words[4:], *budget]) == 2

@@ -42,6 +42,11 @@ def test_the_lower_kl_of_the_same_size_wins(kl: float, kept: bool) -> None:
     assert check.to_dict()["uniform_kl_mean"] == 0.3 and check.to_dict()["kept"] is kept
 
 
+def test_a_uniform_precision_with_fewer_bit_operations_counts() -> None:
+    (check,) = check_mixes([run("mix", MIX, 0.2, 300), uniform("W3A4", 0.1, 300)])
+    assert check.kept is False and check.verdict.startswith("Take W3A4")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -49,7 +54,7 @@ def test_the_lower_kl_of_the_same_size_wins(kl: float, kept: bool) -> None:
         uniform("W3A8", 0.1, 300, data="notes.txt"),
         uniform("W3A8", 0.1, 300, segments=8),
         uniform("W3A8", 0.1, 300, split="whole"),
-        uniform("W3A4", 0.1, 300),
+        uniform("W3A16", 0.1, 300),
         uniform("W3A8kv4", 0.1, 300),
         uniform("W4A8", 0.1, 301),
         run("another mix", MIX.with_tables(8, 8), 0.1, 300),

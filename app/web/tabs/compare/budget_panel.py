@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -80,6 +80,44 @@ class Mix:
         return cls(model, data["content"], pd.DataFrame(data["linears"]))
 
 
+class _Form(NamedTuple):
+    """The widgets on the left. limit: of `scope`.  operations: bit operations per weight, None for no limit."""
+
+    scope: gr.Radio
+    limit: gr.Slider
+    candidates: gr.Dropdown
+    operations: gr.Number
+    choose: gr.Button
+    stop: gr.Button
+    method: gr.Radio
+    calibrate: gr.Button
+    command: gr.HTML
+
+    @property
+    def budget(self) -> list[Any]:
+        """What is asked for."""
+        return [self.scope, self.limit, self.candidates, self.operations]
+
+
+def _build_form() -> _Form:
+    scope = gr.Radio(list(LIMITS), value=LINEARS, label="Budget of", elem_id="budget-scope")
+    limit = gr.Slider(1, 8, value=2.5, step=0.05, label=LIMITS[LINEARS], elem_id="budget-bits")
+    candidates = gr.Dropdown(
+        PRECISIONS, value=CANDIDATES, multiselect=True, allow_custom_value=True,
+        label="Candidates for each linear layer", elem_id="budget-candidates",
+    )  # fmt: skip
+    operations = gr.Number(
+        None, label="Bit operations per weight, at most", elem_id="budget-operations",
+        info="Weight bits times activation bits. Empty: no limit.",
+    )  # fmt: skip
+    choose = gr.Button("Choose the bits", variant="primary", elem_id="budget-choose")
+    stop = gr.Button("Stop", elem_id="budget-stop")
+    method = gr.Radio(list(METHODS), value="abq", label="Method for the mix", elem_id="budget-method")
+    calibrate = gr.Button("Calibrate this mix", interactive=False, elem_id="budget-calibrate")
+    command = gr.HTML("", js_on_load=None, elem_id="budget-command")
+    return _Form(scope, limit, candidates, operations, choose, stop, method, calibrate, command)
+
+
 def build_budget_panel(page: Page, visible: bool) -> gr.Row:
     """Build the panel: budget and candidates left, the mix and its predictions right.
 
@@ -87,17 +125,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
     """
     with gr.Row(elem_classes="abq-tab", visible=visible) as row:
         with gr.Column(elem_classes="abq-choices"):
-            scope = gr.Radio(list(LIMITS), value=LINEARS, label="Budget of", elem_id="budget-scope")
-            limit = gr.Slider(1, 8, value=2.5, step=0.05, label=LIMITS[LINEARS], elem_id="budget-bits")
-            candidates = gr.Dropdown(
-                PRECISIONS, value=CANDIDATES, multiselect=True, allow_custom_value=True,
-                label="Candidates for each linear layer", elem_id="budget-candidates",
-            )  # fmt: skip
-            choose = gr.Button("Choose the bits", variant="primary", elem_id="budget-choose")
-            stop = gr.Button("Stop", elem_id="budget-stop")
-            method = gr.Radio(list(METHODS), value="abq", label="Method for the mix", elem_id="budget-method")
-            calibrate = gr.Button("Calibrate this mix", interactive=False, elem_id="budget-calibrate")
-            command = gr.HTML("", js_on_load=None, elem_id="budget-command")
+            form = _build_form()
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(html.answer(html.BLANK), elem_id="budget-answer", js_on_load=None)
             empty = gr.HTML(html.empty(*EMPTY), js_on_load=None)
@@ -116,7 +144,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
             figure: "" if mix is None else framed(allocation_figure(mix.linears, selection.dark), CHOSEN, name="bits"),
             predictions: framed(predicted, PREDICTED, csv, "predictions") if len(runs) else "",
             mixes: mix_table(page.services.allocation.mix_checks(selection.model)),
-            calibrate: gr.update(interactive=mix is not None),
+            form.calibrate: gr.update(interactive=mix is not None),
         }
 
     @callback(answer, tab="compare")
@@ -125,15 +153,22 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
 
     @callback(answer, tab="compare")
     def show_command(selection: Selection, *values: object) -> Updates:
-        return {command: html.command(_command_lines(selection.model, *values))}
+        return {form.command: html.command(_command_lines(selection.model, *values))}
 
     @callback(answer)
-    def measure(selection: Selection, of: str, most: float | None, names: list[str] | None) -> Iterator[Updates]:
+    def measure(
+        selection: Selection, of: str, most: float | None, names: list[str] | None, operations: float | None
+    ) -> Iterator[Updates]:
         """Measure sensitivities, then allocate the bits, and report progress."""
         yield {answer: html.answer(f"Loading the model{html.ELLIPSIS}")}
         found, asked = None, (selection.model, names or [], _budget(most))
         allocate = _allocation_of(page, of)
-        for step in Steps[object](lambda report: report(allocate(*asked, on_step=lambda *done: report(done)))):
+        steps = Steps[object](
+            lambda report: report(
+                allocate(*asked, on_step=lambda *done: report(done), bit_operations=number(operations))
+            )
+        )
+        for step in steps:
             if isinstance(step, tuple):
                 said = f"Quantizing one linear layer at a time: {step[0]} of {step[1]} measured{html.ELLIPSIS}"
                 yield {answer: html.answer(said)}
@@ -154,15 +189,15 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         queued = html.answer(html.render("queued.html", run=job.run_id))
         return {answer: queued, page.tabs: gr.Tabs(selected="calibrate")}
 
-    outputs = [answer, empty, figure, predictions, mixes, calibrate]
-    form = [scope, limit, candidates, method]
-    scope.input(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), scope, limit, **FOLLOW)
+    outputs = [answer, empty, figure, predictions, mixes, form.calibrate]
+    asked = [*form.budget, form.method]
+    form.scope.input(lambda of: gr.update(label=LIMITS.get(of, LIMITS[LINEARS])), form.scope, form.limit, **FOLLOW)
     page.turn("compare")(show, [page.selection, stored], outputs, **FOLLOW)
-    edited = [page.turn("compare"), *(widget.change for widget in form)]
-    gr.on(edited, show_command, [page.selection, *form], [answer, command], **FOLLOW)
-    measuring = choose.click(measure, [page.selection, scope, limit, candidates], [*outputs, stored], **BUSY)
-    stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
-    calibrate.click(start, [page.selection, stored, method], [answer, page.tabs], **PRIVATE)
+    edited = [page.turn("compare"), *(widget.change for widget in asked)]
+    gr.on(edited, show_command, [page.selection, *asked], [answer, form.command], **FOLLOW)
+    measuring = form.choose.click(measure, [page.selection, *form.budget], [*outputs, stored], **BUSY)
+    form.stop.click(lambda: html.answer("Stopped."), None, answer, cancels=[measuring], **PRIVATE)
+    form.calibrate.click(start, [page.selection, stored, form.method], [answer, page.tabs], **PRIVATE)
     return row
 
 
@@ -198,8 +233,12 @@ def _budget(value: object) -> float:
     return most
 
 
-def _command_lines(model: str, of: str, limit: float | None, candidates: list[str] | None, method: str) -> list[str]:
+def _command_lines(
+    model: str, of: str, limit: float | None, candidates: list[str] | None, operations: float | None, method: str
+) -> list[str]:
     budget = ["--bits-per-parameter" if of == MODEL else "--bits", f"{number(limit) or 0:g}"]
+    if (most := number(operations)) is not None:
+        budget += ["--bit-operations", f"{most:g}"]
     choose = ["abq", "allocate", model, *budget, "--candidates", ",".join(candidates or []), "--out", FILE]
     calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
     return [shlex.join(choose), shlex.join(calibrate)]
