@@ -71,13 +71,14 @@ class Allocation:
         )
 
     def frame(self) -> pd.DataFrame:
-        """One row per linear: block, tensor, precision, stored_bits, kl, weights."""
+        """One row per linear: block, tensor, precision, stored_bits, bit_operations, kl, weights."""
         return pd.DataFrame(
             {
                 "block": one.block,
                 "tensor": one.name,
                 "precision": str(one.precision),
                 "stored_bits": one.precision.stored_bits,
+                "bit_operations": one.precision.bit_operations,
                 "kl": one.kl,
                 "weights": one.weights,
             }

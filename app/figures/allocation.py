@@ -18,18 +18,20 @@ PALE = 0.55  # share of the colour scale up to which dark text is easier to read
 def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
     """The precision of every linear layer in every block; darker cells have more stored bits.
 
-    linears: as `Allocation.frame` returns them.
+    If activation bits differ, darker cells have more bit operations. linears: as `Allocation.frame` returns them.
     """
     if linears.empty:
         return empty_figure("No mix of precisions yet.", dark)
     names = list(dict.fromkeys(linears["tensor"]))
     blocks = sorted(set(linears["block"]))
     weights, activations = linears["precision"].str.split("A").str[0], linears["precision"].str.extract(r"(A\d+)")[0]
-    short = weights if activations.nunique() < 2 else weights + activations
-    labels = linears.assign(label=linears["precision"].map(escape), short=short)
+    differ = activations.nunique() > 1
+    shade, unit = ("bit_operations", "bit operations") if differ else ("stored_bits", "stored bits")
+    short = weights + activations if differ else weights
+    labels = linears.assign(label=linears["precision"].map(escape), short=short, shade=linears[shade])
     bits, label, kl = (
         labels.pivot(index="tensor", columns="block", values=column).reindex(index=names, columns=blocks)
-        for column in ("stored_bits", "label", "kl")
+        for column in ("shade", "label", "kl")
     )
     figure = sheet(dark, height=max(340, 130 + 44 * len(names)), legend=False)
     figure.add_trace(
@@ -43,10 +45,10 @@ def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
             ygap=2,
             colorbar={
                 **COLOUR_BAR,
-                "title": {"text": "stored bits", "side": "right", "font": {"size": 12}},
-                "dtick": 1,
+                "title": {"text": unit, "side": "right", "font": {"size": 12}},
+                "dtick": 4 if differ else 1,
             },
-            hovertemplate="block %{x}, %{y}<br><b>%{customdata[0]}</b>, %{z} stored bits<br>KL of this layer alone "
+            hovertemplate=f"block %{{x}}, %{{y}}<br><b>%{{customdata[0]}}</b>, %{{z}} {unit}<br>KL of this layer alone "
             "%{customdata[1]:.2g} nats<extra></extra>",
         )
     )
@@ -61,7 +63,7 @@ def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
 def _names_in_cells(labels: pd.DataFrame, bits: pd.DataFrame, dark: bool) -> go.Scatter:
     """The short names of the precisions in a readable colour."""
     low, high = np.nanmin(bits.to_numpy(dtype=float)), np.nanmax(bits.to_numpy(dtype=float))
-    place = (labels["stored_bits"] - low) / max(high - low, 1)
+    place = (labels["shade"] - low) / max(high - low, 1)
     colours = palette(dark)
     return go.Scatter(
         x=labels["block"],

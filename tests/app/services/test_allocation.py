@@ -273,6 +273,7 @@ def test_figures_show_every_linear_and_escape_hostile_text(mixed: tuple[Services
             "tensor": one.name,
             "precision": str(one.precision),
             "stored_bits": one.precision.stored_bits,
+            "bit_operations": one.precision.bit_operations,
             "kl": 0.1,
             "weights": one.weights,
         }
@@ -286,6 +287,9 @@ def test_figures_show_every_linear_and_escape_hostile_text(mixed: tuple[Services
         cells, names = allocation_figure(frame, dark).data
         assert cells.z.size == len(mix.linears) == len(names.text)
         assert set(names.text) == {"W2", "W4", "W16"} & set(names.text)
+        both = frame.assign(precision=["W4A4", "W4A8"] * (len(frame) // 2), bit_operations=[16, 32] * (len(frame) // 2))
+        cells, names = allocation_figure(both, dark).data
+        assert set(names.text) == {"W4A4", "W4A8"} and set(cells.z.flatten()) == {16, 32}
         drawn = prediction_figure(runs, dark)
         assert list(drawn.data[0].x) == list(drawn.data[0].y)  # where predictions come true
         for figure in (allocation_figure(frame.assign(tensor=HOSTILE, block=range(len(frame))), dark), drawn):
