@@ -4,7 +4,8 @@
 
 Each argument is MODEL:METHOD[:EPOCHS]. Runs are short, because a table of exports needs no good run. Results are kept
 in benchmarks/results/exports.json; rows of other models stay, and several processes may add to them. With `--speed`, on
-an idle machine, the rows measured now have tokens/s.
+an idle machine, the rows measured now have tokens/s. `--rotated` calibrates with a folded rotation instead of a transform
+at run time.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from app.formatting import size
 
 PRECISIONS = ("W4A8", "W2A8", "W2*A8", "W3A8", "W8A8", "W4A16g64")
 SYMMETRIC = "W8A8"  # also with symmetric levels, which 8-bit formats require
+ROTATED = "rotated"
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "exports.json", ROOT / "docs" / "export.md"
 PASS_SEGMENTS = 32  # of the end-to-end pass
@@ -40,13 +42,18 @@ Row = Mapping[str, Any]
 
 
 def rows_of(
-    ref: str, method: str, epochs: int | None, precisions: tuple[str, ...], speed: bool
+    ref: str, method: str, epochs: int | None, precisions: tuple[str, ...], *, speed: bool, rotated: bool
 ) -> Iterator[tuple[Row, Row]]:
-    """The key and the results of each precision and format. speed: whether tokens/s count."""
+    """The key and the results of each precision and format.
+
+    speed: whether tokens/s count.  rotated: with a folded rotation, and without a transform at run time.
+    """
     base = load_model(ref)
     for text in precisions:
         for symmetric in (False, True) if text == SYMMETRIC else (False,):
             switches = replace(METHODS[method], symmetric=symmetric)
+            if rotated:
+                switches = replace(switches, hadamard=False, rotation=True)
             store = MemoryStore()
             amount = {"segments": 8, "seq_len": 128, "epochs": epochs}
             if switches.end_to_end:
@@ -54,7 +61,8 @@ def rows_of(
             spec = CalibrationSpec(ref, Precision.parse(text), method, switches, **amount)  # type: ignore[arg-type]
             calibrate(base, spec, store)
             source = ExportSource.of(base, spec, store, {"method": method})
-            name = f"{text}, symmetric" if symmetric else text
+            marks = (("symmetric", symmetric), (ROTATED, rotated))
+            name = ", ".join([text, *(mark for mark, is_so in marks if is_so)])
             for format in FORMATS:
                 key = {"model": public_name(ref), "method": method, "precision": name, "format": format}
                 yield key, exported(source, format) if speed else without_speed(exported(source, format))
@@ -125,9 +133,9 @@ def _exported(row: Row) -> list[str]:
 def _place(row: Row) -> tuple[bool, str, int, int, str]:
     """The place of a stored row: the built-in model first, then by method, in the order of the precisions."""
     asked = row["asked"]
-    precision, _, symmetric = asked["precision"].partition(", ")
+    precision, _, marks = asked["precision"].partition(", ")
     order = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
-    return asked["model"] != "builtin", asked["model"], list(METHODS).index(asked["method"]), order, symmetric
+    return asked["model"] != "builtin", asked["model"], list(METHODS).index(asked["method"]), order, marks
 
 
 def main() -> None:
@@ -136,12 +144,14 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL:METHOD[:EPOCHS]")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--speed", action="store_true", help="store tokens/s, which need an idle machine")
+    parser.add_argument(f"--{ROTATED}", action="store_true", help="rotation=true, hadamard=false")
     arguments = parser.parse_args()
+    chosen = {"speed": arguments.speed, ROTATED: arguments.rotated}
     file = RowFile(RESULTS)
     for text in arguments.models:
         ref, method, *epochs = text.split(":")
         precisions = tuple(arguments.precisions.split(","))
-        for key, found in rows_of(ref, method, int(epochs[0]) if epochs else None, precisions, arguments.speed):
+        for key, found in rows_of(ref, method, int(epochs[0]) if epochs else None, precisions, **chosen):
             print(key, found.get("proof"), file=sys.stderr, flush=True)
             file.add(key, found)
     rows = [{**row["found"], **row["asked"]} for row in sorted(file.rows(), key=_place)]
