@@ -4,8 +4,8 @@
 
 Each argument is MODEL:METHOD[:EPOCHS]. Runs are short, because a table of exports needs no good run. Results are kept
 in benchmarks/results/exports.json; rows of other models stay, and several processes may add to them. With `--speed`, on
-an idle machine, the rows measured now have tokens/s. `--rotated` calibrates with a folded rotation instead of a transform
-at run time.
+an idle machine, the rows measured now have tokens/s. `--rotated` calibrates with a folded rotation instead of a
+transform at run time.
 """
 
 import argparse

@@ -41,8 +41,8 @@ def check_rotation(spec: CalibrationSpec, family: str) -> None:
 def starting_model(base: LoadedModel, spec: CalibrationSpec) -> tuple[LoadedModel, ModelPrecision]:
     """The full-precision model whose blocks a calibration rounds, and the precision with the bits of its tables.
 
-    With the switch `rotation` it is `base` rotated: the same function, up to float32 rounding. Its blocks are made
-    while they are used. A tied table becomes two, with the bits of the one. Otherwise it is `base`.
+    With the switch `rotation` it is `base` rotated: the same function, up to the rounding of its tables to 16 bits. Its
+    blocks are made while they are used. A tied table becomes two, with the bits of the one. Otherwise it is `base`.
     Raises SpecError, PrecisionError.
     """
     if not spec.active_switches.rotation:
@@ -153,9 +153,16 @@ class _Turn:
             converted_copy(table, model.device)
             for table in (model.get_input_embeddings(), model.get_output_embeddings())
         )
-        head.weight = nn.Parameter(self.residual(head.weight * (norm.weight + offset)), requires_grad=False)
-        embedding.weight = nn.Parameter(self.residual(embedding.weight), requires_grad=False)
+        head.weight = _in_16_bits(self.residual(head.weight * (norm.weight + offset)))
+        embedding.weight = _in_16_bits(self.residual(embedding.weight))
         norm.weight = nn.Parameter(torch.full_like(norm.weight, 1 - offset), requires_grad=False)
         model.set_input_embeddings(embedding)
         model.set_output_embeddings(head)
         model.config.tie_word_embeddings = False
+
+
+def _in_16_bits(table: Tensor) -> nn.Parameter:
+    """The values of a table in 16 bits, as float32: a table that is not quantized is stored in 16 bits."""
+    half = table.half()
+    values = half if half.isfinite().all() else table.bfloat16()
+    return nn.Parameter(values.float(), requires_grad=False)

@@ -1,15 +1,17 @@
 """Rotations that are folded into the weights: the same function for every family that can have them."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from family_cases import CONFIGS, ONE_EACH, family_folder
-from torch import Tensor
+from torch import Tensor, nn
 
 import abq_core as abq
 from abq_core.analysis.diagnostics import diagnose
+from abq_core.calibration import rotation
 from abq_core.calibration.artifacts import MemoryStore
 from abq_core.calibration.calibrate import calibrate
 from abq_core.calibration.compact_block import compact_block, whole_block
@@ -19,6 +21,7 @@ from abq_core.models.architectures import FOLDS_ROTATIONS
 from abq_core.models.loading import LoadedModel, load_model
 from abq_core.models.shape import has_tied_tables
 from abq_core.precision import Precision
+from abq_core.quantization.exact_dtype import narrowest
 from abq_core.spec import METHODS, CalibrationSpec, SpecError
 
 ROTATED = replace(METHODS["rtn"], rotation=True)
@@ -49,7 +52,11 @@ def test_a_rotation_spreads_each_channel_over_all(k: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_rotated_model_is_the_same_function(case: str, tmp_path: Path, tiny_llama: Path) -> None:
+def test_a_rotated_model_is_the_same_function(
+    case: str, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the rounding of its tables to 16 bits, which these tiny models amplify."""
+    monkeypatch.setattr(rotation, "_in_16_bits", lambda table: nn.Parameter(table, requires_grad=False))
     base = load_model(str(family_folder(case, tmp_path / case, tiny_llama)))
     rotated, _ = starting_model(base, spec_of(base.ref))
     expected = logits_of(base)
@@ -92,6 +99,16 @@ def test_a_tied_table_becomes_two_with_the_bits_of_the_one(tmp_path: Path, tiny_
     assert has_tied_tables(base.model) and base.model.config.tie_word_embeddings
     assert not has_tied_tables(rotated.model) and not rotated.model.config.tie_word_embeddings
     assert str(precision) == "W4A8h6e6"
+    for table in (rotated.model.get_input_embeddings().weight, rotated.model.get_output_embeddings().weight):
+        assert narrowest(table).dtype == torch.float16
+
+
+def test_a_table_that_float16_cannot_hold_is_bfloat16(base: LoadedModel) -> None:
+    large = replace(base, model=copy.deepcopy(base.model))
+    large.model.get_input_embeddings().weight.data.mul_(1e7)
+    rotated, _ = starting_model(large, spec_of(base.ref))
+    table = rotated.model.get_input_embeddings().weight
+    assert table.isfinite().all() and narrowest(table).dtype == torch.bfloat16
 
 
 def test_a_mapped_model_gives_the_same_blocks(tiny_llama: Path, tmp_path: Path) -> None:
