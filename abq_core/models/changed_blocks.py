@@ -35,5 +35,6 @@ def with_changed_blocks(base: LoadedModel, change: Callable[[nn.Module], None]) 
 def _changed_block(base: LoadedModel, index: int, change: Callable[[nn.Module], None]) -> nn.Module:
     with base.block(index) as original:
         block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
-    change(block)
+    with torch.autocast(base.model.device.type, enabled=False):  # a block is made inside the model's forward pass
+        change(block)
     return block

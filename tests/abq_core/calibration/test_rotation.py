@@ -68,6 +68,14 @@ def test_a_rotated_model_is_the_same_function(
     assert not torch.equal(base.model.get_input_embeddings().weight, rotated.model.get_input_embeddings().weight)
 
 
+def test_products_in_bfloat16_do_not_reach_the_weights(base: LoadedModel) -> None:
+    """Blocks are made in the middle of the end-to-end pass, which multiplies in bfloat16."""
+    rotated, _ = starting_model(base, spec_of(base.ref))
+    with rotated.block(1) as expected, torch.autocast("cpu", torch.bfloat16), rotated.block(1) as found:
+        for name, parameter in expected.named_parameters():
+            assert torch.equal(parameter, found.get_parameter(name)), name
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_calibration_of_a_rotated_model_is_near_full_precision(case: str, tmp_path: Path, tiny_llama: Path) -> None:
     """Blocks, tables and final norm are in one basis: in two, the logits would have nothing in common."""
