@@ -4,7 +4,6 @@ It goes beyond the paper, in which each block learns alone. Memory: the model in
 per weight, and the float32 weights, gradients and activations of one block at a time.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.mix import resolve_tables
 from abq_core.models.architectures import blocks_of
 from abq_core.models.autocast import bfloat16_products
+from abq_core.models.changed_blocks import sharing_copy
 from abq_core.models.loading import LoadedModel
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.tables import round_embedding
@@ -163,9 +163,7 @@ def _student(
 
     Its LM head has full precision: no block depends on the head's bits.
     """
-    originals = blocks_of(base.model)
-    shared = [*originals, *base.model.parameters()]
-    model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
+    model = sharing_copy(base)
     round_embedding(model, resolve_tables(spec.precision, has_tied_tables(base.model)).embedding_bits)
     blocks, learned = blocks_of(model), replace(base, precision=spec.precision)
     for index, quantizer in enumerate(quantizers):

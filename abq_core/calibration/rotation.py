@@ -45,13 +45,14 @@ def starting_model(base: LoadedModel, spec: CalibrationSpec) -> tuple[LoadedMode
     blocks are made while they are used. A tied table becomes two, with the bits of the one. Otherwise it is `base`.
     Raises SpecError, PrecisionError.
     """
+    precision = resolve_tables(spec.precision, has_tied_tables(base.model))
     if not spec.active_switches.rotation:
-        return base, spec.precision
+        return base, precision
     check_rotation(spec, architecture_of(base.model).family)
     turn = _Turn.of(base.model)
     turned = with_changed_blocks(base, turn.of_block)
     turn.of_tables(turned.model)
-    return turned, resolve_tables(spec.precision, has_tied_tables(base.model))
+    return turned, precision
 
 
 @dataclass(frozen=True)

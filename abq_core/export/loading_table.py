@@ -16,6 +16,7 @@ _FILE = Path(__file__).parent / "load_facts.json"
 
 FOLDER = "DIR"  # the target in the commands of the table
 _KV_BITS = "KV bits"
+_DIFFERENT = "different"  # activation bits of a mix
 
 
 class LoadFact(NamedTuple):
@@ -55,14 +56,16 @@ def _features(spec: CalibrationSpec, family: str) -> Mapping[str, object]:
     """What conditions of the facts can name."""
     precision, switches = spec.precision, spec.active_switches
     linears = [one.precision for one in precision.linears] if isinstance(precision, PrecisionMix) else [precision]
+    act_bits = {one.act_bits for one in linears}
     return {
-        "act_bits": max(one.act_bits for one in linears),
+        "act_bits": act_bits.pop() if len(act_bits) == 1 else _DIFFERENT,
         "weight_bits": max(one.weight_bits for one in linears),
         "integer_bits": max(one.weight_bits + _more_bits(one, switches) for one in linears),
         "table_bits": max(precision.head_bits or 0, precision.embedding_bits or 0),
         "grouped": any(one.group_size is not None for one in linears),
         "symmetric": switches.symmetric,
         "hadamard": switches.hadamard and precision.quantizes_activations,  # otherwise there is nothing to transform
+        "untied_gemma": switches.rotation and family == "gemma",
         "experts": family in ("mixtral", "qwen2_moe", "qwen3_moe"),
         "gguf_family": family in ARCHITECTURES,
     }

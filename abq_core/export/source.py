@@ -10,11 +10,10 @@ from abq_core.calibration.artifacts import BlockArtifact, CheckpointStore
 from abq_core.calibration.quantized_block import stored_artifact
 from abq_core.calibration.rotation import starting_model
 from abq_core.export.errors import ExportError
-from abq_core.mix import ModelPrecision, resolve_tables
+from abq_core.mix import ModelPrecision
 from abq_core.models.architectures import blocks_of
 from abq_core.models.building import parameter_count
 from abq_core.models.loading import LoadedModel
-from abq_core.models.mapped.lazy_block import built
 from abq_core.models.shape import has_tied_tables
 from abq_core.quantization.quant_linear import linears_of
 from abq_core.quantization.quantizers import QuantizedWeight
@@ -26,25 +25,29 @@ from abq_core.spec import CalibrationSpec
 class ExportSource:
     """A finished run as an export reads it, one block at a time.
 
-    base: the full-precision model whose blocks the run rounds (`starting_model`).  precision: with the bits that hold
-    for this model (`mix.resolve_tables`).  store: the run's blocks.  record: what the model card says about the run, by
-    name.  parameters: of the model that was calibrated; a tied table counts once.
+    model: what was calibrated.  base: the full-precision model whose blocks the run rounds, and precision, with the
+    bits of its tables (`starting_model`).  store: the run's blocks.  record: what the model card says about the run, by
+    name.
     """
+
+    model: LoadedModel
 
     base: LoadedModel
     precision: ModelPrecision
     store: CheckpointStore
     record: Mapping[str, object]
-    parameters: int
 
     @classmethod
     def of(
         cls, model: LoadedModel, spec: CalibrationSpec, store: CheckpointStore, record: Mapping[str, object]
     ) -> "ExportSource":
         """A run of `model` by `spec`. Raises PrecisionError if a tied table has two numbers."""
-        base, precision = starting_model(model, spec)
-        precision = resolve_tables(precision, has_tied_tables(base.model))
-        return cls(base, precision, store, record, parameter_count(model.model))
+        return cls(model, *starting_model(model, spec), store, record)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model that was calibrated; a tied table counts once."""
+        return parameter_count(self.model.model)
 
     @property
     def config(self) -> Any:
@@ -79,7 +82,7 @@ class ExportSource:
 
     def linear_names(self, block: int) -> list[str]:
         """The linears of a block, by their names below it."""
-        return list(linears_of(built(blocks_of(self.base.model)[block])))
+        return list(linears_of(blocks_of(self.model.model)[block]))
 
     def outer_linears(self) -> list[str]:
         """Full names of the linears outside the blocks, such as the LM head."""

@@ -104,8 +104,7 @@ def allocate(
     candidates = dict.fromkeys(one.precision for one in measured)
     check_request(candidates, stored_bits, stored_bytes, bit_operations)
     _check_finite(options)
-    weights = sum({(one.block, one.name): one.weights for one in options}.values())
-    budgets = []
+    weights, budgets = _weights(options), list[_Budget]()
     if stored_bits is not None:
         budgets.append(_Budget.of_mean([one.precision.stored_bits for one in options], stored_bits, options, "bits"))
     else:
@@ -150,7 +149,7 @@ def check_request(
         raise BudgetError("Give one budget: bits per weight, or bytes.")
     for budget in (stored_bits, stored_bytes, bit_operations):
         if budget is not None and not (math.isfinite(budget) and budget > 0):
-            raise BudgetError(f"The budget is {budget}: give a number above 0, such as 2.5 bits per weight.")
+            raise BudgetError(f"The budget is {budget}: give a number above 0.")
     if not candidates:
         raise BudgetError("There are no candidates: give the precisions to choose from, such as W2A8, W3A8 and W4A8.")
     shared = {(one.kv_bits, one.head_bits, one.embedding_bits): one for one in candidates}
@@ -181,9 +180,14 @@ class _Budget:
     @classmethod
     def of_mean(cls, values: Sequence[int], most: float, options: Sequence[Sensitivity], unit: str) -> "_Budget":
         """A limit of the mean of `values` over weights."""
-        weights = sum({(one.block, one.name): one.weights for one in options}.values())
+        weights = _weights(options)
         costs = [value * one.weights for value, one in zip(values, options, strict=True)]
-        return cls(costs, math.floor(most * weights * (1 + 1e-12)), f"{{:.4g}} {unit} per weight", weights)
+        return cls(
+            costs,
+            math.floor(min(most, 2.0 * max(values)) * weights * (1 + 1e-12)),
+            f"{{:.6g}} {unit} per weight",
+            weights,
+        )
 
     def check(self, places: Sequence[Sequence[int]]) -> None:
         """Raise BudgetError if the cheapest option of each linear costs too much."""
@@ -214,6 +218,10 @@ def _check_finite(options: Iterable[Sensitivity]) -> None:
                 f"The distance of {one.name} in block {one.block} at {one.precision} is {one.kl}. "
                 "Leave out this candidate."
             )
+
+
+def _weights(options: Iterable[Sensitivity]) -> int:
+    return sum({(one.block, one.name): one.weights for one in options}.values())
 
 
 def _places(options: Sequence[Sensitivity]) -> list[list[int]]:

@@ -153,14 +153,15 @@ def memory(shape: ModelShape, work: Work, packed: int, rounded_tables: int = 0) 
     together = _pass_bytes(shape, sizes, work) + made if work.end_to_end_segments else 0
     whole = (stored_bytes(shape) if made else 0) if together else 0  # the pass reads all blocks at every step
     table = shape.table[0] * shape.table[1] * _FLOAT_BYTES
-    held += 2 * table if work.switches.rotation else 0
+    rotated = 2 * table if work.switches.rotation else 0
+    held += rotated
     measuring = (
         max(_diagnosing_bytes(shape, sizes, work), _evaluating_bytes(shape, sizes, work)) + rounded_tables * table
     )
     if not work.moves:
         at_home, away = max(streams + made + block, whole + together, made + measuring), 0
     else:
-        copied, model = max(sizes.weights) * _FLOAT_BYTES, stored_bytes(shape) if made else held
+        copied, model = max(sizes.weights) * _FLOAT_BYTES, stored_bytes(shape) + rotated if made else held
         at_home = max(streams, made + measuring)
         away = max(copied + block, model + max(together, block) if together else 0)
     at_home = held + round(SLACK * at_home)

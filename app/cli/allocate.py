@@ -42,7 +42,7 @@ def allocate(
         float | None,
         typer.Option(
             "--bit-operations",
-            help="Also: mean of weight bits times activation bits per weight, for candidates that differ in both.",
+            help="Also: mean of stored bits times activation bits; needed if the candidates differ in activation bits.",
         ),
     ] = None,
     candidates: Annotated[

@@ -46,7 +46,7 @@ def allocation_figure(linears: pd.DataFrame, dark: bool = False) -> go.Figure:
             colorbar={
                 **COLOUR_BAR,
                 "title": {"text": unit, "side": "right", "font": {"size": 12}},
-                "dtick": 4 if differ else 1,
+                "dtick": None if differ else 1,
             },
             hovertemplate=f"block %{{x}}, %{{y}}<br><b>%{{customdata[0]}}</b>, %{{z}} {unit}<br>KL of this layer alone "
             "%{customdata[1]:.2g} nats<extra></extra>",

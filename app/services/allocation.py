@@ -73,8 +73,7 @@ class AllocationService:
         stored_bits: mean bits per weight.  stored_bytes: bytes of the blocks' linears.  on_step(done, total): called
         while measuring; may raise to stop.  bit_operations: also at most this mean of weight planes times activation
         bits per weight; needed for candidates that differ in activation bits.
-        Raises BudgetError, PrecisionError, ModelError, DataError,
-        ServiceError.
+        Raises BudgetError, PrecisionError, ModelError, DataError, ServiceError.
         """
         from abq_core.planning.allocate import allocate, check_request
 
@@ -109,8 +108,6 @@ class AllocationService:
             raise BudgetError(f"{precisions[0]} fixes bits that this budget chooses: leave out h and e.")
         model = local_path(self._sources.model(ref))
         measured, shape = self._measure(model, precisions, text or SensitivityText(), on_step), self._models.shape(ref)
-        if bit_operations is not None:
-            allocate(measured, stored_bits=FULL_BITS, bit_operations=bit_operations)  # raises if that alone is too few
         allocations: list[Allocation] = []
         for bits in TABLE_BITS:
             tables = None if bits == FULL_BITS else bits
@@ -123,9 +120,9 @@ class AllocationService:
                 allocations.append(chosen.with_tables(tables, tables, kl))
         if not allocations:
             raise BudgetError(
-                f"The budget of {bits_per_parameter:g} bits per parameter cannot be met: with these candidates the "
-                f"model is larger, also with {TABLE_BITS[-1]} bits for embedding and LM head. Raise the budget, or add "
-                "a candidate with fewer bits."
+                f"The budget of {bits_per_parameter:g} bits per parameter{_also(bit_operations)} cannot be met with "
+                f"these candidates, also with {TABLE_BITS[-1]} bits for embedding and LM head. Raise the budget, or "
+                "add a candidate with fewer bits."
             )
         return min(allocations, key=lambda one: one.predicted_kl)
 
@@ -180,6 +177,10 @@ class AllocationService:
                 measured = [one for one in found if one.precision == candidate]
                 write_atomically(paths[candidate], json.dumps(source | _rows(candidate, measured), indent=1).encode())
         return [one for path in paths.values() for one in _read(path)]
+
+
+def _also(bit_operations: float | None) -> str:
+    return "" if bit_operations is None else f" and {bit_operations:g} bit operations per weight"
 
 
 def _key(source: dict[str, str], candidate: Precision) -> str:

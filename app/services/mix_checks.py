@@ -15,8 +15,8 @@ Row = Mapping[str, Any]
 class MixCheck:
     """An evaluated run of a mix, and the best run with one precision for all linears that is no larger.
 
-    mix, uniform: rows of `runs_frame`. uniform is None if there is none of the same method, activation and KV bits that
-    was evaluated on the same text.
+    mix, uniform: rows of `runs_frame`. uniform is None if there is none of the same method and KV bits, with no more
+    bit operations, that was evaluated on the same text.
     """
 
     mix: Row
@@ -34,7 +34,7 @@ class MixCheck:
         if uniform is None:
             return (
                 f"Not compared: no uniform precision of at most {bits(mix['bits_per_parameter'])} bits per parameter "
-                f"was calibrated with {mix['method']} and evaluated on the same text."
+                f"and no more bit operations was calibrated with {mix['method']} and evaluated on the same text."
             )
         both = f"{nats(mix['kl_mean'])} against {nats(uniform['kl_mean'])}"
         if self.kept:

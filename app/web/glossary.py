@@ -56,7 +56,7 @@ TERMS = {
     ),
     "Hadamard transform": Term("Mixes the channels of weights and activations before rounding to spread outliers."),
     "bit operations": Term(
-        "Weight bits times activation bits: the binary products per weight and token. W2A8 has 16, W4A4 too."
+        "Stored bits times activation bits: the binary products per weight and token. W2A8 has 16, W4A4 too."
     ),
     "folded rotation": Term(
         "Mixes the channels between linears, inside the weights. It spreads outliers without a transform at run time."

@@ -9,6 +9,7 @@ from abq_core.export import loading_table as module
 from abq_core.export.formats import FORMATS
 from abq_core.export.loading_table import LoadFact, loading_table
 from abq_core.methods import METHODS
+from abq_core.mix import MixedLinear, PrecisionMix
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec
 
@@ -20,6 +21,21 @@ def rows(precision: str, method: str = "abq", family: str = "llama", **switches:
     spec = CalibrationSpec("builtin", Precision.parse(precision), method, replace(METHODS[method], **switches))
     found = loading_table(spec, family)
     return {f"{row.runtime.split(',')[0]} {row.format}": row for row in found}
+
+
+def test_activation_bits_that_differ_fit_no_kernel_of_vllm() -> None:
+    for act_bits in ((8, 4), (8, 16), (8, 6)):
+        linears = (MixedLinear(0, str(bits), Precision(4, bits), 64) for bits in act_bits)
+        spec = CalibrationSpec("builtin", PrecisionMix(tuple(linears)), "rtn")
+        found = {row.runtime: row.loads for row in loading_table(spec, "llama")}
+        assert found["vLLM"] == found["vLLM on a CPU"] == "no"
+        assert found["transformers with compressed-tensors"] == "yes"
+
+
+def test_a_rotated_gemma_has_two_tables_which_vllm_refuses() -> None:
+    for family, loads in (("gemma", "no"), ("llama", "exported with --activations symmetric")):
+        found = rows("W4A8", "rtn", family, rotation=True, hadamard=False)
+        assert found["vLLM compressed-tensors"].loads == loads
 
 
 def test_every_fact_has_a_source_and_a_version() -> None:

@@ -139,6 +139,11 @@ def test_a_prediction_needs_every_linear() -> None:
     assert predicted_kl([], Precision.parse("W4A8")) is None
 
 
+def test_a_huge_budget_is_no_limit() -> None:
+    found = allocate(two_linears("W2A8", "W4A8"), stored_bits=1e308, bit_operations=1e308)
+    assert found.precision == Precision.parse("W4A8")
+
+
 @pytest.mark.parametrize(
     ("texts", "budget", "said"),
     [

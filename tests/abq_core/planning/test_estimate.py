@@ -110,6 +110,10 @@ def test_a_folded_rotation_makes_two_tables_of_a_tied_one(tmp_path: Path, tiny_l
     many = replace(shape, vocabulary=2_000_000)
     plain, rotated = (estimate(many, precision, Work(switches=s)) for s in (METHODS["rtn"], spec.active_switches))
     assert rotated.peak_memory_bytes >= plain.peak_memory_bytes + 2 * 2_000_000 * 64 * 4
+    together = Work(switches=METHODS["abq+"], end_to_end_segments=8, device="cuda")
+    turned = replace(together, switches=replace(together.switches, rotation=True))
+    plain, rotated = (estimate(LLAMA_7B, precision, work) for work in (together, turned))
+    assert rotated.device_memory_bytes >= plain.device_memory_bytes + 2 * 32000 * _WIDTH * 4
 
 
 def test_full_precision_has_16_bits_per_parameter(tiny_opt: Path) -> None:

@@ -256,7 +256,7 @@ def test_the_command_line_writes_a_mix_for_calibrate(
         (["--bits", "1"], "smallest possible is 2 bits"),
         (["--mib", "nan"], "--mib"),
         (["--bits", "3", "--bit-operations", "9"], "smallest possible is 16 bit operations"),
-        (["--bits-per-parameter", "12", "--bit-operations", "9"], "smallest possible is 16 bit operations"),
+        (["--bits-per-parameter", "12", "--bit-operations", "9"], "per parameter and 9 bit operations per weight"),
         (["--bits", "3", "--bit-operations", "nan"], "above 0"),
         (["--bits", "3", "--out", "mix.txt"], "mix.txt"),
     ):

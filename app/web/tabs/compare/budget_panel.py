@@ -40,7 +40,9 @@ PREDICTED = (
     "Look at the dotted line: on it the prediction, the sum over the linear layers, equals the measurement. Rounded "
     "runs lie near it; calibration moves runs below it. An outline marks a mix. The prediction ignores the KV cache."
 )
-MIX_CAPTION = "Mixes after calibration, compared with the best uniform precision that is no larger"
+MIX_CAPTION = (
+    "Mixes after calibration, compared with the best uniform precision that is no larger and has no more bit operations"
+)
 MIX_HEADINGS = [
     Heading("mix"),
     Heading("method", optional=2),
@@ -108,7 +110,7 @@ def _build_form() -> _Form:
     )  # fmt: skip
     operations = gr.Number(
         None, label="Bit operations per weight, at most", elem_id="budget-operations",
-        info="Weight bits times activation bits. Empty: no limit.",
+        info="Stored bits times activation bits. Empty: no limit.",
     )  # fmt: skip
     choose = gr.Button("Choose the bits", variant="primary", elem_id="budget-choose")
     stop = gr.Button("Stop", elem_id="budget-stop")
