@@ -61,7 +61,11 @@ def test_examples_are_hidden_shown_and_deleted(page: Page, address: str) -> None
         data = page.request.get(f"{address}abq/run/{rounded.get_attribute('data-key')}/{name}.csv").text()
         assert "rounded" in data and "corrected" not in data
     page.get_by_role("button", name="Delete the selected run").click()
-    page.get_by_role("button", name="Yes, delete it and its files").click()
+    yes = page.get_by_role("button", name="Yes, delete it and its files")
+    page.get_by_role("button", name="No, keep it").click()
+    expect(yes).to_be_hidden()
+    page.get_by_role("button", name="Delete the selected run").click()
+    yes.click()
     expect(page.locator("#compare-runs tbody tr")).to_have_count(7)
     expect(page.get_by_role("button", name="Hide the 6 examples")).to_be_visible()
 

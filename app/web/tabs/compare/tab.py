@@ -5,6 +5,7 @@ All runs, the Pareto front of size and perplexity, a small sweep, reports.
 
 import shlex
 from dataclasses import replace
+from typing import NamedTuple
 
 import gradio as gr
 import pandas as pd
@@ -26,7 +27,7 @@ from app.web.page.selection import Selection
 from app.web.page.table import Cell, Heading, build_table, sort_number, table
 from app.web.tabs.compare.budget_panel import build_budget_panel
 from app.web.tabs.compare.evaluation_form import build_evaluation_form, choices, kl_buckets_picture
-from app.web.tabs.compare.example_switch import ExampleSwitch, build_example_switch
+from app.web.tabs.compare.example_switch import build_example_switch
 from app.web.tabs.compare.export_panel import build_export_panel
 from app.web.tabs.compare.import_panel import build_import_panel
 from app.web.tabs.compare.kv_panel import build_kv_panel
@@ -66,7 +67,8 @@ def build_compare_tab(page: Page) -> None:
             evaluation = build_evaluation_form()
             imports = build_import_panel()
             links = gr.HTML("", js_on_load=None, elem_id="compare-links")
-            actions, note, delete, sure, examples = _build_actions()
+            actions = _build_actions()
+            examples = build_example_switch()
             command = gr.HTML("", js_on_load=None)
         with gr.Column(elem_classes="abq-stage"):
             answer = gr.HTML(html.answer(html.BLANK), elem_id="compare-answer", js_on_load=None)
@@ -95,14 +97,14 @@ def build_compare_tab(page: Page) -> None:
             kl_figure: kl_buckets_picture(page, runs, selection, measured_on),
             evaluation.measured_on: gr.update(choices=choices(labels), value=measured_on),
             links: _links(runs, selected),
-            actions: gr.update(visible=len(selected) > 0),
+            actions.column: gr.update(visible=len(selected) > 0),
             noted: selection.run,
             command: html.command(spec.command_line() for spec in specs),
         }
         if selection.run == noted_run:
             return updates
         noted_now = str(selected.iloc[0]["note"]) if len(selected) else ""
-        return {**updates, note: noted_now, sure: gr.update(visible=False)}
+        return {**updates, actions.note: noted_now, actions.question: gr.update(visible=False)}
 
     @callback(answer)
     def start(selection: Selection, precisions: list[str], methods: list[str], request: gr.Request) -> Updates:
@@ -134,8 +136,8 @@ def build_compare_tab(page: Page) -> None:
     form = [page.selection, precisions, methods]
     shown_on = [*form, evaluation.measured_on, noted]
     outputs = [
-        answer, figure, runs_table, kl_figure, tasks_table, links, actions, note, noted, sure, command,
-        evaluation.measured_on, examples.button,
+        answer, figure, runs_table, kl_figure, tasks_table, links, actions.column, actions.note, noted,
+        actions.question, command, evaluation.measured_on, examples.button,
     ]  # fmt: skip
     header = [answer, *page.header.outputs]
     gr.on([page.turn("compare"), *(one.input for one in shown_on[1:-1])], show, shown_on, outputs, **FOLLOW)
@@ -144,9 +146,10 @@ def build_compare_tab(page: Page) -> None:
     imports.wire(page, answer)
     sweep.click(start, form, [answer, page.tabs, *page.header.outputs], **PRIVATE)
     runs_table.select(choose, page.selection, header, **PRIVATE)
-    note.submit(save_note, [page.selection, note], answer, **PRIVATE).then(show, shown_on, outputs, **PRIVATE)
-    delete.click(lambda: gr.update(visible=True), None, sure, **PRIVATE)
-    sure.click(remove, page.selection, header, **PRIVATE)
+    actions.note.submit(save_note, [page.selection, actions.note], answer, **PRIVATE).then(
+        show, shown_on, outputs, **PRIVATE
+    )
+    actions.sure.click(remove, page.selection, header, **PRIVATE)
     _build_panels(page, view, all_runs)  # last: their functions start after that of the whole tab
 
 
@@ -169,13 +172,25 @@ def _build_panels(page: Page, view: gr.Radio, all_runs: gr.Row) -> None:
     view.change(choose_view, view, list(rows.values()), **PRIVATE)
 
 
-def _build_actions() -> tuple[gr.Column, gr.Textbox, gr.Button, gr.Button, ExampleSwitch]:
-    """Actions on the selected run: their column, the note, deletion with its confirmation; and on the examples."""
-    with gr.Column(visible=False) as actions:
+class _Actions(NamedTuple):
+    """Actions on the selected run: their column, the note, and the question before a deletion with its yes."""
+
+    column: gr.Column
+    note: gr.Textbox
+    question: gr.Column
+    sure: gr.Button
+
+
+def _build_actions() -> _Actions:
+    with gr.Column(visible=False) as column:
         note = gr.Textbox(label="Note on the selected run", max_length=500, elem_id="compare-note")
         delete = gr.Button("Delete the selected run", elem_id="compare-delete")
-        sure = gr.Button("Yes, delete it and its files", variant="stop", visible=False, elem_id="compare-sure")
-    return actions, note, delete, sure, build_example_switch()
+        with gr.Column(visible=False) as question:
+            sure = gr.Button("Yes, delete it and its files", variant="stop", elem_id="compare-sure")
+            keep = gr.Button("No, keep it", elem_id="compare-keep")
+    delete.click(lambda: gr.update(visible=True), None, question, **PRIVATE)
+    keep.click(lambda: gr.update(visible=False), None, question, **PRIVATE)
+    return _Actions(column, note, question, sure)
 
 
 def _specs(page: Page, selection: Selection, precisions: list[str], methods: list[str]) -> list[CalibrationSpec]:
