@@ -37,6 +37,16 @@ def test_a_budget_becomes_a_mix_and_the_mix_a_run(page: Page, address: str) -> N
     expect(page.locator("#budget-figure .main-svg").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
+    expect(page.locator("#budget-command code")).not_to_contain_text("--bit-operations")
+    page.locator("#budget-operations input").fill("12")
+    page.locator("#budget-operations input").blur()
+    expect(page.locator("#budget-command code")).to_contain_text("--bits 2.5 --bit-operations 12 --candidates")
+    page.get_by_role("button", name="Choose the bits").click()
+    expect(page.locator("#budget-answer")).to_contain_text("smallest possible is 16 bit operations per weight")
+    page.locator("#budget-operations input").fill("")
+    page.locator("#budget-operations input").blur()
+    expect(page.locator("#budget-command code")).not_to_contain_text("--bit-operations")
+
     page.locator("#budget-bits input[type=number]").fill("1")
     page.locator("#budget-bits input[type=number]").blur()
     page.get_by_role("button", name="Choose the bits").click()

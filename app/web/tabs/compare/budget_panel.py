@@ -83,7 +83,7 @@ class Mix:
 
 
 class _Form(NamedTuple):
-    """The widgets on the left. limit: of `scope`.  operations: bit operations per weight, None for no limit."""
+    """The widgets on the left. limit: of `scope`.  operations: bit operations per weight, 0 for no limit."""
 
     scope: gr.Radio
     limit: gr.Slider
@@ -109,8 +109,8 @@ def _build_form() -> _Form:
         label="Candidates for each linear layer", elem_id="budget-candidates",
     )  # fmt: skip
     operations = gr.Number(
-        None, label="Bit operations per weight, at most", elem_id="budget-operations",
-        info="Stored bits times activation bits. Empty: no limit.",
+        0, label="Bit operations per weight, at most", elem_id="budget-operations",
+        info="Stored bits times activation bits. 0: no limit.",
     )  # fmt: skip
     choose = gr.Button("Choose the bits", variant="primary", elem_id="budget-choose")
     stop = gr.Button("Stop", elem_id="budget-stop")
@@ -167,7 +167,7 @@ def build_budget_panel(page: Page, visible: bool) -> gr.Row:
         allocate = _allocation_of(page, of)
         steps = Steps[object](
             lambda report: report(
-                allocate(*asked, on_step=lambda *done: report(done), bit_operations=number(operations))
+                allocate(*asked, on_step=lambda *done: report(done), bit_operations=_limit(operations))
             )
         )
         for step in steps:
@@ -235,11 +235,16 @@ def _budget(value: object) -> float:
     return most
 
 
+def _limit(operations: object) -> float | None:
+    """None for 0, and for an empty field, which Gradio sends as 0."""
+    return number(operations) or None
+
+
 def _command_lines(
     model: str, of: str, limit: float | None, candidates: list[str] | None, operations: float | None, method: str
 ) -> list[str]:
     budget = ["--bits-per-parameter" if of == MODEL else "--bits", f"{number(limit) or 0:g}"]
-    if (most := number(operations)) is not None:
+    if (most := _limit(operations)) is not None:
         budget += ["--bit-operations", f"{most:g}"]
     choose = ["abq", "allocate", model, *budget, "--candidates", ",".join(candidates or []), "--out", FILE]
     calibrate = ["abq", "calibrate", model, "--precision", FILE, "--method", str(method)]
