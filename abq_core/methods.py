@@ -28,7 +28,7 @@ class SwitchCost:
     weight_seconds: per weight, once.  weight_step_seconds: per weight and optimizer step.
     map_copies: float32 copies of a segment's attention maps.  map_seconds: per map entry and optimizer step.
     output_seconds: per element of a block's output in the end-to-end pass.
-    made_seconds: per weight, whenever a block is made from the checkpoint: three times in each step of that pass.
+    made_seconds: per weight, each time a block is rotated: three times in each step of that pass.
     """
 
     learned_copies: float = 0.0

@@ -94,7 +94,7 @@ class Precision:
 
     @property
     def bit_operations(self) -> int:
-        """Weight planes times activation bits: what an engine of binary products computes for each weight and token."""
+        """Weight planes times activation bits: 1-bit products per weight and token."""
         return self.stored_bits * self.act_bits
 
     @property

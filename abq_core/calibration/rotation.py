@@ -3,7 +3,7 @@
 Y = X W = (X Q)(Q'W) for an orthogonal Q and its transpose Q' (arXiv 2404.00456). R1 rotates the residual stream: the
 output of all linears that write to it, and the input of all that read it. R2 rotates the values of each attention head,
 between value and output projection. Both spread outliers over many channels, as the Hadamard transform does at run
-time. The input of an MLP's last linear is not rotated: an activation function stands before it.
+time. The input of an MLP's last linear is not rotated: a rotation does not commute with an activation function.
 """
 
 from dataclasses import dataclass
@@ -39,10 +39,11 @@ def check_rotation(spec: CalibrationSpec, family: str) -> None:
 
 @torch.no_grad()
 def starting_model(base: LoadedModel, spec: CalibrationSpec) -> tuple[LoadedModel, ModelPrecision]:
-    """The full-precision model whose blocks a calibration rounds, and the precision with the bits of its tables.
+    """The full-precision model to calibrate, and its precision with the bits of its tables resolved.
 
-    With the switch `rotation` it is `base` rotated: the same function, up to the rounding of its tables to 16 bits. Its
-    blocks are made while they are used. A tied table becomes two, with the bits of the one. Otherwise it is `base`.
+    With the switch `rotation` it is `base` rotated: the same function, up to the rounding of its tables to 16 bits.
+    Each block is rotated when it is used. A tied table becomes two, each with the bits of the tied one. Without the
+    switch it is `base`.
     Raises SpecError, PrecisionError.
     """
     precision = resolve_tables(spec.precision, has_tied_tables(base.model))
@@ -119,7 +120,7 @@ class _Turn:
             replace_module(block, name, nn.Parameter(value, requires_grad=False))
 
     def _fold_gains(self, block: nn.Module, parameters: dict[str, Tensor]) -> set[str]:
-        """Move the gains of norms into the modules that read them, which are returned: then norms commute with Q."""
+        """Multiply norm gains into the modules that read them, whose names are returned: then norms commute with Q."""
         pairs = [p for p in Balance(self.architecture, self.layout, block).pairs if isinstance(p, NormPair)]
         for pair in pairs:
             key = f"{pair.norm}.weight"

@@ -25,9 +25,8 @@ from abq_core.spec import CalibrationSpec
 class ExportSource:
     """A finished run as an export reads it, one block at a time.
 
-    model: what was calibrated.  base: the full-precision model whose blocks the run rounds, and precision, with the
-    bits of its tables (`starting_model`).  store: the run's blocks.  record: what the model card says about the run, by
-    name.
+    model: the calibrated model, not rotated.  base, precision: from `starting_model`.  store: the run's blocks.
+    record: what the model card says about the run, by name.
     """
 
     model: LoadedModel

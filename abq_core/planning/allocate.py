@@ -93,12 +93,12 @@ def allocate(
     stored_bytes: int | None = None,
     bit_operations: float | None = None,
 ) -> Allocation:
-    """Choose one of its measured precisions for every linear, within one of two budgets of memory.
+    """Choose a measured precision for every linear within one budget of memory, and one of bit operations if given.
 
     Deterministic.
     stored_bits: maximum of the mean bit planes per weight, counting 16 for a linear that is not quantized.
     stored_bytes: maximum bytes of all linears, with scales and zero points.
-    bit_operations: also at most this mean of planes times activation bits per weight. Raises BudgetError.
+    bit_operations: maximum of the mean of planes times activation bits per weight. Raises BudgetError.
     """
     options = sorted(measured, key=lambda one: (one.block, one.name, one.stored_bytes, str(one.precision)))
     candidates = dict.fromkeys(one.precision for one in measured)
@@ -144,12 +144,12 @@ def check_request(
     stored_bytes: int | None = None,
     bit_operations: float | None = None,
 ) -> None:
-    """Raise BudgetError unless candidates can be mixed and exactly one budget of memory is set, all above 0."""
+    """Raise BudgetError unless candidates can be mixed, one memory budget is set, and all budgets are above 0."""
     if (stored_bits is None) == (stored_bytes is None):
-        raise BudgetError("Give one budget: bits per weight, or bytes.")
-    for budget in (stored_bits, stored_bytes, bit_operations):
+        raise BudgetError("Give one budget of memory: bits per weight, or bytes.")
+    for unit, budget in (("bits", stored_bits), ("bytes", stored_bytes), ("bit operations", bit_operations)):
         if budget is not None and not (math.isfinite(budget) and budget > 0):
-            raise BudgetError(f"The budget is {budget}: give a number above 0.")
+            raise BudgetError(f"The budget is {budget} {unit}: give a number above 0.")
     if not candidates:
         raise BudgetError("There are no candidates: give the precisions to choose from, such as W2A8, W3A8 and W4A8.")
     shared = {(one.kv_bits, one.head_bits, one.embedding_bits): one for one in candidates}
@@ -170,7 +170,7 @@ def check_request(
 
 @dataclass(frozen=True)
 class _Budget:
-    """An upper limit of a sum of costs. costs: of each option.  text: of a sum, as a format.  scale: of its number."""
+    """An upper limit of a sum of costs. costs: of each option.  text: an amount as a format.  scale: divides it."""
 
     costs: Sequence[int]
     most: int
@@ -248,8 +248,8 @@ def _solve(losses: Sequence[float], budgets: Sequence[_Budget], places: Sequence
     )
     if result.x is None:  # each budget alone can be met
         raise BudgetError(
-            "The two budgets cannot be met together. Raise one of them, or add a candidate with few bits of weights "
-            "and of activations, such as W2A4."
+            "The two budgets cannot be met together. Raise one of them, or add a candidate with few weight bits and "
+            "few activation bits, such as W2A4."
         )
     picked = [place[int(np.argmax(result.x[list(place)]))] for place in places]
     assert all(budget.is_met(picked) for budget in budgets)

@@ -15,7 +15,7 @@ class ModelSize:
     """Bytes of a model's weights: bit planes with scales and zero points, or FP16.
 
     linears: of all blocks.  embedding, head: the tables; a tied table counts once, as the embedding, and head is 0.
-    other: norms, biases and positions, in FP16.  parameters: of the model as it is at full precision.
+    other: norms, biases and positions, in FP16.  parameters: of the full-precision model.
     """
 
     linears: int
@@ -36,7 +36,7 @@ class ModelSize:
 
 
 def model_size(shape: ModelShape, precision: ModelPrecision, *, rotated: bool = False) -> ModelSize:
-    """The size of a model of this shape at a precision. rotated: by a folded rotation, so that no table is tied.
+    """The size of a model of this shape at a precision. rotated: whether a folded rotation unties the tables.
 
     Raises MixError if a mix was made for a model of another shape, and PrecisionError if a tied table has two numbers.
     """

@@ -42,7 +42,7 @@ def allocate(
         float | None,
         typer.Option(
             "--bit-operations",
-            help="Also: mean of stored bits times activation bits; needed if the candidates differ in activation bits.",
+            help="Second budget: mean of stored bits times activation bits. Needed if candidates differ in the latter.",
         ),
     ] = None,
     candidates: Annotated[

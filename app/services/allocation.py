@@ -71,7 +71,7 @@ class AllocationService:
 
         Measures the sensitivities that are not stored yet.
         stored_bits: mean bits per weight.  stored_bytes: bytes of the blocks' linears.  on_step(done, total): called
-        while measuring; may raise to stop.  bit_operations: also at most this mean of weight planes times activation
+        while measuring; may raise to stop.  bit_operations: maximum of the mean of weight planes times activation
         bits per weight; needed for candidates that differ in activation bits.
         Raises BudgetError, PrecisionError, ModelError, DataError, ServiceError.
         """
@@ -121,7 +121,7 @@ class AllocationService:
         if not allocations:
             raise BudgetError(
                 f"The budget of {bits_per_parameter:g} bits per parameter{_also(bit_operations)} cannot be met with "
-                f"these candidates, also with {TABLE_BITS[-1]} bits for embedding and LM head. Raise the budget, or "
+                f"these candidates, even with {TABLE_BITS[-1]} bits for embedding and LM head. Raise the budget, or "
                 "add a candidate with fewer bits."
             )
         return min(allocations, key=lambda one: one.predicted_kl)

@@ -139,7 +139,7 @@ class ModelRegistry:
     def parts(self, run_id: str) -> "tuple[LoadedModel, ModelPrecision, BlockStore]":
         """What a calibrated model is made of: the full-precision model whose blocks it rounds, precision, blocks.
 
-        That model is rotated if the run is. It is made anew by each call.
+        That model is rotated if the run is. Each call builds it again.
 
         Raises RunNotFoundError, ModelError, ServiceError.
         """

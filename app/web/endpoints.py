@@ -51,7 +51,7 @@ def _model_endpoints(services: Services) -> list[Endpoint]:
     def allocate(model: str, bits: float, candidates: list[str], bit_operations: float | None = None) -> dict[str, Any]:
         """Choose a precision per linear layer under a budget of mean stored bits per weight.
 
-        bit_operations: also at most this mean of stored bits times activation bits. The result as JSON text is a valid
+        bit_operations: maximum of the mean of stored bits times activation bits. The result as JSON text is a valid
         `precision` of `submit`.
         """
         return services.allocation.allocate(model, candidates, bits, bit_operations=bit_operations).to_dict()

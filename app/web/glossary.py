@@ -59,7 +59,8 @@ TERMS = {
         "Stored bits times activation bits: the binary products per weight and token. W2A8 has 16, W4A4 too."
     ),
     "folded rotation": Term(
-        "Mixes the channels between linears, inside the weights. It spreads outliers without a transform at run time."
+        "Rotates the residual stream and attention values by matrices multiplied into the weights. It spreads outliers "
+        "without a transform at run time."
     ),
     "half-step zero points": Term(
         "Zero points in half steps. Four levels can then be symmetric: -1.5, -0.5, 0.5, 1.5."

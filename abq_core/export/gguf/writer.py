@@ -124,8 +124,8 @@ def _block(source: ExportSource, block: int, layout: Layout, nearest: bool, erro
     if transformed is not None:
         raise ExportError(
             f"{transformed} of block {block} has a Hadamard transform in front of it, which llama.cpp does not know. "
-            "Calibrate with --switch hadamard=false, where --switch rotation=true may help: that is folded into the "
-            "weights. Or export to compressed-tensors, whose transform_config holds the transform."
+            "Calibrate with --switch hadamard=false, and also --switch rotation=true if the family supports it "
+            "(docs/method.md), or export to compressed-tensors, whose transform_config holds the transform."
         )
     prefix = f"{source.blocks_path}.{block}"
     for name, weight in artifact.weights.items():

@@ -97,7 +97,7 @@ class _Form(NamedTuple):
 
     @property
     def budget(self) -> list[Any]:
-        """What is asked for."""
+        """The inputs of a request."""
         return [self.scope, self.limit, self.candidates, self.operations]
 
 

@@ -105,7 +105,7 @@ def test_the_order_of_stored_tensors_does_not_matter(tmp_path: Path, tiny_llama:
 def test_a_transform_is_refused_with_the_ways_out(tmp_path: Path, tiny_llama: Path) -> None:
     source = export_source(load_model(str(tiny_llama)), "W4A8+hadamard")
     with pytest.raises(
-        ExportError, match=r"--switch hadamard=false, where --switch rotation=true .* compressed-tensors"
+        ExportError, match=r"--switch hadamard=false, and also --switch rotation=true .* compressed-tensors"
     ):
         export_run(source, "gguf", tmp_path / "out", Options(), {}, ignore)
     assert list(tmp_path.iterdir()) == []
