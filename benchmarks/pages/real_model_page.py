@@ -82,11 +82,12 @@ def _and_by(paper: Sequence[Row]) -> str:
 def _gaps(rows: Sequence[Row]) -> list[str]:
     """How much lower the perplexity of `abq+` is than that of the others, where the losses of segments are stored.
 
-    Of several rows of `abq+`, the best counts.
+    Of several rows of `abq+` with its own switches, the best counts.
     """
     kept = [row for row in rows if "segment_losses" in row["found"]["windows"]]
     kept.sort(key=lambda row: row["found"]["windows"]["perplexity"], reverse=True)
-    best = {row["asked"]["precision"]: row for row in kept if row["asked"]["method"] == BEST}  # the last is the best
+    own = [row for row in kept if row["asked"]["method"] == BEST and "switch" not in row["asked"]]
+    best = {row["asked"]["precision"]: row for row in own}  # the last is the best
     others = [row for row in kept if row["asked"]["precision"] in best and row["asked"]["method"] != BEST]
     if not others:
         return []
