@@ -12,9 +12,10 @@ from pathlib import Path
 from kernels.host.cache_files import cache_folder, write_atomically
 from kernels.host.processor import cpu_name, target
 
-ALWAYS_UNPACKED = 16  # from this many tokens on, nothing is timed
-_TIMED = (2, 3, 4, 6, 8, 12)
-_FORMAT = 2
+ALWAYS_UNPACKED = 64  # from this many tokens on, nothing is timed
+_TIMED = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+_CLEARLY = 0.95  # of the time unpacked: the timed weight is in a cache, and a larger one favours unpacking
+_FORMAT = 3
 
 
 class CrossoverTable:
@@ -45,7 +46,7 @@ def _last_packed(seconds: Callable[[int], tuple[float, float]]) -> int:
     last = 1
     for m in _TIMED:
         packed, unpacked = seconds(m)
-        if unpacked < packed:
+        if packed > _CLEARLY * unpacked:
             return last
         last = m
     return last

@@ -18,7 +18,7 @@ def never(m: int) -> tuple[float, float]:
     raise AssertionError(f"{m} tokens are timed although the answer is known")
 
 
-@pytest.mark.parametrize(("first_slower", "last_packed"), [(2, 1), (3, 2), (4, 3), (6, 4), (8, 6), (12, 8), (99, 12)])
+@pytest.mark.parametrize(("first_slower", "last_packed"), [(2, 1), (3, 2), (4, 3), (6, 4), (8, 6), (48, 32), (99, 48)])
 def test_the_crossover_is_the_last_number_of_tokens_faster_packed(
     tmp_path: Path, first_slower: int, last_packed: int
 ) -> None:
@@ -35,12 +35,16 @@ def test_the_file_is_named_after_the_processor(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["cpu"] == cpu_name()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 0}', '{"format": 2, "last_packed": {"w2": 99}}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 0}', '{"format": 3, "last_packed": {"w2": 99}}'])
 def test_a_broken_file_is_measured_again(tmp_path: Path, content: str) -> None:
     table = CrossoverTable(tmp_path)
     table.path.write_text(content)
-    assert table.last_packed("w2", lambda m: (1.0, 2.0)) == 12
-    assert CrossoverTable(tmp_path).last_packed("w2", never) == 12
+    assert table.last_packed("w2", lambda m: (1.0, 2.0)) == 48
+    assert CrossoverTable(tmp_path).last_packed("w2", never) == 48
+
+
+def test_the_packed_kernel_must_be_clearly_faster(tmp_path: Path) -> None:
+    assert CrossoverTable(tmp_path).last_packed("w2", lambda m: (1.0 if m < 8 else 1.97, 2.0)) == 6
 
 
 def test_a_read_only_folder_is_ignored(tmp_path: Path) -> None:
