@@ -297,7 +297,7 @@ def test_the_path_is_named() -> None:
     assert dispatch.path_for(random_weight(0, 8, 64, 1, act_bits=1), 1, 1) == serial
     assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 2) == pairs
     assert dispatch.path_for(random_weight(0, 8, 64, 2, act_bits=2), 1, 8) == dot
-    assert dispatch.path_for(random_weight(0, 8, 64, 2), 16, 8) == "int8-gemm"
+    assert dispatch.path_for(random_weight(0, 8, 64, 2), 64, 8) == "int8-gemm"
     described = dispatch.describe()
     assert all(described["paths"].values())
     assert set(described) == {"cpu", "instructions", "paths", "threads"}
