@@ -105,6 +105,12 @@ def test_two_thousand_random_cases_on_each_path() -> None:
     assert_random_cases(RANDOM_CASES)
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("m", [13, 32, 48])
+def test_the_packed_kernel_is_exact_for_as_many_tokens_as_it_is_used_for(m: int, bits: int) -> None:
+    assert_exact(tokens(m, m, 300), random_weight(bits, 75, 300, bits), 8, engine.DOT)
+
+
 @pytest.mark.parametrize("act_bits", range(1, 9))
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("starred", [False, True])
