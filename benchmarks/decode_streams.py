@@ -35,11 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = options.gguf if find_spec("xllamacpp") else []
     asked = [(f"{column}, {way}", ("stream_column", str(options.model), column, way))
              for column in options.columns for way in ("together", "in turn")]  # fmt: skip
-    started = [ColumnProcess(label, serve_module, *words, start="spawn") for label, words in asked]
-    started += [
-        ColumnProcess(file.stem, serve_module, "gguf_stream_column", str(file), most, threads, start="spawn")
-        for file in files
-    ]
+    asked += [(file.stem, ("gguf_stream_column", str(file), most, threads)) for file in files]
+    started = (ColumnProcess(label, serve_module, *words, start="spawn") for label, words in asked)
     rows = in_turn(started, options.rounds, options.streams)
     machine = describe_machine([], threads, also=("abq-explorer", *(["xllamacpp"] if files else [])))
     columns = [{**row, "rounds": row["rounds"][1:]} for row in rows]  # the first round warms up

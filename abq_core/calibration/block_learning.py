@@ -4,7 +4,6 @@ Distribution Correction in arXiv 2408.08554.
 """
 
 import contextlib
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from abq_core.calibration.losses import akl_loss, dlc_loss, head_mean
 from abq_core.events import EpochDone, OnEvent, StepDone
 from abq_core.models.attention.function import attention_maps, attention_modules, set_kv_bits
 from abq_core.models.autocast import bfloat16_products
+from abq_core.models.changed_blocks import copy_with_own_modules
 from abq_core.quantization.quant_linear import wrap_linears
 from abq_core.spec import CalibrationSpec, Switches
 
@@ -50,7 +50,7 @@ def wrapped_copy(block: nn.Module, kv_bits: int | None, quantizer: BlockQuantize
     It shares the parameters of `block`.
     Weights are passed per call, from `quantizer.quantized_parameters()`.
     """
-    working = copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
+    working = copy_with_own_modules(block)
     act_bits = {name: precision.act_bits for name, precision in quantizer.precisions.items()}
     wrap_linears(working, act_bits, quantizer.hadamards)
     set_kv_bits(working, kv_bits)

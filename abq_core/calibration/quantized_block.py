@@ -1,6 +1,5 @@
 """Blocks of a quantized model: from a run's artifact or rounded, simulated or packed."""
 
-import copy
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from abq_core.mix import ModelPrecision, block_precisions
 from abq_core.models.architectures import architecture_of
 from abq_core.models.attention.function import set_kv_bits
 from abq_core.models.attention.head_layout import HeadLayout
+from abq_core.models.changed_blocks import copy_with_own_modules
 from abq_core.models.loading import LoadedModel
 from abq_core.quantization.quant_linear import PackedLinear, QuantLinear, linears_of, replace_module, wrap_linears
 from abq_core.quantization.weight_grid import linear_bytes
@@ -54,7 +54,7 @@ def quantized_block(
 
     It has the modules and buffers of `original`, and shares no parameter with it.
     """
-    block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
+    block = copy_with_own_modules(original)
     precisions = block_precisions(precision, index, linears_of(block))
     wrap_linears(block, {name: one.act_bits for name, one in precisions.items()}, artifact.hadamards)
     set_kv_bits(block, precision.kv_bits)

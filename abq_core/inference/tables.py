@@ -1,14 +1,12 @@
 """Replace embedding and LM head of a model by quantized ones, simulated or packed."""
 
-import copy
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from abq_core.calibration.quantized_block import Engine
 from abq_core.mix import ModelPrecision, resolve_tables
-from abq_core.models.architectures import blocks_of
+from abq_core.models.changed_blocks import sharing_copy
 from abq_core.models.loading import LoadedModel
 from abq_core.models.mapped.modules import StoredEmbedding
 from abq_core.models.shape import has_tied_tables
@@ -22,8 +20,7 @@ def with_quantized_tables(base: LoadedModel, precision: ModelPrecision) -> Loade
     Raises PrecisionError if a tied table has two numbers.
     """
     precision = resolve_tables(precision, has_tied_tables(base.model))
-    shared = [*blocks_of(base.model), *base.model.parameters(), *base.model.buffers()]
-    model = copy.deepcopy(base.model, memo={id(part): part for part in shared})
+    model = sharing_copy(base)
     quantize_tables(model, precision, "simulated")
     return LoadedModel(base.ref, model, base.tokenizer, precision)
 

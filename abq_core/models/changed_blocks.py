@@ -19,6 +19,11 @@ def sharing_copy(base: LoadedModel) -> PreTrainedModel:
     return copy.deepcopy(base.model, memo={id(part): part for part in shared})
 
 
+def copy_with_own_modules(block: nn.Module) -> nn.Module:
+    """A copy of a block's modules and buffers that shares its parameters."""
+    return copy.deepcopy(block, memo={id(parameter): parameter for parameter in block.parameters()})
+
+
 def with_changed_blocks(base: LoadedModel, change: Callable[[nn.Module], None]) -> LoadedModel:
     """A model with blocks that `change` was called with, one at a time in memory; `base` is not modified.
 
@@ -34,7 +39,7 @@ def with_changed_blocks(base: LoadedModel, change: Callable[[nn.Module], None]) 
 @torch.no_grad()
 def _changed_block(base: LoadedModel, index: int, change: Callable[[nn.Module], None]) -> nn.Module:
     with base.block(index) as original:
-        block = copy.deepcopy(original, memo={id(parameter): parameter for parameter in original.parameters()})
+        block = copy_with_own_modules(original)
     with torch.autocast(base.model.device.type, enabled=False):  # a block is made inside the model's forward pass
         change(block)
     return block

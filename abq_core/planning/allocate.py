@@ -109,7 +109,7 @@ def allocate(
         budgets.append(_Budget.of_mean([one.precision.stored_bits for one in options], stored_bits, options, "bits"))
     else:
         assert stored_bytes is not None
-        budgets.append(_Budget([one.stored_bytes for one in options], stored_bytes, "{:,} bytes"))
+        budgets.append(_Budget([one.stored_bytes for one in options], stored_bytes, "{:,.0f} bytes"))
     if bit_operations is not None:
         products = [one.precision.bit_operations for one in options]
         budgets.append(_Budget.of_mean(products, bit_operations, options, "bit operations"))
@@ -208,7 +208,7 @@ class _Budget:
         return sum(self.costs[i] for i in picked) <= self.most
 
     def _shown(self, total: int) -> str:
-        return self.text.format(total if self.scale == 1 else total / self.scale)
+        return self.text.format(total / self.scale)
 
 
 def _check_finite(options: Iterable[Sensitivity]) -> None:
