@@ -48,13 +48,13 @@ def _model_endpoints(services: Services) -> list[Endpoint]:
         """Signal-to-noise ratio of every linear layer, rounded to nearest at this precision."""
         return _rows(services.models.explore(model, precision)["linears"])
 
-    def allocate(model: str, bits: float, candidates: list[str], bit_operations: float | None = None) -> dict[str, Any]:
+    def allocate(model: str, bits: float, candidates: list[str], bit_operations: float = 0.0) -> dict[str, Any]:
         """Choose a precision per linear layer under a budget of mean stored bits per weight.
 
-        bit_operations: maximum of the mean of stored bits times activation bits. The result as JSON text is a valid
-        `precision` of `submit`.
+        bit_operations: maximum of the mean of stored bits times activation bits, 0 for no limit. The result as JSON
+        text is a valid `precision` of `submit`.
         """
-        return services.allocation.allocate(model, candidates, bits, bit_operations=bit_operations).to_dict()
+        return services.allocation.allocate(model, candidates, bits, bit_operations=bit_operations or None).to_dict()
 
     return [_publish(models), _publish(explore), _publish(allocate, uses_model=True)]
 

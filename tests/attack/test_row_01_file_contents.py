@@ -98,7 +98,7 @@ def test_no_endpoint_reads_a_model_or_a_text_elsewhere(site: Site, tried: Callab
             call(bob, "evaluate", site.model, site.secret, 2, 32),
             call(bob, "evaluate", elsewhere, site.text, 2, 32),
             call(bob, "explore", elsewhere, "W2A8"),
-            call(bob, "allocate", elsewhere, 3.0, ["W2A8"]),
+            call(bob, "allocate", elsewhere, 3.0, ["W2A8"], 0.0),
             call(bob, "generate", ["full"], "def", 4, 0.0, 0, elsewhere),
             bob.get("/abq/explore/linears.csv", params={"model": elsewhere, "precision": "W2A8"}).text,
             bob.get("/abq/lens/bit-planes.csv", params={"model": elsewhere, "precision": "W2A8"}).text,

@@ -16,7 +16,7 @@ WRONG: list[Any] = [None, True, 1.5, "text", [], {}, [None], {"a": 1}, -(10**30)
 RIGHT: dict[str, list[Any]] = {
     "models": [],
     "explore": ["builtin", "W2A8"],
-    "allocate": ["builtin", 3.0, ["W2A8"]],
+    "allocate": ["builtin", 3.0, ["W2A8"], 0.0],
     "submit": ["builtin", "W4A4", "rtn", "builtin", 2, 32, -1, 0],
     "jobs": [],
     "job": ["r-0123456789"],
