@@ -31,7 +31,6 @@ from kernels.cpu.vectors import (
 from kernels.formats.weight import FIELD_WIDTHS
 
 MAX_TOKENS = 4  # tokens per read of the weights
-_AHEAD = 2048
 
 
 @intrinsic
@@ -85,7 +84,7 @@ def _dot_tokens(
     rows = [builder.add(x_start, builder.mul(x_stride, I64(token))) for token in tokens]
     with cgutils.for_range(builder, words) as loop:
         word = builder.add(start, builder.mul(loop.index, I64(16)))
-        vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, _AHEAD)
+        vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, TARGET.prefetched_bytes)
         column = builder.mul(loop.index, I64(4 * positions))
         for j in range(positions):
             masked = [v if width == 8 else builder.and_(v, constant(mask(width, j))) for v in vectors]
@@ -124,7 +123,7 @@ def popcount_plane(act_planes: int) -> Callable[..., None]:
             sums = Accumulators(builder, vector_count, act_planes)
             with cgutils.for_range(builder, words) as loop:
                 word = builder.add(start, builder.mul(loop.index, I64(16)))
-                vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, _AHEAD)
+                vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, TARGET.prefetched_bytes)
                 for i in range(act_planes):
                     x_word = builder.add(builder.add(x_start, loop.index), builder.mul(x_stride, I64(i)))
                     x_i = splat(builder, load(builder, x_at, builder.shl(x_word, I64(2)), I32))

@@ -124,7 +124,8 @@ def vectors_of(builder: Any, base: Any, word: Any, stride: Any, panels: int, ahe
 
     The panels are `stride` words apart.
 
-    ahead: prefetch distance in bytes. The hardware prefetcher restarts at each panel, so it alone is too late.
+    ahead: prefetch distance in bytes, 0 for none. Where the hardware prefetcher restarts at each panel, it alone is too
+    late.
     """
     vectors = []
     for panel in range(panels):
