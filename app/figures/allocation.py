@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.base import COLOUR_BAR, empty_figure, sheet, style_axes
+from app.figures.labels import place_labels
 from app.figures.palette import lens_colour, middle_scale, palette
 from app.figures.pareto import METHOD_MARKERS
 from app.figures.run_lenses import lens_of
@@ -84,6 +85,8 @@ def prediction_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     rows = runs[(runs["predicted_kl"] > 0) & (runs["kl_mean"] > 0)] if len(runs) else runs
     if rows.empty:
         return empty_figure("No run of this model has both a prediction and an evaluation yet.", dark)
+    labels = place_labels(np.log10(rows["predicted_kl"]), np.log10(rows["kl_mean"]), rows["precision"].astype(str))
+    rows = rows.assign(label=[one.text for one in labels], place=[one.place for one in labels])
     figure = sheet(dark, height=420)
     values = rows[["predicted_kl", "kl_mean"]].to_numpy(dtype=float)
     ends = [float(values.min()) / 1.5, float(values.max()) * 1.5]
@@ -112,10 +115,10 @@ def _predictions_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Sc
         y=rows["kl_mean"],
         mode="markers+text",
         name=escape(method),
-        text=[escape(str(precision)) for precision in rows["precision"]],
-        textposition="bottom right",
+        text=[escape(label) for label in rows["label"]],
+        textposition=rows["place"],
         textfont={"size": 12, "color": palette(dark).ink},
-        customdata=[escape(str(run)) for run in rows["run"]],
+        customdata=rows[["precision", "run"]].astype(str).map(escape),
         marker={
             "opacity": 1,
             "symbol": METHOD_MARKERS.get(method, "hexagon"),
@@ -123,7 +126,7 @@ def _predictions_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Sc
             "color": lens_colour(lens_of(method), dark),
             "line": {"width": [2.5 if mix else 0 for mix in mixed], "color": palette(dark).ink},
         },
-        hovertemplate=f"%{{text}} {escape(method)} %{{customdata}}<br>predicted %{{x:.3g}}, measured "
+        hovertemplate=f"%{{customdata[0]}} {escape(method)} %{{customdata[1]}}<br>predicted %{{x:.3g}}, measured "
         "<b>%{y:.3g}</b> nats<extra></extra>",
     )
 

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from abq_core.imports.spec import METHOD as IMPORTED
 from app.figures.base import empty_figure, sheet, style_axes
+from app.figures.labels import place_labels
 from app.figures.palette import lens_colour, palette
 from app.figures.run_lenses import lens_of
 
@@ -19,12 +20,6 @@ METHOD_MARKERS = {
     "abq": "diamond",
     IMPORTED: "cross",
 }
-LABELS = {
-    "abq": "middle right",
-    "abq+": "bottom right",
-    "smoothquant": "top left",
-    "omniquant": "bottom left",
-}  # labels of runs with equal sizes stay apart
 SMALLEST, LARGEST = 11.0, 30.0  # marker sizes in pixels
 WIDE = 8  # a ratio from which on an axis is logarithmic
 
@@ -59,6 +54,8 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     figure = sheet(dark, height=460)
     best, column = front(rows), size_column(rows)
     rows["mib"] = rows[column] / 2**20
+    labels = place_labels(_on_axis(rows["mib"]), _on_axis(rows["perplexity"]), rows["precision"].astype(str))
+    rows = rows.assign(label=[one.text for one in labels], place=[one.place for one in labels])
     figure.add_trace(
         go.Scatter(
             x=best[column] / 2**20,
@@ -88,8 +85,8 @@ def _runs_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
         error_y={"array": rows["perplexity_stderr"], "thickness": 1, "color": colour},
         mode="markers+text",
         name="full precision" if method == "none" else escape(method),
-        text=[escape(str(precision)) for precision in rows["precision"]],
-        textposition=LABELS.get(method, "top right"),
+        text=[escape(label) for label in rows["label"]],
+        textposition=rows["place"],
         textfont={"size": 12, "color": palette(dark).ink},
         marker={
             "opacity": 1,
@@ -98,10 +95,17 @@ def _runs_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
             "color": colour,
             "line": {"width": [2.5 if star else 0 for star in starred], "color": lens_colour("balanced", dark)},
         },
-        customdata=np.stack([runs, rows["perplexity_stderr"], 100 * rows["same_top"], rows["speed"]], axis=-1),
-        hovertemplate=f"%{{text}} {escape(method)} %{{customdata[0]}}<br>perplexity <b>%{{y:.2f}}</b> ± "
+        customdata=np.stack(
+            [runs, rows["perplexity_stderr"], 100 * rows["same_top"], rows["precision"].astype(str).map(escape)],
+            axis=-1,
+        ),
+        hovertemplate=f"%{{customdata[3]}} {escape(method)} %{{customdata[0]}}<br>perplexity <b>%{{y:.2f}}</b> ± "
         "%{customdata[1]:.2f}<br>%{x:.2f} MiB, same top token %{customdata[2]:.1f} %<extra></extra>",
     )
+
+
+def _on_axis(values: pd.Series) -> pd.Series:
+    return np.log10(values) if _scale(values) else values
 
 
 def _scale(values: pd.Series) -> dict[str, object]:
