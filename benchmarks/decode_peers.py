@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = table(result)
     print(page)
     if options.markdown is not None:
-        replace_measured(options.markdown, page)
+        marks = (f"<!-- {options.part} -->", f"<!-- end of {options.part} -->") if options.part else (BEGIN, END)
+        replace_measured(options.markdown, page, *marks)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -117,6 +118,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the long prompt")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {BEGIN} and {END}")
+    parser.add_argument("--part", help="replace the part between <!-- PART --> and <!-- end of PART --> instead")
     return parser.parse_args(arguments)
 
 

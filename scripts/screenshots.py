@@ -27,6 +27,7 @@ FLAGS = ["--no-sandbox", "--headless", "--disable-gpu", "--disable-background-ne
 HEIGHTS = {1280: 880, 1920: 1080}
 STARTED_WITHIN_SECONDS = 120
 WAIT_MS = 180_000
+WITH_MODEL = ("duel", "import")  # taken only with --model or --only: docs/images has them of a real model
 DEMO = [("W8A8", "rtn"), ("W4A4", "rtn"), ("W4A4", "abq"), ("W2*A8", "rtn"), ("W2*A8", "abq")]
 
 
@@ -157,6 +158,20 @@ def measure_texts(page: Page) -> None:
     page.locator("#texts-answer", has_text="4 of 4 pairs").wait_for()
 
 
+def open_import(page: Page) -> None:
+    """The form for imports, beside the runs. An import is made by the command line before: `abq import`."""
+    wait_for_picture(page)
+    page.get_by_role("button", name="Import a quantized model").click()
+    page.get_by_role("button", name="Import", exact=True).wait_for()
+
+
+def duel(page: Page) -> None:
+    """Two texts, before a vote."""
+    page.get_by_role("radio", name="Duel: which is better?").check()
+    page.get_by_role("button", name="New duel").click()
+    page.get_by_role("button", name="Left is better").wait_for()
+
+
 SHOTS = [
     Shot("explore", "explore", "W2*A8", wait_for_picture),
     Shot("bit-planes", "explore", "W4A8", choose("Bit planes")),
@@ -168,11 +183,13 @@ SHOTS = [
     Shot("generate", "generate", "W4A4", generate),
     Shot("candidates", "generate", "W4A4", candidates),
     Shot("document", "generate", "W4A4", measure_document),
+    Shot("duel", "generate", "W4A4", duel),
     Shot("throughput", "throughput", "W2*A8", time_kernels),
     Shot("compare", "compare", "W4A4", wait_for_picture),
     Shot("planes", "compare", "W8A8", read_planes),
     Shot("kv-cache", "compare", "W4A4", measure_caches),
     Shot("texts", "compare", "W4A4", measure_texts),
+    Shot("import", "compare", "W4A4", open_import),
 ]
 
 
@@ -215,7 +232,7 @@ def answers(address: str) -> bool:
 
 
 def take(address: str, out: Path, model: str, width: int, dark: bool, only: list[str]) -> None:
-    """Take screenshots at one width in light or dark mode. only: their names; empty for all."""
+    """Take screenshots at one width in light or dark mode. only: their names."""
     out.mkdir(parents=True, exist_ok=True)
     suffix = ("-dark" if dark else "") + (f"-{width}" if width != 1280 else "")
     with sync_playwright() as playwright:
@@ -224,7 +241,7 @@ def take(address: str, out: Path, model: str, width: int, dark: bool, only: list
             viewport={"width": width, "height": HEIGHTS.get(width, width * 9 // 16)},
             color_scheme="dark" if dark else "light",
         )
-        for shot in (shot for shot in SHOTS if not only or shot.name in only):
+        for shot in (shot for shot in SHOTS if shot.name in only):
             page = context.new_page()
             page.set_default_timeout(WAIT_MS)
             page.goto(f"{address}?model={model}&precision={shot.precision}&tab={shot.tab}")
@@ -249,12 +266,13 @@ def main() -> None:
     parser.add_argument("--model", default="builtin", help="show the runs of this model")
     parser.add_argument("--only", nargs="*", default=[], choices=[shot.name for shot in SHOTS], metavar="NAME")
     options = parser.parse_args()
+    usual = [shot.name for shot in SHOTS if options.model != "builtin" or shot.name not in WITH_MODEL]
     with tempfile.TemporaryDirectory(prefix="abq-demo-") as temporary:
         data = options.data or Path(temporary)
         if options.data is None:
             make_demo(data)
         with running(data) as address:
-            take(address, options.out, options.model, options.width, options.dark, options.only)
+            take(address, options.out, options.model, options.width, options.dark, options.only or usual)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.vectors import (
+    HAS_NARROW_DOT,
     I32,
     I64,
     PER_PANEL,
@@ -77,8 +78,10 @@ def _dot_tokens(
 ) -> None:  # fmt: skip
     """Read the weights once for these tokens.
 
-    Positions are masked, not shifted: each has its own accumulator, which is shifted once at the end.
+    Positions are masked, not shifted: each has its own accumulator, which is shifted once at the end. Only the narrow
+    dot product of AVX2 needs them shifted.
     """
+    shifted = HAS_NARROW_DOT and width < 8
     positions, vector_count = 8 // width, TARGET.decode_panels * PER_PANEL
     sums = Accumulators(builder, len(tokens), vector_count, positions)
     rows = [builder.add(x_start, builder.mul(x_stride, I64(token))) for token in tokens]
@@ -87,18 +90,27 @@ def _dot_tokens(
         vectors = vectors_of(builder, data_at, word, stride, TARGET.decode_panels, TARGET.prefetched_bytes)
         column = builder.mul(loop.index, I64(4 * positions))
         for j in range(positions):
-            masked = [v if width == 8 else builder.and_(v, constant(mask(width, j))) for v in vectors]
+            masked = [_position(builder, v, width, j, shifted) for v in vectors]
             for t, row in enumerate(rows):
                 x_word = builder.add(builder.add(row, column), I64(4 * j))
                 x_j = splat(builder, load(builder, x_at, x_word, I32))
                 for v, vector in enumerate(masked):
-                    sums[t, v, j] = dot(builder, sums[t, v, j], vector, x_j)
+                    sums[t, v, j] = dot(builder, sums[t, v, j], vector, x_j, narrow=shifted)
     for t, token in enumerate(tokens):
         for v in range(vector_count):
             total = sums[t, v, 0]
             for j in range(1, positions):
-                total = builder.add(total, builder.ashr(sums[t, v, j], constant(width * j)))
+                total = builder.add(total, builder.ashr(sums[t, v, j], constant(0 if shifted else width * j)))
             add_to_totals(builder, totals_at, token * vector_count + v, total, shift)
+
+
+def _position(builder: Any, vector: Any, width: int, j: int, shifted: bool) -> Any:
+    """One position of a field in each byte, where it is or shifted to the lowest bits."""
+    if width == 8:
+        return vector
+    if shifted:
+        return builder.and_(builder.lshr(vector, constant(width * j)), constant(mask(width, 0)))
+    return builder.and_(vector, constant(mask(width, j)))
 
 
 def popcount_plane(act_planes: int) -> Callable[..., None]:

@@ -82,7 +82,7 @@ def multiply_segment(
         if begin + count == k:
             ahead = (panels.first + PANELS) * row_words
         for low in range(0, planes, 8):
-            shift = np.int32(low)
+            shift, narrow = np.int32(low), planes - low < 8
             if not are_bytes:
                 for p in range(panels.size):
                     unpack_block(weight, panels.first + p, k, Columns(begin, count), low, scratch, p * stride)
@@ -91,17 +91,17 @@ def multiply_segment(
                 x_start, y_start = (tokens.first + t) * k // 4 + begin // 4 * TILE_TOKENS, t * ROWS
                 if are_bytes:
                     _full_tile(
-                        data, here, row_words, words, codes, x_start, totals, y_start, shift,
+                        data, here, row_words, words, codes, x_start, totals, y_start, shift, narrow,
                         data, later, row_words, step,
                     )  # fmt: skip
                 elif tokens.size - t > TILE_TOKENS // 2:
                     _full_tile(
-                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift,
+                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift, narrow,
                         data, later, row_words, step,
                     )  # fmt: skip
                 else:
                     _half_tile(
-                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift,
+                        scratch, 0, stride, words, codes, x_start, totals, y_start, shift, narrow,
                         data, later, row_words, step,
                     )  # fmt: skip
                 later += words * step

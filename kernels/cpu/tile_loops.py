@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 from kernels.cpu.vectors import (
     FLOATS,
+    HAS_NARROW_DOT,
     I16,
     I32,
     I64,
@@ -82,11 +83,12 @@ def unpack_field(width: int, add: bool = False) -> Callable[..., None]:
 def dot_tile(tokens: int) -> Callable[..., None]:
     """`tokens` of a tile's TILE_TOKENS tokens times `tile_panels` panels of 8-bit weights.
 
-    Intrinsic (w, start, stride, words, x, x_start, totals, totals_start, shift, data, ahead, ahead_stride, ahead_step):
-    totals[token, row] += (sum of x w) << shift.  w: words of four columns from start, panels `stride` words apart.  x:
-    words of four columns from word x_start, with TILE_TOKENS tokens interleaved.  totals: int32 from totals_start,
-    rows of 16 * tile_panels.  Meanwhile the loop prefetches data from word `ahead`: for each panel (ahead_stride words
-    apart), ahead_step words per word of w. Otherwise memory would be idle during the multiplication.
+    Intrinsic (w, start, stride, words, x, x_start, totals, totals_start, shift, narrow, data, ahead, ahead_stride,
+    ahead_step): totals[token, row] += (sum of x w) << shift.  w: words of four columns from start, panels `stride`
+    words apart.  x: words of four columns from word x_start, with TILE_TOKENS tokens interleaved.  totals: int32 from
+    totals_start, rows of 16 * tile_panels.  narrow: no byte of w exceeds 127.  Meanwhile the loop prefetches data from
+    word `ahead`: for each panel (ahead_stride words apart), ahead_step words per word of w. Otherwise memory would be
+    idle during the multiplication.
     """
 
     @intrinsic
@@ -101,40 +103,52 @@ def dot_tile(tokens: int) -> Callable[..., None]:
         totals: Any,
         totals_start: Any,
         shift: Any,
+        narrow: Any,
         data: Any,
         ahead: Any,
         ahead_stride: Any,
         ahead_step: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            w_at, x_at, totals_at, data_at = (
-                bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 6, 9)
-            )
-            _, start, stride, words, _, x_start, _, totals_start, shift, _, ahead, ahead_stride, ahead_step = args
-            vectors_per_token = TARGET.tile_panels * PER_PANEL
-            sums = Accumulators(builder, tokens, vectors_per_token)
-            with cgutils.for_range(builder, words) as loop:
-                word = builder.add(start, builder.mul(loop.index, I64(16)))
-                vectors = vectors_of(builder, w_at, word, stride, TARGET.tile_panels)
-                later = builder.add(ahead, builder.mul(loop.index, ahead_step))
-                for panel in range(TARGET.tile_panels):
-                    prefetch(builder, data_at, builder.add(later, builder.mul(ahead_stride, I64(panel))))
-                x_word = builder.add(x_start, builder.mul(loop.index, I64(TILE_TOKENS)))
-                for token in range(tokens):
-                    offset = builder.shl(builder.add(x_word, I64(token)), I64(2))
-                    x_token = splat(builder, load(builder, x_at, offset, I32))
-                    for v, vector in enumerate(vectors):
-                        sums[token, v] = dot(builder, sums[token, v], vector, x_token)
-            totals_at = builder.gep(totals_at, [builder.shl(totals_start, I64(2))])
-            for token in range(tokens):
-                for v in range(vectors_per_token):
-                    add_to_totals(builder, totals_at, token * vectors_per_token + v, sums[token, v], shift)
+            bases = [bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 6, 10)]
+            if HAS_NARROW_DOT:
+                with builder.if_else(args[9]) as (narrow_bytes, all_bytes):
+                    with narrow_bytes:
+                        _multiply_tile(builder, tokens, bases, args, narrow=True)
+                    with all_bytes:
+                        _multiply_tile(builder, tokens, bases, args, narrow=False)
+            else:
+                _multiply_tile(builder, tokens, bases, args, narrow=False)
             return context.get_dummy_value()
 
         i = types.intp
-        return types.void(w, i, i, i, x, i, totals, i, types.int32, data, i, i, i), generate
+        return types.void(w, i, i, i, x, i, totals, i, types.int32, types.boolean, data, i, i, i), generate
 
     return tile
+
+
+def _multiply_tile(builder: Any, tokens: int, bases: list[Any], args: Any, narrow: bool) -> None:
+    """The loop of `dot_tile`. bases: addresses of w, x, totals and data.  args: those of the intrinsic."""
+    w_at, x_at, totals_at, data_at = bases
+    _, start, stride, words, _, x_start, _, totals_start, shift, _, _, ahead, ahead_stride, ahead_step = args
+    vectors_per_token = TARGET.tile_panels * PER_PANEL
+    sums = Accumulators(builder, tokens, vectors_per_token)
+    with cgutils.for_range(builder, words) as loop:
+        word = builder.add(start, builder.mul(loop.index, I64(16)))
+        vectors = vectors_of(builder, w_at, word, stride, TARGET.tile_panels)
+        later = builder.add(ahead, builder.mul(loop.index, ahead_step))
+        for panel in range(TARGET.tile_panels):
+            prefetch(builder, data_at, builder.add(later, builder.mul(ahead_stride, I64(panel))))
+        x_word = builder.add(x_start, builder.mul(loop.index, I64(TILE_TOKENS)))
+        for token in range(tokens):
+            offset = builder.shl(builder.add(x_word, I64(token)), I64(2))
+            x_token = splat(builder, load(builder, x_at, offset, I32))
+            for v, vector in enumerate(vectors):
+                sums[token, v] = dot(builder, sums[token, v], vector, x_token, narrow)
+    totals_at = builder.gep(totals_at, [builder.shl(totals_start, I64(2))])
+    for token in range(tokens):
+        for v in range(vectors_per_token):
+            add_to_totals(builder, totals_at, token * vectors_per_token + v, sums[token, v], shift)
 
 
 @intrinsic

@@ -20,7 +20,10 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 VECTOR = ir.VectorType(I32, TARGET.lanes)
 FLOATS = ir.VectorType(ir.FloatType(), TARGET.lanes)
 _HALVES = ir.VectorType(I16, 2 * TARGET.lanes)
+_BYTES = ir.VectorType(I8, 4 * TARGET.lanes)
 PER_PANEL = 16 // TARGET.lanes
+# AVX2 multiplies unsigned by signed bytes too, and adds pairs as int16: exact if the unsigned bytes are below 128.
+HAS_NARROW_DOT = TARGET.name == "avx2" and not TARGET.has_dot
 _TO_L1, _TO_L2 = 3, 2
 
 
@@ -56,13 +59,17 @@ def call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def dot(builder: Any, total: Any, w: Any, x: Any) -> Any:
+def dot(builder: Any, total: Any, w: Any, x: Any, narrow: bool = False) -> Any:
     """Per lane: total + the four products of bytes of w and x, without saturation.
 
-    The bytes of w are unsigned, those of x signed.
+    The bytes of w are unsigned, those of x signed.  narrow: no byte of w exceeds 127.
     """
     if TARGET.has_dot:
         return call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * TARGET.lanes}", VECTOR, [total, w, x])
+    if HAS_NARROW_DOT and narrow:
+        bytes_ = [builder.bitcast(one, _BYTES) for one in (w, x)]
+        pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", _HALVES, bytes_)
+        return builder.add(total, call(builder, "llvm.x86.avx2.pmadd.wd", VECTOR, [pairs, constant(1, _HALVES)]))
     w, x = builder.bitcast(w, _HALVES), builder.bitcast(x, _HALVES)
     eight = constant(8, _HALVES)
     pairs = (
