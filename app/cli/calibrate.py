@@ -12,6 +12,7 @@ from app.cli.allocate import read_precision_option
 from app.cli.options import DataOption, SeedOption, switch_option
 from app.cli.session import open_services, tell_stored_weights
 from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers
+from app.cli.terminal.planned import planned_row, planned_table, planned_totals
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def calibrate(
             help=f"NAME=VALUE changes one component of the method, such as akl=false. Names: {', '.join(SWITCHES)}.",
         ),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would cost, and queue nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Run it in the foreground, with progress on stderr.")] = False,
     as_json: JsonOption = False,
 ) -> Answer:
@@ -58,6 +60,8 @@ def calibrate(
       abq calibrate builtin --precision 'W2*A8' --wait
 
       abq calibrate ./my-llama --precision W4A4 --method omniquant --data notes.txt --segments 64 --json
+
+      abq calibrate ./my-llama --precision W2A8 --method abq+ --dry-run
     """
     settings = Settings.from_environment()
     services = open_services(settings)
@@ -75,6 +79,10 @@ def calibrate(
         seed=seed,
         device=device or settings.device,
     )
+    if dry_run:
+        (planned,) = services.sweeps.plan([spec])
+        services.jobs.check(planned.spec)
+        return Answer(planned_row(planned), [planned_table([planned]), planned_totals([planned])])
     job = services.jobs.submit(spec)
     tell_stored_weights(services, model)
     if wait:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from abq_core.planning.sweep import read_sweep
-from app import formatting
 from app.cli.session import open_services
-from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers
+from app.cli.terminal.answers import FAILURE, Answer, JsonOption, answers
+from app.cli.terminal.planned import planned_row, planned_table, planned_totals
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def sweep(
     settings = Settings.from_environment()
     services = open_services(settings)
     planned = services.sweeps.plan(read_sweep(file))
-    rows = [_row(one) for one in planned]
+    rows = [planned_row(one) for one in planned]
     left = sum(one.is_pending for one in planned)
     if dry_run:
-        return Answer({"sweep": rows}, [_table(planned), _totals(planned)])
+        return Answer({"sweep": rows}, [planned_table(planned), planned_totals(planned)])
     if executor == "ray" and any(one.state != "succeeded" for one in planned):
         with _ray_cluster(ray_address, settings) as cluster:
             _check_cluster(cluster, planned)
@@ -153,60 +153,3 @@ def _ended(services: "Services", rows: list[dict[str, Any]]) -> Answer:
     done = sum(row["state"] == "succeeded" for row in rows)
     text = f"{done} of {len(rows)} calibrations are done. See them with: abq runs list"
     return Answer({"sweep": rows}, text, 0 if done == len(rows) else FAILURE)
-
-
-def _row(one: "PlannedCalibration") -> dict[str, Any]:
-    spec, estimate = one.spec, one.estimate
-    return {
-        "model": spec.model,
-        "precision": str(spec.precision),
-        "method": spec.method,
-        "seed": spec.seed,
-        "state": one.state,
-        "run": None if one.run is None else one.run.id,
-        "peak_memory_bytes": estimate.peak_memory_bytes,
-        "device_memory_bytes": estimate.device_memory_bytes,
-        "run_bytes": estimate.run_bytes,
-        "quantized_bytes": estimate.quantized_bytes,
-        "bits_per_parameter": estimate.bits_per_parameter,
-        "seconds": estimate.expected_seconds,
-    }
-
-
-def _table(planned: "list[PlannedCalibration]") -> Table:
-    header = [
-        "Model", "Precision", "Method", "Seed", "State", "Run", "Memory", "GPU memory", "Time", "Size",
-        "Bits/parameter",
-    ]  # fmt: skip
-    cells = [
-        [
-            one.spec.model,
-            str(one.spec.precision),
-            one.spec.method,
-            str(one.spec.seed),
-            one.state,
-            "-" if one.run is None else one.run.id,
-            formatting.size(one.estimate.peak_memory_bytes),
-            formatting.size(one.estimate.device_memory_bytes) if one.estimate.device_memory_bytes else "-",
-            formatting.seconds(one.estimate.expected_seconds),
-            formatting.size(one.estimate.quantized_bytes),
-            formatting.bits(one.estimate.bits_per_parameter),
-        ]
-        for one in planned
-    ]
-    return Table(header, cells)
-
-
-def _totals(planned: "list[PlannedCalibration]") -> str:
-    left = [one.estimate for one in planned if one.is_pending]
-    if not left:
-        return f"All {len(planned)} calibrations have a run. Nothing would be queued.\n"
-    needs = [formatting.size(max(e.peak_memory_bytes for e in left)) + " of memory"]
-    if device_memory := max(e.device_memory_bytes for e in left):
-        needs.append(formatting.size(device_memory) + " of GPU memory")
-    needs.append(formatting.size(sum(e.run_bytes for e in left)) + " on disk")
-    times = [e.expected_seconds for e in left]
-    if None not in times:
-        where = "one after the other" if all(e.pace for e in left) else "on one core"
-        needs.insert(0, f"about {formatting.seconds(sum(filter(None, times)))} {where}")
-    return f"{len(left)} of {len(planned)} calibrations would be queued: {', '.join(needs)}.\n"

@@ -95,6 +95,21 @@ def test_calibrate_without_wait_queues_the_job_for_a_worker(folder: Path, ask: A
     assert job["state"] == "succeeded", job["log"]
 
 
+def test_calibrate_dry_run_shows_the_cost_and_queues_nothing(
+    folder: Path, ask: Ask, tiny_spec: SpecMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tiny_spec()
+    words = ["calibrate", spec.model, "--precision", "W4A4", "--data", spec.data, "--segments", "2", "--seq-len", "32"]
+    cost = ask(*words, "--dry-run")
+    assert (cost["method"], cost["state"], cost["run"], cost["device_memory_bytes"]) == ("abq", "new", None, 0)
+    assert 0 < cost["quantized_bytes"] and 0 < cost["peak_memory_bytes"] and 0 < cost["run_bytes"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "1 of 1 calibrations would be queued" in capsys.readouterr().out
+    too_much = [*words, "--dry-run", "--segments", "4096", "--seq-len", "2048"]
+    assert main(too_much) == 2 and "tokens" in capsys.readouterr().err  # refused as it would be without --dry-run
+    assert ask("jobs", "list")["jobs"] == [] and ask("runs", "list")["runs"] == []
+
+
 def test_a_run_is_listed_evaluated_generated_from_and_exported(
     in_finished: tuple[Services, Job], ask: Ask, text_file: Path, tmp_path: Path
 ) -> None:
