@@ -119,7 +119,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {BEGIN} and {END}")
     parser.add_argument("--part", help="replace the part between <!-- PART --> and <!-- end of PART --> instead")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.part and options.markdown is None:
+        parser.error("--part names a part of the page of --markdown")
+    return options
 
 
 if __name__ == "__main__":

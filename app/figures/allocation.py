@@ -13,6 +13,7 @@ from app.figures.pareto import METHOD_MARKERS
 from app.figures.run_lenses import lens_of
 from app.figures.signal import LABELLED_CELLS
 
+MARKER_SIZE = 11  # pixels, of a run in the prediction figure
 PALE = 0.55  # share of the colour scale up to which dark text is easier to read
 
 
@@ -85,11 +86,13 @@ def prediction_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     rows = runs[(runs["predicted_kl"] > 0) & (runs["kl_mean"] > 0)] if len(runs) else runs
     if rows.empty:
         return empty_figure("No run of this model has both a prediction and an evaluation yet.", dark)
-    labels = place_labels(np.log10(rows["predicted_kl"]), np.log10(rows["kl_mean"]), rows["precision"].astype(str))
-    rows = rows.assign(label=[one.text for one in labels], place=[one.place for one in labels])
     figure = sheet(dark, height=420)
     values = rows[["predicted_kl", "kl_mean"]].to_numpy(dtype=float)
     ends = [float(values.min()) / 1.5, float(values.max()) * 1.5]
+    points = pd.DataFrame(np.log10(values), columns=["x", "y"])
+    points = points.assign(size=MARKER_SIZE, text=rows["precision"].astype(str).tolist())
+    labels = place_labels(points, *[(np.log10(ends[0]), np.log10(ends[1]))] * 2)
+    rows = rows.assign(label=[one.text for one in labels], place=[one.place for one in labels])
     figure.add_trace(
         go.Scatter(
             x=ends,
@@ -122,7 +125,7 @@ def _predictions_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Sc
         marker={
             "opacity": 1,
             "symbol": METHOD_MARKERS.get(method, "hexagon"),
-            "size": 11,
+            "size": MARKER_SIZE,
             "color": lens_colour(lens_of(method), dark),
             "line": {"width": [2.5 if mix else 0 for mix in mixed], "color": palette(dark).ink},
         },

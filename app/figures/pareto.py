@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from abq_core.imports.spec import METHOD as IMPORTED
 from app.figures.base import empty_figure, sheet, style_axes
-from app.figures.labels import place_labels
+from app.figures.labels import axis_range, place_labels
 from app.figures.palette import lens_colour, palette
 from app.figures.run_lenses import lens_of
 
@@ -54,8 +54,7 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     figure = sheet(dark, height=460)
     best, column = front(rows), size_column(rows)
     rows["mib"] = rows[column] / 2**20
-    labels = place_labels(_on_axis(rows["mib"]), _on_axis(rows["perplexity"]), rows["precision"].astype(str))
-    rows = rows.assign(label=[one.text for one in labels], place=[one.place for one in labels])
+    rows, x_axis, y_axis = _with_labels(rows)
     figure.add_trace(
         go.Scatter(
             x=best[column] / 2**20,
@@ -69,8 +68,8 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
     for method, part in rows.groupby("method", sort=False):
         figure.add_trace(_runs_of_method(str(method), part, dark))
     sized = "the model" if column == "model_bytes" else "the linear layers"
-    figure.update_xaxes(title_text=f"size of {sized} in MiB", **_scale(rows["mib"]))
-    figure.update_yaxes(title_text="perplexity", **_scale(rows["perplexity"]))
+    figure.update_xaxes(title_text=f"size of {sized} in MiB", **x_axis)
+    figure.update_yaxes(title_text="perplexity", **y_axis)
     figure.update_layout(uirevision="pareto")
     return style_axes(figure, dark)
 
@@ -78,7 +77,7 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
 def _runs_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
     colour = lens_colour(lens_of(method), dark)
     starred = rows["precision"].str.contains("*", regex=False)
-    runs = [escape(str(run)) for run in rows["run"]]
+    runs, precisions = ([escape(str(value)) for value in rows[column]] for column in ("run", "precision"))
     return go.Scatter(
         x=rows["mib"],
         y=rows["perplexity"],
@@ -95,17 +94,31 @@ def _runs_of_method(method: str, rows: pd.DataFrame, dark: bool) -> go.Scatter:
             "color": colour,
             "line": {"width": [2.5 if star else 0 for star in starred], "color": lens_colour("balanced", dark)},
         },
-        customdata=np.stack(
-            [runs, rows["perplexity_stderr"], 100 * rows["same_top"], rows["precision"].astype(str).map(escape)],
-            axis=-1,
-        ),
+        customdata=np.stack([runs, rows["perplexity_stderr"], 100 * rows["same_top"], precisions], axis=-1),
         hovertemplate=f"%{{customdata[3]}} {escape(method)} %{{customdata[0]}}<br>perplexity <b>%{{y:.2f}}</b> ± "
         "%{customdata[1]:.2f}<br>%{x:.2f} MiB, same top token %{customdata[2]:.1f} %<extra></extra>",
     )
 
 
-def _on_axis(values: pd.Series) -> pd.Series:
-    return np.log10(values) if _scale(values) else values
+def _with_labels(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, object], dict[str, object]]:
+    """The rows with columns label and place, and the settings of both axes."""
+    error = rows["perplexity_stderr"].fillna(0)
+    least = (rows["perplexity"] - error).where(rows["perplexity"] > error, rows["perplexity"])
+    x_axis, y_axis = _scale(rows["mib"]), _scale(rows["perplexity"])
+    x, y, low, high = (
+        np.log10(values) if axis else values
+        for values, axis in (
+            (rows["mib"], x_axis),
+            (rows["perplexity"], y_axis),
+            (least, y_axis),
+            (rows["perplexity"] + error, y_axis),
+        )
+    )
+    x_range, y_range = axis_range(x, x), axis_range(low, high)
+    points = pd.DataFrame({"x": x, "y": y, "size": rows["marker_size"], "text": rows["precision"].astype(str)})
+    labels = place_labels(points, x_range, y_range)
+    rows = rows.assign(label=[one.text for one in labels], place=[one.place for one in labels])
+    return rows, {"range": x_range, **x_axis}, {"range": y_range, **y_axis}
 
 
 def _scale(values: pd.Series) -> dict[str, object]:

@@ -67,9 +67,15 @@ def dot_field(
     return types.void(i, i, data, i, i, i, x, i, i, totals, types.int32), generate
 
 
+def _are_shifted(width: int) -> bool:
+    """Whether the positions of a field are shifted to the lowest bits: only the narrow dot product needs that."""
+    return HAS_NARROW_DOT and width < 8
+
+
 def _tokens_in_registers(width: int) -> int:
     """Number of tokens whose accumulators fit in registers together; at least one."""
-    return max(1, TARGET.held_sums // (8 // width * TARGET.decode_panels * PER_PANEL))
+    sums = 1 if _are_shifted(width) else 8 // width
+    return max(1, TARGET.held_sums // (sums * TARGET.decode_panels * PER_PANEL))
 
 
 def _dot_tokens(
@@ -78,12 +84,11 @@ def _dot_tokens(
 ) -> None:  # fmt: skip
     """Read the weights once for these tokens.
 
-    Positions are masked, not shifted: each has its own accumulator, which is shifted once at the end. Only the narrow
-    dot product of AVX2 needs them shifted.
+    Positions are masked, not shifted: each has its own accumulator, which is shifted once at the end. Where they are
+    shifted, they share one.
     """
-    shifted = HAS_NARROW_DOT and width < 8
-    positions, vector_count = 8 // width, TARGET.decode_panels * PER_PANEL
-    sums = Accumulators(builder, len(tokens), vector_count, positions)
+    shifted, positions, vector_count = _are_shifted(width), 8 // width, TARGET.decode_panels * PER_PANEL
+    sums = Accumulators(builder, len(tokens), vector_count, 1 if shifted else positions)
     rows = [builder.add(x_start, builder.mul(x_stride, I64(token))) for token in tokens]
     with cgutils.for_range(builder, words) as loop:
         word = builder.add(start, builder.mul(loop.index, I64(16)))
@@ -95,12 +100,13 @@ def _dot_tokens(
                 x_word = builder.add(builder.add(row, column), I64(4 * j))
                 x_j = splat(builder, load(builder, x_at, x_word, I32))
                 for v, vector in enumerate(masked):
-                    sums[t, v, j] = dot(builder, sums[t, v, j], vector, x_j, narrow=shifted)
+                    slot = (t, v, 0 if shifted else j)
+                    sums[slot] = dot(builder, sums[slot], vector, x_j, narrow=shifted)
     for t, token in enumerate(tokens):
         for v in range(vector_count):
             total = sums[t, v, 0]
-            for j in range(1, positions):
-                total = builder.add(total, builder.ashr(sums[t, v, j], constant(0 if shifted else width * j)))
+            for j in range(1, 1 if shifted else positions):
+                total = builder.add(total, builder.ashr(sums[t, v, j], constant(width * j)))
             add_to_totals(builder, totals_at, token * vector_count + v, total, shift)
 
 
