@@ -1,5 +1,6 @@
 """abq calibrate and abq import: queue the job that makes a run, or run it in the foreground."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,8 +12,8 @@ from app import formatting
 from app.cli.allocate import read_precision_option
 from app.cli.options import DataOption, SeedOption, switch_option
 from app.cli.session import open_services, tell_stored_weights
-from app.cli.terminal.answers import FAILURE, Answer, JsonOption, Table, answers
-from app.cli.terminal.planned import planned_row, planned_table, planned_totals
+from app.cli.terminal.answers import FAILURE, USER_ERROR, Answer, JsonOption, Table, answers
+from app.cli.terminal.planned import needs, planned_row, planned_table
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,9 +81,8 @@ def calibrate(
         device=device or settings.device,
     )
     if dry_run:
-        (planned,) = services.sweeps.plan([spec])
-        services.jobs.check(planned.spec)
-        return Answer(planned_row(planned), [planned_table([planned]), planned_totals([planned])])
+        tell_stored_weights(services, model)
+        return _cost(services, spec)
     job = services.jobs.submit(spec)
     tell_stored_weights(services, model)
     if wait:
@@ -127,6 +127,19 @@ def import_model(
         sizes = {name: job.spec[name] for name in ("format", "file_bytes")}
         return _ended(services, bring_to_end(services, job, f"import {job.spec['precision']}"), **sizes)
     return _queued(settings, job)
+
+
+def _cost(services: "Services", spec: CalibrationSpec) -> Answer:
+    """The answer of a dry run: what a new run would cost, and whether this machine would refuse it."""
+    from abq_core.planning.estimate import EstimateError
+
+    planned = replace(services.sweeps.plan([spec])[0], run=None)  # a calibration never takes an equal run's place
+    data, text = planned_row(planned), [planned_table([planned])]
+    try:
+        services.jobs.check(planned.spec)
+    except EstimateError as error:
+        return Answer(data | {"error": str(error)}, [*text, f"It would be refused. {error}\n"], USER_ERROR)
+    return Answer(data, [*text, f"It would be queued: {needs([planned.estimate])}.\n"])
 
 
 def _queued(settings: Settings, job: "Job") -> Answer:

@@ -8,6 +8,7 @@ from app.cli.terminal.answers import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from abq_core.planning.estimate import Estimate
     from app.services.sweeps import PlannedCalibration
 
 
@@ -56,16 +57,22 @@ def planned_table(planned: "Sequence[PlannedCalibration]") -> Table:
 
 
 def planned_totals(planned: "Sequence[PlannedCalibration]") -> str:
-    """How many would be queued, and what they cost together."""
+    """How many of a sweep's calibrations would be queued, and what they cost together."""
     left = [one.estimate for one in planned if one.is_pending]
     if not left:
         return f"All {len(planned)} calibrations have a run. Nothing would be queued.\n"
-    needs = [formatting.size(max(e.peak_memory_bytes for e in left)) + " of memory"]
-    if device_memory := max(e.device_memory_bytes for e in left):
-        needs.append(formatting.size(device_memory) + " of GPU memory")
-    needs.append(formatting.size(sum(e.run_bytes for e in left)) + " on disk")
-    times = [e.expected_seconds for e in left]
+    return f"{len(left)} of {len(planned)} calibrations would be queued: {needs(left)}.\n"
+
+
+def needs(estimates: "Sequence[Estimate]") -> str:
+    """Time, memory and disk of calibrations that run one after the other."""
+    parts = [formatting.size(max(e.peak_memory_bytes for e in estimates)) + " of memory"]
+    if device_memory := max(e.device_memory_bytes for e in estimates):
+        parts.append(formatting.size(device_memory) + " of GPU memory")
+    parts.append(formatting.size(sum(e.run_bytes for e in estimates)) + " on disk")
+    times = [e.expected_seconds for e in estimates]
     if None not in times:
-        where = "one after the other" if all(e.pace for e in left) else "on one core"
-        needs.insert(0, f"about {formatting.seconds(sum(filter(None, times)))} {where}")
-    return f"{len(left)} of {len(planned)} calibrations would be queued: {', '.join(needs)}.\n"
+        where = ", one after the other" if len(times) > 1 else ""
+        where = where if all(e.pace for e in estimates) else " on one core"
+        parts.insert(0, f"about {formatting.seconds(sum(filter(None, times)))}{where}")
+    return ", ".join(parts)

@@ -6,6 +6,7 @@ Only answers on stdout, one line and exit code 2 for user errors, JSON with fixe
 import io
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import torch
 from app_cases import SpecMaker
 from tiny_tokenizers import chat_folder
 
+from abq_core.planning.estimate import Available
 from app.cli.main import main
 from app.jobs.executors.local import PROJECT_ROOT
 from app.services import Services
@@ -104,10 +106,23 @@ def test_calibrate_dry_run_shows_the_cost_and_queues_nothing(
     assert (cost["method"], cost["state"], cost["run"], cost["device_memory_bytes"]) == ("abq", "new", None, 0)
     assert 0 < cost["quantized_bytes"] and 0 < cost["peak_memory_bytes"] and 0 < cost["run_bytes"]
     assert main([*words, "--dry-run"]) == 0
-    assert "1 of 1 calibrations would be queued" in capsys.readouterr().out
+    assert "It would be queued: " in capsys.readouterr().out
     too_much = [*words, "--dry-run", "--segments", "4096", "--seq-len", "2048"]
     assert main(too_much) == 2 and "tokens" in capsys.readouterr().err  # refused as it would be without --dry-run
     assert ask("jobs", "list")["jobs"] == [] and ask("runs", "list")["runs"] == []
+
+
+def test_calibrate_dry_run_is_about_a_new_run_and_shows_the_cost_of_a_refused_one(
+    in_finished: tuple[Services, Job], ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, job = in_finished
+    words = shlex.split(str(ask("runs", "show", job.run_id)["command"]))[1:]
+    words = [word for word in words if word != "--wait"]
+    assert ask(*words, "--dry-run")["run"] is None  # calibrating again makes a second run
+    monkeypatch.setattr("app.services.free_resources.available", lambda *_: Available(1 << 20, 1 << 40))
+    assert main([*words, "--dry-run"]) == 2
+    shown = capsys.readouterr().out
+    assert "It would be refused." in shown and "W4A4" in shown
 
 
 def test_a_run_is_listed_evaluated_generated_from_and_exported(
