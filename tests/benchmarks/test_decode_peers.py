@@ -15,7 +15,7 @@ def test_a_model_is_timed_and_put_into_the_page(
     out, page = tmp_path / "peers.json", tmp_path / "page.md"
     page.write_text("before\n<!-- measured -->\nold\n<!-- end -->\nafter\n", "utf-8")
     sizes = ["--rounds", "2", "--tokens", "3", "--prompt", "20"]
-    page.write_text(page.read_text("utf-8") + "<!-- other -->\nolder\n<!-- end of other -->\nlast\n", "utf-8")
+    page.write_text(page.read_text("utf-8") + "<!-- other -->\nreplaced\n<!-- end of other -->\nlast\n", "utf-8")
     columns = ["--columns", "W4A8h8", *sizes, "--out", str(out), "--markdown", str(page)]
     main([str(tiny_llama), *columns])
     result = json.loads(out.read_text("utf-8"))
@@ -26,9 +26,9 @@ def test_a_model_is_timed_and_put_into_the_page(
     written = page.read_text("utf-8")
     assert "| abq | `W4A8h8` |" in written and "old" not in written
     assert table(result) in written and table(result) in capsys.readouterr().out
-    assert "older" in written and written.endswith("last\n")
+    assert "replaced" in written and written.endswith("last\n")
     main([str(tiny_llama), *columns, "--part", "other"])
-    assert "older" not in page.read_text("utf-8") and table(result) in page.read_text("utf-8")
+    assert "replaced" not in page.read_text("utf-8") and table(result) in page.read_text("utf-8")
 
 
 def test_gguf_files_are_timed_in_llama_cpp(tiny_llama: Path, tmp_path: Path) -> None:
