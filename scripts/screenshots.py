@@ -168,6 +168,7 @@ def open_import(page: Page) -> None:
 def duel(page: Page) -> None:
     """Two texts, before a vote."""
     page.get_by_role("radio", name="Duel: which is better?").check()
+    page.locator("#duel-standings", has_text="there are").wait_for()
     page.get_by_role("button", name="New duel").click()
     page.get_by_role("button", name="Left is better").wait_for()
 
