@@ -48,7 +48,7 @@ def calibrate(
             help=f"NAME=VALUE changes one component of the method, such as akl=false. Names: {', '.join(SWITCHES)}.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would cost, and queue nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the estimated cost without queueing a job.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Run it in the foreground, with progress on stderr.")] = False,
     as_json: JsonOption = False,
 ) -> Answer:

@@ -50,7 +50,7 @@ def pareto_figure(runs: pd.DataFrame, dark: bool = False) -> go.Figure:
         return empty_figure("No run has been evaluated yet.", dark)
     speeds = rows["tokens_per_second"] if "tokens_per_second" in rows else pd.Series(np.nan, index=rows.index)
     sizes = (SMALLEST + (LARGEST - SMALLEST) * speeds / speeds.max()).fillna(SMALLEST)
-    rows = rows.assign(speed=speeds, marker_size=sizes)
+    rows = rows.assign(marker_size=sizes)
     figure = sheet(dark, height=460)
     best, column = front(rows), size_column(rows)
     rows["mib"] = rows[column] / 2**20
