@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
@@ -171,6 +172,10 @@ def generate(
         float, typer.Option("--temperature", min=0.0, help="0: always the most likely token.")
     ] = 0.0,
     seed: SeedOption = 0,
+    measured: Annotated[
+        bool,
+        typer.Option("--kl", help="Also measure each token's KL divergence from full precision, which takes longer."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Generate text with a run (on the integer engine) or a model: continue a text, or chat.
@@ -194,7 +199,7 @@ def generate(
     tell_stored_weights(services, model)
 
     def stream(text: "Prompt") -> "Iterator[Token | Finished]":
-        return services.generation.generate([column], text, max_new_tokens, temperature, seed, model)
+        return services.generation.generate([column], text, max_new_tokens, temperature, seed, model, measured=measured)
 
     subject = {"run" if is_run else "model": run_or_model}
     if chat is None:
@@ -267,15 +272,19 @@ def _generated(events: "Sequence[Token | Finished]") -> dict[str, Any]:
 
 
 def _pieces(events: "Iterable[Token | Finished]", seen: "list[Token | Finished] | None" = None) -> Iterator[str]:
-    """The text of each token and a line end; speed and size go to stderr. seen: gets every event."""
+    """The text of each token and a line end; speed, size and the mean KL go to stderr. seen: gets every event."""
     from abq_core.inference.generate import Token
 
+    kls: list[float] = []
     for event in events:
         if seen is not None:
             seen.append(event)
         if isinstance(event, Token):
             yield event.text
+            if event.kl is not None:
+                kls.append(event.kl)
         else:
             size, rate = formatting.size(event.weight_bytes), formatting.tokens_per_second(event.tokens_per_second)
+            mean = f", mean KL to full precision {formatting.nats(fmean(kls))}" if kls else ""
             yield "\n"
-            typer.echo(f"{event.tokens} tokens, {rate}, weights {size}", err=True)
+            typer.echo(f"{event.tokens} tokens, {rate}, weights {size}{mean}", err=True)

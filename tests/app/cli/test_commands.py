@@ -140,6 +140,9 @@ def test_a_run_is_listed_evaluated_generated_from_and_exported(
     assert (full["precision"], full["method"], full["kl_mean"], full["same_top"]) == ("FP16", "none", 0, 1)
     written = ask("generate", job.run_id, "--prompt", "The module", "--max-new-tokens", "4", "--temperature", "0.8")
     assert len(written["tokens"]) <= 4 and written["text"] == "".join(token["text"] for token in written["tokens"])
+    assert all(token["kl"] is None for token in written["tokens"]), "full precision is not asked for"
+    measured = ask("generate", job.run_id, "--prompt", "The module", "--max-new-tokens", "4", "--kl")
+    assert all(token["kl"] > 0 for token in measured["tokens"])
     exported = ask("runs", "export", job.run_id, "--to", str(tmp_path))
     assert (Path(exported["path"]) / "spec.json").is_file()
     report = ask("report", job.run_id, "--out", str(tmp_path / "report.html"))
@@ -194,7 +197,9 @@ def test_answers_without_json_are_tables(in_finished: tuple[Services, Job], caps
     assert job.run_id in out and re.search(r"\d+\.\d\d ± \d+\.\d\d", out) and "MiB" in out
     assert main(["generate", job.run_id, "--prompt", "The module", "--max-new-tokens", "3"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("The module") and "tokens/s" in err and "tokens/s" not in out
+    assert out.startswith("The module") and "tokens/s" in err and "tokens/s" not in out and "KL" not in err
+    assert main(["generate", job.run_id, "--prompt", "The module", "--max-new-tokens", "3", "--kl"]) == 0
+    assert "mean KL to full precision 0." in capsys.readouterr().err
 
 
 def test_a_chat_model_answers_one_message_or_the_lines_of_stdin(
