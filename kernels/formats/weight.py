@@ -8,6 +8,7 @@ padded to 16 and columns to 32. Sixteen rows are interleaved, one per vector lan
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -303,15 +304,16 @@ def _pack_fields(codes: NDArray[np.integer], widths: list[int]) -> NDArray[np.ui
     data = aligned_zeros(panels * sum(widths) * k_padded // 32 * PANEL_ROWS)
     words_of = data.reshape(panels, -1, PANEL_ROWS)
     for panel in range(panels):
-        block = np.zeros((PANEL_ROWS, k_padded), np.uint16)
+        block = np.zeros((PANEL_ROWS, k_padded), np.uint8 if sum(widths) <= 8 else np.uint16)
         rows = codes[panel * PANEL_ROWS : (panel + 1) * PANEL_ROWS]
         block[: len(rows), :k] = rows
         word, shift = 0, 0
         for width in widths:
             words, positions = k_padded * width // 32, 8 // width
-            field = ((block >> shift) & ((1 << width) - 1)).astype(np.uint8).reshape(PANEL_ROWS, words, positions, 4)
-            octets = np.bitwise_or.reduce(field << np.arange(0, 8, width, dtype=np.uint8)[:, None], axis=2)
-            words_of[panel, word : word + words] = octets.view("<u4")[:, :, 0].T
+            octets = ((block >> shift) & ((1 << width) - 1)).astype(np.uint8, copy=False)
+            fields = octets.view("<u4").reshape(PANEL_ROWS, words, positions)  # four columns in a word
+            shifted = (fields[:, :, position] << width * position for position in range(positions))
+            words_of[panel, word : word + words] = reduce(np.bitwise_or, shifted).T
             word, shift = word + words, shift + width
     return data
 
