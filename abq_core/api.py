@@ -37,8 +37,8 @@ __all__ = ["calibrate", "evaluate", "explore", "generate", "load"]
 def load(model: str = "builtin", device: str = "cpu") -> LoadedModel:
     """Load a causal language model that computes in float32.
 
-    model: "builtin", a folder that `save_pretrained` wrote, or a hub id such as "org/name@revision". Only safetensors
-    are read, and no code of the repository runs. Raises ModelError and its subclasses.
+    model: "builtin", a folder that `save_pretrained` wrote, a .gguf file, or a hub id such as "org/name@revision".
+    Weights are safetensors or GGUF, and no code of a repository runs. Raises ModelError and its subclasses.
     """
     return load_model(model, device)
 

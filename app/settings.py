@@ -39,7 +39,7 @@ class Settings:
         if "://" not in url:
             raise SettingsError(
                 f"ABQ_DATABASE_URL is {url!r}, which is not a database URL. "
-                "Use sqlite:////absolute/path/abq.sqlite3 or postgresql://user@host/name."
+                "Use sqlite:////absolute/path/abq.sqlite3 or postgresql+psycopg://user@host/name."
             )
         return cls(
             data_dir,

@@ -17,7 +17,7 @@ FORMATS = "compressed-tensors (vLLM, transformers), gguf (llama.cpp, Ollama, LM 
 @answers
 def export(
     run: RunId,
-    to: Annotated[str, typer.Option("--to", help="compressed-tensors (vLLM, transformers), gguf (llama.cpp, Ollama).")],
+    to: Annotated[str, typer.Option("--to", help=FORMATS)],
     out: Annotated[Path, typer.Option("--out", help="The new folder. Its parent must exist; nothing is replaced.")],
     activations: Annotated[
         str,
