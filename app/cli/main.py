@@ -39,7 +39,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="ABQ Explorer: the effect of W2A8, W4A4 or any WpAq on a language model's quality, size and speed.",
-    epilog="Start with: abq quickstart. Settings: ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS, ABQ_DEVICE, ABQ_NICENESS.",
+    epilog="Start with: abq quickstart. Settings: ABQ_DATA_DIR, ABQ_DATABASE_URL, ABQ_THREADS, ABQ_DEVICE, "
+    "ABQ_NICENESS.",
 )
 app.command("app")(serve)
 app.command()(calibrate)
