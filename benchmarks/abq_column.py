@@ -14,9 +14,11 @@ from column_process import answer_rounds
 from decode_round import Request, answer
 
 from abq_core.inference.generate import Token, generate_endlessly
+from abq_core.inference.prompts import starts
 from abq_core.inference.runtime import rounded_model
 from abq_core.models.loading import load_model
 from abq_core.models.shape import shape_of
+from abq_core.models.tokenizer import decode, text_prefix
 from abq_core.planning.size import model_size
 from abq_core.precision import Precision
 from kernels.host.threads import thread_count
@@ -31,8 +33,8 @@ def serve(pipe: Connection, folder: str, column: str) -> None:
     del full
 
     def run(ids: list[int], tokens: int) -> tuple[float, list[float]]:
-        prompt = model.tokenizer.decode(ids)
-        if model.tokenizer(prompt)["input_ids"] != ids:
+        prompt = decode(model.tokenizer, ids[len(text_prefix(model.tokenizer)) :])
+        if starts({"": model}, prompt, tokens)[""].ids != ids:
             raise ValueError(f"A prompt of {len(ids)} tokens becomes others when it is read as text: change --prompt.")
         events = generate_endlessly({"": model}, prompt, tokens)
         walls = [event.seconds for event in events if isinstance(event, Token)]

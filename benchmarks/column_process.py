@@ -1,6 +1,8 @@
 """One column of a benchmark in a process of its own, so that its memory is measured alone."""
 
+import contextlib
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -33,7 +35,8 @@ class ColumnProcess:
 
     def measure(self, request: object) -> None:
         """Have the process measure one round. Raises ColumnError."""
-        self._pipe.send(request)
+        with contextlib.suppress(ConnectionError):  # the process has ended: `_answer` says so
+            self._pipe.send(request)
         self.row["rounds"].append(self._answer())
 
     def stop(self) -> None:
@@ -46,10 +49,10 @@ class ColumnProcess:
             answer: dict[str, Any] = self._pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            raise ColumnError(
-                f"The process of {self._label} ended with exit code {self._process.exitcode} (-9: out of memory). "
-                "Free some memory, or measure fewer columns."
-            ) from None
+            code = self._process.exitcode
+            killed = "It was killed: free some memory, or measure fewer columns."
+            why = killed if code == -signal.SIGKILL else "Its own message is above."
+            raise ColumnError(f"The process of {self._label} ended with exit code {code}. {why}") from None
         return answer
 
 

@@ -100,11 +100,12 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prompts(folder: Path, tokens: int) -> tuple[list[int], list[int]]:
-    """A long and a short prompt of the built-in text, each starting at a whole token."""
-    from transformers import AutoTokenizer
+    """A long and a short prompt of the built-in text, each starting as the tokenizer starts a text."""
+    from abq_core.models.tokenizer import encode, load_tokenizer, text_prefix
 
+    tokenizer = load_tokenizer(folder)
     text = "\n\n".join(read_text(BUILTIN_TEXT, "evaluation").documents)
-    ids = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    ids = [*text_prefix(tokenizer), *encode(tokenizer, [text], special_tokens=False)[0]]
     return ids[:tokens], ids[:SHORT]
 
 
@@ -120,6 +121,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {BEGIN} and {END}")
     parser.add_argument("--part", help="replace the part between <!-- PART --> and <!-- end of PART --> instead")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}: use 1 or more")
     if options.part and options.markdown is None:
         parser.error("--part names a part of the page of --markdown")
     return options

@@ -75,7 +75,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=4, help="one more than are counted")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--markdown", type=Path, help=f"page in which to replace the part between {BEGIN} and {END}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error(f"--rounds is {options.rounds}: use 2 or more, because the first is not counted")
+    return options
 
 
 if __name__ == "__main__":

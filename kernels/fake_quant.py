@@ -20,7 +20,7 @@ def ends(x: _Floats) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
     """Minimum and maximum of each row of x (rows, n), widened to include 0: (rows,) each.
 
     x must be contiguous.
-    Third result: (rows, 2) int64, the columns of the two; -1 for a 0 that is not an element of x.  NaN and infinity
+    Third result: (rows, 2) int64, the columns of the two; -1 for a 0, also where an element is 0.  NaN and infinity
     become a minimum or maximum.
     """
     low, high, at = (*np.empty((2, len(x)), np.float32), np.empty((len(x), 2), np.int64))

@@ -88,14 +88,20 @@ class Jobs:
         kind: str = "calibrate",
         account: str | None = None,
         max_queued: int | None = None,
+        resumed: Sequence[str] = (),
     ) -> Sequence[Job]:
-        """Create a run and a job for each spec, or for none if one of them is refused. As `submit`."""
+        """Create a run and a job for each spec, or for none if one of them is refused. As `submit`.
+
+        resumed: ids of ended jobs that are queued again in the same transaction, as by `resume`. Returns the new jobs.
+        """
         for spec in specs:
             missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
             if missing:
                 raise JobSpecError(f"The spec lacks {', '.join(missing)} (as text): {dict(spec)}. Pass spec.to_dict().")
         with self._database.transaction() as session:
-            _require_room(session, len(specs), max_queued)
+            _require_room(session, len(specs) + len(resumed), max_queued)
+            for job_id in resumed:
+                _resume(session, job_id, now)
             return [_job(_add_job(session, spec, now, kind, account)) for spec in specs]
 
     def get(self, job_id: str) -> Job:
@@ -156,14 +162,8 @@ class Jobs:
         Raises JobStateError in any other state, JobNotFoundError.
         """
         with self._database.transaction() as session:
-            job = find_job(session, job_id, lock=True)
-            if job.state not in ("failed", "cancelled"):
-                raise JobStateError(f"Job {job_id!r} is {job.state}. Only a failed or cancelled job can be resumed.")
-            _require_room(session, 1, max_queued)
-            queue_again(job)
-            job.attempts, job.error = 0, None
-            add_log(session, job, now, "Resumed: calibration continues after the last finished block.")
-            return _job(job)
+            _require_room(session, 1, max_queued)  # before the row is locked, as in `submit_all`
+            return _job(_resume(session, job_id, now))
 
     def repair(self, job_id: str, now: datetime) -> Job:
         """Queue an ended job again, because files of its run are damaged; intact blocks are kept.
@@ -351,6 +351,16 @@ def _add_job(session: Session, spec: Mapping[str, Any], now: datetime, kind: str
     job = JobRow(id=_new_id("j"), run_id=run.id, kind=kind, spec=dict(spec), created_at=now)
     session.add(job)
     session.flush()
+    return job
+
+
+def _resume(session: Session, job_id: str, now: datetime) -> JobRow:
+    job = find_job(session, job_id, lock=True)
+    if job.state not in ("failed", "cancelled"):
+        raise JobStateError(f"Job {job_id!r} is {job.state}. Only a failed or cancelled job can be resumed.")
+    queue_again(job)
+    job.attempts, job.error = 0, None
+    add_log(session, job, now, "Resumed: calibration continues after the last finished block.")
     return job
 
 

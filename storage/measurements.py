@@ -55,14 +55,21 @@ class Measurements:
         return self._add(run_id, model, now, dict(values))
 
     def evaluations(
-        self, run_id: str | None = None, limit: int | None = None, *, examples: bool = True
+        self,
+        run_id: str | None = None,
+        limit: int | None = None,
+        *,
+        examples: bool = True,
+        model: str | None = None,
     ) -> Sequence[EvaluationRecord]:
-        """Evaluations, newest first: all, or those of one run.
+        """Evaluations, newest first: all, or those of one run, or those of one model and its runs.
 
         examples: False leaves out those of runs that came with the program.
         """
         here = or_(EvaluationRow.run_id.is_(None), EvaluationRow.run_id.not_in(select(ExampleRow.run_id)))
-        return self._list(_KIND.is_(None) if examples else and_(_KIND.is_(None), here), run_id, limit)
+        kinds = [_KIND.is_(None), *([] if examples else [here])]
+        kinds += [] if model is None else [EvaluationRow.model == model]
+        return self._list(and_(*kinds), run_id, limit)
 
     def add_task_score(
         self, run_id: str | None, model: str, now: datetime, values: Mapping[str, Any]

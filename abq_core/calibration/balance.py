@@ -26,7 +26,7 @@ class Pair(Protocol):
     def name(self) -> str:
         """The key of the pair's balance vector in a block's artifact."""
 
-    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor]) -> Tensor:
         """Starting values, positive, one per channel."""
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
@@ -46,13 +46,13 @@ class NormPair:
     linears: tuple[str, ...]
     gain_offset: float
 
-    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor]) -> Tensor:
         """Starting values, positive, (channels,)."""
         weight_peak = torch.stack([parameters[f"{name}.weight"].abs().amax(0) for name in self.linears]).amax(0)
         seen = [
             input_peaks[name] for name in self.linears if name in input_peaks
         ]  # an expert without tokens has no peaks
-        return _smooth(torch.stack(seen).amax(0), weight_peak, alpha) if seen else torch.ones_like(weight_peak)
+        return _smooth(torch.stack(seen).amax(0), weight_peak) if seen else torch.ones_like(weight_peak)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
         """Fold the balance vector `s` into the parameters in `folded`."""
@@ -76,7 +76,7 @@ class ChainPair:
     second: str
     layout: HeadLayout | None
 
-    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor]) -> Tensor:
         """Starting values, positive, (channels,)."""
         weight_peak = parameters[f"{self.second}.weight"].abs().amax(0)
         if self.second not in input_peaks:  # an expert that received no token
@@ -84,7 +84,7 @@ class ChainPair:
         input_peak = input_peaks[self.second]
         if self.layout is not None:
             input_peak, weight_peak = self.layout.per_kv_channel(input_peak), self.layout.per_kv_channel(weight_peak)
-        return _smooth(input_peak, weight_peak, alpha)
+        return _smooth(input_peak, weight_peak)
 
     def fold(self, folded: dict[str, Tensor], s: Tensor) -> None:
         """Fold the balance vector `s` into the parameters in `folded`."""
@@ -104,7 +104,7 @@ class QueryKeyPair:
     key_index: Tensor
     layout: HeadLayout
 
-    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float) -> Tensor:
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor]) -> Tensor:
         """Starting values, positive, (channels,)."""
         return torch.ones(self.layout.query_key_values, device=parameters[f"{self.key}.weight"].device)
 
@@ -128,14 +128,12 @@ class Balance:
         self._linears = frozenset(linears_of(block))
         self.pairs: list[Pair] = [*self._norms(), *self._chains(), *self._query_key()]
 
-    def start(
-        self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor], alpha: float = 0.5
-    ) -> dict[str, Tensor]:
-        """SmoothQuant's s = max|X|^alpha / max|W|^(1 - alpha), or 1 if the input is unknown.
+    def start(self, parameters: Mapping[str, Tensor], input_peaks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """SmoothQuant's s with alpha = 1/2, sqrt(max|X| / max|W|), or 1 if the input is unknown.
 
         input_peaks: max|X| per input channel of each linear that received a token.
         """
-        return {pair.name: pair.start(parameters, input_peaks, alpha) for pair in self.pairs}
+        return {pair.name: pair.start(parameters, input_peaks) for pair in self.pairs}
 
     def fold(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The block's parameters with the balance folded in, the same function in full precision.
@@ -194,12 +192,12 @@ def _scale_rows(folded: dict[str, Tensor], linear: str, index: Tensor, factor: T
         folded[f"{linear}.bias"] = folded[f"{linear}.bias"] * factor
 
 
-def _smooth(input_peak: Tensor, weight_peak: Tensor, alpha: float) -> Tensor:
+def _smooth(input_peak: Tensor, weight_peak: Tensor) -> Tensor:
     """SmoothQuant's s, or 1 for a channel that is always zero (dead ReLU).
 
     A tiny s would amplify rounding errors.
     """
-    s = input_peak.clamp(min=_FLOOR) ** alpha / weight_peak.clamp(min=_FLOOR) ** (1 - alpha)
+    s = input_peak.clamp(min=_FLOOR).sqrt() / weight_peak.clamp(min=_FLOOR).sqrt()
     return torch.where(input_peak > 0, s, torch.ones_like(s))
 
 

@@ -57,6 +57,8 @@ def learn_together(
     also the log cosine between every block's output and that of full precision. Rounding offsets are learned by sign
     descent and stored in float16, all other values by AdamW. Raises CalibrationError.
     """
+    if not any(quantizer.parameter_groups() for quantizer in quantizers):
+        return  # such as learned activation clipping with activations that are not quantized
     steps = end_to_end_steps(ids)
     descent = _Descent(quantizers, steps)
     student = _student(base, spec, quantizers, descent.signs)
@@ -90,7 +92,8 @@ class _Descent:
         self._quantizers = quantizers
         groups = [group for quantizer in quantizers for group in quantizer.parameter_groups()]
         groups = [group | {"lr": _RATES[group["switch"]] * group["lr"]} for group in groups]
-        self._optimizer = torch.optim.AdamW([g for g in groups if g["switch"] != "rounding"], weight_decay=0.0)
+        slow = [group for group in groups if group["switch"] != "rounding"] or [{"params": []}]  # torch wants a group
+        self._optimizer = torch.optim.AdamW(slow, weight_decay=0.0)
         self._schedule = decay(self._optimizer, steps)
         self._steps = steps
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from abq_core.inference.cpu_decoder import ATTENTION, EMBEDDING, LINEARS, NORMS, CpuDecoder
-from abq_core.inference.errors import PromptError
 from abq_core.inference.kv_cache import PreallocatedCache, PreallocatedLayer
+from abq_core.inference.prompts import starts
 from abq_core.inference.reader import Reader, most_likely
 from abq_core.models.architectures import blocks_of
 from abq_core.models.loading import LoadedModel
@@ -62,12 +62,8 @@ def profile_decode(
     linear_bytes: of the weights of the blocks' linears in memory.  on_token(count): called after each token of both
     times; may raise to stop.  Raises PromptError if prompt and tokens exceed the model's context, GenerationError.
     """
-    ids, steps = model.tokenizer(prompt)["input_ids"], _WARM_UP_TOKENS + tokens
-    if not ids or len(ids) + steps > model.context:
-        raise PromptError(
-            f"{len(ids)} tokens of prompt and {steps} of text do not fit the model's context of {model.context}. "
-            "Profile fewer tokens."
-        )
+    steps = _WARM_UP_TOKENS + tokens
+    ids = starts({"": model}, prompt, steps)[""].ids
     capacity = len(ids) + steps
     plain, clock = Reader(model, capacity), _Clock()
     seconds, following = list[float](), ids

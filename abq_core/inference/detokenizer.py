@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from abq_core.models.tokenizer import decode
 
 _CONTEXT_TOKENS = 6  # earlier tokens that decide how the next one is written, e.g. its leading space
+_CHARACTER_BYTES = 4  # at most, in UTF-8; a byte token holds one
 
 
 class Detokenizer:
@@ -20,8 +21,7 @@ class Detokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
         """prompt: the ids that precede the stream. Their text is not returned."""
         self._tokenizer = tokenizer
-        self._ids = list(prompt[-_CONTEXT_TOKENS:])
-        self._emitted = len(self._decode(self._ids))
+        self._keep_context(list(prompt))
 
     def add(self, token: int, last: bool) -> str:
         """The text that `token` completes, possibly empty.
@@ -33,9 +33,20 @@ class Detokenizer:
         if text.endswith("\ufffd") and not last:
             return ""
         piece = text[self._emitted :]
-        self._ids = self._ids[-_CONTEXT_TOKENS:]
-        self._emitted = len(self._decode(self._ids))
+        self._keep_context(self._ids)
         return piece
+
+    def _keep_context(self, ids: list[int]) -> None:
+        """Keep the last tokens, from the start of a character on.
+
+        Byte tokens after half a character would not be decoded.
+        """
+        for count in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _CHARACTER_BYTES):
+            self._ids = ids[-count:]
+            text = self._decode(self._ids)
+            if not text.startswith("\ufffd"):
+                break
+        self._emitted = len(text)
 
     def _decode(self, ids: list[int]) -> str:
         return decode(self._tokenizer, ids, skip_special_tokens=True)

@@ -44,7 +44,8 @@ class _FusedFakeQuant(torch.autograd.Function):
     """`fake_quant_rows` in few passes over memory.
 
     The small graph from range to grid is left to autograd.
-    The gradient of a row's minimum or maximum goes to the element that attains it (the first on ties).
+    The gradient of a row's minimum or maximum goes to the element that attains it (the first on ties). An end of 0 is
+    fixed: it has no gradient.
     """
 
     @staticmethod

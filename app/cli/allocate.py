@@ -85,18 +85,17 @@ def allocate(
 
     target = None if out is None else output_path(out, force)
     services = open_services()
-    line = ProgressLine()
-
-    def on_step(done: int, total: int) -> None:
-        line.show("allocate", done / max(total, 1), "Measuring sensitivities: one linear quantized at a time.", None)
-
     text = SensitivityText(data, segments, seq_len, seed)
     names, size = parse_list(candidates), None if mib is None else _bytes(mib)
-    if bits_per_parameter is None:
-        chosen = services.allocation.allocate(model, names, bits, size, text, on_step, bit_operations)
-    else:
-        chosen = services.allocation.allocate_model(model, names, bits_per_parameter, text, on_step, bit_operations)
-    line.close()
+    with ProgressLine() as line:
+
+        def on_step(done: int, total: int) -> None:
+            line.show("allocate", done / max(total, 1), "Measuring sensitivities: one linear at a time.", None)
+
+        if bits_per_parameter is None:
+            chosen = services.allocation.allocate(model, names, bits, size, text, on_step, bit_operations)
+        else:
+            chosen = services.allocation.allocate_model(model, names, bits_per_parameter, text, on_step, bit_operations)
     whole = services.models.estimate(model, chosen.precision).bits_per_parameter
     content = {"model": model, **chosen.to_dict(), "bits_per_parameter": whole}
     if target is not None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks: kernels, decode; export and import of timings.")
 
+_CASES = ("W2A8,W2*A8,W4A4,W4A8,W8A8", "4096x4096,11008x4096", "1,8")  # precisions, shapes, tokens
+_ARCHS = "80,86,89,90a"
 _DECODE_COLUMNS = {"cpu": "fp32,bf16,int8,W8A8,W4A4,W2A8", "cuda": "fp16,int8,W8A8,W4A4,W2A8"}
 
 
@@ -26,11 +28,9 @@ _DECODE_COLUMNS = {"cpu": "fp32,bf16,int8,W8A8,W4A4,W2A8", "cuda": "fp16,int8,W8
 @answers
 def kernels(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    precisions: Annotated[str, typer.Option("--precisions", help="Comma-separated.")] = "W2A8,W2*A8,W4A4,W4A8,W8A8",
-    shapes: Annotated[
-        str, typer.Option("--shapes", help="Outputs x inputs, comma-separated.")
-    ] = "4096x4096,11008x4096",
-    m: Annotated[str, typer.Option("--m", help="Tokens (rows of the input), comma-separated.")] = "1,8",
+    precisions: Annotated[str, typer.Option("--precisions", help="Comma-separated.")] = _CASES[0],
+    shapes: Annotated[str, typer.Option("--shapes", help="Outputs x inputs, comma-separated.")] = _CASES[1],
+    m: Annotated[str, typer.Option("--m", help="Tokens (rows of the input), comma-separated.")] = _CASES[2],
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: ABQ_THREADS, or all cores.")] = None,
     peers: Annotated[
         str | None,
@@ -44,8 +44,9 @@ def kernels(
         bool, typer.Option("--compile-only", help="Compile the CUDA kernels and list them; needs no GPU.")
     ] = False,
     arch: Annotated[
-        str, typer.Option("--arch", help="With --compile-only: GPU architectures, comma-separated.")
-    ] = "80,86,89,90a",
+        str | None,
+        typer.Option("--arch", help=f"With --compile-only: GPU architectures, comma-separated. Default: {_ARCHS}."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> Answer:
     """Time one linear layer, including activation quantization. Every result is checked first.
@@ -53,8 +54,14 @@ def kernels(
     Peers other than torch: pip install 'abq-explorer[peers]'.
     Example: abq bench kernels --precisions W2A8,W4A4 --shapes 4096x4096 --m 1 --threads 1 --json
     """
+    cases = (precisions, shapes, m)
+    if (quick or compile_only) and (cases != _CASES or threads is not None):
+        name = "--quick" if quick else "--compile-only"
+        raise OptionError(f"{name} chooses for --precisions, --shapes, --m and --threads: leave them or {name} out.")
     if compile_only:
-        return _compiled(parse_list(arch))
+        return _compiled(parse_list(_ARCHS if arch is None else arch))
+    if arch is not None:
+        raise OptionError(f"--arch {arch} needs --compile-only.")
     _check_device(device)
     if device == "cuda" and (quick or threads or peers):
         raise OptionError("--quick, --threads and --peers are for --device cpu; a GPU is timed with all its peers.")
@@ -68,12 +75,12 @@ def kernels(
         measured = time_kernels(QUICK.precisions, QUICK.shapes, QUICK.m, QUICK.threads, peers=timed)
     else:
         timed = ["torch"] if peers is None else parse_list(peers)
-        cases = (parse_list(precisions), parse_shapes(parse_list(shapes)), parse_token_counts(parse_list(m)))
-        if not all(cases):
+        asked = (parse_list(precisions), parse_shapes(parse_list(shapes)), parse_token_counts(parse_list(m)))
+        if not all(asked):
             raise OptionError(
                 "--precisions, --shapes and --m need at least one value each, such as --shapes 4096x4096."
             )
-        measured = time_kernels(*cases, threads, peers=timed, device=device)
+        measured = time_kernels(*asked, threads, peers=timed, device=device)
     machine = describe_machine(timed, measured[0].threads)
     data = {"machine": machine, "measurements": [asdict(one) for one in measured]}
     return Answer(data, _kernel_table(measured, on_gpu=device == "cuda"))

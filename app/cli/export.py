@@ -48,13 +48,10 @@ def export(
     if push is not None:
         check_repository(push)
 
-    line = ProgressLine()
-    try:
+    with ProgressLine() as line:
         done = open_services().exports.export(
             run, to, out, Options.read(activations, nearest), lambda step, total: line.show(to, step / total, "", None)
         )
-    finally:
-        line.close()
     address = None if push is None else push_folder(out.expanduser().absolute(), push)
     lines = [
         f"{done.path}: {formatting.size(done.bytes)}, {formatting.bits(done.bits_per_parameter)} bits per parameter.",

@@ -23,7 +23,7 @@ def list_jobs(
     as_json: JsonOption = False,
 ) -> Answer:
     """List jobs, newest first. Example: abq jobs list --json"""
-    frame = open_services().jobs.frame().head(limit)
+    frame = open_services().jobs.newest(limit)
     rows = [
         [
             row["job"],

@@ -29,13 +29,12 @@ def kv(
     from app.jobs.progress_line import ProgressLine
 
     service = open_services().lenses.kv_cache
-    line = ProgressLine()
+    with ProgressLine() as line:
 
-    def on_step(done: int, total: int) -> None:
-        line.show("kv", done / total, "Simulating caches.", None)
+        def on_step(done: int, total: int) -> None:
+            line.show("kv", done / total, "Simulating caches.", None)
 
-    found = service.measure(service.subject(run_or_model, tokens), on_step).to_dict("records")
-    line.close()
+        found = service.measure(service.subject(run_or_model, tokens), on_step).to_dict("records")
     rows = [
         [
             str(row["bits"]),

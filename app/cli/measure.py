@@ -74,16 +74,21 @@ def evaluate(
     from app.services.evaluation import EvaluationText
 
     services = open_services()
+    text = EvaluationText(data, _segments(segments, protocol), seq_len, _protocol(protocol), held_out)
+    if tasks and text != EvaluationText():
+        raise OptionError(
+            "--tasks bring their own text: leave --data, --protocol, --segments, --seq-len, --held-out out."
+        )
+    if not tasks and (limit is not None or engine != "simulated"):
+        raise OptionError("--limit and --engine belong to --tasks.")
     if tasks:
         return _tasks(services, run_or_model, parse_list(tasks), limit, engine)
-    text = EvaluationText(data, _segments(segments, protocol), seq_len, _protocol(protocol), held_out)
-    line = ProgressLine()
+    with ProgressLine() as line:
 
-    def on_step(step: int, steps: int) -> None:
-        line.show("eval", step / max(steps, 1), "Measuring perplexity.", None)
+        def on_step(step: int, steps: int) -> None:
+            line.show("eval", step / max(steps, 1), "Measuring perplexity.", None)
 
-    evaluation = services.evaluation.evaluate(run_or_model, text, on_step)
-    line.close()
+        evaluation = services.evaluation.evaluate(run_or_model, text, on_step)
     tell_stored_weights(services, services.runs.get(run_or_model).model if means_run(run_or_model) else run_or_model)
     for note in _notes(evaluation, text):
         typer.echo(note, err=True)
@@ -133,16 +138,19 @@ def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int
 
     if engine not in ("simulated", "packed"):
         raise OptionError(f"--engine {engine}: use simulated or packed.")
-    line = ProgressLine()
+    with ProgressLine() as line:
 
-    def on_step(task: str, done: int, total: int) -> None:
-        line.show(task, done / max(total, 1), f"{done:,} of {total:,} requests.", None)
+        def on_step(task: str, done: int, total: int) -> None:
+            line.show(task, done / max(total, 1), f"{done:,} of {total:,} requests.", None)
 
-    scores = services.tasks.evaluate(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
-    line.close()
+        scores = services.tasks.evaluate(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
     is_run = means_run(run_or_model)
     found = services.runs.frame()
-    row = found[found["run"].eq(run_or_model if is_run else "") & (is_run or found["model"].eq(run_or_model))].iloc[0]
+    row = found[
+        found["run"].eq(run_or_model)
+        if is_run
+        else found["run"].eq("") & found["model"].eq(services.registry.stored_model(run_or_model))
+    ].iloc[0]
     data = {
         "run" if is_run else "model": run_or_model,
         **{name: row[name] for name in ("precision", "method", "task_score", "task_stderr")},

@@ -117,12 +117,12 @@ def planes(
     """
     from app.jobs.progress_line import ProgressLine
 
-    service, line, reads = open_services().lenses.plane_reads, ProgressLine(), []
+    service, reads = open_services().lenses.plane_reads, []
     counts = service.counts(run)
-    for done, count in enumerate(counts):
-        line.show("planes", done / len(counts), f"Reading {count} of {counts[0]} bit planes.", None)
-        reads.append(service.read(run, count, prompt))
-    line.close()
+    with ProgressLine() as line:
+        for done, count in enumerate(counts):
+            line.show("planes", done / len(counts), f"Reading {count} of {counts[0]} bit planes.", None)
+            reads.append(service.read(run, count, prompt))
     rows = [_plane_cells(read) for read in reads]
     header = ["Planes", "Bits (model)", "Weights", "Perplexity", "KL", "KL rounded", "Same top", "Speed", "Text"]
     found = [read.to_dict() for read in reads]

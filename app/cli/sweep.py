@@ -73,7 +73,7 @@ def sweep(
         return _ended(services, rows)
     from app.jobs.executors.local import start_detached
 
-    if left:
+    if any(one.state != "succeeded" for one in planned):  # also for jobs that a killed worker left in the queue
         start_detached(settings)
     _read_states(services, rows)
     return Answer({"sweep": rows}, f"{left} of {len(rows)} calibrations were queued. See them with: abq jobs list")
@@ -122,20 +122,17 @@ def _bring_to_end_on(cluster: "RayCluster", services: "Services", rows: list[dic
     from app.jobs.progress_line import ProgressLine
     from app.jobs.worker import stop_on_signals
 
-    line = ProgressLine()
+    with ProgressLine() as line:
 
-    def show(jobs: "Sequence[Job]") -> None:
-        done = len(rows) - len(jobs) + sum(job.progress for job in jobs)
-        names = [f"{job.spec['precision']} {job.spec['method']}" for job in jobs if job.state == "running"]
-        message = f"running: {', '.join(names)}" if names else "waiting for room on the cluster"
-        line.show(f"{len(rows) - len(jobs)} of {len(rows)}", done / len(rows), message, None)
+        def show(jobs: "Sequence[Job]") -> None:
+            done = len(rows) - len(jobs) + sum(job.progress for job in jobs)
+            names = [f"{job.spec['precision']} {job.spec['method']}" for job in jobs if job.state == "running"]
+            message = f"running: {', '.join(names)}" if names else "waiting for room on the cluster"
+            line.show(f"{len(rows) - len(jobs)} of {len(rows)}", done / len(rows), message, None)
 
-    jobs = ClusterJobs(services, cluster, show)
-    try:
+        jobs = ClusterJobs(services, cluster, show)
         with stop_on_signals(jobs):
             jobs.bring_to_end([services.jobs.get(row["run"]).id for row in rows])
-    finally:
-        line.close()
 
 
 def _name_runs(rows: list[dict[str, Any]], runs: list[str]) -> None:

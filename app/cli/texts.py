@@ -60,13 +60,12 @@ def texts(
         job = services.jobs.get(run)
         if job.state in ("queued", "running"):
             bring_to_end(services, job, f"calibrate on {job.spec['data']}")
-    line = ProgressLine()
+    with ProgressLine() as line:
 
-    def on_step(done: int, total: int) -> None:
-        line.show("evaluate", done / max(total, 1), "Measuring every run on every text.", None)
+        def on_step(done: int, total: int) -> None:
+            line.show("evaluate", done / max(total, 1), "Measuring every run on every text.", None)
 
-    cells = services.text_lab.measure(services.text_lab.plan(spec, chosen), on_step)
-    line.close()
+        cells = services.text_lab.measure(services.text_lab.plan(spec, chosen), on_step)
     names = short_names(list(dict.fromkeys(cells["calibrated_on"])))
     missing = int(cells["run"].eq("").sum())
     said = "KL to full precision in nats: rows are calibrated on a text, columns evaluated on one.\n"

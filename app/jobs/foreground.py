@@ -25,9 +25,8 @@ def bring_to_end(services: Services, job: Job, label: str, evaluation: tuple[int
     Ctrl-C cancels the job; it can be resumed.
     label: shown before the progress.  evaluation: segments, and tokens per segment, that its evaluation reads.
     """
-    line = ProgressLine()
     worker = f"{socket.gethostname()}-{os.getpid()}"
-    try:
+    with ProgressLine() as line:
         while (claimed := services.storage.jobs.claim_next(worker, now(), job_id=job.id)) is None:
             job = _follow(services, job, label, line)
             if job.state != "queued":
@@ -41,8 +40,6 @@ def bring_to_end(services: Services, job: Job, label: str, evaluation: tuple[int
         if interrupted.is_set():
             raise KeyboardInterrupt(f"interrupted; continue with: abq jobs resume {job.id}")
         return services.jobs.get(job.id)
-    finally:
-        line.close()
 
 
 def _follow(services: Services, job: Job, label: str, line: ProgressLine) -> Job:

@@ -5,6 +5,7 @@ A moving bar on a terminal, a plain line every few seconds otherwise.
 
 import sys
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -17,7 +18,7 @@ BAR_WIDTH = 20
 
 
 class ProgressLine:
-    """Shows progress on stderr. Call `show` whenever something changed, `close` at the end."""
+    """Shows progress on stderr while it is entered. Call `show` whenever something changed."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -26,6 +27,15 @@ class ProgressLine:
         self._task = TaskID(0)
         self._last_line = ""
         self._last_time = float("-inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the moving bar, and show the cursor again; plain lines stay."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def show(self, label: str, fraction: float, message: str, eta_seconds: float | None) -> None:
         """Show the fraction done, the estimated time left and the current step.
@@ -38,12 +48,6 @@ class ProgressLine:
             self._move(label, fraction, f"{100 * fraction:5.1f} %{left}", message)
         else:
             self._print(f"{label}  {100 * fraction:5.1f} %{left}  {message}")
-
-    def close(self) -> None:
-        """Remove the moving bar; plain lines stay."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
     def _move(self, label: str, fraction: float, done: str, message: str) -> None:
         if self._bar is None:

@@ -12,7 +12,7 @@ import pandas
 
 from abq_core.imports.spec import METHOD as IMPORTED
 from abq_core.mix import MixError, ModelPrecision
-from abq_core.precision import FULL_BITS, Precision
+from abq_core.precision import FULL_BITS, Precision, PrecisionError
 from abq_core.spec import read_precision
 from abq_core.text.sources import BUILTIN_TEXT
 from app.files import write_atomically
@@ -23,6 +23,7 @@ from app.services.registry import ModelRegistry
 from app.services.runs import RunService
 from app.services.sources import Sources
 from app.settings import Settings
+from storage.errors import RunNotFoundError
 
 if TYPE_CHECKING:
     from abq_core.planning.allocate import Allocation
@@ -80,7 +81,7 @@ class AllocationService:
         precisions = list(dict.fromkeys(Precision.parse(candidate) for candidate in candidates))
         check_request(precisions, stored_bits, stored_bytes, bit_operations)
         linears = list(dict.fromkeys(precision.with_tables(None, None) for precision in precisions))
-        measured = self._measure(local_path(self._sources.model(ref)), linears, text or SensitivityText(), on_step)
+        measured = self._measure(self._sources.stored_model(ref), linears, text or SensitivityText(), on_step)
         chosen = allocate(measured, stored_bits=stored_bits, stored_bytes=stored_bytes, bit_operations=bit_operations)
         return chosen.with_tables(precisions[0].head_bits, precisions[0].embedding_bits)
 
@@ -106,7 +107,7 @@ class AllocationService:
         check_request(precisions, bits_per_parameter, bit_operations=bit_operations)
         if precisions[0] != precisions[0].with_tables(None, None):
             raise BudgetError(f"{precisions[0]} fixes bits that this budget chooses: leave out h and e.")
-        model = local_path(self._sources.model(ref))
+        model = self._sources.stored_model(ref)
         measured, shape = self._measure(model, precisions, text or SensitivityText(), on_step), self._models.shape(ref)
         allocations: list[Allocation] = []
         for bits in TABLE_BITS:
@@ -152,8 +153,11 @@ class AllocationService:
         """The model's evaluated runs as rows of `newest_frame`, with their precisions; no imports."""
         frame = self._runs.newest_frame()
         frame = frame[frame["model"].eq(model) & frame["run"].ne("") & frame["kl_mean"].notna()]
-        rows = frame[frame["method"].ne(IMPORTED)].to_dict("records")  # the names of other formats are no precisions
-        return [(row, read_precision(self._runs.get(row["run"]).spec)) for row in rows]
+        found = []
+        for row in frame[frame["method"].ne(IMPORTED)].to_dict("records"):  # names of other formats are no precisions
+            with contextlib.suppress(RunNotFoundError, PrecisionError):  # deleted just now; of a later version
+                found.append((row, read_precision(self._runs.get(row["run"]).spec)))
+        return found
 
     def _measure(
         self, model: str, candidates: Sequence[Precision], text: SensitivityText, on_step: OnStep | None
@@ -203,11 +207,7 @@ def _read(path: Path) -> "list[Sensitivity]":
 
 
 def _stored(folder: Path, model: str) -> "list[Sensitivity]":
-    """All stored sensitivities of a model.
-
-    If a precision was measured on several texts, the newest measurement counts.
-    Of several measurements of one precision (on other texts) the newest.
-    """
+    """All stored sensitivities of a model; of several measurements of one precision (on other texts) the newest."""
     newest: dict[str, list[Sensitivity]] = {}
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         content = json.loads(path.read_text("utf-8"))

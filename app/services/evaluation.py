@@ -120,8 +120,8 @@ class EvaluationService:
         tokenizer = self._registry.full(model).tokenizer
         ids, record = recorded_segments(data, tokenizer, segments, seq_len, EVALUATION_SEED, "evaluation")
         wanted = protocol(_key(data, ids, record))
-        records = self._measurements.evaluations()
-        return any(r.run_id is None and r.model == model and protocol(r.values) == wanted for r in records)
+        records = self._measurements.evaluations(model=model)
+        return any(r.run_id is None and protocol(r.values) == wanted for r in records)
 
     def segment_losses(self, model: str, run_id: str | None, like: str | None = None) -> list[float]:
         """Mean loss of each segment in the latest evaluation of a run.
@@ -129,7 +129,7 @@ class EvaluationService:
         With None, of the model at full precision, in its latest evaluation with the protocol of `like`.
         Raises ServiceError if there is no such evaluation.
         """
-        records = [r for r in self._measurements.evaluations(run_id) if r.run_id == run_id and r.model == model]
+        records = [r for r in self._measurements.evaluations(run_id, model=model) if r.run_id == run_id]
         if run_id is None and like is not None:
             wanted = protocol(self._newest(self._measurements.evaluations(like), like).values)
             records = [r for r in records if protocol(r.values) == wanted]
@@ -167,9 +167,9 @@ class EvaluationService:
         from abq_core.evaluation.noise_floor import kl_floor
 
         wanted = protocol(_key(data, ids, record))
-        for stored in self._measurements.evaluations(examples=False):
+        for stored in self._measurements.evaluations(examples=False, model=reference.ref):
             floor = stored.values.get("kl_floor")
-            if floor is not None and stored.model == reference.ref and protocol(stored.values) == wanted:
+            if floor is not None and protocol(stored.values) == wanted:
                 return float(floor)
 
         def on_floor_step(done: int, total: int) -> None:  # may raise to stop; not counted as progress

@@ -18,7 +18,8 @@ from app.settings import Settings
 from storage.jobs import Job
 from storage.run_ids import means_run
 
-MAX_LISTED = 100_000
+MAX_LISTED = 100_000  # jobs, and lines of a log
+RECENT = 100  # jobs on the page
 
 
 class JobService:
@@ -29,9 +30,13 @@ class JobService:
 
     def __init__(self, settings: Settings, storage: Storage, models: ModelService, sources: Sources) -> None:
         self._settings, self._jobs, self._models, self._sources = settings, storage.jobs, models, sources
-        self._frame = VersionedCache(lambda: dataframes.jobs_frame(self._jobs.list(), now()), storage.version)
+        self._frame = VersionedCache(
+            lambda: dataframes.jobs_frame(self._jobs.list(limit=RECENT), now()), storage.version
+        )
         self._losses = VersionedCache(lambda job: dataframes.losses_frame(self._jobs.losses(job)), storage.version)
-        self._log = VersionedCache(lambda job: dataframes.log_text(self._jobs.logs(job)), storage.version)
+        self._log = VersionedCache(
+            lambda job: dataframes.log_text(self._jobs.logs(job, limit=MAX_LISTED)), storage.version
+        )
 
     def submit(
         self,
@@ -55,8 +60,12 @@ class JobService:
         max_queued: int | None = None,
         *,
         on_cluster: bool = False,
+        resumed: Sequence[str] = (),
     ) -> Sequence[Job]:
-        """Queue several calibrations, or none if one of them cannot run. As `submit`."""
+        """Queue several calibrations, or none if one of them cannot run. As `submit`.
+
+        resumed: ids of failed or cancelled jobs that are queued again with them. Returns the new jobs.
+        """
         checked = []
         for spec in specs:
             self._sources.check_text(spec.data, account)
@@ -65,7 +74,7 @@ class JobService:
             checked.append(dataclasses.replace(spec, model=model, precision=precision, data=local_path(spec.data)))
             self.check(checked[-1], on_cluster, account)
         rows = [spec.to_dict() for spec in checked]
-        return self._jobs.submit_all(rows, now(), account=account, max_queued=max_queued)
+        return self._jobs.submit_all(rows, now(), account=account, max_queued=max_queued, resumed=resumed)
 
     def check(self, spec: CalibrationSpec, on_cluster: bool = False, account: str | None = None) -> None:
         """Refuse a calibration that cannot run.
@@ -116,8 +125,12 @@ class JobService:
         return {str(job.spec.get("data")) for job in jobs}
 
     def frame(self) -> pandas.DataFrame:
-        """One row per job, newest first. Cached."""
+        """One row for each of the RECENT newest jobs, newest first. Cached."""
         return self._frame.read().copy()
+
+    def newest(self, limit: int) -> pandas.DataFrame:
+        """The rows of `frame` of as many jobs as `limit` says."""
+        return dataframes.jobs_frame(self._jobs.list(limit=limit), now())
 
     def log(self, job_or_run: str) -> str:
         """The log of a job, one line per entry. Cached."""

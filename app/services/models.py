@@ -41,6 +41,7 @@ class ModelService:
         single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
         self._explore_once = single_flight(self._explore)
         self._costs: LRUCache[tuple[str, str], Scores] = LRUCache(MAX_COSTS)
+        self._costs_lock = threading.Lock()
 
     def names(self) -> list[str]:
         """The built-in model, then the models of the most recent runs, newest first."""
@@ -130,12 +131,15 @@ class ModelService:
             base = self._registry.full(ref)
             seq_len = min(COST_SEQ_LEN, base.context)
             text, record = recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
-            found = self._costs[ref, _tables_of(precision)] = table_cost(base, precision, text, record.unscored)
+            found = table_cost(base, precision, text, record.unscored)
+            with self._costs_lock:
+                self._costs[ref, _tables_of(precision)] = found
         return found
 
     def known_table_cost(self, ref: str, precision: ModelPrecision) -> "Scores | None":
         """What `table_cost` measured before, or None."""
-        return self._costs.get((ref, _tables_of(precision)))
+        with self._costs_lock:
+            return self._costs.get((ref, _tables_of(precision)))
 
     def _explore(self, ref: str, precision: ModelPrecision) -> dict[str, pandas.DataFrame]:
         from abq_core.analysis.explore import explore

@@ -63,7 +63,8 @@ class ModelRegistry:
         self._max_bytes = max_bytes or psutil.virtual_memory().total // 2
         # Unbounded: `_evict` makes room before a model is loaded; a bounded cache would evict after.
         self._loaded: LRUCache[Key, _Resident] = LRUCache(math.inf, getsizeof=lambda resident: resident.bytes)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of `_loaded`
+        self._loading = threading.RLock()  # one model is loaded at a time; it may load its full-precision model first
         self._threads_are_set = False
 
     def full(self, ref: str) -> "LoadedModel":
@@ -79,6 +80,7 @@ class ModelRegistry:
         """The model rounded to nearest, without calibration. Raises ModelError, ServiceError."""
         from abq_core.inference.runtime import rounded_model
 
+        ref = self._sources.model(ref)
         return self._get((ref, str(precision), engine), lambda: rounded_model(self.full(ref), precision, engine))
 
     def run(self, run_id: str, engine: "Engine") -> "LoadedModel":
@@ -170,7 +172,8 @@ class ModelRegistry:
         largest = max(sum(n * k for n, k in shape.block_linears(index).values()) for index in range(shape.blocks))
         is_mapped = shape.is_mapped and self._settings.device == "cpu"
         needed = 4 * (2 * largest if is_mapped else shape.parameters)
-        self._evict(needed)
+        with self._lock:
+            self._evict(needed)
         free = psutil.virtual_memory().available
         if needed > free:
             raise ServiceError(
@@ -180,22 +183,29 @@ class ModelRegistry:
         return load_model(ref, device=self._settings.device)
 
     def _get(self, key: Key, load: "Callable[[], LoadedModel]") -> "LoadedModel":
-        with self._lock:
-            self._set_threads()
-            resident = self._loaded.get(key)
-            if resident is None:
-                from abq_core.models.mapped.freed_memory import return_freed_memory
+        if (found := self._find(key)) is not None:  # without waiting for a model that another thread loads
+            return found
+        with self._loading:
+            if (found := self._find(key)) is not None:
+                return found
+            from abq_core.models.mapped.freed_memory import return_freed_memory
 
-                model = load()
-                return_freed_memory()
-                full = self._loaded.get((key[0], "", FULL_COLUMN))
-                resident = _Resident(model, _own_bytes(model, None if full is None else full.model))
-                self._evict(resident.bytes, coming_models=1)
-                self._loaded[key] = resident
-            return resident.model
+            self._set_threads()
+            model = load()
+            return_freed_memory()
+            own = _own_bytes(model, self._find((key[0], "", FULL_COLUMN)))
+            with self._lock:
+                self._evict(own, coming_models=1)
+                self._loaded[key] = _Resident(model, own)
+            return model
+
+    def _find(self, key: Key) -> "LoadedModel | None":
+        with self._lock:
+            resident = self._loaded.get(key)
+        return None if resident is None else resident.model
 
     def _evict(self, coming_bytes: int, coming_models: int = 0) -> None:
-        """Evict the least recently used models until a new one fits within the limits."""
+        """Evict the least recently used models until a new one fits within the limits. The caller holds the lock."""
         while self._loaded and (
             len(self._loaded) + coming_models > self._max_models
             or self._loaded.currsize + coming_bytes > self._max_bytes

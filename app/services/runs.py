@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -96,13 +97,20 @@ class RunService:
             raise ServiceError(f"{destination} already exists. Name another folder, or remove it.")
         if not source.is_dir():
             raise ServiceError(f"Run {run.id} has no files yet: its job is {run.state}.")
-        shutil.copytree(source, destination, ignore=shutil.ignore_patterns(".*"))
-        rows = self.frame()
-        row = rows[rows["run"] == run.id].iloc[0]
-        (destination / "evaluation.json").write_text(row.to_json(indent=2, date_format="iso") + "\n", "utf-8")
-        if len(tasks := self._tasks.frame(run.id)):
-            text = tasks.to_json(orient="records", indent=2, date_format="iso")
-            (destination / "tasks.json").write_text(text + "\n", "utf-8")
+        with tempfile.TemporaryDirectory(prefix=f".{run.id}-", dir=folder) as waiting:
+            copied = Path(waiting) / run.id
+            try:
+                shutil.copytree(source, copied, ignore=shutil.ignore_patterns(".*"))
+            except shutil.Error as error:
+                _, _, why = error.args[0][0]  # of each file that was not copied
+                raise ServiceError(f"Run {run.id} cannot be copied to {folder}: {why}.") from error
+            rows = self.frame()
+            row = rows[rows["run"] == run.id].iloc[0]
+            (copied / "evaluation.json").write_text(row.to_json(indent=2, date_format="iso") + "\n", "utf-8")
+            if len(tasks := self._tasks.frame(run.id)):
+                text = tasks.to_json(orient="records", indent=2, date_format="iso")
+                (copied / "tasks.json").write_text(text + "\n", "utf-8")
+            copied.rename(destination)
         return destination
 
     def _read_frame(self, limit: int | None, measured_on: str = "") -> pandas.DataFrame:

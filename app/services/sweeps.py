@@ -1,7 +1,7 @@
 """Sweeps as jobs: which calibrations already have a run, and queueing those that have none."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from app.services.jobs import JobService
 from app.services.local_path import local_path
 from app.services.models import ModelService
 from app.services.sources import Sources
+from storage.jobs import Job
 from storage.runs import Run, Runs
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class SweepService:
     def plan(self, specs: Sequence[CalibrationSpec], account: str | None = None) -> list[PlannedCalibration]:
         """The cost of each calibration and the run that it already has. Raises ModelError, ServiceError.
 
-        account: of the page's visitor who names the texts.
+        Equal calibrations are planned once.  account: of the page's visitor who names the texts.
         """
         for spec in specs:
             self._sources.check_text(spec.data, account)
         models = {spec.model: self._sources.stored_model(spec.model) for spec in specs}
-        specs = [
+        named = [
             replace(
                 spec,
                 model=models[spec.model],
@@ -58,6 +59,7 @@ class SweepService:
             )
             for spec in specs
         ]
+        specs = list(dict.fromkeys(named))  # two notations of one precision, such as W4A8h8 and W4A8h8e8, may be equal
         runs: dict[CalibrationSpec, Run] = {}
         for run in self._runs.list(examples=False):  # newest first
             with contextlib.suppress(ValueError):  # written by a version with other fields: equals no current spec
@@ -78,17 +80,14 @@ class SweepService:
         account, max_queued, on_cluster: as for `JobService.submit`. Raises ModelError, EstimateError, DataError,
         ServiceError, QueueFullError.
         """
-        for one in planned:
-            if one.is_pending:
-                self._jobs.check(one.spec, on_cluster, account)
-        specs = [one.spec for one in planned if one.run is None]
-        new = iter(self._jobs.submit_all(specs, account, max_queued, on_cluster=on_cluster) if specs else ())
-        run_ids = []
+        specs, resumed = [], []
         for one in planned:
             if one.run is None:
-                run_ids.append(next(new).run_id)
-                continue
-            if one.is_pending:
-                self._jobs.resume(one.run.id, max_queued)
-            run_ids.append(one.run.id)
-        return run_ids
+                specs.append(one.spec)
+            elif one.is_pending:
+                self._jobs.check(one.spec, on_cluster, account)
+                resumed.append(one.run.job_id)
+        new: Iterator[Job] = iter(())
+        if specs or resumed:
+            new = iter(self._jobs.submit_all(specs, account, max_queued, on_cluster=on_cluster, resumed=resumed))
+        return [next(new).run_id if one.run is None else one.run.id for one in planned]

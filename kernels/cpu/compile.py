@@ -55,11 +55,11 @@ def compilations() -> int:
 def source_hash() -> str:
     """Hash of every file that compiled code depends on.
 
-    This folder with its subfolders, and the files that describe the processor.
+    This folder with its subfolders, and the files that describe the processor and the layout of weights.
     """
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    host = [folder.parent / "host" / name for name in ("numba_internals.py", "processor.py")]
-    for file in (*sorted(folder.rglob("*.py")), *host):
+    others = [folder.parent / name for name in ("host/numba_internals.py", "host/processor.py", "formats/weight.py")]
+    for file in (*sorted(folder.rglob("*.py")), *others):
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from kernels.cpu.quantize import row_grid, row_range
 def ends(x: Array, first: int, last: int, low: Array, high: Array, at: Array) -> None:
     """Minimum and maximum of rows first .. last - 1 of x (rows, n), widened to include 0.
 
-    at: (rows, 2) int64, the columns of the two; -1 for a 0 that is not an element of x.  NaN becomes a min or max.
+    at: (rows, 2) int64, the columns of the two; -1 for a 0, also where an element is 0.  NaN becomes a min or max.
     """
     for row in range(first, last):
         least, greatest, _ = row_range(x[row])

@@ -8,7 +8,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +97,14 @@ class ExportService:
 
     def archive(self, run_id: str, format: str, folder: Path) -> Path:
         """A kept export as a zip file in `folder`. Raises ServiceError without one, RunNotFoundError, ExportError."""
-        if self.kept(run_id, format) is None:
-            raise ServiceError(f"Run {run_id} is not exported to {format} yet: press Export on the Compare tab.")
-        kept = self._kept_folder(run_id, format)
-        path = folder / f"{run_id}-{format}.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
-            for file in sorted(kept.rglob("*")):
-                if file.is_file() and file != kept / _ANSWER:
-                    archive.write(file, file.relative_to(kept))
+        kept, path = self._kept_folder(run_id, format), folder / f"{run_id}-{format}.zip"
+        with self._swapping:  # or the files of two exports could be mixed
+            if self.kept(run_id, format) is None:
+                raise ServiceError(f"Run {run_id} is not exported to {format} yet: press Export on the Compare tab.")
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
+                for file in sorted(kept.rglob("*")):
+                    if file.is_file() and file != kept / _ANSWER:
+                        archive.write(file, file.relative_to(kept))
         return path
 
     def loading_table(self, run_id: str) -> "list[LoadFact]":
@@ -136,14 +136,12 @@ class ExportService:
         run, rows = self._runs.get(run_id), self._runs.frame()
         row = rows[rows["run"] == run.id].iloc[0].to_dict()
         spec = CalibrationSpec.from_dict(run.spec)
-        command = spec.command_line()
-        for path in (spec.model, spec.data):
-            command = command.replace(path, public_name(path))
+        named = replace(spec, model=public_name(spec.model), data=public_name(spec.data))
         record = {
             "method": run.method,
             "precision": run.precision,
             "calibrated on": f"{spec.segments} segments of {spec.seq_len} tokens of {public_name(spec.data)}",
-            "command": command,
+            "command": named.command_line(),
             "run": run.id,
         }
         if formatting.number(row["perplexity"]) is not None:

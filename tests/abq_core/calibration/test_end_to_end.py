@@ -52,6 +52,17 @@ def test_the_pass_reports_ten_means_and_lowers_its_loss(base: LoadedModel, text:
     assert store.blocks.keys() == {0, 1} and not store.drafts
 
 
+@pytest.mark.parametrize(("precision", "rounding"), [("W4A8", True), ("W4A16", False)])
+def test_the_pass_runs_with_rounding_alone_or_with_nothing_to_learn(
+    base: LoadedModel, text: Tensor, precision: str, rounding: bool
+) -> None:
+    switches = replace(METHODS["abq+"], balance="none", clipping=False, act_clipping=not rounding, rounding=rounding)
+    spec = CalibrationSpec("tiny", Precision.parse(precision), "abq+", switches, epochs=1)
+    store = MemoryStore()
+    calibrate(base, spec, store, lambda event: None, CalibrationText(text[:2], text[:16]))
+    assert store.blocks.keys() == {0, 1}
+
+
 def test_the_pass_does_not_change_the_full_precision_model(base: LoadedModel, text: Tensor) -> None:
     before = {name: parameter.clone() for name, parameter in base.model.named_parameters()}
     run(base, text[:16], block_targets=True)

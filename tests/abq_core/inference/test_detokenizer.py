@@ -70,6 +70,17 @@ def test_bytes_that_are_not_utf8_become_replacement_characters(byte_fallback: Pr
     assert "".join(stream(byte_fallback, [HELLO], ids)) == "b\ufffdaéa"
 
 
+@pytest.mark.parametrize("in_prompt", [0, 1, 2, 3])
+def test_a_run_of_long_characters_longer_than_the_context(
+    byte_fallback: PreTrainedTokenizerFast, in_prompt: int
+) -> None:
+    """ByteFallback decodes a run of byte tokens wholly or not at all."""
+    faces = "😀😁😂🤣"
+    ids = [1 + byte for byte in faces.encode()]
+    written = stream(byte_fallback, [HELLO, *ids[: 4 * in_prompt]], [*ids[4 * in_prompt :], HELLO, A])
+    assert "".join(written) == f"{faces[in_prompt:]} helloa"
+
+
 def test_decode_stream_fails_on_bytes_that_are_not_utf8(byte_fallback: PreTrainedTokenizerFast) -> None:
     """The reason for `Detokenizer`.
 

@@ -5,6 +5,7 @@ Equal for equal seeds, disjoint, from the right split, and read again from their
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,8 @@ def test_a_short_text_says_how_many_segments_it_has(tokenizer: Any, text_file: P
         segments(str(text_file), tokenizer, 10_000, 64, 0, "calibration")
     available = caught.value.available
     assert len(segments(str(text_file), tokenizer, available, 64, 0, "calibration")) == available
+    again = pickle.loads(pickle.dumps(caught.value))  # a benchmark's process sends it to another one
+    assert str(again) == str(caught.value) and again.available == caught.value.available
 
 
 @pytest.fixture(scope="module", params=[(299,), (7, 299)])

@@ -12,16 +12,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 from app_cases import SpecMaker
 from tiny_tokenizers import chat_folder
 
 from abq_core.planning.estimate import Available
-from app.cli.main import main
+from app.cli.main import app, main
 from app.jobs.executors.local import PROJECT_ROOT
 from app.services import Services
 from storage.jobs import Job
@@ -30,12 +32,6 @@ EVALUATION = {
     "precision", "method", "perplexity", "perplexity_stderr", "kl_mean", "same_top", "stored_bits", "weight_bytes",
 }  # fmt: skip
 KERNEL = {"precision", "n", "k", "m", "engine", "path", "median_us", "iqr_us", "exact", "speedup"}
-COMMANDS = [
-    "app", "calibrate", "import", "sweep", "allocate", "jobs list", "jobs show", "jobs cancel", "jobs resume", "eval",
-    "generate", "bench kernels", "bench decode", "bench export", "bench import", "runs list", "runs show",
-    "runs delete", "runs export", "runs verify", "runs gc", "db backup", "export", "report",
-    "quickstart", "worker", "warmup",
-]  # fmt: skip
 Ask = Callable[..., dict[str, object]]
 
 
@@ -66,7 +62,16 @@ def test_start_up_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def commands(group: Any, before: str = "") -> Iterator[str]:
+    """The commands below a typer or click group, with those of its subgroups."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}"
+
+
+@pytest.mark.parametrize("command", [*commands(typer.main.get_command(app))])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     assert f"abq {command}" in " ".join(capsys.readouterr().out.split())
@@ -181,6 +186,8 @@ def test_eval_follows_a_protocol_and_says_what_it_read(
         (["--segments", "1"], "--segments 1: use a number from 2 on, or all."),
         (["--segments", "many"], "--segments many: use a number from 2 on, or all."),
         (["--protocol", "paper", "--segments", "8"], "reads every window. Leave --segments out."),
+        (["--tasks", "piqa", "--data", "wikitext2"], "--tasks bring their own text: leave --data"),
+        (["--limit", "5"], "--limit and --engine belong to --tasks."),
     ],
 )
 def test_wrong_protocols_and_amounts_are_named(
@@ -372,3 +379,18 @@ def test_a_full_disk_is_reported(
     monkeypatch.setattr("app.files.os.fsync", full)
     assert main(["report", "--out", str(folder / "report.html")]) == 2
     assert "disk is full" in capsys.readouterr().err and not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--quick", "--threads", "8"], "--quick chooses for --precisions, --shapes, --m and --threads"),
+        (["--compile-only", "--shapes", "8x8"], "--compile-only chooses for"),
+        (["--arch", "90a"], "--arch 90a needs --compile-only."),
+    ],
+)
+def test_kernel_options_that_would_be_ignored_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "kernels", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -11,6 +11,7 @@ from abq_core.precision import Precision, PrecisionError
 from abq_core.text.errors import DataError
 from app.clock import now
 from app.services import Services
+from app.services.jobs import RECENT
 from storage.errors import JobNotFoundError, QueueFullError, RunNotFoundError
 
 
@@ -74,3 +75,19 @@ def test_several_calibrations_are_queued_together_or_not_at_all(services: Servic
     assert services.jobs.frame().empty
     jobs = services.jobs.submit_all([tiny_spec(), tiny_spec("W2A8")], max_queued=2)
     assert [job.spec["precision"] for job in jobs] == ["W4A4", "W2A8"]
+
+
+def test_as_many_jobs_are_listed_as_asked_for(services: Services, tiny_spec: SpecMaker) -> None:
+    spec = tiny_spec("W4A4", "rtn").to_dict()
+    services.storage.jobs.submit_all([spec] * (RECENT + 1), now())
+    assert len(services.jobs.frame()) == RECENT
+    assert len(services.jobs.newest(RECENT + 50)) == RECENT + 1 and len(services.jobs.newest(2)) == 2
+
+
+def test_the_log_of_a_job_is_shown_to_its_end(services: Services, tiny_spec: SpecMaker) -> None:
+    job = services.jobs.submit(tiny_spec("W4A4", "rtn"))
+    claimed = services.storage.jobs.claim_next("w", now())
+    assert claimed is not None
+    for number in range(1005):
+        services.storage.jobs.log(job.id, claimed.epoch, now(), f"line {number}")
+    assert services.jobs.log(job.id).endswith("line 1004")

@@ -3,6 +3,8 @@
 Each model is loaded once, and the least recently used are evicted before the next one is loaded.
 """
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,26 @@ def test_columns_have_one_model(services: Services, tiny_spec: SpecMaker, tiny_o
 
 def test_the_built_in_model_has_one_name() -> None:
     assert BUILTIN == reference.BUILTIN
+
+
+def test_a_loaded_model_is_found_while_another_one_is_loaded(
+    services: Services, tiny_llama: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = services.registry
+    first = registry.full(str(tiny_llama))
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(ref: str, device: str) -> object:
+        loading.set()
+        assert go_on.wait(30)
+        return first
+
+    monkeypatch.setattr("abq_core.models.loading.load_model", load)
+    with ThreadPoolExecutor(2) as threads:
+        second = threads.submit(registry.full, str(tiny_opt))
+        try:
+            assert loading.wait(30)
+            assert threads.submit(registry.full, str(tiny_llama)).result(30) is first
+        finally:
+            go_on.set()
+        assert second.result(30) is first

@@ -61,3 +61,18 @@ def test_an_exported_run_is_complete_and_overwrites_nothing(finished: tuple[Serv
     assert {"spec.json", "evaluation.json", "blocks/000.safetensors", "diagnostics/blocks.parquet"} <= names
     with pytest.raises(ServiceError, match="already"):
         services.runs.export(job.run_id, tmp_path)
+
+
+def test_a_file_that_cannot_be_copied_is_named_and_nothing_remains(
+    finished: tuple[Services, Job], tmp_path: Path
+) -> None:
+    services, job = finished
+    link = services.runs.folder(job.run_id).path / "lost.json"
+    link.symlink_to(tmp_path / "nowhere")
+    try:
+        with pytest.raises(ServiceError, match=rf"Run {job.run_id} cannot be copied to .*No such file"):
+            services.runs.export(job.run_id, tmp_path)
+    finally:
+        link.unlink()
+    assert not list(tmp_path.iterdir())
+    assert services.runs.export(job.run_id, tmp_path).is_dir()

@@ -9,9 +9,11 @@ import pytest
 import yaml
 from app_cases import SpecMaker, settings_in
 
+from abq_core.planning.sweep import read_sweep
 from app.cli.main import main
 from app.clock import now
 from app.services import Services, open_services
+from storage.errors import JobStateError, QueueFullError
 
 
 @pytest.fixture
@@ -124,3 +126,28 @@ def test_an_address_without_a_cluster_is_refused_and_nothing_is_queued(
             out, err = capsys.readouterr()
             assert not out and sentence in err and err.count("\n") == 1
     assert not services.storage.jobs.list()
+
+
+def test_resumed_and_new_calibrations_are_queued_together_or_not_at_all(
+    services: Services, tiny_spec: SpecMaker
+) -> None:
+    specs = [tiny_spec(precision, "rtn", epochs=1) for precision in ("W4A4", "W3A8", "W2A8")]
+    ended = services.jobs.cancel(services.jobs.submit(specs[0]).id)
+    planned = services.sweeps.plan(specs)
+    with pytest.raises(QueueFullError):
+        services.sweeps.queue(planned, max_queued=2)
+    assert [job.state for job in services.storage.jobs.list()] == ["cancelled"]
+    services.jobs.resume(ended.id)  # by another visitor
+    with pytest.raises(JobStateError):
+        services.sweeps.queue(planned)
+    assert [job.state for job in services.storage.jobs.list()] == ["queued"]
+    runs = services.sweeps.queue(services.sweeps.plan(specs), max_queued=3)
+    assert runs[0] == ended.run_id and len(set(runs)) == 3
+    assert [job.state for job in services.storage.jobs.list()] == ["queued"] * 3
+
+
+def test_two_notations_of_one_precision_are_one_calibration(
+    folder: Path, services: Services, tiny_spec: SpecMaker, tiny_opt: Path
+) -> None:
+    path = write(folder, tiny_spec, models=[str(tiny_opt)], precisions=["W4A8h8", "W4A8h8e8"], methods=["rtn"])
+    assert len(services.sweeps.plan(read_sweep(path))) == 1, "its embedding is its LM head"

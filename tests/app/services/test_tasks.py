@@ -56,6 +56,7 @@ def test_tasks_are_run_stored_and_shown(
     ask: Ask,
     task_files: dict[str, str],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     services, job = finished
@@ -71,7 +72,9 @@ def test_tasks_are_run_stored_and_shown(
 
     again = ask("eval", job.run_id, "--tasks", task_files["writing"], "--limit", "2", "--engine", "packed")
     assert (again["tasks"][0]["samples"], again["tasks"][0]["of"], again["engine"]) == (2, 8, "packed")
-    full = ask("eval", str(job.spec["model"]), "--tasks", task_files["reading"])
+    model = Path(str(job.spec["model"]))
+    monkeypatch.chdir(model.parent)
+    full = ask("eval", f"./{model.name}", "--tasks", task_files["reading"])
     assert (full["precision"], full["method"], full["engine"]) == ("FP16", "none", "full")
 
     runs = services.runs.frame().set_index("run")

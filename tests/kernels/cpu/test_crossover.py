@@ -35,9 +35,13 @@ def test_the_file_is_named_after_the_processor(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["cpu"] == cpu_name()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 0}', '{"format": 3, "last_packed": {"w2": 99}}'])
-def test_a_broken_file_is_measured_again(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 0}', {"w2": 99}, {"w2": 0}, {"w2": "8"}])
+def test_a_broken_file_is_measured_again(tmp_path: Path, content: str | dict[str, object]) -> None:
     table = CrossoverTable(tmp_path)
+    if isinstance(content, dict):  # a good file with a wrong number
+        table.last_packed("w2", lambda m: (1.0, 2.0))
+        content = json.dumps(json.loads(table.path.read_text()) | {"last_packed": content})
+        table = CrossoverTable(tmp_path)
     table.path.write_text(content)
     assert table.last_packed("w2", lambda m: (1.0, 2.0)) == 48
     assert CrossoverTable(tmp_path).last_packed("w2", never) == 48
