@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
 import torch
 
@@ -115,7 +115,7 @@ class ClaimedJob(ABC):
     def _finish(self) -> None:
         self._jobs.finish(*self._ids())
 
-    def _ids(self) -> Any:
+    def _ids(self) -> tuple[str, int, datetime]:
         """Job, epoch and time: the first arguments of every write."""
         return self._job.id, self._job.epoch, now()
 

@@ -45,7 +45,7 @@ class ExampleArchive:
             **{f"diagnostics/{name}.parquet": _parquet(frame) for name, frame in sorted(self.frames.items())},
             **{f"blocks/{index:03d}.safetensors": data for index, data in enumerate(self.blocks)},
         }
-        with tarfile.open(path, "w:xz", preset=_EXTREME) as archive:
+        with tarfile.open(path, "w:xz", preset=_EXTREME) as archive:  # type: ignore[call-overload] # a flag of LZMA
             for name, data in files.items():
                 member = tarfile.TarInfo(name)
                 member.size = len(data)

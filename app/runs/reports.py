@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,17 +210,18 @@ def _histograms(histograms: pandas.DataFrame, levels: pandas.DataFrame, compared
         of = "" if kind == "output" else f" of {tensor}"
         yield _figure(
             f"The {word}{of} in block {block}, {compared}.",
-            lambda dark, b=block, t=tensor, k=kind: paired_figure(histograms, b, t, k, dark=dark),
+            partial(paired_figure, histograms, block, tensor, kind),
         )
         if kind == "weight" and len(levels):
             yield _figure(
                 f"How often {tensor} of block {block} uses each level.",
-                lambda dark, b=block, t=tensor: level_figure(levels, b, t, dark=dark),
+                partial(level_figure, levels, block, tensor),
             )
 
 
-def _figure(caption: str, draw: Callable[[bool], go.Figure]) -> _Figure:
-    themes = {"light": plotly.io.to_json(draw(False)), "dark": plotly.io.to_json(draw(True))}
+def _figure(caption: str, draw: Callable[..., go.Figure]) -> _Figure:
+    """A figure in both themes. draw: takes `dark`."""
+    themes = {"light": plotly.io.to_json(draw(dark=False)), "dark": plotly.io.to_json(draw(dark=True))}
     data = "{" + ",".join(f"{json.dumps(theme)}:{drawn}" for theme, drawn in themes.items()) + "}"
     # Without these three characters no text in the data can end the script element.
     return _Figure(caption, data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

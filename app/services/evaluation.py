@@ -153,9 +153,9 @@ class EvaluationService:
     def _learned_from(self, run: Run, file: str) -> bool:
         """Whether the run was calibrated on this file, or on a file with the same content."""
         try:
-            records = self._runs.texts(run.id).values()
+            records = list(self._runs.texts(run.id).values())
         except RunFolderError:  # damaged: its spec still names the text
-            records = ()
+            records = []
         path, revision = local_path(file), read_text(file, "whole").revision
         sources = {str(run.spec.get("data")), *(record.source for record in records)}
         return path in sources or revision in {record.revision for record in records}

@@ -11,6 +11,8 @@ from abq_core.mix import ModelPrecision, resolve_tables
 from abq_core.precision import FULL_BITS, suffix
 from abq_core.spec import CalibrationSpec
 from abq_core.text.sources import BUILTIN_TEXT
+from app import formatting
+from app.services.errors import ServiceError
 from app.services.precisions import find_precision
 from app.services.registry import BUILTIN, ModelRegistry
 from app.services.sources import Sources
@@ -19,16 +21,21 @@ from app.services.stored import Storage
 from app.settings import Settings
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands that need no model start without it
+    from torch import Tensor
+
     from abq_core.evaluation.perplexity import Scores
     from abq_core.models.gguf.weights import StoredWeights
+    from abq_core.models.loading import LoadedModel
     from abq_core.models.shape import ModelShape
     from abq_core.planning.estimate import Estimate
+    from abq_core.text.records import TextRecord
 
 MAX_RECENT_RUNS = 500  # runs whose models are listed
 MAX_EXPLORED = 8  # explored pairs of model and precision that stay in memory
 MAX_COSTS = 64  # measured costs of tables that stay in memory
 TABLE_BITS = (FULL_BITS, 8, 6, 4)  # of embedding and LM head, from which the page and a budget choose
 COST_SEGMENTS, COST_SEQ_LEN = 4, 128  # of held-out built-in text, on which they are measured
+MOST_SIMULATED = 500_000_000  # parameters of a model that is simulated while a visitor waits
 
 
 class ModelService:
@@ -124,13 +131,11 @@ class ModelService:
         Measured on COST_SEGMENTS segments of held-out text, once. Raises ModelError, PrecisionError, ServiceError.
         """
         from abq_core.evaluation.table_cost import table_cost
-        from abq_core.text.segments import recorded_segments
 
         found = self.known_table_cost(ref, precision)
         if found is None:
             base = self._registry.full(ref)
-            seq_len = min(COST_SEQ_LEN, base.context)
-            text, record = recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
+            text, record = cost_segments(base)
             found = table_cost(base, precision, text, record.unscored)
             with self._costs_lock:
                 self._costs[ref, _tables_of(precision)] = found
@@ -141,6 +146,17 @@ class ModelService:
         with self._costs_lock:
             return self._costs.get((ref, _tables_of(precision)))
 
+    def check_simulated(self, ref: str, what: str) -> None:
+        """Refuse a model that is too large to be simulated while a visitor waits. Raises ServiceError, ModelError.
+
+        what: the beginning of the sentence that names the limit, such as "Formats are simulated for models".
+        """
+        if (parameters := self.shape(ref).parameters) > MOST_SIMULATED:
+            raise ServiceError(
+                f"This model has {formatting.count(parameters)} parameters. {what} of at most "
+                f"{formatting.count(MOST_SIMULATED)}."
+            )
+
     def _explore(self, ref: str, precision: ModelPrecision) -> dict[str, pandas.DataFrame]:
         from abq_core.analysis.explore import explore
 
@@ -149,6 +165,14 @@ class ModelService:
     @staticmethod
     def _explore_key(ref: str, precision: ModelPrecision) -> tuple[str, str]:
         return ref, str(precision)
+
+
+def cost_segments(base: "LoadedModel") -> "tuple[Tensor, TextRecord]":
+    """The held-out text on which costs are measured: (COST_SEGMENTS, COST_SEQ_LEN or the context) int64."""
+    from abq_core.text.segments import recorded_segments
+
+    seq_len = min(COST_SEQ_LEN, base.context)
+    return recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
 
 
 def _tables_of(precision: ModelPrecision) -> str:

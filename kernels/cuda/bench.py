@@ -39,7 +39,10 @@ class Recorder(CeilingDevice, Protocol):
     """The device interface of the benchmark (`kernels.cuda.driver.CudaDevice`)."""
 
     name: str
-    cache_bytes: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the last-level cache."""
 
     def record(self, runs: list[Callable[[], object]]) -> Callable[[], float]:
         """Capture all runs in a CUDA graph.

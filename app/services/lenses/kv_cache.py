@@ -8,7 +8,6 @@ import pandas
 
 from abq_core.precision import FULL_BITS
 from abq_core.text.sources import BUILTIN_TEXT
-from app import formatting
 from app.services.errors import ServiceError
 from app.services.lenses.measured import Measured
 from app.services.models import ModelService
@@ -24,7 +23,6 @@ PARTS = (2, 4, 8)  # a cache holds the text's tokens divided by this number
 WINDOW, MASS, ALL = "window and sinks", "attention mass", "all tokens"
 FEWEST_TOKENS, MOST_TOKENS = 64, 2048  # per segment; attention maps of all heads are in memory
 SEGMENTS = 2
-MOST_PARAMETERS = 500_000_000
 MAX_TABLES = 16  # that stay in memory
 COLUMNS = ["bits", "kept", "tokens", "bytes", "kl_mean", "perplexity", "perplexity_stderr", "same_top"]
 
@@ -78,11 +76,7 @@ class KvCacheService:
         from abq_core.evaluation.kv_cost import kv_cost
         from abq_core.text.segments import recorded_segments
 
-        if (parameters := self._models.shape(subject.model).parameters) > MOST_PARAMETERS:
-            raise ServiceError(
-                f"This model has {formatting.count(parameters)} parameters. The KV cache is simulated for models of at "
-                f"most {formatting.count(MOST_PARAMETERS)}."
-            )
+        self._models.check_simulated(subject.model, "The KV cache is simulated for models")
         full = self._registry.full(subject.model)
         tokens = min(subject.tokens, full.context)
         model = self._registry.streamed(subject.run) if subject.run else full

@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING
 import pandas
 from cachetools import LRUCache, cached
 
-from abq_core.text.sources import BUILTIN_TEXT
-from app import formatting
-from app.services.errors import ServiceError
 from app.services.lenses.linears import linear_weight
 from app.services.lenses.measured import Measured
-from app.services.models import COST_SEGMENTS, COST_SEQ_LEN, ModelService
+from app.services.models import ModelService, cost_segments
 from app.services.registry import ModelRegistry
 
 if TYPE_CHECKING:
@@ -20,7 +17,6 @@ if TYPE_CHECKING:
 
 MAX_COMPARED = 16  # compared linears that stay in memory
 MAX_COSTS = 128
-MOST_PARAMETERS = 500_000_000  # of a model whose formats are simulated; searching scales takes a minute per 500 M
 Frames = dict[str, pandas.DataFrame]
 
 
@@ -56,19 +52,12 @@ class LevelSetService:
         Measured on COST_SEGMENTS segments of held-out text, once. Raises ModelError, ServiceError.
         """
         from abq_core.evaluation.level_set_cost import level_set_cost
-        from abq_core.text.segments import recorded_segments
 
         found = self.known_cost(ref, one, group_size)
         if found is None:
-            parameters = self._models.shape(ref).parameters
-            if parameters > MOST_PARAMETERS:
-                raise ServiceError(
-                    f"This model has {formatting.count(parameters)} parameters. Formats are simulated for models of at "
-                    f"most {formatting.count(MOST_PARAMETERS)}; the figure works for any model."
-                )
+            self._models.check_simulated(ref, "The figure works for any model; formats are simulated for models")
             base = self._registry.full(ref)
-            seq_len = min(COST_SEQ_LEN, base.context)
-            text, record = recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
+            text, record = cost_segments(base)
             found = self._costs[ref, one, group_size] = level_set_cost(base, one, group_size, text, record.unscored)
         return found
 

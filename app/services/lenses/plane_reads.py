@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 from abq_core.imports.spec import is_import
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec, read_precision
-from abq_core.text.sources import BUILTIN_TEXT
-from app import formatting
 from app.services.errors import ServiceError
 from app.services.lenses.measured import Measured
-from app.services.models import COST_SEGMENTS, COST_SEQ_LEN, ModelService
+from app.services.models import ModelService, cost_segments
 from app.services.registry import ModelRegistry
 from storage.runs import Runs
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from abq_core.evaluation.plane_cost import Continuation, PlaneScores
 
 MAX_READS = 64  # that stay in memory
-MOST_PARAMETERS = 500_000_000  # of the model; each number of planes is simulated twice
 NEW_TOKENS = 24
 
 
@@ -69,11 +66,7 @@ class PlaneReadService:
                 f"Run {run_id} ({run.precision}) cannot be read at fewer bits. Take a run with one precision for all "
                 f"linears, more than {FEWEST_PLANES} bits and no star, such as W8A8."
             )
-        if (parameters := self._models.shape(run.model).parameters) > MOST_PARAMETERS:
-            raise ServiceError(
-                f"This model has {formatting.count(parameters)} parameters. Runs of at most "
-                f"{formatting.count(MOST_PARAMETERS)} are read at fewer bits."
-            )
+        self._models.check_simulated(run.model, "A run is read at fewer bits for models")
         return counts
 
     def read(self, run_id: str, planes: int, prompt: str) -> PlaneRead:
@@ -82,7 +75,6 @@ class PlaneReadService:
         Both are measured once. Raises ServiceError, ModelError, MissingBlockError, PromptError.
         """
         from abq_core.evaluation.plane_cost import plane_continuation, plane_scores
-        from abq_core.text.segments import recorded_segments
 
         counts = self.counts(run_id)
         if planes not in counts:
@@ -94,8 +86,7 @@ class PlaneReadService:
             written = plane_continuation(base, precision, store, planes, prompt, NEW_TOKENS)
             self._texts[run_id, planes, prompt] = written
         if at is None:
-            seq_len = min(COST_SEQ_LEN, base.context)
-            ids, record = recorded_segments(BUILTIN_TEXT, base.tokenizer, COST_SEGMENTS, seq_len, 0, "evaluation")
+            ids, record = cost_segments(base)
             at = self._scores[run_id, planes] = plane_scores(base, precision, store, planes, ids, record.unscored)
         return self._read(run_id, at, written)
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.cli.main import main
 from app.figures.lenses.kv_cache import kv_cache_figure
-from app.services import ServiceError, Services
+from app.services import ServiceError, Services, models
 from app.services.lenses import kv_cache
 from app.services.lenses.kv_cache import ALL, BITS, MASS, PARTS, WINDOW
 from storage.errors import RunNotFoundError
@@ -58,6 +58,6 @@ def test_refusals(services: Services, tiny_llama: Path, monkeypatch: pytest.Monk
         service.subject("r-0000000000")
     with pytest.raises(ServiceError, match="4000 tokens per text"):
         service.subject("builtin", 4000)
-    monkeypatch.setattr(kv_cache, "MOST_PARAMETERS", 1000)
+    monkeypatch.setattr(models, "MOST_SIMULATED", 1000)
     with pytest.raises(ServiceError, match="at most 1,000"):
         service.measure(service.subject(str(tiny_llama), 64))

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from abq_core.quantization.level_sets import LevelSetError
-from app.services import ServiceError, Services
-from app.services.lenses import level_sets
+from app.services import ServiceError, Services, models
 
 
 def test_formats_of_a_linear_are_compared_once(services: Services, tiny_llama: Path) -> None:
@@ -34,6 +33,6 @@ def test_a_cost_is_measured_once_and_only_for_small_models(
     coarse, fine = (service.cost(ref, formats[name], None) for name in ("uniform W2", "NF4"))
     assert 0 < fine.kl_mean < coarse.kl_mean
     assert service.cost(ref, formats["NF4"], None) is fine is service.known_cost(ref, formats["NF4"], None)
-    monkeypatch.setattr(level_sets, "MOST_PARAMETERS", 1000)
+    monkeypatch.setattr(models, "MOST_SIMULATED", 1000)
     with pytest.raises(ServiceError, match="at most 1,000"):
         service.cost(ref, formats["FP4 E2M1"], None)

@@ -8,8 +8,7 @@ from app_cases import SpecMaker, work_on
 
 from app.cli.main import main
 from app.figures.lenses.plane_reads import plane_reads_figure
-from app.services import ServiceError, Services
-from app.services.lenses import plane_reads
+from app.services import ServiceError, Services, models
 from app.web.tabs.compare.plane_panel import reads_frame
 from storage.errors import RunNotFoundError
 from storage.jobs import Job
@@ -65,7 +64,7 @@ def test_large_models_and_unknown_runs_are_refused(
     services: Services, tiny_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = work_on(services, services.jobs.submit(tiny_spec("W4A8", "rtn"))).run_id
-    monkeypatch.setattr(plane_reads, "MOST_PARAMETERS", 1000)
+    monkeypatch.setattr(models, "MOST_SIMULATED", 1000)
     with pytest.raises(ServiceError, match="at most 1,000"):
         services.lenses.plane_reads.read(run, 3, "def open")
     with pytest.raises(RunNotFoundError):
