@@ -54,7 +54,8 @@ def calibrate(
     Blocks depend on the bits of the embedding, which changes their inputs, and not on those of the LM head.
 
     text: from `read_text(base, spec)`; read here if None. The same spec gives the same tensors, bit for bit on one
-    machine, even if it was stopped and resumed. Raises CalibrationError if a loss is not finite; exceptions of
+    machine, even if it was stopped and resumed. Raises CalibrationError if a loss is not finite, SpecError or
+    PrecisionError for a spec that does not fit the model, DataError for a text that cannot be read; exceptions of
     `on_event` propagate.
     """
     text = text or read_text(base, spec, on_event)

@@ -71,7 +71,7 @@ class EvaluationService:
         `seq_len` of the result are those that were read.
 
         on_step(done, total): called after each step; may raise to stop.  account: of the page's visitor who names the
-        text. Raises ModelError, DataError, ServiceError.
+        text. Raises RunNotFoundError, MissingBlockError, ModelError, DataError, EvaluationError, ServiceError.
         """
         from abq_core.evaluation.perplexity import Evaluation, evaluate
 

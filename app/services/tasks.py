@@ -36,7 +36,7 @@ class TaskService:
 
         tasks: names, or paths of .yaml files.  limit: questions per task.
         on_step(task, done, total): may raise to stop.
-        Raises TaskError.
+        Raises TaskError, RunNotFoundError, MissingBlockError, ModelError, ServiceError.
         """
         from abq_core.evaluation.tasks import check_tasks, run_tasks
 

@@ -84,7 +84,8 @@ class ThroughputService:
         Stores all rows or none.
         Returns a row per column: tokens/s, seconds to the first token, bytes of weights, and the kernel path.
         on_token(count): called after each token of the first column; may raise to stop.  device: "cpu" or "cuda".
-        Raises ServiceError, and CudaError without a GPU.
+        Raises RunNotFoundError, MissingBlockError, PrecisionError, ModelError, PromptError if the text does not fit the
+        model's context, ServiceError, and CudaError without a GPU.
         """
         if not columns or tokens < 2:
             raise ServiceError(

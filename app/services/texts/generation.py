@@ -37,7 +37,8 @@ class GenerationService:
         model: the model of "full" and of precisions. Runs bring their own model, which must be equal in all columns.
         measured: compute the KL divergence of each token from full precision, and its CANDIDATES.
         follow: all columns read the text of the first one.
-        Raises ServiceError, PromptError, ChatTemplateError.
+        Raises RunNotFoundError, MissingBlockError, PrecisionError, ModelError, ServiceError, PromptError,
+        ChatTemplateError.
         """
         from abq_core.inference.generate import generate
 
