@@ -50,8 +50,9 @@ class ColumnProcess:
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
-            killed = "It was killed: free some memory, or measure fewer columns."
-            why = killed if code == -signal.SIGKILL else "Its own message is above."
+            why = "Its own message is above."
+            if code is not None and code < 0:
+                why = f"It was ended by {signal.Signals(-code).name}; SIGKILL means that the memory was not enough."
             raise ColumnError(f"The process of {self._label} ended with exit code {code}. {why}") from None
         return answer
 

@@ -93,6 +93,7 @@ class Jobs:
         """Create a run and a job for each spec, or for none if one of them is refused. As `submit`.
 
         resumed: ids of ended jobs that are queued again in the same transaction, as by `resume`. Returns the new jobs.
+        Also raises JobStateError, JobNotFoundError for one of them.
         """
         for spec in specs:
             missing = [name for name in ("model", "precision", "method") if not isinstance(spec.get(name), str)]
@@ -100,7 +101,7 @@ class Jobs:
                 raise JobSpecError(f"The spec lacks {', '.join(missing)} (as text): {dict(spec)}. Pass spec.to_dict().")
         with self._database.transaction() as session:
             _require_room(session, len(specs) + len(resumed), max_queued)
-            for job_id in resumed:
+            for job_id in sorted(resumed):  # in one order: two transactions lock the same rows
                 _resume(session, job_id, now)
             return [_job(_add_job(session, spec, now, kind, account)) for spec in specs]
 
@@ -159,7 +160,7 @@ class Jobs:
     def resume(self, job_id: str, now: datetime, max_queued: int | None = None) -> Job:
         """Queue a failed or cancelled job again; its finished blocks are kept.
 
-        Raises JobStateError in any other state, JobNotFoundError.
+        Raises JobStateError in any other state, JobNotFoundError, QueueFullError.
         """
         with self._database.transaction() as session:
             _require_room(session, 1, max_queued)  # before the row is locked, as in `submit_all`

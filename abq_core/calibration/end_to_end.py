@@ -55,7 +55,8 @@ def learn_together(
 
     Minimizes KL(full || quantized) of the next-token distributions, in nats per token; with the switch `block_targets`
     also the log cosine between every block's output and that of full precision. Rounding offsets are learned by sign
-    descent and stored in float16, all other values by AdamW. Raises CalibrationError.
+    descent and stored in float16, all other values by AdamW. Does nothing if no block has learned values. Raises
+    CalibrationError.
     """
     if not any(quantizer.parameter_groups() for quantizer in quantizers):
         return  # such as learned activation clipping with activations that are not quantized

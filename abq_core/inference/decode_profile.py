@@ -60,7 +60,8 @@ def profile_decode(
     """Decode `tokens` tokens greedily on the CPU, twice.
 
     linear_bytes: of the weights of the blocks' linears in memory.  on_token(count): called after each token of both
-    times; may raise to stop.  Raises PromptError if prompt and tokens exceed the model's context, GenerationError.
+    times; may raise to stop.  Raises PromptError if prompt and tokens exceed the model's context, of which the warm-up
+    takes _WARM_UP_TOKENS, ModelError, GenerationError.
     """
     steps = _WARM_UP_TOKENS + tokens
     ids = starts({"": model}, prompt, steps)[""].ids

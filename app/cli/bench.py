@@ -54,10 +54,11 @@ def kernels(
     Peers other than torch: pip install 'abq-explorer[peers]'.
     Example: abq bench kernels --precisions W2A8,W4A4 --shapes 4096x4096 --m 1 --threads 1 --json
     """
-    cases = (precisions, shapes, m)
-    if (quick or compile_only) and (cases != _CASES or threads is not None):
-        name = "--quick" if quick else "--compile-only"
-        raise OptionError(f"{name} chooses for --precisions, --shapes, --m and --threads: leave them or {name} out.")
+    is_chosen = (precisions, shapes, m) != _CASES or threads is not None
+    if compile_only and (is_chosen or quick or peers is not None or device != "cpu"):
+        raise OptionError("--compile-only times nothing: of the other options, use only --arch and --json.")
+    if quick and is_chosen:
+        raise OptionError("--quick sets --precisions, --shapes, --m and --threads: remove them, or --quick.")
     if compile_only:
         return _compiled(parse_list(_ARCHS if arch is None else arch))
     if arch is not None:

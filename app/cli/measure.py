@@ -138,19 +138,18 @@ def _tasks(services: "Services", run_or_model: str, tasks: list[str], limit: int
 
     if engine not in ("simulated", "packed"):
         raise OptionError(f"--engine {engine}: use simulated or packed.")
+    is_run = means_run(run_or_model)
+    if not is_run and engine != "simulated":
+        raise OptionError(f"--engine {engine} is for runs; a model is evaluated in full precision.")
+    subject = run_or_model if is_run else services.registry.stored_model(run_or_model)
     with ProgressLine() as line:
 
         def on_step(task: str, done: int, total: int) -> None:
             line.show(task, done / max(total, 1), f"{done:,} of {total:,} requests.", None)
 
-        scores = services.tasks.evaluate(run_or_model, tasks, limit, engine, on_step)  # type: ignore[arg-type]
-    is_run = means_run(run_or_model)
+        scores = services.tasks.evaluate(subject, tasks, limit, engine, on_step)  # type: ignore[arg-type]
     found = services.runs.frame()
-    row = found[
-        found["run"].eq(run_or_model)
-        if is_run
-        else found["run"].eq("") & found["model"].eq(services.registry.stored_model(run_or_model))
-    ].iloc[0]
+    row = found[found["run"].eq(subject if is_run else "") & (is_run or found["model"].eq(subject))].iloc[0]
     data = {
         "run" if is_run else "model": run_or_model,
         **{name: row[name] for name in ("precision", "method", "task_score", "task_stderr")},

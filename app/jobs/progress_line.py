@@ -18,7 +18,7 @@ BAR_WIDTH = 20
 
 
 class ProgressLine:
-    """Shows progress on stderr while it is entered. Call `show` whenever something changed."""
+    """A context manager that shows progress on stderr. Call `show` whenever something changed."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)

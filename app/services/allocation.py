@@ -108,7 +108,10 @@ class AllocationService:
         if precisions[0] != precisions[0].with_tables(None, None):
             raise BudgetError(f"{precisions[0]} fixes bits that this budget chooses: leave out h and e.")
         model = self._sources.stored_model(ref)
-        measured, shape = self._measure(model, precisions, text or SensitivityText(), on_step), self._models.shape(ref)
+        measured, shape = (
+            self._measure(model, precisions, text or SensitivityText(), on_step),
+            self._models.shape(model),
+        )
         allocations: list[Allocation] = []
         for bits in TABLE_BITS:
             tables = None if bits == FULL_BITS else bits
@@ -117,7 +120,7 @@ class AllocationService:
             remaining = int(bits_per_parameter * size.parameters / 8) - (size.total - size.linears)
             with contextlib.suppress(BudgetError):  # too small for the linears beside these tables
                 chosen = allocate(measured, stored_bytes=max(remaining, 1), bit_operations=bit_operations)
-                kl = 0.0 if tables is None else self._models.table_cost(ref, rounded).kl_mean
+                kl = 0.0 if tables is None else self._models.table_cost(model, rounded).kl_mean
                 allocations.append(chosen.with_tables(tables, tables, kl))
         if not allocations:
             raise BudgetError(

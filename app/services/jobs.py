@@ -64,7 +64,8 @@ class JobService:
     ) -> Sequence[Job]:
         """Queue several calibrations, or none if one of them cannot run. As `submit`.
 
-        resumed: ids of failed or cancelled jobs that are queued again with them. Returns the new jobs.
+        resumed: ids of failed or cancelled jobs that are queued again with them. Returns the new jobs. Also raises
+        JobStateError, JobNotFoundError for one of `resumed`.
         """
         checked = []
         for spec in specs:
@@ -115,7 +116,7 @@ class JobService:
     def resume(self, job_or_run: str, max_queued: int | None = None) -> Job:
         """Queue a failed or cancelled job again; it continues after its last finished block.
 
-        Raises JobStateError.
+        Raises JobStateError, QueueFullError.
         """
         return self._jobs.resume(self.get(job_or_run).id, now(), max_queued)
 
@@ -129,8 +130,8 @@ class JobService:
         return self._frame.read().copy()
 
     def newest(self, limit: int) -> pandas.DataFrame:
-        """The rows of `frame` of as many jobs as `limit` says."""
-        return dataframes.jobs_frame(self._jobs.list(limit=limit), now())
+        """One row for each of the `limit` newest jobs, at most MAX_LISTED. Not cached."""
+        return dataframes.jobs_frame(self._jobs.list(limit=min(limit, MAX_LISTED)), now())
 
     def log(self, job_or_run: str) -> str:
         """The log of a job, one line per entry. Cached."""

@@ -154,7 +154,7 @@ class ModelService:
         if (parameters := self.shape(ref).parameters) > MOST_SIMULATED:
             raise ServiceError(
                 f"This model has {formatting.count(parameters)} parameters. {what} of at most "
-                f"{formatting.count(MOST_SIMULATED)}."
+                f"{formatting.count(MOST_SIMULATED)} parameters."
             )
 
     def _explore(self, ref: str, precision: ModelPrecision) -> dict[str, pandas.DataFrame]:

@@ -151,8 +151,8 @@ class ModelRegistry:
         return *starting_model(self.full(run.model), CalibrationSpec.from_dict(run.spec)), self._store(run.id)
 
     def forget(self, run_id: str) -> None:
-        """Evict the models of a run."""
-        with self._lock:
+        """Evict the models of a run, also one that is being loaded."""
+        with self._loading, self._lock:
             for key in [key for key in self._loaded if key[1] == run_id]:
                 del self._loaded[key]
 

@@ -78,7 +78,7 @@ class SweepService:
 
         Returns the run id of every calibration, in order. If one of them cannot run, none is queued.
         account, max_queued, on_cluster: as for `JobService.submit`. Raises ModelError, EstimateError, DataError,
-        ServiceError, QueueFullError.
+        ServiceError, QueueFullError, JobStateError if another process has resumed one of them.
         """
         specs, resumed = [], []
         for one in planned:

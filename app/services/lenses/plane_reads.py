@@ -66,7 +66,7 @@ class PlaneReadService:
                 f"Run {run_id} ({run.precision}) cannot be read at fewer bits. Take a run with one precision for all "
                 f"linears, more than {FEWEST_PLANES} bits and no star, such as W8A8."
             )
-        self._models.check_simulated(run.model, "A run is read at fewer bits for models")
+        self._models.check_simulated(run.model, "Runs can be read at fewer bits for models")
         return counts
 
     def read(self, run_id: str, planes: int, prompt: str) -> PlaneRead:

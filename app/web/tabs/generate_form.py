@@ -49,7 +49,7 @@ def generate_command(model: str, form: Form) -> str:
     columns = (form.columns or [])[: 1 if form.follow else None]
     sources = [model if column == "full" else column for column in columns if column == "full" or means_run(column)]
     options = ["--max-new-tokens", str(int(form.tokens or 0)), "--temperature", f"{form.temperature or 0:g}"]
-    options += ["--seed", str(int(form.seed or 0))]
+    options += ["--seed", str(int(form.seed or 0)), "--kl"]
     if form.mode == CHAT:  # without a message: a conversation in the terminal
         system = ["--system", form.system] if (form.system or "").strip() else []
         text = ["--chat", form.message or "-", *system]

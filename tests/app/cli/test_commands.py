@@ -188,6 +188,7 @@ def test_eval_follows_a_protocol_and_says_what_it_read(
         (["--protocol", "paper", "--segments", "8"], "reads every window. Leave --segments out."),
         (["--tasks", "piqa", "--data", "wikitext2"], "--tasks bring their own text: leave --data"),
         (["--limit", "5"], "--limit and --engine belong to --tasks."),
+        (["--engine", "packed"], "--limit and --engine belong to --tasks."),
     ],
 )
 def test_wrong_protocols_and_amounts_are_named(
@@ -384,8 +385,9 @@ def test_a_full_disk_is_reported(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--quick", "--threads", "8"], "--quick chooses for --precisions, --shapes, --m and --threads"),
-        (["--compile-only", "--shapes", "8x8"], "--compile-only chooses for"),
+        (["--quick", "--threads", "8"], "--quick sets --precisions, --shapes, --m and --threads"),
+        (["--compile-only", "--shapes", "8x8"], "--compile-only times nothing"),
+        (["--compile-only", "--quick"], "--compile-only times nothing"),
         (["--arch", "90a"], "--arch 90a needs --compile-only."),
     ],
 )

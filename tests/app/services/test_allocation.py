@@ -18,6 +18,7 @@ from abq_core.planning.allocate import BudgetError
 from abq_core.precision import Precision, PrecisionError
 from abq_core.spec import CalibrationSpec, read_precision
 from app.cli.main import main
+from app.clock import now
 from app.figures.allocation import allocation_figure, prediction_figure
 from app.services import Services, open_services
 from app.services.allocation import SensitivityText
@@ -99,6 +100,16 @@ def test_a_budget_of_the_whole_model_chooses_the_bits_of_its_tables(
     for wrong in ([], ["W2A8h8"], ["W2A8", "W4A4"]):
         with pytest.raises(BudgetError):
             services.allocation.allocate_model(model, wrong, 5.0, text)
+
+
+def test_a_run_that_a_later_version_wrote_is_left_out(services: Services, tiny_spec: SpecMaker) -> None:
+    run = work_on(services, services.jobs.submit(tiny_spec("W4A4", "rtn"))).run_id
+    later = services.storage.jobs.submit(tiny_spec("W4A4", "rtn").to_dict() | {"precision": "W4A4?z9"}, now()).run_id
+    (evaluation,) = services.storage.measurements.evaluations(run)
+    services.storage.measurements.add_evaluation(later, evaluation.model, now(), dict(evaluation.values))
+    assert {run, later} <= set(services.runs.newest_frame()["run"])
+    services.allocation.mix_checks(evaluation.model)
+    assert set(services.allocation.predictions(evaluation.model)["run"]) <= {run}
 
 
 def test_a_mix_is_found_by_name_while_it_has_a_run(mixed: tuple[Services, Job, PrecisionMix]) -> None:

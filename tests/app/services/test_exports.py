@@ -1,7 +1,9 @@
 """Exports in the data folder: kept, replaced, zipped, and gone with their run."""
 
 import json
+import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,15 @@ def test_a_failed_export_keeps_the_earlier_one(own: tuple[Services, Job], monkey
     with pytest.raises(KeyError):
         services.exports.keep(run, "transformers", None, stop)
     assert services.exports.kept(run, "transformers") == answer
+
+
+def test_the_model_card_names_no_folder_of_this_machine(tiny_llama: Path, tmp_path: Path, tiny_spec: SpecMaker) -> None:
+    services = open_services(settings_in(tmp_path / "data"))
+    model = shutil.copytree(tiny_llama, tmp_path / "o'brien" / "model")
+    job = work_on(services, services.jobs.submit(replace(tiny_spec("W4A8", "rtn"), model=str(model))))
+    services.exports.export(str(job.run_id), "transformers", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "abq calibrate model " in card and "brien" not in card
 
 
 @pytest.mark.parametrize("format", ["../runs", "onnx", "", "a/b", "\0"])

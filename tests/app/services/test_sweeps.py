@@ -151,3 +151,13 @@ def test_two_notations_of_one_precision_are_one_calibration(
 ) -> None:
     path = write(folder, tiny_spec, models=[str(tiny_opt)], precisions=["W4A8h8", "W4A8h8e8"], methods=["rtn"])
     assert len(services.sweeps.plan(read_sweep(path))) == 1, "its embedding is its LM head"
+
+
+def test_a_worker_is_started_for_calibrations_that_are_in_the_queue_already(
+    grid: Path, services: Services, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.sweeps.queue(services.sweeps.plan(read_sweep(grid)))  # by a process that was killed afterwards
+    started: list[Path] = []
+    monkeypatch.setattr("app.jobs.executors.local.start_detached", lambda settings: started.append(settings.data_dir))
+    code, rows = ask(capsys, str(grid))
+    assert code == 0 and {row["state"] for row in rows} == {"queued"} and started == [services.settings.data_dir]
