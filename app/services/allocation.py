@@ -108,10 +108,8 @@ class AllocationService:
         if precisions[0] != precisions[0].with_tables(None, None):
             raise BudgetError(f"{precisions[0]} fixes bits that this budget chooses: leave out h and e.")
         model = self._sources.stored_model(ref)
-        measured, shape = (
-            self._measure(model, precisions, text or SensitivityText(), on_step),
-            self._models.shape(model),
-        )
+        measured = self._measure(model, precisions, text or SensitivityText(), on_step)
+        shape = self._models.shape(model)
         allocations: list[Allocation] = []
         for bits in TABLE_BITS:
             tables = None if bits == FULL_BITS else bits
