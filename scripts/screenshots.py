@@ -205,11 +205,12 @@ def make_demo(data: Path) -> None:
 
 
 @contextmanager
-def running(data: Path) -> Iterator[str]:
-    """Serve the page and yield its address."""
+def running(data: Path, model: str) -> Iterator[str]:
+    """Serve the page, which may read the folder of `model`, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "app.cli", "app", "--port", str(port)]
+    command += ["--allow", model] if Path(model).is_dir() else []
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "ABQ_DATA_DIR": str(data)})
     address = f"http://127.0.0.1:{port}/"
     try:
@@ -272,7 +273,7 @@ def main() -> None:
         data = options.data or Path(temporary)
         if options.data is None:
             make_demo(data)
-        with running(data) as address:
+        with running(data, options.model) as address:
             take(address, options.out, options.model, options.width, options.dark, options.only or usual)
 
 
