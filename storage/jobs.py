@@ -175,9 +175,7 @@ class Jobs:
             job = find_job(session, job_id, lock=True)
             if job.state in ("queued", "running"):
                 raise JobStateError(f"Job {job_id!r} is {job.state}. Only a job that has ended can be repaired.")
-            queue_again(job)
-            job.attempts, job.error = 0, None
-            add_log(session, job, now, "Repair: damaged files of the run are made again.")
+            _restart(session, job, now, "Repair: damaged files of the run are made again.")
             return _job(job)
 
     # Called by the worker that owns the job. All raise LostLeaseError if it no longer does.
@@ -359,10 +357,15 @@ def _resume(session: Session, job_id: str, now: datetime) -> JobRow:
     job = find_job(session, job_id, lock=True)
     if job.state not in ("failed", "cancelled"):
         raise JobStateError(f"Job {job_id!r} is {job.state}. Only a failed or cancelled job can be resumed.")
+    _restart(session, job, now, "Resumed: calibration continues after the last finished block.")
+    return job
+
+
+def _restart(session: Session, job: JobRow, now: datetime, why: str) -> None:
+    """Queue an ended job again as if it had not been tried yet."""
     queue_again(job)
     job.attempts, job.error = 0, None
-    add_log(session, job, now, "Resumed: calibration continues after the last finished block.")
-    return job
+    add_log(session, job, now, why)
 
 
 def _require_room(session: Session, new: int, max_queued: int | None) -> None:

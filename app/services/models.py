@@ -12,6 +12,7 @@ from abq_core.precision import FULL_BITS, suffix
 from abq_core.spec import CalibrationSpec
 from abq_core.text.sources import BUILTIN_TEXT
 from app import formatting
+from app.measured import Measured
 from app.services.errors import ServiceError
 from app.services.precisions import find_precision
 from app.services.registry import BUILTIN, ModelRegistry
@@ -47,8 +48,7 @@ class ModelService:
         # Single flight: concurrent calls for the same model and precision wait for one computation.
         single_flight = cached(LRUCache(MAX_EXPLORED), self._explore_key, condition=threading.Condition())
         self._explore_once = single_flight(self._explore)
-        self._costs: LRUCache[tuple[str, str], Scores] = LRUCache(MAX_COSTS)
-        self._costs_lock = threading.Lock()
+        self._costs: Measured[tuple[str, str], Scores] = Measured(MAX_COSTS)
 
     def names(self) -> list[str]:
         """The built-in model, then the models of the most recent runs, newest first."""
@@ -136,15 +136,12 @@ class ModelService:
         if found is None:
             base = self._registry.full(ref)
             text, record = cost_segments(base)
-            found = table_cost(base, precision, text, record.unscored)
-            with self._costs_lock:
-                self._costs[ref, _tables_of(precision)] = found
+            found = self._costs[ref, _tables_of(precision)] = table_cost(base, precision, text, record.unscored)
         return found
 
     def known_table_cost(self, ref: str, precision: ModelPrecision) -> "Scores | None":
         """What `table_cost` measured before, or None."""
-        with self._costs_lock:
-            return self._costs.get((ref, _tables_of(precision)))
+        return self._costs.get((ref, _tables_of(precision)))
 
     def check_simulated(self, ref: str, what: str) -> None:
         """Refuse a model that is too large to be simulated while a visitor waits. Raises ServiceError, ModelError.

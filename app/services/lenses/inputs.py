@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from abq_core.text.sources import BUILTIN_TEXT
-from app.services.lenses.measured import Measured
+from app.measured import Measured
 from app.services.registry import ModelRegistry
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pandas
 
 from abq_core.precision import FULL_BITS
 from abq_core.text.sources import BUILTIN_TEXT
+from app.measured import Measured
 from app.services.errors import ServiceError
-from app.services.lenses.measured import Measured
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 from storage.run_ids import means_run

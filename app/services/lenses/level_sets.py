@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pandas
 from cachetools import LRUCache, cached
 
+from app.measured import Measured
 from app.services.lenses.linears import linear_weight
-from app.services.lenses.measured import Measured
 from app.services.models import ModelService, cost_segments
 from app.services.registry import ModelRegistry
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from abq_core.imports.spec import is_import
 from abq_core.precision import Precision
 from abq_core.spec import CalibrationSpec, read_precision
+from app.measured import Measured
 from app.services.errors import ServiceError
-from app.services.lenses.measured import Measured
 from app.services.models import ModelService, cost_segments
 from app.services.registry import ModelRegistry
 from storage.runs import Runs

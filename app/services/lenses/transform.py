@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import pandas
 from cachetools import LRUCache, cached
 
+from app.measured import Measured
 from app.services.errors import ServiceError
 from app.services.lenses.inputs import LensInputs
 from app.services.lenses.linears import linear_weight
-from app.services.lenses.measured import Measured
 from app.services.models import ModelService
 from app.services.registry import ModelRegistry
 
